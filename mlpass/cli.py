@@ -1,0 +1,197 @@
+"""The `mlpass` command: a thin layer over the Python functions of the same names.
+
+Only the standard library is imported here; a command imports what it needs once it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from mlpass import __version__
+from mlpass.errors import ConfigError, MlpassError, OutputExistsError
+
+_PRUNE_HELP = """\
+Prune the weights of a Core ML package, without data, and write a new package.
+
+  mlpass prune model.mlpackage -o pruned.mlpackage --target-sparsity 0.75
+  mlpass prune model.mlpackage -o pruned.mlpackage --n-m-ratio 2:4
+  mlpass prune model.mlpackage -o pruned.mlpackage --config prune.yaml
+
+One of --target-sparsity, --n-m-ratio, --threshold and --config says what becomes zero:
+
+  --target-sparsity F                    the fraction F of each weight, smallest first
+    ... --scope global                   the fraction F of all weights together
+    ... --block-size B [--dim 0|1]       whole blocks of B neighbouring channels
+    ... --granularity per_kernel         whole spatial kernels of convolutions
+    ... --granularity per_channel        whole output channels
+  --n-m-ratio N:M [--dim 0|1]            N ZEROS in every M neighbouring channels
+  --threshold F                          every element of magnitude F or less
+    ... --minimum-sparsity-percentile P  weights that would have fewer zeros are skipped
+
+Only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gather, lstm, gru and
+rnn). What is skipped is listed with its reason. A weight is stored sparse where that is smaller.
+"""
+
+_CONFIG_HELP = """\
+YAML with global_config, op_type_configs, op_name_configs (null leaves a weight alone; names may be
+globs); coremltools' own files are read as they are"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status: 0 done, 1 failed, 2 wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        print(options.run(options))
+        sys.stdout.flush()
+    except OutputExistsError as error:
+        return _fail(f"{error} (--force)")
+    except MlpassError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return _fail(": ".join([*names, error.strerror or str(error)]))
+    except MemoryError:
+        return _fail("out of memory")
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlpass",
+        description="Prune Core ML models after conversion.",
+        epilog="'mlpass COMMAND --help' tells more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"mlpass {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    prune = commands.add_parser(
+        "prune",
+        help="prune a model's weights, write a new package",
+        description=_PRUNE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model(prune)
+    prune.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
+    )
+    prune.add_argument("--target-sparsity", type=float, metavar="F", help="0 to 1")
+    prune.add_argument("--threshold", type=float, metavar="F", help="0 or more")
+    prune.add_argument("--n-m-ratio", type=_ratio, metavar="N:M", help="N zeros in every M")
+    prune.add_argument("--block-size", type=int, metavar="B", help="2 or more")
+    prune.add_argument(
+        "--dim", type=int, choices=(0, 1), help="0: along output channels, 1: input channels"
+    )
+    prune.add_argument("--granularity", choices=("per_scalar", "per_kernel", "per_channel"))
+    prune.add_argument("--scope", choices=("weight", "global"))
+    prune.add_argument("--minimum-sparsity-percentile", type=float, metavar="P", help="0 to 1")
+    prune.add_argument(
+        "--mode",
+        type=str.lower,
+        choices=("threshold", "percentile", "nm", "block", "kernel", "channel"),
+        help="the mode by its name, where the options above leave it open",
+    )
+    prune.add_argument("--config", metavar="FILE.yaml", help=_CONFIG_HELP)
+    prune.add_argument(
+        "--weight-threshold",
+        type=int,
+        metavar="N",
+        help="skip weights of N elements or fewer (default: 2048)",
+    )
+    prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
+    prune.set_defaults(run=_prune, parser=prune)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="what is in a model, what is sparse, what each weight costs",
+        description="List a model's functions and ops, and each weight's type, encoding, sparsity "
+        "and stored bytes.",
+    )
+    _add_model(inspect)
+    inspect.set_defaults(run=_inspect, parser=inspect)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="an .mlpackage")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+
+
+def _prune(options: argparse.Namespace) -> str:
+    from mlpass.passes.prune import prune
+
+    config = _config(options)
+    return _shown(prune(options.model, options.output, config, force=options.force), options)
+
+
+def _inspect(options: argparse.Namespace) -> str:
+    from mlpass.passes.inspect import inspect
+
+    return _shown(inspect(options.model), options)
+
+
+def _shown(report: Any, options: argparse.Namespace) -> str:
+    return json.dumps(report.to_dict(), indent=2) if options.json else str(report)
+
+
+def _config(options: argparse.Namespace) -> Any:
+    """Returns the config that the options describe; wrong usage ends the program with status 2."""
+    from dataclasses import replace
+
+    from mlpass.config import Config, as_config, mode_from_options
+
+    names = (
+        "target_sparsity threshold n_m_ratio block_size dim granularity scope "
+        "minimum_sparsity_percentile mode"
+    )
+    given = {name: getattr(options, name) for name in names.split()}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.config is not None and given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        options.parser.error(f"--config says it all: {flags} cannot go with it")
+    if options.config is not None:
+        config = as_config(options.config)
+    elif not given:
+        options.parser.error(
+            "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config"
+        )
+    else:
+        try:
+            config = Config(global_config=mode_from_options(given))
+        except ConfigError as error:
+            options.parser.error(str(error))
+    if options.weight_threshold is not None:
+        try:
+            config = replace(config, weight_threshold=options.weight_threshold)
+        except ConfigError as error:
+            options.parser.error(str(error))
+    return config
+
+
+def _ratio(text: str) -> tuple[int, int]:
+    n, colon, m = text.partition(":")
+    if not (colon and n.isdecimal() and m.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be N:M, such as 2:4. Got {text!r}.")
+    return int(n), int(m)
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"mlpass: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """Ends the program by way of its clean-up, so that no half-written file stays."""
+    raise SystemExit(128 + number)

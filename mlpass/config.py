@@ -1,0 +1,358 @@
+"""Which mode each weight gets: `Config`, and the forms that a user may give it in.
+
+A config is a mode, a `Config`, a coremltools `OptimizationConfig`, a mapping, or a YAML path. The
+mapping's keys are those of `Config`; each mode in it is written with coremltools' own options::
+
+    global_config: {target_sparsity: 0.75}
+    op_type_configs:
+      linear: {n_m_ratio: [2, 4]}
+    op_name_configs:
+      head_weight: null            # left as it is
+      "block_*_ffn": {target_sparsity: 0.9, block_size: 4}
+    weight_threshold: 2048
+
+coremltools' own YAML files, with their `config_type`, are read as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from mlpass.errors import ConfigError, close_matches
+from mlpass.sparsity.modes import MODES, NM, Block, Channel, Kernel, Mode, Percentile, Threshold
+
+DEFAULT_WEIGHT_THRESHOLD = 2048
+_OPTIONS = frozenset(
+    {
+        "threshold",
+        "minimum_sparsity_percentile",
+        "target_sparsity",
+        "scope",
+        "n_m_ratio",
+        "block_size",
+        "dim",
+        "granularity",
+        "weight_threshold",
+        "mode",
+        "config_type",
+    }
+)
+_CONFIG_TYPES = ("OpMagnitudePrunerConfig", "OpThresholdPrunerConfig")
+_SECTIONS = ("global_config", "op_type_configs", "op_name_configs", "weight_threshold")
+_GRANULARITIES: dict[str, type[Mode]] = {
+    "per_scalar": Percentile,
+    "per_kernel": Kernel,
+    "per_channel": Channel,
+}
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A mode with a `weight_threshold` of its own, as coremltools' op configs have."""
+
+    mode: Mode
+    weight_threshold: int
+
+
+Setting = Mode | Sized | None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Modes by weight: the most specific one wins, None leaves the weight as it is.
+
+    Attributes:
+        global_config: for every weight.
+        op_type_configs: by MIL op type that reads the weight.
+        op_name_configs: by name of the weight or of an op that reads it; exact, or a glob.
+        weight_threshold: a weight of so many elements or fewer is skipped.
+    """
+
+    global_config: Setting = None
+    op_type_configs: Mapping[str, Setting] = field(default_factory=dict)
+    op_name_configs: Mapping[str, Setting] = field(default_factory=dict)
+    weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD
+
+    def __post_init__(self) -> None:
+        _check_threshold(self.weight_threshold)
+        _check_setting("global_config", self.global_config)
+        for section in ("op_type_configs", "op_name_configs"):
+            settings = getattr(self, section)
+            if not isinstance(settings, Mapping):
+                raise ConfigError(f"{section}: must map names to modes. Got {settings!r}.")
+            for key, setting in settings.items():
+                _check_setting(f"{section}[{key!r}]", setting)
+
+
+class Choice(NamedTuple):
+    """What a config says of one weight.
+
+    Attributes:
+        mode: None where it is to be left alone.
+        weight_threshold: that holds for it.
+        why: which entry of the config says so.
+    """
+
+    mode: Mode | None
+    weight_threshold: int
+    why: str
+
+
+def choose(config: Config, names: tuple[str, ...], op_types: tuple[str, ...]) -> Choice:
+    """Returns the choice of `config` for one weight.
+
+    Exact names come first, then globs (the longest that matches), then op types, then the global
+    one. Where several uses of a weight match different entries of one rank, None wins.
+
+    Args:
+        config: the config.
+        names: of the weight and of the ops that read it.
+        op_types: of the ops that read it.
+
+    Raises:
+        ConfigError: two entries of one rank give the weight different modes.
+    """
+    exact = [name for name in names if name in config.op_name_configs]
+    globs = [
+        pattern
+        for pattern in config.op_name_configs
+        if any(fnmatchcase(name, pattern) for name in names)
+    ]
+    longest = max(map(len, globs), default=0)
+    for section, keys in (
+        ("op_name_configs", exact),
+        ("op_name_configs", [pattern for pattern in globs if len(pattern) == longest]),
+        ("op_type_configs", [kind for kind in op_types if kind in config.op_type_configs]),
+    ):
+        if keys:
+            return _agree(config, section, list(dict.fromkeys(keys)), names[0])
+    return _choice(config, config.global_config, "global_config")
+
+
+def unmatched(config: Config, names: set[str], op_types: set[str]) -> str | None:
+    """Returns what is wrong with the first entry that can never match, None where all can.
+
+    Args:
+        config: the config.
+        names: every name in the model.
+        op_types: every op type that has weights in MIL.
+    """
+    for pattern in config.op_name_configs:
+        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
+            return f"op_name_configs: no weight or op is named {pattern!r}" + (
+                close_matches(pattern, names)
+            )
+    for op_type in config.op_type_configs:
+        if op_type not in op_types:
+            return f"op_type_configs: no op with weights is a {op_type!r}" + (
+                close_matches(op_type, op_types) or f"; those are {', '.join(sorted(op_types))}"
+            )
+    return None
+
+
+def as_config(config: object) -> Config:
+    """Returns any form of config as a `Config`.
+
+    Raises:
+        ConfigError: it is none, or says what cannot be.
+        OSError: a YAML file cannot be read.
+    """
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mode):
+        return Config(global_config=config)
+    if isinstance(config, Mapping):
+        return _from_mapping(config)
+    if isinstance(config, str | os.PathLike):
+        return _from_yaml(config)
+    if type(config).__name__ == "OptimizationConfig":
+        return _from_coremltools(config)
+    raise ConfigError(
+        "config: must be a mode, a Config, a coremltools OptimizationConfig, a mapping or the path "
+        f"of a YAML file. Got {type(config).__name__}."
+    )
+
+
+def mode_from_options(options: Mapping[str, Any]) -> Mode:
+    """Returns the mode that a set of coremltools' options describes.
+
+    Args:
+        options: of `threshold`, `minimum_sparsity_percentile`; or `n_m_ratio`, `dim`; or
+            `target_sparsity` with `block_size` and `dim`, or `granularity`, or `scope`. Or `mode`,
+            one of mlpass' own by name, with its own options.
+
+    Raises:
+        ConfigError: they describe none.
+    """
+    options = {key: value for key, value in options.items() if value is not None}
+    for option in options:
+        if option not in _OPTIONS and "mode" not in options:
+            raise ConfigError(f"unknown option {option!r}" + close_matches(option, _OPTIONS))
+    if "mode" in options:
+        return _mode_by_name(options)
+    kind = options.pop("config_type", None)
+    if kind is not None and kind not in _CONFIG_TYPES:
+        raise ConfigError(f"config_type: {kind!r} does not prune; {' and '.join(_CONFIG_TYPES)} do")
+    if kind == "OpThresholdPrunerConfig" or "threshold" in options:
+        return _build(Threshold, options)
+    if "n_m_ratio" in options:
+        n, m = _ratio(options.pop("n_m_ratio"))
+        return _build(NM, {"n": n, "m": m, **options})
+    if "target_sparsity" not in options:
+        raise ConfigError(
+            "no mode: give one of target_sparsity, n_m_ratio and threshold "
+            f"(got {', '.join(sorted(options)) or 'nothing'})"
+        )
+    granularity = options.pop("granularity", "per_scalar")
+    if granularity not in _GRANULARITIES:
+        raise ConfigError(
+            f"granularity: must be one of {', '.join(_GRANULARITIES)}. Got {granularity!r}."
+        )
+    if "block_size" in options and granularity == "per_scalar":
+        return _build(Block, options)
+    return _build(_GRANULARITIES[granularity], options)
+
+
+def _build(mode: type[Mode], options: Mapping[str, Any]) -> Mode:
+    defaults = {option.name: option.default for option in fields(mode)}
+    for option in options:
+        if option not in defaults:
+            raise ConfigError(f"{option}: does not go with {mode.__name__}")
+    missing = [name for name in defaults if defaults[name] is MISSING and name not in options]
+    if missing:
+        raise ConfigError(f"{mode.__name__}: needs {' and '.join(missing)}")
+    return mode(**options)
+
+
+def _mode_by_name(options: dict[str, Any]) -> Mode:
+    name = options.pop("mode")
+    by_lower = {known.lower(): mode for known, mode in MODES.items()}
+    if not isinstance(name, str) or name.lower() not in by_lower:
+        raise ConfigError(f"mode: unknown {name!r}" + close_matches(str(name), MODES))
+    if "n_m_ratio" in options:
+        options["n"], options["m"] = _ratio(options.pop("n_m_ratio"))
+    return _build(by_lower[name.lower()], options)
+
+
+def _ratio(value: object) -> tuple[Any, Any]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ConfigError(f"n_m_ratio: must be two ints (n zeros in every m). Got {value!r}.")
+    return value[0], value[1]
+
+
+def _agree(config: Config, section: str, keys: list[str], weight: str) -> Choice:
+    settings = getattr(config, section)
+    for key in keys:
+        if settings[key] is None:
+            return _choice(config, None, f"{section}[{key!r}]")
+    first, *others = keys
+    for other in others:
+        if settings[other] != settings[first]:
+            raise ConfigError(
+                f"{section}: {first!r} and {other!r} give {weight!r}, which both read, different "
+                f"modes; name {weight!r} in op_name_configs to decide"
+            )
+    return _choice(config, settings[first], f"{section}[{first!r}]")
+
+
+def _choice(config: Config, setting: Setting, why: str) -> Choice:
+    if isinstance(setting, Sized):
+        return Choice(setting.mode, setting.weight_threshold, why)
+    return Choice(setting, config.weight_threshold, why)
+
+
+def _from_yaml(path: str | os.PathLike[str]) -> Config:
+    import yaml
+
+    with open(path, encoding="utf-8") as file:
+        try:
+            content = yaml.safe_load(file)
+        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{os.fspath(path)}: must hold a mapping with {', '.join(_SECTIONS)}")
+    try:
+        return _from_mapping(content)
+    except ConfigError as error:
+        raise ConfigError(f"{os.fspath(path)}: {error}") from None
+
+
+def _from_mapping(content: Mapping[str, Any]) -> Config:
+    kind = content.get("config_type")
+    if not any(section in content for section in _SECTIONS):
+        return Config(global_config=_setting("config", content, kind))
+    for key in content:
+        if key not in (*_SECTIONS, "config_type"):
+            raise ConfigError(f"unknown section {key!r}" + close_matches(str(key), _SECTIONS))
+    sections: dict[str, dict[str, Setting]] = {}
+    for section in ("op_type_configs", "op_name_configs"):
+        settings = content.get(section) or {}
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{section}: must map names to modes. Got {settings!r}.")
+        sections[section] = {
+            str(key): _setting(f"{section}[{key!r}]", value, kind)
+            for key, value in settings.items()
+        }
+    return Config(
+        _setting("global_config", content.get("global_config"), kind),
+        sections["op_type_configs"],
+        sections["op_name_configs"],
+        content.get("weight_threshold", DEFAULT_WEIGHT_THRESHOLD),
+    )
+
+
+def _setting(where: str, value: object, kind: object) -> Setting:
+    if value is None or isinstance(value, Mode | Sized):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: must be the options of a mode, or null. Got {value!r}.")
+    options = dict(value)
+    if kind is not None and "mode" not in options:
+        options.setdefault("config_type", kind)
+    threshold = options.pop("weight_threshold", None)
+    try:
+        mode = mode_from_options(options)
+        return mode if threshold is None else Sized(mode, _check_threshold(threshold))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _from_coremltools(config: Any) -> Config:
+    """Reads a `coremltools.optimize.coreml.OptimizationConfig` by its public attributes."""
+
+    def read(where: str, op_config: Any) -> Setting:
+        if op_config is None:
+            return None
+        kind = type(op_config).__name__
+        if kind not in _CONFIG_TYPES:
+            raise ConfigError(f"{where}: {kind} does not prune; {' and '.join(_CONFIG_TYPES)} do")
+        options = {name: getattr(op_config, name) for name in _OPTIONS if hasattr(op_config, name)}
+        return _setting(where, options, None)
+
+    return Config(
+        read("global_config", config.global_config),
+        {
+            key: read(f"op_type_configs[{key!r}]", value)
+            for key, value in (config.op_type_configs or {}).items()
+        },
+        {
+            key: read(f"op_name_configs[{key!r}]", value)
+            for key, value in (config.op_name_configs or {}).items()
+        },
+    )
+
+
+def _check_setting(where: str, setting: object) -> None:
+    if setting is not None and not isinstance(setting, Mode | Sized):
+        raise ConfigError(f"{where}: must be a mode or None. Got {setting!r}.")
+
+
+def _check_threshold(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(f"weight_threshold: must be an int of 0 or more. Got {value!r}.")
+    return value

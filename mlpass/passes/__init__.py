@@ -1,0 +1,1 @@
+"""Passes: plan what becomes of each weight site, and carry it out."""

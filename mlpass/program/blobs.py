@@ -1,0 +1,203 @@
+"""Weight files: blobs of elements, each behind a header of its own.
+
+The format (version 2) is little-endian. A 64-byte file header holds the number of blobs (u32) and
+the version (u32). Each blob has a 64-byte header - sentinel (u32), element type (u32), data size in
+bytes (u64), data offset (u64), padding bits of a sub-byte type (u64) - and its data; headers and
+data start at multiples of 64. A program refers to a blob by the offset of its header.
+
+Nothing that a file says is believed before it is checked against the file's size.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from mlpass.buffers import empty
+from mlpass.errors import ModelFormatError
+from mlpass.program.dtypes import DType
+from mlpass.program.ir import Raw
+
+_SENTINEL = 0xDEADBEEF
+_VERSION = 2
+_ALIGNMENT = 64
+_FILE_HEADER = struct.Struct("<II56x")
+_BLOB_HEADER = struct.Struct("<IIQQQ32x")
+_CHUNK = 1 << 20
+
+
+class _Header(NamedTuple):
+    """What a blob says of itself."""
+
+    code: int
+    nbytes: int
+    start: int
+    padding_bits: int
+
+
+class BlobFile:
+    """A weight file, open for reading. Reads are positional, so threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens `path`.
+
+        Raises:
+            ModelFormatError: it is not a weight file.
+            OSError: it cannot be opened.
+        """
+        self.path = path
+        self._file = path.open("rb", buffering=0)
+        try:
+            self.nbytes = os.fstat(self._file.fileno()).st_size
+            header = self._read(0, _FILE_HEADER.size, "its header")
+            self.count, version = _FILE_HEADER.unpack(header.tobytes())
+            if version != _VERSION:
+                raise ModelFormatError(f"{path}: weight file version {version} is not {_VERSION}")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file; nothing can be read any more."""
+        self._file.close()
+
+    def read(self, offset: int, dtype: DType, count: int) -> Raw:
+        """Returns the bytes of the blob whose header is at `offset`.
+
+        Args:
+            offset: as the program states it.
+            dtype: the element type that the program states.
+            count: the number of elements that the program states.
+
+        Raises:
+            ModelFormatError: the blob is not all of that.
+        """
+        header = self._header(offset, dtype, count)
+        return self._read(header.start, header.nbytes, f"the blob at {offset}")
+
+    def chunks(self, offset: int, dtype: DType, count: int) -> Iterator[memoryview]:
+        """Yields the same bytes in pieces; each is overwritten by the next.
+
+        Raises:
+            ModelFormatError: as `read`.
+        """
+        header = self._header(offset, dtype, count)
+        buffer = memoryview(bytearray(min(_CHUNK, header.nbytes)))
+        for start in range(0, header.nbytes, _CHUNK):
+            view = buffer[: header.nbytes - start]
+            self._read_into(view, header.start + start, f"the blob at {offset}")
+            yield view
+
+    def check(self, offset: int, dtype: DType, count: int) -> None:
+        """Raises ModelFormatError where `read` would, without reading the data."""
+        self._header(offset, dtype, count)
+
+    def _header(self, offset: int, dtype: DType, count: int) -> _Header:
+        where = f"{self.path}: the blob at {offset}"
+        if offset % _ALIGNMENT:
+            raise ModelFormatError(f"{where}: the offset is no multiple of {_ALIGNMENT}")
+        raw = self._read(offset, _BLOB_HEADER.size, f"the blob header at {offset}")
+        sentinel, *rest = _BLOB_HEADER.unpack(raw.tobytes())
+        header = _Header(*rest)
+        if sentinel != _SENTINEL:
+            raise ModelFormatError(f"{where}: no blob starts there (wrong sentinel {sentinel:#x})")
+        if header.code != dtype.blob:
+            raise ModelFormatError(
+                f"{where}: holds elements of code {header.code}, the program says {dtype.name}"
+            )
+        if header.nbytes != dtype.nbytes(count):
+            raise ModelFormatError(
+                f"{where}: holds {header.nbytes} bytes, the program says {count} elements "
+                f"of {dtype.name} ({dtype.nbytes(count)} bytes)"
+            )
+        if header.start + header.nbytes > self.nbytes:
+            raise ModelFormatError(
+                f"{where}: ends at {header.start + header.nbytes}, past the end of the file "
+                f"({self.nbytes} bytes): is it truncated?"
+            )
+        return header
+
+    def _read(self, start: int, nbytes: int, what: str) -> Raw:
+        if start + nbytes > self.nbytes:
+            raise ModelFormatError(
+                f"{self.path}: {what} ends at {start + nbytes}, past the end of the file "
+                f"({self.nbytes} bytes): is it truncated?"
+            )
+        buffer: Raw = empty((nbytes,), np.uint8)
+        self._read_into(buffer.data, start, what)
+        return buffer
+
+    def _read_into(self, view: memoryview, start: int, what: str) -> None:
+        done = 0
+        while done < len(view):
+            try:
+                got = os.preadv(self._file.fileno(), [view[done:]], start + done)
+            except OSError as error:  # it knows no name, only a number
+                error.filename = str(self.path)
+                raise
+            if got == 0:
+                raise ModelFormatError(f"{self.path}: {what} is cut short: it shrank while read")
+            done += got
+
+
+class BlobWriter:
+    """A weight file being written, from its start to its end."""
+
+    def __init__(self, path: Path) -> None:
+        """Creates `path`, which must not exist."""
+        self._file: BinaryIO = path.open("xb", buffering=0)
+        self._count = 0
+        self._end = 0
+        self._write(_FILE_HEADER.pack(0, _VERSION))
+
+    def write(self, raw: Raw, dtype: DType, count: int) -> int:
+        """Appends a blob and returns the offset by which a program refers to it.
+
+        Args:
+            raw: its bytes.
+            dtype: its element type.
+            count: its number of elements.
+        """
+        offset = self._begin(dtype, count)
+        self._write(raw.data)
+        return offset
+
+    def copy(self, source: BlobFile, offset: int, dtype: DType, count: int) -> int:
+        """Appends a blob of another file, chunk by chunk, and returns its new offset."""
+        new_offset = self._begin(dtype, count)
+        for chunk in source.chunks(offset, dtype, count):
+            self._write(chunk)
+        return new_offset
+
+    def close(self) -> None:
+        """Completes and closes the file."""
+        os.pwrite(self._file.fileno(), _FILE_HEADER.pack(self._count, _VERSION), 0)
+        self._file.close()
+
+    def _begin(self, dtype: DType, count: int) -> int:
+        if dtype.blob is None:
+            raise ValueError(f"a weight file cannot hold {dtype.name}")
+        offset = self._align(self._end)
+        start = self._align(offset + _BLOB_HEADER.size)
+        nbytes = dtype.nbytes(count)
+        padding_bits = nbytes * 8 - count * dtype.bits
+        header = _BLOB_HEADER.pack(_SENTINEL, dtype.blob, nbytes, start, padding_bits)
+        self._write(bytes(offset - self._end) + header)
+        self._count += 1
+        return offset
+
+    @staticmethod
+    def _align(position: int) -> int:
+        return -(-position // _ALIGNMENT) * _ALIGNMENT
+
+    def _write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            written = self._file.write(view)
+            view = view[written:]
+            self._end += written

@@ -1,0 +1,100 @@
+"""How a pruned weight is written: the ops that stand in for its constant, per opset."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlpass.program.dtypes import BY_NAME, DType
+from mlpass.program.ir import Constant, Op, Raw, TensorType, Value
+
+FIRST_SPARSE_OPSET = 16
+_IOS18 = 18
+
+
+def dense(maker: Op, constant: Constant) -> Op:
+    """Returns `maker`, a const op, with another constant."""
+    return Op("const", maker.name, {"val": (constant,)}, maker.outputs)
+
+
+def sparse(maker: Op, mask: Constant, nonzero: Constant, opset: int) -> Op:
+    """Returns the `constexpr_sparse_to_dense` op that makes what `maker` made.
+
+    Args:
+        maker: the op that it stands in for.
+        mask: from `mask_constant`, for the same opset.
+        nonzero: the kept elements, 1-D.
+        opset: iOS version.
+    """
+    inputs: dict[str, tuple[Constant]] = {"nonzero_data": (nonzero,), "mask": (mask,)}
+    if opset < _IOS18:
+        shape = np.array(maker.outputs[0].type.shape, np.uint32)  # type: ignore[union-attr]
+        inputs["shape"] = (Constant.of(shape),)
+    return Op("constexpr_sparse_to_dense", maker.name, inputs, maker.outputs)
+
+
+def mask_constant(bits: Raw, shape: tuple[int, ...], opset: int, beside: Constant) -> Constant:
+    """Returns packed mask bits as the opset takes them: uint1 from iOS18 on, packed uint8 before.
+
+    Args:
+        bits: 1-D, least significant bit first.
+        shape: of the weight.
+        opset: iOS version.
+        beside: the weight's constant, whose weight file it goes to.
+    """
+    if opset < _IOS18:
+        return Constant.packed(bits, "uint8", bits.shape, beside)
+    return Constant.packed(bits, "uint1", shape, beside)
+
+
+def sparse_nbytes(size: int, kept: int, dtype: DType) -> int:
+    """Returns how many bytes the sparse form takes: a bit for each element, and the kept ones."""
+    return BY_NAME["uint1"].nbytes(size) + dtype.nbytes(kept)
+
+
+# The compressed forms that have a joint sparse one: the parameter that holds the elements, and the
+# sparse op with its parameters for the mask and the elements.
+JOINT_FORMS = {
+    "constexpr_blockwise_shift_scale": (
+        "data",
+        "constexpr_sparse_blockwise_shift_scale",
+        "data_mask",
+        "nonzero_data",
+    ),
+    "constexpr_lut_to_dense": (
+        "indices",
+        "constexpr_lut_to_sparse",
+        "indices_mask",
+        "indices_nonzero_data",
+    ),
+}
+
+
+def joint(maker: Op, mask: Constant, elements: Constant) -> list[Op]:
+    """Returns the ops that make what `maker` made, with only its kept elements stored (iOS18).
+
+    Args:
+        maker: an op of one of the `JOINT_FORMS`; its other parameters stay.
+        mask: from `mask_constant`.
+        elements: the kept elements, as `maker` stores them, 1-D.
+    """
+    stored, op_type, mask_name, elements_name = JOINT_FORMS[maker.type]
+    (output,) = maker.outputs
+    assert isinstance(output.type, TensorType)
+    inputs = {name: value for name, value in maker.inputs.items() if name != stored}
+    results = (
+        Value(f"{output.name}_mask", TensorType("uint1", output.type.shape)),
+        Value(f"{output.name}_nonzero", TensorType(output.type.dtype, elements.shape)),
+    )
+    sparse_op = Op(
+        op_type,
+        f"{maker.name}_nonzero",
+        {**inputs, mask_name: (mask,), elements_name: (elements,)},
+        results,
+    )
+    to_dense = Op(
+        "constexpr_sparse_to_dense",
+        maker.name,
+        {"mask": (results[0],), "nonzero_data": (results[1],)},
+        maker.outputs,
+    )
+    return [sparse_op, to_dense]

@@ -1,0 +1,230 @@
+"""A MIL program as a small immutable graph.
+
+Two sources make it: an `.mlpackage` (`mlpackage.py`) and a coremltools `Program` (`pymil.py`). A
+pass reads this graph alone, and hands its source new ops for the ones it wants replaced.
+
+Ops, values and constants are compared by identity: each is one place in one program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.program.dtypes import BY_NAME, DType, dtype_of_array, pack_elements, unpack_elements
+
+Raw = NDArray[np.uint8]
+
+_SMALLEST_IN_FILE = 10  # elements; fewer are stated in the program's text
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """A tensor's element type (coremltools' spelling) and shape; None is an unknown size."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @property
+    def size(self) -> int:
+        """Its number of elements, unknown sizes counted as 1."""
+        return prod(1 if size is None else size for size in self.shape)
+
+
+@dataclass(frozen=True)
+class ListType:
+    """A list of `element`s; `length` None where it may grow."""
+
+    element: ValueType
+    length: int | None
+
+
+@dataclass(frozen=True)
+class TupleType:
+    """A tuple of values."""
+
+    elements: tuple[ValueType, ...]
+
+
+@dataclass(frozen=True)
+class DictionaryType:
+    """A mapping, as a classifier's probabilities are."""
+
+    key: ValueType
+    value: ValueType
+
+
+@dataclass(frozen=True)
+class StateType:
+    """A tensor that lives on between predictions."""
+
+    tensor: ValueType
+
+
+ValueType = TensorType | ListType | TupleType | DictionaryType | StateType
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """The result of an op, or an input of a function or block."""
+
+    name: str
+    type: ValueType
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that the program states.
+
+    Attributes:
+        type: what it is.
+        load: returns it: for a tensor the stored bytes, else a Python object.
+        storage: (file, place) where it is in a weight file; constants of equal storage are one.
+        in_file: whether that is a weight file rather than the program's own text.
+    """
+
+    type: ValueType
+    load: Callable[[], Any] = field(repr=False)
+    storage: tuple[str, Hashable] | None = None
+    in_file: bool = False
+
+    @classmethod
+    def packed(
+        cls, raw: Raw, dtype: str, shape: tuple[int, ...], beside: Constant | None = None
+    ) -> Constant:
+        """Returns a new constant.
+
+        Args:
+            raw: its elements as they are stored, packed.
+            dtype: their type.
+            shape: how many there are.
+            beside: an old constant: the new one goes to the same weight file. Without it, where
+                the old one is stated in the program's text, or where the new one is so small that
+                coremltools would, it is stated there, too.
+        """
+        small = prod(shape) < _SMALLEST_IN_FILE
+        if beside is None or not beside.in_file or beside.storage is None or small:
+            return cls(TensorType(dtype, shape), lambda: raw)
+        storage = (beside.storage[0], object())
+        return cls(TensorType(dtype, shape), lambda: raw, storage, in_file=True)
+
+    @classmethod
+    def of(cls, array: NDArray[Any], beside: Constant | None = None) -> Constant:
+        """Returns a new constant that holds `array`: see `packed`."""
+        dtype = dtype_of_array(array)
+        return cls.packed(pack_elements(array, dtype), dtype.name, array.shape, beside)
+
+    @cached_property
+    def dtype(self) -> DType:
+        """The element type of a tensor.
+
+        Raises:
+            TypeError: it is no tensor.
+        """
+        if not isinstance(self.type, TensorType):
+            raise TypeError(f"a constant of type {self.type} has no element type")
+        return BY_NAME[self.type.dtype]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a tensor; a constant's sizes are all known."""
+        if not isinstance(self.type, TensorType):
+            raise TypeError(f"a constant of type {self.type} has no shape")
+        return tuple(size or 0 for size in self.type.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements of a tensor."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes that a tensor's elements take, packed."""
+        return self.dtype.nbytes(self.size)
+
+    def read(self) -> Any:
+        """Returns it as numpy array (a scalar as 0-d array), or as the Python object it is.
+
+        Raises:
+            ModelFormatError: what is stored is not what the type says.
+        """
+        if not isinstance(self.type, TensorType) or self.dtype.name == "string":
+            return self.load()
+        return unpack_elements(self.load(), self.dtype, self.size).reshape(self.shape)
+
+
+Argument = Value | Constant
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation.
+
+    Attributes:
+        type: MIL's op type, e.g. "conv".
+        name: its name attribute, "" where it has none.
+        inputs: arguments by parameter; a parameter such as concat's `values` has several. The
+            parameters of `const` and `constexpr_*` ops, which files keep as attributes, are here
+            too.
+        outputs: its results.
+        blocks: nested blocks of a control flow op.
+    """
+
+    type: str
+    name: str
+    inputs: Mapping[str, tuple[Argument, ...]]
+    outputs: tuple[Value, ...]
+    blocks: tuple[Block, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Ops in order of execution, with the block's own inputs and its results."""
+
+    inputs: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    outputs: tuple[Value, ...]
+
+    def walk(self) -> Iterator[Op]:
+        """Yields every op, those of nested blocks right after the op they belong to."""
+        for op in self.ops:
+            yield op
+            for block in op.blocks:
+                yield from block.walk()
+
+    def walk_blocks(self) -> Iterator[Block]:
+        """Yields this block and all nested ones."""
+        yield self
+        for op in self.ops:
+            for block in op.blocks:
+                yield from block.walk_blocks()
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """An entry point of a program."""
+
+    name: str
+    block: Block
+    opset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A MIL program: its functions by name.
+
+    Attributes:
+        name: which part of a pipeline it is, "" outside of one.
+        functions: by name.
+        opset: the iOS version whose op set it uses, e.g. 17.
+    """
+
+    name: str
+    functions: Mapping[str, Function]
+    opset: int

@@ -1,0 +1,357 @@
+"""MIL's protobuf form and the graph of `ir.py`: decode one into the other, and new ops back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlpass.errors import ModelFormatError
+from mlpass.program import ir
+from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType, pack_elements
+from mlpass.program.proto import MIL
+
+# What nests here is no deeper than protobuf parses (100 messages), so recursion is safe.
+_FIRST_OPSET_WITH_CONSTEXPR_INPUTS = 18
+_MOST_ELEMENTS = 1 << 48  # more than any file holds, and few enough for numpy to count their bytes
+_HIGHEST_RANK = 64  # numpy's
+
+
+class BlobReader(Protocol):
+    """Where blobs are read: see `blobs.BlobFile`."""
+
+    def read(self, offset: int, dtype: DType, count: int) -> ir.Raw:
+        """Returns the stored bytes of a blob."""
+        ...
+
+    def check(self, offset: int, dtype: DType, count: int) -> None:
+        """Raises ModelFormatError where there is no such blob."""
+        ...
+
+
+class MilProto:
+    """A MIL program message, with the graph decoded from it and the way back to the message.
+
+    Attributes:
+        message: the message.
+        program: the graph.
+        blobs: every constant of the graph that is stored in a weight file, with its message.
+    """
+
+    def __init__(self, message: Any, name: str, open_blobs: Callable[[str], BlobReader]) -> None:
+        """Decodes `message`, a MIL.proto Program.
+
+        Args:
+            message: kept, and edited by `replace`.
+            name: which part of a pipeline it is.
+            open_blobs: opens the weight file that a message names.
+
+        Raises:
+            ModelFormatError: the message is no program that can be read; nothing is half-read.
+        """
+        self.message = message
+        self._open_blobs = open_blobs
+        self._places: dict[ir.Op, tuple[Any, Any]] = {}
+        self._stated: set[ir.Value] = set()
+        self.blobs: dict[ir.Constant, Any] = {}
+        self._attributes(message.attributes, "the program")
+        functions = {key: self._function(key, message.functions[key]) for key in message.functions}
+        opset = max((function.opset for function in functions.values()), default=0)
+        self.program = ir.Program(name, functions, opset)
+
+    def owns(self, op: ir.Op) -> bool:
+        """Returns whether `op` is one of this program's, and not replaced yet."""
+        return op in self._places
+
+    def replace(
+        self, op: ir.Op, new_ops: Sequence[ir.Op], store: Callable[[ir.Constant], tuple[str, int]]
+    ) -> None:
+        """Puts `new_ops` in the place of `op`; the last has outputs of the same names.
+
+        Args:
+            op: of this program.
+            new_ops: in order of execution.
+            store: writes a constant to a weight file and returns (file name, offset).
+        """
+        container, message = self._places.pop(op)
+        for arguments in op.inputs.values():
+            for argument in arguments:
+                self.blobs.pop(argument, None)  # type: ignore[arg-type]
+        *before, last = (_encode_op(new, self.program.opset, store) for new in new_ops)
+        if before:
+            index = next(i for i, candidate in enumerate(container) if candidate is message)
+            for position, extra in enumerate(before):
+                container.insert(index + position, extra)
+        message.CopyFrom(last)
+
+    def _function(self, name: str, message: Any) -> ir.Function:
+        where = f"function {name!r}"
+        opset = opset_number(message.opset)
+        if message.opset not in message.block_specializations:
+            raise ModelFormatError(f"{where}: has no block for its opset {message.opset!r}")
+        inputs = tuple(_decode_named(named, where) for named in message.inputs)
+        self._attributes(message.attributes, where)
+        blocks = {}
+        for other, block in message.block_specializations.items():  # all of them keep their blobs
+            scope = {value.name: value for value in inputs}
+            blocks[other] = self._block(block, inputs, scope, where)
+        return ir.Function(name, blocks[message.opset], opset)
+
+    def _block(
+        self, message: Any, inputs: tuple[ir.Value, ...], scope: dict[str, ir.Value], where: str
+    ) -> ir.Block:
+        self._attributes(message.attributes, where)
+        ops = tuple(self._op(op, message.operations, scope, where) for op in message.operations)
+        outputs = tuple(_lookup(scope, name, f"{where}, its outputs") for name in message.outputs)
+        return ir.Block(inputs, ops, outputs)
+
+    def _op(self, message: Any, container: Any, scope: dict[str, ir.Value], where: str) -> ir.Op:
+        label = message.outputs[0].name if message.outputs else message.type
+        where = f"{where}, op {label!r} ({message.type})"
+        name = ""
+        inputs: dict[str, tuple[ir.Argument, ...]] = {}
+        for parameter, constant in self._attributes(message.attributes, where).items():
+            if parameter == "name":
+                name = _text(constant, where)
+            else:
+                inputs[parameter] = (constant,)
+        for parameter, argument in message.inputs.items():
+            inputs[parameter] = tuple(
+                _lookup(scope, binding.name, where)
+                if binding.WhichOneof("binding") == "name"
+                else self._constant(binding.value, where)
+                for binding in argument.arguments
+            )
+        blocks = []
+        for nested in message.blocks:
+            values = tuple(_decode_named(named, where) for named in nested.inputs)
+            inner = {**scope, **{value.name: value for value in values}}
+            blocks.append(self._block(nested, values, inner, where))
+        outputs = tuple(_decode_named(named, where) for named in message.outputs)
+        scope.update((value.name, value) for value in outputs)
+        op = ir.Op(message.type, name, inputs, outputs, tuple(blocks))
+        if op.type == "const":
+            _check_const(op, where)
+        elif op.type.startswith("constexpr_"):
+            self._check_constexpr(op, where)
+        if op.type.startswith("const"):
+            self._stated.update(op.outputs)
+        self._places[op] = (container, message)
+        return op
+
+    def _check_constexpr(self, op: ir.Op, where: str) -> None:
+        """Raises ModelFormatError where an op cannot be run before all else."""
+        if not op.outputs or not all(isinstance(v.type, ir.TensorType) for v in op.outputs):
+            raise ModelFormatError(f"{where}: must make tensors")
+        for parameter, arguments in op.inputs.items():
+            if len(arguments) != 1:
+                raise ModelFormatError(f"{where}: has {len(arguments)} arguments for {parameter!r}")
+            if isinstance(arguments[0], ir.Value) and arguments[0] not in self._stated:
+                raise ModelFormatError(f"{where}: its {parameter!r} is no constant")
+
+    def _attributes(self, attributes: Any, where: str) -> dict[str, ir.Constant]:
+        return {key: self._constant(attributes[key], f"{where}, {key}") for key in attributes}
+
+    def _constant(self, message: Any, where: str) -> ir.Constant:
+        value_type = _decode_type(message.type, where)
+        if message.WhichOneof("value") != "blobFileValue":
+            return ir.Constant(value_type, self._immediate(message, value_type, where))
+        if not isinstance(value_type, ir.TensorType) or None in value_type.shape:
+            raise ModelFormatError(f"{where}: a weight file cannot hold a {value_type}")
+        file_name, offset = message.blobFileValue.fileName, message.blobFileValue.offset
+        dtype, count = BY_NAME[value_type.dtype], value_type.size
+        try:
+            reader = self._open_blobs(file_name)
+            reader.check(offset, dtype, count)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{where}: {error}") from None
+        constant = ir.Constant(
+            value_type,
+            lambda: reader.read(offset, dtype, count),
+            storage=(file_name, offset),
+            in_file=True,
+        )
+        self.blobs[constant] = message
+        return constant
+
+    def _immediate(self, message: Any, value_type: ir.ValueType, where: str) -> Callable[[], Any]:
+        """Returns what reads a value from the message; what it is made of is decoded at once."""
+        kind = message.immediateValue.WhichOneof("value")
+        value: Any = getattr(message.immediateValue, kind) if kind else None
+        if kind == "tensor" and isinstance(value_type, ir.TensorType):
+            return lambda: _tensor(value, value_type, where)
+        if kind in ("list", "tuple"):
+            items = [self._constant(item, where) for item in value.values]
+            return lambda: [item.read() for item in items]
+        if kind == "dictionary":
+            pairs = [
+                (self._constant(item.key, where), self._constant(item.value, where))
+                for item in value.values
+            ]
+            if any(getattr(key.type, "shape", None) != () for key, _ in pairs):
+                raise ModelFormatError(f"{where}: its keys are no single values")
+            return lambda: {_key(key.read()): value.read() for key, value in pairs}
+        raise ModelFormatError(f"{where}: states no value of its type {value_type}")
+
+
+def opset_number(name: str) -> int:
+    """Returns the iOS version of an opset, e.g. 17 for "CoreML7".
+
+    Raises:
+        ModelFormatError: it is not an opset of Core ML.
+    """
+    match = re.fullmatch(r"CoreML(\d{1,3})", name)
+    if not match:
+        raise ModelFormatError(f"opset {name!r} is none of Core ML's (CoreML5, CoreML6, ...)")
+    number = int(match.group(1))
+    return number + 10 if number <= 8 else number + 17  # after iOS18 came iOS26
+
+
+def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields (the list it is in, operation) for every operation message, nested ones included."""
+    for operation in block.operations:
+        yield block.operations, operation
+        for nested in operation.blocks:
+            yield from all_operations(nested)
+
+
+def _text(constant: ir.Constant, where: str) -> str:
+    value = constant.read()
+    if not isinstance(value, str):
+        raise ModelFormatError(f"{where}: its name is no text")
+    return value
+
+
+def _key(value: Any) -> Any:
+    return value if isinstance(value, str) else value.item()
+
+
+def _check_const(op: ir.Op, where: str) -> None:
+    """Raises ModelFormatError where a const op does not state one value of its output's type."""
+    (value,) = op.inputs.get("val", (None,))
+    if not isinstance(value, ir.Constant) or len(op.inputs) != 1 or len(op.outputs) != 1:
+        raise ModelFormatError(f"{where}: must state one value, its val")
+    output = op.outputs[0].type
+    if isinstance(output, ir.TensorType) and value.type != output:
+        raise ModelFormatError(f"{where}: states a {value.type}, its output is a {output}")
+
+
+def _lookup(scope: dict[str, ir.Value], name: str, where: str) -> ir.Value:
+    if name not in scope:
+        raise ModelFormatError(f"{where}: reads {name!r}, which nothing before it makes")
+    return scope[name]
+
+
+def _decode_named(message: Any, where: str) -> ir.Value:
+    return ir.Value(message.name, _decode_type(message.type, f"{where}, {message.name!r}"))
+
+
+def _decode_type(message: Any, where: str) -> ir.ValueType:
+    kind = message.WhichOneof("type")
+    if kind == "tensorType":
+        tensor = message.tensorType
+        if tensor.dataType not in BY_PROTO:
+            raise ModelFormatError(f"{where}: unknown element type {tensor.dataType}")
+        shape = tuple(
+            dim.constant.size if dim.WhichOneof("dimension") == "constant" else None
+            for dim in tensor.dimensions
+        )
+        most = prod(max(1, size or 1) for size in shape)
+        if most > _MOST_ELEMENTS or len(shape) > _HIGHEST_RANK:
+            raise ModelFormatError(f"{where}: no tensor can have the shape {shape}")
+        return ir.TensorType(BY_PROTO[tensor.dataType].name, shape)
+    if kind == "listType":
+        known = message.listType.length.WhichOneof("dimension") == "constant"
+        length = message.listType.length.constant.size if known else None
+        return ir.ListType(_decode_type(message.listType.type, where), length)
+    if kind == "tupleType":
+        return ir.TupleType(tuple(_decode_type(item, where) for item in message.tupleType.types))
+    if kind == "dictionaryType":
+        dictionary = message.dictionaryType
+        return ir.DictionaryType(
+            _decode_type(dictionary.keyType, where), _decode_type(dictionary.valueType, where)
+        )
+    if kind == "stateType":
+        return ir.StateType(_decode_type(message.stateType.wrappedType, where))
+    raise ModelFormatError(f"{where}: has no type")
+
+
+def _tensor(message: Any, value_type: ir.TensorType, where: str) -> Any:
+    kind = message.WhichOneof("value")
+    values: Any = getattr(message, kind).values if kind else ()
+    dtype, count = BY_NAME[value_type.dtype], value_type.size
+    if kind and (kind == "strings") != (dtype.name == "string"):
+        raise ModelFormatError(f"{where}: its values are {kind}, not {dtype.name}")
+    if dtype.name == "string":
+        if len(values) != count:
+            raise ModelFormatError(f"{where}: states {len(values)} strings where there are {count}")
+        return values[0] if value_type.shape == () else list(values)
+    if kind == "bytes":
+        raw = np.frombuffer(values, np.uint8)
+    elif dtype.numpy is None:
+        raise ModelFormatError(f"{where}: {dtype.name} values are not stated as bytes")
+    else:
+        try:
+            with np.errstate(over="raise"):
+                raw = pack_elements(np.asarray(values, np.dtype(dtype.numpy)), dtype)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise ModelFormatError(f"{where}: its values are no {dtype.name}: {error}") from None
+    if raw.size != dtype.nbytes(count):
+        raise ModelFormatError(
+            f"{where}: states {raw.size} bytes where {count} elements of {dtype.name} "
+            f"take {dtype.nbytes(count)}"
+        )
+    return raw
+
+
+def _encode_op(op: ir.Op, opset: int, store: Callable[[ir.Constant], tuple[str, int]]) -> Any:
+    message = MIL.Operation(type=op.type)
+    name = message.attributes["name"]
+    name.type.tensorType.dataType = MIL.STRING
+    name.immediateValue.tensor.strings.values.append(op.name)
+    as_attributes = op.type == "const" or opset < _FIRST_OPSET_WITH_CONSTEXPR_INPUTS
+    for parameter, (argument,) in op.inputs.items():
+        if isinstance(argument, ir.Value):
+            message.inputs[parameter].arguments.add(name=argument.name)
+            continue
+        if as_attributes:
+            value = message.attributes[parameter]
+        else:
+            value = message.inputs[parameter].arguments.add().value
+        _encode_constant(argument, value, store)
+    for output in op.outputs:
+        named = message.outputs.add(name=output.name)
+        _encode_type(output.type, named.type)
+    return message
+
+
+def _encode_type(value_type: ir.ValueType, message: Any) -> None:
+    assert isinstance(value_type, ir.TensorType)  # all that a new op can have
+    tensor = message.tensorType
+    tensor.dataType = BY_NAME[value_type.dtype].proto
+    tensor.rank = len(value_type.shape)
+    for size in value_type.shape:
+        tensor.dimensions.add().constant.size = size or 0
+
+
+def _encode_constant(
+    constant: ir.Constant, message: Any, store: Callable[[ir.Constant], tuple[str, int]]
+) -> None:
+    _encode_type(constant.type, message.type)
+    if constant.in_file:
+        file_name, offset = store(constant)
+        message.blobFileValue.fileName = file_name
+        message.blobFileValue.offset = offset
+        return
+    tensor = message.immediateValue.tensor
+    if constant.dtype.name == "fp32":
+        tensor.floats.SetInParent()  # marks which field holds the values, even where there are none
+        tensor.floats.values.extend(constant.read().reshape(-1).tolist())
+    elif constant.dtype.name == "int32":
+        tensor.ints.SetInParent()
+        tensor.ints.values.extend(constant.read().reshape(-1).tolist())
+    else:
+        tensor.bytes.values = constant.load().tobytes()

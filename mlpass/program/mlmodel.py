@@ -1,0 +1,67 @@
+"""coremltools' `MLModel` as a package, and back."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mlpass.errors import ModelFormatError
+from mlpass.program.mlpackage import Package
+from mlpass.program.proto import Model
+
+
+def open_package(source: Any) -> Package:
+    """Returns `source` as an open package.
+
+    Args:
+        source: path of an `.mlpackage`, or an `MLModel`, whose message may have been edited since
+            it was loaded.
+
+    Raises:
+        ModelFormatError: it is neither, or not one with an ML Program.
+        OSError: it cannot be read.
+    """
+    if isinstance(source, str | os.PathLike):
+        return Package(source)
+    if not (hasattr(source, "get_spec") and hasattr(source, "package_path")):
+        raise ModelFormatError(
+            f"source: must be the path of an .mlpackage or an MLModel. Got {type(source).__name__}."
+        )
+    if source.package_path is None:
+        raise ModelFormatError(
+            "source: this MLModel is no ML Program; convert with convert_to='mlprogram'"
+        )
+    spec = Model()
+    spec.CopyFrom(source.get_spec())
+    return Package(source.package_path, spec)
+
+
+def temporary_target() -> Path:
+    """Returns the path of a package to be written that lives until the interpreter exits."""
+    directory = tempfile.mkdtemp(prefix="mlpass-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory, "model.mlpackage")
+
+
+def load_mlmodel(path: Path, like: Any) -> Any:
+    """Returns the package at `path` as an `MLModel` with the settings of another.
+
+    Where `like` carries its pymil program, as after `coremltools.convert`, the result does, too.
+    """
+    from coremltools.converters.mil.frontend.milproto.load import load
+    from coremltools.models import MLModel
+
+    model = MLModel(
+        str(path),
+        compute_units=like.compute_unit,
+        function_name=like.function_name,
+        skip_model_load=like.__proxy__ is None,
+    )
+    if like._mil_program is not None:
+        spec = model.get_spec()
+        model._mil_program = load(spec, spec.specificationVersion, model.weights_dir)
+    return model

@@ -1,0 +1,152 @@
+"""What a run did, or what a model is: one record a weight site, and the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from mlpass.report.table import bytes_text, table
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One weight site.
+
+    Attributes:
+        name: of the weight.
+        op_type: of the op that reads it (the first, where several do).
+        parameter: by which it does.
+        shape: of the weight.
+        dtype: of its elements, coremltools' spelling.
+        mode: that pruned it, as text; None where none did.
+        method: that scored it; None where none did.
+        zeros: how many elements are zero; None where that cannot be told.
+        sparsity: `zeros` over the number of elements; None likewise.
+        encoding: "dense", "sparse", "sparse + quantized", ..., as it is stored now.
+        bytes_before: stored bytes of its elements before (masks, tables and scales included).
+        bytes_after: the same after.
+        skipped: why it was left as it was; None where it was pruned.
+        error: relative output error, where calibrated.
+    """
+
+    name: str
+    op_type: str
+    parameter: str
+    shape: tuple[int, ...]
+    dtype: str
+    mode: str | None
+    method: str | None
+    zeros: int | None
+    sparsity: float | None
+    encoding: str
+    bytes_before: int
+    bytes_after: int
+    skipped: str | None = None
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run over a model.
+
+    Attributes:
+        source: the model that was read.
+        output: the model that was written; None where none was.
+        bytes_before: size of all files of `source`.
+        bytes_after: size of all files of `output`.
+        functions: one entry a function: its program, name, opset and number of ops.
+        layers: one record a weight site.
+    """
+
+    source: str
+    output: str | None
+    bytes_before: int
+    bytes_after: int
+    functions: tuple[FunctionRecord, ...]
+    layers: tuple[LayerRecord, ...]
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros over elements, of all weights whose zeros are known."""
+        known = [layer for layer in self.layers if layer.zeros is not None]
+        elements = sum(prod(layer.shape) for layer in known)
+        return sum(layer.zeros or 0 for layer in known) / elements if elements else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain dicts, lists, numbers and texts: ready for JSON."""
+        content = asdict(self)
+        content["layers"] = [
+            {**layer, "shape": list(layer["shape"])} for layer in content["layers"]
+        ]
+        content["functions"] = list(content["functions"])
+        return {**content, "sparsity": self.sparsity}
+
+    def __str__(self) -> str:
+        inspected = self.output is None
+        headers = ["weight", "read by", "shape", "type", "sparsity", "encoding"]
+        headers += ["bytes"] if inspected else ["before", "after", "how"]
+        rows = []
+        for layer in self.layers:
+            row = [
+                layer.name,
+                f"{layer.op_type}.{layer.parameter}",
+                "x".join(map(str, layer.shape)),
+                layer.dtype,
+                "" if layer.sparsity is None else f"{layer.sparsity:.4f}",
+                layer.encoding,
+                bytes_text(layer.bytes_before),
+            ]
+            if not inspected:
+                how = f"skipped: {layer.skipped}" if layer.skipped else layer.mode or ""
+                row += [bytes_text(layer.bytes_after), how]
+            rows.append(row)
+        functions = f"{self._functions_text()}\n\n" if inspected else ""
+        return f"{functions}{table(headers, rows)}\n\n{self._total_text()}"
+
+    def _functions_text(self) -> str:
+        rows = [
+            (f.program or "-", f.name, f"iOS{f.opset}", str(sum(f.ops.values())), _most(f.ops))
+            for f in self.functions
+        ]
+        return table(("program", "function", "opset", "ops", "of them"), rows)
+
+    def _total_text(self) -> str:
+        pruned = sum(layer.skipped is None and layer.mode is not None for layer in self.layers)
+        if self.output is None:
+            return (
+                f"{self.source}: {len(self.layers)} weights, {bytes_text(self.bytes_before)}, "
+                f"sparsity {self.sparsity:.4f}"
+            )
+        ratio = self.bytes_before / self.bytes_after if self.bytes_after else 0.0
+        return (
+            f"{pruned} of {len(self.layers)} weights pruned, sparsity {self.sparsity:.4f}, "
+            f"{bytes_text(self.bytes_before)} -> {bytes_text(self.bytes_after)} "
+            f"({ratio:.2f}x smaller): {self.output}"
+        )
+
+
+@dataclass(frozen=True)
+class FunctionRecord:
+    """One function of a model.
+
+    Attributes:
+        program: which part of a pipeline it belongs to, "" outside of one.
+        name: of the function.
+        opset: iOS version.
+        ops: how many ops of each type it has, constants aside.
+    """
+
+    program: str
+    name: str
+    opset: int
+    ops: Mapping[str, int]
+
+
+def _most(ops: Mapping[str, int], shown: int = 6) -> str:
+    """Returns the most frequent op types with their counts, as text."""
+    ranked = sorted(ops.items(), key=lambda item: (-item[1], item[0]))
+    rest = len(ranked) - shown
+    texts = [f"{count} {op_type}" for op_type, count in ranked[:shown]]
+    return ", ".join(texts) + (f", {rest} more types" if rest > 0 else "")

@@ -1,0 +1,31 @@
+"""Records as a plain text table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows of text under their headers, aligned, without wrapping."""
+    numbers = {"sparsity", "before", "after", "bytes", "ops"}
+    return tabulate(
+        rows,
+        headers,
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=[("right" if header in numbers else "left") for header in headers]
+        if rows
+        else None,
+    )
+
+
+def bytes_text(nbytes: int) -> str:
+    """Returns a size as people read it, in powers of 1,000 as file managers show it."""
+    size = float(nbytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,47 @@
+"""Compressed weights as plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ModelFormatError
+from mlpass.program.ir import Constant, Op, Value
+from mlpass.runtime.kernels import constexpr as _  # noqa: F401  (registers its kernels)
+from mlpass.runtime.kernels.registry import find_kernel
+
+
+def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
+    """Returns the weight that a chain of `constexpr_*` ops makes.
+
+    Args:
+        parts: the ops in order of execution (constants among them are fine), the weight's own last.
+        opset: iOS version.
+
+    Raises:
+        ModelFormatError: a part is broken, or of an unknown kind.
+    """
+    values: dict[Value, Any] = {}
+    made: Any = ()
+    for op in parts:
+        arguments = {
+            parameter: argument.read() if isinstance(argument, Constant) else values[argument]
+            for parameter, (argument,) in op.inputs.items()
+        }
+        if op.type == "const":
+            made = arguments["val"]
+        elif function := find_kernel(op.type, opset):
+            try:
+                made = function(np, **arguments)
+            except (ValueError, IndexError, TypeError) as error:
+                raise ModelFormatError(
+                    f"{op.outputs[-1].name}: broken {op.type}: {error}"
+                ) from None
+        else:
+            raise ModelFormatError(f"{op.outputs[-1].name}: {op.type} is unknown in iOS{opset}")
+        results = made if isinstance(made, tuple) else (made,)
+        values.update(zip(op.outputs, results, strict=True))
+    return np.asarray(values[parts[-1].outputs[-1]])

@@ -1,0 +1,137 @@
+"""How a weight, as stored, becomes the matrix of its dot products: per op and parameter.
+
+A weight matrix has rows (outputs) and columns (the inputs of one dot product). The columns of a
+convolution are input channels times kernel positions, so they are kept as two axes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import NotApplicable
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which axes of a stored weight are groups, rows, channels and kernel positions.
+
+    Attributes:
+        shape: as stored.
+        split_shape: `shape` with its grouped axis, if any, split in (groups, rest).
+        axes: axes of `split_shape` that make up each of (groups, rows, channels, positions).
+    """
+
+    shape: tuple[int, ...]
+    split_shape: tuple[int, ...]
+    axes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """All axes of `split_shape`, groups first."""
+        return tuple(axis for part in self.axes for axis in part)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """How many groups, rows, channels and positions there are."""
+        groups, rows, channels, positions = (
+            prod(self.split_shape[axis] for axis in part) for part in self.axes
+        )
+        return groups, rows, channels, positions
+
+    def split(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Returns a stored-shape array as (groups, rows, channels, positions)."""
+        return array.reshape(self.split_shape).transpose(self.order).reshape(self.sizes)
+
+    def join(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Returns an array of (groups, rows, channels, positions) in the stored shape."""
+        permuted = array.reshape([self.split_shape[axis] for axis in self.order])
+        return permuted.transpose(np.argsort(self.order)).reshape(self.shape)
+
+
+def matrix_layout(rows: int, columns: int) -> Layout:
+    """Returns the layout of a plain (rows, columns) matrix."""
+    return Layout((rows, columns), (rows, columns), ((), (0,), (1,), ()))
+
+
+def conv_layout(shape: Sequence[int], groups: int) -> Layout:
+    """Returns the layout of `conv.weight` (out, in / groups, *kernel)."""
+    outputs, *rest = shape
+    split = (groups, outputs // groups, *rest)
+    return Layout(tuple(shape), split, ((0,), (1,), (2,), tuple(range(3, len(split)))))
+
+
+def conv_transpose_layout(shape: Sequence[int], groups: int) -> Layout:
+    """Returns the layout of `conv_transpose.weight` (in, out / groups, *kernel)."""
+    inputs, *rest = shape
+    split = (groups, inputs // groups, *rest)
+    return Layout(tuple(shape), split, ((0,), (2,), (1,), tuple(range(3, len(split)))))
+
+
+def matmul_layout(shape: Sequence[int], *, left: bool, transposed: bool) -> Layout:
+    """Returns the layout of a matmul operand: its leading axes are groups.
+
+    Args:
+        shape: (*batch, n, m), two axes or more.
+        left: whether it is `x` (rows, inner) rather than `y` (inner, rows).
+        transposed: whether the op swaps its last two axes first.
+    """
+    first, second = len(shape) - 2, len(shape) - 1
+    rows, inner = (first, second) if left != transposed else (second, first)
+    return Layout(tuple(shape), tuple(shape), (tuple(range(first)), (rows,), (inner,), ()))
+
+
+def einsum_layout(shape: Sequence[int], labels: str, other: str, output: str) -> Layout:
+    """Returns the layout of an einsum operand.
+
+    Args:
+        shape: one size for each letter of `labels`.
+        labels: its letters in the equation, e.g. "chw".
+        other: the other operand's letters.
+        output: the result's letters.
+    """
+    parts: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
+    for axis, letter in enumerate(labels):
+        in_output, in_other = letter in output, letter in other
+        part = 2 if not in_output else (0 if in_other else 1)
+        parts[part].append(axis)
+    groups, rows, channels, positions = map(tuple, parts)
+    return Layout(tuple(shape), tuple(shape), (groups, rows, channels, positions))
+
+
+def layout_of(
+    op_type: str, parameter: str, position: int, shape: Sequence[int], settings: Mapping[str, Any]
+) -> Layout:
+    """Returns the layout of a weight by the op that reads it.
+
+    Args:
+        op_type: MIL's op type.
+        parameter: by which the op reads it.
+        position: among the arguments of that parameter.
+        shape: as stored.
+        settings: the op's constant scalar parameters (`groups`, `transpose_y`, `equation`, ...).
+
+    Raises:
+        NotApplicable: the op does not use it as the matrix of dot products; the text says why.
+    """
+    if op_type == "conv":
+        return conv_layout(shape, int(settings.get("groups", 1)))
+    if op_type == "conv_transpose":
+        return conv_transpose_layout(shape, int(settings.get("groups", 1)))
+    if op_type == "matmul" and len(shape) >= 2:
+        transposed = bool(settings.get(f"transpose_{parameter}", False))
+        return matmul_layout(shape, left=parameter == "x", transposed=transposed)
+    if op_type == "einsum":
+        operands, output = str(settings["equation"]).replace(" ", "").split("->")
+        labels = operands.split(",")
+        return einsum_layout(shape, labels[position], labels[1 - position], output)
+    if op_type in ("linear", "lstm", "gru", "rnn") and len(shape) == 2:
+        return matrix_layout(*shape)
+    if op_type == "gather":
+        raise NotApplicable("a gather table has no input and output channels")
+    raise NotApplicable(f"{op_type}.{parameter} of rank {len(shape)} has no channels")

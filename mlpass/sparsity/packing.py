@@ -1,0 +1,58 @@
+"""Keep mask and weight to packed mask bits and nonzero data, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.buffers import empty
+from mlpass.sparsity.parallel import SLAB, map_slabs
+
+
+def zero_out(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
+    """Returns `weight` with +0 where `keep` is False and every other element bit-identical."""
+    result = empty(weight.shape, weight.dtype)
+    np.copyto(result, weight)
+    np.copyto(result, 0, where=~keep)
+    return result
+
+
+def pack(weight: NDArray[Any], keep: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Returns the mask bits (least significant first) and the kept data, both 1-D.
+
+    An element that is kept but zero is not stored: it decodes to the same value without.
+
+    Args:
+        weight: any shape, C-contiguous.
+        keep: the same shape, True = kept; it is overwritten with what is stored.
+    """
+    bits = weight.reshape(-1).view(f"u{weight.dtype.itemsize}")
+    stored = keep.reshape(-1)
+    # All bits but the sign: -0 is a zero, too.
+    magnitude = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+
+    def mark(start: int, stop: int) -> int:
+        stored[start:stop] &= (bits[start:stop] & magnitude) != 0
+        return int(np.count_nonzero(stored[start:stop]))
+
+    counts = map_slabs(mark, bits.size)
+    ends = np.cumsum(counts)
+    nonzero = empty((int(ends[-1]) if counts else 0,), bits.dtype)
+
+    def gather(start: int, stop: int) -> None:
+        end, count = ends[start // SLAB], counts[start // SLAB]
+        np.compress(stored[start:stop], bits[start:stop], out=nonzero[end - count : end])
+
+    map_slabs(gather, bits.size)
+    return np.packbits(stored, bitorder="little"), nonzero.view(weight.dtype)
+
+
+def unpack(mask: NDArray[np.uint8], nonzero: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Returns the dense array that `pack` was given, zeros where the mask is unset."""
+    size = int(np.prod(shape, dtype=np.int64))
+    stored = np.unpackbits(mask, count=size, bitorder="little").astype(bool)
+    dense = np.zeros(size, nonzero.dtype)
+    dense[stored] = nonzero
+    return dense.reshape(shape)

@@ -1,0 +1,163 @@
+"""The exact k-th smallest score, and the keep mask that follows from it.
+
+Scores are non-negative floats. The bits of such floats, read as unsigned integers, are in the same
+order as the floats: so every comparison here is one of integers, which is many times faster than
+one of float16, and a histogram over them is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.buffers import empty
+from mlpass.sparsity.parallel import map_slabs
+
+Keys = NDArray[np.unsignedinteger[Any]]
+Mask = NDArray[np.bool_]
+
+_SAMPLE = 1 << 16
+_BINS = 1 << 16
+
+
+class KeySource(Protocol):
+    """One of several arrays that are ranked together: its size, and its keys when called."""
+
+    size: int
+
+    def __call__(self) -> Keys:
+        """Returns its keys, 1-D."""
+        ...
+
+
+class Cut(NamedTuple):
+    """What to zero: every score below `key`, and the first `ties` of those equal to it."""
+
+    key: int
+    ties: int
+
+
+def keys_of(score: NDArray[Any]) -> Keys:
+    """Returns the bits of non-negative float scores as unsigned integers of the same order."""
+    unsigned = {2: np.uint16, 4: np.uint32, 8: np.uint64}[score.dtype.itemsize]
+    return score.view(unsigned)
+
+
+def lowest(keys: Keys, count: int) -> Cut:
+    """Returns the cut that zeroes exactly the `count` lowest of `keys` (1-D, contiguous).
+
+    Args:
+        keys: from `keys_of`, flattened.
+        count: 0 to `keys.size`.
+    """
+    if count == 0:
+        return Cut(0, 0)
+    if keys.size <= _SAMPLE:
+        key = int(np.partition(keys, count - 1)[count - 1])
+        return Cut(key, count - int(np.count_nonzero(keys < key)))
+    return lowest_of_many([_Held(keys)], count)
+
+
+def lowest_of_many(sources: Sequence[KeySource], count: int) -> Cut:
+    """Returns the cut that zeroes exactly the `count` lowest keys of all sources together.
+
+    A bracket that holds the wanted key is narrowed by histograms until one key is left, with one
+    reading of the sources for each step; a sample sets the first bracket. Memory is that of one
+    source, whatever their number.
+    """
+    if count == 0:
+        return Cut(0, 0)
+    total = sum(source.size for source in sources)
+    low, high = _first_bracket(sources, count, total)
+    while True:
+        below, histogram, shift = _count_within(sources, low, high)
+        inside = int(histogram.sum())
+        if not below < count <= below + inside:  # the sample misled: start from all keys
+            low, high = 0, _largest(sources)
+            continue
+        cumulative = below + np.cumsum(histogram)
+        bin_index = int(np.searchsorted(cumulative, count))
+        before = below if bin_index == 0 else int(cumulative[bin_index - 1])
+        low += bin_index << shift
+        high = min(high, low + (1 << shift) - 1)
+        if shift == 0:
+            return Cut(low, count - before)
+
+
+def keep_above(keys: Keys, cut: Cut) -> tuple[Mask, int]:
+    """Returns the keep mask of 1-D `keys` under `cut`, and how many of its ties are left over."""
+    keep: Mask = empty((keys.size,), bool)
+
+    def compare(start: int, stop: int) -> None:
+        np.greater_equal(keys[start:stop], cut.key, out=keep[start:stop])
+
+    map_slabs(compare, keys.size)
+    ties = cut.ties
+    for start in range(0, keys.size, _SAMPLE):
+        if ties == 0:
+            break
+        equal = np.flatnonzero(keys[start : start + _SAMPLE] == cut.key)[:ties]
+        keep[start + equal] = False
+        ties -= equal.size
+    return keep, ties
+
+
+class _Held:
+    """A key source that is in memory."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.size = keys.size
+
+    def __call__(self) -> Keys:
+        return self.keys
+
+
+def _largest(sources: Sequence[KeySource]) -> int:
+    return max(int(source().max()) for source in sources if source.size)
+
+
+def _first_bracket(sources: Sequence[KeySource], count: int, total: int) -> tuple[int, int]:
+    """Returns keys that the wanted one lies between in all but freak cases."""
+    step = max(1, total // _SAMPLE) | 1  # odd: in step with no power-of-two row length
+    sample = np.sort(
+        np.concatenate([source()[::step].copy() for source in sources]).astype(np.uint64)
+    )
+    share = count / total
+    margin = 6 * (share * (1 - share) / sample.size) ** 0.5 + 2 / sample.size
+    first = int(max(0.0, share - margin) * (sample.size - 1))
+    last = int(np.ceil(min(1.0, share + margin) * (sample.size - 1)))
+    return (0 if first == 0 else int(sample[first])), int(sample[last])
+
+
+def _count_within(
+    sources: Sequence[KeySource], low: int, high: int
+) -> tuple[int, NDArray[np.int64], int]:
+    """Returns how many keys are below `low`, and a histogram of those in [low, high].
+
+    The third value is the log2 of a bin's width in keys.
+    """
+    shift = max(0, (high - low).bit_length() - (_BINS.bit_length() - 1))
+    bins = ((high - low) >> shift) + 1
+    below = 0
+    histogram = np.zeros(bins, np.int64)
+    for source in sources:
+        keys = source()
+        width = keys.dtype.type(min(high - low, np.iinfo(keys.dtype).max))
+
+        def count(
+            start: int, stop: int, keys: Keys = keys, width: Any = width
+        ) -> tuple[int, NDArray[np.int64]]:
+            slab = keys[start:stop]
+            above = slab - keys.dtype.type(low)  # wraps for keys below low: then it is large
+            inside = np.compress(above <= width, above)
+            counts = np.bincount((inside >> shift).astype(np.intp), minlength=bins)
+            return int(np.count_nonzero(slab < low)), counts
+
+        for slab_below, slab_counts in map_slabs(count, keys.size):
+            below += slab_below
+            histogram += slab_counts
+    return below, histogram, shift

@@ -1,0 +1,121 @@
+"""The rooms: who may import whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlpass
+
+ROOT = Path(mlpass.__file__).parent
+
+# Room: the rooms it may import. A room may always import itself.
+ARROWS = {
+    "errors": set(),
+    "buffers": set(),
+    "sparsity": {"errors", "buffers"},
+    "config": {"sparsity", "errors"},
+    "program": {"errors", "buffers"},
+    "runtime": {"program", "errors", "buffers"},
+    "report": {"errors"},
+    "passes": {"sparsity", "program", "runtime", "report", "config", "errors", "buffers"},
+    "cli": {"passes", "config", "report", "errors", "__init__"},
+    "__main__": {"cli"},
+    "__init__": {"config", "errors", "passes", "report", "sparsity"},
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_arrows(path):
+    room = room_of(path)
+    for module in imported_modules(path):
+        parts = module.split(".")
+        if parts[0] != "mlpass":
+            continue
+        target = (
+            parts[1]
+            if (ROOT / parts[1]).exists() or (ROOT / f"{parts[1]}.py").exists()
+            else "__init__"
+        )
+        assert target == room or target in ARROWS[room], f"{path}: {room} may not import {module}"
+
+
+def test_the_test_of_the_arrows_can_fail(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from mlpass.passes import prune\nimport mlpass.cli\n")
+    assert imported_modules(wrong) == {"mlpass.passes.prune", "mlpass.cli"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_coremltools_internals_are_imported_in_their_place(path):
+    places = {"program", "passes/plugin.py"}
+    for module in imported_modules(path):
+        if module.startswith("coremltools"):
+            relative = str(path.relative_to(ROOT))
+            assert room_of(path) in places or relative in places, f"{path}: {module}"
+
+
+def test_files_stay_short():
+    long = {str(path): n for path in FILES if (n := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"{code}\nimport sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_mlpass_loads_neither_coremltools_nor_torch():
+    loaded = loaded_by("import mlpass; mlpass.Percentile(0.5); mlpass.prune")
+    assert not loaded & {"coremltools", "torch", "sklearn"}
+
+
+def test_help_loads_not_even_numpy():
+    loaded = loaded_by(
+        "import sys, contextlib, io\nfrom mlpass.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(['prune', '--help'])"
+    )
+    assert "mlpass.cli" in loaded
+    assert not loaded & {"numpy", "coremltools", "torch", "yaml", "google.protobuf"}
+
+
+def test_all_names_are_there_and_no_others():
+    assert sorted(mlpass.__all__) == sorted(mlpass._HOMES)
+    for name in mlpass.__all__:
+        assert getattr(mlpass, name).__name__ == name
+    assert set(mlpass.__all__) <= set(dir(mlpass))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        mlpass.nothing  # noqa: B018
+
+
+def test_messages_are_coremltools_own_classes():
+    from coremltools.proto import MIL_pb2, Model_pb2
+
+    from mlpass.program.proto import MIL, Model
+
+    assert MIL.Program is MIL_pb2.Program
+    assert Model is Model_pb2.Model

@@ -1,0 +1,215 @@
+"""The command line: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlpass.cli import main
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "mlpass", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_prune_prints_a_table_and_writes_the_package(fixtures, tmp_path, capsys):
+    out = tmp_path / "out.mlpackage"
+    status = main(
+        ["prune", str(fixtures / "tiny_lm.mlpackage"), "-o", str(out), "--target-sparsity", "0.5"]
+    )
+    shown = capsys.readouterr()
+    assert status == 0
+    assert "embedding_weight_to_fp16" in shown.out
+    assert "22 of 22 weights pruned, sparsity 0.5000" in shown.out
+    assert str(out) in shown.out
+    assert out.is_dir()
+
+
+def test_json_is_one_document_and_nothing_else(fixtures, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    done = run(
+        "prune", fixtures / "digits_ios15.mlpackage", "-o", out, "--n-m-ratio", "2:4", "--json"
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    content = json.loads(done.stdout)
+    layer = content["layers"][1]
+    assert layer["mode"] == "NM(2:4)"
+    assert layer["sparsity"] == 0.5
+    assert layer["shape"] == [64, 32, 3, 3]
+    assert content["bytes_after"] < content["bytes_before"]
+    skipped = [layer["skipped"] for layer in content["layers"] if layer["skipped"]]
+    assert skipped == ["its 288 elements are no more than weight_threshold 2048"]
+
+
+def test_inspect_lists_functions_ops_and_weights(fixtures, capsys):
+    assert main(["inspect", str(fixtures / "multifunction_lm.mlpackage")]) == 0
+    shown = capsys.readouterr().out
+    assert "prefill" in shown and "short" in shown and "iOS18" in shown and "22 linear" in shown
+    assert main(["inspect", str(fixtures / "palettized_digits.mlpackage"), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["functions"][0]["ops"]["constexpr_lut_to_dense"] == 4
+    assert [layer["encoding"] for layer in content["layers"]] == ["dense"] + 4 * ["palettized"]
+    assert content["layers"][3]["bytes_before"] == 256 * 1152 // 2 + 16 * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        (["--target-sparsity", "0.5", "--block-size", "4"], "Block(0.5, block_size=4)"),
+        (["--target-sparsity", "0.5", "--scope", "global"], "Percentile(0.5, scope=global)"),
+        (["--target-sparsity", "0.5", "--granularity", "per_channel"], "Channel(0.5)"),
+        (["--target-sparsity", "0.5", "--granularity", "per_kernel"], "Kernel(0.5)"),
+        (["--mode", "kernel", "--target-sparsity", "0.5"], "Kernel(0.5)"),
+        (["--n-m-ratio", "1:2", "--dim", "0"], "NM(1:2, dim=0)"),
+        (["--mode", "NM", "--n-m-ratio", "1:2"], "NM(1:2)"),
+        (
+            ["--threshold", "0.01", "--minimum-sparsity-percentile", "0.1"],
+            "Threshold(0.01, minimum_sparsity_percentile=0.1)",
+        ),
+    ],
+)
+def test_every_mode_has_its_options(fixtures, tmp_path, capsys, options, mode):
+    out = str(tmp_path / "out.mlpackage")
+    source = str(fixtures / "digits_ios15.mlpackage")
+    assert main(["prune", source, "-o", out, "--json", *options]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert mode in {layer["mode"] for layer in layers}
+
+
+def test_config_file_and_weight_threshold(fixtures, tmp_path, capsys):
+    config = tmp_path / "prune.yaml"
+    config.write_text("global_config: {target_sparsity: 0.5}\nop_type_configs: {linear: null}\n")
+    arguments = ["prune", str(fixtures / "digits_ios15.mlpackage"), "--json"]
+    arguments += ["--config", str(config), "--weight-threshold", "100"]
+    assert main([*arguments, "-o", str(tmp_path / "out.mlpackage")]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert [layer["skipped"] for layer in layers] == 3 * [None] + 2 * [
+        "op_type_configs['linear'] is None"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config"),
+        (["--target-sparsity", "1.5"], "target_sparsity: must be a number in [0, 1]. Got 1.5."),
+        (["--target-sparsity", "half"], "argument --target-sparsity: invalid float value: 'half'"),
+        (["--n-m-ratio", "2-4"], "argument --n-m-ratio: must be N:M, such as 2:4. Got '2-4'."),
+        (["--n-m-ratio", "5:4"], "must be an int in [0, m]. Got n=5 with m=4."),
+        (["--block-size", "4"], "no mode: give one of target_sparsity, n_m_ratio and threshold"),
+        (["--threshold", "1", "--dim", "0"], "dim: does not go with Threshold"),
+        (["--target-sparsity", "0.5", "--weight-threshold", "-1"], "weight_threshold: must be an"),
+        (["--config", "x", "--dim", "0"], "--config says it all: --dim cannot go with it"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_wrong_usage_ends_with_2(fixtures, tmp_path, capsys, options, text):
+    out = tmp_path / "out.mlpackage"
+    with pytest.raises(SystemExit) as ended:
+        main(["prune", str(fixtures / "tiny_lm.mlpackage"), "-o", str(out), *options])
+    assert ended.value.code == 2
+    assert text in capsys.readouterr().err
+    assert not out.exists()
+
+
+def failure(capsys, *arguments) -> str:
+    assert main([str(argument) for argument in arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("mlpass: error: ")
+    assert shown.err.count("\n") == 1
+    return shown.err
+
+
+def test_failures_are_one_line_and_end_with_1(fixtures, tmp_path, capsys):
+    model, half = fixtures / "tiny_lm.mlpackage", ("--target-sparsity", 0.5)
+    out = tmp_path / "out.mlpackage"
+    assert "none.mlpackage: is not there" in failure(
+        capsys, "prune", tmp_path / "none.mlpackage", "-o", out, *half
+    )
+    out.mkdir()
+    assert "exists: name another target, or force it (--force)" in failure(
+        capsys, "prune", model, "-o", out, *half
+    )
+    assert "a package's name must end in .mlpackage" in failure(
+        capsys, "prune", model, "-o", tmp_path / "out", *half
+    )
+    missing = tmp_path / "no" / "out.mlpackage"
+    assert "No such file or directory" in failure(capsys, "prune", model, "-o", missing, *half)
+    assert "no.yaml: No such file" in failure(
+        capsys, "prune", model, "-o", tmp_path / "o.mlpackage", "--config", tmp_path / "no.yaml"
+    )
+    config = tmp_path / "c.yaml"
+    config.write_text("op_name_configs: {embeding_weight_to_fp16: {target_sparsity: 0.5}}")
+    assert "did you mean 'embedding_weight_to_fp16'" in failure(
+        capsys, "prune", model, "-o", tmp_path / "o.mlpackage", "--config", config
+    )
+
+
+def test_force_replaces_and_in_place_works(fixtures, tmp_path, capsys):
+    model = tmp_path / "model.mlpackage"
+    shutil.copytree(fixtures / "tiny_lm.mlpackage", model)
+    half = ["--target-sparsity", "0.5", "--json"]
+    assert main(["prune", str(model), "-o", str(model), "--force", *half]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["bytes_after"] < first["bytes_before"]
+    assert main(["prune", str(model), "-o", str(model), "--force", *half]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {layer["skipped"] for layer in again["layers"]} == {
+        "it is already compressed, by constexpr_sparse_to_dense"
+    }
+    assert again["bytes_after"] == first["bytes_after"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.mlpackage"]
+
+
+def test_a_closed_pipe_is_no_traceback(fixtures):
+    command = f"{sys.executable} -m mlpass inspect {fixtures / 'tiny_lm.mlpackage'} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_sigterm_leaves_nothing_behind(fixtures, tmp_path):
+    command = [sys.executable, "-c", SLOW, str(fixtures / "tiny_lm.mlpackage")]
+    process = subprocess.Popen([*command, str(tmp_path / "out.mlpackage")])
+    deadline = time.monotonic() + 20
+    while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert not any(tmp_path.iterdir())
+
+
+SLOW = """
+import sys, time
+import mlpass.passes.prune as prune
+ranked = prune.rank_globally
+prune.rank_globally = lambda steps: (time.sleep(0.2) or step for step in ranked(steps))
+from mlpass.cli import main
+sys.exit(main(["prune", sys.argv[1], "-o", sys.argv[2], "--target-sparsity", "0.5"]))
+"""
+
+
+def test_version_and_help_teach(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("mlpass 0.")
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    text = capsys.readouterr().out
+    assert "mlpass prune model.mlpackage -o pruned.mlpackage --target-sparsity 0.75" in text
+    assert "N ZEROS in every M" in text
