@@ -8,24 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlpass.program.milproto import all_operations, opset_number
-from mlpass.program.proto import MIL
+import numpy as np
+
+from mlpass.program.dtypes import BY_PROTO
+from mlpass.program.ir import Constant, Op, Value
+from mlpass.program.milproto import all_operations, encode_op, opset_number
 
 _SPARSE_OPSET = 16
 _SPARSE_OPSET_NAME = "CoreML6"
 _SPARSE_SPECIFICATION_VERSION = 7
 
-_NEW_PARAMETERS: dict[str, dict[str, tuple[str, bool | int | float]]] = {
-    "crop_resize": {"pad_value": ("float", 0.0)},
-    "gather": {"batch_dims": ("int", 0)},
-    "gather_nd": {"batch_dims": ("int", 0)},
-    "topk": {"sort": ("bool", True), "return_indices": ("bool", True)},
+_NEW_PARAMETERS: dict[str, dict[str, bool | int | float]] = {
+    "crop_resize": {"pad_value": 0.0},
+    "gather": {"batch_dims": 0},
+    "gather_nd": {"batch_dims": 0},
+    "topk": {"sort": True, "return_indices": True},
 }
 
 
-def raise_to_sparse(model: Any, program: Any) -> bool:
-    """Raises a model message and its program to iOS16 where they are older; returns whether so."""
-    raised = False
+def raise_to_sparse(model: Any, program: Any) -> None:
+    """Raises a model message and its program to iOS16 where they are older."""
     for name in list(program.functions):
         function = program.functions[name]
         if opset_number(function.opset) >= _SPARSE_OPSET:
@@ -35,45 +37,25 @@ def raise_to_sparse(model: Any, program: Any) -> bool:
         del function.block_specializations[function.opset]
         function.opset = _SPARSE_OPSET_NAME
         _state_defaults(block)
-        raised = True
-    if raised:
         model.specificationVersion = max(model.specificationVersion, _SPARSE_SPECIFICATION_VERSION)
-    return raised
 
 
 def _state_defaults(block: Any) -> None:
     for container, operation in list(all_operations(block)):
-        for parameter, (kind, value) in _NEW_PARAMETERS.get(operation.type, {}).items():
-            if parameter in operation.inputs or not operation.outputs:
+        for parameter, value in _NEW_PARAMETERS.get(operation.type, {}).items():
+            if parameter in operation.inputs:
                 continue
-            label = f"{operation.outputs[0].name}_{parameter}_default"
-            dtype, index = operation.outputs[0].type.tensorType.dataType, 0
-            if kind == "float" and dtype == MIL.FLOAT16:
-                kind = "half"
+            (name, value_type) = operation.outputs[0].name, operation.outputs[0].type
+            label = f"{name}_{parameter}_default"
+            constant = _scalar(value, BY_PROTO[value_type.tensorType.dataType].name)
+            const = Op("const", label, {"val": (constant,)}, (Value(label, constant.type),))
             index = next(i for i, other in enumerate(container) if other is operation)
-            container.insert(index, _scalar_const(label, kind, value))
+            container.insert(index, encode_op(const, _SPARSE_OPSET))
             operation.inputs[parameter].arguments.add(name=label)
 
 
-def _scalar_const(name: str, kind: str, value: bool | int | float) -> Any:
-    """Returns a const operation message that makes one scalar."""
-    operation = MIL.Operation(type="const")
-    label = operation.attributes["name"]
-    label.type.tensorType.dataType = MIL.STRING
-    label.immediateValue.tensor.strings.values.append(name)
-    stated = operation.attributes["val"]
-    tensor = stated.immediateValue.tensor
-    if kind == "int":
-        stated.type.tensorType.dataType = MIL.INT32
-        tensor.ints.values.append(value)
-    elif kind == "bool":
-        stated.type.tensorType.dataType = MIL.BOOL
-        tensor.bools.values.append(value)
-    elif kind == "float":
-        stated.type.tensorType.dataType = MIL.FLOAT32
-        tensor.floats.values.append(value)
-    else:
-        stated.type.tensorType.dataType = MIL.FLOAT16
-        tensor.bytes.values = bytes(2)  # only ever 0.0
-    operation.outputs.add(name=name).type.CopyFrom(stated.type)
-    return operation
+def _scalar(value: bool | int | float, float_dtype: str) -> Constant:
+    """Returns a scalar constant: an int32, a bool, or a float of the given type."""
+    if isinstance(value, float):
+        return Constant.of(np.array(value, np.float16 if float_dtype == "fp16" else np.float32))
+    return Constant.of(np.array(value, bool if isinstance(value, bool) else np.int32))
