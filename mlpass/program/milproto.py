@@ -8,10 +8,11 @@ from math import prod
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError
 from mlpass.program import ir
-from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType, pack_elements
+from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType, pack_elements, unpack_elements
 from mlpass.program.proto import MIL
 
 # What nests here is no deeper than protobuf parses (100 messages), so recursion is safe.
@@ -80,7 +81,7 @@ class MilProto:
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
-        *before, last = (_encode_op(new, self.program.opset, store) for new in new_ops)
+        *before, last = (encode_op(new, self.program.opset, store) for new in new_ops)
         if before:
             index = next(i for i, candidate in enumerate(container) if candidate is message)
             for position, extra in enumerate(before):
@@ -295,8 +296,7 @@ def _tensor(message: Any, value_type: ir.TensorType, where: str) -> Any:
         raise ModelFormatError(f"{where}: {dtype.name} values are not stated as bytes")
     else:
         try:
-            with np.errstate(over="raise"):
-                raw = pack_elements(np.asarray(values, np.dtype(dtype.numpy)), dtype)
+            raw = pack_elements(_cast(np.asarray(values), dtype), dtype)
         except (ArithmeticError, ValueError, TypeError) as error:
             raise ModelFormatError(f"{where}: its values are no {dtype.name}: {error}") from None
     if raw.size != dtype.nbytes(count):
@@ -307,7 +307,35 @@ def _tensor(message: Any, value_type: ir.TensorType, where: str) -> Any:
     return raw
 
 
-def _encode_op(op: ir.Op, opset: int, store: Callable[[ir.Constant], tuple[str, int]]) -> Any:
+def _cast(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
+    """Returns stated values as elements of `dtype`, which floats may round to.
+
+    Raises:
+        ArithmeticError: one is beyond its range.
+    """
+    with np.errstate(over="raise"):
+        elements: NDArray[Any] = values.astype(dtype.numpy)
+    lost = elements.dtype.kind in "iu" and not np.array_equal(elements, values)
+    if lost or (dtype.bits < 8 and not np.array_equal(elements, _trim(elements, dtype))):
+        raise OverflowError("one is out of range")
+    return elements
+
+
+def _trim(elements: NDArray[Any], dtype: DType) -> NDArray[Any]:
+    return unpack_elements(pack_elements(elements, dtype), dtype, elements.size)
+
+
+def encode_op(
+    op: ir.Op, opset: int, store: Callable[[ir.Constant], tuple[str, int]] | None = None
+) -> Any:
+    """Returns a new op, a `const` or a `constexpr_*`, as a message.
+
+    Args:
+        op: the op.
+        opset: iOS version; from 18 on, the parameters of a `constexpr_*` are inputs.
+        store: writes a constant to a weight file and returns (file name, offset); needed where the
+            op has one that goes there.
+    """
     message = MIL.Operation(type=op.type)
     name = message.attributes["name"]
     name.type.tensorType.dataType = MIL.STRING
@@ -338,10 +366,10 @@ def _encode_type(value_type: ir.ValueType, message: Any) -> None:
 
 
 def _encode_constant(
-    constant: ir.Constant, message: Any, store: Callable[[ir.Constant], tuple[str, int]]
+    constant: ir.Constant, message: Any, store: Callable[[ir.Constant], tuple[str, int]] | None
 ) -> None:
     _encode_type(constant.type, message.type)
-    if constant.in_file:
+    if constant.in_file and store is not None:
         file_name, offset = store(constant)
         message.blobFileValue.fileName = file_name
         message.blobFileValue.offset = offset
@@ -353,5 +381,7 @@ def _encode_constant(
     elif constant.dtype.name == "int32":
         tensor.ints.SetInParent()
         tensor.ints.values.extend(constant.read().reshape(-1).tolist())
+    elif constant.dtype.name == "bool":
+        tensor.bools.values.extend(constant.read().reshape(-1).tolist())
     else:
         tensor.bytes.values = constant.load().tobytes()
