@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        print(options.run(options))
+        _print(options.run(options))
         sys.stdout.flush()
     except OutputExistsError as error:
         return _fail(f"{error} (--force)")
@@ -185,6 +185,12 @@ def _ratio(text: str) -> tuple[int, int]:
     if not (colon and n.isdecimal() and m.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be N:M, such as 2:4. Got {text!r}.")
     return int(n), int(m)
+
+
+def _print(text: str) -> None:
+    """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _fail(message: str, status: int = 1) -> int:

@@ -178,7 +178,11 @@ def _unfit(site: Site, weight_threshold: int) -> str | None:
 
 def _names(site: Site) -> tuple[str, ...]:
     """Returns every name that a config may call a site by: its own, and its readers'."""
-    readers = [name for use in site.uses for name in (use.op.name, use.op.outputs[0].name)]
+    readers = [
+        name
+        for use in site.uses
+        for name in (use.op.name, *(value.name for value in use.op.outputs[:1]))
+    ]
     makers = [maker.name for maker in site.makers]
     return tuple(
         dict.fromkeys(name for name in (site.name, *site.names, *makers, *readers) if name)

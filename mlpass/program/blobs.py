@@ -153,7 +153,11 @@ class BlobWriter:
         self._file: BinaryIO = path.open("xb", buffering=0)
         self._count = 0
         self._end = 0
-        self._write(_FILE_HEADER.pack(0, _VERSION))
+        try:
+            self._write(_FILE_HEADER.pack(0, _VERSION))
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, raw: Raw, dtype: DType, count: int) -> int:
         """Appends a blob and returns the offset by which a program refers to it.
@@ -176,8 +180,8 @@ class BlobWriter:
 
     def close(self) -> None:
         """Completes and closes the file."""
-        os.pwrite(self._file.fileno(), _FILE_HEADER.pack(self._count, _VERSION), 0)
-        self._file.close()
+        with self._file:
+            os.pwrite(self._file.fileno(), _FILE_HEADER.pack(self._count, _VERSION), 0)
 
     def _begin(self, dtype: DType, count: int) -> int:
         if dtype.blob is None:

@@ -59,7 +59,7 @@ class MilProto:
         self._stated: set[ir.Value] = set()
         self.blobs: dict[ir.Constant, Any] = {}
         self._attributes(message.attributes, "the program")
-        functions = {key: self._function(key, message.functions[key]) for key in message.functions}
+        functions = {key: self._function(key, value) for key, value in _ordered(message.functions)}
         opset = max((function.opset for function in functions.values()), default=0)
         self.program = ir.Program(name, functions, opset)
 
@@ -96,7 +96,7 @@ class MilProto:
         inputs = tuple(_decode_named(named, where) for named in message.inputs)
         self._attributes(message.attributes, where)
         blocks = {}
-        for other, block in message.block_specializations.items():  # all of them keep their blobs
+        for other, block in _ordered(message.block_specializations):  # all of them keep their blobs
             scope = {value.name: value for value in inputs}
             blocks[other] = self._block(block, inputs, scope, where)
         return ir.Function(name, blocks[message.opset], opset)
@@ -119,7 +119,7 @@ class MilProto:
                 name = _text(constant, where)
             else:
                 inputs[parameter] = (constant,)
-        for parameter, argument in message.inputs.items():
+        for parameter, argument in _ordered(message.inputs):
             inputs[parameter] = tuple(
                 _lookup(scope, binding.name, where)
                 if binding.WhichOneof("binding") == "name"
@@ -154,7 +154,9 @@ class MilProto:
                 raise ModelFormatError(f"{where}: its {parameter!r} is no constant")
 
     def _attributes(self, attributes: Any, where: str) -> dict[str, ir.Constant]:
-        return {key: self._constant(attributes[key], f"{where}, {key}") for key in attributes}
+        return {
+            key: self._constant(value, f"{where}, {key}") for key, value in _ordered(attributes)
+        }
 
     def _constant(self, message: Any, where: str) -> ir.Constant:
         value_type = _decode_type(message.type, where)
@@ -217,6 +219,11 @@ def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
         yield block.operations, operation
         for nested in operation.blocks:
             yield from all_operations(nested)
+
+
+def _ordered(mapping: Any) -> list[tuple[str, Any]]:
+    """Returns the items of a protobuf map by key: its own order is another in every process."""
+    return [(key, mapping[key]) for key in sorted(mapping)]
 
 
 def _text(constant: ir.Constant, where: str) -> str:

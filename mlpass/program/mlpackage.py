@@ -114,8 +114,9 @@ class Package:
                 yield rewriter
             replace_directory(building, target)
         except OSError as error:
-            if error.filename is None or Path(error.filename).is_relative_to(building):
-                error.filename = str(target)  # what the caller knows
+            names = [name for name in (error.filename, error.filename2) if name is not None]
+            if not names or Path(os.fsdecode(names[-1])).is_relative_to(building):
+                error.filename, error.filename2 = str(target), None  # the name the caller knows
             raise
         finally:
             discard(building)
@@ -152,6 +153,7 @@ class Rewriter:
         """Begins to write `package` to the empty directory `root`."""
         self._package = package
         self._root = root
+        self._closing = ExitStack()
         self._writers: dict[str, BlobWriter] = {}
         self._places: dict[Hashable, int] = {}
         self._changed = package.edited
@@ -166,12 +168,9 @@ class Rewriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        with self._closing:
             if kind is None:
                 self._finish()
-        finally:
-            for writer in self._writers.values():
-                writer.close()
 
     def replace(self, op: ir.Op, new_ops: Sequence[ir.Op]) -> None:
         """Puts `new_ops` in the place of `op`; the last makes values of the same names.
@@ -197,7 +196,8 @@ class Rewriter:
         if file_name not in self._writers:
             path = self._target(self._package.blob_path(file_name))
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writers[file_name] = BlobWriter(path)
+            self._writers[file_name] = writer = BlobWriter(path)
+            self._closing.callback(writer.close)
         return self._writers[file_name]
 
     def _finish(self) -> None:

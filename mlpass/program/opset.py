@@ -43,7 +43,7 @@ def raise_to_sparse(model: Any, program: Any) -> None:
 def _state_defaults(block: Any) -> None:
     for container, operation in list(all_operations(block)):
         for parameter, value in _NEW_PARAMETERS.get(operation.type, {}).items():
-            if parameter in operation.inputs:
+            if parameter in operation.inputs or not operation.outputs:
                 continue
             (name, value_type) = operation.outputs[0].name, operation.outputs[0].type
             label = f"{name}_{parameter}_default"

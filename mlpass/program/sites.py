@@ -163,6 +163,7 @@ class _Graph:
     Attributes:
         makers: the const and constexpr ops, by what they make: those of one storage together.
         producers: the same ops by the value they make.
+        firsts: for each of them, the first that makes the same.
         opsets: the opset of the program that each of them is in.
         places: the part of a pipeline and the function that each of them is in, as text.
         constants: what const ops make.
@@ -172,6 +173,7 @@ class _Graph:
 
     makers: dict[Hashable, list[Op]] = field(default_factory=dict)
     producers: dict[Value, Op] = field(default_factory=dict)
+    firsts: dict[Op, Op] = field(default_factory=dict)
     opsets: dict[Op, int] = field(default_factory=dict)
     places: dict[Op, str] = field(default_factory=dict)
     constants: dict[Value, Constant] = field(default_factory=dict)
@@ -211,8 +213,10 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
     if op.type == "const":
         graph.constants.update((output, constant) for constant in constants_of(op))
     graph.opsets[op] = opset
+    makers = graph.makers.setdefault((opset, _identity(op, graph)), [])
+    makers.append(op)
     graph.producers.update((value, op) for value in op.outputs)
-    graph.makers.setdefault((opset, _identity(op, graph)), []).append(op)
+    graph.firsts[op] = makers[0]
 
 
 def _identity(op: Op, graph: _Graph) -> Hashable:
@@ -222,13 +226,15 @@ def _identity(op: Op, graph: _Graph) -> Hashable:
         for argument in arguments:
             if isinstance(argument, Value):
                 producer = graph.producers.get(argument)
-                parts.append(_identity(producer, graph) if producer else argument)
+                parts.append((parameter, graph.firsts[producer] if producer else argument))
             elif argument.storage is not None:
                 parts.append((parameter, argument.storage))
             elif op.type == "const":
                 return op
             else:
-                parts.append((parameter, argument.type, repr(argument.read())))
+                value = argument.load()
+                raw = value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+                parts.append((parameter, argument.type, raw))
     return op.type, *parts
 
 
@@ -254,9 +260,22 @@ def _site(makers: list[Op], uses: list[Use], other_use: str | None, graph: _Grap
 
 
 def _parts(op: Op, graph: _Graph) -> Iterator[Op]:
-    """Yields the constexpr ops that `op` builds on, then `op`."""
-    for arguments in op.inputs.values():
-        for argument in arguments:
-            if isinstance(argument, Value) and argument in graph.producers:
-                yield from _parts(graph.producers[argument], graph)
-    yield op
+    """Yields the ops that `op` builds on, each once and after those it builds on, then `op`.
+
+    A loop, since a program may be as deep as it is long.
+    """
+    done: set[Op] = set()
+    waiting = [op]
+    while waiting:
+        producers = (
+            graph.producers.get(argument)
+            for arguments in waiting[-1].inputs.values()
+            for argument in arguments
+            if isinstance(argument, Value)
+        )
+        before = [producer for producer in producers if producer and producer not in done]
+        if before:
+            waiting += before
+        elif (ready := waiting.pop()) not in done:
+            done.add(ready)
+            yield ready

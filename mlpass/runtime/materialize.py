@@ -27,6 +27,7 @@ def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
     values: dict[Value, Any] = {}
     made: Any = ()
     for op in parts:
+        where = f"{op.outputs[-1].name}: broken {op.type}"
         arguments = {
             parameter: argument.read() if isinstance(argument, Constant) else values[argument]
             for parameter, (argument,) in op.inputs.items()
@@ -36,12 +37,13 @@ def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
         elif function := find_kernel(op.type, opset):
             try:
                 made = function(np, **arguments)
-            except (ValueError, IndexError, TypeError) as error:
-                raise ModelFormatError(
-                    f"{op.outputs[-1].name}: broken {op.type}: {error}"
-                ) from None
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+                raise ModelFormatError(f"{where}: {error}") from None
         else:
             raise ModelFormatError(f"{op.outputs[-1].name}: {op.type} is unknown in iOS{opset}")
         results = made if isinstance(made, tuple) else (made,)
+        shapes = [getattr(value.type, "shape", None) for value in op.outputs]
+        if [np.shape(result) for result in results] != shapes:
+            raise ModelFormatError(f"{where}: it does not make what its outputs say, {shapes}")
         values.update(zip(op.outputs, results, strict=True))
     return np.asarray(values[parts[-1].outputs[-1]])

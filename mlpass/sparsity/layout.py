@@ -37,6 +37,12 @@ class Layout:
         return tuple(axis for part in self.axes for axis in part)
 
     @property
+    def consistent(self) -> bool:
+        """Whether it covers every axis once, and as many elements as there are."""
+        axes = range(len(self.split_shape))
+        return sorted(self.order) == list(axes) and prod(self.split_shape) == prod(self.shape)
+
+    @property
     def sizes(self) -> tuple[int, int, int, int]:
         """How many groups, rows, channels and positions there are."""
         groups, rows, channels, positions = (
@@ -119,6 +125,18 @@ def layout_of(
     Raises:
         NotApplicable: the op does not use it as the matrix of dot products; the text says why.
     """
+    try:
+        layout = _layout_of(op_type, parameter, position, shape, settings)
+    except (ValueError, LookupError, TypeError, ArithmeticError):
+        layout = None
+    if layout is None or not layout.consistent:
+        raise NotApplicable(f"{op_type}.{parameter} does not fit the op's other parameters")
+    return layout
+
+
+def _layout_of(
+    op_type: str, parameter: str, position: int, shape: Sequence[int], settings: Mapping[str, Any]
+) -> Layout:
     if op_type == "conv":
         return conv_layout(shape, int(settings.get("groups", 1)))
     if op_type == "conv_transpose":

@@ -41,7 +41,7 @@ def constexpr_affine_dequantize(
 def constexpr_lut_to_dense_ios16(xp: Any, *, indices: Array, lut: Array, shape: Array) -> Array:
     """indices (bytes,) of packed table rows, lut (palettes,) -> shape."""
     count, nbits = math.prod(shape.tolist()), int(math.log2(lut.size))
-    bits = np.unpackbits(indices, count=count * nbits, bitorder="little").reshape(count, nbits)
+    bits = _unpack(indices, count * nbits).reshape(count, nbits)
     rows = bits @ (1 << np.arange(nbits, dtype=np.uint8)).astype(np.uint8)
     return lut[rows].reshape(shape.tolist())
 
@@ -52,7 +52,7 @@ def constexpr_sparse_to_dense_ios16(
 ) -> Array:
     """nonzero_data (kept,), mask (bytes,) of packed bits -> shape, zeros where a bit is unset."""
     count = math.prod(shape.tolist())
-    bits = np.unpackbits(mask, count=count, bitorder="little").reshape(shape.tolist())
+    bits = _unpack(mask, count).reshape(shape.tolist())
     return _scatter(nonzero_data, bits)
 
 
@@ -116,6 +116,13 @@ def _shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
     if offset is not None:
         shifted = shifted - offset.astype(np.float32)
     return (shifted * scale.astype(np.float32)).astype(scale.dtype)
+
+
+def _unpack(packed: Array, count: int) -> Array:
+    """Returns `count` bits; numpy would make up those that are not there."""
+    if packed.size * 8 < count:
+        raise ValueError(f"{packed.size} bytes hold no {count} bits")
+    return np.unpackbits(packed, count=count, bitorder="little")
 
 
 def _scatter(values: Array, mask: Array) -> Array:
