@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlpass.buffers import empty
 from mlpass.config import Config, choose, unmatched
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.parallel import map_slabs
 from mlpass.passes.inspect import weight_of
 from mlpass.passes.joint import has_joint_form
 from mlpass.program.sites import WEIGHT_PARAMETERS, Site, is_position_table
@@ -92,8 +93,14 @@ def magnitude(weight: NDArray[Any]) -> NDArray[Any]:
         NotApplicable: the weight holds NaN or inf, which has no place in a ranking.
     """
     score = empty(weight.shape, weight.dtype)
-    np.abs(weight, out=score)
-    if score.size and keys_of(score).max() >= keys_of(np.asarray(np.inf, score.dtype)):
+    flat, scores = weight.reshape(-1), score.reshape(-1)
+    infinity = keys_of(np.asarray(np.inf, score.dtype))
+
+    def measure(start: int, stop: int) -> bool:
+        np.abs(flat[start:stop], out=scores[start:stop])
+        return bool(keys_of(scores[start:stop]).max() < infinity)
+
+    if not all(map_slabs(measure, weight.size)):
         raise NotApplicable("it holds NaN or inf")
     return score
 

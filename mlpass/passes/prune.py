@@ -80,11 +80,12 @@ def _carry_out(step: Step) -> tuple[LayerRecord, Replacements]:
     site = step.site
     if step.skipped or step.mode is None:
         return untouched_record(site, step.skipped), []
+    weight = weight_of(site)
     try:
-        keep = _keep(step)
+        keep = _keep(step, weight)
         if keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        encoding, zeros, nbytes, replacements = _encode(site, keep)
+        encoding, zeros, nbytes, replacements = _encode(site, weight, keep)
     except NotApplicable as reason:
         return untouched_record(site, str(reason)), []
     layer = replace(
@@ -99,16 +100,13 @@ def _carry_out(step: Step) -> tuple[LayerRecord, Replacements]:
     return layer, replacements
 
 
-def _keep(step: Step) -> NDArray[np.bool_]:
+def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:
     """Returns the keep mask of a weight by its magnitude.
-
-    The weight is let go once it is scored, and read again to be encoded: reading is cheap, and the
-    peak of memory is what a large tensor costs.
 
     Raises:
         NotApplicable: the step's mode does not fit the weight.
     """
-    score = magnitude(weight_of(step.site))
+    score = magnitude(weight)
     if step.cut is not None:
         keys = keys_of(score.astype(step.cut.dtype, copy=False)).reshape(-1)
         return keep_above(keys, step.cut.cut)[0].reshape(score.shape)
@@ -117,13 +115,15 @@ def _keep(step: Step) -> NDArray[np.bool_]:
     return step.mode.keep(score, layout)
 
 
-def _encode(site: Site, keep: NDArray[np.bool_]) -> tuple[str, int, int, Replacements]:
+def _encode(
+    site: Site, weight: NDArray[Any], keep: NDArray[np.bool_]
+) -> tuple[str, int, int, Replacements]:
     """Returns how a pruned weight is stored, its zeros, its bytes, and the ops that make it.
 
     Raises:
         NotApplicable: there is no way to store it that pays.
     """
-    constant, weight = site.constant, weight_of(site)
+    constant = site.constant
     if constant is None:
         keep = keep & (weight != 0)
         ops, nbytes = joint_ops(site, keep)

@@ -20,6 +20,7 @@ import numpy as np
 
 from mlpass.buffers import empty
 from mlpass.errors import ModelFormatError
+from mlpass.parallel import map_slabs
 from mlpass.program.dtypes import DType
 from mlpass.program.ir import Raw
 
@@ -129,7 +130,12 @@ class BlobFile:
                 f"({self.nbytes} bytes): is it truncated?"
             )
         buffer: Raw = empty((nbytes,), np.uint8)
-        self._read_into(buffer.data, start, what)
+        view = buffer.data
+
+        def read_words(first: int, stop: int) -> None:
+            self._read_into(view[4 * first : 4 * stop], start + 4 * first, what)
+
+        map_slabs(read_words, -(-nbytes // 4))
         return buffer
 
     def _read_into(self, view: memoryview, start: int, what: str) -> None:

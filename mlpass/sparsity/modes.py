@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.parallel import map_slabs
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.parallel import map_slabs
+from mlpass.sparsity.norms import mean_squares, norm_dtype, widened
 from mlpass.sparsity.select import keep_above, keys_of, lowest
 
 Score = NDArray[np.floating[Any]]
@@ -202,12 +203,12 @@ class Block(Mode):
             )
         starts = np.arange(0, channels, self.block_size)
         lengths = np.diff(np.append(starts, channels))
-        power = empty((outer, len(starts), inner), _norm_dtype(score.dtype))
+        power = empty((outer, len(starts), inner), norm_dtype(score.dtype))
 
         def measure(part: tuple[slice, slice]) -> None:
             first = part[1].start // self.block_size
             blocks = slice(first, first - (part[1].start - part[1].stop) // self.block_size)
-            _mean_squares(grouped[part], self.block_size, out=power[part[0], blocks])
+            mean_squares(grouped[part], self.block_size, out=power[part[0], blocks])
 
         _map_groups(measure, grouped.shape, self.block_size)
         kept = _keep_highest(power, self.target_sparsity)
@@ -276,10 +277,10 @@ def _keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: 
     """Returns the mask that zeroes whole slices, one for each index of the `leading` axes."""
     split = layout.split(score)
     flat = split.reshape(math.prod(split.shape[:leading]), -1)
-    power = np.empty(len(flat), _norm_dtype(score.dtype))
+    power = np.empty(len(flat), norm_dtype(score.dtype))
 
     def measure(start: int, stop: int) -> None:
-        slab = flat[start:stop].astype(power.dtype)
+        slab = widened(flat[start:stop])
         np.einsum("ij,ij->i", slab, slab, out=power[start:stop])
 
     map_slabs(measure, len(flat), elements_each=flat.shape[1])
@@ -304,18 +305,6 @@ def _outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
     for position, rank in enumerate(ranks):
         np.greater_equal(rank, n, out=kept[:, position::m])
     return kept
-
-
-def _mean_squares(values: Score, block_size: int, out: NDArray[Any]) -> None:
-    """Writes the mean square of every `block_size` neighbours along axis 1 to `out`."""
-    out[:] = 0
-    count = np.zeros(out.shape[1], out.dtype)
-    for position in range(block_size):
-        member = values[:, position::block_size].astype(out.dtype)
-        np.multiply(member, member, out=member)
-        out[:, : member.shape[1]] += member
-        count[: member.shape[1]] += 1
-    out /= count[:, None]
 
 
 def _map_groups(
@@ -356,11 +345,6 @@ def _needed(mode: Mode, layout: Layout | None) -> Layout:
 
 def _axis_name(dim: int) -> str:
     return "input channels" if dim == 1 else "output channels"
-
-
-def _norm_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """Returns a float type in which the squares of `dtype` neither overflow nor vanish."""
-    return np.float32 if dtype == np.float16 else np.float64
 
 
 def _largest_not_above(limit: float, dtype: np.dtype[Any]) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.buffers import empty
-from mlpass.sparsity.parallel import SLAB, map_slabs
+from mlpass.parallel import map_slabs, slab_number
 
 
 def zero_out(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
@@ -42,7 +42,7 @@ def pack(weight: NDArray[Any], keep: NDArray[np.bool_]) -> tuple[NDArray[np.uint
     nonzero = empty((int(ends[-1]) if counts else 0,), bits.dtype)
 
     def gather(start: int, stop: int) -> None:
-        end, count = ends[start // SLAB], counts[start // SLAB]
+        end, count = ends[slab_number(start)], counts[slab_number(start)]
         np.compress(stored[start:stop], bits[start:stop], out=nonzero[end - count : end])
 
     map_slabs(gather, bits.size)

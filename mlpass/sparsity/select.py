@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.buffers import empty
-from mlpass.sparsity.parallel import map_slabs
+from mlpass.parallel import map_slabs, slab_number
 
 Keys = NDArray[np.unsignedinteger[Any]]
 Mask = NDArray[np.bool_]
@@ -91,18 +91,25 @@ def keep_above(keys: Keys, cut: Cut) -> tuple[Mask, int]:
     """Returns the keep mask of 1-D `keys` under `cut`, and how many of its ties are left over."""
     keep: Mask = empty((keys.size,), bool)
 
+    def count_ties(start: int, stop: int) -> int:
+        return int(np.count_nonzero(keys[start:stop] == cut.key))
+
+    ties = map_slabs(count_ties, keys.size)
+    before = np.cumsum([0, *ties])
+
     def compare(start: int, stop: int) -> None:
-        np.greater_equal(keys[start:stop], cut.key, out=keep[start:stop])
+        slab, kept = keys[start:stop], keep[start:stop]
+        number = slab_number(start)
+        to_zero = cut.ties - int(before[number])
+        if to_zero >= ties[number]:
+            np.greater(slab, cut.key, out=kept)
+            return
+        np.greater_equal(slab, cut.key, out=kept)
+        if to_zero > 0:
+            kept[np.flatnonzero(slab == cut.key)[:to_zero]] = False
 
     map_slabs(compare, keys.size)
-    ties = cut.ties
-    for start in range(0, keys.size, _SAMPLE):
-        if ties == 0:
-            break
-        equal = np.flatnonzero(keys[start : start + _SAMPLE] == cut.key)[:ties]
-        keep[start + equal] = False
-        ties -= equal.size
-    return keep, ties
+    return keep, max(0, cut.ties - int(before[-1]))
 
 
 class _Held:

@@ -118,8 +118,7 @@ def test_same_bytes_on_any_number_of_threads(fixtures, tmp_path, monkeypatch, mo
     outputs = []
     for threads in ("1", "2", "4"):
         monkeypatch.setenv("MLPASS_THREADS", threads)
-        monkeypatch.setattr("mlpass.sparsity.parallel.SLAB", 4096)
-        monkeypatch.setattr("mlpass.sparsity.packing.SLAB", 4096)
+        monkeypatch.setattr("mlpass.parallel.SLAB", 4096)
         out = tmp_path / f"out{threads}.mlpackage"
         mlpass.prune(fixtures / "digits_ios15.mlpackage", out, mode)
         outputs.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})

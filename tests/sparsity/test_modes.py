@@ -281,7 +281,7 @@ def test_modes_print_as_they_are_written():
 
 @pytest.mark.parametrize("mode", ALL_MODES, ids=str)
 def test_the_number_of_threads_changes_nothing(monkeypatch, mode):
-    monkeypatch.setattr("mlpass.sparsity.parallel.SLAB", 500)
+    monkeypatch.setattr("mlpass.parallel.SLAB", 500)
     weight = (np.random.default_rng(3).standard_normal((37, 41, 3, 3)) * 4).astype(np.float16)
     masks = []
     for threads in ("1", "2", "5"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mlpass.sparsity import parallel
+from mlpass import parallel
 from mlpass.sparsity.packing import pack, unpack, zero_out
 
 
@@ -29,7 +29,6 @@ def test_unpack_after_pack_is_the_pruned_weight(data):
 def test_slabs_and_threads_leave_no_seam(monkeypatch, threads):
     monkeypatch.setenv("MLPASS_THREADS", threads)
     monkeypatch.setattr(parallel, "SLAB", 1000)
-    monkeypatch.setattr("mlpass.sparsity.packing.SLAB", 1000)
     rng = np.random.default_rng(0)
     weight = rng.standard_normal(12_345).astype(np.float16)
     keep = rng.random(weight.size) > 0.4

@@ -28,6 +28,15 @@ def thread_count() -> int:
     return os.cpu_count() or 1
 
 
+def slab_number(start: int, elements_each: int = 1) -> int:
+    """Returns the place of the slab that begins at `start` among the results of `map_slabs`."""
+    return start // _step(elements_each)
+
+
+def _step(elements_each: int) -> int:
+    return max(1, SLAB // max(1, elements_each))
+
+
 def map_slabs(
     function: Callable[[int, int], Result], length: int, elements_each: int = 1
 ) -> list[Result]:
@@ -40,7 +49,7 @@ def map_slabs(
         length: how many items (elements, rows) there are.
         elements_each: how many elements one item stands for; sets how many items make a slab.
     """
-    step = max(1, SLAB // max(1, elements_each))
+    step = _step(elements_each)
     bounds = [(start, min(start + step, length)) for start in range(0, length, step)]
     threads = thread_count()
     if threads == 1 or len(bounds) <= 1:
