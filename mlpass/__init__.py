@@ -11,39 +11,54 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlpass.config import Config, Sized
     from mlpass.errors import (
+        BackendError,
         CalibrationError,
         ConfigError,
+        ExecutionError,
+        InputError,
         MlpassError,
         ModelFormatError,
         OutputExistsError,
         UnsupportedOpError,
     )
+    from mlpass.passes.compare import compare
     from mlpass.passes.drop_in import prune_weights
     from mlpass.passes.inspect import inspect
     from mlpass.passes.prune import prune
+    from mlpass.report.comparison import Comparison, OutputRecord
     from mlpass.report.records import LayerRecord, Report
+    from mlpass.runtime.interpreter import Interpreter
+    from mlpass.runtime.kernels.registry import kernel
     from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BackendError": "mlpass.errors",
     "Block": "mlpass.sparsity.modes",
     "CalibrationError": "mlpass.errors",
     "Channel": "mlpass.sparsity.modes",
+    "Comparison": "mlpass.report.comparison",
     "Config": "mlpass.config",
     "ConfigError": "mlpass.errors",
+    "ExecutionError": "mlpass.errors",
+    "InputError": "mlpass.errors",
+    "Interpreter": "mlpass.runtime.interpreter",
     "Kernel": "mlpass.sparsity.modes",
     "LayerRecord": "mlpass.report.records",
     "MlpassError": "mlpass.errors",
     "ModelFormatError": "mlpass.errors",
     "NM": "mlpass.sparsity.modes",
     "OutputExistsError": "mlpass.errors",
+    "OutputRecord": "mlpass.report.comparison",
     "Percentile": "mlpass.sparsity.modes",
     "Report": "mlpass.report.records",
     "Sized": "mlpass.config",
     "Threshold": "mlpass.sparsity.modes",
     "UnsupportedOpError": "mlpass.errors",
+    "compare": "mlpass.passes.compare",
     "inspect": "mlpass.passes.inspect",
+    "kernel": "mlpass.runtime.kernels.registry",
     "prune": "mlpass.passes.prune",
     "prune_weights": "mlpass.passes.drop_in",
 }
@@ -57,13 +72,21 @@ __all__ = [
     "Percentile",
     "Sized",
     "Threshold",
+    "Interpreter",
+    "compare",
     "inspect",
+    "kernel",
     "prune",
     "prune_weights",
+    "Comparison",
     "LayerRecord",
+    "OutputRecord",
     "Report",
+    "BackendError",
     "CalibrationError",
     "ConfigError",
+    "ExecutionError",
+    "InputError",
     "MlpassError",
     "ModelFormatError",
     "OutputExistsError",

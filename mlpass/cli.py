@@ -38,6 +38,27 @@ Only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gathe
 rnn). What is skipped is listed with its reason. A weight is stored sparse where that is smaller.
 """
 
+_PREDICT_HELP = """\
+Run a model on one set of inputs and write its outputs.
+
+  mlpass predict model.mlpackage --inputs x.npz -o y.npz
+
+X.npz holds one array an input, under the input's name (numpy.savez("x.npz", image=array)); Y.npz
+gets one an output. A classifier's probabilities become two arrays, NAME and NAME.labels. A model
+with state starts from zeros.
+"""
+
+_COMPARE_HELP = """\
+Run two models on the same samples and tell how far OTHER is from MODEL, output by output: the
+signal-to-noise ratio in dB, the largest and mean absolute difference, and how often the largest
+value (or a classifier's label) is the same.
+
+  mlpass compare model.mlpackage pruned.mlpackage --sample-data samples.npz
+"""
+
+_SAMPLE_HELP = """\
+an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample"""
+
 _CONFIG_HELP = """\
 YAML with global_config, op_type_configs, op_name_configs (null leaves a weight alone; names may be
 globs); coremltools' own files are read as they are"""
@@ -121,7 +142,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(inspect)
     inspect.set_defaults(run=_inspect, parser=inspect)
+
+    predict = commands.add_parser(
+        "predict",
+        help="run a model, anywhere",
+        description=_PREDICT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    predict.add_argument("model", metavar="MODEL", help="an .mlpackage")
+    predict.add_argument("--inputs", required=True, metavar="X.npz", help="one array an input")
+    predict.add_argument("-o", "--output", required=True, metavar="Y.npz", help="the file to write")
+    predict.add_argument("--force", action="store_true", help="replace Y.npz where it exists")
+    _add_running(predict)
+    predict.set_defaults(run=_predict, parser=predict)
+
+    compare = commands.add_parser(
+        "compare",
+        help="how far a model's outputs are from another's",
+        description=_COMPARE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model(compare)
+    compare.add_argument("other", metavar="OTHER", help="the .mlpackage to compare with it")
+    compare.add_argument("--sample-data", required=True, metavar="PATH", help=_SAMPLE_HELP)
+    _add_running(compare)
+    compare.set_defaults(run=_compare, parser=compare)
     return parser
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        default="numpy",
+        choices=("numpy", "torch", "coreml"),
+        help="what runs the model: numpy (default), torch (the torch extra), coreml (macOS)",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +195,29 @@ def _inspect(options: argparse.Namespace) -> str:
     from mlpass.passes.inspect import inspect
 
     return _shown(inspect(options.model), options)
+
+
+def _predict(options: argparse.Namespace) -> str:
+    from pathlib import Path
+
+    from mlpass.passes.predict import predict_to_file
+
+    written = predict_to_file(
+        options.model,
+        Path(options.inputs),
+        Path(options.output),
+        backend=options.backend,
+        force=options.force,
+    )
+    shapes = ", ".join(f"{name} {shape}" for name, shape in written.items())
+    return f"{options.output}: {shapes}"
+
+
+def _compare(options: argparse.Namespace) -> str:
+    from mlpass.passes.compare import compare
+
+    comparison = compare(options.model, options.other, options.sample_data, backend=options.backend)
+    return _shown(comparison, options)
 
 
 def _shown(report: Any, options: argparse.Namespace) -> str:

@@ -29,6 +29,18 @@ class CalibrationError(MlpassError, ValueError):
     """Sample data that do not fit the model."""
 
 
+class InputError(MlpassError, ValueError):
+    """Something given to a model's prediction, or asked of it, that does not fit the model."""
+
+
+class ExecutionError(MlpassError, RuntimeError):
+    """An op that failed while a program ran."""
+
+
+class BackendError(MlpassError, RuntimeError):
+    """A backend that cannot run here."""
+
+
 class OutputExistsError(MlpassError, FileExistsError):
     """A target that is there already and was not to be replaced."""
 

@@ -1,0 +1,70 @@
+"""How far the outputs of two models are apart: one record an output."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlpass.report.table import table
+
+
+@dataclass(frozen=True)
+class OutputRecord:
+    """One output over all samples; the first model is the reference.
+
+    Attributes:
+        name: of the output.
+        snr: signal-to-noise ratio in dB; inf where both are equal, None for a label.
+        max_error: largest absolute difference; None for a label.
+        mean_error: mean absolute difference; None for a label.
+        top1: share of samples with the same label, or with the largest value at the same place of
+            the last axis; None for an output that has no such axis.
+    """
+
+    name: str
+    snr: float | None
+    max_error: float | None
+    mean_error: float | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same samples.
+
+    Attributes:
+        model: the reference.
+        other: what is compared with it.
+        samples: how many there were.
+        outputs: one record an output.
+    """
+
+    model: str
+    other: str
+    samples: int
+    outputs: tuple[OutputRecord, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything ready for JSON; an infinite SNR as the text "inf"."""
+        content = asdict(self)
+        content["outputs"] = [
+            {**output, "snr": "inf" if output["snr"] == float("inf") else output["snr"]}
+            for output in content["outputs"]
+        ]
+        return content
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                output.name,
+                "-" if output.snr is None else f"{output.snr:.2f}",
+                "-" if output.max_error is None else f"{output.max_error:.4g}",
+                "-" if output.mean_error is None else f"{output.mean_error:.4g}",
+                "-" if output.top1 is None else f"{output.top1:.4f}",
+            )
+            for output in self.outputs
+        ]
+        headers = ("output", "SNR (dB)", "max error", "mean error", "top-1 agreement")
+        return (
+            f"{table(headers, rows)}\n\n{self.other} against {self.model}, {self.samples} samples"
+        )

@@ -1,0 +1,1 @@
+"""What a backend adds to the common kernels: where its own library is faster."""

@@ -1,0 +1,51 @@
+"""Core ML itself, through coremltools: on macOS alone."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlpass.errors import BackendError, ConfigError
+
+
+class CoreMLModel:
+    """A model as Core ML runs it."""
+
+    def __init__(self, model: Any, device: str | None, function_name: str | None) -> None:
+        """Loads `model`, the path of a package or an `MLModel`.
+
+        Raises:
+            BackendError: this is not macOS, or coremltools found no Core ML.
+            ConfigError: the source or device is none that Core ML takes.
+        """
+        if platform.system() != "Darwin":
+            raise BackendError(
+                "backend 'coreml' runs on macOS alone: use backend='numpy' or 'torch' here"
+            )
+        if device is not None:
+            raise ConfigError(f"device: is torch's; Core ML chooses for itself. Got {device!r}.")
+        from coremltools.models import MLModel
+
+        if not hasattr(model, "predict"):
+            try:
+                model = MLModel(str(model), function_name=function_name)
+            except Exception as error:
+                raise BackendError(f"Core ML cannot load {model}: {error}") from error
+        self._model: Any = model
+
+    def predict(self, inputs: Any, state: Any = None) -> Any:
+        """Returns what `MLModel.predict` gives."""
+        return self._model.predict(inputs, state=state)
+
+    def make_state(self) -> Any:
+        """Returns what `MLModel.make_state` gives."""
+        return self._model.make_state()
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Returns values within the program, from a submodel that ends at them."""
+        from coremltools.models.ml_program.experimental.debugging_utils import extract_submodel
+
+        submodel = extract_submodel(self._model, outputs=list(outputs))
+        made = submodel.predict(dict(inputs))
+        return {name: made[name] for name in outputs}

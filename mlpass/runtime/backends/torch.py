@@ -1,0 +1,51 @@
+"""torch as a backend: importing this module imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import array_api_compat.torch as xp
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlpass.errors import BackendError
+from mlpass.runtime.backends.base import Backend
+
+
+def torch_backend(device: str) -> Backend:
+    """Returns torch on `device`.
+
+    Raises:
+        BackendError: torch has no such device here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendError(f"device {device!r}: torch cannot use it here: {reason}") from None
+    place = torch.device(device)
+
+    def from_numpy(array: NDArray[Any]) -> torch.Tensor:
+        # torch warns of read-only memory, and refuses negative strides and foreign byte order.
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)).to(place)
+
+    def to_numpy(tensor: Any) -> NDArray[Any]:
+        if isinstance(tensor, torch.Tensor):
+            return np.asarray(tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
+        return np.asarray(tensor)
+
+    @contextmanager
+    def session(gradients: bool) -> Iterator[None]:
+        with ExitStack() as stack:
+            if not gradients:
+                stack.enter_context(torch.inference_mode())
+            if place.type != "cpu":  # arrays that kernels make are to be where their arguments are
+                stack.enter_context(place)
+            yield
+
+    return Backend("torch", xp, from_numpy, to_numpy, session)

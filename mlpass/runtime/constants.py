@@ -1,0 +1,137 @@
+"""What a program states, as arrays of a backend: read at first use, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from mlpass.errors import ModelFormatError
+from mlpass.program.ir import Constant, Op, Value
+from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.ops import Source, label_of
+from mlpass.runtime.plan import Plan
+
+Array = Any
+
+
+class Constants:
+    """The constants of a function: a mapping from a value, or a stated constant, to its array.
+
+    Floats are widened to fp32, compressed weights decompressed. An array is kept once it was read;
+    constants that are one blob of a weight file are one array.
+    """
+
+    def __init__(self, plan: Plan, backend: Backend, shared: dict[Hashable, Array]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            plan: of the function.
+            backend: whose arrays these are.
+            shared: arrays by the blob they come from; the functions of a program may share it.
+        """
+        self._plan = plan
+        self._backend = backend
+        self._arrays: dict[Source, Array] = {}
+        self._shared = shared
+
+    def __contains__(self, source: Source) -> bool:
+        return isinstance(source, Constant) or source in self._plan.makers
+
+    def __getitem__(self, source: Source) -> Array:
+        array = self._arrays.get(source)
+        if array is None:
+            array = self._arrays[source] = self._read(source)
+        return array
+
+    def replace(self, source: Source, array: Array) -> None:
+        """Lets `source` be `array`, of the backend, from now on."""
+        self._arrays[source] = array
+
+    def forget(self, source: Source) -> None:
+        """Lets go of the array of `source`, to be read again when it is used again."""
+        self._arrays.pop(source, None)
+        constant = self._stated_by(source)
+        if constant is not None:
+            self._shared.pop(self._key(constant, source), None)
+
+    def _read(self, source: Source) -> Array:
+        constant = self._stated_by(source)
+        if constant is not None:
+            key = self._key(constant, source)
+            if constant.storage is None:
+                return self._placed(source, _widened(constant.read()))
+            if key not in self._shared:
+                self._shared[key] = self._placed(source, _widened(constant.read()))
+            return self._shared[key]
+        maker = self._plan.makers[source]  # type: ignore[index]
+        for output, array in zip(maker.outputs, self._decompress(maker), strict=True):
+            if output is source:
+                return self._placed(source, _widened(array))
+        raise ModelFormatError(f"{label_of(maker)}: makes no {source!r}")
+
+    def _stated_by(self, source: Source) -> Constant | None:
+        """Returns the constant that `source` is, or that its `const` op states."""
+        if isinstance(source, Constant):
+            return source
+        maker = self._plan.makers[source]
+        return self._constant_of(maker, source) if maker.type == "const" else None
+
+    def _key(self, constant: Constant, source: Source) -> Hashable:
+        # One blob may be stated in several shapes, and be data here and an axis there.
+        return constant.storage, constant.type, source in self._plan.steering
+
+    def _constant_of(self, maker: Op, value: Value) -> Constant:
+        (constant,) = maker.inputs.get("val", (None,))
+        if not isinstance(constant, Constant):
+            raise ModelFormatError(f"const {value.name!r}: states no value")
+        return constant
+
+    def _decompress(self, maker: Op) -> tuple[Any, ...]:
+        """Returns what a `constexpr_*` op makes; its parts are not kept."""
+        arguments = {}
+        for parameter, (argument,) in maker.inputs.items():
+            if isinstance(argument, Constant):
+                arguments[parameter] = argument.read()
+                continue
+            part = self._plan.makers.get(argument)
+            if part is None:
+                raise ModelFormatError(
+                    f"{maker.type} {label_of(maker)!r}: its {parameter} is no constant"
+                )
+            if part.type == "const":
+                arguments[parameter] = self._constant_of(part, argument).read()
+            else:
+                made = dict(zip(part.outputs, self._decompress(part), strict=True))
+                arguments[parameter] = made[argument]
+        kernel = find_kernel(maker.type, self._plan.function.opset)
+        if kernel is None:
+            raise ModelFormatError(f"{maker.type} is unknown in iOS{self._plan.function.opset}")
+        try:
+            made = kernel(np, **arguments)
+        except (ValueError, IndexError, TypeError) as error:
+            raise ModelFormatError(f"{label_of(maker)}: broken {maker.type}: {error}") from None
+        return made if isinstance(made, tuple) else (made,)
+
+    def _placed(self, source: Source, value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            return value
+        stays = source in self._plan.steering
+        if self._backend.name == "numpy" or stays:
+            value.flags.writeable = False
+            return value
+        return self._backend.from_numpy(value)
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype != np.float32:
+        return value.astype(np.float32)
+    if isinstance(value, np.ndarray) and value.dtype == np.int64:
+        return value.astype(np.int32) if _fits_int32(value) else value
+    return value
+
+
+def _fits_int32(value: Any) -> bool:
+    return bool(value.size == 0 or (abs(value) <= np.iinfo(np.int32).max).all())

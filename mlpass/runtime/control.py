@@ -1,0 +1,34 @@
+"""Control flow: ops whose nested blocks the program runs as it comes to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from mlpass.runtime.kernels.arguments import flag
+
+Array = Any
+
+
+class RunBlock(Protocol):
+    """Runs the op's nested block of that number on arguments, and returns its results."""
+
+    def __call__(self, number: int, arguments: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """Runs block `number`."""
+
+
+def cond(run: RunBlock, *, pred: Array) -> tuple[Any, ...]:
+    """pred () -> the results of block 0 where it holds, else of block 1."""
+    return run(0 if flag(pred) else 1)
+
+
+def while_loop(run: RunBlock, *, loop_vars: tuple[Any, ...]) -> tuple[Any, ...]:
+    """loop_vars, run through block 1 as long as block 0 says so -> their last values."""
+    values = tuple(loop_vars)
+    while flag(run(0, values)[0]):
+        values = run(1, values)
+    return values
+
+
+CONTROL: dict[str, Callable[..., tuple[Any, ...]]] = {"cond": cond, "while_loop": while_loop}
+BLOCKS = {"cond": 2, "while_loop": 2}

@@ -1,0 +1,169 @@
+"""The loop: run op after op, and let go of every value after its last use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from mlpass.errors import ExecutionError, MlpassError
+from mlpass.program.ir import Op, Value
+from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.constants import Constants
+from mlpass.runtime.control import CONTROL
+from mlpass.runtime.ops import Source, label_of
+from mlpass.runtime.plan import BlockPlan, Plan, Step
+
+Array = Any
+
+
+class Listener(Protocol):
+    """Something that sees each op run, those of nested blocks included."""
+
+    def before(self, op: Op, inputs: Mapping[str, Any]) -> None:
+        """Sees `op` and its arguments, as arrays of the backend, before it runs."""
+
+    def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
+        """Sees `op` and its results."""
+
+
+class _Values(dict[Source, Array]):
+    """The values at hand, and behind them the constants."""
+
+    def __init__(self, constants: Constants) -> None:
+        super().__init__()
+        self._constants = constants
+
+    def __missing__(self, source: Source) -> Array:
+        return self._constants[source]
+
+
+def execute(
+    plan: Plan,
+    constants: Constants,
+    backend: Backend,
+    inputs: Mapping[Value, Array],
+    *,
+    wanted: Collection[Value] = (),
+    stop_early: bool = False,
+    listeners: Sequence[Listener] = (),
+) -> dict[Value, Array]:
+    """Returns the function's outputs and the `wanted` values.
+
+    Args:
+        plan: of the function.
+        constants: of the same.
+        backend: whose arrays all values are; its session must be entered.
+        inputs: one for each of the function's.
+        wanted: values to keep. One in a branch that was not taken is not among the results.
+        stop_early: whether to stop once all `wanted` values are there; outputs may then be missing.
+        listeners: called before and after each op.
+
+    Raises:
+        ExecutionError: an op failed.
+    """
+    run = _Run(constants, backend, frozenset(wanted), listeners)
+    run.values.update(inputs.items())
+    steps: Iterable[Step] = plan.block.steps
+    if stop_early:
+        steps = steps_to(plan.block, run.wanted)
+    run.steps(steps)
+    results = dict.fromkeys((*run.wanted, *plan.block.outputs))
+    return {
+        value: run.values[value] for value in results if value in run.values or value in constants
+    }
+
+
+def steps_to(block: BlockPlan, wanted: Collection[Value]) -> Sequence[Step]:
+    """Returns the steps of a block up to the last that makes a wanted value."""
+    last = 0
+    for number, step in enumerate(block.steps, 1):
+        made = set(step.op.outputs)
+        for nested in (inner for outer in step.op.blocks for inner in outer.walk_blocks()):
+            made.update(nested.inputs)
+            made.update(output for op in nested.ops for output in op.outputs)
+        if not made.isdisjoint(wanted):
+            last = number
+    return block.steps[:last]
+
+
+class _Run:
+    """One run of a function."""
+
+    def __init__(
+        self,
+        constants: Constants,
+        backend: Backend,
+        wanted: frozenset[Value],
+        listeners: Sequence[Listener],
+    ) -> None:
+        self.values = _Values(constants)
+        self.wanted = wanted
+        self._xp = backend.xp
+        self._listeners = listeners
+
+    def steps(self, steps: Iterable[Step]) -> None:
+        values, wanted = self.values, self.wanted
+        for step in steps:
+            arguments = {
+                parameter: tuple([values[item] for item in source])
+                if type(source) is tuple
+                else values[source]  # type: ignore[index]
+                for parameter, source in step.arguments
+            }
+            for listener in self._listeners:
+                listener.before(step.op, arguments)
+            results = self._call(step, arguments)
+            del arguments
+            for listener in self._listeners:
+                listener.after(step.op, results)
+            values.update(zip(step.op.outputs, results, strict=True))
+            del results  # or what nothing reads would live on through the next op
+            for value in step.release:
+                if value not in wanted:
+                    values.pop(value, None)
+
+    def _call(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        first = self._blocks(step) if step.op.type in CONTROL else self._xp
+        try:
+            made = step.function(first, **arguments)
+        except MlpassError:
+            raise
+        except Exception as error:
+            raise ExecutionError(
+                f"{step.op.type} {label_of(step.op)!r}: {type(error).__name__}: {error} "
+                f"(arguments: {_described(arguments)})"
+            ) from error
+        results = made if isinstance(made, tuple) else (made,)
+        if len(results) != len(step.op.outputs):
+            raise ExecutionError(
+                f"{step.op.type} {label_of(step.op)!r}: its kernel makes {len(results)} results, "
+                f"the program expects {len(step.op.outputs)}"
+            )
+        return results
+
+    def _blocks(self, step: Step) -> Any:
+        def run(number: int, arguments: Sequence[Any] = ()) -> tuple[Any, ...]:
+            block = step.blocks[number]
+            self.values.update(zip(block.inputs, arguments, strict=True))
+            self.steps(block.steps)
+            results = tuple(self.values[value] for value in block.outputs)
+            for value in (*block.own, *block.inputs):
+                if value not in self.wanted:
+                    self.values.pop(value, None)
+            return results
+
+        return run
+
+
+def _described(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_shape_of(value)}" for name, value in arguments.items())
+
+
+def _shape_of(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shape_of, value))})"
+    if not hasattr(value, "shape"):
+        return repr(value)[:40]
+    small = tuple(value.shape) in ((), (1,), (2,), (3,), (4,))
+    text = f"{tuple(value.shape)}"
+    return f"{text} {value.tolist()}" if small else text

@@ -1,0 +1,181 @@
+"""What a prediction is given and gives, and the arrays that a program runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import InputError, close_matches
+from mlpass.program.dtypes import BY_NAME
+from mlpass.runtime.description import Feature
+
+_CHANNELS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1}
+_MODES = {"RGB": "RGB", "BGR": "RGB", "GRAYSCALE": "L", "GRAYSCALE_FLOAT16": "F"}
+
+
+def check_names(given: Mapping[str, Any], inputs: Sequence[Feature]) -> None:
+    """Raises InputError where names are not the inputs', all that is wrong in one text."""
+    names = [feature.name for feature in inputs]
+    problems = [
+        f"there is no input {name!r}{close_matches(str(name), names)}"
+        for name in given
+        if name not in names
+    ]
+    problems += [
+        f"input {feature.name!r} ({expected(feature)}) is missing"
+        for feature in inputs
+        if feature.name not in given and not feature.optional
+    ]
+    if problems:
+        raise InputError(f"{'; '.join(problems)}. The inputs are {', '.join(map(repr, names))}.")
+
+
+def expected(feature: Feature) -> str:
+    """Returns in words what an input takes."""
+    if feature.kind == "image":
+        return f"a {feature.layout} image, (height, width) {feature.shapes}"
+    if feature.kind == "array":
+        return f"{feature.dtype} {feature.shapes}"
+    return feature.kind
+
+
+def read_input(feature: Feature, value: Any) -> NDArray[Any]:
+    """Returns an input as the array that the program runs on, floats as fp32.
+
+    Args:
+        feature: the input.
+        value: an array, a torch tensor, a nested list or a number; for an image a PIL image, or
+            its array (1, channels, height, width), channels in the model's order; None for what
+            was left out.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    if value is None and feature.optional:
+        return np.full(feature.shape, feature.default, _compute_dtype(feature.dtype))
+    if feature.kind == "image":
+        return _read_image(feature, value)
+    array = _as_array(feature, value)
+    if feature.shapes.ranges in ((), ((1, 1),)) and array.shape in ((), (1,)):
+        array = array.reshape(feature.shape)  # Core ML knows no scalars: they are of shape (1,)
+    if not feature.shapes.allow(array.shape):
+        raise InputError(
+            f"input {feature.name!r}: must be of shape {feature.shapes}. Got {array.shape}."
+        )
+    return _converted(feature, array)
+
+
+def write_output(feature: Feature, value: Any) -> Any:
+    """Returns an output as a prediction gives it.
+
+    Args:
+        feature: the output.
+        value: a numpy array; for classifiers the label, or the probability by label.
+    """
+    if feature.kind == "image":
+        return _write_image(feature, np.asarray(value))
+    if feature.kind == "dictionary":
+        return {label: float(probability) for label, probability in value.items()}
+    if feature.kind == "integer":
+        return int(value)
+    if feature.kind == "number":
+        return float(value)
+    if feature.kind != "array":
+        return value
+    array = restored(np.asarray(value), feature.dtype)
+    return array if array.shape else array.reshape(1)  # Core ML knows no scalars
+
+
+def restored(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Returns an array of a run in its declared type; what numpy has no type for stays."""
+    if dtype not in BY_NAME or BY_NAME[dtype].numpy in (None, "str"):
+        return array
+    with np.errstate(over="ignore"):  # beyond fp16's range is inf, as Core ML has it
+        return array.astype(str(BY_NAME[dtype].numpy), copy=False)
+
+
+def _compute_dtype(dtype: str) -> str:
+    name = BY_NAME[dtype].numpy or "float32"
+    return "float32" if name.startswith("float") else str(name)
+
+
+def _as_array(feature: Feature, value: Any) -> NDArray[Any]:
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # torch, without importing it
+        value = value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"input {feature.name!r}: is no array: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(
+            f"input {feature.name!r}: must be {expected(feature)}. "
+            f"Got {type(value).__name__} of {array.dtype}."
+        )
+    return array
+
+
+def _converted(feature: Feature, array: NDArray[Any]) -> NDArray[Any]:
+    """Returns `array` in the declared type, or says which value does not survive that."""
+    target = np.dtype(BY_NAME[feature.dtype].numpy or "float32")
+    if array.dtype == target:
+        return array.astype(_compute_dtype(feature.dtype), copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = array.astype(target)
+        if target.kind == "f":
+            lost = (
+                np.isinf(made) & np.isfinite(array) if array.dtype.kind == "f" else np.isinf(made)
+            )
+        else:
+            lost = made.astype(array.dtype) != array
+    if lost.any():
+        place = np.unravel_index(int(np.argmax(lost)), array.shape)
+        where = f" at {tuple(map(int, place))}" if place else ""
+        raise InputError(
+            f"input {feature.name!r}: must be {feature.dtype}. "
+            f"Got {array.dtype} with the value {array[place]}{where}, which does not fit."
+        )
+    return made.astype(_compute_dtype(feature.dtype), copy=False)
+
+
+def _read_image(feature: Feature, value: Any) -> NDArray[Any]:
+    channels, mode = _CHANNELS[feature.layout], _MODES[feature.layout]
+    if hasattr(value, "mode") and hasattr(value, "size"):
+        if value.mode != mode:
+            raise InputError(
+                f"input {feature.name!r}: must be a PIL image of mode {mode!r} "
+                f"({feature.layout}). Got mode {value.mode!r}: convert it with "
+                f".convert({mode!r})."
+            )
+        pixels = np.asarray(value, np.float32)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        pixels = pixels[..., ::-1] if feature.layout == "BGR" else pixels
+        array = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+    else:
+        array = _as_array(feature, value).astype(np.float32, copy=False)
+        if array.ndim != 4 or array.shape[:2] != (1, channels):
+            raise InputError(
+                f"input {feature.name!r}: must be a PIL image, or an array of shape "
+                f"(1, {channels}, height, width). Got shape {array.shape}."
+            )
+    if not feature.shapes.allow(array.shape[2:]):
+        raise InputError(
+            f"input {feature.name!r}: must be of (height, width) {feature.shapes}. "
+            f"Got {array.shape[2:]}."
+        )
+    return array
+
+
+def _write_image(feature: Feature, array: NDArray[Any]) -> Any:
+    from PIL import Image
+
+    pixels = array.reshape(array.shape[-3:]).transpose(1, 2, 0)
+    pixels = pixels[..., ::-1] if feature.layout == "BGR" else pixels
+    if feature.layout == "GRAYSCALE_FLOAT16":
+        return Image.fromarray(np.ascontiguousarray(pixels[..., 0], np.float32))
+    rounded = np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+    return Image.fromarray(
+        np.ascontiguousarray(rounded[..., 0] if rounded.shape[2] == 1 else rounded)
+    )

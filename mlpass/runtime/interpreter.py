@@ -1,0 +1,259 @@
+"""The Interpreter: runs a model's program, and predicts as Core ML does."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from mlpass.errors import (
+    InputError,
+    MlpassError,
+    ModelFormatError,
+    UnsupportedOpError,
+    close_matches,
+)
+from mlpass.program.ir import StateType, TensorType, Value
+from mlpass.runtime.backends.base import Backend, open_backend
+from mlpass.runtime.backends.coreml import CoreMLModel
+from mlpass.runtime.constants import Constants
+from mlpass.runtime.description import Description
+from mlpass.runtime.execute import Listener, execute
+from mlpass.runtime.features import check_names, read_input, restored, write_output
+from mlpass.runtime.plan import Plan, plan_function
+from mlpass.runtime.sources import Source, close_with, open_source
+from mlpass.runtime.state import State
+
+Array = Any
+Inputs = Mapping[str, Any]
+Outputs = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A program to run: the model's one, or one of a pipeline.
+
+    Attributes:
+        description: its inputs, outputs and states.
+        plan: its function, ready to run.
+        constants: what that states.
+    """
+
+    description: Description
+    plan: Plan
+    constants: Constants
+
+
+class Interpreter:
+    """Runs a model anywhere.
+
+    Attributes:
+        inputs: what `predict` takes.
+        outputs: what it gives.
+        states: what it keeps.
+        backend: whose arrays the program runs on; None where Core ML runs it.
+        parts: its programs, in order; none where Core ML runs it.
+        listeners: called before and after every op; append your own.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        backend: str = "numpy",
+        device: str | None = None,
+        function_name: str | None = None,
+    ) -> None:
+        """Reads and checks the model; a weight is read when it is first used.
+
+        Args:
+            model: path of an `.mlpackage`, an `MLModel`, or a pymil `Program`.
+            backend: "numpy", "torch", or, on macOS, "coreml".
+            device: torch's: "cpu", "mps" or "cuda".
+            function_name: of a model with several; its default one where None.
+
+        Raises:
+            ConfigError: there is no such backend or function.
+            BackendError: the backend cannot run here.
+            ModelFormatError: the model cannot be read, or its ops do not fit their kernels.
+            UnsupportedOpError: ops without kernels, all named at once.
+            OSError: its files cannot be read.
+        """
+        self.listeners: list[Listener] = []
+        self._core_ml = CoreMLModel(model, device, function_name) if backend == "coreml" else None
+        self.backend = None if self._core_ml else open_backend(backend, device)
+        source = open_source(model, function_name)
+        if source.package is not None and source.package is not model:
+            close_with(self, source.package)
+        self.inputs = source.description.inputs
+        self.outputs = source.description.outputs
+        described = [description for description, _ in source.parts]
+        self.states = {state.name: state for one in described for state in one.states}
+        self.parts = () if self.backend is None else _plan_parts(source, self.backend)
+
+    @overload
+    def predict(self, inputs: Inputs, state: State | None = None) -> Outputs: ...
+    @overload
+    def predict(self, inputs: list[Inputs], state: None = None) -> list[Outputs]: ...
+    def predict(
+        self, inputs: Inputs | list[Inputs], state: State | None = None
+    ) -> Outputs | list[Outputs]:
+        """Returns the model's outputs by name, as `MLModel.predict` does.
+
+        Args:
+            inputs: by name; or a list of such, to get a list. Arrays are numpy's, torch's, or
+                nested lists, of any numeric type whose values fit the declared one; images are
+                PIL's, or their arrays (1, channels, height, width).
+            state: from `make_state`, for a model that keeps one.
+
+        Raises:
+            InputError: names, shapes or values that do not fit, or a state that is missing.
+            ExecutionError: an op failed.
+        """
+        if self._core_ml:
+            return self._core_ml.predict(inputs, state)  # type: ignore[no-any-return]
+        if isinstance(inputs, list):
+            if state is not None:
+                raise InputError("state: a list of inputs runs without state, one by one")
+            return [self.predict(one) for one in inputs]
+        values = self._run(inputs, state, wanted=None)
+        return {
+            feature.name: write_output(feature, values[feature.name]) for feature in self.outputs
+        }
+
+    def run(
+        self, inputs: Inputs, outputs: Sequence[str], state: State | None = None
+    ) -> dict[str, Any]:
+        """Returns any values of the program by name, in the types that the program declares.
+
+        It runs no further than it has to, unless the model keeps state.
+
+        Args:
+            inputs: as for `predict`.
+            outputs: names of values: of outputs, or of anything in between.
+            state: as for `predict`.
+
+        Raises:
+            InputError: as `predict`; or there is no such value, or the run did not come by it.
+            ExecutionError: an op failed.
+        """
+        if self._core_ml:
+            return self._core_ml.run(inputs, outputs)  # type: ignore[no-any-return]
+        known = [name for part in self.parts for name in part.plan.names]
+        if strange := [name for name in outputs if name not in set(known)]:
+            raise InputError(
+                "outputs: "
+                + "; ".join(f"there is no value {n!r}{close_matches(n, known)}" for n in strange)
+            )
+        made = self._run(inputs, state, wanted=list(outputs))
+        if missed := [name for name in outputs if name not in made]:
+            raise InputError(
+                f"outputs: the run did not come by {', '.join(map(repr, missed))}: "
+                "they are in a branch that was not taken"
+            )
+        return {name: made[name] for name in outputs}
+
+    def make_state(self) -> State:
+        """Returns a new state, all zeros, for a model that keeps one.
+
+        Raises:
+            InputError: it keeps none.
+        """
+        if self._core_ml:
+            return self._core_ml.make_state()  # type: ignore[no-any-return]
+        if not self.states or self.backend is None:
+            raise InputError("make_state: this model keeps no state")
+        return State(self.states, self.backend)
+
+    def _run(self, inputs: Inputs, state: State | None, wanted: list[str] | None) -> dict[str, Any]:
+        """Returns, by name, the wanted values, or all outputs, as numpy arrays."""
+        self._check_state(state)
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"inputs: must be a dict by name. Got {type(inputs).__name__}.")
+        check_names(inputs, self.inputs)
+        assert self.backend is not None
+        given = dict(inputs)
+        made: dict[str, Any] = {}
+        for number, part in enumerate(self.parts):
+            arrays = {
+                feature.name: read_input(feature, given.get(feature.name))
+                for feature in part.description.inputs
+            }
+            last = number == len(self.parts) - 1
+            names = part.plan.names
+            keep = [names[name] for name in wanted or () if name in names]
+            with self.backend.session(False):
+                results = execute(
+                    part.plan,
+                    part.constants,
+                    self.backend,
+                    dict(self._bind(part, arrays, state)),
+                    wanted=keep,
+                    stop_early=wanted is not None and last and not self.states,
+                    listeners=self.listeners,
+                )
+            for value, result in results.items():
+                array = result if _is_plain(result) else self.backend.to_numpy(result)
+                if wanted is not None and value in keep:
+                    made[value.name] = _declared(value, array)
+                elif wanted is None and last:
+                    made[value.name] = array
+                if not last and value in part.plan.block.outputs:
+                    given[value.name] = array
+            for feature in part.description.outputs if not last else ():
+                given[feature.name] = write_output(feature, given[feature.name])
+        return made
+
+    def _bind(
+        self, part: Part, arrays: Mapping[str, Any], state: State | None
+    ) -> Iterator[tuple[Value, Any]]:
+        """Yields each input of a part's function with what it is in this run."""
+        assert self.backend is not None
+        for value in part.plan.block.inputs:
+            if isinstance(value.type, StateType):
+                if state is not None:
+                    yield value, state.cells[value.name]
+                continue
+            array = arrays[value.name]
+            if isinstance(value.type, TensorType) and value.type.shape == ():
+                array = array.reshape(())
+            yield value, self.backend.from_numpy(array)
+
+    def _check_state(self, state: Any) -> None:
+        if self.states and state is None:
+            raise InputError("state: this model keeps one; pass state=interpreter.make_state()")
+        if state is None:
+            return
+        if not isinstance(state, State) or set(state.cells) != set(self.states):
+            raise InputError(
+                f"state: must be from this model's make_state, with "
+                f"{', '.join(map(repr, self.states)) or 'none'}. Got {state!r}."
+            )
+
+
+def _plan_parts(source: Source, backend: Backend) -> tuple[Part, ...]:
+    """Returns the parts ready to run; what is wrong with any of them is one error."""
+    parts: list[Part] = []
+    problems: list[MlpassError] = []
+    shared: dict[Hashable, Array] = {}
+    for description, function in source.parts:
+        try:
+            plan = plan_function(function, backend.name)
+        except (UnsupportedOpError, ModelFormatError) as error:
+            problems.append(error)
+        else:
+            parts.append(Part(description, plan, Constants(plan, backend, shared)))
+    if problems:
+        worst = next((one for one in problems if isinstance(one, UnsupportedOpError)), problems[0])
+        raise type(worst)("; ".join(map(str, problems))) from None
+    return tuple(parts)
+
+
+def _is_plain(result: Any) -> bool:
+    return isinstance(result, str | int | float | dict | list) or not hasattr(result, "shape")
+
+
+def _declared(value: Value, array: Any) -> Any:
+    if isinstance(value.type, TensorType) and not _is_plain(array):
+        return restored(array, value.type.dtype)
+    return array

@@ -1,0 +1,69 @@
+"""Attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlpass.runtime.kernels.registry import kernel
+
+Array = Any
+
+# Elements of attention scores that are held at once.
+_SCORES = 1 << 21
+
+
+@kernel("scaled_dot_product_attention", since=18)
+def scaled_dot_product_attention(
+    xp: Any, *, query: Array, key: Array, value: Array, attn_mask: Array | None = None
+) -> Array:
+    """query (..., L, E), key (..., S, E), value (..., S, V), attn_mask (..., L, S) -> (..., L, V).
+
+    softmax(query key^T / sqrt(E) + mask) value; a mask of bools keeps where it is True. A query
+    that may attend to nothing gets NaN, as MIL has it.
+    """
+    query = query * (1.0 / query.shape[-1] ** 0.5)
+    if xp is np:
+        return _in_parts(query, key, value, attn_mask)
+    scores = xp.matmul(query, xp.matrix_transpose(key))
+    if attn_mask is not None:
+        scores = _masked(xp, scores, attn_mask)
+    weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+    return xp.matmul(weights / xp.sum(weights, axis=-1, keepdims=True), value)
+
+
+def _masked(xp: Any, scores: Array, mask: Array) -> Array:
+    if xp.isdtype(mask.dtype, "bool"):
+        return xp.where(mask, scores, xp.asarray(-xp.inf, dtype=scores.dtype))
+    return scores + mask
+
+
+def _in_parts(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    """Returns attention for numpy arrays, so many heads at a time that their scores stay small."""
+    lead, (length, width) = query.shape[:-2], query.shape[-2:]
+    source = key.shape[-2]
+    if mask is not None:
+        shape = (*lead, length, source)
+        mask = np.broadcast_to(mask, shape).reshape(-1, length, source)
+    query = query.reshape(-1, length, width)
+    key = np.broadcast_to(key, (*lead, source, width)).reshape(-1, source, width)
+    value = np.broadcast_to(value, (*lead, source, value.shape[-1])).reshape(
+        -1, source, value.shape[-1]
+    )
+    heads = query.shape[0]
+    result = np.empty((heads, length, value.shape[-1]), query.dtype)
+    step = max(1, _SCORES // max(1, length * source))
+    with np.errstate(invalid="ignore"):  # inf - inf, where nothing is attended to
+        for start in range(0, heads, step):
+            part = slice(start, start + step)
+            scores = np.matmul(query[part], key[part].swapaxes(-2, -1))
+            if mask is not None:
+                scores = _masked(np, scores, mask[part])
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            sums = scores.sum(axis=-1, keepdims=True)
+            # The result is smaller than the scores: divided there.
+            np.matmul(scores, value[part], out=result[part])
+            result[part] /= sums
+    return result.reshape(*lead, length, -1)

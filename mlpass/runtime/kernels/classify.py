@@ -1,0 +1,29 @@
+"""The outputs of a classifier."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from mlpass.runtime.kernels.registry import kernel
+
+Array = Any
+
+
+@kernel("classify")
+def classify(
+    xp: Any, *, probabilities: Array, classes: Any
+) -> tuple[str | int, dict[str | int, float]]:
+    """probabilities of any shape, one for each of classes -> the likeliest class, all of them."""
+    labels = list(classes.tolist() if hasattr(classes, "tolist") else classes)
+    if len(labels) != prod(probabilities.shape):
+        raise ValueError(
+            f"classes: must be {prod(probabilities.shape)}, one for each probability. "
+            f"Got {len(labels)}."
+        )
+    flat = xp.reshape(probabilities, (-1,))
+    # One transfer from the device, and none of torch's warnings about gradients.
+    values = (
+        flat.tolist() if hasattr(flat, "tolist") else [float(flat[i]) for i in range(len(labels))]
+    )
+    return labels[int(xp.argmax(flat))], dict(zip(labels, values, strict=True))

@@ -1,0 +1,148 @@
+"""A function made ready to run: kernels found, arguments sorted, last uses known.
+
+Everything that can be wrong with a program for a backend is found here, before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlpass.program.ir import Block, Function, Op, TensorType, Value
+from mlpass.runtime.checks import Problems
+from mlpass.runtime.control import CONTROL
+from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.ops import Source, arguments_of, is_constant, is_float, kernel_name
+from mlpass.runtime.steering import find_steering
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Step:
+    """An op made ready.
+
+    Attributes:
+        op: the op.
+        function: its kernel, or what carries out its control flow.
+        arguments: for each parameter its one source, or all of a variadic one's.
+        blocks: nested blocks of a control flow op.
+        release: the values that nothing after it reads.
+    """
+
+    op: Op
+    function: Callable[..., Any]
+    arguments: tuple[tuple[str, Source | tuple[Source, ...]], ...]
+    blocks: tuple[BlockPlan, ...]
+    release: tuple[Value, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BlockPlan:
+    """A block made ready; `own` are the values of its outputs that it makes or is given."""
+
+    inputs: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[Value, ...]
+    own: tuple[Value, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A function made ready.
+
+    Attributes:
+        function: the function.
+        block: its block.
+        makers: the op that makes each constant value.
+        steering: constants that only say how, and are no data.
+        names: every value by name.
+    """
+
+    function: Function
+    block: BlockPlan
+    makers: Mapping[Value, Op]
+    steering: frozenset[Source]
+    names: Mapping[str, Value]
+
+
+def plan_function(function: Function, backend: str) -> Plan:
+    """Returns `function` ready to run on a backend.
+
+    Raises:
+        UnsupportedOpError: ops have no kernel: all are named at once, with what else is wrong.
+        ModelFormatError: ops do not fit their kernels' parameters.
+    """
+    makers = {
+        output: op for op in function.block.walk() if is_constant(op) for output in op.outputs
+    }
+    problems = Problems(function, backend)
+    for op in function.block.walk():
+        if op.type != "const":
+            problems.check(op, _function_of(op, function.opset, backend))
+    problems.report()
+    block = _plan_block(function.block, makers, function.opset, backend)
+    names = {value.name: value for value in _values(function.block)}
+    return Plan(function, block, makers, find_steering(function.block), names)
+
+
+def _plan_block(block: Block, makers: Mapping[Value, Op], opset: int, backend: str) -> BlockPlan:
+    ops = [op for op in block.ops if not is_constant(op)]
+    own = set(block.inputs) | {output for op in ops for output in op.outputs}
+    needed = set(block.outputs)
+    steps: list[Step] = []
+    for op in reversed(ops):
+        used = dict.fromkeys(value for value in _reads(op) if value in own)
+        release = [value for value in (*used, *op.outputs) if value not in needed]
+        needed.update(used)
+        blocks = tuple(_plan_block(nested, makers, opset, backend) for nested in op.blocks)
+        function = _function_of(op, opset, backend)
+        assert function is not None  # all kernels were looked for before
+        if op.type == "matmul":
+            function = _in_declared_type(function, op)
+        steps.append(
+            Step(op, function, tuple(arguments_of(op)), blocks, tuple(dict.fromkeys(release)))
+        )
+    outputs_of_own = tuple(value for value in dict.fromkeys(block.outputs) if value in own)
+    return BlockPlan(block.inputs, tuple(reversed(steps)), block.outputs, outputs_of_own)
+
+
+def _function_of(op: Op, opset: int, backend: str) -> Callable[..., Any] | None:
+    if op.type in CONTROL:
+        return CONTROL[op.type]
+    return find_kernel(kernel_name(op), opset, backend)
+
+
+def _in_declared_type(function: Callable[..., Any], op: Op) -> Callable[..., Any]:
+    """Returns a `matmul` of an int and a float operand that gives what the program declares.
+
+    Its result is of the type of the operand that is no constant, which a kernel cannot know.
+    """
+    declared = op.outputs[0].type
+    if not isinstance(declared, TensorType):
+        return function
+    operands = [op.inputs[name][0].type for name in ("x", "y") if name in op.inputs]
+    if len({is_float(kind) for kind in operands}) < 2:
+        return function
+    name = "float32" if is_float(declared) else declared.dtype
+
+    def converted(xp: Any, **arguments: Any) -> Any:
+        return xp.astype(function(xp, **arguments), getattr(xp, name))
+
+    return converted
+
+
+def _reads(op: Op) -> Iterator[Value]:
+    """Yields every value that an op reads, those that its nested blocks read included."""
+    for sources in op.inputs.values():
+        yield from (source for source in sources if isinstance(source, Value))
+    for block in op.blocks:
+        for inner in block.ops:
+            yield from _reads(inner)
+        yield from block.outputs
+
+
+def _values(block: Block) -> Iterator[Value]:
+    for nested in block.walk_blocks():
+        yield from nested.inputs
+    for op in block.walk():
+        yield from op.outputs

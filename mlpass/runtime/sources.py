@@ -1,0 +1,110 @@
+"""Whatever can be run, as functions with their descriptions."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mlpass.errors import ConfigError, UnsupportedOpError
+from mlpass.program.ir import Function
+from mlpass.program.mlmodel import open_package
+from mlpass.program.mlpackage import Package
+from mlpass.runtime.description import (
+    Description,
+    choose_function,
+    describe_function,
+    describe_message,
+)
+
+_PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model to run.
+
+    Attributes:
+        description: of the whole.
+        parts: the functions to run one after another: one, or several of a pipeline.
+        package: the open package that they are in; None for a pymil program.
+    """
+
+    description: Description
+    parts: tuple[tuple[Description, Function], ...]
+    package: Package | None
+
+
+def open_source(model: Any, function_name: str | None) -> Source:
+    """Returns `model` ready to be planned.
+
+    Args:
+        model: path of an `.mlpackage`, an `MLModel`, an open `Package`, or a pymil `Program`.
+        function_name: of a model with several functions; its default one where None.
+
+    Raises:
+        ConfigError: there is no such function.
+        ModelFormatError: the model cannot be read.
+        UnsupportedOpError: a part of a pipeline is no ML Program.
+        OSError: its files cannot be read.
+    """
+    if is_pymil(model):
+        from mlpass.program.pymil import read_program
+
+        program = read_program(model)
+        named = function_name or getattr(model, "default_function_name", None)
+        function = program.functions[choose_function(None, program.functions, named)]
+        description = describe_function(function)
+        return Source(description, ((description, function),), None)
+    if isinstance(model, Package):
+        return _of_package(model, function_name)
+    package = open_package(model)
+    if function_name is None:  # an MLModel has chosen one, maybe
+        function_name = getattr(model, "function_name", None)
+    try:
+        return _of_package(package, function_name)
+    except BaseException:
+        package.close()
+        raise
+
+
+def _of_package(package: Package, function_name: str | None) -> Source:
+    if strange := sorted(set(_strange_parts(package.spec))):
+        raise UnsupportedOpError(
+            f"{package.path}: a pipeline with parts of kind {', '.join(strange)}; "
+            "mlpass runs ML Programs alone"
+        )
+    if len(package.parts) > 1 and function_name is not None:
+        raise ConfigError(f"function_name: a pipeline has no functions. Got {function_name!r}.")
+    parts = []
+    for message, part in package.parts:
+        functions = part.program.functions
+        function = functions[choose_function(message, functions, function_name)]
+        parts.append((describe_message(message, function), function))
+    whole = describe_message(package.spec, parts[-1][1])
+    return Source(whole, tuple(parts), package)
+
+
+def is_pymil(model: Any) -> bool:
+    """Returns whether `model` is a pymil `Program`, without importing coremltools."""
+    return any(
+        kind.__module__ == "coremltools.converters.mil.mil.program" and kind.__name__ == "Program"
+        for kind in type(model).__mro__
+    )
+
+
+def close_with(owner: object, package: Package) -> None:
+    """Lets a package's files be closed when `owner` is gone."""
+    weakref.finalize(owner, package.close)
+
+
+def _strange_parts(model: Any) -> Iterator[str]:
+    kind = model.WhichOneof("Type")
+    if kind in _PIPELINES:
+        pipeline = getattr(model, kind)
+        pipeline = pipeline if kind == "pipeline" else pipeline.pipeline
+        for part in pipeline.models:
+            yield from _strange_parts(part)
+    elif kind != "mlProgram":
+        yield str(kind)

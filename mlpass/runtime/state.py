@@ -1,0 +1,63 @@
+"""The state of one conversation with a model: what its predictions keep from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import InputError, close_matches
+from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.description import Feature
+from mlpass.runtime.features import read_input, restored
+from mlpass.runtime.kernels.states import Cell
+
+
+class State:
+    """Made by `Interpreter.make_state`; predictions given it read and write it.
+
+    Attributes:
+        cells: the states by name, as kernels see them.
+    """
+
+    def __init__(self, features: Mapping[str, Feature], backend: Backend) -> None:
+        """Makes states of all zeros."""
+        self._features = features
+        self._backend = backend
+        self.cells = {
+            name: Cell(backend.from_numpy(np.zeros(feature.shape, np.float32)))
+            for name, feature in features.items()
+        }
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name}: {f.dtype} {f.shape}" for name, f in self._features.items())
+        return f"State({listed})"
+
+    def read_state(self, name: str) -> NDArray[Any]:
+        """Returns a state's array, in its declared type.
+
+        Raises:
+            InputError: there is no such state.
+        """
+        feature = self._find(name)
+        return np.array(restored(self._backend.to_numpy(self.cells[name].value), feature.dtype))
+
+    def write_state(self, name: str, value: Any) -> None:
+        """Sets a state.
+
+        Raises:
+            InputError: there is no such state, or the value does not fit it.
+        """
+        feature = self._find(name)
+        self.cells[name].value = self._backend.from_numpy(np.array(read_input(feature, value)))
+
+    def _find(self, name: str) -> Feature:
+        if name not in self._features:
+            listed = ", ".join(map(repr, self._features)) or "none"
+            raise InputError(
+                f"there is no state {name!r}{close_matches(name, self._features)}: "
+                f"the states are {listed}"
+            )
+        return self._features[name]
