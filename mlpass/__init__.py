@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from mlpass.report.records import LayerRecord, Report
     from mlpass.runtime.interpreter import Interpreter
     from mlpass.runtime.kernels.registry import kernel
+    from mlpass.solvers.admm import ADMM
+    from mlpass.solvers.solve import Solution, solve
+    from mlpass.solvers.sparsegpt import SparseGPT
+    from mlpass.solvers.wanda import Magnitude, Wanda
     from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BackendError": "mlpass.errors",
+    "ADMM": "mlpass.solvers.admm",
     "Block": "mlpass.sparsity.modes",
     "CalibrationError": "mlpass.errors",
     "Channel": "mlpass.sparsity.modes",
@@ -46,6 +51,7 @@ _HOMES = {
     "Interpreter": "mlpass.runtime.interpreter",
     "Kernel": "mlpass.sparsity.modes",
     "LayerRecord": "mlpass.report.records",
+    "Magnitude": "mlpass.solvers.wanda",
     "MlpassError": "mlpass.errors",
     "ModelFormatError": "mlpass.errors",
     "NM": "mlpass.sparsity.modes",
@@ -54,13 +60,17 @@ _HOMES = {
     "Percentile": "mlpass.sparsity.modes",
     "Report": "mlpass.report.records",
     "Sized": "mlpass.config",
+    "Solution": "mlpass.solvers.solve",
+    "SparseGPT": "mlpass.solvers.sparsegpt",
     "Threshold": "mlpass.sparsity.modes",
     "UnsupportedOpError": "mlpass.errors",
     "compare": "mlpass.passes.compare",
+    "Wanda": "mlpass.solvers.wanda",
     "inspect": "mlpass.passes.inspect",
     "kernel": "mlpass.runtime.kernels.registry",
     "prune": "mlpass.passes.prune",
     "prune_weights": "mlpass.passes.drop_in",
+    "solve": "mlpass.solvers.solve",
 }
 
 __all__ = [
@@ -72,16 +82,22 @@ __all__ = [
     "Percentile",
     "Sized",
     "Threshold",
+    "ADMM",
+    "Magnitude",
+    "SparseGPT",
+    "Wanda",
     "Interpreter",
     "compare",
     "inspect",
     "kernel",
     "prune",
     "prune_weights",
+    "solve",
     "Comparison",
     "LayerRecord",
     "OutputRecord",
     "Report",
+    "Solution",
     "BackendError",
     "CalibrationError",
     "ConfigError",

@@ -26,7 +26,7 @@ Prune the weights of a Core ML package, without data, and write a new package.
 One of --target-sparsity, --n-m-ratio, --threshold and --config says what becomes zero:
 
   --target-sparsity F                    the fraction F of each weight, smallest first
-    ... --scope global                   the fraction F of all weights together
+    ... --scope global|row               of all weights together, or of each output row
     ... --block-size B [--dim 0|1]       whole blocks of B neighbouring channels
     ... --granularity per_kernel         whole spatial kernels of convolutions
     ... --granularity per_channel        whole output channels
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dim", type=int, choices=(0, 1), help="0: along output channels, 1: input channels"
     )
     prune.add_argument("--granularity", choices=("per_scalar", "per_kernel", "per_channel"))
-    prune.add_argument("--scope", choices=("weight", "global"))
+    prune.add_argument("--scope", choices=("weight", "row", "global"))
     prune.add_argument("--minimum-sparsity-percentile", type=float, metavar="P", help="0 to 1")
     prune.add_argument(
         "--mode",

@@ -20,6 +20,7 @@ ARROWS = {
     "parallel": set(),
     "sparsity": {"errors", "buffers", "parallel"},
     "config": {"sparsity", "errors"},
+    "solvers": {"sparsity", "errors", "buffers"},
     "program": {"errors", "buffers", "parallel"},
     "runtime": {"program", "errors", "buffers"},
     "report": {"errors"},
@@ -35,7 +36,7 @@ ARROWS = {
     },
     "cli": {"passes", "config", "report", "errors", "__init__"},
     "__main__": {"cli"},
-    "__init__": {"config", "errors", "passes", "report", "runtime", "sparsity"},
+    "__init__": {"config", "errors", "passes", "report", "runtime", "solvers", "sparsity"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

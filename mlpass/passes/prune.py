@@ -111,7 +111,12 @@ def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:
         keys = keys_of(score.astype(step.cut.dtype, copy=False)).reshape(-1)
         return keep_above(keys, step.cut.cut)[0].reshape(score.shape)
     assert step.mode is not None
-    layout = layout_of_site(step.site) if step.mode.structured else None
+    try:
+        layout = layout_of_site(step.site)
+    except NotApplicable:
+        if step.mode.structured:
+            raise
+        layout = None
     return step.mode.keep(score, layout)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -31,7 +32,7 @@ class Layout:
     split_shape: tuple[int, ...]
     axes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
-    @property
+    @cached_property
     def order(self) -> tuple[int, ...]:
         """All axes of `split_shape`, groups first."""
         return tuple(axis for part in self.axes for axis in part)
@@ -42,13 +43,34 @@ class Layout:
         axes = range(len(self.split_shape))
         return sorted(self.order) == list(axes) and prod(self.split_shape) == prod(self.shape)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, int, int, int]:
         """How many groups, rows, channels and positions there are."""
         groups, rows, channels, positions = (
             prod(self.split_shape[axis] for axis in part) for part in self.axes
         )
         return groups, rows, channels, positions
+
+    def reduced(self, blocks: int) -> Layout:
+        """Returns the layout of one value for each row and block of input channels.
+
+        Args:
+            blocks: how many blocks the input channels make.
+
+        Raises:
+            NotApplicable: there are blocks, and the input channels are several axes.
+        """
+        channels = self.axes[2]
+        if blocks > 1 and len(channels) > 1:
+            raise NotApplicable("its input channels are several axes")
+        sizes = list(self.split_shape)
+        for axis in (*channels, *self.axes[3]):
+            sizes[axis] = 1
+        if blocks > 1:
+            sizes[channels[0]] = blocks
+        merged = len(sizes) > len(self.shape)
+        shape = (sizes[0] * sizes[1], *sizes[2:]) if merged else tuple(sizes)
+        return Layout(shape, tuple(sizes), self.axes)
 
     def split(self, array: NDArray[Any]) -> NDArray[Any]:
         """Returns a stored-shape array as (groups, rows, channels, positions)."""
@@ -63,6 +85,21 @@ class Layout:
 def matrix_layout(rows: int, columns: int) -> Layout:
     """Returns the layout of a plain (rows, columns) matrix."""
     return Layout((rows, columns), (rows, columns), ((), (0,), (1,), ()))
+
+
+def grouped_layout(layout: Layout) -> Layout:
+    """Returns the layout of the same weight as (groups, rows, columns), positions last."""
+    groups, rows, channels, positions = layout.sizes
+    shape = (groups, rows, channels * positions)
+    if not layout.axes[3]:
+        return Layout(shape, shape, ((0,), (1,), (2,), ()))
+    return Layout(shape, (groups, rows, channels, positions), ((0,), (1,), (2,), (3,)))
+
+
+def transposed_layout(groups: int, rows: int, channels: int, positions: int) -> Layout:
+    """Returns the layout of a (groups, columns, rows) array of transposed weight matrices."""
+    shape = (groups, channels * positions, rows)
+    return Layout(shape, (groups, channels, positions, rows), ((0,), (3,), (1,), (2,)))
 
 
 def conv_layout(shape: Sequence[int], groups: int) -> Layout:

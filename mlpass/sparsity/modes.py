@@ -8,22 +8,35 @@ the weight's `Layout`, which says what its rows and channels are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.parallel import map_slabs
-from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.norms import mean_squares, norm_dtype, widened
-from mlpass.sparsity.select import keep_above, keys_of, lowest
-
-Score = NDArray[np.floating[Any]]
-Mask = NDArray[np.bool_]
+from mlpass.sparsity.layout import Layout, transposed_layout
+from mlpass.sparsity.norms import mean_squares, norm_dtype
+from mlpass.sparsity.ranking import (
+    Mask as Mask,
+)
+from mlpass.sparsity.ranking import (
+    Score as Score,
+)
+from mlpass.sparsity.ranking import (
+    channels_back,
+    channels_first,
+    keep_highest,
+    keep_rows,
+    keep_slices,
+    largest_not_above,
+    map_groups,
+    outside_lowest,
+)
+from mlpass.sparsity.select import keys_of
+from mlpass.sparsity.windows import Window as Window
+from mlpass.sparsity.windows import column_windows, with_shares
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,26 @@ class Mode:
             NotApplicable: the mode does not fit this weight; the text says why.
         """
         raise NotImplementedError
+
+    def windows(self, layout: Layout, width: int) -> list[Window]:
+        """Returns windows over all columns, for a method that decides columns in turn.
+
+        Their counts add up to exactly what `keep` would zero. A mode that ranks whole rows, or
+        compares with a fixed number, decides all columns at once.
+
+        Args:
+            layout: of the whole weight.
+            width: how many columns to decide at once, where the mode leaves a choice.
+
+        Raises:
+            NotApplicable: the mode does not fit this weight; the text says why.
+        """
+        every = np.arange(layout.sizes[2] * layout.sizes[3])
+        return [Window(every, transposed_layout(*layout.sizes), self)]
+
+    def per_row(self) -> Mode:
+        """Returns the mode that ranks each output row by itself, where there is a choice."""
+        return self
 
     def __str__(self) -> str:
         shown = [
@@ -69,7 +102,7 @@ class Threshold(Mode):
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns True where the score is above the threshold."""
         keys = keys_of(score)
-        limit = _largest_not_above(self.threshold, score.dtype)
+        limit = largest_not_above(self.threshold, score.dtype)
         keep = empty(score.shape, bool)
 
         def compare(start: int, stop: int) -> int:
@@ -94,8 +127,9 @@ class Percentile(Mode):
 
     Args:
         target_sparsity: 0 to 1.
-        scope: "weight" ranks each weight by itself; "global" ranks all weights that share this
-            mode together, so that each gets the sparsity that it can bear.
+        scope: "weight" ranks each weight by itself; "row" each output row, rows differing by at
+            most one zero; "global" ranks all weights that share this mode together, so that each
+            gets the sparsity that it can bear.
     """
 
     target_sparsity: float
@@ -103,8 +137,8 @@ class Percentile(Mode):
 
     def __post_init__(self) -> None:
         _check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
-        if self.scope not in ("weight", "global"):
-            raise ConfigError(f'scope: must be "weight" or "global". Got {self.scope!r}.')
+        if self.scope not in ("weight", "row", "global"):
+            raise ConfigError(f'scope: must be "weight", "row" or "global". Got {self.scope!r}.')
 
     def zeros_of(self, size: int) -> int:
         """Returns how many of `size` elements are to be zero."""
@@ -112,7 +146,22 @@ class Percentile(Mode):
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of one weight; a global ranking is cut by the pass instead."""
-        return _keep_highest(score, self.target_sparsity)
+        if self.scope == "row":
+            needed = _needed(self, layout)
+            groups, rows, channels, positions = needed.sizes
+            matrix = needed.split(score).reshape(groups * rows, channels * positions)
+            return needed.join(keep_rows(matrix, self.target_sparsity).reshape(needed.sizes))
+        return keep_highest(score, self.target_sparsity)
+
+    def windows(self, layout: Layout, width: int) -> list[Window]:
+        """Returns windows of `width` columns, each with its share of the zeros."""
+        groups, rows, _, _ = layout.sizes
+        parts = column_windows(self, layout, width)
+        return with_shares(self, parts, [groups * rows * part.columns.size for part in parts])
+
+    def per_row(self) -> Mode:
+        """Returns this mode with each row ranked by itself; a global ranking stays global."""
+        return replace(self, scope="row") if self.scope == "weight" else self
 
 
 @dataclass(frozen=True)
@@ -147,12 +196,8 @@ class NM(Mode):
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask with n zeros in every group of m."""
-        keys = _channels_first(keys_of(score), _needed(self, layout), self.dim)
-        channels = keys.shape[1]
-        if channels < self.m:
-            raise NotApplicable(
-                f"its {_axis_name(self.dim)} ({channels}) are fewer than m ({self.m})"
-            )
+        keys = channels_first(keys_of(score), _needed(self, layout), self.dim)
+        _check_fits(self, keys.shape[1], self.m)
         keep = empty(keys.shape, bool)
 
         def rank(part: tuple[slice, slice]) -> None:
@@ -160,13 +205,30 @@ class NM(Mode):
             tail = slab.shape[1] % self.m
             whole = slab.shape[1] - tail
             if whole:
-                kept[:, :whole] = _outside_lowest(slab[:, :whole], self.n, self.m)
+                kept[:, :whole] = outside_lowest(slab[:, :whole], self.n, self.m)
             if tail:
                 zeros = tail * self.n // self.m
-                kept[:, whole:] = _outside_lowest(slab[:, whole:], zeros, tail)
+                kept[:, whole:] = outside_lowest(slab[:, whole:], zeros, tail)
 
-        _map_groups(rank, keys.shape, self.m)
-        return _channels_back(keep, _needed(self, layout), self.dim)
+        map_groups(rank, keys.shape, self.m)
+        return channels_back(keep, _needed(self, layout), self.dim)
+
+    def windows(self, layout: Layout, width: int) -> list[Window]:
+        """Returns windows of m channels at one kernel position, or of `width` whole columns."""
+        groups, rows, channels, positions = layout.sizes
+        if self.dim == 0:
+            _check_fits(self, groups * rows, self.m)
+            return column_windows(self, layout, width)
+        _check_fits(self, channels, self.m)
+        native = np.arange(channels * positions).reshape(channels, positions)
+        windows = []
+        for position in range(positions):
+            for start in range(0, channels, self.m):
+                part = native[start : start + self.m, position]
+                zeros = part.size * self.n // self.m
+                mode = self if part.size == self.m else NM(zeros, part.size)
+                windows.append(Window(part, transposed_layout(groups, rows, part.size, 1), mode))
+        return windows
 
 
 @dataclass(frozen=True)
@@ -194,13 +256,9 @@ class Block(Mode):
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each block."""
-        grouped = _channels_first(score, _needed(self, layout), self.dim)
+        grouped = channels_first(score, _needed(self, layout), self.dim)
         outer, channels, inner = grouped.shape
-        if channels < self.block_size:
-            raise NotApplicable(
-                f"its {_axis_name(self.dim)} ({channels}) are fewer than "
-                f"block_size ({self.block_size})"
-            )
+        _check_fits(self, channels, self.block_size)
         starts = np.arange(0, channels, self.block_size)
         lengths = np.diff(np.append(starts, channels))
         power = empty((outer, len(starts), inner), norm_dtype(score.dtype))
@@ -210,9 +268,33 @@ class Block(Mode):
             blocks = slice(first, first - (part[1].start - part[1].stop) // self.block_size)
             mean_squares(grouped[part], self.block_size, out=power[part[0], blocks])
 
-        _map_groups(measure, grouped.shape, self.block_size)
-        kept = _keep_highest(power, self.target_sparsity)
-        return _channels_back(np.repeat(kept, lengths, axis=1), _needed(self, layout), self.dim)
+        map_groups(measure, grouped.shape, self.block_size)
+        kept = keep_highest(power, self.target_sparsity)
+        return channels_back(np.repeat(kept, lengths, axis=1), _needed(self, layout), self.dim)
+
+    def windows(self, layout: Layout, width: int) -> list[Window]:
+        """Returns windows of whole blocks, about `width` columns each, with their shares."""
+        groups, rows, channels, positions = layout.sizes
+        if self.dim == 0:
+            _check_fits(self, groups * rows, self.block_size)
+            parts = column_windows(self, layout, width)
+            blocks = [-(-groups * rows // self.block_size) * part.columns.size for part in parts]
+            return with_shares(self, parts, blocks)
+        _check_fits(self, channels, self.block_size)
+        step = max(1, width // self.block_size) * self.block_size
+        while 0 < channels % step < self.block_size:  # the last window must hold a full block
+            step += self.block_size
+        native = np.arange(channels * positions).reshape(channels, positions)
+        columns = [
+            native[start : start + step, position]
+            for position in range(positions)
+            for start in range(0, channels, step)
+        ]
+        parts = [
+            Window(part, transposed_layout(groups, rows, part.size, 1), self) for part in columns
+        ]
+        blocks = [groups * rows * -(-part.size // self.block_size) for part in columns]
+        return with_shares(self, parts, blocks)
 
 
 @dataclass(frozen=True)
@@ -237,7 +319,16 @@ class Kernel(Mode):
         needed = _needed(self, layout)
         if not needed.axes[3]:
             raise NotApplicable("it has no spatial kernels")
-        return _keep_slices(score, needed, self.target_sparsity, 3)
+        return keep_slices(score, needed, self.target_sparsity, 3)
+
+    def windows(self, layout: Layout, width: int) -> list[Window]:
+        """Returns windows of whole kernels, about `width` columns each, with their shares."""
+        if not layout.axes[3]:
+            raise NotApplicable("it has no spatial kernels")
+        groups, rows, _, positions = layout.sizes
+        whole = max(1, width // positions) * positions
+        parts = column_windows(self, layout, whole, positions)
+        return with_shares(self, parts, [groups * rows * part.layout.sizes[2] for part in parts])
 
 
 @dataclass(frozen=True)
@@ -258,7 +349,7 @@ class Channel(Mode):
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each output channel."""
-        return _keep_slices(score, _needed(self, layout), self.target_sparsity, 2)
+        return keep_slices(score, _needed(self, layout), self.target_sparsity, 2)
 
 
 MODES: dict[str, type[Mode]] = {
@@ -266,75 +357,12 @@ MODES: dict[str, type[Mode]] = {
 }
 
 
-def _keep_highest(score: Score, target_sparsity: float) -> Mask:
-    """Returns the mask that zeroes exactly the floor(target * size) lowest scores."""
-    keys = keys_of(np.ascontiguousarray(score)).reshape(-1)
-    cut = lowest(keys, math.floor(target_sparsity * keys.size))
-    return keep_above(keys, cut)[0].reshape(score.shape)
-
-
-def _keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: int) -> Mask:
-    """Returns the mask that zeroes whole slices, one for each index of the `leading` axes."""
-    split = layout.split(score)
-    flat = split.reshape(math.prod(split.shape[:leading]), -1)
-    power = np.empty(len(flat), norm_dtype(score.dtype))
-
-    def measure(start: int, stop: int) -> None:
-        slab = widened(flat[start:stop])
-        np.einsum("ij,ij->i", slab, slab, out=power[start:stop])
-
-    map_slabs(measure, len(flat), elements_each=flat.shape[1])
-    kept = _keep_highest(power, target_sparsity)
-    return layout.join(np.repeat(kept, flat.shape[1]).reshape(split.shape))
-
-
-def _outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
-    """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
-
-    An element's rank is how many of its group come before it; of equals, the first does.
-    """
-    planes = [np.ascontiguousarray(keys[:, position::m]) for position in range(m)]
-    ranks = [np.zeros(planes[0].shape, np.uint16 if m > 255 else np.uint8) for _ in planes]
-    for later in range(m):
-        for earlier in range(later):
-            before = planes[earlier] <= planes[later]
-            ranks[later] += before
-            np.logical_not(before, out=before)
-            ranks[earlier] += before
-    kept = np.empty(keys.shape, bool)
-    for position, rank in enumerate(ranks):
-        np.greater_equal(rank, n, out=kept[:, position::m])
-    return kept
-
-
-def _map_groups(
-    work: Callable[[tuple[slice, slice]], None], shape: tuple[int, ...], size: int
-) -> None:
-    """Calls `work` with slabs of (outer, channels, inner) that cut no group of `size` channels."""
-    outer, channels, inner = shape
-    if outer > 1:
-        every = slice(0, channels)
-        map_slabs(lambda start, stop: work((slice(start, stop), every)), outer, channels * inner)
-        return
-
-    def work_on(start: int, stop: int) -> None:
-        work((slice(0, 1), slice(start * size, min(stop * size, channels))))
-
-    map_slabs(work_on, -(-channels // size), size * inner)
-
-
-def _channels_first(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
-    """Returns `array` as (outer, channels, inner), with the channels of `dim` in the middle."""
-    groups, rows, channels, positions = layout.sizes
-    split = layout.split(array)
-    if dim == 1:
-        return split.reshape(groups * rows, channels, positions)
-    return split.reshape(1, groups * rows, channels * positions)
-
-
-def _channels_back(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
-    """Returns the inverse of `_channels_first`."""
-    return layout.join(array.reshape(layout.sizes))
+def _check_fits(mode: NM | Block, channels: int, size: int) -> None:
+    if channels < size:
+        name = "m" if isinstance(mode, NM) else "block_size"
+        raise NotApplicable(
+            f"its {_axis_name(mode.dim)} ({channels}) are fewer than {name} ({size})"
+        )
 
 
 def _needed(mode: Mode, layout: Layout | None) -> Layout:
@@ -345,15 +373,6 @@ def _needed(mode: Mode, layout: Layout | None) -> Layout:
 
 def _axis_name(dim: int) -> str:
     return "input channels" if dim == 1 else "output channels"
-
-
-def _largest_not_above(limit: float, dtype: np.dtype[Any]) -> int:
-    """Returns the key of the largest value of `dtype` that is no larger than `limit`."""
-    with np.errstate(over="ignore"):
-        rounded = np.asarray(limit, dtype)
-    if float(rounded) > limit:
-        rounded = np.nextafter(rounded, dtype.type(0))
-    return int(keys_of(rounded))
 
 
 def _is_int(value: object) -> bool:

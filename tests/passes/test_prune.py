@@ -21,6 +21,7 @@ MODES = [
     Threshold(0.02, 0.2),
     Percentile(0.75),
     Percentile(0.5, scope="global"),
+    Percentile(0.5, scope="row"),
     NM(2, 4),
     NM(3, 4, dim=0),
     Block(0.5, 4),

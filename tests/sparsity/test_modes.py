@@ -245,7 +245,7 @@ def test_structured_modes_need_a_layout(mode):
         (lambda: Percentile("half"), r"target_sparsity: must be a number in \[0, 1\]. Got 'half'"),
         (lambda: Percentile(float("nan")), r"target_sparsity: must be a number"),
         (lambda: Percentile(True), r"target_sparsity: must be a number"),
-        (lambda: Percentile(0.5, scope="model"), r'scope: must be "weight" or "global"'),
+        (lambda: Percentile(0.5, scope="model"), r'scope: must be "weight", "row" or "global"'),
         (lambda: Threshold(-1.0), r"threshold: must be a number of 0 or more. Got -1.0"),
         (lambda: Threshold(0.1, 2), r"minimum_sparsity_percentile: must be a number in \[0, 1\]"),
         (lambda: NM(5, 4), r"n_m_ratio: n \(the number of zeros\) must be an int in \[0, m\]"),

@@ -1,0 +1,183 @@
+"""Pruned and palettized in one solve: each kept weight is an index into a table of 16 values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ConfigError, NotApplicable
+from mlpass.solvers.problem import Array, Method, Problem, check_count
+from mlpass.solvers.rounding import MakeRounding, prune_rounded
+from mlpass.solvers.solve import Solution, make_problem, make_solution, usable
+from mlpass.solvers.sparsegpt import Rounding
+from mlpass.sparsity.layout import Layout, matrix_layout
+from mlpass.sparsity.modes import Mask, Mode
+
+_ENTRIES = 16
+_BINS = 1 << 14
+_ROUNDS = 30
+
+# Quantiles of the normal distribution, zero among them, scaled to [-1, 1].
+# Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, appendix E.
+NORMAL_FLOAT = np.array(
+    [
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ],
+    np.float32,
+)
+
+
+@dataclass(frozen=True)
+class Palettization:
+    """How kept weights become entries of a 4-bit table.
+
+    Args:
+        table: "kmeans" fits the entries to the weights, "normal_float" scales a fixed table to the
+            largest magnitude.
+        group_size: rows that share a table; None for one table in all.
+    """
+
+    table: str = "kmeans"
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.table not in ("kmeans", "normal_float"):
+            raise ConfigError(f'table: must be "kmeans" or "normal_float". Got {self.table!r}.')
+        if self.group_size is not None:
+            check_count("group_size", self.group_size, 1)
+
+
+@dataclass(frozen=True)
+class PalettizedSolution(Solution):
+    """A pruned weight whose kept elements are `tables[its rows' table, codes]`.
+
+    Attributes:
+        codes: uint8 in the weight's shape, 0 to 15; 0 where `keep` is False.
+        tables: (tables, 16) in the weight's dtype, ascending; table i is for the rows, counted over
+            all groups, from `i * group_size` on.
+    """
+
+    codes: NDArray[np.uint8]
+    tables: NDArray[Any]
+
+
+def solve_palettized(
+    weight: NDArray[Any],
+    gram: NDArray[Any],
+    mode: Mode,
+    palettization: Palettization,
+    *,
+    method: Method,
+    layout: Layout | None = None,
+) -> PalettizedSolution:
+    """Returns a weight pruned and palettized together; arguments and errors as `solve`.
+
+    Raises:
+        NotApplicable: `group_size` does not divide the rows, or the mode does not fit.
+    """
+    problem = make_problem(weight, gram, mode, layout)
+    groups, rows = problem.layout.sizes[:2]
+    size = palettization.group_size or groups * rows
+    if groups * rows % size:
+        raise NotApplicable(f"group_size {size} does not divide its {groups * rows} rows")
+    tables = _Tables(problem, palettization, size, weight.dtype)
+    pruned = prune_rounded(problem, usable(problem, method), tables.fit)
+    used = layout or matrix_layout(*weight.shape)
+    return PalettizedSolution(
+        **vars(make_solution(problem, pruned, used, weight.dtype)),
+        codes=used.join(np.where(pruned.keep, tables.codes, np.uint8(0))),
+        tables=tables.entries.astype(weight.dtype),
+    )
+
+
+class _Tables:
+    """Tables while they are fitted, and the codes that a sweep leaves."""
+
+    def __init__(
+        self, problem: Problem, palettization: Palettization, size: int, dtype: np.dtype[Any]
+    ) -> None:
+        self.problem, self.kind, self.size, self.dtype = problem, palettization.table, size, dtype
+        groups, rows = problem.layout.sizes[:2]
+        self.entries = np.zeros((groups * rows // size, _ENTRIES), np.float32)
+        self.codes = np.zeros(problem.weight.shape, np.uint8)
+
+    def fit(self, weight: Array, keep: Mask) -> MakeRounding:
+        """Fixes each table to the kept weights of its rows."""
+        power = np.diagonal(self.problem.gram, axis1=1, axis2=2)[:, None, :]
+        shares = np.where(keep, power, np.float32(0)).reshape(len(self.entries), -1)
+        values = weight.reshape(len(self.entries), -1)
+        for index, (own, share) in enumerate(zip(values, shares, strict=True)):
+            if self.kind == "normal_float":
+                entries = NORMAL_FLOAT * np.abs(own).max(initial=0)
+            else:
+                entries = _kmeans(own, share)
+            self.entries[index] = entries.astype(self.dtype)  # as it will be stored
+        return self.rounding
+
+    def rounding(self, order: NDArray[np.intp]) -> Rounding:
+        """Returns what rounds the columns of a sweep, and notes their codes."""
+        between = (self.entries[:, 1:] + self.entries[:, :-1]) / 2
+
+        def round_column(index: int, values: Array) -> Array:
+            flat = values.reshape(len(between), self.size)
+            if len(between) == 1:
+                codes = np.searchsorted(between[0], flat, side="left")
+            else:
+                codes = np.zeros(flat.shape, np.intp)
+                for edge in range(_ENTRIES - 1):
+                    codes += flat > between[:, edge, None]
+            self.codes[:, :, order[index]] = codes.reshape(values.shape)
+            return np.take_along_axis(self.entries, codes, axis=1).reshape(values.shape)
+
+        return round_column
+
+
+def _kmeans(values: Array, shares: Array) -> Array:
+    """Returns 16 ascending centres for which the weighted square distance of `values` is small.
+
+    Values are counted into fine bins first: Lloyd's rounds then cost the same for any number.
+
+    Args:
+        values: 1-D.
+        shares: how much each counts, 0 or more.
+    """
+    used = shares > 0
+    if not used.any():  # no sample reaches what is kept: all count alike
+        used, shares = values != 0, np.ones_like(shares)
+        if not used.any():
+            return np.zeros(_ENTRIES, np.float32)
+    low, high = float(values[used].min()), float(values[used].max())
+    step = (high - low) / _BINS or 1.0
+    bins = np.minimum(((values[used] - low) / step).astype(np.intp), _BINS - 1)
+    counts = np.bincount(bins, shares[used], _BINS)
+    sums = np.bincount(bins, shares[used].astype(np.float64) * values[used], _BINS)
+    total, moment = np.append(0, np.cumsum(counts)), np.append(0, np.cumsum(sums))
+    middles = low + (np.arange(_BINS) + 0.5) * step
+    # The optimum puts centres as densely as the cube root of the density.
+    dense = np.cumsum(np.cbrt(counts))
+    centres = np.interp((np.arange(_ENTRIES) + 0.5) / _ENTRIES * dense[-1], dense, middles)
+    for _ in range(_ROUNDS):
+        edges = np.searchsorted(middles, (centres[1:] + centres[:-1]) / 2)
+        bounds = np.concatenate([[0], edges, [_BINS]])
+        weight = np.diff(total[bounds])
+        means = np.diff(moment[bounds]) / np.where(weight > 0, weight, 1)
+        centres = np.where(weight > 0, means, centres)
+    return np.sort(centres).astype(np.float32)

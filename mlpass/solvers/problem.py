@@ -1,0 +1,96 @@
+"""What every method is given, and what it hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ConfigError
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Mask, Mode
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One weight and the inputs it meets: find W' in the mode's pattern with `(W' - W) X^T` small.
+
+    Attributes:
+        weight: (groups, rows, columns) fp32.
+        gram: (groups, columns, columns) fp32, scaled to a mean live diagonal of 1.
+        layout: of `weight`: (groups, rows, channels, positions).
+        mode: which elements may stay.
+    """
+
+    weight: Array
+    gram: Array
+    layout: Layout
+    mode: Mode
+
+    @property
+    def scale(self) -> Array:
+        """Root mean square of each input column, (groups, columns); see `column_scale`."""
+        return column_scale(np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2)))
+
+
+class Pruned(NamedTuple):
+    """A method's result.
+
+    Attributes:
+        weight: (groups, rows, columns) fp32, zero where `keep` is False.
+        keep: the mask, in the same shape.
+        dampening: fraction of the mean diagonal that was added to the Gram; 0 where none was.
+        power: square sum of the change in outputs, where the method knows it already.
+    """
+
+    weight: Array
+    keep: Mask
+    dampening: float = 0.0
+    power: float | None = None
+
+
+class Method:
+    """Scores a weight, asks the mode for the mask, and may update what is kept."""
+
+    def prune(self, problem: Problem) -> Pruned:
+        """Returns the pruned weight of a problem.
+
+        Raises:
+            NotApplicable: the mode does not fit this weight.
+            CalibrationError: the Gram is none.
+        """
+        raise NotImplementedError
+
+
+def column_scale(lengths: NDArray[Any]) -> Array:
+    """Returns what to multiply the columns of |w| with: `lengths`, with a root mean square of 1.
+
+    The score so stays in the weight's own unit, for `Threshold`. Columns that no sample reaches
+    come after all others, but by magnitude among themselves.
+
+    Args:
+        lengths: (groups, columns), 0 or more.
+    """
+    live = lengths > 0
+    if not live.any():
+        return np.ones(lengths.shape, np.float32)
+    norm = np.sqrt(np.mean(np.square(lengths[live], dtype=np.float64)))
+    floor = 1e-6 * lengths[live].min() / norm
+    return np.where(live, lengths / norm, floor).astype(np.float32)
+
+
+def check_dampening(dampening: object) -> None:
+    """Raises ConfigError where `dampening` is no fraction."""
+    number = isinstance(dampening, int | float) and not isinstance(dampening, bool)
+    if not number or not 0 <= dampening <= 1:  # type: ignore[operator]
+        raise ConfigError(f"dampening: must be a number in [0, 1]. Got {dampening!r}.")
+
+
+def check_count(option: str, value: object, low: int) -> None:
+    """Raises ConfigError where an option is no int of `low` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ConfigError(f"{option}: must be an int of {low} or more. Got {value!r}.")

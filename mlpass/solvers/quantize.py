@@ -1,0 +1,170 @@
+"""Pruned and quantized in one solve: integer codes, with a scale for each row or block of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ConfigError, NotApplicable
+from mlpass.solvers.problem import Array, Method, Problem, check_count
+from mlpass.solvers.rounding import MakeRounding, prune_rounded
+from mlpass.solvers.solve import Solution, make_problem, make_solution, usable
+from mlpass.solvers.sparsegpt import Rounding
+from mlpass.sparsity.layout import Layout, matrix_layout
+from mlpass.sparsity.modes import Mask, Mode
+
+_BITS = {"int8": 8, "int4": 4, "uint8": 8, "uint4": 4}
+# How far below the largest magnitude a scale may end: what is cut off costs less than what the
+# finer steps save. Few bits gain most.
+_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How kept weights become integers.
+
+    Args:
+        dtype: "int8" or "int4" for symmetric codes, "uint8" or "uint4" for affine ones, which
+            have an offset.
+        block_size: input channels that share a scale; None for all of a row.
+    """
+
+    dtype: str = "int8"
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _BITS:
+            raise ConfigError(f"dtype: must be one of {', '.join(_BITS)}. Got {self.dtype!r}.")
+        if self.block_size is not None:
+            check_count("block_size", self.block_size, 1)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether there is no offset."""
+        return self.dtype.startswith("int")
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The lowest and the highest code."""
+        levels = 1 << _BITS[self.dtype]
+        return (1 - levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
+
+
+@dataclass(frozen=True)
+class QuantizedSolution(Solution):
+    """A pruned weight whose kept elements are `scale * (codes - offset)`.
+
+    Attributes:
+        codes: int8 or uint8 in the weight's shape; `offset` where `keep` is False.
+        scale: in the weight's dtype and rank, one for each row and block.
+        offset: like `scale` in the dtype of `codes`; None where symmetric.
+    """
+
+    codes: NDArray[Any]
+    scale: NDArray[Any]
+    offset: NDArray[Any] | None
+
+
+def solve_quantized(
+    weight: NDArray[Any],
+    gram: NDArray[Any],
+    mode: Mode,
+    quantization: Quantization,
+    *,
+    method: Method,
+    layout: Layout | None = None,
+) -> QuantizedSolution:
+    """Returns a weight pruned and quantized together; arguments and errors as `solve`.
+
+    Raises:
+        NotApplicable: `block_size` does not divide the input channels, or the mode does not fit.
+    """
+    problem = make_problem(weight, gram, mode, layout)
+    used = layout or matrix_layout(*weight.shape)
+    blocks = _blocks(quantization, used.sizes[2])
+    small = used.reduced(blocks)
+    grid = _Grid(problem, quantization, blocks, weight.dtype)
+    pruned = prune_rounded(problem, usable(problem, method), grid.fit)
+    solution = make_solution(problem, pruned, used, weight.dtype)
+    integer = np.int8 if quantization.symmetric else np.uint8
+    offset = None if quantization.symmetric else small.join(grid.offset).astype(integer)
+    return QuantizedSolution(
+        **vars(solution),
+        codes=used.join(grid.codes).astype(integer),
+        scale=small.join(grid.scale).astype(weight.dtype),
+        offset=offset,
+    )
+
+
+def _blocks(quantization: Quantization, channels: int) -> int:
+    size = quantization.block_size or channels
+    if channels % size:
+        raise NotApplicable(f"block_size {size} does not divide its {channels} input channels")
+    return channels // size
+
+
+class _Grid:
+    """Scales and offsets while they are fitted, and the codes that a sweep leaves."""
+
+    def __init__(
+        self, problem: Problem, quantization: Quantization, blocks: int, dtype: np.dtype[Any]
+    ) -> None:
+        groups, rows, channels, positions = problem.layout.sizes
+        self.problem, self.quantization, self.dtype = problem, quantization, dtype
+        self.shape = (groups, rows, blocks, channels // blocks * positions)
+        self.width = self.shape[3]
+        self.scale = np.ones((groups, rows, blocks), np.float32)
+        self.offset = np.zeros((groups, rows, blocks), np.float32)
+        self.codes = np.zeros(problem.weight.shape, np.float32)
+
+    def fit(self, weight: Array, keep: Mask) -> MakeRounding:
+        """Fixes scales and offsets to the kept weights: least squares, by input power."""
+        low, high = self.quantization.limits
+        values = weight.reshape(self.shape)  # zero where not kept, and zero is always on the grid
+        lowest = np.minimum(values.min(axis=3), 0)
+        highest = np.maximum(values.max(axis=3), 0)
+        if self.quantization.symmetric:
+            highest = np.maximum(highest, -lowest)
+            lowest = np.zeros_like(highest)
+            steps = high
+        else:
+            steps = high - low
+        power = np.diagonal(self.problem.gram, axis1=1, axis2=2)
+        power = power.reshape(self.shape[0], 1, *self.shape[2:])
+        best = np.full(highest.shape, np.inf, np.float32)
+        for shrink in _SHRINKS:
+            scale = (highest - lowest) * np.float32(shrink / steps)
+            scale = scale.astype(self.dtype).astype(np.float32)  # as it will be stored
+            scale = np.where(scale > 0, scale, np.float32(1))
+            offset = np.clip(np.rint(-lowest * np.float32(shrink) / scale), low, high)
+            offset = np.zeros_like(scale) if self.quantization.symmetric else offset
+            rounded = self._codes(values, scale[..., None], offset[..., None])
+            rounded = (rounded - offset[..., None]) * scale[..., None] - values
+            error = np.sum(power * np.square(rounded), axis=3)
+            better = error < best
+            best = np.where(better, error, best)
+            self.scale = np.where(better, scale, self.scale)
+            self.offset = np.where(better, offset, self.offset)
+        self.codes[:] = np.repeat(self.offset, self.width, axis=2)
+        return self.rounding
+
+    def rounding(self, order: NDArray[np.intp]) -> Rounding:
+        """Returns what rounds the columns of a sweep, and notes their codes."""
+
+        def round_column(index: int, values: Array) -> Array:
+            column = int(order[index])
+            block = column // self.width
+            scale, offset = self.scale[:, :, block], self.offset[:, :, block]
+            codes = self._codes(values, scale, offset)
+            self.codes[:, :, column] = codes
+            rounded: Array = (codes - offset) * scale
+            return rounded
+
+        return round_column
+
+    def _codes(self, values: Array, scale: Array, offset: Array) -> Array:
+        codes: Array = np.clip(np.rint(values / scale) + offset, *self.quantization.limits)
+        return codes

@@ -1,0 +1,53 @@
+"""What quantizing and palettizing share: the rounding sweep on a mask, and its result.
+
+Each solves first for mask and weights by any method, then fits its grid to what is kept, then
+rounds column by column, those to come making up for it as in SparseGPT. With SparseGPT as the
+method, that last sweep decides the mask again, on rounded columns: both in one sweep.
+
+Source of the rounding: Frantar et al. 2022, "GPTQ", arXiv 2210.17323.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.solvers.problem import Array, Method, Problem, Pruned
+from mlpass.solvers.sparsegpt import Rounding, SparseGPT, factor, sweep
+from mlpass.sparsity.modes import Mask
+
+# Given column indices in a sweep's order, the rounding of that sweep.
+MakeRounding = Callable[[NDArray[np.intp]], Rounding]
+
+
+def prune_rounded(
+    problem: Problem,
+    method: Method,
+    fit: Callable[[Array, Mask], MakeRounding],
+) -> Pruned:
+    """Returns the pruned weight with every kept element on the grid that `fit` chose.
+
+    Args:
+        problem: one weight.
+        method: that decides the mask.
+        fit: given the pruned weight and its mask, (groups, rows, columns), fixes the grid.
+
+    Raises:
+        CalibrationError: the Gram is none.
+        NotApplicable: the mode does not fit this weight.
+    """
+    pruned = method.prune(problem)
+    make = fit(pruned.weight, pruned.keep)
+    sweeper = method if isinstance(method, SparseGPT) else SparseGPT()
+    windows = problem.mode.windows(problem.layout, sweeper.block_size)
+    factored = factor(problem, windows, sweeper.dampening)
+    rounding = make(factored.order)
+    if isinstance(method, SparseGPT) and not method.refit:
+        weight, keep, power = sweep(problem.weight, factored, windows, method.block_size, rounding)
+        return Pruned(weight, keep, factored.dampening, power)
+    weight, keep, _ = sweep(
+        pruned.weight, factored, windows, sweeper.block_size, rounding, pruned.keep
+    )
+    return Pruned(weight, keep, max(pruned.dampening, factored.dampening))

@@ -1,0 +1,255 @@
+"""SparseGPT: columns are pruned from first to last, and those to come make up for it.
+
+Source: Frantar and Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in
+One-Shot", arXiv 2301.00774. Written here in a form of its own: with `gram = U U^T`, U upper
+triangular, the output error of a change D is the square sum of `D U`, and column j of that is
+`sum_(k<=j) D_k U_kj`. So column j is set to what makes this zero for it, if it is kept. That equals
+the paper's update with the factor of the inverse, U^-1, and needs only what lies left of a column:
+results are gathered by one large product for each block instead of being spread over all columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.solvers.gram import dampened_factor
+from mlpass.solvers.problem import (
+    Array,
+    Method,
+    Problem,
+    Pruned,
+    check_count,
+    check_dampening,
+    column_scale,
+)
+from mlpass.solvers.refit import refit
+from mlpass.sparsity.modes import Mask, Window
+
+# Given a column's index in the sweep and its values (groups, rows), returns the values to store.
+Rounding = Callable[[int, Array], Array]
+
+_CHUNK = 16  # columns that are brought up to date one by one
+
+
+@dataclass(frozen=True)
+class SparseGPT(Method):
+    """Prunes columns in turn, each on what the columns before it left, and updates the rest.
+
+    Args:
+        dampening: fraction of the Gram's mean diagonal to add to it, 0 to 1; raised where the Gram
+            cannot be factored.
+        block_size: columns whose mask is decided at once where the mode leaves a choice.
+        refit: whether kept weights are solved for again, exactly, once the mask is known.
+    """
+
+    dampening: float = 0.01
+    block_size: int = 128
+    refit: bool = False
+
+    def __post_init__(self) -> None:
+        check_dampening(self.dampening)
+        check_count("block_size", self.block_size, 1)
+
+    def prune(self, problem: Problem) -> Pruned:
+        """Returns the pruned and updated weight."""
+        windows = problem.mode.windows(problem.layout, self.block_size)
+        factored = factor(problem, windows, self.dampening)
+        weight, keep, power = sweep(problem.weight, factored, windows, self.block_size)
+        if not self.refit:
+            return Pruned(weight, keep, factored.dampening, power)
+        weight = refit(problem, keep, weight, dampening=factored.dampening)
+        return Pruned(weight, keep, factored.dampening)
+
+
+class Factored(NamedTuple):
+    """A Gram made ready for sweeps.
+
+    Attributes:
+        order: of the columns in a sweep.
+        upper: (groups, columns, columns) U of the dampened Gram in that order.
+        scale: (groups, columns) what |w| is multiplied with to give the score, in that order.
+        live: (groups, columns) whether any sample reaches a column, in that order.
+        added: (groups,) what was added to the diagonal.
+        dampening: the same as a fraction of the mean diagonal, the largest of all groups.
+    """
+
+    order: NDArray[np.intp]
+    upper: Array
+    scale: Array
+    live: NDArray[np.bool_]
+    added: Array
+    dampening: float
+
+
+def factor(problem: Problem, windows: list[Window], dampening: float) -> Factored:
+    """Returns the problem's Gram factored for a sweep through `windows`.
+
+    Raises:
+        CalibrationError: the Gram is not positive semidefinite.
+    """
+    order = np.concatenate([window.columns for window in windows])
+    native = np.array_equal(order, np.arange(order.size))
+    gram = problem.gram if native else problem.gram[:, order[:, None], order]
+    parts = [dampened_factor(group, dampening) for group in gram]
+    upper = parts[0][0][None] if len(parts) == 1 else np.stack([upper for upper, _ in parts])
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    live = diagonal > 0
+    scale = column_scale(np.diagonal(upper, axis1=1, axis2=2) * live)
+    used = np.array([used for _, used in parts], np.float32)
+    mean = diagonal.sum(axis=1) / np.maximum(1, live.sum(axis=1))
+    return Factored(order, upper, scale, live, used * mean, float(used.max()))
+
+
+def sweep(
+    weight: Array,
+    factored: Factored,
+    windows: list[Window],
+    block_size: int,
+    rounding: Rounding | None = None,
+    fixed: Mask | None = None,
+) -> tuple[Array, Mask, float]:
+    """Returns the updated weight, its mask, and the square sum of the change in outputs.
+
+    That sum needs no product with the Gram: what the columns lose adds up to it, once what the
+    dampening stands for is taken off.
+
+    Args:
+        weight: (groups, rows, columns).
+        factored: from `factor`, for the same windows.
+        windows: which columns are decided together, in order.
+        block_size: columns that are gathered by one product.
+        rounding: what becomes of a column's kept values, where they are also quantized.
+        fixed: (groups, rows, columns), the mask where it is known; the windows then decide nothing.
+    """
+    order, upper, scale = factored[:3]
+    groups, rows, columns = weight.shape
+    if fixed is None and windows[0].columns.size == columns:  # decided before anything has changed
+        score = np.abs(_transposed(weight, order)) * scale[..., None]
+        fixed = np.empty(weight.shape, bool)
+        fixed[:, :, order] = windows[0].mode.keep(score, windows[0].layout).swapaxes(1, 2)
+    spans = _spans(windows) if fixed is None else _steps(columns, block_size)
+    change = np.empty((groups, columns, rows), np.float32)
+    result, mask = np.empty_like(weight), np.empty(weight.shape, bool)
+    power = 0.0
+    for parts in _blocks(spans, block_size):
+        block = slice(parts[0].left, parts[-1].right)
+        native = _as_slice(order[block])
+        start_weight = _transposed(weight, native)
+        spread = np.linalg.inv(upper[:, block, block])
+        current = start_weight.copy()
+        if block.start:
+            before = upper[:, : block.start, block].swapaxes(1, 2) @ change[:, : block.start]
+            current -= spread.swapaxes(1, 2) @ before
+        keep = np.empty(current.shape, bool) if fixed is None else _transposed(fixed, native)
+        lost = _set_columns(parts, current, spread, scale[:, block], keep, rounding)
+        result[:, :, native] = current.swapaxes(1, 2)
+        mask[:, :, native] = keep.swapaxes(1, 2)
+        moved = np.subtract(current, start_weight, out=change[:, block])
+        weights = np.square(np.diagonal(upper[:, block, block], axis1=1, axis2=2))
+        squares = weights * _square_sums(lost)
+        squares -= factored.added[:, None] * _square_sums(moved)
+        power += float(squares[factored.live[:, block]].sum(dtype=np.float64))
+    return result, mask, max(0.0, power)
+
+
+def _transposed(values: Any, columns: NDArray[np.intp] | slice) -> Any:
+    """Returns some columns of (groups, rows, columns) as (groups, columns, rows)."""
+    return np.ascontiguousarray(values[:, :, columns].swapaxes(1, 2))
+
+
+def _as_slice(columns: NDArray[np.intp]) -> NDArray[np.intp] | slice:
+    """Returns neighbours as a slice, which is several times as fast to copy through."""
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    return slice(first, last) if np.array_equal(columns, np.arange(first, last)) else columns
+
+
+def _square_sums(values: Array) -> Array:
+    """Returns the square sum of each column of (groups, columns, rows)."""
+    sums: Array = np.einsum("gcr,gcr->gc", values, values)
+    return sums
+
+
+class Span(NamedTuple):
+    """Neighbouring columns of a sweep, and what decides them; None where that is done."""
+
+    left: int
+    right: int
+    window: Window | None
+
+
+def _spans(windows: list[Window]) -> list[Span]:
+    ends = np.cumsum([window.columns.size for window in windows]).tolist()
+    starts = [0, *ends[:-1]]
+    return [Span(*bounds) for bounds in zip(starts, ends, windows, strict=True)]
+
+
+def _steps(columns: int, size: int) -> list[Span]:
+    """Returns spans that nothing decides: their mask is known."""
+    return [Span(left, min(left + size, columns), None) for left in range(0, columns, size)]
+
+
+def _blocks(spans: list[Span], size: int) -> Iterator[list[Span]]:
+    """Yields whole spans that fill `size` columns together, or one that is wider by itself."""
+    parts: list[Span] = []
+    for span in spans:
+        if parts and span.right - parts[0].left > size:
+            yield parts
+            parts = []
+        parts.append(span)
+    yield parts
+
+
+def _set_columns(
+    spans: list[Span],
+    current: Array,
+    spread: Array,
+    scale: Array,
+    keep: Mask,
+    rounding: Rounding | None,
+) -> Array:
+    """Returns what each column of one block loses; sets them in turn.
+
+    `current` becomes their values, `keep` their mask.
+
+    Within the block this is the paper's own update: what a column loses is spread over those after
+    it by its row of the inverse's factor.
+
+    Args:
+        spans: of the block.
+        current: (groups, columns of the block, rows), what the columns before it left.
+        spread: (groups, columns, columns), the block's own U^-1.
+        scale: (groups, columns).
+        keep: (groups, columns, rows).
+        rounding: as for `sweep`.
+    """
+    first = spans[0].left
+    lost = np.empty_like(current)
+    unit = spread / np.diagonal(spread, axis1=1, axis2=2)[:, :, None]
+    for span in spans:
+        start, stop = span.left - first, span.right - first
+        if start:
+            current[:, start:stop] -= unit[:, :start, start:stop].swapaxes(1, 2) @ lost[:, :start]
+        if span.window is not None:
+            score = np.abs(current[:, start:stop])
+            score *= scale[:, start:stop, None]
+            keep[:, start:stop] = span.window.mode.keep(score, span.window.layout)
+        for left in range(start, stop, _CHUNK):
+            right = min(stop, left + _CHUNK)
+            if left > start:
+                weights = unit[:, start:left, left:right].swapaxes(1, 2)
+                current[:, left:right] -= weights @ lost[:, start:left]
+            for column in range(left, right):
+                values = current[:, column]
+                if column > left:
+                    values -= (unit[:, None, left:column, column] @ lost[:, left:column])[:, 0]
+                stored = values * keep[:, column]
+                if rounding is not None:
+                    stored = rounding(first + column, stored) * keep[:, column]
+                np.subtract(values, stored, out=lost[:, column])
+                current[:, column] = stored
+    return lost

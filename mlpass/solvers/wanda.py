@@ -1,0 +1,57 @@
+"""The methods that only score: by magnitude, and by magnitude times the norm of the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlpass.solvers.problem import Array, Method, Problem, Pruned
+from mlpass.solvers.refit import refit
+from mlpass.sparsity.modes import Mode
+
+# Of the mean diagonal: no quiet input gets large weights to stand in for a loud one.
+_DAMPENING = 0.01
+
+
+@dataclass(frozen=True)
+class Magnitude(Method):
+    """Ranks by |w|; kept weights stay as they are.
+
+    Args:
+        refit: whether kept weights are solved for, once the mask is known.
+    """
+
+    refit: bool = False
+
+    def prune(self, problem: Problem) -> Pruned:
+        """Returns the weight with its lowest magnitudes zeroed."""
+        return _prune_by(problem, np.abs(problem.weight), problem.mode, self.refit)
+
+
+@dataclass(frozen=True)
+class Wanda(Method):
+    """Ranks by |w| times the norm of the input it meets, each row by itself where it may.
+
+    Source: Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models",
+    arXiv 2306.11695.
+
+    Args:
+        refit: whether kept weights are solved for, once the mask is known.
+    """
+
+    refit: bool = False
+
+    def prune(self, problem: Problem) -> Pruned:
+        """Returns the weight with its lowest scores zeroed."""
+        score = np.abs(problem.weight)
+        score *= problem.scale[:, None, :]
+        return _prune_by(problem, score, problem.mode.per_row(), self.refit)
+
+
+def _prune_by(problem: Problem, score: Array, mode: Mode, refitted: bool) -> Pruned:
+    keep = mode.keep(score, problem.layout)
+    weight = np.where(keep, problem.weight, np.float32(0))
+    if refitted:
+        weight = refit(problem, keep, weight, dampening=_DAMPENING)
+    return Pruned(weight, keep)

@@ -1,0 +1,115 @@
+"""How the modes rank: exact counts, over elements, rows, blocks and groups of m."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.parallel import map_slabs
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.norms import norm_dtype, widened
+from mlpass.sparsity.select import keep_above, keys_of, lowest
+
+Score = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
+
+
+def keep_highest(score: Score, target_sparsity: float) -> Mask:
+    """Returns the mask that zeroes exactly the floor(target * size) lowest scores."""
+    keys = keys_of(np.ascontiguousarray(score)).reshape(-1)
+    cut = lowest(keys, math.floor(target_sparsity * keys.size))
+    return keep_above(keys, cut)[0].reshape(score.shape)
+
+
+def keep_rows(score: Score, target_sparsity: float) -> Mask:
+    """Returns the mask of (rows, columns) that zeroes each row's share; floor(...) in all."""
+    rows, columns = score.shape
+    keys = keys_of(np.ascontiguousarray(score))
+    totals = np.array([math.floor(target_sparsity * columns * row) for row in range(rows + 1)])
+    zeros = np.diff(totals)
+    keep = np.ones(score.shape, bool)
+
+    def rank(start: int, stop: int) -> None:
+        order = np.argsort(keys[start:stop], axis=1, kind="stable")
+        lowest_first = np.arange(columns) >= zeros[start:stop, None]
+        np.put_along_axis(keep[start:stop], order, lowest_first, axis=1)
+
+    map_slabs(rank, rows, columns)
+    return keep
+
+
+def keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: int) -> Mask:
+    """Returns the mask that zeroes whole slices, one for each index of the `leading` axes."""
+    split = layout.split(score)
+    flat = split.reshape(math.prod(split.shape[:leading]), -1)
+    power = np.empty(len(flat), norm_dtype(score.dtype))
+
+    def measure(start: int, stop: int) -> None:
+        slab = widened(flat[start:stop])
+        np.einsum("ij,ij->i", slab, slab, out=power[start:stop])
+
+    map_slabs(measure, len(flat), elements_each=flat.shape[1])
+    kept = keep_highest(power, target_sparsity)
+    return layout.join(np.repeat(kept, flat.shape[1]).reshape(split.shape))
+
+
+def outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
+    """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
+
+    An element's rank is how many of its group come before it; of equals, the first does.
+    """
+    planes = [np.ascontiguousarray(keys[:, position::m]) for position in range(m)]
+    ranks = [np.zeros(planes[0].shape, np.uint16 if m > 255 else np.uint8) for _ in planes]
+    for later in range(m):
+        for earlier in range(later):
+            before = planes[earlier] <= planes[later]
+            ranks[later] += before
+            np.logical_not(before, out=before)
+            ranks[earlier] += before
+    kept = np.empty(keys.shape, bool)
+    for position, rank in enumerate(ranks):
+        np.greater_equal(rank, n, out=kept[:, position::m])
+    return kept
+
+
+def map_groups(
+    work: Callable[[tuple[slice, slice]], None], shape: tuple[int, ...], size: int
+) -> None:
+    """Calls `work` with slabs of (outer, channels, inner) that cut no group of `size` channels."""
+    outer, channels, inner = shape
+    if outer > 1:
+        every = slice(0, channels)
+        map_slabs(lambda start, stop: work((slice(start, stop), every)), outer, channels * inner)
+        return
+
+    def work_on(start: int, stop: int) -> None:
+        work((slice(0, 1), slice(start * size, min(stop * size, channels))))
+
+    map_slabs(work_on, -(-channels // size), size * inner)
+
+
+def channels_first(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
+    """Returns `array` as (outer, channels, inner), with the channels of `dim` in the middle."""
+    groups, rows, channels, positions = layout.sizes
+    split = layout.split(array)
+    if dim == 1:
+        return split.reshape(groups * rows, channels, positions)
+    return split.reshape(1, groups * rows, channels * positions)
+
+
+def channels_back(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
+    """Returns the inverse of `channels_first`."""
+    return layout.join(array.reshape(layout.sizes))
+
+
+def largest_not_above(limit: float, dtype: np.dtype[Any]) -> int:
+    """Returns the key of the largest value of `dtype` that is no larger than `limit`."""
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(limit, dtype)
+    if float(rounded) > limit:
+        rounded = np.nextafter(rounded, dtype.type(0))
+    return int(keys_of(rounded))

@@ -1,0 +1,146 @@
+"""The Gram: sums, checks, factors; and what becomes of degenerate samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlpass.errors import CalibrationError
+from mlpass.solvers.factor import inverse, upper_factor
+from mlpass.solvers.gram import accumulate, dampened_factor, scaled
+from mlpass.solvers.solve import solve
+from mlpass.sparsity.layout import matrix_layout
+from mlpass.sparsity.modes import NM, Channel, Percentile
+
+from .layers import METHODS, layer
+
+
+@pytest.mark.parametrize("columns", [1, 5, 128, 129, 300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_factor_and_its_inverse(columns, dtype):
+    gram = accumulate(None, layer(1, columns)[1])[0].astype(dtype) + np.eye(columns, dtype=dtype)
+    upper = upper_factor(gram)
+    assert upper.dtype == dtype
+    assert np.array_equal(upper, np.triu(upper)) and np.all(np.diag(upper) > 0)
+    tolerance = 1e-4 if dtype == np.float32 else 1e-10
+    assert np.allclose(upper @ upper.T, gram, rtol=tolerance, atol=tolerance * gram.max())
+    assert np.allclose(inverse(upper) @ gram, np.eye(columns), atol=100 * tolerance)
+
+
+def test_a_gram_that_is_not_positive_definite_has_no_factor():
+    with pytest.raises(np.linalg.LinAlgError):
+        upper_factor(np.array([[1, 2], [2, 1]], np.float32))
+
+
+def test_samples_add_up_in_any_portions_and_groups():
+    inputs = layer(1, 12, samples=40)[1]
+    whole = accumulate(None, inputs)
+    parts = accumulate(accumulate(None, inputs[:7]), inputs[7:])
+    assert whole.shape == (1, 12, 12) and whole.dtype == np.float32
+    assert np.allclose(whole[0], inputs.T.astype(np.float64) @ inputs, rtol=1e-4, atol=1e-4)
+    assert np.allclose(parts, whole, rtol=1e-5, atol=1e-4)
+    grouped = accumulate(None, inputs.reshape(40, 3, 4).swapaxes(0, 1))
+    assert np.allclose(grouped[1], whole[0, 4:8, 4:8], rtol=1e-5, atol=1e-4)
+
+
+def test_half_precision_inputs_do_not_overflow():
+    inputs = np.full((64, 3), 60000, np.float16)
+    assert accumulate(None, inputs)[0, 0, 0] == pytest.approx(64 * 60000.0**2, rel=1e-3)
+
+
+def test_squares_beyond_fp32_go_to_fp64_and_stay_there():
+    small, large = layer(1, 4)[1], np.full((2, 4), 1e25, np.float32)
+    gram = accumulate(accumulate(accumulate(None, small), large), small)
+    assert gram.dtype == np.float64 and np.isfinite(gram).all()
+    assert gram[0, 0, 0] == pytest.approx(2e50)
+    assert scaled(gram).dtype == np.float32
+    assert np.diagonal(scaled(gram)[0]).mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_are_an_error(bad):
+    inputs = layer(1, 5)[1]
+    inputs[3, 2] = bad
+    with pytest.raises(CalibrationError, match="sample_data: a layer's inputs hold NaN or inf"):
+        accumulate(None, inputs)
+
+
+def test_samples_of_another_width_are_an_error():
+    gram = accumulate(None, layer(1, 5)[1])
+    with pytest.raises(CalibrationError, match=r"\(groups, columns\) \(1, 6\), before .*\(1, 5\)"):
+        accumulate(gram, layer(1, 6)[1])
+
+
+@pytest.mark.parametrize("scale", [1e-34, 1e-8, 1.0, 1e8, 1e34])
+def test_the_unit_of_the_gram_does_not_matter(scale):
+    weight, inputs = layer(24, 32)
+    gram = (inputs.T @ inputs).astype(np.float64)
+    for method in METHODS:
+        wanted = solve(weight, gram, Percentile(0.5), method=method)
+        found = solve(weight, gram * scale, Percentile(0.5), method=method)
+        assert np.mean(found.keep != wanted.keep) < 0.01
+        assert found.error == pytest.approx(wanted.error, rel=0.01)
+
+
+def test_dampening_is_raised_until_the_factor_exists_and_reported():
+    gram = np.ones((200, 200), np.float32)  # of rank one: constant inputs
+    upper, used = dampened_factor(gram, 0.0)
+    assert 0 < used <= 1e-3
+    assert np.allclose(upper @ upper.T, gram + np.float32(used) * np.eye(200), atol=1e-4)
+    solution = solve(layer(8, 200)[0], gram, Percentile(0.5), method=METHODS[4])
+    assert solution.dampening == pytest.approx(0.01)
+
+
+def degenerate(kind, columns):
+    inputs = layer(1, columns)[1]
+    return {
+        "dead": np.zeros_like(inputs),
+        "one sample": inputs[:1],
+        "few samples": inputs[: columns // 4],
+        "constant": np.broadcast_to(np.float32(3), inputs.shape).copy(),
+        "one live column": inputs * (np.arange(columns) == 5),
+        "equal columns": np.repeat(inputs[:, ::2], 2, axis=1),
+        "dead columns": inputs * (np.arange(columns) % 3 > 0),
+        "loud column": inputs * np.where(np.arange(columns) == 5, 1e3, 1).astype(np.float32),
+    }[kind]
+
+
+KINDS = [
+    "dead",
+    "one sample",
+    "few samples",
+    "constant",
+    "one live column",
+    "equal columns",
+    "dead columns",
+    "loud column",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4), Channel(0.5)], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_degenerate_samples_give_a_result(kind, mode, method):
+    weight = layer(16, 32)[0]
+    inputs = degenerate(kind, 32)
+    solution = solve(weight, accumulate(None, inputs), mode, method=method)
+    assert np.isfinite(solution.weight).all()
+    assert np.count_nonzero(solution.keep) * 2 == weight.size
+    assert 0 <= solution.error < 1.5
+    assert np.abs(solution.weight).max() < 1000 * np.abs(weight).max()
+    if kind == "dead":
+        assert solution.error == 0
+        assert np.array_equal(solution.keep, mode.keep(np.abs(weight), matrix_layout(16, 32)))
+        assert np.allclose(solution.weight, weight * solution.keep, atol=1e-6)
+
+
+def test_weights_of_dead_columns_go_first_and_stay_as_they_were_where_kept():
+    weight = layer(16, 32)[0]
+    gram = accumulate(None, degenerate("dead columns", 32))
+    dead = np.arange(32) % 3 == 0
+    for method in METHODS[4:]:
+        keep = solve(weight, gram, Percentile(0.5, scope="row"), method=method).keep
+        assert not keep[:, dead].any()
+        solution = solve(weight, gram, NM(1, 4), method=method)
+        kept = solution.keep & dead
+        assert np.allclose(solution.weight[kept], weight[kept], rtol=1e-4)

@@ -1,0 +1,178 @@
+"""Pruned and quantized or palettized in one solve: what the codes stand for is the weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlpass.errors import ConfigError, NotApplicable
+from mlpass.solvers.admm import ADMM
+from mlpass.solvers.palettize import NORMAL_FLOAT, Palettization, solve_palettized
+from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.solve import solve
+from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.solvers.wanda import Wanda
+from mlpass.sparsity.layout import conv_layout, layout_of, matrix_layout
+from mlpass.sparsity.modes import NM, Channel, Percentile
+
+from .layers import exact_error, layer, stored
+
+METHODS = [SparseGPT(), SparseGPT(refit=True), ADMM(), Wanda()]
+LAYOUTS = [
+    matrix_layout(32, 48),
+    conv_layout((16, 24, 3, 3), 1),
+    conv_layout((16, 12, 5), 2),
+    layout_of("conv_transpose", "weight", 0, (24, 8, 3), {"groups": 2}),
+    layout_of("matmul", "y", 0, (48, 20), {}),
+]
+QUANTIZATIONS = [
+    Quantization("int8"),
+    Quantization("int4", block_size=4),
+    Quantization("uint8", block_size=12),
+    Quantization("uint4"),
+]
+
+
+def spread(small, shape):
+    """Returns one value for each element: each axis repeated as the op does it."""
+    for axis, (have, want) in enumerate(zip(small.shape, shape, strict=True)):
+        small = np.repeat(small, want // have, axis=axis)
+    return small
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("quantization", QUANTIZATIONS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.shape))
+def test_codes_stand_for_the_weight(layout, quantization, method, dtype):
+    weight, gram = stored(layout)
+    weight = weight.astype(dtype)
+    found = solve_quantized(
+        weight, gram, Percentile(0.5), quantization, method=method, layout=layout
+    )
+    assert found.codes.dtype == (np.int8 if quantization.symmetric else np.uint8)
+    assert quantization.limits[0] <= found.codes.min()
+    assert found.codes.max() <= quantization.limits[1]
+    assert found.scale.dtype == dtype and found.scale.ndim == weight.ndim
+    assert (found.offset is None) == quantization.symmetric
+    assert np.count_nonzero(~found.keep) == weight.size // 2
+    assert not found.weight[~found.keep].any()
+    codes = found.codes.astype(np.float32)
+    if found.offset is not None:
+        codes -= spread(found.offset, weight.shape)
+    assert not codes[~found.keep].any()
+    decoded = (codes * spread(found.scale, weight.shape).astype(np.float32)).astype(dtype)
+    assert np.array_equal(decoded, found.weight)
+    wanted = exact_error(weight, found.weight, gram, layout)
+    assert found.error == pytest.approx(wanted, rel=0.02 if dtype == np.float16 else 1e-3)
+
+
+@pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_rounding_in_the_sweep_beats_rounding_after_it(method, mode):
+    weight, inputs = layer(64, 128)
+    gram = inputs.T @ inputs
+    found = solve_quantized(weight, gram, mode, Quantization("int4"), method=method)
+    plain = solve(weight, gram, mode, method=method)
+    scale = np.abs(plain.weight).max(axis=1, keepdims=True) / 7
+    after = np.rint(plain.weight / scale) * scale
+    assert found.error < exact_error(weight, after, gram, matrix_layout(64, 128))
+    fine = solve_quantized(weight, gram, mode, Quantization("int8"), method=method)
+    assert fine.error < 1.05 * plain.error
+
+
+def test_admm_in_four_bits_is_better_than_sparsegpt_in_float():
+    weight, inputs = layer(128, 256)
+    gram = inputs.T @ inputs
+    joint = solve_quantized(weight, gram, Percentile(0.5), Quantization("int4", 32), method=ADMM())
+    assert joint.error < solve(weight, gram, Percentile(0.5), method=SparseGPT()).error
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize(
+    "palettization",
+    [Palettization(), Palettization("kmeans", 4), Palettization("normal_float", 2)],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=lambda layout: str(layout.shape))
+def test_table_entries_are_the_weight(layout, palettization, method, dtype):
+    weight, gram = stored(layout)
+    weight = weight.astype(dtype)
+    found = solve_palettized(weight, gram, NM(2, 4), palettization, method=method, layout=layout)
+    rows = weight.shape[0]
+    assert found.tables.shape == (rows // (palettization.group_size or rows), 16)
+    assert found.tables.dtype == dtype
+    assert np.all(np.diff(found.tables.astype(np.float64), axis=1) >= 0)
+    assert found.codes.dtype == np.uint8 and found.codes.max() < 16
+    assert not found.codes[~found.keep].any()
+    tables = np.repeat(found.tables, rows // len(found.tables), axis=0)
+    entries = np.take_along_axis(tables, found.codes.reshape(rows, -1).astype(np.intp), axis=1)
+    decoded = np.where(found.keep, entries.reshape(weight.shape), 0)
+    assert np.array_equal(decoded, found.weight)
+    wanted = exact_error(weight, found.weight, gram, layout)
+    assert found.error == pytest.approx(wanted, rel=0.02 if dtype == np.float16 else 1e-3)
+    assert found.error < 0.5
+
+
+def test_fitted_tables_beat_the_fixed_one():
+    weight, inputs = layer(64, 128)
+    gram = inputs.T @ inputs
+    fitted, fixed = (
+        solve_palettized(weight, gram, Percentile(0.5), Palettization(table), method=ADMM()).error
+        for table in ("kmeans", "normal_float")
+    )
+    assert fitted < fixed
+
+
+def test_the_normal_float_table_is_coremltools_own():
+    from coremltools.optimize.torch.layerwise_compression import _quant
+
+    assert np.array_equal(NORMAL_FLOAT, _quant._normal_float_palette[4].numpy())
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_few_or_no_values_make_a_table_too(rows):
+    gram = np.eye(4, dtype=np.float32)
+    weight = np.ones((rows, 4), np.float32)
+    for mode in (Channel(1.0), Percentile(0.5), Percentile(0.0)):
+        for table in ("kmeans", "normal_float"):
+            found = solve_palettized(weight, gram, mode, Palettization(table), method=Wanda())
+            assert np.allclose(found.weight, weight * found.keep)
+        for dtype in ("int4", "uint4"):
+            found = solve_quantized(weight, gram, mode, Quantization(dtype), method=Wanda())
+            assert np.allclose(found.weight, weight * found.keep, atol=0.02)
+
+
+def test_a_dead_layer_is_rounded_all_the_same():
+    weight = layer(16, 32)[0]
+    gram = np.zeros((32, 32), np.float32)
+    for method in METHODS:
+        first = solve_quantized(weight, gram, NM(2, 4), Quantization("int8"), method=method)
+        second = solve_palettized(weight, gram, NM(2, 4), Palettization(), method=method)
+        assert first.error == second.error == 0
+        assert np.allclose(first.weight, weight * first.keep, atol=0.02)
+        assert np.allclose(second.weight, weight * second.keep, atol=0.2)
+
+
+def test_wrong_options_say_which_and_why():
+    with pytest.raises(ConfigError, match="must be one of int8, int4, uint8, uint4. Got 'i'"):
+        Quantization("i")
+    with pytest.raises(ConfigError, match="block_size: must be an int of 1 or more. Got 0"):
+        Quantization("int8", 0)
+    with pytest.raises(ConfigError, match='table: must be "kmeans" or "normal_float". Got 3'):
+        Palettization(3)
+    with pytest.raises(ConfigError, match="group_size: must be an int of 1 or more. Got 0"):
+        Palettization("kmeans", 0)
+    weight, gram = np.ones((6, 4), np.float32), np.eye(4, dtype=np.float32)
+    with pytest.raises(NotApplicable, match="block_size 3 does not divide its 4 input channels"):
+        solve_quantized(weight, gram, NM(2, 4), Quantization("int8", 3), method=Wanda())
+    with pytest.raises(NotApplicable, match="group_size 4 does not divide its 6 rows"):
+        solve_palettized(weight, gram, NM(2, 4), Palettization("kmeans", 4), method=Wanda())
+
+
+def test_blocks_need_input_channels_of_one_axis():
+    layout = layout_of("einsum", "values", 1, (2, 3, 4), {"equation": "nab,abu->nu"})
+    assert layout.reduced(1).shape == (1, 1, 4)
+    with pytest.raises(NotApplicable, match="its input channels are several axes"):
+        layout.reduced(2)
