@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from mlpass.errors import ExecutionError, MlpassError
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
@@ -134,6 +136,8 @@ class _Run:
                 f"(arguments: {_described(arguments)})"
             ) from error
         results = made if isinstance(made, tuple) else (made,)
+        # Of arrays without axes numpy makes scalars, which not all of its functions take.
+        results = tuple(np.asarray(one) if isinstance(one, np.generic) else one for one in results)
         if len(results) != len(step.op.outputs):
             raise ExecutionError(
                 f"{step.op.type} {label_of(step.op)!r}: its kernel makes {len(results)} results, "

@@ -115,7 +115,7 @@ def _register(op_type: str, reduction: Reduction, through_floats: bool, meaning:
         if not (through_floats and is_integral(xp, x)):
             return reduction(xp, x, tuple(chosen), keep)
         exact = reduction(xp, xp.astype(x, xp.float64), tuple(chosen), keep)
-        return xp.astype(exact, dtype)
+        return xp.astype(xp.asarray(exact), dtype)  # numpy may have made a scalar of it
 
     reduce.__name__ = reduce.__qualname__ = op_type
     reduce.__doc__ = f"x (...) -> the {meaning} over `axes`, all where None."
@@ -160,4 +160,4 @@ def _indices(
     if dtype.lower() not in ("int32", "uint16"):
         raise ValueError(f"output_dtype: must be int32 or uint16. Got {dtype!r}.")
     found = search(x, axis=integer(axis), keepdims=flag(keep_dims))
-    return xp.astype(found, getattr(xp, dtype.lower()))
+    return xp.astype(xp.asarray(found), getattr(xp, dtype.lower()))
