@@ -10,7 +10,7 @@ import numpy as np
 from mlpass.errors import ModelFormatError
 from mlpass.program.ir import Constant, Op, Value
 from mlpass.runtime.backends.base import Backend
-from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.materialize import decompress
 from mlpass.runtime.ops import Source, label_of
 from mlpass.runtime.plan import Plan
 
@@ -106,14 +106,7 @@ class Constants:
             else:
                 made = dict(zip(part.outputs, self._decompress(part), strict=True))
                 arguments[parameter] = made[argument]
-        kernel = find_kernel(maker.type, self._plan.function.opset)
-        if kernel is None:
-            raise ModelFormatError(f"{maker.type} is unknown in iOS{self._plan.function.opset}")
-        try:
-            made = kernel(np, **arguments)
-        except (ValueError, IndexError, TypeError) as error:
-            raise ModelFormatError(f"{label_of(maker)}: broken {maker.type}: {error}") from None
-        return made if isinstance(made, tuple) else (made,)
+        return decompress(maker, arguments, self._plan.function.opset)
 
     def _placed(self, source: Source, value: Any) -> Any:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":

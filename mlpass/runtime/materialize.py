@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,25 +25,32 @@ def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
         ModelFormatError: a part is broken, or of an unknown kind.
     """
     values: dict[Value, Any] = {}
-    made: Any = ()
     for op in parts:
-        where = f"{op.outputs[-1].name}: broken {op.type}"
         arguments = {
             parameter: argument.read() if isinstance(argument, Constant) else values[argument]
             for parameter, (argument,) in op.inputs.items()
         }
-        if op.type == "const":
-            made = arguments["val"]
-        elif function := find_kernel(op.type, opset):
-            try:
-                made = function(np, **arguments)
-            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-                raise ModelFormatError(f"{where}: {error}") from None
-        else:
-            raise ModelFormatError(f"{op.outputs[-1].name}: {op.type} is unknown in iOS{opset}")
-        results = made if isinstance(made, tuple) else (made,)
-        shapes = [getattr(value.type, "shape", None) for value in op.outputs]
-        if [np.shape(result) for result in results] != shapes:
-            raise ModelFormatError(f"{where}: it does not make what its outputs say, {shapes}")
-        values.update(zip(op.outputs, results, strict=True))
+        made = (arguments["val"],) if op.type == "const" else decompress(op, arguments, opset)
+        values.update(zip(op.outputs, made, strict=True))
     return np.asarray(values[parts[-1].outputs[-1]])
+
+
+def decompress(op: Op, arguments: Mapping[str, Any], opset: int) -> tuple[Any, ...]:
+    """Returns what one `constexpr_*` op makes of its arguments, in the order of its outputs.
+
+    Raises:
+        ModelFormatError: the op is unknown in this opset, or broken: the text says how.
+    """
+    where = f"{op.outputs[-1].name}: broken {op.type}"
+    function = find_kernel(op.type, opset)
+    if function is None:
+        raise ModelFormatError(f"{op.outputs[-1].name}: {op.type} is unknown in iOS{opset}")
+    try:
+        made = function(np, **arguments)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ModelFormatError(f"{where}: {error}") from None
+    results = made if isinstance(made, tuple) else (made,)
+    shapes = [getattr(value.type, "shape", None) for value in op.outputs]
+    if [np.shape(result) for result in results] != shapes:
+        raise ModelFormatError(f"{where}: it does not make what its outputs say, {shapes}")
+    return results

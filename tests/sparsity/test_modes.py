@@ -88,7 +88,8 @@ def test_large_fp16_weights_are_pruned_where_coremltools_overflows():
     weight = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float16)
     assert np.count_nonzero(pruned(weight, Percentile(0.5)) == 0) == 45_000
     theirs = peer.decompress(peer.compress_by_magnitude(weight, 0.5))
-    assert np.count_nonzero(theirs == 0) < 1000
+    if np.lib.NumpyVersion(np.__version__) < "2.4.0":
+        assert np.count_nonzero(theirs == 0) < 1000
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
