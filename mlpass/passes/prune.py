@@ -19,7 +19,7 @@ from mlpass.passes.plan import Step, layout_of_site, magnitude, plan, rank_globa
 from mlpass.program import encode
 from mlpass.program.ir import Constant, Op
 from mlpass.program.mlmodel import open_package
-from mlpass.program.mlpackage import package_nbytes
+from mlpass.program.mlpackage import Rewriter, package_nbytes
 from mlpass.program.sites import Site, find_sites
 from mlpass.report.records import LayerRecord, Report
 from mlpass.sparsity.packing import pack, zero_out
@@ -63,16 +63,21 @@ def prune(
             bar = tqdm(rank_globally(steps), desc="pruning", unit="weight", disable=None)
             for step in bar:
                 bar.set_postfix_str(step.site.name)
-                layer, replacements = _carry_out(step)
-                for old, new in replacements:
-                    rewriter.replace(old, new)
-                layers.append(layer)
+                layers.append(_rewrite(step, rewriter))
         bytes_after = package_nbytes(Path(output))
         name, target = str(package.path), os.fspath(output)
     return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
 
 
 Replacements = list[tuple[Op, list[Op]]]
+
+
+def _rewrite(step: Step, rewriter: Rewriter) -> LayerRecord:
+    """Carries out one step and returns its record; its arrays are let go before the next."""
+    layer, replacements = _carry_out(step)
+    for old, new in replacements:
+        rewriter.replace(old, new)
+    return layer
 
 
 def _carry_out(step: Step) -> tuple[LayerRecord, Replacements]:
