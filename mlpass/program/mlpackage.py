@@ -141,6 +141,12 @@ class Package:
         return _inside(self.model_path.parent, file_name.removeprefix(_MODEL_PATH), self.path)
 
 
+def pipeline_of(model: Any) -> Any:
+    """Returns the pipeline that a model message holds, None where it is no pipeline."""
+    unwrap = _PIPELINES.get(model.WhichOneof("Type"))
+    return unwrap(model) if unwrap else None
+
+
 def package_nbytes(path: Path) -> int:
     """Returns the sizes of all files of a package together."""
     return sum(file.stat().st_size for file in _files_of(path))
@@ -275,12 +281,12 @@ def _parse(path: Path) -> Any:
 def _ml_programs(model: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]:
     """Yields (part name, model message) of every ML Program in a model."""
     kind = model.WhichOneof("Type")
-    if kind in _PIPELINES:
-        pipeline = _PIPELINES[kind](model)
+    pipeline = pipeline_of(model)
+    if pipeline is not None:
         found = False
         for index, part in enumerate(pipeline.models):
             label = pipeline.names[index] if index < len(pipeline.names) else str(index)
-            if part.WhichOneof("Type") == "mlProgram" or part.WhichOneof("Type") in _PIPELINES:
+            if part.WhichOneof("Type") == "mlProgram" or pipeline_of(part) is not None:
                 found = True
                 yield from _ml_programs(part, f"{name}/{label}" if name else label, path)
         if not found:
@@ -296,11 +302,10 @@ def _ml_programs(model: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]
 
 def _raise_pipelines(model: Any) -> None:
     """Lifts a pipeline's specification version to that of its newest part."""
-    kind = model.WhichOneof("Type")
-    if kind in _PIPELINES:
-        for part in _PIPELINES[kind](model).models:
-            _raise_pipelines(part)
-            model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
+    pipeline = pipeline_of(model)
+    for part in pipeline.models if pipeline is not None else ():
+        _raise_pipelines(part)
+        model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
 
 
 def _inside(base: Path, relative: str, package: Path) -> Path:

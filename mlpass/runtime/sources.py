@@ -10,15 +10,13 @@ from typing import Any
 from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.ir import Function
 from mlpass.program.mlmodel import open_package
-from mlpass.program.mlpackage import Package
+from mlpass.program.mlpackage import Package, pipeline_of
 from mlpass.runtime.description import (
     Description,
     choose_function,
     describe_function,
     describe_message,
 )
-
-_PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +98,9 @@ def close_with(owner: object, package: Package) -> None:
 
 
 def _strange_parts(model: Any) -> Iterator[str]:
-    kind = model.WhichOneof("Type")
-    if kind in _PIPELINES:
-        pipeline = getattr(model, kind)
-        pipeline = pipeline if kind == "pipeline" else pipeline.pipeline
+    pipeline = pipeline_of(model)
+    if pipeline is not None:
         for part in pipeline.models:
             yield from _strange_parts(part)
-    elif kind != "mlProgram":
-        yield str(kind)
+    elif model.WhichOneof("Type") != "mlProgram":
+        yield str(model.WhichOneof("Type"))
