@@ -13,16 +13,14 @@ from tqdm import tqdm
 
 from mlpass.config import as_config
 from mlpass.errors import NotApplicable
-from mlpass.passes.inspect import encoding_of, function_records, untouched_record, weight_of
-from mlpass.passes.joint import check_opset, joint_ops
+from mlpass.passes.encoding import Replacements, encode_weight
+from mlpass.passes.inspect import function_records, untouched_record, weight_of
+from mlpass.passes.joint import check_opset
 from mlpass.passes.plan import Step, layout_of_site, magnitude, plan, rank_globally
-from mlpass.program import encode
-from mlpass.program.ir import Constant, Op
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Rewriter, package_nbytes
-from mlpass.program.sites import Site, find_sites
+from mlpass.program.sites import find_sites
 from mlpass.report.records import LayerRecord, Report
-from mlpass.sparsity.packing import pack, zero_out
 from mlpass.sparsity.select import keep_above, keys_of
 
 
@@ -69,9 +67,6 @@ def prune(
     return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
 
 
-Replacements = list[tuple[Op, list[Op]]]
-
-
 def _rewrite(step: Step, rewriter: Rewriter) -> LayerRecord:
     """Carries out one step and returns its record; its arrays are let go before the next."""
     layer, replacements = _carry_out(step)
@@ -90,19 +85,19 @@ def _carry_out(step: Step) -> tuple[LayerRecord, Replacements]:
         keep = _keep(step, weight)
         if keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        encoding, zeros, nbytes, replacements = _encode(site, weight, keep)
+        stored = encode_weight(site, weight, keep)
     except NotApplicable as reason:
         return untouched_record(site, str(reason)), []
     layer = replace(
         untouched_record(site, counted=False),
         mode=str(step.mode),
         method="magnitude",
-        zeros=zeros,
-        sparsity=zeros / keep.size,
-        encoding=encoding,
-        bytes_after=nbytes,
+        zeros=stored.zeros,
+        sparsity=stored.zeros / keep.size,
+        encoding=stored.encoding,
+        bytes_after=stored.nbytes,
     )
-    return layer, replacements
+    return layer, stored.replacements
 
 
 def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:
@@ -123,35 +118,3 @@ def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:
             raise
         layout = None
     return step.mode.keep(score, layout)
-
-
-def _encode(
-    site: Site, weight: NDArray[Any], keep: NDArray[np.bool_]
-) -> tuple[str, int, int, Replacements]:
-    """Returns how a pruned weight is stored, its zeros, its bytes, and the ops that make it.
-
-    Raises:
-        NotApplicable: there is no way to store it that pays.
-    """
-    constant = site.constant
-    if constant is None:
-        keep = keep & (weight != 0)
-        ops, nbytes = joint_ops(site, keep)
-        return (
-            f"sparse + {encoding_of(site.parts)}",
-            int(keep.size - np.count_nonzero(keep)),
-            nbytes,
-            ops,
-        )
-    mask, nonzero = pack(weight, keep)
-    zeros = weight.size - nonzero.size
-    nbytes = encode.sparse_nbytes(weight.size, nonzero.size, constant.dtype)
-    if nbytes >= constant.nbytes:
-        new = Constant.of(zero_out(weight, keep), constant)
-        ops = [(maker, [encode.dense(maker, new)]) for maker in site.makers]
-        return "dense", zeros, constant.nbytes, ops
-    opset = max(site.opset, encode.FIRST_SPARSE_OPSET)
-    masks = encode.mask_constant(mask, constant.shape, opset, constant)
-    data = Constant.of(nonzero, constant)
-    ops = [(maker, [encode.sparse(maker, masks, data, opset)]) for maker in site.makers]
-    return "sparse", zeros, nbytes, ops
