@@ -8,6 +8,11 @@ tools get the same weight and inputs, in turns, in one process; the best of `--r
 Gram (coremltools: Hessian) is timed by itself, since one serves several layers. mlpass' times
 include its report of the output error, which coremltools does not make: "sparsegpt, unreported" is
 without it.
+
+    python benchmarks/bench_solver.py --block
+
+times all seven weights of a SmolLM2-135M block instead: q, k and v on one Gram, gate and up on
+another.
 """
 
 from __future__ import annotations
@@ -26,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.solvers.admm import ADMM
-from mlpass.solvers.gram import accumulate
+from mlpass.solvers.gram import Gram, accumulate, output_power
 from mlpass.solvers.problem import Method
-from mlpass.solvers.solve import make_problem, output_power, solve
+from mlpass.solvers.solve import make_problem, solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
 from mlpass.sparsity.modes import NM, Block, Channel, Mode, Percentile
@@ -41,6 +46,8 @@ METHODS: dict[str, Method] = {
     "wanda+refit": Wanda(refit=True),
     "magnitude": Magnitude(),
 }
+# Rows of the weights that read one activation, and its columns.
+SMOLLM2_BLOCK = [((576, 192, 192), 576), ((576,), 576), ((1536, 1536), 576), ((576,), 1536)]
 OTHER_MODES = {"block": Block(0.5, 4), "channel": Channel(0.5)}
 
 
@@ -59,8 +66,12 @@ def main() -> None:
     parser.add_argument("--dampening", type=float, default=0.01)
     parser.add_argument("--runs", type=int, default=3, help="of each, in turns")
     parser.add_argument("--json", metavar="FILE", help="write all measurements")
+    parser.add_argument("--block", action="store_true", help="time a transformer block's weights")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    if options.block:
+        measure_block(options)
+        return
 
     results = []
     for size in options.sizes:
@@ -140,6 +151,35 @@ def measure(
             differing = (peer_weight != 0) != solutions["sparsegpt"].keep
             row["mask_difference"] = float(np.mean(differing))
     return row
+
+
+def measure_block(options: argparse.Namespace) -> None:
+    """Prints the time that each method takes for the seven weights of a block, in turns."""
+    rng = np.random.default_rng(0)
+    grams = {
+        columns: accumulate(None, layer(columns, 4 * columns, options.decay)[1])
+        for columns in (576, 1536)
+    }
+    block = [
+        ([rng.standard_normal((each, columns), np.float32) for each in rows], grams[columns])
+        for rows, columns in SMOLLM2_BLOCK
+    ]
+
+    def prune_all(key: str, mode: Mode) -> None:
+        for weights, gram in block:
+            shared = Gram(gram)
+            for weight in weights:
+                solve(weight, shared, mode, method=METHODS[key])
+
+    for mode in map(mode_of, options.modes):
+        seconds: dict[str, list[float]] = {key: [] for key in options.methods}
+        for _ in range(options.runs):
+            for key in options.methods:
+                taken = timed(lambda k=key, m=mode: prune_all(k, m))[1]
+                seconds[key].append(taken)
+        print(f"seven weights of a block, {mode}")
+        for key, each in seconds.items():
+            print(f"  {key:16s} best {min(each):6.3f} s, median {np.median(each):6.3f} s")
 
 
 def prune_only(weight: NDArray[Any], gram: NDArray[Any], mode: Mode, dampening: float) -> None:

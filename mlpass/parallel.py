@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # A slab of a million elements and its by-products stay in a core's cache share, and are still
@@ -15,9 +18,16 @@ Result = TypeVar("Result")
 SLAB = 1 << 18
 
 
+_here = threading.local()  # `worker` is set in the pool's own threads
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="mlpass")
+    return ThreadPoolExecutor(threads, "mlpass", initializer=_enter_worker)
+
+
+def _enter_worker() -> None:
+    _here.worker = True
 
 
 def thread_count() -> int:
@@ -51,7 +61,60 @@ def map_slabs(
     """
     step = _step(elements_each)
     bounds = [(start, min(start + step, length)) for start in range(0, length, step)]
+    return map_items(lambda bound: function(*bound), bounds)
+
+
+def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Returns `function(item)` for each item, in their order, worked out on all cores.
+
+    Within a job of another call it is a plain loop: a job that waited for its own pool could wait
+    for ever.
+
+    Args:
+        function: what it writes for one item must not overlap with what it writes for others.
+        items: which must follow from sizes alone, if results are to be the same on any cores.
+    """
     threads = thread_count()
-    if threads == 1 or len(bounds) <= 1:
-        return [function(start, stop) for start, stop in bounds]
-    return list(_pool(threads).map(lambda bound: function(*bound), bounds))
+    if threads == 1 or len(items) <= 1 or getattr(_here, "worker", False):
+        return [function(item) for item in items]
+    return list(_pool(threads).map(function, items))
+
+
+class _BlasLimit:
+    """Who holds BLAS to one thread, and how many threads it had before."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.holders = 0
+        self.limiter: Any = None
+
+
+_limit = _BlasLimit()
+
+
+@cache
+def _blas_controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Holds BLAS to one thread, so that the bits of a product do not depend on the cores.
+
+    How a BLAS divides a product depends on its number of threads, and the order of a sum with it.
+    All cores come back in through jobs whose bounds follow from sizes alone. It may be entered
+    again, and from several threads; the last to leave gives BLAS its threads back.
+    """
+    with _limit.lock:
+        if _limit.holders == 0:
+            _limit.limiter = _blas_controller().limit(limits=1, user_api="blas")
+        _limit.holders += 1
+    try:
+        yield
+    finally:
+        with _limit.lock:
+            _limit.holders -= 1
+            if _limit.holders == 0:
+                _limit.limiter.restore_original_limits()

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mlpass.errors import ConfigError
-from mlpass.solvers.factor import inverse
-from mlpass.solvers.gram import dampened_factor
+from mlpass.parallel import map_items
+from mlpass.solvers.gram import output_power
 from mlpass.solvers.problem import (
     Array,
     Method,
@@ -33,7 +33,9 @@ from mlpass.solvers.problem import (
     check_count,
     check_dampening,
 )
+from mlpass.solvers.products import Part, row_parts
 from mlpass.solvers.refit import refit
+from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import Mask
 
 _RELAXATION = np.float32(1.5)
@@ -67,13 +69,18 @@ class ADMM(Method):
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight, solved for on its mask."""
         scale = problem.scale[:, None, :]
-        unit = replace(
-            problem, weight=problem.weight * scale, gram=_with_unit_diagonal(problem.gram)
-        )
+        unit = replace(problem, weight=problem.weight * scale, gram=problem.gram.unit)
         split, keep, dampening = self._search(unit)
         if self.finish:
             split = refit(unit, keep, split, self.finish, dampening)
-        return Pruned(split / scale, keep, dampening)
+        weight = split / scale
+        power = output_power(weight - problem.weight, problem.gram)
+        plain = Magnitude().prune(problem)
+        if power <= output_power(plain.weight - problem.weight, problem.gram):
+            return Pruned(weight, keep, dampening, power)
+        # The search has gone astray, as it may where whole rows are to go.
+        weight = refit(problem, plain.keep, plain.weight, dampening=dampening)
+        return Pruned(weight, plain.keep, dampening)
 
     def _search(self, problem: Problem) -> tuple[Array, Mask, float]:
         """Returns Z after all iterations, its mask, and the dampening that the Gram took."""
@@ -94,38 +101,33 @@ class ADMM(Method):
                 total *= np.float32(previous / penalty)
                 total += split
             previous = penalty
-            solver, used = _inverse(problem.gram, self.dampening, penalty)
+            solver, used = problem.gram.inverse(self.dampening, penalty)
             dampening = max(dampening, used)
             for _ in range(count):
-                pull = 2 * split
-                pull -= total
-                pull -= target
-                pull = pull @ solver
-                pull *= np.float32(penalty)
-                pull += target
-                pull -= split
-                pull *= _RELAXATION
-                total += pull
+                _relax(total, split, target, solver, penalty)
                 split, keep = _project(problem, total)
         return split, keep, dampening
+
+
+def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: float) -> None:
+    """Adds an over-relaxed X - Z to `total`, in place."""
+
+    def relax(part: Part) -> None:
+        pull = 2 * split[part]
+        pull -= total[part]
+        pull -= target[part]
+        pull = pull @ solver[part[0]]
+        pull *= np.float32(penalty)
+        pull += target[part]
+        pull -= split[part]
+        pull *= _RELAXATION
+        total[part] += pull
+
+    groups, rows, columns = total.shape
+    map_items(relax, row_parts(groups, rows, columns * columns))
 
 
 def _project(problem: Problem, total: Array) -> tuple[Array, Mask]:
     """Returns the nearest weight in the mode's pattern, and its mask."""
     keep = problem.mode.keep(np.abs(total), problem.layout)
     return total * keep, keep
-
-
-def _inverse(gram: Array, dampening: float, penalty: float) -> tuple[Array, float]:
-    """Returns `(G + (dampening + penalty) I)^-1` of each group, and the dampening that it took."""
-    parts = [dampened_factor(group, dampening + penalty) for group in gram]
-    solver: Array = np.stack([inverse(upper) for upper, _ in parts])
-    return solver, max(used for _, used in parts) - penalty
-
-
-def _with_unit_diagonal(gram: Array) -> Array:
-    """Returns the Gram of inputs scaled to unit norm; columns that no sample reaches stay 0."""
-    lengths = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
-    factors = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    unit: Array = gram * factors[:, :, None] * factors[:, None, :]
-    return unit

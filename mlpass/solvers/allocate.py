@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError
+from mlpass.parallel import one_blas_thread
+from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
@@ -34,9 +36,10 @@ class Curve:
     nbytes: Sequence[int] | None = None
 
 
+@one_blas_thread()
 def error_curve(
     weight: NDArray[Any],
-    gram: NDArray[Any],
+    gram: NDArray[Any] | Gram,
     sparsities: Sequence[float],
     *,
     method: Method,
@@ -46,7 +49,7 @@ def error_curve(
 
     Args:
         weight: as for `solve`, like all but the next.
-        gram: X^T X.
+        gram: X^T X, as for `solve`.
         sparsities: ascending, 0 to 1; none may be given twice.
         method: the same for all layers, or their curves cannot be compared.
         layout: what the axes of `weight` are; None for a plain matrix.
@@ -55,8 +58,9 @@ def error_curve(
         CalibrationError: as `solve`.
         ConfigError: a sparsity is not in [0, 1].
     """
+    shared = gram if isinstance(gram, Gram) else Gram(gram)
     errors = [
-        solve(weight, gram, Percentile(sparsity), method=method, layout=layout).error
+        solve(weight, shared, Percentile(sparsity), method=method, layout=layout).error
         for sparsity in sparsities
     ]
     return Curve(int(weight.size), list(sparsities), errors)
@@ -72,16 +76,16 @@ def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
     return [sparsity] * len(sizes)
 
 
-def outlier_share(weight: NDArray[Any], gram: NDArray[Any], times: float = 5.0) -> float:
+def outlier_share(weight: NDArray[Any], gram: NDArray[Any] | Gram, times: float = 5.0) -> float:
     """Returns the share of a layer's scores, |w| times input norm, above `times` their mean.
 
     Args:
         weight: (groups, rows, columns) or (rows, columns).
-        gram: (groups, columns, columns) or (columns, columns).
+        gram: X^T X, as for `solve`.
         times: what makes an outlier.
     """
-    norms = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))[..., None, :]
-    score = np.abs(weight) * norms
+    shared = gram if isinstance(gram, Gram) else Gram(gram)
+    score = np.abs(weight) * np.sqrt(shared.diagonal)[:, None, :]
     mean = float(score.mean(dtype=np.float64))
     return int(np.count_nonzero(score > times * mean)) / int(score.size)
 

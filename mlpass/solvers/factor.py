@@ -9,9 +9,10 @@ inverse.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float = NDArray[np.float32] | NDArray[np.float64]
+from mlpass.parallel import map_items
+from mlpass.solvers.products import Float as Float
+from mlpass.solvers.products import mirror, pairs, product
 
 _BLOCK = 128
 
@@ -29,10 +30,11 @@ def upper_factor(gram: Float) -> Float:
     upper = np.zeros_like(gram)
     for stop in range(columns, 0, -_BLOCK):
         start = max(0, stop - _BLOCK)
-        panel = gram[:stop, start:stop] - upper[:stop, stop:] @ upper[start:stop, stop:].T
+        known = product(upper[None, :stop, stop:], upper[None, start:stop, stop:].swapaxes(1, 2))
+        panel = gram[:stop, start:stop] - known[0]
         corner = np.linalg.cholesky(panel[start:][::-1, ::-1])[::-1, ::-1]
         upper[start:stop, start:stop] = corner
-        upper[:start, start:stop] = panel[:start] @ np.linalg.inv(corner).T
+        product(panel[None, :start], np.linalg.inv(corner).T[None], upper[None, :start, start:stop])
     return upper
 
 
@@ -45,11 +47,27 @@ def inverse(upper: Float) -> Float:
     columns = len(upper)
     lower = np.zeros_like(upper)  # U^-T, whose rows come one block after the other
     for start in range(0, columns, _BLOCK):
-        stop = min(columns, start + _BLOCK)
-        corner = np.linalg.inv(upper[start:stop, start:stop]).T
-        for left in range(0, start, 4 * _BLOCK):
-            part = slice(left, min(start, left + 4 * _BLOCK))
-            known = lower[left:start, part]
-            lower[start:stop, part] = -corner @ (upper[left:start, start:stop].T @ known)
-        lower[start:stop, start:stop] = corner
-    return lower @ lower.T  # numpy hands this to syrk
+        _next_rows(lower, upper, start, min(columns, start + _BLOCK))
+    square = np.empty((1, columns, columns), upper.dtype)
+
+    def multiply(pair: tuple[slice, slice, slice]) -> None:
+        _, left, right = pair
+        square[0, left, right] = lower[left, : left.stop] @ lower[right, : left.stop].T
+
+    map_items(multiply, pairs(1, columns, columns))
+    mirror(square)
+    result: Float = square[0]
+    return result
+
+
+def _next_rows(lower: Float, upper: Float, start: int, stop: int) -> None:
+    """Sets the rows of U^-T from `start` to `stop`, which follow from those before."""
+    corner = np.linalg.inv(upper[start:stop, start:stop]).T
+    lower[start:stop, start:stop] = corner
+
+    def solve(left: int) -> None:
+        part = slice(left, min(start, left + 2 * _BLOCK))
+        known = lower[left:start, part]
+        lower[start:stop, part] = -corner @ (upper[left:start, start:stop].T @ known)
+
+    map_items(solve, range(0, start, 2 * _BLOCK))

@@ -1,72 +1,146 @@
-"""The Gram of a layer's inputs: summed over samples, checked, dampened, factored."""
+"""The Gram as methods read it: checked, scaled, dampened, factored; each of it done once."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
-from mlpass.solvers.factor import Float, upper_factor
-from mlpass.solvers.problem import Array
+from mlpass.parallel import map_items
+from mlpass.solvers.accumulate import GramSum as GramSum
+from mlpass.solvers.accumulate import accumulate as accumulate
+from mlpass.solvers.factor import inverse, upper_factor
+from mlpass.solvers.products import Array, pairs, row_parts
+
+Derived = TypeVar("Derived")
 
 
-def accumulate(gram: Float | None, inputs: NDArray[Any]) -> Float:
-    """Returns the Gram with some more input rows in it.
+class Gram:
+    """X^T X of one activation, and whatever methods derive from it alone.
+
+    Sites that read one activation share one of these, so that the second and third do not factor it
+    again. What was derived is kept as long as the object is.
+
+    Attributes:
+        diagonal: (groups, columns) fp32, with a mean of 1 over its live elements.
+        is_diagonal: whether there is nothing else, and so no `matrix`.
+    """
+
+    def __init__(self, gram: NDArray[Any]) -> None:
+        """Checks and scales a Gram.
+
+        Args:
+            gram: (columns, columns), or (groups, columns, columns), or (columns,) where it is
+                diagonal: inputs that do not correlate, like the one-hot rows that an embedding
+                table meets.
+
+        Raises:
+            CalibrationError: its shape is another, or it holds NaN or inf, or a negative diagonal.
+        """
+        self.is_diagonal = gram.ndim == 1
+        grams = gram[None] if gram.ndim <= 2 else gram
+        if not self.is_diagonal and (grams.ndim != 3 or grams.shape[1] != grams.shape[2]):
+            raise CalibrationError(
+                "gram: must be (columns, columns), (groups, columns, columns) or, where it is "
+                f"diagonal, (columns,). Got shape {gram.shape}."
+            )
+        self._matrix = scaled(grams)
+        diagonal = np.einsum("gii->gi", self._matrix) if grams.ndim == 3 else self._matrix
+        self.diagonal: Array = diagonal.copy()
+        self._derived: dict[Hashable, Any] = {}
+
+    @property
+    def matrix(self) -> Array:
+        """The Gram scaled like `diagonal`, (groups, columns, columns) fp32.
+
+        Raises:
+            CalibrationError: it is diagonal.
+        """
+        if self.is_diagonal:
+            raise CalibrationError("gram: is diagonal, so it has no matrix.")
+        return self._matrix
+
+    @cached_property
+    def unit(self) -> Gram:
+        """The Gram of inputs scaled to unit norm; columns that no sample reaches stay 0."""
+        lengths = np.sqrt(self.diagonal)
+        factors = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        return Gram(self.matrix * factors[:, :, None] * factors[:, None, :])
+
+    def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
+        """Returns what `make` returned when `key` was first asked for."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        return cast(Derived, self._derived[key])
+
+    def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
+        """Returns `(G + (dampening + penalty) I)^-1` of each group, and the dampening it took.
+
+        Raises:
+            CalibrationError: it is not positive semidefinite.
+        """
+
+        def make() -> tuple[Array, float]:
+            parts = [dampened_factor(group, dampening + penalty) for group in self.matrix]
+            solver: Array = np.stack([inverse(upper) for upper, _ in parts])
+            return solver, max(used for _, used in parts) - penalty
+
+        return self.derived(("inverse", dampening, penalty), make)
+
+
+def output_power(weight: Array, gram: Gram) -> float:
+    """Returns the square sum of a weight's outputs, `tr(W G W^T)`, in units of the scaled Gram.
+
+    Both `W^T W` and the Gram are symmetric, which halves the work.
 
     Args:
-        gram: (groups, columns, columns) of the samples so far; None before the first.
-        inputs: (groups, samples, columns) or (samples, columns), any float dtype.
-
-    Raises:
-        CalibrationError: an input is NaN or infinite, or the columns are not those of `gram`.
+        weight: (groups, rows, columns).
+        gram: of the same groups and columns.
     """
-    rows = inputs.reshape(1, *inputs.shape) if inputs.ndim == 2 else inputs
-    groups, _, columns = rows.shape
-    if gram is not None and gram.shape != (groups, columns, columns):
-        raise CalibrationError(
-            f"sample_data: a layer's inputs are (groups, columns) {(groups, columns)}, "
-            f"before they were {(gram.shape[0], gram.shape[1])}."
-        )
-    if not np.isfinite(rows).all():
-        raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = rows.astype(np.float32, copy=False)
-        added: Float = np.matmul(single.swapaxes(1, 2), single)
-        if gram is not None and gram.dtype == np.float32:
-            added += gram
-        elif gram is not None:
-            added = gram + added
-    if np.isfinite(added).all():
-        return added
-    # Squares of large activations overflow fp32. The sum is then kept in fp64 from here on.
-    double = rows.astype(np.float64)
-    added = np.matmul(double.swapaxes(1, 2), double)
-    return added if gram is None else gram.astype(np.float64) + added
+    groups, rows, columns = weight.shape
+    if gram.is_diagonal:
+        squares = np.einsum("grc,grc->gc", weight, weight)
+        return float(np.vdot(squares.astype(np.float64), gram.diagonal))
+
+    def multiply(pair: tuple[slice, slice, slice]) -> float:
+        part, left, right = pair
+        square = np.matmul(weight[part, :, left].swapaxes(1, 2), weight[part, :, right])
+        sums = np.einsum("gij,gij->gi", square, gram.matrix[pair])
+        return float(sums.sum(dtype=np.float64)) * (1 if left == right else 2)
+
+    return max(0.0, sum(map_items(multiply, pairs(groups, columns, rows))))
 
 
 def scaled(gram: NDArray[Any]) -> Array:
     """Returns the Gram in fp32, divided by the mean of its live diagonal over all groups.
 
     Args:
-        gram: (groups, columns, columns).
+        gram: (groups, columns, columns), or (groups, columns) where it is diagonal.
 
     Raises:
         CalibrationError: it holds NaN or inf, or a negative diagonal.
     """
-    diagonal = np.diagonal(gram, axis1=1, axis2=2)
-    if not np.isfinite(gram).all():
+    diagonal = np.einsum("gii->gi", gram) if gram.ndim == 3 else gram
+    parts = row_parts(gram.shape[0], gram.shape[1], gram.shape[-1])
+    if not all(map_items(lambda part: bool(np.isfinite(gram[part]).all()), parts)):
         raise CalibrationError("gram: holds NaN or inf.")
     if diagonal.min(initial=0.0) < 0:
         raise CalibrationError("gram: has a negative diagonal, so it is no X^T X.")
     total = float(np.sum(diagonal, dtype=np.float64))
-    if total == 0:
-        return gram.astype(np.float32)
-    mean = total / np.count_nonzero(diagonal)
-    if gram.dtype == np.float32 and 1e-30 < mean < 1e30:
-        return gram * np.float32(1 / mean)
-    return np.asarray(gram / mean, np.float32)
+    mean = total / np.count_nonzero(diagonal) if total else 1.0
+    narrow = gram.dtype == np.float32 and 1e-30 < mean < 1e30
+    factor = np.float32(1 / mean) if narrow else 1 / mean
+    result: Array = np.empty(gram.shape, np.float32)
+
+    def scale(part: Any) -> None:
+        np.multiply(gram[part], factor, out=result[part], casting="same_kind")
+
+    map_items(scale, parts)
+    return result
 
 
 def dampened_factor(gram: Array, dampening: float) -> tuple[Array, float]:

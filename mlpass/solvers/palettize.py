@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.parallel import one_blas_thread
+from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Array, Method, Problem, check_count
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
 from mlpass.solvers.solve import Solution, make_problem, make_solution, usable
@@ -65,7 +67,7 @@ class Palettization:
             check_count("group_size", self.group_size, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PalettizedSolution(Solution):
     """A pruned weight whose kept elements are `tables[its rows' table, codes]`.
 
@@ -79,14 +81,16 @@ class PalettizedSolution(Solution):
     tables: NDArray[Any]
 
 
+@one_blas_thread()
 def solve_palettized(
     weight: NDArray[Any],
-    gram: NDArray[Any],
+    gram: NDArray[Any] | Gram,
     mode: Mode,
     palettization: Palettization,
     *,
     method: Method,
     layout: Layout | None = None,
+    error_before: bool = False,
 ) -> PalettizedSolution:
     """Returns a weight pruned and palettized together; arguments and errors as `solve`.
 
@@ -102,7 +106,7 @@ def solve_palettized(
     pruned = prune_rounded(problem, usable(problem, method), tables.fit)
     used = layout or matrix_layout(*weight.shape)
     return PalettizedSolution(
-        **vars(make_solution(problem, pruned, used, weight.dtype)),
+        **vars(make_solution(problem, pruned, used, weight.dtype, error_before)),
         codes=used.join(np.where(pruned.keep, tables.codes, np.uint8(0))),
         tables=tables.entries.astype(weight.dtype),
     )
@@ -121,7 +125,7 @@ class _Tables:
 
     def fit(self, weight: Array, keep: Mask) -> MakeRounding:
         """Fixes each table to the kept weights of its rows."""
-        power = np.diagonal(self.problem.gram, axis1=1, axis2=2)[:, None, :]
+        power = self.problem.gram.diagonal[:, None, :]
         shares = np.where(keep, power, np.float32(0)).reshape(len(self.entries), -1)
         values = weight.reshape(len(self.entries), -1)
         for index, (own, share) in enumerate(zip(values, shares, strict=True)):

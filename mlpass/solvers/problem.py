@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.products import Array as Array
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask, Mode
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,20 @@ class Problem:
 
     Attributes:
         weight: (groups, rows, columns) fp32.
-        gram: (groups, columns, columns) fp32, scaled to a mean live diagonal of 1.
+        gram: of its inputs, (groups, columns, columns).
         layout: of `weight`: (groups, rows, channels, positions).
         mode: which elements may stay.
     """
 
     weight: Array
-    gram: Array
+    gram: Gram
     layout: Layout
     mode: Mode
 
     @property
     def scale(self) -> Array:
         """Root mean square of each input column, (groups, columns); see `column_scale`."""
-        return column_scale(np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2)))
+        return column_scale(np.sqrt(self.gram.diagonal))
 
 
 class Pruned(NamedTuple):

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.parallel import one_blas_thread
+from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Array, Method, Problem, check_count
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
 from mlpass.solvers.solve import Solution, make_problem, make_solution, usable
@@ -53,7 +55,7 @@ class Quantization:
         return (1 - levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QuantizedSolution(Solution):
     """A pruned weight whose kept elements are `scale * (codes - offset)`.
 
@@ -68,14 +70,16 @@ class QuantizedSolution(Solution):
     offset: NDArray[Any] | None
 
 
+@one_blas_thread()
 def solve_quantized(
     weight: NDArray[Any],
-    gram: NDArray[Any],
+    gram: NDArray[Any] | Gram,
     mode: Mode,
     quantization: Quantization,
     *,
     method: Method,
     layout: Layout | None = None,
+    error_before: bool = False,
 ) -> QuantizedSolution:
     """Returns a weight pruned and quantized together; arguments and errors as `solve`.
 
@@ -88,7 +92,7 @@ def solve_quantized(
     small = used.reduced(blocks)
     grid = _Grid(problem, quantization, blocks, weight.dtype)
     pruned = prune_rounded(problem, usable(problem, method), grid.fit)
-    solution = make_solution(problem, pruned, used, weight.dtype)
+    solution = make_solution(problem, pruned, used, weight.dtype, error_before)
     integer = np.int8 if quantization.symmetric else np.uint8
     offset = None if quantization.symmetric else small.join(grid.offset).astype(integer)
     return QuantizedSolution(
@@ -132,7 +136,7 @@ class _Grid:
             steps = high
         else:
             steps = high - low
-        power = np.diagonal(self.problem.gram, axis1=1, axis2=2)
+        power = self.problem.gram.diagonal
         power = power.reshape(self.shape[0], 1, *self.shape[2:])
         best = np.full(highest.shape, np.inf, np.float32)
         for shrink in _SHRINKS:
@@ -144,6 +148,8 @@ class _Grid:
             rounded = self._codes(values, scale[..., None], offset[..., None])
             rounded = (rounded - offset[..., None]) * scale[..., None] - values
             error = np.sum(power * np.square(rounded), axis=3)
+            reach = np.maximum(offset - low, high - offset) * scale
+            error = np.where(reach > np.finfo(self.dtype).max, np.inf, error)  # decoded to inf
             better = error < best
             best = np.where(better, error, best)
             self.scale = np.where(better, scale, self.scale)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from mlpass.parallel import map_items
 from mlpass.solvers.problem import Array, Problem
+from mlpass.solvers.products import Part, row_parts
 from mlpass.sparsity.modes import Mask
 
 
@@ -15,6 +17,7 @@ def refit(
 
     Each row solves `(W' - W) G = 0` on its kept columns, preconditioned by the Gram's diagonal.
     Conjugate gradients lower the error in every iteration, so any number of them does no harm.
+    Inputs that do not correlate leave nothing to make up for: with a diagonal Gram, all stays.
 
     Args:
         problem: with the weight whose output is wanted.
@@ -23,33 +26,39 @@ def refit(
         iterations: one product with the Gram each.
         dampening: added to the Gram's diagonal, where few samples would otherwise be fitted.
     """
-    gram = problem.gram
-    diagonal: Array = np.diagonal(gram, axis1=1, axis2=2) + np.float32(dampening)
-    inverse: Array = np.zeros(diagonal.shape, np.float32)
-    np.divide(1, diagonal, out=inverse, where=diagonal > 0)
-    scale = keep * inverse[:, None, :]  # the mask and it in one
+    if problem.gram.is_diagonal:
+        return weight
+    gram, extra = problem.gram.matrix, np.float32(dampening)
+    diagonal: Array = np.add(problem.gram.diagonal, extra)
+    inverse = np.divide(1, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
     result = weight.copy()
-    offset = problem.weight - weight
-    residual: Array = np.matmul(offset, gram)
-    if dampening:
-        residual += np.float32(dampening) * offset
-    residual *= keep
-    step: Array = residual * scale
-    power = _dots(residual, step)
-    for _ in range(iterations):
-        image = step @ gram
-        if dampening:
-            image += np.float32(dampening) * step
-        curvature = _dots(step, image)
-        length = np.divide(power, curvature, out=np.zeros_like(power), where=curvature > 0)
-        result += length * step
-        image *= keep
-        residual -= length * image
-        scaled: Array = residual * scale
-        previous, power = power, _dots(residual, scaled)
-        turn = np.divide(power, previous, out=np.zeros_like(power), where=previous > 0)
-        step *= turn
-        step += scaled
+
+    def solve_rows(part: Part) -> None:
+        kept, square = keep[part], gram[part[0]]
+        scale = kept * inverse[part[0], None]  # the mask and it in one
+        offset = problem.weight[part] - weight[part]
+        residual: Array = np.matmul(offset, square)
+        residual += extra * offset
+        residual *= kept
+        step: Array = np.multiply(residual, scale)
+        power = _dots(residual, step)
+        for _ in range(iterations):
+            image = step @ square
+            image += extra * step
+            curvature = _dots(step, image)
+            length = np.divide(power, curvature, out=np.zeros_like(power), where=curvature > 0)
+            result[part] += length * step
+            image *= kept
+            image *= length
+            residual -= image
+            scaled: Array = np.multiply(residual, scale)
+            previous, power = power, _dots(residual, scaled)
+            turn = np.divide(power, previous, out=np.zeros_like(power), where=previous > 0)
+            step *= turn
+            step += scaled
+
+    groups, rows, columns = weight.shape
+    map_items(solve_rows, row_parts(groups, rows, columns * columns))
     return result
 
 

@@ -2,7 +2,8 @@
 
 Each solves first for mask and weights by any method, then fits its grid to what is kept, then
 rounds column by column, those to come making up for it as in SparseGPT. With SparseGPT as the
-method, that last sweep decides the mask again, on rounded columns: both in one sweep.
+method, that last sweep decides the mask again, on rounded columns: both in one sweep. Where inputs
+do not correlate, the nearest value on the grid is the best one: there is nothing to make up for.
 
 Source of the rounding: Frantar et al. 2022, "GPTQ", arXiv 2210.17323.
 """
@@ -40,6 +41,8 @@ def prune_rounded(
     """
     pruned = method.prune(problem)
     make = fit(pruned.weight, pruned.keep)
+    if problem.gram.is_diagonal:
+        return Pruned(_rounded(pruned, make(np.arange(pruned.weight.shape[2]))), pruned.keep)
     sweeper = method if isinstance(method, SparseGPT) else SparseGPT()
     windows = problem.mode.windows(problem.layout, sweeper.block_size)
     factored = factor(problem, windows, sweeper.dampening)
@@ -51,3 +54,12 @@ def prune_rounded(
         pruned.weight, factored, windows, sweeper.block_size, rounding, pruned.keep
     )
     return Pruned(weight, keep, max(pruned.dampening, factored.dampening))
+
+
+def _rounded(pruned: Pruned, rounding: Rounding) -> Array:
+    """Returns the kept weights, each on the grid by itself."""
+    weight = np.empty_like(pruned.weight)
+    for column in range(weight.shape[2]):
+        weight[:, :, column] = rounding(column, pruned.weight[:, :, column])
+    weight *= pruned.keep
+    return weight

@@ -11,12 +11,14 @@ results are gathered by one large product for each block instead of being spread
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.parallel import map_items
 from mlpass.solvers.gram import dampened_factor
 from mlpass.solvers.problem import (
     Array,
@@ -27,12 +29,14 @@ from mlpass.solvers.problem import (
     check_dampening,
     column_scale,
 )
+from mlpass.solvers.products import Part, row_parts
 from mlpass.solvers.refit import refit
 from mlpass.sparsity.modes import Mask, Window
 
 # Given a column's index in the sweep and its values (groups, rows), returns the values to store.
 Rounding = Callable[[int, Array], Array]
 
+_COPY = 16  # multiplications that copying an element across is worth
 _CHUNK = 16  # columns that are brought up to date one by one
 
 
@@ -66,7 +70,8 @@ class SparseGPT(Method):
         return Pruned(weight, keep, factored.dampening)
 
 
-class Factored(NamedTuple):
+@dataclass(frozen=True)
+class Factored:
     """A Gram made ready for sweeps.
 
     Attributes:
@@ -76,6 +81,7 @@ class Factored(NamedTuple):
         live: (groups, columns) whether any sample reaches a column, in that order.
         added: (groups,) what was added to the diagonal.
         dampening: the same as a fraction of the mean diagonal, the largest of all groups.
+        reaches: what `reach` has returned.
     """
 
     order: NDArray[np.intp]
@@ -84,6 +90,26 @@ class Factored(NamedTuple):
     live: NDArray[np.bool_]
     added: Array
     dampening: float
+    reaches: dict[tuple[int, ...], tuple[Array, list[Array]]] = field(default_factory=dict)
+
+    def reach(self, edges: tuple[int, ...]) -> tuple[Array, list[Array]]:
+        """Returns what a sweep through the blocks between `edges` needs.
+
+        The first, (groups, columns, columns), has in each block's columns what the changes of the
+        columns before it take from them. The second is each block's own U^-1.
+        """
+        if edges not in self.reaches:
+            reach, blocks = np.zeros_like(self.upper), list(pairwise(edges))
+
+            def invert(block: tuple[int, int]) -> Array:
+                start, stop = block
+                spread: Array = np.linalg.inv(self.upper[:, start:stop, start:stop])
+                before = self.upper[:, :start, start:stop]
+                np.matmul(before, spread, out=reach[:, :start, start:stop])
+                return spread
+
+            self.reaches[edges] = reach, map_items(invert, blocks)
+        return self.reaches[edges]
 
 
 def factor(problem: Problem, windows: list[Window], dampening: float) -> Factored:
@@ -93,16 +119,23 @@ def factor(problem: Problem, windows: list[Window], dampening: float) -> Factore
         CalibrationError: the Gram is not positive semidefinite.
     """
     order = np.concatenate([window.columns for window in windows])
+    return problem.gram.derived(
+        ("factor", dampening, order.tobytes()),
+        lambda: _factor(problem.gram.matrix, order, dampening),
+    )
+
+
+def _factor(matrix: Array, order: NDArray[np.intp], dampening: float) -> Factored:
     native = np.array_equal(order, np.arange(order.size))
-    gram = problem.gram if native else problem.gram[:, order[:, None], order]
+    gram = matrix if native else matrix[:, order[:, None], order]
     parts = [dampened_factor(group, dampening) for group in gram]
     upper = parts[0][0][None] if len(parts) == 1 else np.stack([upper for upper, _ in parts])
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     live = diagonal > 0
     scale = column_scale(np.diagonal(upper, axis1=1, axis2=2) * live)
-    used = np.array([used for _, used in parts], np.float32)
+    used = np.array([used for _, used in parts])
     mean = diagonal.sum(axis=1) / np.maximum(1, live.sum(axis=1))
-    return Factored(order, upper, scale, live, used * mean, float(used.max()))
+    return Factored(order, upper, scale, live, (used * mean).astype(np.float32), float(used.max()))
 
 
 def sweep(
@@ -126,7 +159,7 @@ def sweep(
         rounding: what becomes of a column's kept values, where they are also quantized.
         fixed: (groups, rows, columns), the mask where it is known; the windows then decide nothing.
     """
-    order, upper, scale = factored[:3]
+    order, upper, scale = factored.order, factored.upper, factored.scale
     groups, rows, columns = weight.shape
     if fixed is None and windows[0].columns.size == columns:  # decided before anything has changed
         score = np.abs(_transposed(weight, order)) * scale[..., None]
@@ -136,19 +169,19 @@ def sweep(
     change = np.empty((groups, columns, rows), np.float32)
     result, mask = np.empty_like(weight), np.empty(weight.shape, bool)
     power = 0.0
-    for parts in _blocks(spans, block_size):
+    blocks = list(_blocks(spans, block_size))
+    reach, spreads = factored.reach((0, *(parts[-1].right for parts in blocks)))
+    for parts, spread in zip(blocks, spreads, strict=True):
         block = slice(parts[0].left, parts[-1].right)
         native = _as_slice(order[block])
-        start_weight = _transposed(weight, native)
-        spread = np.linalg.inv(upper[:, block, block])
-        current = start_weight.copy()
-        if block.start:
-            before = upper[:, : block.start, block].swapaxes(1, 2) @ change[:, : block.start]
-            current -= spread.swapaxes(1, 2) @ before
-        keep = np.empty(current.shape, bool) if fixed is None else _transposed(fixed, native)
+        before = reach[:, : block.start, block], change[:, : block.start]
+        start_weight, current = _brought_up(weight, native, *before)
+        keep = _room(current.shape, bool)
+        if fixed is not None:
+            keep[:] = _transposed(fixed, native)
         lost = _set_columns(parts, current, spread, scale[:, block], keep, rounding)
-        result[:, :, native] = current.swapaxes(1, 2)
-        mask[:, :, native] = keep.swapaxes(1, 2)
+        _put_back(current, result, native)
+        _put_back(keep, mask, native)
         moved = np.subtract(current, start_weight, out=change[:, block])
         weights = np.square(np.diagonal(upper[:, block, block], axis1=1, axis2=2))
         squares = weights * _square_sums(lost)
@@ -162,6 +195,14 @@ def _transposed(values: Any, columns: NDArray[np.intp] | slice) -> Any:
     return np.ascontiguousarray(values[:, :, columns].swapaxes(1, 2))
 
 
+def _room(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Returns an uninitialised array with some room after each row.
+
+    Rows that are a power of two apart share a few lines of the cache: to transpose them is slow.
+    """
+    return np.empty((*shape[:-1], shape[-1] + 16), dtype)[..., : shape[-1]]
+
+
 def _as_slice(columns: NDArray[np.intp]) -> NDArray[np.intp] | slice:
     """Returns neighbours as a slice, which is several times as fast to copy through."""
     first, last = int(columns[0]), int(columns[-1]) + 1
@@ -172,6 +213,39 @@ def _square_sums(values: Array) -> Array:
     """Returns the square sum of each column of (groups, columns, rows)."""
     sums: Array = np.einsum("gcr,gcr->gc", values, values)
     return sums
+
+
+def _brought_up(
+    weight: Array, columns: NDArray[np.intp] | slice, reach: Array, change: Array
+) -> tuple[Array, Array]:
+    """Returns some columns as they were, and as the changes before leave them.
+
+    Both are (groups, columns, rows); the second is the first less `reach^T @ change`.
+    """
+    groups, rows = weight.shape[:2]
+    width = reach.shape[2]
+    start: Array = _room((groups, width, rows), np.float32)
+    current: Array = _room(start.shape, np.float32)
+
+    def gather(part: Part) -> None:
+        group, row = part
+        start[group, :, row] = weight[part][:, :, columns].swapaxes(1, 2)
+        gathered = reach[group].swapaxes(1, 2) @ change[group, :, row]
+        np.subtract(start[group, :, row], gathered, out=current[group, :, row])
+
+    map_items(gather, row_parts(groups, rows, width * (change.shape[1] + 1)))
+    return start, current
+
+
+def _put_back(values: Any, target: Any, columns: NDArray[np.intp] | slice) -> None:
+    """Copies (groups, columns, rows) to some columns of a (groups, rows, columns) target."""
+
+    def put(part: Part) -> None:
+        group, row = part
+        target[group, row, columns] = values[group, :, row].swapaxes(1, 2)
+
+    groups, width, rows = values.shape
+    map_items(put, row_parts(groups, rows, width * _COPY))
 
 
 class Span(NamedTuple):

@@ -44,9 +44,26 @@ class Wanda(Method):
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest scores zeroed."""
-        score = np.abs(problem.weight)
-        score *= problem.scale[:, None, :]
-        return _prune_by(problem, score, problem.mode.per_row(), self.refit)
+        return _prune_by(problem, _score(problem), problem.mode.per_row(), self.refit)
+
+
+@dataclass(frozen=True)
+class Uncorrelated(Method):
+    """Ranks by |w| times the norm of the input it meets, the whole weight together.
+
+    That is what every method which weighs outputs comes to where inputs do not correlate: nothing
+    can make up for what is gone, so what is kept stays.
+    """
+
+    def prune(self, problem: Problem) -> Pruned:
+        """Returns the weight with its lowest scores zeroed."""
+        return _prune_by(problem, _score(problem), problem.mode, refitted=False)
+
+
+def _score(problem: Problem) -> Array:
+    score = np.abs(problem.weight)
+    score *= problem.scale[:, None, :]
+    return score
 
 
 def _prune_by(problem: Problem, score: Array, mode: Mode, refitted: bool) -> Pruned:

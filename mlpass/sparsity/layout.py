@@ -68,6 +68,31 @@ class Layout:
             sizes[axis] = 1
         if blocks > 1:
             sizes[channels[0]] = blocks
+        return self._resized(sizes)
+
+    def tabled(self, tables: int) -> Layout:
+        """Returns the layout of one value for each of `tables` equal runs of rows.
+
+        Args:
+            tables: how many; they follow each other through the rows of all groups.
+
+        Raises:
+            NotApplicable: the rows of one are no block of the stored axes.
+        """
+        sizes = [1] * len(self.split_shape)
+        rows = self.sizes[0] * self.sizes[1] // tables
+        for axis in reversed((*self.axes[0], *self.axes[1])):  # the last one counts the fastest
+            size = self.split_shape[axis]
+            if rows % size == 0:
+                rows //= size
+            elif size % rows == 0:
+                sizes[axis], rows = size // rows, 1
+            else:
+                raise NotApplicable(f"{tables} tables are for no whole blocks of its axes")
+        return self._resized(sizes)
+
+    def _resized(self, sizes: Sequence[int]) -> Layout:
+        """Returns the layout of an array of other sizes, `split_shape`'s axis by axis."""
         merged = len(sizes) > len(self.shape)
         shape = (sizes[0] * sizes[1], *sizes[2:]) if merged else tuple(sizes)
         return Layout(shape, tuple(sizes), self.axes)

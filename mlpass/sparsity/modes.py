@@ -221,13 +221,16 @@ class NM(Mode):
             return column_windows(self, layout, width)
         _check_fits(self, channels, self.m)
         native = np.arange(channels * positions).reshape(channels, positions)
+        whole, tail = transposed_layout(groups, rows, self.m, 1), channels % self.m
+        last = NM(tail * self.n // self.m, tail) if tail else self
         windows = []
         for position in range(positions):
             for start in range(0, channels, self.m):
                 part = native[start : start + self.m, position]
-                zeros = part.size * self.n // self.m
-                mode = self if part.size == self.m else NM(zeros, part.size)
-                windows.append(Window(part, transposed_layout(groups, rows, part.size, 1), mode))
+                if part.size == self.m:
+                    windows.append(Window(part, whole, self))
+                else:
+                    windows.append(Window(part, transposed_layout(groups, rows, tail, 1), last))
         return windows
 
 

@@ -34,9 +34,16 @@ def keep_rows(score: Score, target_sparsity: float) -> Mask:
     keep = np.ones(score.shape, bool)
 
     def rank(start: int, stop: int) -> None:
-        order = np.argsort(keys[start:stop], axis=1, kind="stable")
-        lowest_first = np.arange(columns) >= zeros[start:stop, None]
-        np.put_along_axis(keep[start:stop], order, lowest_first, axis=1)
+        slab, count = keys[start:stop], zeros[start:stop, None]
+        last = np.maximum(count - 1, 0)
+        parted = np.partition(slab, np.unique(last), axis=1)
+        np.greater(slab, np.take_along_axis(parted, last, axis=1), out=keep[start:stop])
+        # Where there are ties, or nothing to zero, that is too many.
+        rest = np.flatnonzero(columns - keep[start:stop].sum(axis=1) != count[:, 0])
+        order = np.argsort(slab[rest], axis=1, kind="stable")
+        kept = np.empty((rest.size, columns), bool)
+        np.put_along_axis(kept, order, np.arange(columns) >= count[rest], axis=1)
+        keep[start + rest] = kept
 
     map_slabs(rank, rows, columns)
     return keep
@@ -94,6 +101,8 @@ def map_groups(
 
 def channels_first(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
     """Returns `array` as (outer, channels, inner), with the channels of `dim` in the middle."""
+    if dim == 1 and len(layout.axes[2]) == 1:
+        return array.reshape(_around_channels(layout))
     groups, rows, channels, positions = layout.sizes
     split = layout.split(array)
     if dim == 1:
@@ -103,7 +112,16 @@ def channels_first(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any
 
 def channels_back(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
     """Returns the inverse of `channels_first`."""
+    if dim == 1 and len(layout.axes[2]) == 1:
+        return array.reshape(layout.shape)
     return layout.join(array.reshape(layout.sizes))
+
+
+def _around_channels(layout: Layout) -> tuple[int, int, int]:
+    """Returns the shape of the stored weight around its channels, where they are one axis."""
+    (axis,) = layout.axes[2]
+    sizes = layout.split_shape
+    return math.prod(sizes[:axis]), sizes[axis], math.prod(sizes[axis + 1 :])
 
 
 def largest_not_above(limit: float, dtype: np.dtype[Any]) -> int:

@@ -130,13 +130,12 @@ def _largest(sources: Sequence[KeySource]) -> int:
 def _first_bracket(sources: Sequence[KeySource], count: int, total: int) -> tuple[int, int]:
     """Returns keys that the wanted one lies between in all but freak cases."""
     step = max(1, total // _SAMPLE) | 1  # odd: in step with no power-of-two row length
-    sample = np.sort(
-        np.concatenate([source()[::step].copy() for source in sources]).astype(np.uint64)
-    )
+    sample = np.concatenate([source()[::step].copy() for source in sources])
     share = count / total
     margin = 6 * (share * (1 - share) / sample.size) ** 0.5 + 2 / sample.size
     first = int(max(0.0, share - margin) * (sample.size - 1))
     last = int(np.ceil(min(1.0, share + margin) * (sample.size - 1)))
+    sample.partition((first, last))
     return (0 if first == 0 else int(sample[first])), int(sample[last])
 
 

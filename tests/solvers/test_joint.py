@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil.ops.defs.iOS18 import compression
 
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.solvers.admm import ADMM
@@ -65,6 +66,19 @@ def test_codes_stand_for_the_weight(layout, quantization, method, dtype):
     assert np.array_equal(decoded, found.weight)
     wanted = exact_error(weight, found.weight, gram, layout)
     assert found.error == pytest.approx(wanted, rel=0.02 if dtype == np.float16 else 1e-3)
+
+
+@pytest.mark.parametrize("size", [3e-7, 2e-5, 1.0, 65504.0])
+@pytest.mark.parametrize("quantization", QUANTIZATIONS, ids=str)
+def test_coremltools_makes_the_weight_of_the_codes(quantization, size):
+    weight, inputs = layer(16, 24)
+    weight = (weight / np.abs(weight).max() * np.float32(size)).astype(np.float16)
+    gram = inputs.T @ inputs
+    found = solve_quantized(weight, gram, NM(2, 4), quantization, method=Wanda())
+    decode = compression.constexpr_blockwise_shift_scale.decompress
+    made = np.where(found.keep, decode(found.codes, found.scale, found.offset), 0)
+    assert made.dtype == np.float16 and np.isfinite(made).all()
+    assert np.array_equal(made, found.weight)
 
 
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)

@@ -1,0 +1,122 @@
+"""The Gram of a layer's inputs, summed over samples as they come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import CalibrationError
+from mlpass.parallel import map_items, one_blas_thread
+from mlpass.solvers.products import Float, mirror, pairs
+
+_ROWS = 1024  # that one product takes in: enough to be fast, few enough to hold back
+_LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
+
+
+class GramSum:
+    """X^T X while its samples come in; the same in every bit however they are portioned."""
+
+    def __init__(self, gram: Float | None = None) -> None:
+        """Starts from nothing, or from a Gram.
+
+        Args:
+            gram: (groups, columns, columns) of the samples so far.
+        """
+        self._sum: Any = None
+        if gram is not None:
+            self._begin(gram.copy())
+
+    def add(self, inputs: NDArray[Any]) -> None:
+        """Takes in some more rows.
+
+        Args:
+            inputs: (groups, samples, columns) or (samples, columns), any float dtype.
+
+        Raises:
+            CalibrationError: an input is NaN or infinite, or the columns are not those of before.
+        """
+        rows = inputs[None] if inputs.ndim == 2 else inputs
+        groups, samples, columns = rows.shape
+        if self._sum is None:
+            self._begin(np.zeros((groups, columns, columns), np.float32))
+        if self._sum.shape != (groups, columns, columns):
+            raise CalibrationError(
+                f"sample_data: a layer's inputs are (groups, columns) {(groups, columns)}, "
+                f"before they were {(self._sum.shape[0], self._sum.shape[1])}."
+            )
+        if not np.isfinite(rows).all():
+            raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
+        taken = 0
+        while taken < samples:
+            count = min(samples - taken, _ROWS - self._held)
+            portion = rows[:, taken : taken + count]
+            self._widen(portion)
+            if count == _ROWS:  # nothing is held back: no need to copy
+                self._add_product(portion.astype(self._sum.dtype, copy=False))
+            else:
+                self._rows[:, self._held : self._held + count] = portion
+                self._held += count
+                if self._held == _ROWS:
+                    self._flush()
+            taken += count
+
+    def total(self) -> Float:
+        """Returns the Gram of all rows so far, (groups, columns, columns), fp32; fp64 if it must.
+
+        Raises:
+            CalibrationError: there were none.
+        """
+        if self._sum is None:
+            raise CalibrationError("sample_data: a layer got no inputs.")
+        self._flush()
+        gram: Float = self._sum.copy()
+        mirror(gram)
+        return gram
+
+    def _begin(self, gram: Float) -> None:
+        groups, columns = gram.shape[:2]
+        self._sum = gram
+        self._power = np.diagonal(gram, axis1=1, axis2=2).astype(np.float64)
+        self._rows: Any = np.zeros((groups, _ROWS, columns), gram.dtype)
+        self._held = 0
+
+    def _widen(self, rows: NDArray[Any]) -> None:
+        """Goes over to fp64 where the squares of large activations would overflow fp32."""
+        exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
+        with np.errstate(over="ignore"):
+            self._power += np.einsum("gsc,gsc->gc", exact, exact)
+        if self._sum.dtype == np.float32 and self._power.max(initial=0) > _LIMIT:
+            self._sum, self._rows = self._sum.astype(np.float64), self._rows.astype(np.float64)
+
+    def _flush(self) -> None:
+        if self._held:
+            self._add_product(self._rows[:, : self._held])
+        self._held = 0
+
+    @one_blas_thread()
+    def _add_product(self, rows: NDArray[Any]) -> None:
+        groups, samples, columns = rows.shape
+
+        def add(pair: tuple[slice, slice, slice]) -> None:
+            part, left, right = pair
+            first, second = rows[part, :, left], rows[part, :, right]
+            self._sum[pair] += np.matmul(first.swapaxes(1, 2), second)
+
+        map_items(add, pairs(groups, columns, samples))
+
+
+def accumulate(gram: Float | None, inputs: NDArray[Any]) -> Float:
+    """Returns the Gram with some more input rows in it; `GramSum` is faster for many portions.
+
+    Args:
+        gram: (groups, columns, columns) of the samples so far; None before the first.
+        inputs: (groups, samples, columns) or (samples, columns), any float dtype.
+
+    Raises:
+        CalibrationError: an input is NaN or infinite, or the columns are not those of `gram`.
+    """
+    total = GramSum(gram)
+    total.add(inputs)
+    return total.total()

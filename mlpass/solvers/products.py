@@ -1,0 +1,108 @@
+"""Matrix products on all cores, the same in every bit on any number of them.
+
+BLAS is held to one thread meanwhile (`parallel.one_blas_thread`): each job is one product of its
+own, and what the jobs are follows from the sizes alone.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.parallel import map_items
+
+Array = NDArray[np.float32]
+Float = NDArray[np.float32] | NDArray[np.float64]
+# Some groups, and some rows or columns of them.
+Part = tuple[slice, slice]
+
+_JOBS = 16  # at most, along one axis: a power of two, as cores are
+_ROWS = 144  # at least in a job: with fewer, a product is spent on packing its other side
+_WORK = 1 << 19  # multiplications at least in a job, which then outweigh starting it
+_BLOCK = 384  # columns at most, of a block of a symmetric product
+
+
+def slabs(length: int, most: int) -> list[slice]:
+    """Returns neighbouring slices of about one size over `range(length)`; a power of two of them.
+
+    Args:
+        length: how many items there are.
+        most: how many slices at most.
+    """
+    count = 1 << (max(1, min(_JOBS, length, most)).bit_length() - 1)
+    edges = [length * index // count for index in range(count + 1)]
+    return [slice(*edge) for edge in pairwise(edges)]
+
+
+def row_parts(groups: int, rows: int, work_each: int) -> list[Part]:
+    """Returns jobs over (groups, rows): slabs of groups, and of rows where groups are few.
+
+    Args:
+        groups: how many there are.
+        rows: of each.
+        work_each: multiplications that one row stands for.
+    """
+    jobs = groups * rows * work_each // _WORK
+    over_groups = slabs(groups, jobs)
+    most = min(jobs, _JOBS) // len(over_groups)
+    return [(part, rest) for part in over_groups for rest in slabs(rows, min(most, rows // _ROWS))]
+
+
+def product(first: Any, second: Any, out: Any = None) -> Any:
+    """Returns `first @ second`.
+
+    Args:
+        first: (groups, rows, inner).
+        second: (groups, inner, columns).
+        out: (groups, rows, columns), where to put it.
+    """
+    groups, rows, inner = first.shape
+    if out is None:
+        out = np.empty((groups, rows, second.shape[2]), first.dtype)
+
+    def multiply(part: Part) -> None:
+        np.matmul(first[part], second[part[0]], out=out[part])
+
+    map_items(multiply, row_parts(groups, rows, inner * second.shape[2]))
+    return out
+
+
+def pairs(groups: int, columns: int, work_each: int) -> list[tuple[slice, slice, slice]]:
+    """Returns jobs over the upper half of symmetric matrices: (groups, rows, columns) of blocks.
+
+    Blocks on the diagonal come last, since they take half as long.
+
+    Args:
+        groups: how many matrices.
+        columns: of each.
+        work_each: multiplications that one element stands for.
+    """
+    count = -(-columns // _BLOCK)
+    edges = [columns * index // count for index in range(count + 1)]
+    blocks = [slice(*edge) for edge in pairwise(edges)]
+    upper = [(left, right) for at, left in enumerate(blocks) for right in blocks[at + 1 :]]
+    upper += [(block, block) for block in blocks]
+    over_groups = slabs(groups, groups * columns * columns * work_each // _WORK)
+    return [(part, *pair) for pair in upper for part in over_groups]
+
+
+def mirror(square: Any) -> None:
+    """Copies the upper half of (groups, columns, columns) to the lower, in place.
+
+    Args:
+        square: right in the blocks of `pairs`.
+    """
+
+    def copy(pair: tuple[slice, slice, slice]) -> None:
+        part, left, right = pair
+        if left != right:
+            square[part, right, left] = square[part, left, right].swapaxes(1, 2)
+            return
+        for block in square[part, left, left]:
+            lower = np.tril_indices(len(block), -1)
+            block[lower] = block.T[lower]
+
+    map_items(copy, pairs(len(square), square.shape[2], 1))

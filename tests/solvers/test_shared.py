@@ -1,0 +1,205 @@
+"""A Gram that several weights share, a Gram that is diagonal, and the error before."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from mlpass.errors import CalibrationError
+from mlpass.solvers import gram as grams
+from mlpass.solvers.admm import ADMM
+from mlpass.solvers.gram import Gram, GramSum, accumulate
+from mlpass.solvers.palettize import Palettization, solve_palettized
+from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.solve import solve
+from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.solvers.wanda import Magnitude, Wanda
+from mlpass.sparsity.layout import conv_layout, matrix_layout
+from mlpass.sparsity.modes import NM, Block, Channel, Percentile
+
+from .layers import METHODS, exact_error, layer, stored
+
+MODES = [Percentile(0.5), Percentile(0.4, scope="row"), NM(2, 4), Block(0.5, 4), Channel(0.5)]
+
+
+def same(first, second):
+    """Returns whether two solutions are equal in every bit."""
+    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+    return all(
+        one.tobytes() == other.tobytes() if isinstance(one, np.ndarray) else one == other
+        for one, other in pairs
+    )
+
+
+@pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_shared_gram_changes_no_bit(method, mode):
+    layout = conv_layout((24, 16, 3, 3), 2)
+    weight, gram = stored(layout)
+    shared = Gram(gram)
+    for number in range(3):
+        other = weight * np.float32(number + 1) + np.float32(0.01 * number)
+        plain = solve(other, gram, mode, method=method, layout=layout)
+        assert same(plain, solve(other, shared, mode, method=method, layout=layout))
+    quantized = [
+        solve_quantized(weight, each, mode, Quantization("int4"), method=method, layout=layout)
+        for each in (gram, shared)
+    ]
+    assert same(*quantized)
+
+
+def test_a_shared_gram_is_factored_once_for_each_order_and_dampening(monkeypatch):
+    factored = []
+    plain = grams.dampened_factor
+
+    def counted(gram, dampening):
+        factored.append(dampening)
+        return plain(gram, dampening)
+
+    for module in ("gram", "sparsegpt"):
+        monkeypatch.setattr(f"mlpass.solvers.{module}.dampened_factor", counted)
+    weight, inputs = layer(16, 48)
+    shared = Gram(accumulate(None, inputs))
+    for mode in (Percentile(0.5), Percentile(0.7), NM(2, 4)):
+        solve(weight, shared, mode, method=SparseGPT())
+    assert factored == [0.01]
+    solve(weight, shared, NM(2, 4), method=SparseGPT(dampening=0.1))
+    assert factored == [0.01, 0.1]
+    for _ in range(2):
+        solve(weight, shared, NM(2, 4), method=ADMM())
+    assert len(factored) == 4  # one for each of its two penalties
+
+
+def test_what_a_gram_holds_goes_with_it():
+    weight, inputs = layer(16, 48)
+    shared = Gram(inputs.T @ inputs)
+    for method in METHODS:
+        solve(weight, shared, NM(2, 4), method=method)
+    held = [weakref.ref(each) for each in (shared, shared.unit, shared.matrix)]
+    del shared
+    gc.collect()
+    assert [each() for each in held] == [None, None, None]
+
+
+def test_a_gram_of_another_shape_says_so():
+    weight = np.ones((4, 6), np.float32)
+    with pytest.raises(CalibrationError, match=r"gram: must be \(1, 6, 6\) .* Got \(1, 5, 5\)"):
+        solve(weight, Gram(np.eye(5)), NM(2, 4), method=Wanda())
+    with pytest.raises(CalibrationError, match=r"gram: must be \(1, 6, 6\) .* Got \(5,\)"):
+        solve(weight, np.ones(5), NM(2, 4), method=Wanda())
+    with pytest.raises(CalibrationError, match=r"is diagonal, \(columns,\). Got shape \(2, 3\)"):
+        Gram(np.ones((2, 3)))
+    layout = conv_layout((4, 3, 1), 2)
+    with pytest.raises(CalibrationError, match=r"gram: must be \(2, 3, 3\) .* Got \(3,\)"):
+        solve(np.ones((4, 3, 1)), np.ones(3), Percentile(0.5), method=Wanda(), layout=layout)
+    with pytest.raises(CalibrationError, match="gram: is diagonal, so it has no matrix"):
+        _ = Gram(np.ones(3)).matrix
+    for bad, text in ((np.nan, "holds NaN or inf"), (-1, "has a negative diagonal")):
+        with pytest.raises(CalibrationError, match=text):
+            Gram(np.array([1, bad]))
+
+
+# Without dampening, and with all columns decided at once, they rank alike.
+PLAIN = [Magnitude(), Magnitude(refit=True), Wanda(), Wanda(refit=True), SparseGPT(0.0)]
+
+
+@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("method", PLAIN, ids=str)
+def test_a_diagonal_gram_is_the_matrix_without_the_zeros(method, mode, dead):
+    weight = layer(24, 40)[0]
+    power = np.random.default_rng(3).uniform(0.5, 20, 40).astype(np.float32)
+    power[::7] *= not dead
+    short = solve(weight, power, mode, method=method, error_before=True)
+    full = solve(weight, np.diag(power), mode, method=method, error_before=True)
+    assert short.keep.tobytes() == full.keep.tobytes()
+    assert np.allclose(short.weight, full.weight, atol=1e-5)
+    assert short.weight[short.keep].tobytes() == weight[short.keep].tobytes()
+    assert short.error == pytest.approx(full.error, rel=1e-4)
+    assert short.error_before == pytest.approx(full.error_before, rel=1e-4)
+    wanted = exact_error(weight, short.weight, np.diag(power), matrix_layout(24, 40))
+    assert short.error == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_admm_on_a_diagonal_gram_is_at_the_optimum(mode):
+    weight = layer(24, 40)[0]
+    power = np.random.default_rng(3).uniform(0.5, 20, 40).astype(np.float32)
+    short = solve(weight, power, mode, method=ADMM())
+    assert short.keep.tobytes() == solve(weight, power, mode, method=SparseGPT()).keep.tobytes()
+    assert short.error <= solve(weight, np.diag(power), mode, method=ADMM()).error * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("method", [SparseGPT(0.0), Wanda()], ids=str)
+def test_joint_results_of_a_diagonal_gram_are_those_of_its_matrix(method):
+    weight = layer(24, 40)[0]
+    power = np.random.default_rng(3).uniform(0.5, 20, 40).astype(np.float32)
+    for find, how in (
+        (solve_quantized, Quantization("int4", 8)),
+        (solve_quantized, Quantization("uint8")),
+        (solve_palettized, Palettization("kmeans", 4)),
+        (solve_palettized, Palettization("normal_float")),
+    ):
+        short = find(weight, power, NM(2, 4), how, method=method)
+        full = find(weight, np.diag(power), NM(2, 4), how, method=method)
+        assert short.codes.tobytes() == full.codes.tobytes()
+        assert np.allclose(short.weight, full.weight, atol=1e-6)
+        assert short.error == pytest.approx(full.error, rel=1e-4)
+        assert not short.weight[~short.keep].any()
+
+
+def test_a_long_diagonal_gram_builds_no_matrix():
+    weight = np.random.default_rng(0).standard_normal((8, 50_000), np.float32)
+    power = np.arange(50_000, dtype=np.float32)  # 10 GB as a matrix
+    for method in METHODS:
+        solution = solve(weight, power, Percentile(0.5), method=method)
+        assert np.count_nonzero(solution.keep) * 2 == weight.size
+    found = solve_quantized(weight, power, Percentile(0.5), Quantization(), method=SparseGPT())
+    assert 0 < found.error - solution.error < 1e-2
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_error_before_is_what_magnitude_gives(method, mode):
+    weight, inputs = layer(32, 48)
+    gram = accumulate(None, inputs)
+    wanted = solve(weight, gram, mode, method=Magnitude())
+    assert wanted.error_before is None
+    found = solve(weight, gram, mode, method=method, error_before=True)
+    assert found.error_before == wanted.error
+    joint = solve_quantized(weight, gram, mode, Quantization(), method=method, error_before=True)
+    table = solve_palettized(weight, gram, mode, Palettization(), method=method, error_before=True)
+    assert joint.error_before == table.error_before == wanted.error
+
+
+def test_a_dead_layer_has_no_error_before():
+    weight = layer(16, 32)[0]
+    found = solve(weight, np.zeros(32), NM(2, 4), method=SparseGPT(), error_before=True)
+    assert found.error == found.error_before == 0
+
+
+@pytest.mark.parametrize("columns", [5, 300])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_sum_does_not_depend_on_its_portions(columns, groups):
+    inputs = layer(1, groups * columns, samples=1400)[1]
+    inputs = inputs.reshape(1400, groups, columns).swapaxes(0, 1)
+    whole = accumulate(None, inputs)
+    wanted = np.matmul(inputs.swapaxes(1, 2).astype(np.float64), inputs)
+    assert np.allclose(whole, wanted, rtol=1e-4, atol=1e-4 * wanted.max())
+    assert whole.tobytes() == np.ascontiguousarray(whole.swapaxes(1, 2)).tobytes()
+    for step in (100, 512, 700, 1399):
+        total = GramSum()
+        for start in range(0, 1400, step):
+            portion = inputs[:, start : start + step].copy()
+            total.add(portion)
+            portion[:] = 7  # the caller may use its memory again
+        assert total.total().tobytes() == whole.tobytes()
+        assert total.total().tobytes() == whole.tobytes()
+
+
+def test_a_sum_of_nothing_is_an_error():
+    with pytest.raises(CalibrationError, match="sample_data: a layer got no inputs"):
+        GramSum().total()

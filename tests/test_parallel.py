@@ -1,0 +1,58 @@
+"""Jobs on all cores: their order, their nesting, and BLAS held to one thread meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from mlpass.parallel import map_items, map_slabs, one_blas_thread, thread_count
+
+
+def blas_threads():
+    np.zeros((2, 2)) @ np.zeros((2, 2))
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "4"])
+def test_results_come_in_the_order_of_the_items(threads, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", threads)
+    assert thread_count() == int(threads)
+    assert map_items(lambda item: item * item, range(50)) == [n * n for n in range(50)]
+    assert map_items(str, []) == []
+
+
+def test_jobs_within_jobs_do_not_wait_for_their_own_pool(monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    monkeypatch.setattr("mlpass.parallel.SLAB", 10)
+
+    def outer(number):
+        return sum(map_slabs(lambda start, stop: number * (stop - start), 100))
+
+    found = []
+    work = threading.Thread(target=lambda: found.append(map_items(outer, range(8))), daemon=True)
+    work.start()
+    work.join(timeout=60)
+    assert found == [[100 * number for number in range(8)]]
+
+
+def test_an_error_in_a_job_is_the_callers(monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    with pytest.raises(ZeroDivisionError):
+        map_items(lambda item: 1 // item, [1, 0, 1])
+
+
+def test_blas_gets_its_threads_back_from_the_last_who_held_it():
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        with one_blas_thread():
+            assert blas_threads() == {1}
+            with one_blas_thread():
+                assert blas_threads() == {1}
+            assert blas_threads() == {1}
+        assert blas_threads() == before == {2}
+        with pytest.raises(KeyError), one_blas_thread():
+            raise KeyError
+        assert blas_threads() == before
