@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError
-from mlpass.program.ir import Op, Program
+from mlpass.program.ir import Constant, Op, Program
 from mlpass.program.mlmodel import open_package
-from mlpass.program.sites import Site, constants_of, find_sites
+from mlpass.program.sites import Site, find_sites
 from mlpass.report.records import FunctionRecord, LayerRecord, Report
 from mlpass.runtime.materialize import materialize
+
+# Parameters of constexpr ops that say how their parts are read, and are none themselves.
+_STEERING = frozenset({"shape", "axis", "vector_axis", "output_dtype"})
 
 
 def inspect(source: Any) -> Report:
@@ -81,8 +84,14 @@ def stored_bytes(site: Site) -> int:
     """Returns the stored bytes of all that a weight is made from, what is shared counted once."""
     if site.constant is not None:
         return site.constant.nbytes
-    constants = {c.storage or c: c for op in site.parts for c in constants_of(op)}
-    return sum(c.nbytes for c in constants.values() if c.in_file)
+    constants = {
+        constant.storage or constant: constant
+        for op in site.parts
+        for parameter, arguments in op.inputs.items()
+        for constant in arguments
+        if isinstance(constant, Constant) and parameter not in _STEERING
+    }
+    return sum(constant.nbytes for constant in constants.values())
 
 
 def encoding_of(parts: Iterable[Op]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mlpass.errors import ModelFormatError, NotApplicable
@@ -20,12 +22,12 @@ def has_joint_form(site: Site) -> bool:
     return site.constant is None and site.makers[0].type in encode.JOINT_FORMS
 
 
-def check_opset(sites: list[Site]) -> None:
-    """Raises ModelFormatError where a program is too old for joint forms."""
+def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> None:
+    """Raises ModelFormatError where a program is too old for the joint forms `option` asks for."""
     for site in sites:
         if site.opset < _JOINT_OPSET:
             raise ModelFormatError(
-                f"joint_compression needs an iOS18 model, this is iOS{site.opset}: convert with "
+                f"{option} needs an iOS18 model, this is iOS{site.opset}: convert with "
                 "minimum_deployment_target=coremltools.target.iOS18"
             )
 

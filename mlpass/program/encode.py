@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mlpass.program.dtypes import BY_NAME, DType
-from mlpass.program.ir import Constant, Op, Raw, TensorType, Value
+from mlpass.program.ir import Argument, Constant, Op, Raw, TensorType, Value
 
 FIRST_SPARSE_OPSET = 16
 _IOS18 = 18
@@ -77,10 +79,30 @@ def joint(maker: Op, mask: Constant, elements: Constant) -> list[Op]:
         mask: from `mask_constant`.
         elements: the kept elements, as `maker` stores them, 1-D.
     """
-    stored, op_type, mask_name, elements_name = JOINT_FORMS[maker.type]
+    stored, *_ = JOINT_FORMS[maker.type]
+    others = {name: value for name, value in maker.inputs.items() if name != stored}
+    return sparse_joint(maker, maker.type, mask, elements, others)
+
+
+def sparse_joint(
+    maker: Op,
+    form: str,
+    mask: Constant,
+    elements: Constant,
+    others: Mapping[str, tuple[Argument, ...]],
+) -> list[Op]:
+    """Returns the ops that make what `maker` made, sparse in one of the `JOINT_FORMS` (iOS18).
+
+    Args:
+        maker: the op that they stand in for.
+        form: the op type of the form that is not sparse.
+        mask: from `mask_constant`.
+        elements: the kept elements, as the form stores them, 1-D.
+        others: the form's other parameters: scale and offset, or tables.
+    """
+    _, op_type, mask_name, elements_name = JOINT_FORMS[form]
     (output,) = maker.outputs
     assert isinstance(output.type, TensorType)
-    inputs = {name: value for name, value in maker.inputs.items() if name != stored}
     results = (
         Value(f"{output.name}_mask", TensorType("uint1", output.type.shape)),
         Value(f"{output.name}_nonzero", TensorType(output.type.dtype, elements.shape)),
@@ -88,7 +110,7 @@ def joint(maker: Op, mask: Constant, elements: Constant) -> list[Op]:
     sparse_op = Op(
         op_type,
         f"{maker.name}_nonzero",
-        {**inputs, mask_name: (mask,), elements_name: (elements,)},
+        {**others, mask_name: (mask,), elements_name: (elements,)},
         results,
     )
     to_dense = Op(

@@ -1,0 +1,142 @@
+"""Inputs of convolutions: the window that each output position sees, copied as columns.
+
+A chunk is made as (groups, columns, samples), in which runs of samples are copied whole, and
+handed over transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+from mlpass.runtime.kernels.conv import geometry
+from mlpass.runtime.kernels.conv_transpose import transposed_geometry
+from mlpass.runtime.kernels.windows import padded, positions, spans_of
+
+Array = Any
+
+# Elements of a chunk: 16 MB of them.
+_CHUNK = 1 << 22
+# From so many output positions on, one image is enough for a product at full speed.
+_PLANE = 1 << 10
+
+
+class Windows(NamedTuple):
+    """How windows lie on an input: an entry for each spatial axis.
+
+    `flipped` says that the columns begin with the last position in the window.
+    """
+
+    kernel: list[int]
+    dilations: list[int]
+    strides: list[int]
+    counts: list[int]
+    flipped: bool = False
+
+
+def conv_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Array]:
+    """Returns the windows of x (n, channels, *sizes), (groups, samples, columns), chunk by chunk.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+    """
+    x = arguments["x"]
+    shape = geometry(
+        x,
+        arguments["weight"],
+        arguments.get("strides"),
+        arguments.get("pad_type", "valid"),
+        arguments.get("pad"),
+        arguments.get("dilations"),
+        arguments.get("groups", 1),
+    )
+    if prod(shape.kernel) == 1 and (x.shape[0] == 1 or prod(shape.counts) >= _PLANE):
+        steps = tuple(slice(None, None, step) for step in shape.strides)
+        return _points(xp, padded(xp, x, shape.pads)[(..., *steps)], shape.groups)
+    windows = Windows(shape.kernel, shape.dilations, shape.strides, shape.counts)
+    return _columns(xp, x, shape.groups, windows, lambda part: padded(xp, part, shape.pads))
+
+
+def conv_transpose_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Array]:
+    """Returns what each output position sees of x (n, channels, *sizes), chunk by chunk.
+
+    That is a convolution of x, with zeros between its elements and around them, with the kernel
+    turned round. An output beyond the reach of x is a sample of zeros.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+    """
+    x, weight = arguments["x"], arguments["weight"]
+    shape = transposed_geometry(
+        x,
+        weight,
+        arguments.get("pad"),
+        arguments.get("output_shape"),
+        arguments.get("pad_type", "valid"),
+        arguments.get("strides"),
+        arguments.get("dilations"),
+        arguments.get("groups", 1),
+    )
+    kernel = list(weight.shape[2:])
+    counts = [stop - start for start, stop in shape.kept]
+    lengths, taken, places = [], [], []
+    for (start, stop), size, span, step in zip(
+        shape.kept, x.shape[2:], spans_of(kernel, shape.dilations), shape.strides, strict=True
+    ):
+        # Element i of x is at span - 1 + i * step, counted from the first window at all, that of
+        # output 0; the first one kept begins at `start`.
+        first = min(size, max(0, -(-(start - span + 1) // step)))
+        count = max(0, min(size, (stop - 1) // step + 1) - first)
+        at = span - 1 + first * step - start if count else 0
+        lengths.append(stop - start + span - 1)
+        taken.append(slice(first, first + count))
+        places.append(slice(at, at + max(0, (count - 1) * step + 1), step))
+
+    def spread(part: Array) -> Array:
+        result = xp.zeros((*part.shape[:2], *lengths), dtype=part.dtype, device=part.device)
+        result[(slice(None), slice(None), *places)] = part[(slice(None), slice(None), *taken)]
+        return result
+
+    windows = Windows(kernel, shape.dilations, [1] * len(kernel), counts, flipped=True)
+    return _columns(xp, x, shape.groups, windows, spread)
+
+
+def _points(xp: Any, x: Array, groups: int) -> Iterator[Array]:
+    """Yields each image of x, as it is, as (groups, positions, channels of one)."""
+    batch, channels, *counts = x.shape
+    for index in range(batch):
+        image = xp.reshape(x[index, ...], (groups, channels // groups, prod(counts)))
+        yield xp.matrix_transpose(image)
+
+
+def _columns(
+    xp: Any, x: Array, groups: int, windows: Windows, spread: Callable[[Array], Array]
+) -> Iterator[Array]:
+    """Yields windows of x (n, channels, *sizes) as (groups, samples, columns).
+
+    Args:
+        xp: the array namespace.
+        x: the input.
+        groups: of channels.
+        windows: how they lie on what `spread` makes.
+        spread: adds the padding to some images.
+    """
+    kernel, dilations, strides, counts, flipped = windows
+    batch, channels, *_ = x.shape
+    depth, row = channels * prod(kernel), prod(counts[1:])
+    images_each = max(1, _CHUNK // max(1, depth * row * counts[0]))
+    rows_each = max(1, _CHUNK // max(1, depth * row))
+    step, (span, *_) = strides[0], spans_of(kernel, dilations)
+    for first in range(0, batch, images_each):
+        images = spread(xp.moveaxis(x[first : min(first + images_each, batch), ...], 0, 1))
+        for top in range(0, counts[0], rows_each):
+            some = [min(rows_each, counts[0] - top), *counts[1:]]
+            slab = images[:, :, top * step : (top + some[0] - 1) * step + span, ...]
+            seen = [
+                slab[(slice(None), slice(None), *slices)]
+                for _, slices in positions(kernel, dilations, strides, some)
+            ]
+            columns = xp.stack(seen[::-1] if flipped else seen, axis=1)
+            samples = images.shape[1] * prod(some)
+            yield xp.matrix_transpose(xp.reshape(columns, (groups, depth // groups, samples)))
