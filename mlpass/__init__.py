@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from mlpass.passes.compare import compare
     from mlpass.passes.drop_in import prune_weights
     from mlpass.passes.inspect import inspect
+    from mlpass.passes.plugin import pipeline
     from mlpass.passes.prune import prune
     from mlpass.report.comparison import Comparison, OutputRecord
     from mlpass.report.records import LayerRecord, Report
     from mlpass.runtime.interpreter import Interpreter
     from mlpass.runtime.kernels.registry import kernel
     from mlpass.solvers.admm import ADMM
+    from mlpass.solvers.gram import Gram
+    from mlpass.solvers.palettize import Palettization
+    from mlpass.solvers.quantize import Quantization
     from mlpass.solvers.solve import Solution, solve
     from mlpass.solvers.sparsegpt import SparseGPT
     from mlpass.solvers.wanda import Magnitude, Wanda
@@ -49,6 +53,7 @@ _HOMES = {
     "ExecutionError": "mlpass.errors",
     "InputError": "mlpass.errors",
     "Interpreter": "mlpass.runtime.interpreter",
+    "Gram": "mlpass.solvers.gram",
     "Kernel": "mlpass.sparsity.modes",
     "LayerRecord": "mlpass.report.records",
     "Magnitude": "mlpass.solvers.wanda",
@@ -57,7 +62,9 @@ _HOMES = {
     "NM": "mlpass.sparsity.modes",
     "OutputExistsError": "mlpass.errors",
     "OutputRecord": "mlpass.report.comparison",
+    "Palettization": "mlpass.solvers.palettize",
     "Percentile": "mlpass.sparsity.modes",
+    "Quantization": "mlpass.solvers.quantize",
     "Report": "mlpass.report.records",
     "Sized": "mlpass.config",
     "Solution": "mlpass.solvers.solve",
@@ -68,6 +75,7 @@ _HOMES = {
     "Wanda": "mlpass.solvers.wanda",
     "inspect": "mlpass.passes.inspect",
     "kernel": "mlpass.runtime.kernels.registry",
+    "pipeline": "mlpass.passes.plugin",
     "prune": "mlpass.passes.prune",
     "prune_weights": "mlpass.passes.drop_in",
     "solve": "mlpass.solvers.solve",
@@ -86,10 +94,14 @@ __all__ = [
     "Magnitude",
     "SparseGPT",
     "Wanda",
+    "Gram",
+    "Palettization",
+    "Quantization",
     "Interpreter",
     "compare",
     "inspect",
     "kernel",
+    "pipeline",
     "prune",
     "prune_weights",
     "solve",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from mlpass.cli import main
@@ -213,3 +214,57 @@ def test_version_and_help_teach(capsys):
     text = capsys.readouterr().out
     assert "mlpass prune model.mlpackage -o pruned.mlpackage --target-sparsity 0.75" in text
     assert "N ZEROS in every M" in text
+
+
+@pytest.fixture
+def digits(fixtures, tmp_path):
+    """A fixture, and calibration samples for it."""
+    with np.load(fixtures / "digits_ios15.npz") as arrays:
+        image = arrays["input:image"]
+    path = tmp_path / "samples.npz"
+    np.savez(path, image=np.stack([image, image * 0.5, image * 0.25]))
+    return fixtures / "digits_ios15.mlpackage", path
+
+
+def test_prune_solves_on_samples(digits, tmp_path, capsys):
+    model, data = digits
+    out = tmp_path / "out.mlpackage"
+    command = ["prune", str(model), "-o", str(out), "--n-m-ratio", "2:4", "--json"]
+    assert main([*command, "--sample-data", str(data)]) == 0
+    solved = json.loads(capsys.readouterr().out)["layers"][1:]
+    assert {(layer["method"], layer["samples"]) for layer in solved} == {("sparsegpt", 3)}
+    assert all(0 <= layer["error"] <= layer["error_before"] for layer in solved)
+    extra = ["--method", "wanda", "--refit", "--propagate", "dense", "--backend", "torch"]
+    assert main([*command, "--force", "--sample-data", str(data), *extra]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"][1:]
+    assert {layer["method"] for layer in layers} == {"wanda + refit"}
+
+
+def test_the_table_of_a_calibrated_run_shows_errors(digits, tmp_path, capsys):
+    model, data = digits
+    out = tmp_path / "out.mlpackage"
+    options = ["--target-sparsity", "0.5", "--sample-data", str(data), "--dampening", "0.02"]
+    assert main(["prune", str(model), "-o", str(out), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "error" in shown.splitlines()[0]
+    assert "sparsegpt" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "admm"], "--method: needs --sample-data"),
+        (["--quantize", "int4"], "--quantize: needs --sample-data"),
+        (["--sample-data", "x", "--quantize-block-size", "32"], "needs --quantize"),
+        (
+            ["--sample-data", "x", "--method", "admm", "--refit"],
+            "--method admm: does not take --refit",
+        ),
+        (["--sample-data", "x", "--dampening", "2"], "dampening: must be a number in [0, 1]"),
+    ],
+)
+def test_calibration_options_that_do_not_go_together(tmp_path, options, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["prune", "m", "-o", str(tmp_path / "o"), "--target-sparsity", "0.5", *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -18,8 +18,8 @@ from mlpass.passes.inspect import weight_of
 from mlpass.passes.joint import has_joint_form
 from mlpass.program.sites import WEIGHT_PARAMETERS, Site, is_position_table
 from mlpass.sparsity.layout import Layout, layout_of
-from mlpass.sparsity.modes import Mode, Percentile
-from mlpass.sparsity.select import Cut, Keys, keys_of, lowest_of_many
+from mlpass.sparsity.modes import Mask, Mode, Percentile
+from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,12 @@ def magnitude(weight: NDArray[Any]) -> NDArray[Any]:
     if not all(map_slabs(measure, weight.size)):
         raise NotApplicable("it holds NaN or inf")
     return score
+
+
+def keep_by_cut(score: NDArray[Any], cut: SiteCut) -> Mask:
+    """Returns the keep mask that a cut through all weights gives one of them."""
+    keys = keys_of(score.astype(cut.dtype, copy=False)).reshape(-1)
+    return keep_above(keys, cut.cut)[0].reshape(score.shape)
 
 
 def rank_globally(steps: Sequence[Step]) -> list[Step]:

@@ -1,120 +1,206 @@
-"""Data-free pruning: every weight site by itself, from file to file."""
+"""Pruning a model: from package to package, or a pymil `Program` in place."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-
-from mlpass.config import as_config
-from mlpass.errors import NotApplicable
-from mlpass.passes.encoding import Replacements, encode_weight
-from mlpass.passes.inspect import function_records, untouched_record, weight_of
+from mlpass.config import Config, as_config
+from mlpass.errors import ConfigError
+from mlpass.passes.calibrated import prune_calibrated
+from mlpass.passes.calibration import Calibration, make_calibration
+from mlpass.passes.data_free import prune_data_free
+from mlpass.passes.inspect import function_records
 from mlpass.passes.joint import check_opset
-from mlpass.passes.plan import Step, layout_of_site, magnitude, plan, rank_globally
+from mlpass.passes.journal import Journal, digest_of, journal_path
+from mlpass.passes.plan import Step, plan, rank_globally
+from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
-from mlpass.program.mlpackage import Rewriter, package_nbytes
+from mlpass.program.mlpackage import Package, package_nbytes
+from mlpass.program.pymil_edit import edit_program
 from mlpass.program.sites import find_sites
 from mlpass.report.records import LayerRecord, Report
-from mlpass.sparsity.select import keep_above, keys_of
+from mlpass.runtime.replay import MEMORY_BUDGET
+from mlpass.runtime.sources import is_pymil
+from mlpass.solvers.palettize import Palettization
+from mlpass.solvers.problem import Method
+from mlpass.solvers.quantize import Quantization
 
 
 def prune(
     source: Any,
-    output: str | os.PathLike[str],
-    config: object,
+    output: Any = None,
+    config: Any = None,
     *,
-    force: bool = False,
+    method: Method | None = None,
+    sample_data: Any = None,
+    quantize: str | Quantization | None = None,
+    palettize: int | Palettization | None = None,
+    allocate: str = "uniform",
+    max_nbytes: int | None = None,
+    propagate: str = "pruned",
+    fallback: str = "skip",
+    memory_budget: int = MEMORY_BUDGET,
+    backend: str = "numpy",
+    device: str | None = None,
+    function_name: str | None = None,
     joint_compression: bool = False,
+    force: bool = False,
+    resume: bool = False,
 ) -> Report:
-    """Prunes the weights of a model by magnitude, writes the result, and returns what was done.
+    """Prunes the weights of a model, and returns what was done.
+
+    A package or an `MLModel` is pruned to a new package, `prune(source, output, config)`; a pymil
+    `Program` in place, `prune(program, config)`.
+
+    Without `sample_data` weights are pruned by magnitude. With it the program is run on the samples
+    once, op by op, and each weight is solved for on the activations that it meets.
 
     Args:
-        source: path of an `.mlpackage`, or an `MLModel`; it is not changed.
+        source: path of an `.mlpackage`, or an `MLModel`: neither is changed. Or a pymil `Program`.
         output: path of the `.mlpackage` to write. It appears whole or not at all.
         config: which mode each weight gets: a mode, a `Config`, a coremltools
             `OptimizationConfig`, a mapping, or a YAML path.
-        force: whether to replace an `output` that exists.
+        method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
+            there are samples.
+        sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
+            leading sample axis; or of a folder of `.npz` files, one a sample.
+        quantize: "int8" or "int4", or a `Quantization`: kept weights become integers in the same
+            solve (iOS18).
+        palettize: 4, or a `Palettization`: they become indices into a table of 16 values (iOS18).
+        allocate: how one target sparsity is divided among layers: "uniform", all the same; "owl",
+            which spares layers with many outliers; "error", for the least summed output error.
+        max_nbytes: with "error": what the weights that are pruned may take together, in place of
+            the target sparsity.
+        propagate: "pruned" where a layer meets what the pruned layers before it make, "dense" where
+            it meets what the model made before.
+        fallback: what becomes of a weight that no sample reaches: "skip", or "magnitude".
+        memory_budget: bytes of activations that may stay in memory; the rest goes to temporary
+            files.
+        backend: that the program runs on, "numpy" or "torch".
+        device: torch's: "cpu", "mps" or "cuda".
+        function_name: of a model with several functions, the one that the samples are for.
         joint_compression: whether to prune the weights that are quantized or palettized already,
             and those alone, into joint sparse forms (iOS18).
+        force: whether to replace an `output` that exists.
+        resume: whether to go on with what a run that died had finished, rather than anew.
 
     Raises:
-        ConfigError: the config says what cannot be.
-        ModelFormatError: `source` is no package with an ML Program, or a broken one.
+        ConfigError: the config or the options say what cannot be.
+        CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
+        ModelFormatError: `source` is no package with an ML Program, or a broken one; or a `Program`
+            older than iOS16; or older than iOS18 where a joint form is asked for.
+        UnsupportedOpError: samples are given, and the program has ops without kernels.
         OutputExistsError: `output` exists and `force` is False.
         OSError: a file cannot be read or written.
     """
+    calibration = make_calibration(
+        method,
+        sample_data,
+        quantize=quantize,
+        palettize=palettize,
+        allocate=allocate,
+        max_nbytes=max_nbytes,
+        propagate=propagate,
+        fallback=fallback,
+        memory_budget=memory_budget,
+        backend=backend,
+        device=device,
+        function_name=function_name,
+    )
+    if calibration is not None and joint_compression:
+        raise ConfigError("joint_compression: prunes by magnitude alone; give no sample_data")
+    if is_pymil(source):
+        if output is not None and config is not None:
+            raise ConfigError("output: a Program is pruned in place; call prune(program, config)")
+        given = output if config is None else config
+        return prune_program(source, given, calibration, joint_compression=joint_compression)
+    if config is None:
+        raise ConfigError(
+            "output: name the package to write, prune(source, output, config); "
+            "or call prune_weights(mlmodel, config), which returns an MLModel"
+        )
     config = as_config(config)
     with open_package(source) as package:
-        sites = find_sites(package.programs)
-        if joint_compression:
-            check_opset(sites)
-        steps = plan(sites, config, joint=joint_compression)
+        steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
         with package.rewrite(output, force=force) as rewriter:
-            layers = []
-            bar = tqdm(rank_globally(steps), desc="pruning", unit="weight", disable=None)
-            for step in bar:
-                bar.set_postfix_str(step.site.name)
-                layers.append(_rewrite(step, rewriter))
+            if calibration is None:
+                layers = prune_data_free(rank_globally(steps), rewriter)
+            else:
+                steps = rank_globally(steps)
+                with _journal(package, output, config, calibration, resume) as journal:
+                    layers = prune_calibrated(package, steps, calibration, rewriter, journal)
         bytes_after = package_nbytes(Path(output))
         name, target = str(package.path), os.fspath(output)
     return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
 
 
-def _rewrite(step: Step, rewriter: Rewriter) -> LayerRecord:
-    """Carries out one step and returns its record; its arrays are let go before the next."""
-    layer, replacements = _carry_out(step)
-    for old, new in replacements:
-        rewriter.replace(old, new)
-    return layer
+def prune_program(
+    program: Any,
+    config: object,
+    calibration: Calibration | None = None,
+    *,
+    joint_compression: bool = False,
+) -> Report:
+    """Prunes the weights of a pymil `Program` in place and returns what was done.
 
+    Sizes in the report are those of the constants that go to a weight file.
 
-def _carry_out(step: Step) -> tuple[LayerRecord, Replacements]:
-    """Returns the record of one step, and each op that is replaced with those in its place."""
-    site = step.site
-    if step.skipped or step.mode is None:
-        return untouched_record(site, step.skipped), []
-    weight = weight_of(site)
-    try:
-        keep = _keep(step, weight)
-        if keep.all():
-            raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        stored = encode_weight(site, weight, keep)
-    except NotApplicable as reason:
-        return untouched_record(site, str(reason)), []
-    layer = replace(
-        untouched_record(site, counted=False),
-        mode=str(step.mode),
-        method="magnitude",
-        zeros=stored.zeros,
-        sparsity=stored.zeros / keep.size,
-        encoding=stored.encoding,
-        bytes_after=stored.nbytes,
-    )
-    return layer, stored.replacements
-
-
-def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:
-    """Returns the keep mask of a weight by its magnitude.
+    Args:
+        program: for iOS16 or later.
+        config: as for `prune`.
+        calibration: how weights are solved for on samples; None where they are not.
+        joint_compression: as for `prune`.
 
     Raises:
-        NotApplicable: the step's mode does not fit the weight.
+        ConfigError: the config says what cannot be.
+        CalibrationError: the samples do not fit.
+        ModelFormatError: the program is older than iOS16; than iOS18 for joint forms.
+        UnsupportedOpError: samples are given, and the program has ops without kernels.
     """
-    score = magnitude(weight)
-    if step.cut is not None:
-        keys = keys_of(score.astype(step.cut.dtype, copy=False)).reshape(-1)
-        return keep_above(keys, step.cut.cut)[0].reshape(score.shape)
-    assert step.mode is not None
-    try:
-        layout = layout_of_site(step.site)
-    except NotApplicable:
-        if step.mode.structured:
-            raise
-        layout = None
-    return step.mode.keep(score, layout)
+    config = as_config(config)
+    with edit_program(program) as editor:
+        steps = plan_programs(editor.programs, config, joint=joint_compression)
+        functions, before = function_records(editor.programs), editor.nbytes
+        layers = _in_place(editor, rank_globally(steps), calibration)
+    saved = sum(layer.bytes_before - layer.bytes_after for layer in layers)
+    return Report("program", "program, in place", before, before - saved, functions, tuple(layers))
+
+
+def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -> list[Step]:
+    """Returns what is to become of each weight site of a model's programs.
+
+    Raises:
+        ConfigError: an entry of the config matches nothing, or two contradict each other.
+        ModelFormatError: a program is too old for joint compression.
+    """
+    sites = find_sites(programs)
+    if joint:
+        check_opset(sites)
+    return plan(sites, config, joint=joint)
+
+
+def _in_place(
+    editor: Any, steps: Sequence[Step], calibration: Calibration | None
+) -> list[LayerRecord]:
+    if calibration is None:
+        return prune_data_free(steps, editor)
+    (program,) = editor.programs
+    return prune_calibrated(program, steps, calibration, editor, Journal())
+
+
+def _journal(
+    package: Package,
+    output: str | os.PathLike[str],
+    config: Config,
+    calibration: Calibration,
+    resume: bool,
+) -> Journal:
+    """Returns the journal of a calibrated run."""
+    settings = {"config": config, **vars(calibration)}
+    del settings["sample_data"], settings["memory_budget"]
+    digest = digest_of(package.files, settings, calibration.sample_data)
+    return Journal(journal_path(output), digest, resume=resume)

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,10 @@ def load_mlmodel(path: Path, like: Any) -> Any:
         spec = model.get_spec()
         model._mil_program = load(spec, spec.specificationVersion, model.weights_dir)
     return model
+
+
+def submodel(model: Any, outputs: Sequence[str]) -> Any:
+    """Returns the part of an `MLModel` that ends at `outputs`, any values within its program."""
+    from coremltools.converters.mil.debugging_utils import extract_submodel
+
+    return extract_submodel(model, outputs=list(outputs))

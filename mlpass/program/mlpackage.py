@@ -82,6 +82,11 @@ class Package:
         self._closing.close()
 
     @property
+    def files(self) -> list[Path]:
+        """All its files."""
+        return _files_of(self.path)
+
+    @property
     def nbytes(self) -> int:
         """The sizes of all its files together."""
         return package_nbytes(self.path)

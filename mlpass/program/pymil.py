@@ -1,7 +1,9 @@
-"""A coremltools pymil `Program` as a graph, to be read."""
+"""A coremltools pymil `Program` as a graph; `pymil_edit.py` edits it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,27 @@ from mlpass.program.ir import (
 )
 
 _OLDEST_OPSET = 13
+_SMALLEST_IN_FILE = 10  # elements; coremltools states fewer in the program's text
+_FIRST_OPSET_WITH_ALL_IN_FILE = 18
+_IN_FILE = frozenset({"fp16", "fp32", "int8", "uint8"})
+_IN_FILE_FROM_IOS18 = _IN_FILE.union(
+    {"int4", "int16", "int32", "uint1", "uint2", "uint3", "uint4", "uint6", "uint16", "uint32"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveProgram:
+    """A pymil program with its graph.
+
+    Attributes:
+        graph: the program as a graph that reads the program's own arrays.
+        ops: the pymil op that each `const` and `constexpr_*` op of the graph stands for.
+        variables: the pymil variable that each of their results, and each constant, stands for.
+    """
+
+    graph: Program
+    ops: Mapping[Op, Any]
+    variables: Mapping[Argument, Any]
 
 
 def read_program(program: Any) -> Program:
@@ -33,62 +56,109 @@ def read_program(program: Any) -> Program:
     Raises:
         ModelFormatError: it has a type that MIL does not.
     """
-    functions = {name: _function(name, function) for name, function in program.functions.items()}
+    return open_program(program).graph
+
+
+def open_program(program: Any) -> LiveProgram:
+    """Returns a pymil program with its graph, ready to be edited: see `pymil_edit`.
+
+    Raises:
+        ModelFormatError: it has a type that MIL does not.
+    """
+    ops: dict[Op, Any] = {}
+    variables: dict[Argument, Any] = {}
+    functions = {
+        name: _Reader(opset_of(function), ops, variables).function(name, function)
+        for name, function in program.functions.items()
+    }
     opset = max((function.opset for function in functions.values()), default=_OLDEST_OPSET)
-    return Program("", functions, opset)
+    return LiveProgram(Program("", functions, opset), ops, variables)
 
 
-def _function(name: str, function: Any) -> Function:
+def opset_of(function: Any) -> int:
+    """Returns the iOS version of a pymil function's op set."""
     target = function.opset_version
-    opset = _OLDEST_OPSET if target is None else int(target.name.removeprefix("iOS"))
-    values: dict[Any, Value] = {}
-    inputs = []
-    for input_name, variable in function.inputs.items():
-        values[variable] = Value(input_name, _type(variable.sym_type))
-        inputs.append(values[variable])
-    return Function(name, _block(function, tuple(inputs), values), opset)
+    return _OLDEST_OPSET if target is None else int(target.name.removeprefix("iOS"))
 
 
-def _block(block: Any, inputs: tuple[Value, ...], values: dict[Any, Value]) -> Block:
-    ops = tuple(_op(op, values) for op in block.operations)
-    return Block(inputs, ops, tuple(values[variable] for variable in block.outputs))
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one function; `ops` and `variables` are those of `LiveProgram`, to be filled."""
 
+    opset: int
+    ops: dict[Op, Any]
+    variables: dict[Argument, Any]
+    values: dict[Any, Value] = field(default_factory=dict)
 
-def _op(op: Any, values: dict[Any, Value]) -> Op:
-    blocks = []
-    for nested in op.blocks:
-        inputs = []
-        for variable in nested.inputs:
-            values[variable] = Value(variable.name, _type(variable.sym_type))
-            inputs.append(values[variable])
-        blocks.append(_block(nested, tuple(inputs), values))
-    arguments: dict[str, tuple[Argument, ...]] = {}
-    if op.op_type == "const":
-        arguments["val"] = (_constant(op.outputs[0]),)
-    else:
-        for parameter, given in op.inputs.items():
-            if given is None or parameter.startswith("_"):
-                continue
-            several = given if isinstance(given, list | tuple) else (given,)
-            arguments[parameter] = tuple(
-                values[variable] if variable in values else _constant(variable)
-                for variable in several
+    def function(self, name: str, function: Any) -> Function:
+        inputs = tuple(self._value(variable, named) for named, variable in function.inputs.items())
+        return Function(name, self._block(function, inputs), self.opset)
+
+    def _value(self, variable: Any, name: str | None = None) -> Value:
+        value = Value(name or variable.name, _type(variable.sym_type))
+        self.values[variable] = value
+        return value
+
+    def _block(self, block: Any, inputs: tuple[Value, ...]) -> Block:
+        ops = tuple(self._op(op) for op in block.operations if not _is_part(op))
+        return Block(inputs, ops, tuple(self.values[variable] for variable in block.outputs))
+
+    def _op(self, op: Any) -> Op:
+        blocks = tuple(
+            self._block(nested, tuple(self._value(variable) for variable in nested.inputs))
+            for nested in op.blocks
+        )
+        arguments: dict[str, tuple[Argument, ...]] = {}
+        if op.op_type == "const":
+            arguments["val"] = (self._constant(op.outputs[0]),)
+        else:
+            for parameter, given in op.inputs.items():
+                if given is None or parameter.startswith("_"):
+                    continue
+                several = given if isinstance(given, list | tuple) else (given,)
+                arguments[parameter] = tuple(self._argument(variable) for variable in several)
+        outputs = tuple(self._value(variable) for variable in op.outputs)
+        read = Op(op.op_type, op.name, arguments, outputs, blocks)
+        if op.op_type == "const" or op.op_type.startswith("constexpr_"):
+            self.ops[read] = op
+            self.variables.update(zip(outputs, op.outputs, strict=True))
+        return read
+
+    def _argument(self, variable: Any) -> Argument:
+        return self.values[variable] if variable in self.values else self._constant(variable)
+
+    def _constant(self, variable: Any) -> Constant:
+        """Returns the value of a variable that is known before the program runs."""
+        kind = _type(variable.sym_type)
+        if variable.val is None:
+            raise ModelFormatError(
+                f"{variable.name!r} is read before it is made, and is no constant"
             )
-    for variable in op.outputs:
-        values[variable] = Value(variable.name, _type(variable.sym_type))
-    outputs = tuple(values[variable] for variable in op.outputs)
-    return Op(op.op_type, op.name, arguments, outputs, tuple(blocks))
+        if isinstance(kind, TensorType) and kind.dtype != "string":
+            dtype = BY_NAME[kind.dtype]
+            constant = Constant(
+                kind,
+                lambda: pack_elements(_array(variable.val, kind.dtype), dtype),
+                ("", getattr(variable.op, "weight_id", None) or variable),
+                self._goes_to_file(kind),
+            )
+        else:
+            constant = Constant(kind, lambda: _plain(variable.val))
+        self.variables[constant] = variable
+        return constant
+
+    def _goes_to_file(self, kind: TensorType) -> bool:
+        """Returns whether coremltools will put a constant into a weight file."""
+        dtypes = _IN_FILE if self.opset < _FIRST_OPSET_WITH_ALL_IN_FILE else _IN_FILE_FROM_IOS18
+        return kind.size >= _SMALLEST_IN_FILE and kind.dtype in dtypes
 
 
-def _constant(variable: Any) -> Constant:
-    """Returns the value of a variable that is known before the program runs."""
-    kind = _type(variable.sym_type)
-    if variable.val is None:
-        raise ModelFormatError(f"{variable.name!r} is read before it is made, and is no constant")
-    if isinstance(kind, TensorType) and kind.dtype != "string":
-        dtype = BY_NAME[kind.dtype]
-        return Constant(kind, lambda: pack_elements(_array(variable.val, kind.dtype), dtype))
-    return Constant(kind, lambda: _plain(variable.val))
+def _is_part(op: Any) -> bool:
+    """Returns whether an op is a constant that only `constexpr_*` ops read: a part of those."""
+    if op.op_type != "const" or op.outputs[0].consuming_blocks:
+        return False
+    readers = op.outputs[0].child_ops
+    return bool(readers) and all(reader.op_type.startswith("constexpr_") for reader in readers)
 
 
 def _array(value: Any, dtype: str) -> Any:

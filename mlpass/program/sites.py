@@ -31,7 +31,7 @@ WEIGHT_PARAMETERS: dict[str, frozenset[str]] = {
 _FLOATS = {"fp16", "fp32", "fp64", "bf16", "fp8e4m3fn", "fp8e5m2"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Use:
     """One reading of a constant.
 
@@ -48,7 +48,7 @@ class Use:
     settings: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """A weight: what makes it, and who reads it.
 

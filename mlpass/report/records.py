@@ -28,7 +28,12 @@ class LayerRecord:
         bytes_before: stored bytes of its elements before (masks, tables and scales included).
         bytes_after: the same after.
         skipped: why it was left as it was; None where it was pruned.
-        error: relative output error, where calibrated.
+        error: where calibrated, the relative output error on the samples:
+            `||(W' - W) X^T||^2 / ||W X^T||^2`.
+        error_before: the same of pruning by magnitude in the same mode.
+        dampening: fraction of the Gram's mean diagonal that was added to it.
+        samples: how many samples reached it.
+        tokens: how many input rows it met.
     """
 
     name: str
@@ -45,6 +50,10 @@ class LayerRecord:
     bytes_after: int
     skipped: str | None = None
     error: float | None = None
+    error_before: float | None = None
+    dampening: float | None = None
+    samples: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,10 @@ class Report:
     def __str__(self) -> str:
         inspected = self.output is None
         headers = ["weight", "read by", "shape", "type", "sparsity", "encoding"]
-        headers += ["bytes"] if inspected else ["before", "after", "how"]
+        calibrated = any(layer.error is not None for layer in self.layers)
+        headers += ["bytes"] if inspected else ["before", "after"]
+        headers += ["error", "by magnitude"] if calibrated else []
+        headers += [] if inspected else ["how"]
         rows = []
         for layer in self.layers:
             row = [
@@ -99,8 +111,10 @@ class Report:
                 bytes_text(layer.bytes_before),
             ]
             if not inspected:
-                how = f"skipped: {layer.skipped}" if layer.skipped else layer.mode or ""
-                row += [bytes_text(layer.bytes_after), how]
+                row += [bytes_text(layer.bytes_after)]
+                if calibrated:
+                    row += [_error(layer.error), _error(layer.error_before)]
+                row += [_how(layer)]
             rows.append(row)
         functions = f"{self._functions_text()}\n\n" if inspected else ""
         return f"{functions}{table(headers, rows)}\n\n{self._total_text()}"
@@ -142,6 +156,17 @@ class FunctionRecord:
     name: str
     opset: int
     ops: Mapping[str, int]
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.4f}"
+
+
+def _how(layer: LayerRecord) -> str:
+    if layer.skipped:
+        return f"skipped: {layer.skipped}"
+    method = "" if layer.method in (None, "magnitude") else f", {layer.method}"
+    return f"{layer.mode or ''}{method}"
 
 
 def _most(ops: Mapping[str, int], shown: int = 6) -> str:

@@ -28,10 +28,11 @@ class Listener(Protocol):
         """Sees `op` and its results."""
 
 
-class _Values(dict[Source, Array]):
+class Values(dict[Source, Array]):
     """The values at hand, and behind them the constants."""
 
     def __init__(self, constants: Constants) -> None:
+        """Holds nothing yet."""
         super().__init__()
         self._constants = constants
 
@@ -63,7 +64,7 @@ def execute(
     Raises:
         ExecutionError: an op failed.
     """
-    run = _Run(constants, backend, frozenset(wanted), listeners)
+    run = Run(Values(constants), wanted, backend.xp, listeners)
     run.values.update(inputs.items())
     steps: Iterable[Step] = plan.block.steps
     if stop_early:
@@ -88,30 +89,53 @@ def steps_to(block: BlockPlan, wanted: Collection[Value]) -> Sequence[Step]:
     return block.steps[:last]
 
 
-class _Run:
-    """One run of a function."""
+class Run:
+    """One run of a function.
+
+    Attributes:
+        values: what is at hand.
+        wanted: values that are kept after their last use.
+    """
 
     def __init__(
         self,
-        constants: Constants,
-        backend: Backend,
-        wanted: frozenset[Value],
-        listeners: Sequence[Listener],
+        values: Values,
+        wanted: Collection[Value],
+        xp: Any,
+        listeners: Sequence[Listener] = (),
     ) -> None:
-        self.values = _Values(constants)
-        self.wanted = wanted
-        self._xp = backend.xp
+        """Has run nothing yet.
+
+        Args:
+            values: the inputs of the function, once it runs.
+            wanted: values to keep after their last use.
+            xp: the array namespace.
+            listeners: called before and after each op.
+        """
+        self.values = values
+        self.wanted = frozenset(wanted)
+        self._xp = xp
         self._listeners = listeners
 
+    def arguments(self, step: Step) -> dict[str, Any]:
+        """Returns what the kernel of a step is given."""
+        values = self.values
+        return {
+            parameter: tuple([values[item] for item in source])
+            if type(source) is tuple
+            else values[source]  # type: ignore[index]
+            for parameter, source in step.arguments
+        }
+
     def steps(self, steps: Iterable[Step]) -> None:
+        """Runs some steps, one after another.
+
+        Raises:
+            ExecutionError: an op failed.
+        """
         values, wanted = self.values, self.wanted
         for step in steps:
-            arguments = {
-                parameter: tuple([values[item] for item in source])
-                if type(source) is tuple
-                else values[source]  # type: ignore[index]
-                for parameter, source in step.arguments
-            }
+            arguments = self.arguments(step)
             for listener in self._listeners:
                 listener.before(step.op, arguments)
             results = self._call(step, arguments)

@@ -187,7 +187,7 @@ class Interpreter:
                     part.plan,
                     part.constants,
                     self.backend,
-                    dict(self._bind(part, arrays, state)),
+                    dict(bind(part.plan, arrays, state, self.backend)),
                     wanted=keep,
                     stop_early=wanted is not None and last and not self.states,
                     listeners=self.listeners,
@@ -204,21 +204,6 @@ class Interpreter:
                 given[feature.name] = write_output(feature, given[feature.name])
         return made
 
-    def _bind(
-        self, part: Part, arrays: Mapping[str, Any], state: State | None
-    ) -> Iterator[tuple[Value, Any]]:
-        """Yields each input of a part's function with what it is in this run."""
-        assert self.backend is not None
-        for value in part.plan.block.inputs:
-            if isinstance(value.type, StateType):
-                if state is not None:
-                    yield value, state.cells[value.name]
-                continue
-            array = arrays[value.name]
-            if isinstance(value.type, TensorType) and value.type.shape == ():
-                array = array.reshape(())
-            yield value, self.backend.from_numpy(array)
-
     def _check_state(self, state: Any) -> None:
         if self.states and state is None:
             raise InputError("state: this model keeps one; pass state=interpreter.make_state()")
@@ -229,6 +214,28 @@ class Interpreter:
                 f"state: must be from this model's make_state, with "
                 f"{', '.join(map(repr, self.states)) or 'none'}. Got {state!r}."
             )
+
+
+def bind(
+    plan: Plan, arrays: Mapping[str, Any], state: State | None, backend: Backend
+) -> Iterator[tuple[Value, Any]]:
+    """Yields each input of a function with what it is in one run.
+
+    Args:
+        plan: of the function.
+        arrays: its inputs by name, as `read_input` gives them.
+        state: where the function keeps one.
+        backend: whose arrays to make of them.
+    """
+    for value in plan.block.inputs:
+        if isinstance(value.type, StateType):
+            if state is not None:
+                yield value, state.cells[value.name]
+            continue
+        array = arrays[value.name]
+        if isinstance(value.type, TensorType) and value.type.shape == ():
+            array = array.reshape(())
+        yield value, backend.from_numpy(array)
 
 
 def _plan_parts(source: Source, backend: Backend) -> tuple[Part, ...]:

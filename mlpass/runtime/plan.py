@@ -91,7 +91,7 @@ def _plan_block(block: Block, makers: Mapping[Value, Op], opset: int, backend: s
     needed = set(block.outputs)
     steps: list[Step] = []
     for op in reversed(ops):
-        used = dict.fromkeys(value for value in _reads(op) if value in own)
+        used = dict.fromkeys(value for value in reads(op) if value in own)
         release = [value for value in (*used, *op.outputs) if value not in needed]
         needed.update(used)
         blocks = tuple(_plan_block(nested, makers, opset, backend) for nested in op.blocks)
@@ -131,13 +131,13 @@ def _in_declared_type(function: Callable[..., Any], op: Op) -> Callable[..., Any
     return converted
 
 
-def _reads(op: Op) -> Iterator[Value]:
+def reads(op: Op) -> Iterator[Value]:
     """Yields every value that an op reads, those that its nested blocks read included."""
     for sources in op.inputs.values():
         yield from (source for source in sources if isinstance(source, Value))
     for block in op.blocks:
         for inner in block.ops:
-            yield from _reads(inner)
+            yield from reads(inner)
         yield from block.outputs
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlpass.errors import ConfigError, UnsupportedOpError
-from mlpass.program.ir import Function
+from mlpass.program.ir import Function, Program
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package, pipeline_of
 from mlpass.runtime.description import (
@@ -38,7 +38,8 @@ def open_source(model: Any, function_name: str | None) -> Source:
     """Returns `model` ready to be planned.
 
     Args:
-        model: path of an `.mlpackage`, an `MLModel`, an open `Package`, or a pymil `Program`.
+        model: path of an `.mlpackage`, an `MLModel`, an open `Package`, a pymil `Program`, or a
+            program's graph.
         function_name: of a model with several functions; its default one where None.
 
     Raises:
@@ -50,11 +51,10 @@ def open_source(model: Any, function_name: str | None) -> Source:
     if is_pymil(model):
         from mlpass.program.pymil import read_program
 
-        program = read_program(model)
         named = function_name or getattr(model, "default_function_name", None)
-        function = program.functions[choose_function(None, program.functions, named)]
-        description = describe_function(function)
-        return Source(description, ((description, function),), None)
+        return _of_program(read_program(model), named)
+    if isinstance(model, Program):
+        return _of_program(model, function_name)
     if isinstance(model, Package):
         return _of_package(model, function_name)
     package = open_package(model)
@@ -65,6 +65,12 @@ def open_source(model: Any, function_name: str | None) -> Source:
     except BaseException:
         package.close()
         raise
+
+
+def _of_program(program: Program, function_name: str | None) -> Source:
+    function = program.functions[choose_function(None, program.functions, function_name)]
+    description = describe_function(function)
+    return Source(description, ((description, function),), None)
 
 
 def _of_package(package: Package, function_name: str | None) -> Source:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlpass.errors import BackendError, ConfigError
+from mlpass.program.mlmodel import submodel
 
 
 class CoreMLModel:
@@ -44,8 +45,5 @@ class CoreMLModel:
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
         """Returns values within the program, from a submodel that ends at them."""
-        from coremltools.models.ml_program.experimental.debugging_utils import extract_submodel
-
-        submodel = extract_submodel(self._model, outputs=list(outputs))
-        made = submodel.predict(dict(inputs))
+        made = submodel(self._model, outputs).predict(dict(inputs))
         return {name: made[name] for name in outputs}

@@ -1,0 +1,74 @@
+"""The `mlpass` command: a thin layer over the Python functions of the same names.
+
+Only the standard library is imported here; a command imports what it needs once it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mlpass import __version__
+from mlpass.cli.compare import add_compare
+from mlpass.cli.inspect import add_inspect
+from mlpass.cli.predict import add_predict
+from mlpass.cli.prune import add_prune
+from mlpass.errors import MlpassError, OutputExistsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status: 0 done, 1 failed, 2 wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _print(options.run(options))
+        sys.stdout.flush()
+    except OutputExistsError as error:
+        return _fail(f"{error} (--force)")
+    except MlpassError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return _fail(": ".join([*names, error.strerror or str(error)]))
+    except MemoryError:
+        return _fail("out of memory")
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlpass",
+        description="Prune Core ML models after conversion.",
+        epilog="'mlpass COMMAND --help' tells more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"mlpass {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (add_prune, add_inspect, add_predict, add_compare):
+        add(commands)
+    return parser
+
+
+def _print(text: str) -> None:
+    """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"mlpass: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """Ends the program by way of its clean-up, so that no half-written file stays."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,37 @@
+"""`mlpass compare`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, add_running, shown
+
+_COMPARE_HELP = """\
+Run two models on the same samples and tell how far OTHER is from MODEL, output by output: the
+signal-to-noise ratio in dB, the largest and mean absolute difference, and how often the largest
+value (or a classifier's label) is the same.
+
+  mlpass compare model.mlpackage pruned.mlpackage --sample-data samples.npz
+"""
+
+
+def add_compare(commands: Subparsers) -> None:
+    """Adds the command."""
+    compare = commands.add_parser(
+        "compare",
+        help="how far a model's outputs are from another's",
+        description=_COMPARE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model(compare)
+    compare.add_argument("other", metavar="OTHER", help="the .mlpackage to compare with it")
+    compare.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    add_running(compare)
+    compare.set_defaults(run=_compare, parser=compare)
+
+
+def _compare(options: argparse.Namespace) -> str:
+    from mlpass.passes.compare import compare
+
+    comparison = compare(options.model, options.other, options.sample_data, backend=options.backend)
+    return shown(comparison, options)

@@ -1,0 +1,49 @@
+"""`mlpass predict`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlpass.cli.options import Subparsers, add_running
+
+_PREDICT_HELP = """\
+Run a model on one set of inputs and write its outputs.
+
+  mlpass predict model.mlpackage --inputs x.npz -o y.npz
+
+X.npz holds one array an input, under the input's name (numpy.savez("x.npz", image=array)); Y.npz
+gets one an output. A classifier's probabilities become two arrays, NAME and NAME.labels. A model
+with state starts from zeros.
+"""
+
+
+def add_predict(commands: Subparsers) -> None:
+    """Adds the command."""
+    predict = commands.add_parser(
+        "predict",
+        help="run a model, anywhere",
+        description=_PREDICT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    predict.add_argument("model", metavar="MODEL", help="an .mlpackage")
+    predict.add_argument("--inputs", required=True, metavar="X.npz", help="one array an input")
+    predict.add_argument("-o", "--output", required=True, metavar="Y.npz", help="the file to write")
+    predict.add_argument("--force", action="store_true", help="replace Y.npz where it exists")
+    add_running(predict)
+    predict.set_defaults(run=_predict, parser=predict)
+
+
+def _predict(options: argparse.Namespace) -> str:
+    from pathlib import Path
+
+    from mlpass.passes.predict import predict_to_file
+
+    written = predict_to_file(
+        options.model,
+        Path(options.inputs),
+        Path(options.output),
+        backend=options.backend,
+        force=options.force,
+    )
+    shapes = ", ".join(f"{name} {shape}" for name, shape in written.items())
+    return f"{options.output}: {shapes}"

@@ -1,0 +1,275 @@
+"""What the samples tell about each weight site: gathered on the way through a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import CalibrationError, NotApplicable
+from mlpass.passes.plan import Step
+from mlpass.program.ir import Block, Constant, Op, TensorType, Value
+from mlpass.program.sites import Site, Use
+from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.constants import Constants
+from mlpass.runtime.matrix_inputs import matrix_inputs, row_counts
+from mlpass.runtime.ops import label_of
+from mlpass.runtime.plan import Plan
+from mlpass.solvers.accumulate import GramSum
+from mlpass.solvers.gram import Gram
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What the samples told about a site.
+
+    Attributes:
+        gram: of its inputs; of a table that is gathered from a diagonal one: how often each row
+            was read. None where there is none.
+        refusal: why there is none.
+        samples: how many samples reached it.
+        tokens: how many input rows it met.
+    """
+
+    gram: Gram | None
+    refusal: str | None
+    samples: int
+    tokens: int
+
+
+# Given a step and what was observed, returns the weight to go on with; None for the old one.
+Decide = Callable[[Step, Observed], NDArray[Any] | None]
+
+
+class SiteGrams:
+    """A visitor of replays who gathers each site's Gram, and has it decided as soon as it is whole.
+
+    Readings of one activation share one Gram. A site that several ops read is decided at the last
+    of them, on the sum of what all met.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        plans: Sequence[Plan],
+        backend: Backend,
+        decide: Decide,
+        known: Callable[[Site], bool],
+    ) -> None:
+        """Has seen nothing yet.
+
+        Args:
+            steps: what is to become of each site; skipped ones are not looked at.
+            plans: of the functions that will run.
+            backend: that they run on.
+            decide: called once for each site that the functions read.
+            known: whether a site's decision needs no Gram.
+        """
+        self._backend = backend
+        self._decide = decide
+        self._readings: dict[Op, list[_Reading]] = {}
+        self._gathered: dict[Hashable, _Gathered] = {}
+        self._open: dict[Site, int] = {}
+        self._users: dict[Hashable, set[Site]] = {}
+        homes = {op: block for plan in plans for op, block in _homes(plan)}
+        self._makers = {value: op for plan in plans for value, op in plan.makers.items()}
+        order = {op: number for number, op in enumerate(homes)}
+        for step in steps:
+            if step.skipped or step.mode is None:
+                continue
+            for use in _calibrating(step.site.uses):
+                if use.op in homes:
+                    self._note(step, use, homes[use.op], needed=not known(step.site))
+        for readings in self._readings.values():
+            for reading in readings:
+                gathered = self._gathered.get(reading.key)
+                if gathered is not None and order[reading.use.op] < order[gathered.feeder]:
+                    gathered.feeder = reading.use.op
+
+    def _note(self, step: Step, use: Use, home: Block, needed: bool) -> None:
+        key = (home, self._activation(use))
+        reading = _Reading(step, use, key)
+        self._readings.setdefault(use.op, []).append(reading)
+        self._open[step.site] = self._open.get(step.site, 0) + 1
+        if needed:
+            self._gathered.setdefault(key, _Gathered(use.op))
+            self._users.setdefault(key, set()).add(step.site)
+
+    def _activation(self, use: Use) -> Hashable:
+        """Returns what two uses have in common that meet the same inputs.
+
+        That is the op's type, every argument but weight and bias, and, since windows depend on it,
+        the shape of a convolution's kernel.
+        """
+        op = use.op
+        parts: list[Hashable] = [op.type, use.parameter, use.position]
+        for parameter, arguments in sorted(op.inputs.items()):
+            for position, argument in enumerate(arguments):
+                if (parameter, position) == (use.parameter, use.position):
+                    shape = getattr(argument.type, "shape", ())
+                    parts.append(shape[2:] if op.type.startswith("conv") else None)
+                elif parameter != "bias":
+                    parts.append((parameter, self._identity(argument)))
+        return tuple(parts)
+
+    def _identity(self, argument: Value | Constant) -> Hashable:
+        """Returns an argument, or where it is a small constant what it says."""
+        if isinstance(argument, Value):
+            maker = self._makers.get(argument)
+            if maker is None or maker.type != "const":
+                return argument
+            (stated,) = maker.inputs["val"]
+            return self._identity(stated) if isinstance(stated, Constant) else argument
+        if argument.in_file or not isinstance(argument.type, TensorType):
+            return argument
+        value = argument.read()
+        return argument.type, value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+
+    @property
+    def sites(self) -> set[Site]:
+        """The sites that are yet to be decided."""
+        return set(self._open)
+
+    def wants(self, op: Op) -> bool:
+        """Returns whether an op reads a site."""
+        return op in self._readings
+
+    def see(
+        self, op: Op, kernel: Callable[..., Any], arguments: Mapping[str, Any], sample: int
+    ) -> None:
+        """Adds what a sample brings to the Grams of an op's sites.
+
+        Raises:
+            CalibrationError: that holds NaN or inf.
+        """
+        fed = set()
+        for reading in self._readings[op]:
+            gathered = self._gathered.get(reading.key)
+            if gathered is None or gathered.feeder is not op or reading.key in fed:
+                continue
+            fed.add(reading.key)
+            try:
+                gathered.add(self._inputs(reading.use, kernel, arguments), sample)
+            except NotApplicable as reason:
+                gathered.refusal = str(reason)
+            except CalibrationError as error:
+                raise CalibrationError(f"{error} (sample {sample}, {label_of(op)!r})") from None
+
+    def _inputs(
+        self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> Iterable[NDArray[Any]]:
+        xp, op = self._backend.xp, use.op
+        if op.type == "gather":
+            return [self._backend.to_numpy(row_counts(xp, arguments))]
+        chunks = matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
+        return map(self._backend.to_numpy, chunks)
+
+    def settle(self, op: Op, constants: Constants) -> None:
+        """Decides the sites that no later op reads, and lets the program go on with the result."""
+        for reading in self._readings[op]:
+            site = reading.step.site
+            self._open[site] -= 1
+            if self._open[site]:
+                continue
+            del self._open[site]
+            weight = self._decide(reading.step, self._observed(site))
+            self._forget(site)
+            if weight is not None:
+                array = self._backend.from_numpy(weight.astype(np.float32))
+                for maker in site.makers:
+                    constants.replace(maker.outputs[-1], array)
+
+    def _observed(self, site: Site) -> Observed:
+        keys = [key for key, users in self._users.items() if site in users]
+        parts = [self._gathered[key] for key in keys]
+        met = [part for part in parts if part.samples]
+        if not met:
+            reasons = [part.refusal for part in parts if part.refusal]
+            return Observed(None, (reasons or ["no sample reaches it"])[0], 0, 0)
+        if len({part.total.shape for part in met}) > 1:
+            return Observed(None, "its readers meet inputs of different shapes", 0, 0)
+        gram = met[0].gram if len(met) == 1 else Gram(np.sum([part.total for part in met], axis=0))
+        samples = set().union(*(part.samples for part in met))
+        return Observed(gram, None, len(samples), sum(part.tokens for part in parts))
+
+    def _forget(self, site: Site) -> None:
+        for key, users in list(self._users.items()):
+            users.discard(site)
+            if not users:
+                del self._users[key], self._gathered[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """One use of a site; readings of equal key meet the same inputs."""
+
+    step: Step
+    use: Use
+    key: Hashable
+
+
+@dataclass(eq=False)
+class _Gathered:
+    """A Gram that grows.
+
+    Attributes:
+        feeder: the first op that meets these inputs.
+        refusal: why there are no such inputs.
+        samples: those that came by.
+        tokens: how many input rows they brought.
+    """
+
+    feeder: Op
+    refusal: str | None = None
+    samples: set[int] = field(default_factory=set)
+    tokens: int = 0
+    _sum: GramSum = field(default_factory=GramSum)
+    _counts: Any = None
+
+    def add(self, inputs: Iterable[NDArray[Any]], sample: int) -> None:
+        """Takes some input rows: (groups, rows, columns), or how often each was read: (columns,).
+
+        Raises:
+            CalibrationError: there is NaN or inf among them.
+        """
+        for chunk in inputs:
+            self.samples.add(sample)
+            if chunk.ndim == 1:
+                self.tokens += int(chunk.sum())
+                # A row that these few samples happen not to read is read by others: counted once.
+                before = np.ones(chunk.shape) if self._counts is None else self._counts
+                self._counts = before + chunk
+            else:
+                self.tokens += chunk.shape[1]
+                self._sum.add(chunk)
+
+    @property
+    def total(self) -> NDArray[Any]:
+        """The Gram of all that was added, or its diagonal."""
+        return self._sum.total() if self._counts is None else self._counts.astype(np.float32)
+
+    @cached_property
+    def gram(self) -> Gram:
+        """The same, shared by all sites that meet these inputs alone."""
+        return Gram(self.total)
+
+
+def _calibrating(uses: Sequence[Use]) -> Sequence[Use]:
+    """Returns the uses whose inputs count: gathering only where nothing else reads the weight."""
+    return [use for use in uses if use.op.type != "gather"] or uses
+
+
+def _homes(plan: Plan) -> Iterable[tuple[Op, Block]]:
+    """Yields every op of a function with the block it is in, in order of execution."""
+
+    def walk(block: Block) -> Iterable[tuple[Op, Block]]:
+        for op in block.ops:
+            yield op, block
+            for nested in op.blocks:
+                yield from walk(nested)
+
+    return walk(plan.function.block)

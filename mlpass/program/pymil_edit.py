@@ -1,0 +1,179 @@
+"""Editing a coremltools pymil `Program` in place: some ops of its graph are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from mlpass.errors import ModelFormatError
+from mlpass.program.dtypes import BY_NAME
+from mlpass.program.encode import FIRST_SPARSE_OPSET, JOINT_FORMS
+from mlpass.program.ir import Constant, Op, Program, TensorType
+from mlpass.program.pymil import open_program
+
+
+@contextmanager
+def edit_program(program: Any) -> Iterator[PymilEditor]:
+    """Opens a pymil program for editing.
+
+    What the caller replaces meanwhile is replaced at once; that what it leads to is no plain
+    constant any more is noted in the program as each block is left.
+
+    Args:
+        program: a coremltools pymil `Program`.
+
+    Raises:
+        ModelFormatError: its op set has no sparse weights, or it has a type that MIL does not.
+    """
+    from coremltools.converters.mil.mil import Builder
+    from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
+
+    editor = PymilEditor(program)
+    # New ops inherit where in the source they come from only within the scope of a graph pass.
+    scope = ScopeInfo(source=ScopeSource.COREMLTOOLS_GRAPH_PASS, data=["mlpass"])
+    with Builder.scope(scope), editor:
+        yield editor
+
+
+class PymilEditor:
+    """A pymil program being edited: see `edit_program`."""
+
+    def __init__(self, program: Any) -> None:
+        """Reads `program`."""
+        live = open_program(program)
+        self.programs: list[Program] = [live.graph]
+        if live.graph.opset < FIRST_SPARSE_OPSET:
+            raise ModelFormatError(
+                f"the program is for iOS{live.graph.opset}, and sparse weights begin with "
+                f"iOS{FIRST_SPARSE_OPSET}: convert with minimum_deployment_target="
+                f"coremltools.target.iOS{FIRST_SPARSE_OPSET} or later"
+            )
+        self._ops = live.ops
+        self._variables = dict(live.variables)
+        self._names = {
+            name
+            for function in program.functions.values()
+            for op in _walk(function)
+            for name in (op.name, *(variable.name for variable in op.outputs))
+        }
+        self._entered = ExitStack()
+        self._block: Any = None
+
+    def __enter__(self) -> PymilEditor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.close()
+
+    @property
+    def nbytes(self) -> int:
+        """The sizes of all constants that go to a weight file, those of equal storage once."""
+        found = {
+            constant.storage: constant.nbytes
+            for constant in self._variables
+            if isinstance(constant, Constant) and constant.in_file
+        }
+        return sum(found.values())
+
+    def replace(self, op: Op, new_ops: Sequence[Op]) -> None:
+        """Puts `new_ops` in the place of `op`; the last makes values of the same names."""
+        old = self._ops[op]
+        if old.enclosing_block is None:
+            return  # two functions may be one block: it was replaced with the other's
+        self._enter(old.enclosing_block)
+        parts = dict.fromkeys(variable.op for variable in old.get_flattened_inputs())
+        weight_id = _weight_id(old)
+        for new in new_ops:
+            self._insert(new, old, weight_id)
+        block, result = old.enclosing_block, self._variables[new_ops[-1].outputs[-1]]
+        block.replace_uses_of_var_after_op(
+            anchor_op=old, old_var=old.outputs[-1], new_var=result, force_replace=True
+        )
+        block.remove_ops([old])
+        for part in parts:
+            if part is not None and not _is_read(part):
+                part.enclosing_block.remove_ops([part])
+
+    def _enter(self, block: Any) -> None:
+        """Makes `block` the one that ops are built in.
+
+        Leaving a block updates all of it, so that is done once for neighbouring ops.
+        """
+        if block is not self._block:
+            self._entered.close()
+            self._entered.enter_context(block)
+            self._block = block
+
+    def _insert(self, new: Op, before: Any, weight_id: str | None) -> None:
+        from coremltools.converters.mil.mil import Builder
+
+        if new.type == "const":
+            made = self._const(new.inputs["val"][0], new.name, before, weight_id)
+        else:
+            inputs = {}
+            for parameter, (argument,) in new.inputs.items():
+                inputs[parameter] = self._variables.get(argument)
+                if isinstance(argument, Constant) and inputs[parameter] is None:
+                    shared = weight_id and f"{weight_id}_{parameter}"
+                    name = self._free_name(f"{new.name}_{parameter}")
+                    inputs[parameter] = self._const(argument, name, before, shared)
+            made = getattr(Builder, new.type)(**inputs, name=new.name, before_op=before)
+        results = made if isinstance(made, tuple | list) else (made,)
+        for value, variable in zip(new.outputs, results, strict=True):
+            variable.name = value.name
+            self._variables[value] = variable
+
+    def _const(self, constant: Any, name: str, before: Any, weight_id: str | None) -> Any:
+        """Returns the variable of a new const op.
+
+        Args:
+            constant: its value.
+            name: its name.
+            before: the op that it is put before.
+            weight_id: names the storage that it shares with other functions; None where none does.
+        """
+        from coremltools.converters.mil.mil import Builder
+
+        variable = Builder.const(val=_pymil_value(constant), name=name, before_op=before)
+        if weight_id is not None:
+            variable.op.weight_id = weight_id
+        return variable
+
+    def _free_name(self, name: str) -> str:
+        """Returns `name`, or one like it that no op of the program has; it is taken from now on."""
+        free, number = name, 0
+        while free in self._names:
+            number += 1
+            free = f"{name}_{number}"
+        self._names.add(free)
+        return free
+
+
+def _pymil_value(constant: Constant) -> Any:
+    """Returns a constant's array as pymil holds it: below a byte, its type says so."""
+    from coremltools.converters.mil.mil import types
+
+    assert isinstance(constant.type, TensorType)  # all that a new op can have
+    array = constant.read()
+    if BY_NAME[constant.type.dtype].bits >= 8:
+        return array
+    return array.astype(types.nptype_from_builtin(types.string_to_builtin(constant.type.dtype)))
+
+
+def _weight_id(op: Any) -> str | None:
+    """Returns what names the storage that a const or constexpr op shares across functions."""
+    if op.op_type in JOINT_FORMS:
+        op = op.inputs[JOINT_FORMS[op.op_type][0]].op
+    return getattr(op, "weight_id", None)
+
+
+def _is_read(op: Any) -> bool:
+    return any(variable.child_ops or variable.consuming_blocks for variable in op.outputs)
+
+
+def _walk(block: Any) -> Iterator[Any]:
+    for op in block.operations:
+        yield op
+        for nested in op.blocks:
+            yield from _walk(nested)

@@ -1,0 +1,155 @@
+"""Where the values of many samples live: in memory as far as a budget goes, the rest on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from mlpass.buffers import empty
+from mlpass.program.ir import Value
+from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.constants import Constants
+from mlpass.runtime.execute import Values
+from mlpass.runtime.ops import Source
+
+Array = Any
+
+
+class SampleValues(Values):
+    """One sample's values: those at hand, behind them what was spilled, behind them constants."""
+
+    def __init__(self, constants: Constants, spill: Spill, number: int) -> None:
+        """Holds nothing yet; `number` is the sample's."""
+        super().__init__(constants)
+        self._spill = spill
+        self._number = number
+
+    def __missing__(self, source: Source) -> Array:
+        if isinstance(source, Value):
+            array = self._spill.read(self._number, source)
+            if array is not None:
+                return array
+        return super().__missing__(source)
+
+    def pop(self, value: Source, default: Any = None) -> Any:
+        """Lets go of a value, wherever it is."""
+        if isinstance(value, Value):
+            self._spill.drop(self._number, value)
+        return super().pop(value, default)
+
+
+class _Place(NamedTuple):
+    """Where a sample's array is in the file of its value."""
+
+    offset: int
+    dtype: DTypeLike
+    shape: tuple[int, ...]
+
+
+class _File(NamedTuple):
+    """A nameless file, which is gone with the process, and what is in it, by sample."""
+
+    file: IO[bytes]
+    places: dict[int, _Place]
+
+
+class Spill:
+    """Keeps the values of all samples within a budget of memory.
+
+    What is needed last is written out first. Threads may share it.
+    """
+
+    def __init__(self, budget: int, backend: Backend, uses: Mapping[Value, Sequence[int]]) -> None:
+        """Holds nothing yet.
+
+        Args:
+            budget: bytes of values that may stay in memory.
+            backend: whose arrays they are.
+            uses: at which steps each value is read, ascending.
+        """
+        self._budget = budget
+        self._backend = backend
+        self._uses = uses
+        self._held: dict[Value, dict[int, SampleValues]] = {}
+        self._sizes: dict[tuple[int, Value], int] = {}
+        self._files: dict[Value, _File] = {}
+        self._used = 0
+        self._lock = Lock()
+
+    def __enter__(self) -> Spill:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for spilled in self._files.values():
+            spilled.file.close()
+        self._files.clear()
+
+    def note(self, values: SampleValues, number: int, made: Sequence[Value], step: int) -> None:
+        """Counts what a step has made for a sample; spills what is too much.
+
+        Raises:
+            OSError: there is no room on the disk either.
+        """
+        with self._lock:
+            for value in made:
+                size = getattr(values.get(value), "nbytes", 0)
+                if size:
+                    self._held.setdefault(value, {})[number] = values
+                    self._sizes[number, value] = size
+                    self._used += size
+            while self._used > self._budget and self._held:
+                self._spill(max(self._held, key=lambda value: self._next_use(value, step)))
+
+    def read(self, number: int, value: Value) -> Array | None:
+        """Returns a spilled array of a sample, None where there is none."""
+        with self._lock:
+            spilled = self._files.get(value)
+            place = spilled.places.get(number) if spilled else None
+            if spilled is None or place is None:
+                return None
+            array = empty(place.shape, place.dtype)
+            spilled.file.seek(place.offset)
+            spilled.file.readinto(memoryview(array.data).cast("B"))  # type: ignore[attr-defined]
+        return self._backend.from_numpy(array)
+
+    def drop(self, number: int, value: Value) -> None:
+        """Forgets a sample's value; its file is gone with the last."""
+        with self._lock:
+            self._used -= self._sizes.pop((number, value), 0)
+            held = self._held.get(value)
+            if held is not None:
+                held.pop(number, None)
+                if not held:
+                    del self._held[value]
+            spilled = self._files.get(value)
+            if spilled is not None:
+                spilled.places.pop(number, None)
+                if not spilled.places:
+                    spilled.file.close()
+                    del self._files[value]
+
+    def _next_use(self, value: Value, step: int) -> float:
+        uses = self._uses.get(value, ())
+        index = bisect_right(uses, step)
+        return uses[index] if index < len(uses) else float("inf")
+
+    def _spill(self, value: Value) -> None:
+        """Writes out a value of all samples that hold it."""
+        spilled = self._files.get(value)
+        if spilled is None:
+            spilled = self._files[value] = _File(tempfile.TemporaryFile(), {})  # noqa: SIM115
+        offset = spilled.file.seek(0, 2)
+        for number, values in self._held.pop(value).items():
+            array = np.ascontiguousarray(self._backend.to_numpy(values[value]))
+            spilled.file.write(memoryview(array.data).cast("B"))
+            spilled.places[number] = _Place(offset, array.dtype, array.shape)
+            offset += array.nbytes
+            del values[value]
+            self._used -= self._sizes.pop((number, value))
+        spilled.file.flush()

@@ -1,0 +1,604 @@
+"""Calibrated pruning: each weight solved for on what it meets, from package to package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil.mil import Builder as mb
+
+import mlpass
+from mlpass import ADMM, NM, Block, Channel, Config, Magnitude, Percentile, SparseGPT, Wanda
+from mlpass.errors import CalibrationError, ConfigError, ModelFormatError
+from mlpass.passes import calibrated, site_grams
+from mlpass.passes.inspect import weight_of
+from mlpass.passes.journal import journal_path
+from mlpass.program.mlpackage import Package
+from mlpass.program.sites import find_sites
+from tests import peer
+from tests.program.packages import tree
+from tests.runtime.programs import FIXTURES, convert, program, truth
+
+RNG = np.random.default_rng(5)
+SIZE = 64
+METHODS = [Magnitude(), Wanda(), SparseGPT(), SparseGPT(refit=True), ADMM()]
+
+
+def weights(count, rows=SIZE, columns=SIZE):
+    rng = np.random.default_rng(6)
+    return [rng.standard_normal((rows, columns)).astype(np.float32) / 8 for _ in range(count)]
+
+
+def samples(count=32, rows=8, columns=SIZE, seed=7):
+    """Correlated inputs, as real activations are."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((columns, columns)) * np.linspace(0.05, 2, columns)
+    return [
+        {"x": (rng.standard_normal((rows, columns)) @ mix).astype(np.float32)} for _ in range(count)
+    ]
+
+
+def save(build, tmp_path, *shapes, **options):
+    path = tmp_path / "model.mlpackage"
+    convert(program(build, *(shapes or ((8, SIZE),))), **options).save(str(path))
+    return path
+
+
+@pytest.fixture
+def mlp(tmp_path):
+    """x -> linear -> relu -> linear -> relu -> linear, fp32."""
+    first, second, third = weights(3)
+
+    def build(x):
+        x = mb.relu(x=mb.linear(x=x, weight=first, name="first"))
+        x = mb.relu(x=mb.linear(x=x, weight=second, name="second"))
+        return mb.linear(x=x, weight=third, name="third")
+
+    return save(build, tmp_path)
+
+
+def weights_of(package):
+    """Decoded weights by the name of their first reader."""
+    with Package(package) as opened:
+        return {
+            site.uses[0].op.outputs[0].name: np.array(weight_of(site))
+            for site in find_sites(opened.programs)
+        }
+
+
+def reference(mode, method, propagate):
+    """The same, layer by layer, with numpy and `solve` alone."""
+    rows = np.concatenate([sample["x"] for sample in samples()])
+    dense = rows
+    found = []
+    for weight in weights(3):
+        met = rows if propagate == "pruned" else dense
+        solution = mlpass.solve(weight, met.T @ met, mode, method=method)
+        found.append(solution)
+        rows = np.maximum(rows @ solution.weight.T, 0)
+        dense = np.maximum(dense @ weight.T, 0)
+    return found
+
+
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+@pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4), Block(0.5, 4), Channel(0.5)], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_each_layer_is_solved_on_what_it_meets(mlp, tmp_path, method, mode, propagate):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(mlp, out, mode, method=method, sample_data=samples(), propagate=propagate)
+    found = weights_of(out)
+    for name, layer, expected in zip(
+        ("first", "second", "third"), report.layers, reference(mode, method, propagate), strict=True
+    ):
+        agree = (found[name] != 0) == expected.keep
+        assert agree.mean() > 0.99
+        np.testing.assert_allclose(layer.error, expected.error, rtol=0.02)
+        assert layer.sparsity == 0.5
+        assert (layer.samples, layer.tokens) == (32, 32 * 8)
+        if not isinstance(method, Magnitude | Wanda):
+            assert layer.error <= layer.error_before * 1.001
+
+
+def test_the_report_tells_the_error_of_the_outputs(mlp, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
+    old, new = mlpass.Interpreter(mlp), mlpass.Interpreter(out)
+    ((name, _),) = [(f.name, f) for f in old.outputs]
+    first = report.layers[0]
+    change = power = 0.0
+    for sample in samples():
+        was, now = (i.run(sample, ["first"])["first"].astype(np.float64) for i in (old, new))
+        change, power = change + np.square(now - was).sum(), power + np.square(was).sum()
+    np.testing.assert_allclose(first.error, change / power, rtol=1e-3)
+    assert first.method == "sparsegpt"
+    assert first.dampening == 0.01
+    assert name in new.predict(samples()[0])
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=str)
+def test_solving_beats_magnitude_at_the_output(mlp, tmp_path, method):
+    dense = mlpass.Interpreter(mlp)
+    held_out = samples(8, seed=7)
+
+    def distance(package):
+        pruned = mlpass.Interpreter(package)
+        (name,) = [feature.name for feature in pruned.outputs]
+        return sum(
+            np.square(pruned.predict(s)[name] - dense.predict(s)[name]).sum() for s in held_out
+        )
+
+    by_size, solved = tmp_path / "a.mlpackage", tmp_path / "b.mlpackage"
+    mlpass.prune(mlp, by_size, Percentile(0.5))
+    mlpass.prune(mlp, solved, Percentile(0.5), method=method, sample_data=samples())
+    assert distance(solved) < distance(by_size)
+
+
+def test_readers_of_one_activation_share_one_gram(tmp_path, monkeypatch):
+    query, key, value = weights(3)
+
+    def build(x):
+        parts = [mb.linear(x=x, weight=weight) for weight in (query, key, value)]
+        return mb.add(x=mb.add(x=parts[0], y=parts[1]), y=parts[2])
+
+    sums = []
+
+    class Counting(site_grams.GramSum):
+        def add(self, inputs):
+            sums.append(self)
+            super().add(inputs)
+
+    gathered = site_grams._Gathered
+    monkeypatch.setattr(site_grams, "_Gathered", lambda op: gathered(op, _sum=Counting()))
+    path = save(build, tmp_path)
+    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples(8))
+    assert [layer.tokens for layer in report.layers] == [64, 64, 64]
+    assert len(sums) == 8  # a sample once, not once for each of the three
+    rows = np.concatenate([sample["x"] for sample in samples(8)])
+    for layer, weight in zip(report.layers, (query, key, value), strict=True):
+        expected = mlpass.solve(weight, rows.T @ rows, Percentile(0.5), method=SparseGPT())
+        np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
+
+
+def test_a_weight_read_twice_is_decided_on_all_it_meets(tmp_path):
+    (tied,) = weights(1)
+
+    def build(x):
+        weight = mb.const(val=tied, name="tied")
+        first = mb.linear(x=x, weight=weight)
+        return mb.linear(x=mb.sigmoid(x=first), weight=weight)
+
+    path = save(build, tmp_path)
+    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples())
+    (layer,) = report.layers
+    assert layer.tokens == 2 * 32 * 8
+    rows = np.concatenate([sample["x"] for sample in samples()])
+    later = 1 / (1 + np.exp(-(rows @ tied.T)))
+    gram = rows.T @ rows + later.T @ later
+    expected = mlpass.solve(tied, gram, Percentile(0.5), method=SparseGPT())
+    np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
+
+
+def test_a_table_that_is_gathered_from_is_weighted_by_how_often_a_row_is_read(tmp_path):
+    table = np.random.default_rng(1).standard_normal((64, 48)).astype(np.float32)
+
+    def build(x):
+        return mb.gather(x=table, indices=mb.cast(x=x, dtype="int32"), axis=0)
+
+    path = save(build, tmp_path, (16,))
+    often = [{"x": np.arange(16, dtype=np.float32)} for _ in range(20)]
+    out = tmp_path / "o.mlpackage"
+    report = mlpass.prune(path, out, Percentile(0.5), sample_data=often)
+    (layer,) = report.layers
+    assert (layer.skipped, layer.sparsity, layer.tokens) == (None, 0.5, 320)
+    (found,) = weights_of(out).values()
+    read, unread = (found[:16] != 0).mean(), (found[16:] != 0).mean()
+    assert read > 0.8 > unread > 0.2
+    kept = found != 0
+    np.testing.assert_array_equal(found[kept], table[kept])
+
+
+def test_a_weight_in_a_loop_meets_every_turn(tmp_path):
+    (inner,) = weights(1)
+
+    def build(x):
+        def again(turn, value):
+            return mb.less(x=turn, y=np.int32(3))
+
+        def turned(turn, value):
+            turned = mb.tanh(x=mb.linear(x=value, weight=inner))
+            return mb.add(x=turn, y=np.int32(1)), turned
+
+        return mb.while_loop(_cond=again, _body=turned, loop_vars=(np.int32(0), x))[1]
+
+    path = save(build, tmp_path)
+    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples())
+    (layer,) = report.layers
+    assert (layer.samples, layer.tokens) == (32, 3 * 32 * 8)
+    rows = np.concatenate([sample["x"] for sample in samples()])
+    gram = np.zeros((SIZE, SIZE))
+    for _ in range(3):
+        gram += rows.T @ rows
+        rows = np.tanh(rows @ inner.T)
+    expected = mlpass.solve(inner, gram, Percentile(0.5), method=SparseGPT())
+    np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
+
+
+@pytest.fixture
+def branched(tmp_path):
+    """A model of which one branch is never taken."""
+    taken, left = weights(2)
+
+    def build(x):
+        return mb.cond(
+            pred=mb.greater(x=mb.reduce_max(x=x, axes=[0, 1], keep_dims=False), y=-1e9),
+            _true_fn=lambda: mb.linear(x=x, weight=taken, name="taken"),
+            _false_fn=lambda: mb.linear(x=x, weight=left, name="left"),
+        )
+
+    return save(build, tmp_path)
+
+
+def test_what_no_sample_reaches_is_skipped(branched, tmp_path):
+    report = mlpass.prune(branched, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(4))
+    assert [layer.skipped for layer in report.layers] == [None, "no sample reaches it"]
+
+
+def test_or_pruned_by_magnitude_where_that_is_asked_for(branched, tmp_path):
+    out, free = tmp_path / "o.mlpackage", tmp_path / "free.mlpackage"
+    report = mlpass.prune(branched, out, NM(2, 4), sample_data=samples(4), fallback="magnitude")
+    assert [layer.method for layer in report.layers] == ["sparsegpt", "magnitude"]
+    mlpass.prune(branched, free, NM(2, 4))
+    np.testing.assert_array_equal(*(list(weights_of(path).values())[1] for path in (out, free)))
+
+
+def test_of_several_functions_one_is_calibrated(tmp_path):
+    path = FIXTURES / "multifunction_lm.mlpackage"
+    inputs, _ = truth("multifunction_lm")
+    names = mlpass.inspect(path).functions
+    assert len(names) > 1
+    interpreter = mlpass.Interpreter(path)
+    sample = {feature.name: inputs[feature.name] for feature in interpreter.inputs}
+    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=[sample])
+    assert any(layer.error is not None for layer in report.layers)
+
+
+def test_a_weight_that_is_read_in_two_layouts_is_skipped(tmp_path):
+    (tied,) = weights(1, SIZE, SIZE - 8)
+
+    def build(x):
+        weight = mb.const(val=tied, name="tied")
+        return mb.linear(x=mb.matmul(x=x, y=weight), weight=weight)
+
+    path = save(build, tmp_path)
+    report = mlpass.prune(path, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(2))
+    assert "its readers meet inputs of different shapes" in report.layers[0].skipped
+    mode = Percentile(0.5)
+    out = tmp_path / "p.mlpackage"
+    report = mlpass.prune(path, out, mode, sample_data=samples(2), fallback="magnitude")
+    assert (report.layers[0].method, report.layers[0].sparsity) == ("magnitude", 0.5)
+
+
+@pytest.mark.parametrize("name", ["digits_ios15", "silero_vad", "tiny_lm"])
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_real_models_on_both_backends(name, backend, tmp_path):
+    inputs, _ = truth(name)
+    out = tmp_path / "o.mlpackage"
+    report = mlpass.prune(
+        FIXTURES / f"{name}.mlpackage",
+        out,
+        Percentile(0.5),
+        sample_data=[inputs] * 3,
+        backend=backend,
+    )
+    solved = [layer for layer in report.layers if layer.error is not None]
+    assert solved
+    for layer in solved:
+        assert layer.sparsity == pytest.approx(0.5, abs=1e-3)
+        assert 0 <= layer.error < 0.5
+    for array in mlpass.Interpreter(out).predict(inputs).values():
+        if isinstance(array, np.ndarray):
+            assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("dead", np.zeros((8, SIZE))),
+        ("constant", np.ones((8, SIZE))),
+        ("one", RNG.standard_normal((8, SIZE))),
+        ("huge", RNG.standard_normal((8, SIZE)) * 1e20),
+        ("tiny", RNG.standard_normal((8, SIZE)) * 1e-20),
+    ],
+)
+def test_odd_samples_give_finite_weights_of_the_wanted_sparsity(mlp, tmp_path, kind, rows, method):
+    out = tmp_path / "o.mlpackage"
+    sample = {"x": rows.astype(np.float32)}
+    report = mlpass.prune(mlp, out, Percentile(0.5), method=method, sample_data=[sample])
+    for layer in report.layers:
+        assert layer.sparsity >= 0.5
+        assert np.isfinite(layer.error)
+    for weight in weights_of(out).values():
+        assert np.isfinite(weight).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_with_nan_are_refused_with_sample_and_layer(mlp, tmp_path, bad):
+    data = samples(4)
+    data[2]["x"][0, 0] = bad
+    out = tmp_path / "o.mlpackage"
+    with pytest.raises(CalibrationError, match=r"hold NaN or inf\. \(sample 2, 'first'\)"):
+        mlpass.prune(mlp, out, Percentile(0.5), sample_data=data)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.mlpackage"]
+
+
+def test_activations_beyond_fp16_are_no_problem(tmp_path):
+    first, second = weights(2)
+
+    def build(x):
+        return mb.linear(x=mb.linear(x=x, weight=first * 1e4), weight=second)
+
+    path = save(build, tmp_path)
+    data = [{"x": sample["x"] * 100} for sample in samples(8)]
+    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=data)
+    assert all(0 < layer.error < 0.2 for layer in report.layers)
+
+
+def test_weights_with_nan_are_skipped(tmp_path):
+    broken, whole = weights(2)
+    broken[3, 3] = np.nan
+
+    def build(x):
+        return mb.add(x=mb.linear(x=x, weight=whole), y=mb.linear(x=x, weight=broken))
+
+    path = save(build, tmp_path)
+    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples(2))
+    assert [layer.skipped for layer in report.layers] == [None, "it holds NaN or inf"]
+
+
+def test_modes_that_zero_nothing_and_configs_are_obeyed(mlp, tmp_path):
+    config = Config(
+        global_config=Percentile(0.5),
+        op_name_configs={"first": None, "second": Percentile(0.0)},
+    )
+    report = mlpass.prune(mlp, tmp_path / "o.mlpackage", config, sample_data=samples(2))
+    first, second, third = (layer.skipped for layer in report.layers)
+    assert first == "op_name_configs['first'] is None"
+    assert second == "Percentile(0.0) zeroes nothing in it"
+    assert third is None
+
+
+def test_a_global_sparsity_is_divided_by_magnitude(mlp, tmp_path):
+    mode = Percentile(0.5, scope="global")
+    free = mlpass.prune(mlp, tmp_path / "a.mlpackage", mode)
+    solved = mlpass.prune(mlp, tmp_path / "b.mlpackage", mode, sample_data=samples(4))
+    assert [layer.zeros for layer in solved.layers] == [layer.zeros for layer in free.layers]
+
+
+@pytest.mark.parametrize("how", ["owl", "error"])
+def test_an_allocation_keeps_the_total(mlp, tmp_path, how):
+    data = samples()
+    uniform = mlpass.prune(mlp, tmp_path / "a.mlpackage", Percentile(0.6), sample_data=data)
+    divided = mlpass.prune(
+        mlp, tmp_path / "b.mlpackage", Percentile(0.6), sample_data=data, allocate=how
+    )
+    assert divided.sparsity == pytest.approx(uniform.sparsity, abs=1e-3)
+    assert len({layer.zeros for layer in divided.layers}) > 1
+    if how == "error":
+        total = sum(layer.error for layer in divided.layers)
+        assert total < sum(layer.error for layer in uniform.layers)
+
+
+def test_an_allocation_keeps_to_bytes(mlp, tmp_path):
+    budget = 3 * SIZE * SIZE * 4 * 2 // 5
+    report = mlpass.prune(
+        mlp,
+        tmp_path / "o.mlpackage",
+        Percentile(0.5),
+        sample_data=samples(),
+        allocate="error",
+        max_nbytes=budget,
+    )
+    assert 0.8 * budget < sum(layer.bytes_after for layer in report.layers) <= budget
+
+
+def test_a_run_that_dies_goes_on_with_an_equal_result(mlp, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.mlpackage", tmp_path / "out.mlpackage"
+    mlpass.prune(mlp, whole, Percentile(0.5), method=SparseGPT(), sample_data=samples())
+    solved = []
+    solve = SparseGPT.prune
+
+    def dying(self, problem):
+        if len(solved) == 2:
+            raise KeyboardInterrupt
+        solved.append(problem)
+        return solve(self, problem)
+
+    monkeypatch.setattr(SparseGPT, "prune", dying)
+    with pytest.raises(KeyboardInterrupt):
+        mlpass.prune(mlp, out, Percentile(0.5), method=SparseGPT(), sample_data=samples())
+    assert not out.exists()
+    assert journal_path(out).is_dir()
+    solved.clear()
+    report = mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
+    assert len(solved) == 1
+    assert tree(out) == tree(whole)
+    assert not journal_path(out).exists()
+    assert [layer.samples for layer in report.layers] == [32, 32, 32]
+
+
+def interrupted(mlp, out, monkeypatch):
+    with monkeypatch.context() as patched:
+        calls = []
+        solve = SparseGPT.prune
+
+        def dying(self, problem):
+            if calls:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return solve(self, problem)
+
+        patched.setattr(SparseGPT, "prune", dying)
+        with pytest.raises(KeyboardInterrupt):
+            mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
+
+
+def test_what_another_run_left_is_not_taken_up(mlp, tmp_path, monkeypatch):
+    out = tmp_path / "out.mlpackage"
+    interrupted(mlp, out, monkeypatch)
+    with pytest.raises(CalibrationError, match="is of a run with another model, config, method"):
+        mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples(), resume=True)
+    mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples())  # anew, without it
+    assert not journal_path(out).exists()
+
+
+def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
+    out = tmp_path / "out.mlpackage"
+    interrupted(mlp, out, monkeypatch)
+    (file,) = journal_path(out).glob("*.npz")
+    with file.open("wb") as opened:
+        np.savez(opened, kind="Solution", weight=np.zeros(3))
+    with pytest.raises(CalibrationError, match=r"0\.npz is broken"):
+        mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
+
+
+def test_resuming_what_never_began_is_a_plain_run(mlp, tmp_path):
+    report = mlpass.prune(
+        mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(2), resume=True
+    )
+    assert all(layer.skipped is None for layer in report.layers)
+
+
+@pytest.mark.parametrize("method", ["Wanda()", "SparseGPT(refit=True)", "ADMM()"])
+def test_the_bytes_are_the_same_on_any_number_of_threads(mlp, tmp_path, method):
+    digests = set()
+    for threads in ("1", "2", "4"):
+        out = tmp_path / f"{threads}.mlpackage"
+        script = (
+            "import mlpass\nfrom mlpass import *\n"
+            "from tests.passes.test_calibrated import samples\n"
+            f"mlpass.prune({str(mlp)!r}, {str(out)!r}, Percentile(0.5), method={method}, "
+            "sample_data=samples())"
+        )
+        environment = {"MLPASS_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script], check=True, env=os.environ | environment
+        )
+        digests.add(str(sorted(tree(out).items())))
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": SparseGPT()}, r"method: SparseGPT\(.*\) needs sample_data"),
+        ({"quantize": "int4"}, "quantize and palettize need sample_data"),
+        ({"method": "sparsegpt", "sample_data": []}, r"method: must be Magnitude\(\), Wanda"),
+        ({"palettize": 3, "sample_data": [{}]}, "palettize: must be 4 bits. Got 3"),
+        ({"quantize": "int5", "sample_data": [{}]}, "dtype: must be one of .*Got 'int5'"),
+        (
+            {"quantize": "int4", "palettize": 4, "sample_data": [{}]},
+            "quantize: does not go with palettize",
+        ),
+        ({"propagate": "both", "sample_data": [{}]}, "propagate: must be 'pruned' or 'dense'"),
+        ({"fallback": "no", "sample_data": [{}]}, "fallback: must be 'skip' or 'magnitude'"),
+        ({"allocate": "fair", "sample_data": [{}]}, "allocate: must be 'uniform' or 'owl'"),
+        ({"max_nbytes": 9, "sample_data": [{}]}, "max_nbytes: needs allocate='error'"),
+        ({"backend": "coreml", "sample_data": [{}]}, "backend: must be 'numpy' or 'torch'"),
+        ({"joint_compression": True, "sample_data": [{}]}, "joint_compression: prunes by magnit"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together(mlp, tmp_path, options, message):
+    with pytest.raises((ConfigError, CalibrationError), match=message):
+        mlpass.prune(mlp, tmp_path / "o.mlpackage", Percentile(0.5), **options)
+
+
+def test_an_allocation_needs_one_percentile(mlp, tmp_path):
+    with pytest.raises(ConfigError, match="'owl' divides one target_sparsity"):
+        mlpass.prune(
+            mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(1), allocate="owl"
+        )
+
+
+def test_joint_results_need_ios18(mlp, tmp_path):
+    with pytest.raises(ModelFormatError, match="quantize needs an iOS18 model, this is iOS17"):
+        mlpass.prune(
+            mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(1), quantize="int4"
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "encoding", "share"),
+    [
+        ({"quantize": "int4"}, "sparse + quantized", 0.25),
+        ({"quantize": "int8"}, "sparse + quantized", 0.36),
+        ({"palettize": 4}, "sparse + palettized", 0.25),
+    ],
+    ids=str,
+)
+def test_joint_results_are_what_the_report_says(tmp_path, options, encoding, share):
+    rows = 128
+    first, second = (weight.astype(np.float16) for weight in weights(2, rows, rows))
+
+    def build(x):
+        x = mb.relu(x=mb.linear(x=mb.cast(x=x, dtype="fp16"), weight=first))
+        return mb.cast(x=mb.linear(x=x, weight=second), dtype="fp32")
+
+    path = tmp_path / "model.mlpackage"
+    newest = ct.target.iOS18
+    source = program(build, (8, rows), opset=newest)
+    convert(source, minimum_deployment_target=newest).save(str(path))
+    out = tmp_path / "out.mlpackage"
+    data = samples(columns=rows)
+    report = mlpass.prune(path, out, Percentile(0.5), sample_data=data, **options)
+    assert len(report.layers) == 2
+    for layer, was in zip(report.layers, (first, second), strict=True):
+        assert (layer.encoding, layer.skipped) == (encoding, None)
+        assert layer.bytes_after <= share * was.nbytes
+        assert layer.sparsity >= 0.5
+    dense = [op for op in peer.all_ops(peer.load_programs(out)) if op.op_type == "linear"]
+    found = list(weights_of(out).values())
+    for op, weight, layer in zip(dense, found, report.layers, strict=True):
+        assert layer.zeros == np.count_nonzero(weight == 0)
+        np.testing.assert_array_equal(peer.value_of(op.weight.op), weight)
+    rows = np.concatenate([sample["x"] for sample in data]).astype(np.float64)
+    change = rows @ (found[0].astype(np.float64) - first).T
+    expected = np.square(change).sum() / np.square(rows @ first.astype(np.float64).T).sum()
+    np.testing.assert_allclose(report.layers[0].error, expected, rtol=0.02)
+
+
+def test_quantized_and_resumed_alike(tmp_path, monkeypatch):
+    """What the journal keeps of a joint result gives the same bytes."""
+    (weight,) = (each.astype(np.float16) for each in weights(1))
+
+    def build(x):
+        x = mb.linear(x=mb.cast(x=x, dtype="fp16"), weight=weight)
+        return mb.cast(x=mb.linear(x=x, weight=weight[::-1].copy()), dtype="fp32")
+
+    newest = ct.target.iOS18
+    path, whole, out = (tmp_path / f"{name}.mlpackage" for name in ("model", "whole", "out"))
+    convert(program(build, (8, SIZE), opset=newest), minimum_deployment_target=newest).save(
+        str(path)
+    )
+    options = {"sample_data": samples(), "quantize": "uint4"}
+    mlpass.prune(path, whole, Percentile(0.5), **options)
+    with monkeypatch.context() as patched:
+        encode = calibrated.encode_quantized
+        done = []
+
+        def dying(site, solution):
+            if done:
+                raise KeyboardInterrupt
+            done.append(site)
+            return encode(site, solution)
+
+        patched.setattr(calibrated, "encode_quantized", dying)
+        with pytest.raises(KeyboardInterrupt):
+            mlpass.prune(path, out, Percentile(0.5), **options)
+    mlpass.prune(path, out, Percentile(0.5), resume=True, **options)
+    assert tree(out) == tree(whole)
