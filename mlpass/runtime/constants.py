@@ -12,7 +12,8 @@ from mlpass.program.ir import Constant, Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.materialize import decompress
 from mlpass.runtime.ops import Source, label_of
-from mlpass.runtime.plan import Plan
+from mlpass.runtime.plan import Plan, Step
+from mlpass.runtime.steering import NUMBERS
 
 Array = Any
 
@@ -36,6 +37,7 @@ class Constants:
         self._backend = backend
         self._arrays: dict[Source, Array] = {}
         self._shared = shared
+        self._arguments: dict[Step, dict[str, Any]] = {}
 
     def __contains__(self, source: Source) -> bool:
         return isinstance(source, Constant) or source in self._plan.makers
@@ -46,13 +48,35 @@ class Constants:
             array = self._arrays[source] = self._read(source)
         return array
 
+    def arguments(self, step: Step) -> dict[str, Any]:
+        """Returns what the program itself gives to the kernel of `step`; not to be changed."""
+        found = self._arguments.get(step)
+        if found is None:
+            found = self._arguments[step] = {
+                parameter: tuple([self[item] for item in source])
+                if isinstance(source, tuple)
+                else self._plain(parameter, source)
+                for parameter, source in step.arguments
+                if (parameter, source) not in step.given
+            }
+        return found
+
+    def _plain(self, parameter: str, source: Source) -> Any:
+        """Returns what steers an op, and single numbers, as Python values, fast to read."""
+        array = self[source]
+        steers = source in self._plan.steering and isinstance(array, np.ndarray)
+        single = parameter in NUMBERS and getattr(array, "ndim", None) == 0
+        return array.tolist() if steers or single else array
+
     def replace(self, source: Source, array: Array) -> None:
         """Lets `source` be `array`, of the backend, from now on."""
         self._arrays[source] = array
+        self._arguments.clear()
 
     def forget(self, source: Source) -> None:
         """Lets go of the array of `source`, to be read again when it is used again."""
         self._arrays.pop(source, None)
+        self._arguments.clear()
         constant = self._stated_by(source)
         if constant is not None:
             self._shared.pop(self._key(constant, source), None)

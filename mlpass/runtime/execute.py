@@ -11,7 +11,6 @@ from mlpass.errors import ExecutionError, MlpassError
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
-from mlpass.runtime.control import CONTROL
 from mlpass.runtime.ops import Source, label_of
 from mlpass.runtime.plan import BlockPlan, Plan, Step
 
@@ -22,22 +21,26 @@ class Listener(Protocol):
     """Something that sees each op run, those of nested blocks included."""
 
     def before(self, op: Op, inputs: Mapping[str, Any]) -> None:
-        """Sees `op` and its arguments, as arrays of the backend, before it runs."""
+        """Sees `op` and its arguments before it runs: data are arrays of the backend."""
 
     def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
         """Sees `op` and its results."""
 
 
 class Values(dict[Source, Array]):
-    """The values at hand, and behind them the constants."""
+    """The values at hand, and behind them the constants.
+
+    Attributes:
+        constants: of the function.
+    """
 
     def __init__(self, constants: Constants) -> None:
         """Holds nothing yet."""
         super().__init__()
-        self._constants = constants
+        self.constants = constants
 
     def __missing__(self, source: Source) -> Array:
-        return self._constants[source]
+        return self.constants[source]
 
 
 def execute(
@@ -120,12 +123,14 @@ class Run:
     def arguments(self, step: Step) -> dict[str, Any]:
         """Returns what the kernel of a step is given."""
         values = self.values
-        return {
-            parameter: tuple([values[item] for item in source])
-            if type(source) is tuple
-            else values[source]  # type: ignore[index]
-            for parameter, source in step.arguments
-        }
+        arguments = values.constants.arguments(step).copy()
+        for parameter, source in step.given:
+            arguments[parameter] = (
+                tuple([values[item] for item in source])
+                if type(source) is tuple
+                else values[source]  # type: ignore[index]
+            )
+        return arguments
 
     def steps(self, steps: Iterable[Step]) -> None:
         """Runs some steps, one after another.
@@ -149,7 +154,7 @@ class Run:
                     values.pop(value, None)
 
     def _call(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
-        first = self._blocks(step) if step.op.type in CONTROL else self._xp
+        first = self._blocks(step) if step.blocks else self._xp
         try:
             made = step.function(first, **arguments)
         except MlpassError:
@@ -160,13 +165,15 @@ class Run:
                 f"(arguments: {_described(arguments)})"
             ) from error
         results = made if isinstance(made, tuple) else (made,)
-        # Of arrays without axes numpy makes scalars, which not all of its functions take.
-        results = tuple(np.asarray(one) if isinstance(one, np.generic) else one for one in results)
         if len(results) != len(step.op.outputs):
             raise ExecutionError(
                 f"{step.op.type} {label_of(step.op)!r}: its kernel makes {len(results)} results, "
                 f"the program expects {len(step.op.outputs)}"
             )
+        for one in results:
+            if isinstance(one, np.generic):
+                # Of arrays without axes numpy makes scalars, which not all of its functions take.
+                return tuple(map(_with_axes, results))
         return results
 
     def _blocks(self, step: Step) -> Any:
@@ -181,6 +188,10 @@ class Run:
             return results
 
         return run
+
+
+def _with_axes(result: Any) -> Any:
+    return np.asarray(result) if isinstance(result, np.generic) else result
 
 
 def _described(arguments: Mapping[str, Any]) -> str:

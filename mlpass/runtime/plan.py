@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlpass.program.ir import Block, Function, Op, TensorType, Value
+from mlpass.program.ir import Block, Constant, Function, Op, TensorType, Value
 from mlpass.runtime.checks import Problems
 from mlpass.runtime.control import CONTROL
 from mlpass.runtime.kernels.registry import find_kernel
 from mlpass.runtime.ops import Source, arguments_of, is_constant, is_float, kernel_name
 from mlpass.runtime.steering import find_steering
+
+Argument = tuple[str, Source | tuple[Source, ...]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,13 +27,15 @@ class Step:
         op: the op.
         function: its kernel, or what carries out its control flow.
         arguments: for each parameter its one source, or all of a variadic one's.
+        given: those of them that the program does not state: a run makes them.
         blocks: nested blocks of a control flow op.
         release: the values that nothing after it reads.
     """
 
     op: Op
     function: Callable[..., Any]
-    arguments: tuple[tuple[str, Source | tuple[Source, ...]], ...]
+    arguments: tuple[Argument, ...]
+    given: tuple[Argument, ...]
     blocks: tuple[BlockPlan, ...]
     release: tuple[Value, ...]
 
@@ -99,11 +103,18 @@ def _plan_block(block: Block, makers: Mapping[Value, Op], opset: int, backend: s
         assert function is not None  # all kernels were looked for before
         if op.type == "matmul":
             function = _in_declared_type(function, op)
-        steps.append(
-            Step(op, function, tuple(arguments_of(op)), blocks, tuple(dict.fromkeys(release)))
-        )
+        arguments = tuple(arguments_of(op))
+        given = tuple(one for one in arguments if not _is_stated(one, makers))
+        last_uses = tuple(dict.fromkeys(release))
+        steps.append(Step(op, function, arguments, given, blocks, last_uses))
     outputs_of_own = tuple(value for value in dict.fromkeys(block.outputs) if value in own)
     return BlockPlan(block.inputs, tuple(reversed(steps)), block.outputs, outputs_of_own)
+
+
+def _is_stated(argument: Argument, makers: Mapping[Value, Op]) -> bool:
+    _, source = argument
+    sources = source if isinstance(source, tuple) else (source,)
+    return all(isinstance(one, Constant) or one in makers for one in sources)
 
 
 def _function_of(op: Op, opset: int, backend: str) -> Callable[..., Any] | None:

@@ -65,6 +65,9 @@ STEERING = frozenset(
     }
 )
 
+# Float parameters that are one number, where they have no axes.
+NUMBERS = frozenset({"alpha", "beta", "epsilon"})
+
 
 def find_steering(block: Block) -> frozenset[Source]:
     """Returns the constants of a block, nested ones included, that are no data of any op."""

@@ -1,6 +1,6 @@
 """Runs coremltools' own op tests on mlpass.
 
-    python tests/conformance/run.py -n 2                  all of them, on numpy and torch
+    python tests/conformance/run.py -n 2                  all of them, on numpy and torch: an hour
     python tests/conformance/run.py iOS14/test_conv.py    one file
     python tests/conformance/run.py --sample              the sample that runs by default
 

@@ -388,24 +388,30 @@ def test_forgotten_weights_are_let_go() -> None:
     assert not any(array() is not None for array in arrays)
 
 
-@pytest.mark.parametrize("parameter", ["axes", "x"])
-def test_torch_gets_tensors_for_data_and_numpy_for_the_rest(parameter: str) -> None:
-    torch = pytest.importorskip("torch")
-    seen = []
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_data_come_as_arrays_and_the_rest_as_python_values(backend: str) -> None:
+    array = pytest.importorskip("torch").Tensor if backend == "torch" else np.ndarray
+    seen: dict[str, dict[str, Any]] = {}
 
     class Look:
         def before(self, op: ir.Op, inputs: Mapping[str, Any]) -> None:
-            seen.append(inputs[parameter])
+            seen[op.type] = dict(inputs)
 
         def after(self, op: ir.Op, outputs: tuple[Any, ...]) -> None: ...
 
     def build(x: Any) -> Any:
-        return mb.reduce_sum(x=x, axes=[0, 1], name="out")
+        shifted = mb.add(x=mb.rsqrt(x=x, epsilon=np.float32(0.5)), y=np.float32(2))
+        return mb.reduce_sum(x=shifted, axes=[0, 1], keep_dims=True, name="out")
 
-    interpreter = Interpreter(program(build, (2, 2)), backend="torch")
+    interpreter = Interpreter(program(build, (2, 2)), backend=backend)
     interpreter.listeners.append(Look())
-    interpreter.predict({"x": np.ones((2, 2))})
-    assert type(seen[0]) is (np.ndarray if parameter == "axes" else torch.Tensor)
+    for _ in range(2):
+        interpreter.predict({"x": np.ones((2, 2))})
+        assert seen["reduce_sum"]["axes"] == [0, 1]
+        assert seen["reduce_sum"]["keep_dims"] is True
+        assert type(seen["rsqrt"]["epsilon"]) is float
+        assert type(seen["add"]["y"]) is array  # data, though of one number
+        assert type(seen["rsqrt"]["x"]) is array
 
 
 def test_gradients_flow_through_a_torch_run() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -39,13 +39,17 @@ def torch_backend(device: str) -> Backend:
             return np.asarray(tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
         return np.asarray(tensor)
 
-    @contextmanager
-    def session(gradients: bool) -> Iterator[None]:
-        with ExitStack() as stack:
-            if not gradients:
-                stack.enter_context(torch.inference_mode())
-            if place.type != "cpu":  # arrays that kernels make are to be where their arguments are
-                stack.enter_context(place)
-            yield
+    def session(gradients: bool) -> AbstractContextManager[Any]:
+        mode = nullcontext() if gradients else torch.inference_mode()
+        # Arrays that kernels make are to be where their arguments are.
+        return mode if place.type == "cpu" else _both(mode, place)
 
     return Backend("torch", xp, from_numpy, to_numpy, session)
+
+
+@contextmanager
+def _both(
+    first: AbstractContextManager[Any], second: AbstractContextManager[Any]
+) -> Iterator[None]:
+    with first, second:
+        yield

@@ -1,4 +1,4 @@
-"""Activations, layer normalization and linear layers by torch's own fused functions."""
+"""Activations, normalizations and products of matrices by torch's own fused functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from mlpass.runtime.kernels.arguments import ints, number
+from mlpass.runtime.kernels import linear as linear_kernels
+from mlpass.runtime.kernels.arguments import flag, ints, number
+from mlpass.runtime.kernels.normalization import batch_norm as batch_norm_of_any
 from mlpass.runtime.kernels.normalization import layer_norm as layer_norm_of_any_axes
 from mlpass.runtime.kernels.registry import kernel
 
@@ -55,11 +57,43 @@ def linear(xp: Any, *, x: Array, weight: Array, bias: Array | None = None) -> Ar
     """x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     if weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
-    bias = bias if bias is None else bias.to(x.dtype)
+    if bias is not None and bias.dtype != x.dtype:
+        bias = bias.to(x.dtype)
     if x.is_floating_point():
         return functional.linear(x, weight, bias)
     product = x @ weight.mT  # torch's own takes no integers
     return product if bias is None else product + bias
+
+
+@kernel("matmul", backend="torch")
+def matmul(
+    xp: Any, *, x: Array, y: Array, transpose_x: Any = False, transpose_y: Any = False
+) -> Array:
+    """x (..., m, k), y (..., k, n) -> (..., m, n), leading axes broadcast; see the common one."""
+    if x.dtype != y.dtype or not x.is_floating_point():
+        return linear_kernels.matmul(xp, x=x, y=y, transpose_x=transpose_x, transpose_y=transpose_y)
+    x = x.mT if flag(transpose_x) and x.ndim > 1 else x
+    y = y.mT if flag(transpose_y) and y.ndim > 1 else y
+    return torch.matmul(x, y)
+
+
+@kernel("batch_norm", backend="torch")
+def batch_norm(
+    xp: Any,
+    *,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    epsilon: Any = 1e-5,
+) -> Array:
+    """x (batch, channels, ...), the rest (channels,) -> gamma (x - mean) / deviation + beta."""
+    if mean.requires_grad or variance.requires_grad:  # torch's own takes them for statistics
+        return batch_norm_of_any(
+            xp, x=x, mean=mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon
+        )
+    return functional.batch_norm(x, mean, variance, gamma, beta, eps=number(epsilon))
 
 
 @kernel("layer_norm", backend="torch")

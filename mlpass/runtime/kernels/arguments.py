@@ -12,11 +12,18 @@ from typing import Any
 def ints(value: Any) -> list[int]:
     """Returns a shape, a list of axes or the like as Python ints; one int alone as a list of it."""
     listed = value.tolist() if hasattr(value, "tolist") else value
-    return [int(item) for item in listed] if isinstance(listed, list | tuple) else [int(listed)]
+    return list(map(int, listed)) if isinstance(listed, (list, tuple)) else [int(listed)]
+
+
+def maybe_ints(value: Any) -> tuple[int, ...] | None:
+    """Returns the same as a tuple, or None where nothing is given."""
+    return None if value is None else tuple(ints(value))
 
 
 def integer(value: Any) -> int:
     """Returns one int; an array must hold a single element."""
+    if type(value) is int:
+        return value
     (single,) = ints(value)
     return single
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpass.runtime.kernels.arguments import integer, ints
+from mlpass.parallel import SLAB
+from mlpass.runtime.kernels.arguments import integer, maybe_ints
+from mlpass.runtime.kernels.cores import on_all_cores
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import (
     Pads,
@@ -21,12 +24,12 @@ from mlpass.runtime.kernels.windows import (
 
 Array = Any
 
-# Elements of input columns that are held at once. One big product is fastest with a few MB of
-# them; grouped ones are many small products, which want their columns in a core's cache.
+# Elements of input columns that are held at once: one big product is fastest with a few MB of
+# them. Grouped ones are many small products, which want their columns in a core's cache: a slab.
 _COLUMNS = 1 << 20
-_GROUPED_COLUMNS = 1 << 18
 # Depthwise outputs with planes up to this many elements are faster with channels last.
 _SMALL_PLANE = 256
+_PASSES = 4  # over a slab, in the time that other work takes for one
 
 
 class Geometry(NamedTuple):
@@ -48,24 +51,34 @@ def geometry(
     Raises:
         ValueError: the arguments do not fit together.
     """
-    axes = x.ndim - 2
-    steps = ints(strides) if strides is not None else [1] * axes
-    spread = ints(dilations) if dilations is not None else [1] * axes
-    parts, window = integer(groups), list(weight.shape[2:])
-    if not len(window) == len(steps) == len(spread) == axes:
+    steering = (maybe_ints(strides), pad_type, maybe_ints(pad), maybe_ints(dilations))
+    return _geometry(tuple(x.shape), tuple(weight.shape), *steering, integer(groups))
+
+
+@lru_cache(maxsize=1024)
+def _geometry(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    pad_type: str,
+    pad: tuple[int, ...] | None,
+    dilations: tuple[int, ...] | None,
+    groups: int,
+) -> Geometry:
+    sizes, window = x[2:], list(weight[2:])
+    steps = list((1,) * len(sizes) if strides is None else strides)
+    spread = list((1,) * len(sizes) if dilations is None else dilations)
+    if not len(window) == len(steps) == len(spread) == len(sizes):
         raise ValueError(
-            f"conv: x {tuple(x.shape)}, weight {tuple(weight.shape)}, strides {steps} and "
-            f"dilations {spread} differ in their spatial axes"
+            f"conv: x {x}, weight {weight}, strides {steps} and dilations {spread} differ in "
+            "their spatial axes"
         )
-    if x.shape[1] != weight.shape[1] * parts or weight.shape[0] % parts:
-        raise ValueError(
-            f"conv: weight {tuple(weight.shape)} in {parts} groups does not fit x {tuple(x.shape)}"
-        )
+    if x[1] != weight[1] * groups or weight[0] % groups:
+        raise ValueError(f"conv: weight {weight} in {groups} groups does not fit x {x}")
     spans = spans_of(window, spread)
-    listed = ints(pad) if pad is not None else None
-    pads = resolve_pads(pad_type, listed, x.shape[2:], spans, steps)
-    counts = counts_of(x.shape[2:], pads, spans, steps)
-    return Geometry(window, steps, spread, pads, parts, counts)
+    pads = resolve_pads(pad_type, pad, sizes, spans, steps)
+    counts = counts_of(sizes, pads, spans, steps)
+    return Geometry(window, steps, spread, pads, groups, counts)
 
 
 @kernel("conv")
@@ -189,44 +202,48 @@ def _by_columns(x: Array, weight: Array, shape: Geometry) -> Array:
         _split_channels(x, groups), shape.kernel, shape.dilations, shape.strides, counts
     )
     row = prod(counts[1:])
-    budget = _COLUMNS if groups == 1 else _GROUPED_COLUMNS
+    budget = _COLUMNS if groups == 1 else SLAB
     rows_each = min(counts[0], max(1, budget // (depth * row)))
-    groups_each = min(groups, max(1, budget // (depth * row * rows_each)))
-    space = np.empty(groups_each * depth * row * rows_each, x.dtype)
     y = np.empty((batch, groups, out, counts[0] * row), x.dtype)
     rows_axis = (slice(None),) * (1 + len(shape.kernel))
-    for index in range(batch):
-        for first in range(0, groups, groups_each):
-            some = slice(first, min(first + groups_each, groups))
+
+    def fill(start: int, stop: int) -> None:
+        space = np.empty((stop - start) * depth * row * rows_each, x.dtype)
+        for index in range(batch):
             for top in range(0, counts[0], rows_each):
                 bottom = min(top + rows_each, counts[0])
-                taken = windows[(index, some, *rows_axis, slice(top, bottom))]
+                taken = windows[(index, slice(start, stop), *rows_axis, slice(top, bottom))]
                 columns = space[: taken.size].reshape(taken.shape)
                 columns[...] = taken
                 np.matmul(
-                    matrix[some],
-                    columns.reshape(taken.shape[0], depth, -1),
-                    out=y[index, some, :, top * row : bottom * row],
+                    matrix[start:stop],
+                    columns.reshape(stop - start, depth, -1),
+                    out=y[index, start:stop, :, top * row : bottom * row],
                 )
+
+    on_all_cores(fill, groups, depth * row * rows_each)
     return y.reshape(batch, weight.shape[0], *counts)
 
 
 def _depthwise_channels_last(x: Array, weight: Array, shape: Geometry) -> Array:
     """Returns a depthwise convolution, as a sum of products with the channels innermost."""
     axes, counts = len(shape.counts), shape.counts
-    last = padded(np, np.moveaxis(x, 1, -1), [*shape.pads, (0, 0)])
+    # Without pads this is but a view, and a sum over one is many times slower.
+    last = np.ascontiguousarray(padded(np, np.moveaxis(x, 1, -1), [*shape.pads, (0, 0)]))
+    taps = np.ascontiguousarray(np.moveaxis(weight[:, 0], 0, -1))
     windows = windows_of(
         np.moveaxis(last, -1, 1), shape.kernel, shape.dilations, shape.strides, counts
     )
     at, to = list(range(2, 2 + axes)), list(range(2 + axes, 2 + 2 * axes))
-    y = np.einsum(
-        windows,
-        [0, 1, *at, *to],
-        np.ascontiguousarray(np.moveaxis(weight[:, 0], 0, -1)),
-        [*at, 1],
-        [0, *to, 1],
-    )
-    return np.ascontiguousarray(np.moveaxis(y, -1, 1))
+    y = np.empty((*x.shape[:2], *counts), x.dtype)
+
+    def fill(start: int, stop: int) -> None:
+        taken = windows[(slice(None),) * (2 + axes) + (slice(start, stop),)]
+        sums = np.einsum(taken, [0, 1, *at, *to], taps, [*at, 1], [0, *to, 1])
+        y[:, :, start:stop] = np.moveaxis(sums, -1, 1)
+
+    on_all_cores(fill, counts[0], windows.size // counts[0] // _PASSES)
+    return y
 
 
 def _split_channels(x: Array, groups: int) -> Array:

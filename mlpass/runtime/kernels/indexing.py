@@ -99,15 +99,18 @@ def read_indices(xp: Any, indices: Array, size: int, reading: str) -> tuple[Arra
         ValueError: one is out of range, and `reading` does not ignore that.
     """
     indices = xp.astype(indices, xp.int64)
-    if reading == WRAP:
-        indices = xp.where(indices < 0, indices + size, indices)
-    inside = (indices >= 0) & (indices < size)
-    if bool(xp.all(inside)):
+    if 0 in indices.shape:
         return indices, None
-    if reading != IGNORE:
-        low = -size if reading == WRAP else 0
+    smallest, largest = int(xp.min(indices)), int(xp.max(indices))
+    if smallest >= 0 and largest < size:
+        return indices, None
+    if reading == IGNORE:
+        inside = (indices >= 0) & (indices < size)
+        return xp.clip(indices, 0, max(size - 1, 0)), inside
+    low = -size if reading == WRAP else 0
+    if smallest < low or largest >= size:
         raise ValueError(f"indices: all must be in [{low}, {size}).")
-    return xp.clip(indices, 0, max(size - 1, 0)), inside
+    return xp.where(indices < 0, indices + size, indices), None
 
 
 def read_rows(

@@ -5,12 +5,13 @@ A window's maximum or sum is taken one axis after the other.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpass.runtime.kernels.arguments import flag, ints
+from mlpass.runtime.kernels.arguments import flag, ints, maybe_ints
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import Pads, counts_of, padded, resolve_pads
 
@@ -51,15 +52,27 @@ def pooling(
     Raises:
         ValueError: the arguments do not fit together.
     """
-    sizes, window = list(x.shape[2:]), ints(kernel_sizes)
-    steps = ints(strides) if strides is not None else [1] * len(sizes)
+    steering = (tuple(ints(kernel_sizes)), maybe_ints(strides), pad_type, maybe_ints(pad))
+    return _pooling(tuple(x.shape), *steering, flag(ceil_mode))
+
+
+@lru_cache(maxsize=1024)
+def _pooling(
+    x: tuple[int, ...],
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    pad_type: str,
+    pad: tuple[int, ...] | None,
+    ceil_mode: bool,
+) -> Pooling:
+    sizes, window = list(x[2:]), list(kernel_sizes)
+    steps = list((1,) * len(sizes) if strides is None else strides)
     if not len(window) == len(steps) == len(sizes):
         raise ValueError(
-            f"pool: x {tuple(x.shape)}, kernel_sizes {window} and strides {steps} differ in "
-            "their spatial axes"
+            f"pool: x {x}, kernel_sizes {window} and strides {steps} differ in their spatial axes"
         )
-    pads = resolve_pads(pad_type, None if pad is None else ints(pad), sizes, window, steps)
-    if not flag(ceil_mode):
+    pads = resolve_pads(pad_type, pad, sizes, window, steps)
+    if not ceil_mode:
         counts = counts_of(sizes, pads, window, steps)
         return Pooling(window, steps, pads, [0] * len(sizes), counts)
     if pad_type.lower() in ("same", "same_lower"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import ceil
 from typing import Any
 
@@ -159,7 +160,7 @@ def split(
         raise ValueError("split: needs num_splits or split_sizes.")
     if sum(sizes) != x.shape[axis]:
         raise ValueError(f"split: sizes {sizes} do not add up to {x.shape[axis]}.")
-    ends = np.cumsum(sizes).tolist()
+    ends = accumulate(sizes)
     return tuple(x[_part(x, axis, end - size, end)] for size, end in zip(sizes, ends, strict=True))
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as functional
 from harness import Record, check, compare, over, run
 
 import mlpass.runtime.kernels.conv as module
+from mlpass import parallel
 
 RNG = np.random.default_rng(1)
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -245,10 +246,38 @@ def test_kernel(record, namespace):
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_columns_in_parts_are_the_same(monkeypatch, budget, groups):
     monkeypatch.setattr(module, "_COLUMNS", budget)
-    monkeypatch.setattr(module, "_GROUPED_COLUMNS", budget)
+    monkeypatch.setattr(module, "SLAB", budget)
+    monkeypatch.setattr(parallel, "SLAB", budget)
     monkeypatch.setattr(module, "_SMALL_PLANE", 0)
     arguments = {"x": normal(2, 6, 7, 8), "weight": normal(6, 6 // groups, 3, 2), "groups": groups}
     compare(run("conv", arguments, "numpy"), conv(**arguments), 1e-5, "conv")
+
+
+@pytest.mark.parametrize("groups", [2, 48])
+@pytest.mark.parametrize("size", [13, 29])
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch, groups, size):
+    monkeypatch.setattr(module, "SLAB", 1 << 12)
+    monkeypatch.setattr(parallel, "SLAB", 1 << 12)
+    arguments = {"x": normal(1, 48, size, size), "groups": groups}
+    arguments["weight"] = normal(48, 48 // groups, 3, 3)
+    made = []
+    for threads in (1, 2, 3):
+        monkeypatch.setenv("MLPASS_THREADS", str(threads))
+        made.append(run("conv", arguments, "numpy"))
+    compare(made[0], conv(**arguments), 1e-5, "conv")
+    assert all(np.array_equal(made[0], other) for other in made[1:])
+
+
+def test_threads_keep_to_the_callers_error_handling(monkeypatch):
+    monkeypatch.setattr(parallel, "SLAB", 1 << 12)
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    x = normal(1, 48, 29, 29)
+    x[0, :, 3, 3] = np.inf
+    arguments = {"x": x, "weight": normal(48, 1, 3, 3), "groups": 48}
+    with np.errstate(all="ignore"):
+        run("conv", arguments, "numpy")
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError, match="invalid value"):
+        run("conv", {**arguments, "weight": np.zeros((48, 1, 3, 3), np.float32)}, "numpy")
 
 
 def test_every_opset_has_it():
