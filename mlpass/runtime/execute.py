@@ -138,22 +138,31 @@ class Run:
         Raises:
             ExecutionError: an op failed.
         """
-        values, wanted = self.values, self.wanted
         for step in steps:
             arguments = self.arguments(step)
             for listener in self._listeners:
                 listener.before(step.op, arguments)
-            results = self._call(step, arguments)
+            results = self.call(step, arguments)
             del arguments
             for listener in self._listeners:
                 listener.after(step.op, results)
-            values.update(zip(step.op.outputs, results, strict=True))
+            self.finish(step, results)
             del results  # or what nothing reads would live on through the next op
-            for value in step.release:
-                if value not in wanted:
-                    values.pop(value, None)
 
-    def _call(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+    def finish(self, step: Step, results: tuple[Any, ...]) -> None:
+        """Takes in what a step has made, and lets go of what nothing after it reads."""
+        values, wanted = self.values, self.wanted
+        values.update(zip(step.op.outputs, results, strict=True))
+        for value in step.release:
+            if value not in wanted:
+                values.pop(value, None)
+
+    def call(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        """Returns what a step makes of arguments.
+
+        Raises:
+            ExecutionError: the op failed.
+        """
         first = self._blocks(step) if step.blocks else self._xp
         try:
             made = step.function(first, **arguments)

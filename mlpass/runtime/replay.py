@@ -25,7 +25,7 @@ from mlpass.runtime.state import State
 Array = Any
 
 MEMORY_BUDGET = 2 << 30
-_TOGETHER = 4  # samples that a thread runs in a row: starting a job costs as much as a small op
+_TOGETHER = 8  # samples that a thread runs in a row: starting a job costs as much as a small op
 
 
 class Visitor(Protocol):
@@ -143,7 +143,7 @@ class _Replay:
         values = SampleValues(self._part.constants, self._spill, number)
         values.update(bind(plan, arrays, state, self._backend))
         self._runs.append(Run(values, plan.block.outputs, self._backend.xp))
-        self._spill.note(values, number, plan.block.inputs, -1)
+        self._spill.note([values], plan.block.inputs, -1)
 
     def steps(self, until_wanted: bool) -> list[Mapping[str, Any]]:
         """Runs every step, and returns each sample's outputs by name.
@@ -188,17 +188,37 @@ class _Replay:
         Run(values, self._part.plan.block.outputs, self._backend.xp, (listener,)).steps([step])
 
     def _run(self, step: Step, index: int) -> None:
+        """Runs a step for all samples; some of them on each core, where that is up to us."""
+
         def run_some(start: int, stop: int) -> None:
+            runs = self._runs[start:stop]
             with self._backend.session(False):
-                for number in range(start, stop):
-                    run = self._runs[number]
-                    run.steps([step])
-                    self._spill.note(run.values, number, step.op.outputs, index)  # type: ignore[arg-type]
+                if step.op.type == "linear":
+                    self._run_together(step, runs)
+                else:
+                    for run in runs:
+                        run.steps([step])
+            values: Any = [run.values for run in runs]
+            self._spill.note(values, step.op.outputs, index)
 
         if self._backend.name == "numpy":
             map_slabs(run_some, len(self._runs), SLAB // _TOGETHER)
         else:
-            run_some(0, len(self._runs))
+            for start in range(0, len(self._runs), _TOGETHER):
+                run_some(start, start + _TOGETHER)
+
+    def _run_together(self, step: Step, runs: Sequence[Run]) -> None:
+        """Runs an op that sees rows alone on those of several samples: one large product."""
+        xp = self._backend.xp
+        arguments = [run.arguments(step) for run in runs]
+        inputs = [given["x"] for given in arguments]
+        rows = [xp.reshape(x, (-1, x.shape[-1])) for x in inputs]
+        joined = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
+        (made,) = runs[0].call(step, {**arguments[0], "x": joined})
+        stop = 0
+        for run, x, own in zip(runs, inputs, rows, strict=True):
+            start, stop = stop, stop + own.shape[0]
+            run.finish(step, (xp.reshape(made[start:stop], (*x.shape[:-1], -1)),))
 
     def _outputs(self, run: Run) -> Mapping[str, Any]:
         """Returns a sample's outputs as the inputs of the next part."""

@@ -22,25 +22,31 @@ Array = Any
 
 
 class SampleValues(Values):
-    """One sample's values: those at hand, behind them what was spilled, behind them constants."""
+    """One sample's values: those at hand, behind them what was spilled, behind them constants.
+
+    Attributes:
+        number: of the sample.
+        dropped: what was let go since the spill was last told.
+    """
 
     def __init__(self, constants: Constants, spill: Spill, number: int) -> None:
         """Holds nothing yet; `number` is the sample's."""
         super().__init__(constants)
         self._spill = spill
-        self._number = number
+        self.number = number
+        self.dropped: list[Value] = []
 
     def __missing__(self, source: Source) -> Array:
         if isinstance(source, Value):
-            array = self._spill.read(self._number, source)
+            array = self._spill.read(self.number, source)
             if array is not None:
                 return array
         return super().__missing__(source)
 
     def pop(self, value: Source, default: Any = None) -> Any:
-        """Lets go of a value, wherever it is."""
+        """Lets go of a value, wherever it is; `Spill.note` is yet to be told."""
         if isinstance(value, Value):
-            self._spill.drop(self._number, value)
+            self.dropped.append(value)
         return super().pop(value, default)
 
 
@@ -90,19 +96,23 @@ class Spill:
             spilled.file.close()
         self._files.clear()
 
-    def note(self, values: SampleValues, number: int, made: Sequence[Value], step: int) -> None:
-        """Counts what a step has made for a sample; spills what is too much.
+    def note(self, samples: Sequence[SampleValues], made: Sequence[Value], step: int) -> None:
+        """Counts what a step has made and let go of for some samples; spills what is too much.
 
         Raises:
             OSError: there is no room on the disk either.
         """
         with self._lock:
-            for value in made:
-                size = getattr(values.get(value), "nbytes", 0)
-                if size:
-                    self._held.setdefault(value, {})[number] = values
-                    self._sizes[number, value] = size
-                    self._used += size
+            for values in samples:
+                for value in made:
+                    size = getattr(values.get(value), "nbytes", 0)
+                    if size:
+                        self._held.setdefault(value, {})[values.number] = values
+                        self._sizes[values.number, value] = size
+                        self._used += size
+                for value in values.dropped:
+                    self._drop(values.number, value)
+                values.dropped.clear()
             while self._used > self._budget and self._held:
                 self._spill(max(self._held, key=lambda value: self._next_use(value, step)))
 
@@ -118,21 +128,20 @@ class Spill:
             spilled.file.readinto(memoryview(array.data).cast("B"))  # type: ignore[attr-defined]
         return self._backend.from_numpy(array)
 
-    def drop(self, number: int, value: Value) -> None:
+    def _drop(self, number: int, value: Value) -> None:
         """Forgets a sample's value; its file is gone with the last."""
-        with self._lock:
-            self._used -= self._sizes.pop((number, value), 0)
-            held = self._held.get(value)
-            if held is not None:
-                held.pop(number, None)
-                if not held:
-                    del self._held[value]
-            spilled = self._files.get(value)
-            if spilled is not None:
-                spilled.places.pop(number, None)
-                if not spilled.places:
-                    spilled.file.close()
-                    del self._files[value]
+        self._used -= self._sizes.pop((number, value), 0)
+        held = self._held.get(value)
+        if held is not None:
+            held.pop(number, None)
+            if not held:
+                del self._held[value]
+        spilled = self._files.get(value)
+        if spilled is not None:
+            spilled.places.pop(number, None)
+            if not spilled.places:
+                spilled.file.close()
+                del self._files[value]
 
     def _next_use(self, value: Value, step: int) -> float:
         uses = self._uses.get(value, ())

@@ -11,7 +11,8 @@ from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items, one_blas_thread
 from mlpass.solvers.products import Float, mirror, pairs
 
-_ROWS = 1024  # that one product takes in: enough to be fast, few enough to hold back
+_ROWS = 4096  # that one product takes in at most: enough to be fast
+_HELD = 1 << 24  # elements that may be held back for it
 _LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
 
 
@@ -50,15 +51,15 @@ class GramSum:
             raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
         taken = 0
         while taken < samples:
-            count = min(samples - taken, _ROWS - self._held)
+            count = min(samples - taken, self._most - self._held)
             portion = rows[:, taken : taken + count]
             self._widen(portion)
-            if count == _ROWS:  # nothing is held back: no need to copy
+            if count == self._most:  # nothing is held back: no need to copy
                 self._add_product(portion.astype(self._sum.dtype, copy=False))
             else:
                 self._rows[:, self._held : self._held + count] = portion
                 self._held += count
-                if self._held == _ROWS:
+                if self._held == self._most:
                     self._flush()
             taken += count
 
@@ -79,7 +80,8 @@ class GramSum:
         groups, columns = gram.shape[:2]
         self._sum = gram
         self._power = np.diagonal(gram, axis1=1, axis2=2).astype(np.float64)
-        self._rows: Any = np.zeros((groups, _ROWS, columns), gram.dtype)
+        self._most = max(256, min(_ROWS, _HELD // max(1, groups * columns)))
+        self._rows: Any = np.zeros((groups, self._most, columns), gram.dtype)
         self._held = 0
 
     def _widen(self, rows: NDArray[Any]) -> None:
