@@ -81,6 +81,9 @@ _HOMES = {
     "solve": "mlpass.solvers.solve",
 }
 
+# Rooms that are used by their own name: `mlpass.finetune.to_module`.
+_ROOMS = ("finetune",)
+
 __all__ = [
     "Block",
     "Channel",
@@ -123,6 +126,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"mlpass.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
@@ -131,4 +136,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, *_ROOMS})

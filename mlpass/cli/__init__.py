@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from mlpass import __version__
 from mlpass.cli.compare import add_compare
+from mlpass.cli.finetune import add_finetune
 from mlpass.cli.inspect import add_inspect
 from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlpass {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_prune, add_inspect, add_predict, add_compare):
+    for add in (add_prune, add_finetune, add_inspect, add_predict, add_compare):
         add(commands)
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mlpass.cli.modes import add_modes, config_of
 from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, shown
 from mlpass.errors import ConfigError
 
@@ -42,10 +43,6 @@ rnn). What is skipped is listed with its reason. A weight is stored sparse where
 
 _METHODS = {"magnitude": "Magnitude", "wanda": "Wanda", "sparsegpt": "SparseGPT", "admm": "ADMM"}
 
-_CONFIG_HELP = """\
-YAML with global_config, op_type_configs, op_name_configs (null leaves a weight alone; names may be
-globs); coremltools' own files are read as they are"""
-
 
 def add_prune(commands: Subparsers) -> None:
     """Adds the command."""
@@ -59,29 +56,7 @@ def add_prune(commands: Subparsers) -> None:
     prune.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
     )
-    prune.add_argument("--target-sparsity", type=float, metavar="F", help="0 to 1")
-    prune.add_argument("--threshold", type=float, metavar="F", help="0 or more")
-    prune.add_argument("--n-m-ratio", type=_ratio, metavar="N:M", help="N zeros in every M")
-    prune.add_argument("--block-size", type=int, metavar="B", help="2 or more")
-    prune.add_argument(
-        "--dim", type=int, choices=(0, 1), help="0: along output channels, 1: input channels"
-    )
-    prune.add_argument("--granularity", choices=("per_scalar", "per_kernel", "per_channel"))
-    prune.add_argument("--scope", choices=("weight", "row", "global"))
-    prune.add_argument("--minimum-sparsity-percentile", type=float, metavar="P", help="0 to 1")
-    prune.add_argument(
-        "--mode",
-        type=str.lower,
-        choices=("threshold", "percentile", "nm", "block", "kernel", "channel"),
-        help="the mode by its name, where the options above leave it open",
-    )
-    prune.add_argument("--config", metavar="FILE.yaml", help=_CONFIG_HELP)
-    prune.add_argument(
-        "--weight-threshold",
-        type=int,
-        metavar="N",
-        help="skip weights of N elements or fewer (default: 2048)",
-    )
+    add_modes(prune)
     _add_calibration(prune)
     prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     prune.set_defaults(run=_prune, parser=prune)
@@ -148,44 +123,10 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
 def _prune(options: argparse.Namespace) -> str:
     from mlpass.passes.prune import prune
 
-    config = _config(options)
+    config = config_of(options)
     calibration = _calibration(options)
     report = prune(options.model, options.output, config, force=options.force, **calibration)
     return shown(report, options)
-
-
-def _config(options: argparse.Namespace) -> Any:
-    """Returns the config that the options describe; wrong usage ends the program with status 2."""
-    from dataclasses import replace
-
-    from mlpass.config import Config, as_config, mode_from_options
-
-    names = (
-        "target_sparsity threshold n_m_ratio block_size dim granularity scope "
-        "minimum_sparsity_percentile mode"
-    )
-    given = {name: getattr(options, name) for name in names.split()}
-    given = {name: value for name, value in given.items() if value is not None}
-    if options.config is not None and given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        options.parser.error(f"--config says it all: {flags} cannot go with it")
-    if options.config is not None:
-        config = as_config(options.config)
-    elif not given:
-        options.parser.error(
-            "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config"
-        )
-    else:
-        try:
-            config = Config(global_config=mode_from_options(given))
-        except ConfigError as error:
-            options.parser.error(str(error))
-    if options.weight_threshold is not None:
-        try:
-            config = replace(config, weight_threshold=options.weight_threshold)
-        except ConfigError as error:
-            options.parser.error(str(error))
-    return config
 
 
 def _calibration(options: argparse.Namespace) -> dict[str, Any]:
@@ -231,10 +172,3 @@ def _method(options: argparse.Namespace) -> Any:
     except TypeError:
         flags = " and ".join(f"--{name}" for name in given)
         raise ConfigError(f"--method {options.method}: does not take {flags}") from None
-
-
-def _ratio(text: str) -> tuple[int, int]:
-    n, colon, m = text.partition(":")
-    if not (colon and n.isdecimal() and m.isdecimal()):
-        raise argparse.ArgumentTypeError(f"must be N:M, such as 2:4. Got {text!r}.")
-    return int(n), int(m)

@@ -107,12 +107,7 @@ class Package:
                 this package in it.
             OSError: it cannot be written.
         """
-        target = Path(os.path.abspath(target))
-        if target.suffix != ".mlpackage":
-            raise ModelFormatError(f"{target}: a package's name must end in .mlpackage")
-        if os.path.lexists(target) and not force:
-            raise OutputExistsError(f"{target} exists: name another target, or force it")
-        _check_apart(target, self.path)
+        target = self.check_target(target, force=force)
         building = make_building(target)
         try:
             with Rewriter(self, building) as rewriter:
@@ -125,6 +120,16 @@ class Package:
             raise
         finally:
             discard(building)
+
+    def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
+        target = Path(os.path.abspath(target))
+        if target.suffix != ".mlpackage":
+            raise ModelFormatError(f"{target}: a package's name must end in .mlpackage")
+        if os.path.lexists(target) and not force:
+            raise OutputExistsError(f"{target} exists: name another target, or force it")
+        _check_apart(target, self.path)
+        return target
 
     def open_blobs(self, file_name: str) -> BlobFile:
         """Returns the weight file of that name in the program."""

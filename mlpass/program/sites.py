@@ -101,13 +101,20 @@ class Site:
         return value_type
 
 
-def find_sites(programs: Iterable[Program]) -> list[Site]:
-    """Returns the weight sites of `programs`, in the order in which they are first made."""
+def find_sites(
+    programs: Iterable[Program], parameters: Mapping[str, frozenset[str]] = WEIGHT_PARAMETERS
+) -> list[Site]:
+    """Returns the weight sites of `programs`, in the order in which they are first made.
+
+    Args:
+        programs: of one model.
+        parameters: those that hold what is looked for, by op type.
+    """
     graph = _Graph()
     for program in programs:
         for function in program.functions.values():
             place = "/".join(filter(None, (program.name, function.name)))
-            _gather(function.block, program.opset, place, graph)
+            _gather(function.block, program.opset, place, graph, parameters)
     sites = []
     for makers in graph.makers.values():
         outputs = [maker.outputs[-1] for maker in makers]
@@ -181,7 +188,13 @@ class _Graph:
     others: dict[Value, str] = field(default_factory=dict)
 
 
-def _gather(block: Block, opset: int, place: str, graph: _Graph) -> None:
+def _gather(
+    block: Block,
+    opset: int,
+    place: str,
+    graph: _Graph,
+    parameters: Mapping[str, frozenset[str]],
+) -> None:
     for op in block.walk():
         constexpr = op.type.startswith("constexpr_")
         if op.type == "const" or constexpr:
@@ -189,12 +202,12 @@ def _gather(block: Block, opset: int, place: str, graph: _Graph) -> None:
             graph.places[op] = place
         if constexpr:
             continue
-        settings = _settings(op, graph.constants) if op.type in WEIGHT_PARAMETERS else {}
+        settings = _settings(op, graph.constants) if op.type in parameters else {}
         for parameter, arguments in op.inputs.items():
             for position, value in enumerate(arguments):
                 if not isinstance(value, Value):
                     continue
-                if parameter in WEIGHT_PARAMETERS.get(op.type, ()):
+                if parameter in parameters.get(op.type, ()):
                     use = Use(op, parameter, position, settings)
                     graph.readings.setdefault(value, []).append(use)
                 else:

@@ -1,0 +1,145 @@
+"""Distillation: training with sample inputs alone, towards what the dense model gives for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mlpass.errors import CalibrationError, ConfigError, ExecutionError
+from mlpass.finetune.module import ProgramModule, to_module
+from mlpass.finetune.pruner import MagnitudePruner
+from mlpass.passes.samples import Sample, load_samples
+from mlpass.runtime.features import check_names, read_input
+
+Outputs = Mapping[str, Tensor]
+LEARNING_RATE = 1e-4
+
+
+def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
+    """Returns the mean over float outputs of ||output - wanted||^2 / ||wanted||^2.
+
+    Raises:
+        CalibrationError: there is no float output to compare.
+    """
+    parts = []
+    for name, target in wanted.items():
+        if target.is_floating_point() and name in outputs:
+            power = target.square().sum().clamp_min(torch.finfo(target.dtype).tiny)
+            parts.append((outputs[name] - target).square().sum() / power)
+    if not parts:
+        raise CalibrationError(f"outputs: none of {', '.join(wanted)} is a float of both models")
+    return torch.stack(parts).mean()
+
+
+def distill(
+    module: ProgramModule,
+    dense: Any,
+    samples: Any,
+    steps: int,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    learning_rate: float = LEARNING_RATE,
+    pruner: MagnitudePruner | None = None,
+    batch_size: int = 8,
+    loss: Callable[[Outputs, Outputs], Tensor] = distillation_loss,
+    seed: int = 0,
+) -> list[float]:
+    """Trains a module towards the dense model's outputs, and returns the loss of each step.
+
+    Args:
+        module: to train.
+        dense: the model to come close to: a path, an `MLModel` or a module.
+        samples: inputs without labels, as for calibration.
+        steps: how many batches to train on; the samples are drawn in random order, again and again.
+        optimizer: over the module's parameters; where None Adam.
+        learning_rate: of that Adam; it falls to zero along a half cosine.
+        pruner: prepared; stepped after each step of the optimizer.
+        batch_size: samples a batch; above 1 they must be of the same shapes.
+        loss: of the module's outputs and the dense model's.
+        seed: of the order of the samples.
+
+    Raises:
+        ConfigError: a number is none that can be.
+        CalibrationError: the samples are none, or differ in shape.
+        InputError: a sample does not fit the models.
+        ExecutionError: the loss is no longer finite, or an op failed.
+    """
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name}: must be an int of 1 or more. Got {value!r}.")
+    number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
+    if not number or not learning_rate > 0:
+        raise ConfigError(f"learning_rate: must be a number above 0. Got {learning_rate!r}.")
+    teacher = dense if isinstance(dense, ProgramModule) else to_module(dense)
+    batches = _batches(module, load_samples(samples), batch_size, seed)
+    decay = None
+    if optimizer is None:
+        optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses: list[float] = []
+    bar = tqdm(range(steps), desc="training", unit="step", disable=None)
+    for _ in bar:
+        batch = next(batches)
+        with torch.no_grad():
+            wanted = teacher(**batch)
+        error = loss(module(**batch), wanted)
+        losses.append(float(error.detach()))
+        if not np.isfinite(losses[-1]):
+            raise ExecutionError(
+                f"training: the loss of step {len(losses)} is {losses[-1]}: use a lower rate"
+            )
+        optimizer.zero_grad()
+        error.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if decay is not None:
+            decay.step()
+        if pruner is not None:
+            pruner.step()
+        bar.set_postfix_str(f"loss {losses[-1]:.3g}")
+    return losses
+
+
+def _batches(
+    module: ProgramModule, samples: Sequence[Sample], batch_size: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Yields batches of samples without end, all samples in random order before any again."""
+    generator = np.random.default_rng(seed)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < batch_size:
+            waiting += generator.permutation(len(samples)).tolist()
+        chosen, waiting = waiting[:batch_size], waiting[batch_size:]
+        yield _joined([_read(module, samples[number]) for number in chosen])
+
+
+def _read(module: ProgramModule, sample: Sample) -> dict[str, Tensor]:
+    check_names(sample, module.inputs)
+    return {
+        feature.name: torch.from_numpy(np.array(read_input(feature, sample.get(feature.name))))
+        for feature in module.inputs
+    }
+
+
+def _joined(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns samples as one batch.
+
+    Raises:
+        CalibrationError: they differ in shape.
+    """
+    joined = {}
+    for name in samples[0]:
+        parts = [sample[name] for sample in samples]
+        if len({part.shape for part in parts}) > 1:
+            shapes = ", ".join(str(shape) for shape in {tuple(part.shape): 0 for part in parts})
+            raise CalibrationError(
+                f"sample_data: {name!r} has the shapes {shapes} in one batch: use a batch_size of 1"
+            )
+        joined[name] = parts[0]
+        if len(parts) > 1:
+            joined[name] = torch.cat(parts) if parts[0].ndim else torch.stack(parts)
+    return joined

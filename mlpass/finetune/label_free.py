@@ -1,0 +1,77 @@
+"""Fine-tuning from package to package with nothing but sample inputs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mlpass.finetune.distillation import LEARNING_RATE, distill
+from mlpass.finetune.module import to_module
+from mlpass.finetune.pruner import MagnitudePruner
+from mlpass.finetune.schedules import PolynomialDecay
+from mlpass.program.mlmodel import open_package
+from mlpass.report.records import Report
+
+_UPDATES = 20
+
+
+def finetune(
+    model: Any,
+    output: str | os.PathLike[str],
+    config: object,
+    sample_data: Any,
+    *,
+    steps: int,
+    dense: Any = None,
+    batch_size: int = 8,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    device: str | None = None,
+    force: bool = False,
+) -> Report:
+    """Prunes a model while it learns to give what the dense one gives, and writes the result.
+
+    The sparsity rises over the first half of the steps; the rate falls to zero over all of them.
+
+    Args:
+        model: path of an `.mlpackage`, or an `MLModel`: dense, or pruned already.
+        output: path of the `.mlpackage` to write. It appears whole or not at all.
+        config: which mode each weight gets; None to keep the zeros that `model` has.
+        sample_data: inputs without labels, as for calibration.
+        steps: how many batches to train on.
+        dense: the model to come close to; `model` itself where None.
+        batch_size: samples a batch.
+        learning_rate: of Adam.
+        seed: of the order of the samples.
+        device: torch's.
+        force: whether to replace an `output` that exists.
+
+    Raises:
+        ConfigError: the config or a number says what cannot be.
+        CalibrationError: the samples are none, or differ in shape.
+        InputError: a sample does not fit the models.
+        ExecutionError: the loss is no longer finite, or an op failed.
+        ModelFormatError: a model cannot be read.
+        UnsupportedOpError: a model has ops that cannot be run.
+        OutputExistsError: `output` exists and `force` is False.
+        OSError: a file cannot be read or written.
+    """
+    with open_package(model) as package:
+        package.check_target(output, force=force)  # now, not after an hour
+    module = to_module(model, device=device)
+    teacher = to_module(model if dense is None else dense, device=device)
+    half = max(1, steps // 2) if isinstance(steps, int) else 1
+    updates = sorted({1 + half * number // _UPDATES for number in range(_UPDATES)})
+    pruner = MagnitudePruner(module, config, PolynomialDecay(updates))
+    pruner.prepare()
+    distill(
+        module,
+        teacher,
+        sample_data,
+        steps,
+        learning_rate=learning_rate,
+        pruner=pruner,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return pruner.finalize(output, force=force)

@@ -1,0 +1,129 @@
+"""Keep masks while the sparsity rises: each mode at a part of its target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ConfigError, ExecutionError, NotApplicable
+from mlpass.passes.plan import layout_of_site, magnitude
+from mlpass.program.sites import Site
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import NM, Mask, Mode, Percentile, Threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A weight that is pruned.
+
+    Attributes:
+        name: of the parameter.
+        mode: that prunes it.
+        layout: of the weight; None where it has none and the mode needs none.
+    """
+
+    name: str
+    mode: Mode
+    layout: Layout | None
+
+    @property
+    def target(self) -> float:
+        """The sparsity that its mode leads to."""
+        return target_of(self.mode)
+
+    @property
+    def ranked_globally(self) -> bool:
+        """Whether it is ranked together with the other weights of its mode."""
+        return isinstance(self.mode, Percentile) and self.mode.scope == "global"
+
+
+def target_of(mode: Mode) -> float:
+    """Returns the sparsity that a mode leads to.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if isinstance(mode, NM):
+        return mode.n / mode.m
+    if isinstance(mode, Threshold):
+        raise ConfigError(
+            f"config: {mode} names no sparsity that a schedule could lead to; Percentile, NM, "
+            "Block, Kernel and Channel do"
+        )
+    return float(mode.target_sparsity)  # type: ignore[attr-defined]
+
+
+def at_sparsity(mode: Mode, sparsity: float, nested: bool = False) -> Mode:
+    """Returns a mode at some sparsity on the way to its target.
+
+    n:m goes by whole zeros in every m. Before the first of them it prunes without structure, as
+    coremltools does; or not at all, where it is to be `nested`: each mask within the one before.
+    """
+    if not isinstance(mode, NM):
+        return replace(mode, target_sparsity=sparsity)  # type: ignore[call-arg]
+    zeros = mode.n if sparsity == target_of(mode) else int(sparsity * mode.m)
+    return replace(mode, n=zeros) if zeros or nested else Percentile(sparsity)
+
+
+def pruned(name: str, site: Site, mode: Mode) -> Pruned:
+    """Returns what prunes a site.
+
+    Raises:
+        ConfigError: the mode names no sparsity.
+        NotApplicable: the mode does not fit the weight; the text says why.
+    """
+    target_of(mode)
+    try:
+        layout = layout_of_site(site)
+    except NotApplicable:
+        if mode.structured:
+            raise
+        layout = None
+    mode.keep(np.zeros(site.shape, np.float32), layout)  # says here what it has to say
+    return Pruned(name, mode, layout)
+
+
+def keep_masks(
+    weights: Sequence[Pruned],
+    masters: Mapping[str, NDArray[Any]],
+    sparsities: Mapping[str, float],
+    *,
+    nested: bool,
+) -> dict[str, Mask]:
+    """Returns the keep mask of each weight by its magnitude.
+
+    Args:
+        weights: to prune; those that are ranked together must be given together.
+        masters: by name; what must not stay is zero there.
+        sparsities: of each, by name.
+        nested: see `at_sparsity`.
+
+    Raises:
+        ExecutionError: a weight holds NaN or inf.
+    """
+    masks: dict[str, Mask] = {}
+    together: dict[Mode, list[Pruned]] = {}
+    for weight in weights:
+        mode = at_sparsity(weight.mode, sparsities[weight.name], nested)
+        if weight.ranked_globally:
+            together.setdefault(mode, []).append(weight)
+        else:
+            masks[weight.name] = mode.keep(_score(weight.name, masters), weight.layout)
+    for mode, members in together.items():
+        scores = [_score(weight.name, masters) for weight in members]
+        keep = mode.keep(np.concatenate([score.reshape(-1) for score in scores]))
+        parts = np.split(keep, np.cumsum([score.size for score in scores])[:-1])
+        for weight, score, part in zip(members, scores, parts, strict=True):
+            masks[weight.name] = part.reshape(score.shape)
+    return masks
+
+
+def _score(name: str, masters: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    try:
+        return magnitude(masters[name])
+    except NotApplicable as reason:
+        raise ExecutionError(f"{name!r}: {reason}: train with a lower rate") from None

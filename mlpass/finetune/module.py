@@ -1,0 +1,249 @@
+"""A Core ML model as a `torch.nn.Module` that trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlpass.errors import InputError, ModelFormatError
+from mlpass.finetune.batching import Batch, mapped
+from mlpass.finetune.features import batch_size, read_feature, write_value
+from mlpass.finetune.weights import find_trained, is_sparse, is_trained, is_weight, opened
+from mlpass.passes.inspect import weight_of
+from mlpass.program.ir import Argument, StateType, Value
+from mlpass.program.mlmodel import open_package
+from mlpass.program.sites import Site
+from mlpass.runtime.execute import execute
+from mlpass.runtime.features import check_names
+from mlpass.runtime.interpreter import Interpreter, Part
+from mlpass.runtime.kernels.states import Cell
+from mlpass.runtime.plan import Plan
+from mlpass.runtime.sources import close_with
+
+
+def to_module(
+    model: Any, *, device: str | None = None, function_name: str | None = None
+) -> ProgramModule:
+    """Returns a model as a module to train.
+
+    Args:
+        model: path of an `.mlpackage`, or an `MLModel`; it is not changed.
+        device: torch's: "cpu", "mps" or "cuda".
+        function_name: of a model with several functions; its default one where None.
+
+    Raises:
+        ConfigError: there is no such function.
+        BackendError: torch has no such device here.
+        ModelFormatError: the model cannot be read.
+        UnsupportedOpError: it has ops without kernels, all named at once.
+        OSError: its files cannot be read.
+    """
+    return ProgramModule(model, device=device, function_name=function_name)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A program of the model, ready to train.
+
+    Attributes:
+        part: of the Interpreter.
+        plan: its plan with ops that take batches, without classifiers.
+        results: the value of each output by name.
+    """
+
+    part: Part
+    plan: Plan
+    results: Mapping[str, Argument]
+
+
+class ProgramModule(nn.Module):
+    """A model whose parameters are the float weights of its program, under their names there.
+
+    Weights, biases and the gains of normalizations train, in fp32 whatever their stored type is;
+    other constants stay, and so do weights that are quantized or palettized. The statistics of a
+    batch_norm are those of the conversion (mostly it is folded into a convolution): training and
+    evaluation are the same.
+
+    Attributes:
+        source: the model.
+        inputs: what `forward` takes.
+        outputs: what it gives.
+        sites: the site of each parameter, by the parameter's name; sparse ones opened.
+        weights: the sites of all weights as they are stored, the untrained ones included.
+        sparse: names of the parameters that are stored sparse: they keep their zeros.
+    """
+
+    def __init__(self, model: Any, *, device: str | None, function_name: str | None) -> None:
+        """Reads the model: see `to_module`."""
+        super().__init__()
+        self.source = model
+        self._options = {"device": device, "function_name": function_name}
+        package = open_package(model)
+        close_with(self, package)
+        named = function_name or getattr(model, "function_name", None)
+        runner = Interpreter(package, backend="torch", device=device, function_name=named)
+        self.inputs, self.outputs = runner.inputs, runner.outputs
+        self._states = {name: state.shape for name, state in runner.states.items()}
+        assert runner.backend is not None  # Core ML runs nothing here
+        self._backend = runner.backend
+        self._device = torch.device(device or "cpu")
+        self._stages = [_stage(part) for part in runner.parts]
+        self.sites: dict[str, Site] = {}
+        self.sparse: set[str] = set()
+        found = find_trained(package.programs)
+        self.weights = [site for site in found if is_weight(site)]
+        made = {value for part in runner.parts for value in part.plan.makers}
+        for stored in found:
+            site = opened(stored)
+            if made.isdisjoint(_values_of(site)) or not is_trained(site):
+                continue
+            name = self._free_name(site.name)
+            master = torch.from_numpy(np.array(weight_of(site), np.float32)).to(self._device)
+            self.register_parameter(name, nn.Parameter(master))
+            self.sites[name] = site
+            if is_sparse(stored):
+                self.sparse.add(name)
+                self.set_mask(name, master != 0)
+        if not self.sites:
+            raise ModelFormatError(f"{package.path}: has no float weights to train")
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        """Returns the outputs by name, floats as fp32.
+
+        A batch is what single samples are, one after another along their leading axis; so are its
+        outputs. A state starts from zeros. Of a classifier's outputs the probabilities are given,
+        in the order of its labels, and no label.
+
+        Args:
+            inputs: by name, tensors or arrays; images as (samples, channels, height, width) in the
+                model's order. One that is as a single sample's while others are a batch is shared.
+
+        Raises:
+            InputError: names or shapes that do not fit.
+            ExecutionError: an op failed, or cannot run on a batch.
+        """
+        check_names(inputs, self.inputs)
+        values: dict[str, Any] = dict(inputs)
+        sizes: dict[str, int | None] = {}
+        for feature in self.inputs:
+            values[feature.name] = read_feature(feature, values.get(feature.name), self._device)
+            sizes[feature.name] = batch_size(feature, values[feature.name])
+        count = _agreed(sizes)
+        for name, size in sizes.items():
+            if size is not None:
+                samples = values[name]
+                values[name] = Batch(samples.unflatten(0, (size, -1)) if samples.ndim else samples)
+        recording = torch.is_grad_enabled()
+        with ExitStack() as stack:
+            # A constant that is first read in inference mode could not be trained with later.
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(recording))
+            stack.enter_context(self._backend.session(True))
+            stack.enter_context(warnings.catch_warnings())
+            # vmap says so where it goes sample by sample within an op, which is what it is for.
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            for stage in self._stages:
+                values.update(self._run(stage, values))
+        wanted = [feature.name for feature in self.outputs if feature.name in values]
+        return {name: write_value(values[name], count) for name in wanted}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ProgramModule:
+        twin = ProgramModule(self.source, **self._options)
+        for name in self.sites:
+            if (mask := self.mask_of(name)) is not None:
+                twin.set_mask(name, mask.clone())
+        twin.load_state_dict(self.state_dict())
+        return twin.train(self.training)
+
+    @property
+    def parameter_names(self) -> dict[str, str]:
+        """The name of each parameter by that of its site."""
+        return {site.name: name for name, site in self.sites.items()}
+
+    def mask_of(self, name: str) -> Tensor | None:
+        """Returns the keep mask of a parameter; None where it has none."""
+        return self._buffers.get(f"{name}_mask")
+
+    def set_mask(self, name: str, mask: Tensor) -> None:
+        """Lets a parameter be multiplied with a keep mask from now on."""
+        self.register_buffer(f"{name}_mask", mask.to(self._device))
+
+    def weight(self, name: str) -> Tensor:
+        """Returns a parameter as the program reads it: times its mask, where it has one."""
+        master, mask = self._parameters[name], self.mask_of(name)
+        assert master is not None
+        return master if mask is None else master * mask
+
+    def _run(self, stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
+        plan, constants = stage.plan, stage.part.constants
+        trained = {
+            value: self.weight(name)
+            for name, site in self.sites.items()
+            for value in _values_of(site)
+            if value in plan.makers
+        }
+        for value, weight in trained.items():
+            constants.replace(value, weight)
+        try:
+            wanted = [value for value in stage.results.values() if isinstance(value, Value)]
+            bound = dict(self._bind(stage, values))
+            made = execute(plan, constants, self._backend, bound, wanted=wanted)
+        finally:
+            for value in trained:
+                constants.forget(value)
+        return {
+            name: made[value] if isinstance(value, Value) else constants[value]
+            for name, value in stage.results.items()
+        }
+
+    def _bind(self, stage: Stage, values: Mapping[str, Any]) -> Iterator[tuple[Value, Any]]:
+        for value in stage.plan.block.inputs:
+            if isinstance(value.type, StateType):
+                yield value, Cell(torch.zeros(self._states[value.name], device=self._device))
+            else:
+                yield value, values[value.name]
+
+    def _free_name(self, wanted: str) -> str:
+        """Returns a name that torch takes for a parameter."""
+        name = wanted.replace(".", "_") or "weight"
+        # Some names are torch's own, and a name's mask must be free, too.
+        while any(map(partial(hasattr, self), (name, f"{name}_mask", name.removesuffix("_mask")))):
+            name += "_"
+        return name
+
+
+def _stage(part: Part) -> Stage:
+    """Returns a part ready to train: a classifier's probabilities are an output of their own."""
+    block = part.plan.block
+    results: dict[str, Argument] = {value.name: value for value in block.outputs}
+    for step in block.steps:
+        if step.op.type == "classify":
+            label, probabilities = step.op.outputs
+            results.pop(label.name, None)
+            if probabilities.name in results:
+                (results[probabilities.name],) = step.op.inputs["probabilities"]
+    steps = tuple(step for step in block.steps if step.op.type != "classify")
+    outputs = tuple(value for value in results.values() if isinstance(value, Value))
+    trimmed = mapped(replace(block, steps=steps, outputs=outputs))
+    return Stage(part, replace(part.plan, block=trimmed), results)
+
+
+def _values_of(site: Site) -> list[Value]:
+    return [maker.outputs[-1] for maker in site.makers]
+
+
+def _agreed(sizes: Mapping[str, int | None]) -> int | None:
+    """Returns how many samples there are, None for one that is no batch."""
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if len(set(given.values())) > 1:
+        listed = ", ".join(f"{name!r} {size}" for name, size in given.items())
+        raise InputError(f"inputs: must be batches of one size. Got {listed}.")
+    return next(iter(given.values()), None)

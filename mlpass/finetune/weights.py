@@ -1,0 +1,115 @@
+"""The weights that are trained: which they are, and how they go back into a package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ExecutionError
+from mlpass.passes.encoding import Encoded, encode_weight
+from mlpass.passes.inspect import weight_of
+from mlpass.program import encode
+from mlpass.program.dtypes import BY_NAME, pack_elements
+from mlpass.program.ir import Constant, Program
+from mlpass.program.sites import WEIGHT_PARAMETERS, Site, find_sites, is_position_table
+from mlpass.sparsity.modes import Mask
+
+_BIAS = frozenset({"bias"})
+_AFFINE = frozenset({"gamma", "beta"})
+# Beside the weights: what training moves, too. The mean and variance of a batch_norm are not among
+# them: a converted program has them frozen.
+_OTHERS: dict[str, frozenset[str]] = {
+    "conv": _BIAS,
+    "conv_transpose": _BIAS,
+    "linear": _BIAS,
+    "lstm": frozenset({"bias", "bias_back", "peephole", "peephole_back"}),
+    "gru": frozenset({"bias", "input_bias"}),
+    "rnn": _BIAS,
+    "batch_norm": _AFFINE,
+    "instance_norm": _AFFINE,
+    "layer_norm": _AFFINE,
+    "prelu": frozenset({"alpha"}),
+}
+_TRAINED = {
+    op_type: WEIGHT_PARAMETERS.get(op_type, frozenset()) | _OTHERS.get(op_type, frozenset())
+    for op_type in (*WEIGHT_PARAMETERS, *_OTHERS)
+}
+_SPARSE = "constexpr_sparse_to_dense"
+
+
+def find_trained(programs: Iterable[Program]) -> list[Site]:
+    """Returns the sites of all that might be trained: weights, biases, gains."""
+    return find_sites(programs, _TRAINED)
+
+
+def is_weight(site: Site) -> bool:
+    """Returns whether a site is a weight, which may be pruned, rather than a bias or the like."""
+    return any(use.parameter in WEIGHT_PARAMETERS.get(use.op.type, ()) for use in site.uses)
+
+
+def is_trained(site: Site) -> bool:
+    """Returns whether a site, opened, is a float that training may move."""
+    if site.refusal is not None:
+        return False
+    tables_alone = all(use.op.type == "gather" for use in site.uses)
+    return not (tables_alone and is_position_table(weight_of(site)))
+
+
+def is_sparse(site: Site) -> bool:
+    """Returns whether a site is stored sparse, with nothing else done to it."""
+    return site.makers[0].type == _SPARSE and len(site.parts) == 1
+
+
+def opened(site: Site) -> Site:
+    """Returns a sparse site as the dense one that it stands for; any other as it is.
+
+    Its constant is in no file: it is read from the sparse form, and what takes its place goes to
+    the file that this is in.
+    """
+    if not is_sparse(site):
+        return site
+    (stored,) = site.makers[0].inputs["nonzero_data"]
+    if not isinstance(stored, Constant):
+        return site
+    kind = site.makers[0].outputs[-1].type
+
+    def load() -> Any:
+        return pack_elements(weight_of(site), BY_NAME[site.dtype])
+
+    constant = Constant(kind, load, stored.storage, stored.in_file)
+    return replace(site, constant=constant, parts=())
+
+
+def encode_trained(site: Site, master: NDArray[np.float32], keep: Mask | None) -> Encoded | None:
+    """Returns a trained weight as it will be stored, None where it is what is stored already.
+
+    Args:
+        site: whose weight it is.
+        master: the weight.
+        keep: its mask, None where it is not pruned.
+
+    Raises:
+        ExecutionError: a value is too large for the site's type, or none at all.
+    """
+    constant = site.constant
+    assert constant is not None  # no other is trained
+    with np.errstate(over="ignore"):
+        weight = master.astype(str(BY_NAME[site.dtype].numpy))
+    lost = ~np.isfinite(weight)
+    if lost.any():
+        value = float(master[np.unravel_index(int(np.argmax(lost)), lost.shape)])
+        raise ExecutionError(
+            f"{site.name!r}: holds {value:g}, which {site.dtype} has no room for: train with a "
+            "lower rate"
+        )
+    if keep is not None and not keep.all():
+        return encode_weight(site, weight, keep.copy())
+    if keep is None and np.array_equal(weight, weight_of(site)):
+        return None
+    new = Constant.of(weight, constant)
+    ops = [(maker, [encode.dense(maker, new)]) for maker in site.makers]
+    return Encoded("dense", int(np.count_nonzero(weight == 0)), constant.nbytes, ops)
