@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         MlpassError,
         ModelFormatError,
         OutputExistsError,
+        TargetError,
         UnsupportedOpError,
     )
     from mlpass.passes.compare import compare
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from mlpass.passes.inspect import inspect
     from mlpass.passes.plugin import pipeline
     from mlpass.passes.prune import prune
+    from mlpass.report.choice import Attempt, Choice, Target
     from mlpass.report.comparison import Comparison, OutputRecord
     from mlpass.report.records import LayerRecord, Report
+    from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
+    from mlpass.report.study import SweepReport, Trial
     from mlpass.runtime.interpreter import Interpreter
     from mlpass.runtime.kernels.registry import kernel
     from mlpass.solvers.admm import ADMM
@@ -38,6 +42,9 @@ if TYPE_CHECKING:
     from mlpass.solvers.sparsegpt import SparseGPT
     from mlpass.solvers.wanda import Magnitude, Wanda
     from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+    from mlpass.study.choose import choose
+    from mlpass.study.sensitivity import sensitivity
+    from mlpass.study.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -79,6 +86,17 @@ _HOMES = {
     "prune": "mlpass.passes.prune",
     "prune_weights": "mlpass.passes.drop_in",
     "solve": "mlpass.solvers.solve",
+    "Attempt": "mlpass.report.choice",
+    "Choice": "mlpass.report.choice",
+    "Target": "mlpass.report.choice",
+    "LayerSensitivity": "mlpass.report.sensitivity",
+    "SensitivityReport": "mlpass.report.sensitivity",
+    "SweepReport": "mlpass.report.study",
+    "Trial": "mlpass.report.study",
+    "TargetError": "mlpass.errors",
+    "choose": "mlpass.study.choose",
+    "sensitivity": "mlpass.study.sensitivity",
+    "sweep": "mlpass.study.sweep",
 }
 
 # Rooms that are used by their own name: `mlpass.finetune.to_module`.
@@ -122,6 +140,17 @@ __all__ = [
     "ModelFormatError",
     "OutputExistsError",
     "UnsupportedOpError",
+    "choose",
+    "sensitivity",
+    "sweep",
+    "Attempt",
+    "Choice",
+    "LayerSensitivity",
+    "SensitivityReport",
+    "SweepReport",
+    "Target",
+    "Trial",
+    "TargetError",
 ]
 
 

@@ -41,6 +41,10 @@ class BackendError(MlpassError, RuntimeError):
     """A backend that cannot run here."""
 
 
+class TargetError(MlpassError, RuntimeError):
+    """A target that no step of `mlpass choose` could hold."""
+
+
 class OutputExistsError(MlpassError, FileExistsError):
     """A target that is there already and was not to be replaced."""
 

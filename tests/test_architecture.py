@@ -47,9 +47,31 @@ ARROWS = {
         "buffers",
         "parallel",
     },
-    "cli": {"finetune", "passes", "config", "report", "errors", "__init__"},
+    "study": {
+        "passes",
+        "finetune",
+        "report",
+        "runtime",
+        "solvers",
+        "sparsity",
+        "config",
+        "program",
+        "errors",
+        "parallel",
+        "__init__",
+    },
+    "cli": {"study", "finetune", "passes", "config", "report", "errors", "__init__"},
     "__main__": {"cli"},
-    "__init__": {"config", "errors", "passes", "report", "runtime", "solvers", "sparsity"},
+    "__init__": {
+        "config",
+        "errors",
+        "passes",
+        "report",
+        "runtime",
+        "solvers",
+        "sparsity",
+        "study",
+    },
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

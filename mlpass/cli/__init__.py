@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from mlpass import __version__
+from mlpass.cli.choose import add_choose
 from mlpass.cli.compare import add_compare
 from mlpass.cli.finetune import add_finetune
 from mlpass.cli.inspect import add_inspect
 from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
+from mlpass.cli.sweep import add_sweep
 from mlpass.errors import MlpassError, OutputExistsError
 
 
@@ -25,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0 done, 1 failed, 2 wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = shlex.join(["mlpass", *given])
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _print(options.run(options))
@@ -54,7 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlpass {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_prune, add_finetune, add_inspect, add_predict, add_compare):
+    for add in (
+        add_prune,
+        add_finetune,
+        add_sweep,
+        add_choose,
+        add_inspect,
+        add_predict,
+        add_compare,
+    ):
         add(commands)
     return parser
 

@@ -28,6 +28,36 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def load_function(option: str, place: str | None) -> Any:
+    """Returns the function at "module:function" or "file.py:function", None for None.
+
+    Modules of the current directory are found, here and in processes that are started from here.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import os
+    import sys
+    from importlib import import_module
+
+    from mlpass.errors import ConfigError
+
+    if place is None:
+        return None
+    module, colon, name = place.rpartition(":")
+    if not colon:
+        raise ConfigError(f"{option}: must be MODULE:FUNCTION or FILE.py:FUNCTION. Got {place!r}.")
+    folder, file = os.path.split(module.removesuffix(".py"))
+    sys.path.insert(0, os.path.abspath(folder))
+    try:
+        function = getattr(import_module(file), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{option}: {place}: {error}") from None
+    if not callable(function):
+        raise ConfigError(f"{option}: {place} is no function")
+    return function
+
+
 def shown(report: Any, options: argparse.Namespace) -> str:
     """Returns a report in the form that was asked for."""
     return json.dumps(report.to_dict(), indent=2) if options.json else str(report)

@@ -57,6 +57,8 @@ def allocate(
             "Percentile; use allocate='uniform' for other modes"
         )
     sparsity = mode.target_sparsity
+    below = {share * sparsity for share in _BELOW}
+    sparsities = sorted(below | {sparsity + share * (1 - sparsity) for share in _ABOVE})
     outliers: dict[Site, float] = {}
     curves: dict[Site, Curve] = {}
 
@@ -65,7 +67,7 @@ def allocate(
             if how == "owl":
                 outliers[step.site] = _outliers(step.site, observed)
             else:
-                curves[step.site] = _curve(step.site, observed, sparsity, method)
+                curves[step.site] = layer_curve(step.site, observed, sparsities, method)
 
     observe(measure)
     if how == "owl":
@@ -85,19 +87,28 @@ def allocate(
 
 
 def _outliers(site: Site, observed: Observed) -> float:
-    weight, gram, layout = _calibrated(site, observed)
+    weight, gram, layout = calibrated(site, observed)
     groups, rows, channels, positions = layout.sizes
     matrix = layout.split(weight).reshape(groups, rows, channels * positions)
     return outlier_share(matrix.astype(np.float32), gram.matrix)
 
 
-def _curve(site: Site, observed: Observed, sparsity: float, method: Method) -> Curve:
-    """Returns what each sparsity costs a layer, in output error and in stored bytes."""
-    weight, gram, layout = _calibrated(site, observed)
-    sparsities = sorted(
-        {share * sparsity for share in _BELOW}
-        | {sparsity + share * (1 - sparsity) for share in _ABOVE}
-    )
+def layer_curve(
+    site: Site, observed: Observed, sparsities: Sequence[float], method: Method
+) -> Curve:
+    """Returns what each sparsity costs a layer, in output error and in stored bytes.
+
+    Args:
+        site: the layer's weight.
+        observed: what the samples told about it.
+        sparsities: ascending, 0 to 1.
+        method: by which it would be pruned.
+
+    Raises:
+        NotApplicable: there is no Gram to measure with, or the weight cannot be pruned.
+        CalibrationError: the Gram is none.
+    """
+    weight, gram, layout = calibrated(site, observed)
     curve = error_curve(weight, gram, sparsities, method=method, layout=layout)
     dtype = BY_NAME[site.dtype]
     nbytes = [
@@ -110,7 +121,7 @@ def _curve(site: Site, observed: Observed, sparsity: float, method: Method) -> C
     return replace(curve, nbytes=nbytes)
 
 
-def _calibrated(site: Site, observed: Observed) -> tuple[NDArray[Any], Gram, Layout]:
+def calibrated(site: Site, observed: Observed) -> tuple[NDArray[Any], Gram, Layout]:
     """Returns a site's weight, its Gram and its layout.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from mlpass.errors import CalibrationError
 from mlpass.passes.samples import load_samples
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.interpreter import Interpreter
+
+Outputs = Mapping[str, Any]
 
 
 def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
@@ -37,16 +39,37 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:
         raise CalibrationError(f"the models have no output in common: one has {', '.join(names)}")
-    tallies = {name: _Tally() for name in common}
-    for sample in tqdm(samples, desc="comparing", unit="sample", disable=None):
-        reference, result = _predict(first, sample), _predict(second, sample)
+    bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
+    pairs = ((predict_once(first, sample), predict_once(second, sample)) for sample in bar)
+    return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
+
+
+def tally_outputs(
+    names: Iterable[str], pairs: Iterable[tuple[Outputs, Outputs]]
+) -> tuple[OutputRecord, ...]:
+    """Returns one record an output.
+
+    Args:
+        names: of the outputs.
+        pairs: for each sample the outputs of the reference, and those to compare with it.
+
+    Raises:
+        CalibrationError: an output has different shapes.
+    """
+    tallies = {name: _Tally() for name in names}
+    for reference, result in pairs:
         for name, tally in tallies.items():
             tally.add(reference[name], result[name])
-    records = tuple(tally.record(name) for name, tally in tallies.items())
-    return Comparison(str(model), str(other), len(samples), records)
+    return tuple(tally.record(name) for name, tally in tallies.items())
 
 
-def _predict(interpreter: Interpreter, sample: Mapping[str, Any]) -> dict[str, Any]:
+def predict_once(interpreter: Interpreter, sample: Mapping[str, Any]) -> Outputs:
+    """Returns the outputs for one sample, from a new state where the model keeps one.
+
+    Raises:
+        InputError: the sample does not fit the model.
+        ExecutionError: an op failed.
+    """
     state = interpreter.make_state() if interpreter.states else None
     return interpreter.predict(dict(sample), state)
 

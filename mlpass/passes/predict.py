@@ -38,7 +38,7 @@ def predict_to_file(
         raise OutputExistsError(f"{output} exists: name another file, or force it")
     interpreter = Interpreter(model, backend=backend)
     state = interpreter.make_state() if interpreter.states else None
-    arrays = _as_arrays(interpreter.predict(read_arrays(inputs), state))
+    arrays = as_arrays(interpreter.predict(read_arrays(inputs), state))
     building = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         with building.open("xb") as file:
@@ -49,7 +49,7 @@ def predict_to_file(
     return {name: array.shape for name, array in arrays.items()}
 
 
-def _as_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def as_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """Returns outputs as arrays: a mapping as that of its values, and one of its keys."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, value in outputs.items():

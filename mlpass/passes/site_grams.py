@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError, NotApplicable
-from mlpass.passes.plan import Step
+from mlpass.passes.inspect import weight_of
+from mlpass.passes.plan import Step, layout_of_site
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
 from mlpass.program.sites import Site, Use
 from mlpass.runtime.backends.base import Backend
@@ -81,7 +82,7 @@ class SiteGrams:
         for step in steps:
             if step.skipped or step.mode is None:
                 continue
-            for use in _calibrating(step.site.uses):
+            for use in step.site.uses:
                 if use.op in homes:
                     self._note(step, use, homes[use.op], needed=not known(step.site))
         for readings in self._readings.values():
@@ -186,15 +187,24 @@ class SiteGrams:
     def _observed(self, site: Site) -> Observed:
         keys = [key for key, users in self._users.items() if site in users]
         parts = [self._gathered[key] for key in keys]
-        met = [part for part in parts if part.samples]
+        tables = [part for part in parts if part.samples and part.counts is not None]
+        matrices = [part for part in parts if part.samples and part.counts is None]
+        met = matrices or tables
         if not met:
             reasons = [part.refusal for part in parts if part.refusal]
             return Observed(None, (reasons or ["no sample reaches it"])[0], 0, 0)
         if len({part.total.shape for part in met}) > 1:
             return Observed(None, "its readers meet inputs of different shapes", 0, 0)
-        gram = met[0].gram if len(met) == 1 else Gram(np.sum([part.total for part in met], axis=0))
+        if matrices and tables:
+            counts = np.sum([part.counts for part in tables], axis=0)
+            total = np.sum([part.total for part in matrices], axis=0)
+            gram = Gram(_with_gathering(site, total, counts))
+        elif len(met) > 1:
+            gram = Gram(np.sum([part.total for part in met], axis=0))
+        else:
+            gram = met[0].gram
         samples = set().union(*(part.samples for part in met))
-        return Observed(gram, None, len(samples), sum(part.tokens for part in parts))
+        return Observed(gram, None, len(samples), sum(part.tokens for part in met))
 
     def _forget(self, site: Site) -> None:
         for key, users in list(self._users.items()):
@@ -221,6 +231,7 @@ class _Gathered:
         refusal: why there are no such inputs.
         samples: those that came by.
         tokens: how many input rows they brought.
+        counts: of a table that is gathered from, how often each row was read.
     """
 
     feeder: Op
@@ -228,7 +239,7 @@ class _Gathered:
     samples: set[int] = field(default_factory=set)
     tokens: int = 0
     _sum: GramSum = field(default_factory=GramSum)
-    _counts: Any = None
+    counts: Any = None
 
     def add(self, inputs: Iterable[NDArray[Any]], sample: int) -> None:
         """Takes some input rows: (groups, rows, columns), or how often each was read: (columns,).
@@ -241,8 +252,8 @@ class _Gathered:
             if chunk.ndim == 1:
                 self.tokens += int(chunk.sum())
                 # A row that these few samples happen not to read is read by others: counted once.
-                before = np.ones(chunk.shape) if self._counts is None else self._counts
-                self._counts = before + chunk
+                before = np.ones(chunk.shape) if self.counts is None else self.counts
+                self.counts = before + chunk
             else:
                 self.tokens += chunk.shape[1]
                 self._sum.add(chunk)
@@ -250,7 +261,7 @@ class _Gathered:
     @property
     def total(self) -> NDArray[Any]:
         """The Gram of all that was added, or its diagonal."""
-        return self._sum.total() if self._counts is None else self._counts.astype(np.float32)
+        return self._sum.total() if self.counts is None else self.counts.astype(np.float32)
 
     @cached_property
     def gram(self) -> Gram:
@@ -258,9 +269,31 @@ class _Gathered:
         return Gram(self.total)
 
 
-def _calibrating(uses: Sequence[Use]) -> Sequence[Use]:
-    """Returns the uses whose inputs count: gathering only where nothing else reads the weight."""
-    return [use for use in uses if use.op.type != "gather"] or uses
+def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]) -> NDArray[Any]:
+    """Returns the Gram of a table that is multiplied with and gathered from, as tied ones are.
+
+    What a changed row costs those who gather it is its square sum, as often as it is read. Averaged
+    over the rows, and with the outputs of both readers given the same weight, that is something on
+    the diagonal of the Gram.
+
+    Args:
+        site: the table.
+        total: its Gram, (1, columns, columns).
+        counts: how often each row was read.
+    """
+    try:
+        layout = layout_of_site(site)
+    except NotApplicable:
+        return total
+    if layout.axes[1] != (0,) or layout.sizes[0] != 1 or layout.sizes[1] != counts.size:
+        return total  # rows that are gathered are no rows of the matrix
+    weight = layout.split(weight_of(site))[0].reshape(counts.size, -1).astype(np.float32)
+    read = float(counts @ np.einsum("rc,rc->r", weight, weight).astype(np.float64))
+    multiplied = float(np.vdot(weight.T @ weight, total[0]))
+    if not np.isfinite(multiplied) or read == 0:
+        return total
+    result: NDArray[Any] = total + np.eye(total.shape[1]) * (multiplied / read * counts.mean())
+    return result
 
 
 def _homes(plan: Plan) -> Iterable[tuple[Op, Block]]:

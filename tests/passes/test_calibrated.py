@@ -201,6 +201,37 @@ def test_a_table_that_is_gathered_from_is_weighted_by_how_often_a_row_is_read(tm
     np.testing.assert_array_equal(found[kept], table[kept])
 
 
+def test_a_tied_table_is_solved_for_both_of_its_readers(tmp_path):
+    """Rows that are read matter although the head's inputs hardly move them."""
+    table = np.random.default_rng(1).standard_normal((64, 48)).astype(np.float32)
+
+    def build(x):
+        weight = mb.const(val=table, name="tied")
+        rows = mb.gather(x=weight, indices=mb.cast(x=x, dtype="int32"), axis=0)
+        quiet = mb.mul(x=rows, y=np.linspace(1e-3, 1, 48, dtype=np.float32))
+        return mb.linear(x=quiet, weight=weight)
+
+    path = save(build, tmp_path, (16,))
+    data = [{"x": np.random.default_rng(n).integers(0, 64, 16).astype("f")} for n in range(20)]
+    out = tmp_path / "o.mlpackage"
+    report = mlpass.prune(path, out, Percentile(0.5), sample_data=data)
+    (layer,) = report.layers
+    assert (layer.op_type, layer.sparsity, layer.skipped) == ("gather", 0.5, None)
+    (found,) = weights_of(out).values()
+    scale = np.linspace(1e-3, 1, 48, dtype=np.float32)
+    rows = np.concatenate([table[sample["x"].astype(int)] for sample in data])
+    gram = (rows * scale).T @ (rows * scale)
+    for_head = mlpass.solve(table, gram, Percentile(0.5), method=SparseGPT()).weight
+
+    def costs(weight):
+        change = weight - table
+        gathered = np.square(change).sum() / np.square(table).sum()
+        multiplied = np.vdot(change.T @ change, gram) / np.vdot(table.T @ table, gram)
+        return gathered, multiplied
+
+    assert sum(costs(found)) < 0.9 * sum(costs(for_head))
+
+
 def test_a_weight_in_a_loop_meets_every_turn(tmp_path):
     (inner,) = weights(1)
 

@@ -9,6 +9,29 @@ from typing import Any
 from mlpass.errors import BackendError, ConfigError
 from mlpass.program.mlmodel import submodel
 
+COMPUTE_UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
+
+
+def load_on(path: str, compute_unit: str, function_name: str | None = None) -> Any:
+    """Returns the model at `path` as Core ML runs it on some of the processors: an `MLModel`.
+
+    Args:
+        path: of a package.
+        compute_unit: one of `COMPUTE_UNITS`.
+        function_name: of a model with several.
+
+    Raises:
+        BackendError: Core ML cannot load it.
+    """
+    from coremltools import ComputeUnit
+    from coremltools.models import MLModel
+
+    try:
+        units = ComputeUnit[compute_unit]
+        return MLModel(path, compute_units=units, function_name=function_name)
+    except Exception as error:
+        raise BackendError(f"Core ML cannot load {path} on {compute_unit}: {error}") from error
+
 
 class CoreMLModel:
     """A model as Core ML runs it."""

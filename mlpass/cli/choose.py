@@ -1,0 +1,89 @@
+"""`mlpass choose`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
+from mlpass.cli.sweep import EVALUATE_HELP
+from mlpass.errors import TargetError
+
+_CHOOSE_HELP = """\
+Say what the model must be; get a pruned model that is so, or the reason why there is none.
+
+  mlpass choose model.mlpackage --sample-data samples.npz --max-size 0.4x -o out.mlpackage
+  mlpass choose model.mlpackage --sample-data samples.npz --min-snr 25 -o out.mlpackage
+  mlpass choose model.mlpackage --sample-data samples.npz --max-size 3MB --min-accuracy 0.70 \\
+      --evaluate accuracy.py:top1 -o out.mlpackage
+
+It climbs from pruning by magnitude (seconds) to SparseGPT, ADMM and fine-tuning (the torch extra),
+and tells what each step gave. With a size and a quality it stops at the first step that holds both.
+With a size alone it climbs to the end and picks the best outputs; with a quality alone, the
+smallest model. --up-to sparsegpt ends the climb earlier. Where nothing holds the target, nothing is
+written, and the exit status is 1.
+"""
+
+
+def add_choose(commands: Subparsers) -> None:
+    """Adds the command."""
+    choose = commands.add_parser(
+        "choose",
+        help="find the pruned model that holds a size or a quality",
+        description=_CHOOSE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model(choose)
+    choose.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    choose.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
+    )
+    choose.add_argument("--max-size", metavar="SIZE", help="bytes, 3.5MB, or 0.4x of the model")
+    choose.add_argument("--min-snr", type=float, metavar="DB", help="of the worst output")
+    choose.add_argument(
+        "--min-accuracy", type=float, metavar="F", help="that --evaluate must give at least"
+    )
+    choose.add_argument("--evaluate", metavar="MODULE:FUNCTION", help=EVALUATE_HELP)
+    choose.add_argument(
+        "--test-data", metavar="PATH", help="to measure on, where that should be others"
+    )
+    choose.add_argument(
+        "--up-to",
+        choices=("data-free", "sparsegpt", "admm", "fine-tuning"),
+        default="fine-tuning",
+        help="the last step to try (default: fine-tuning)",
+    )
+    choose.add_argument(
+        "--finetune-steps", type=int, default=200, metavar="N", help="batches (default: 200)"
+    )
+    choose.add_argument("--backend", choices=("numpy", "torch"), default="numpy")
+    choose.add_argument("--function-name", metavar="NAME", help="that the samples are for")
+    choose.add_argument("--force", action="store_true", help="replace OUT where it exists")
+    choose.set_defaults(run=_choose, parser=choose)
+
+
+def _choose(options: argparse.Namespace) -> str:
+    from mlpass.study.choose import choose
+
+    if options.max_size is None and options.min_snr is None and options.min_accuracy is None:
+        options.parser.error("say what it must be: --max-size, --min-snr or --min-accuracy")
+    if options.min_accuracy is not None and options.evaluate is None:
+        options.parser.error("--min-accuracy: needs --evaluate, which measures it")
+    choice = choose(
+        options.model,
+        options.output,
+        sample_data=options.sample_data,
+        max_size=options.max_size,
+        min_snr=options.min_snr,
+        min_accuracy=options.min_accuracy,
+        evaluate=load_function("--evaluate", options.evaluate),
+        test_data=options.test_data,
+        up_to=options.up_to,
+        finetune_steps=options.finetune_steps,
+        backend=options.backend,
+        function_name=options.function_name,
+        force=options.force,
+    )
+    if choice.picked is None:
+        print(shown(choice, options))
+        raise TargetError(choice.reason)
+    return shown(choice, options)

@@ -1,0 +1,101 @@
+"""`mlpass sweep`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
+
+_SWEEP_HELP = """\
+Try many ways to prune a model, and show what each does to its size, its outputs, its layers and, on
+macOS, its speed.
+
+  mlpass sweep model.mlpackage --sample-data samples.npz -o report.html
+
+Without more, that is twenty configs that need no data. The samples are there to compare outputs on:
+a few dozen real inputs are enough. report.html is one file to open, send and keep; a name that ends
+in .json gets the figures alone.
+
+  --method sparsegpt                     solved on the samples; may be given several times
+  --configs grid.yaml                    your own configs:
+
+      - {target_sparsity: 0.5}
+      - {n_m_ratio: [2, 4], method: sparsegpt}
+      - name: careful
+        global_config: {target_sparsity: 0.75}
+        op_type_configs: {linear: null}
+        method: admm
+
+  --evaluate accuracy.py:top1            your own measure: a function that is given the path of a
+                                         package and returns a number, the higher the better
+
+If a sweep dies, the same command with --resume goes on with the configs that are left.
+"""
+
+_METHODS = ("magnitude", "wanda", "sparsegpt", "admm")
+
+EVALUATE_HELP = "a function that is given the path of a package and returns a number"
+
+
+def add_sweep(commands: Subparsers) -> None:
+    """Adds the command."""
+    sweep = commands.add_parser(
+        "sweep",
+        help="try many configs, write a report with pictures",
+        description=_SWEEP_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model(sweep)
+    sweep.add_argument("--sample-data", metavar="PATH", help=SAMPLE_HELP)
+    sweep.add_argument(
+        "--test-data", metavar="PATH", help="to compare outputs on, where that should be others"
+    )
+    sweep.add_argument("-o", "--output", metavar="REPORT", help="the .html or .json to write")
+    sweep.add_argument("--configs", metavar="GRID.yaml", help="a list of configs")
+    sweep.add_argument("--method", action="append", choices=_METHODS)
+    sweep.add_argument("--evaluate", metavar="MODULE:FUNCTION", help=EVALUATE_HELP)
+    sweep.add_argument("--weight", metavar="NAME", help="whose pattern to show (default: largest)")
+    sweep.add_argument(
+        "--jobs", type=_count, metavar="N", help="processes (default: one a core; 1 for none)"
+    )
+    sweep.add_argument("--backend", choices=("numpy", "torch"), default="numpy")
+    sweep.add_argument("--function-name", metavar="NAME", help="that the samples are for")
+    sweep.add_argument("--resume", action="store_true", help="go on with a sweep that died")
+    sweep.add_argument("--force", action="store_true", help="replace REPORT where it exists")
+    sweep.set_defaults(run=_sweep, parser=sweep)
+
+
+def _sweep(options: argparse.Namespace) -> str:
+    import os
+
+    from mlpass.study.sweep import sweep
+
+    if options.resume and options.output is None:
+        options.parser.error("--resume: needs the -o of the sweep that died")
+    if options.method and options.sample_data is None:
+        options.parser.error("--method: needs --sample-data")
+    if options.jobs is not None:
+        os.environ["MLPASS_THREADS"] = str(options.jobs)
+    report = sweep(
+        options.model,
+        options.sample_data,
+        options.configs,
+        method=options.method,
+        evaluate=load_function("--evaluate", options.evaluate),
+        test_data=options.test_data,
+        output=options.output,
+        resume=options.resume,
+        force=options.force,
+        backend=options.backend,
+        function_name=options.function_name,
+        weight=options.weight,
+        command=options.command,
+    )
+    written = "" if options.output is None or options.json else f"\n{options.output}: written"
+    return shown(report, options) + written
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more. Got {text!r}.")
+    return int(text)

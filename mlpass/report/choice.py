@@ -1,0 +1,131 @@
+"""What `choose` tried, what each step gave, and what it picked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlpass.report.study import Trial, number_text
+from mlpass.report.table import bytes_text, table
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a chosen model must hold.
+
+    Attributes:
+        nbytes: size of all its files, at most; None where any will do.
+        snr: in dB against the model as it was, at least; likewise.
+        value: of the user's `evaluate`, at least; likewise.
+    """
+
+    nbytes: int | None = None
+    snr: float | None = None
+    value: float | None = None
+
+    def misses(self, trial: Trial) -> list[str]:
+        """Returns what a trial falls short of, as texts; none where it holds."""
+        if trial.nbytes is None:
+            return [f"failed: {trial.failed}"]
+        found = []
+        if self.nbytes is not None and trial.nbytes > self.nbytes:
+            found.append(f"{bytes_text(trial.nbytes)} is more than {bytes_text(self.nbytes)}")
+        found += _below("SNR", trial.snr, self.snr)
+        return found + _below("value", trial.value, self.value)
+
+    def __str__(self) -> str:
+        texts = []
+        if self.nbytes is not None:
+            texts.append(f"at most {bytes_text(self.nbytes)}")
+        if self.snr is not None:
+            texts.append(f"an SNR of at least {self.snr:g} dB")
+        if self.value is not None:
+            texts.append(f"a value of at least {self.value:g}")
+        return " and ".join(texts)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One step of the climb.
+
+    Attributes:
+        rung: "data-free", "sparsegpt", "admm" or "fine-tuning".
+        trial: what it gave.
+        misses: what it falls short of; none where the target holds.
+    """
+
+    rung: str
+    trial: Trial
+    misses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A climb, and where it ended.
+
+    Attributes:
+        model: that was read.
+        bytes_before: size of all its files.
+        target: that was to be met.
+        attempts: in their order.
+        picked: the trial whose model was written; None where none meets the target.
+        output: that model; None likewise.
+        reason: why this one, or why none.
+        notes: what to bear in mind.
+    """
+
+    model: str
+    bytes_before: int
+    target: Target
+    attempts: tuple[Attempt, ...]
+    picked: Trial | None
+    output: str | None
+    reason: str
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything ready for JSON; an infinite SNR as the text "inf"."""
+        return {
+            "model": self.model,
+            "bytes_before": self.bytes_before,
+            "target": vars(self.target),
+            "attempts": [
+                {"rung": a.rung, **a.trial.figures(), "misses": list(a.misses)}
+                for a in self.attempts
+            ],
+            "picked": None if self.picked is None else self.picked.figures(),
+            "output": self.output,
+            "reason": self.reason,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        valued = any(attempt.trial.value is not None for attempt in self.attempts)
+        headers = ["step", "config", "bytes", "ratio", "SNR (dB)", "top-1"]
+        headers += ["value"] if valued else []
+        rows = []
+        for attempt in self.attempts:
+            trial = attempt.trial
+            row = [
+                attempt.rung,
+                trial.label,
+                "-" if trial.nbytes is None else bytes_text(trial.nbytes),
+                number_text(trial.ratio, 2),
+                number_text(trial.snr, 2),
+                number_text(trial.top1, 4),
+            ]
+            row += [number_text(trial.value, 4)] if valued else []
+            rows.append([*row, "; ".join(attempt.misses) or "holds"])
+        tried = table([*headers, "target"], rows)
+        head = f"{self.model}: {bytes_text(self.bytes_before)}; wanted: {self.target}"
+        end = self.reason if self.output is None else f"{self.reason}: {self.output}"
+        command = self.picked.command if self.picked else None
+        notes = [f"the same by: {command}"] if command else []
+        return "\n".join([f"{head}\n\n{tried}\n\n{end}", *notes, *self.notes])
+
+
+def _below(name: str, value: float | None, least: float | None) -> list[str]:
+    """Returns that a figure is below its least, if it is; NaN is."""
+    if least is None or (value is not None and value >= least):
+        return []
+    return [f"{name} {number_text(value, 2)} is below {least:g}"]

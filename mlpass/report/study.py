@@ -1,0 +1,260 @@
+"""What a sweep found: many configs on one model, and what each came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from mlpass.report.comparison import OutputRecord
+from mlpass.report.records import FunctionRecord, LayerRecord, Report
+from mlpass.report.table import bytes_text, table
+
+NEEDS_MACOS = "needs macOS"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A corner of one weight's keep mask, to look at.
+
+    Attributes:
+        name: of the weight.
+        lines: one text a row of the weight matrix, "1" where an element is kept and "0" where it
+            is not.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One config and what it came to.
+
+    Attributes:
+        name: of the config.
+        method: that was used, as text.
+        options: of `mlpass.prune` that were given besides.
+        report: of the run, whose model is not kept; None where it failed.
+        failed: why it did; None where it did not.
+        outputs: how far each output is from that of the model as it was, on the test samples.
+        value: what the user's `evaluate` gave; None without one.
+        weight_bytes: stored bytes of the weights that one inference reads.
+        latency: milliseconds, the median of some runs, by compute unit; None off macOS.
+        layer_errors: each layer's relative output error in the model as it was, in the order of the
+            report's layers; None where it was not measured.
+        pattern: a corner of one weight's keep mask.
+        front: whether no other trial is both as small and as good.
+        command: that prunes the model so; None where no line of options says it.
+    """
+
+    name: str
+    method: str
+    options: Mapping[str, Any]
+    report: Report | None
+    failed: str | None = None
+    outputs: tuple[OutputRecord, ...] = ()
+    value: float | None = None
+    weight_bytes: int | None = None
+    latency: Mapping[str, float] | None = None
+    layer_errors: tuple[float | None, ...] = ()
+    pattern: Pattern | None = None
+    front: bool = False
+    command: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Config and method in one text."""
+        extra = "".join(f", {name}={value}" for name, value in self.options.items())
+        how = "" if self.method == "magnitude" else f", {self.method}"
+        return f"{self.name}{how}{extra}"
+
+    @property
+    def nbytes(self) -> int | None:
+        """Size of all files of the pruned model."""
+        return None if self.report is None else self.report.bytes_after
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times smaller the model became."""
+        if self.report is None or not self.report.bytes_after:
+            return None
+        return self.report.bytes_before / self.report.bytes_after
+
+    @property
+    def sparsity(self) -> float | None:
+        """Zeros over elements, of all weights."""
+        return None if self.report is None else self.report.sparsity
+
+    @property
+    def snr(self) -> float | None:
+        """Signal-to-noise ratio in dB of the worst output; None where no samples were given."""
+        return min((o.snr for o in self.outputs if o.snr is not None), default=None)
+
+    @property
+    def top1(self) -> float | None:
+        """Share of places with the same best class, of the worst output."""
+        return min((o.top1 for o in self.outputs if o.top1 is not None), default=None)
+
+    @property
+    def quality(self) -> float | None:
+        """What is compared with the size: the user's value where there is one, else the SNR."""
+        return self.snr if self.value is None else self.value
+
+    def figures(self) -> dict[str, Any]:
+        """Returns the numbers of one row, ready for JSON."""
+        return {
+            "config": self.name,
+            "method": self.method,
+            "options": dict(self.options),
+            "bytes": self.nbytes,
+            "ratio": self.ratio,
+            "sparsity": self.sparsity,
+            "snr": "inf" if self.snr == math.inf else self.snr,
+            "top1": self.top1,
+            "value": self.value,
+            "weight_bytes": self.weight_bytes,
+            "latency": NEEDS_MACOS if self.latency is None else dict(self.latency),
+            "front": self.front,
+            "failed": self.failed,
+        }
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """A sweep over a model.
+
+    Attributes:
+        model: that was read.
+        bytes_before: size of all its files.
+        weight_bytes_before: stored bytes of the weights that one of its inferences reads.
+        samples: how many test samples there were.
+        value_before: what the user's `evaluate` gave for the model as it was.
+        latency_before: as for a trial.
+        trials: one a config, in the order in which they were given.
+        command: that made this report.
+        seconds: that it took.
+        notes: what could not be measured, and why.
+    """
+
+    model: str
+    bytes_before: int
+    weight_bytes_before: int
+    samples: int
+    value_before: float | None
+    latency_before: Mapping[str, float] | None
+    trials: tuple[Trial, ...]
+    command: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """The trials that no other beats in both size and quality, smallest first."""
+        return tuple(
+            sorted((t for t in self.trials if t.front), key=lambda trial: trial.nbytes or 0)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything ready for JSON; an infinite SNR as the text "inf"."""
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        content["latency_before"] = (
+            NEEDS_MACOS if self.latency_before is None else dict(self.latency_before)
+        )
+        content["trials"] = [
+            {
+                **trial.figures(),
+                "layer_errors": list(trial.layer_errors),
+                "report": None if trial.report is None else trial.report.to_dict(),
+            }
+            for trial in self.trials
+        ]
+        return content
+
+    def __str__(self) -> str:
+        valued = any(trial.value is not None for trial in self.trials)
+        headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", "top-1"]
+        headers += ["value"] if valued else []
+        headers += ["weights read", "latency", "front"]
+        rows = []
+        for trial in self.trials:
+            if trial.failed is not None:
+                rows.append([trial.name, trial.method, f"failed: {trial.failed}"])
+                continue
+            row = [
+                trial.name,
+                " ".join([trial.method, *(f"{k}={v}" for k, v in trial.options.items())]),
+                bytes_text(trial.nbytes or 0),
+                number_text(trial.ratio, 2),
+                number_text(trial.sparsity, 4),
+                number_text(trial.snr, 2),
+                number_text(trial.top1, 4),
+            ]
+            row += [number_text(trial.value, 4)] if valued else []
+            row += [bytes_text(trial.weight_bytes or 0), latency_text(trial.latency)]
+            rows.append([*row, "*" if trial.front else ""])
+        return (
+            f"{table(headers, rows)}\n\n{self.model}: {bytes_text(self.bytes_before)}, "
+            f"{len(self.trials)} configs on {self.samples} samples in {self.seconds:.0f} s; "
+            "* nothing else is both as small and as good"
+            + "".join(f"\n{note}" for note in self.notes)
+        )
+
+
+def with_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Returns the trials with their `front` set: that of size against quality."""
+
+    def beaten(one: Trial) -> bool:
+        return any(_beats(other, one) for other in trials)
+
+    return tuple(
+        replace(trial, front=trial.quality is not None and not beaten(trial)) for trial in trials
+    )
+
+
+def _beats(other: Trial, one: Trial) -> bool:
+    if other.quality is None or other.nbytes is None:
+        return False
+    size, quality = one.nbytes or 0, one.quality or 0.0
+    as_good = other.nbytes <= size and other.quality >= quality
+    return as_good and (other.nbytes < size or other.quality > quality)
+
+
+def number_text(value: float | None, digits: int) -> str:
+    """Returns a number with so many digits after the point, "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def latency_text(latency: Mapping[str, float] | None) -> str:
+    """Returns a latency as people read it, or what it takes to have one."""
+    if latency is None:
+        return NEEDS_MACOS
+    return ", ".join(f"{unit} {milliseconds:.2f} ms" for unit, milliseconds in latency.items())
+
+
+def trial_to_record(trial: Trial) -> dict[str, Any]:
+    """Returns all of a trial as plain dicts and lists, to be kept."""
+    return asdict(trial)
+
+
+def trial_from_record(record: Mapping[str, Any]) -> Trial:
+    """Returns the trial that `trial_to_record` made plain.
+
+    Raises:
+        LookupError, TypeError, ValueError: the record is none.
+    """
+    content = dict(record)
+    if content["report"] is not None:
+        report = dict(content["report"])
+        report["functions"] = tuple(FunctionRecord(**one) for one in report["functions"])
+        report["layers"] = tuple(
+            LayerRecord(**{**one, "shape": tuple(one["shape"])}) for one in report["layers"]
+        )
+        content["report"] = Report(**report)
+    content["outputs"] = tuple(OutputRecord(**one) for one in content["outputs"])
+    content["layer_errors"] = tuple(content["layer_errors"])
+    if content["pattern"] is not None:
+        pattern = content["pattern"]
+        content["pattern"] = Pattern(pattern["name"], tuple(pattern["lines"]))
+    return Trial(**content)

@@ -1,0 +1,1 @@
+"""Studies of a model: many configs compared, layers measured, one config chosen."""

@@ -1,0 +1,187 @@
+"""The smallest or best pruned model that holds a target: found by climbing from cheap to costly."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlpass.errors import ConfigError, close_matches
+from mlpass.program.mlpackage import Package
+from mlpass.report.choice import Choice, Target
+from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
+from mlpass.study.sweep import check_backend, path_of, sendable, write_outputs
+from mlpass.study.trial import FITTED, Evaluate, Setting
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_STEPS = 200
+
+
+def choose(
+    model: Any,
+    output: str | os.PathLike[str],
+    *,
+    sample_data: Any,
+    max_size: str | int | None = None,
+    min_snr: float | None = None,
+    min_accuracy: float | None = None,
+    evaluate: Evaluate | None = None,
+    test_data: Any = None,
+    up_to: str = "fine-tuning",
+    finetune: Finetune | None = None,
+    finetune_steps: int = _STEPS,
+    backend: str = "numpy",
+    function_name: str | None = None,
+    force: bool = False,
+) -> Choice:
+    """Writes a pruned model that holds a target, and returns what was tried and what it gave.
+
+    It climbs from pruning by magnitude to SparseGPT, ADMM and fine-tuning. With a size and a
+    quality it stops at the first step that holds both. With a size alone it goes through all and
+    picks the best outputs, with a quality alone the smallest model. Where no step holds the target,
+    nothing is written, and `picked` is None.
+
+    Args:
+        model: path of an `.mlpackage`, or an `MLModel`.
+        output: path of the `.mlpackage` to write.
+        sample_data: to calibrate on, as for `prune`.
+        max_size: of all files: bytes, a text such as "3.5MB", or a share such as "0.4x".
+        min_snr: in dB, of the worst output, against the model as it is.
+        min_accuracy: what `evaluate` must give at least.
+        evaluate: your own measure: given the path of a package, returns a number, the higher the
+            better.
+        test_data: samples to measure on, where they should be others than `sample_data`.
+        up_to: the last rung to climb: "data-free", "sparsegpt", "admm" or "fine-tuning".
+        finetune: your own training: given the path of a pruned package, that of the one to write,
+            the samples and the path of the model as it is, returns a report. None is
+            `mlpass.finetune` (the torch extra).
+        finetune_steps: batches that it trains on.
+        backend: that models run on, "numpy" or "torch".
+        function_name: of a model with several functions, the one that the samples are for.
+        force: whether to replace an `output` that exists.
+
+    Raises:
+        ConfigError: the target or an option says what cannot be.
+        CalibrationError: the samples do not fit the model.
+        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        UnsupportedOpError: the program has ops without kernels.
+        OutputExistsError: `output` exists and `force` is False.
+        OSError: a file cannot be read or written.
+    """
+    _check(max_size, min_snr, min_accuracy, evaluate, up_to)
+    check_backend(backend)
+    with tempfile.TemporaryDirectory(prefix="mlpass-") as name:
+        folder = Path(name)
+        path, shown = path_of(model, folder)
+        samples = sendable(sample_data)
+        setting = Setting(
+            path,
+            sample_data=samples,
+            test_data=samples if test_data is None else sendable(test_data),
+            evaluate=evaluate,
+            backend=backend,
+            function_name=function_name,
+        )
+        with Package(path) as package:
+            package.check_target(output, force=force)
+            before = package.nbytes
+            setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
+        nbytes = None if max_size is None else parse_size(max_size, before)
+        climb = Climb(setting, Target(nbytes, min_snr, min_accuracy), folder)
+        reason = _go(climb, RUNGS[: RUNGS.index(up_to) + 1], finetune, finetune_steps)
+        fitted = any(attempt.rung != "data-free" for attempt in climb.attempts)
+        best = climb.best
+        if best is not None:
+            with Package(climb.packages[best]) as chosen, chosen.rewrite(output, force=force):
+                pass
+    return Choice(
+        model=shown,
+        bytes_before=before,
+        target=climb.target,
+        attempts=tuple(climb.attempts),
+        picked=None if best is None else climb.attempts[best].trial,
+        output=None if best is None else os.fspath(output),
+        reason=reason,
+        notes=(FITTED,) if setting.fitted and fitted else (),
+    )
+
+
+def parse_size(size: str | int, before: int) -> int:
+    """Returns a size in bytes.
+
+    Args:
+        size: bytes, a text such as "3.5MB", or a share of `before` such as "0.4x".
+        before: bytes of the model as it is.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    found = re.fullmatch(
+        r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", str(size).lower().strip()
+    )
+    if found is None or isinstance(size, bool) or not float(found[1]):
+        raise ConfigError(
+            f'max_size: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
+            f"Got {size!r}."
+        )
+    return int(float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]]))
+
+
+def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_steps: int) -> str:
+    """Climbs, and returns why it ended where it did."""
+    target, sparsity, note = climb.target, None, ""
+    if target.nbytes is not None:
+        sparsity = climb.smallest_sparsity()
+        if sparsity is None:
+            return (
+                f"{target} cannot be met: with every weight that can be pruned zero, the model is "
+                "still larger"
+            )
+    stops = target.nbytes is not None and climb.wants_quality
+    for rung in rungs:
+        if rung != "fine-tuning":
+            climb.try_rung(rung, sparsity)
+        elif train := finetune or built_in_finetune(finetune_steps):
+            climb.train(train)
+        else:
+            note = "; fine-tuning was not tried, it needs mlpass[torch]"
+        if stops and climb.best is not None:
+            return _picked(climb, "the first step that holds both")
+    if climb.best is not None:
+        why = "the smallest that holds it" if climb.wants_quality else "the best of that size"
+        return _picked(climb, why) + note
+    if climb.nearest is None:
+        return f"{target} could not be met: every step failed{note}"
+    nearest = climb.attempts[climb.nearest]
+    return (
+        f"{target} could not be met; nearest came {nearest.trial.label} ({nearest.rung}): "
+        f"{'; '.join(nearest.misses)}{note}"
+    )
+
+
+def _picked(climb: Climb, why: str) -> str:
+    assert climb.best is not None  # the caller looked
+    attempt = climb.attempts[climb.best]
+    return f"picked {attempt.trial.label} ({attempt.rung}), {why}"
+
+
+def _check(
+    max_size: str | int | None,
+    min_snr: float | None,
+    min_accuracy: float | None,
+    evaluate: Evaluate | None,
+    up_to: str,
+) -> None:
+    """Raises ConfigError where the targets are none, or do not go together."""
+    if max_size is None and min_snr is None and min_accuracy is None:
+        raise ConfigError("target: give max_size, min_snr or min_accuracy")
+    if min_accuracy is not None and evaluate is None:
+        raise ConfigError("min_accuracy: needs evaluate, which measures it")
+    if up_to not in RUNGS:
+        raise ConfigError(
+            f"up_to: must be one of {', '.join(RUNGS)}. Got {up_to!r}{close_matches(up_to, RUNGS)}."
+        )

@@ -1,0 +1,237 @@
+"""The rungs of `choose`: what is tried, in which order, and at which sparsity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mlpass.config import Config
+from mlpass.errors import MlpassError
+from mlpass.passes.prune import prune
+from mlpass.report.choice import Attempt, Target
+from mlpass.report.records import Report
+from mlpass.report.study import Trial
+from mlpass.solvers.admm import ADMM
+from mlpass.solvers.problem import Method
+from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.solvers.wanda import Magnitude
+from mlpass.sparsity.modes import Percentile
+from mlpass.study.grid import Candidate
+from mlpass.study.trial import Setting, measure, run_trial
+
+RUNGS = ("data-free", "sparsegpt", "admm", "fine-tuning")
+
+# Given a pruned package, a target, samples and the model as it was, trains what is kept, writes
+# the result to the target and returns its report.
+Finetune = Callable[[str, str, Any, str], Report]
+
+_STEP = 0.05  # of the sparsities that are tried where only the quality is a target
+_FINE = 0.005  # of those where the size is one
+_BUMPS = 4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to prune, at any sparsity.
+
+    Attributes:
+        method: that scores.
+        scope: of the `Percentile`.
+        allocate: how calibrated pruning divides the sparsity among layers.
+    """
+
+    method: Method
+    scope: str = "weight"
+    allocate: str | None = None
+
+    def at(self, sparsity: float) -> Candidate:
+        """Returns the candidate of a sparsity."""
+        mode = Percentile(round(sparsity, 6), scope=self.scope)
+        options = {} if self.allocate is None else {"allocate": self.allocate}
+        return Candidate(str(mode), Config(global_config=mode), self.method, options)
+
+
+_VARIANTS: dict[str, tuple[Variant, ...]] = {
+    "data-free": (Variant(Magnitude()), Variant(Magnitude(), scope="global")),
+    "sparsegpt": (Variant(SparseGPT()), Variant(SparseGPT(), allocate="error")),
+    "admm": (Variant(ADMM()), Variant(ADMM(), allocate="error")),
+}
+
+
+@dataclass
+class Climb:
+    """A climb on its way.
+
+    Attributes:
+        setting: of the trials.
+        target: to be met.
+        folder: for packages.
+        attempts: so far.
+        packages: the pruned package of each attempt.
+        sparsities: the sparsity of each attempt.
+    """
+
+    setting: Setting
+    target: Target
+    folder: Path
+    attempts: list[Attempt] = field(default_factory=list)
+    packages: list[str] = field(default_factory=list)
+    sparsities: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> int | None:
+        """The number of the best attempt that holds the target, None where none does.
+
+        The smallest is best where the quality is a target, the one of the best quality otherwise.
+        """
+        holding = [n for n, attempt in enumerate(self.attempts) if not attempt.misses]
+        return max(holding, key=self._worth, default=None)
+
+    @property
+    def nearest(self) -> int | None:
+        """The number of the attempt that comes nearest to the target: fewest misses, then best."""
+        done = [n for n, attempt in enumerate(self.attempts) if attempt.trial.failed is None]
+        attempts = self.attempts
+        return max(
+            done,
+            key=lambda n: (-len(attempts[n].misses), attempts[n].trial.quality or 0.0),
+            default=None,
+        )
+
+    @property
+    def wants_quality(self) -> bool:
+        """Whether a quality is a target."""
+        return self.target.snr is not None or self.target.value is not None
+
+    def _worth(self, number: int) -> tuple[float, float]:
+        trial = self.attempts[number].trial
+        quality, size = trial.quality or 0.0, -float(trial.nbytes or 0)
+        return (size, quality) if self.wants_quality else (quality, size)
+
+    def smallest_sparsity(self) -> float | None:
+        """Returns the least sparsity at which the size holds, None where none is enough."""
+        assert self.target.nbytes is not None
+        probe = str(self.folder / "probe.mlpackage")
+        low, high = 0, round(1 / _FINE)  # of sparsities; the low one is not enough
+        while low < high:
+            middle = (low + high) // 2
+            report = prune(self.setting.model, probe, Percentile(middle * _FINE), force=True)
+            if report.bytes_after <= self.target.nbytes:
+                high = middle
+            else:
+                low = middle + 1
+        report = prune(self.setting.model, probe, Percentile(min(1.0, low * _FINE)), force=True)
+        return low * _FINE if report.bytes_after <= self.target.nbytes else None
+
+    def try_rung(self, rung: str, sparsity: float | None) -> None:
+        """Tries the variants of a rung; those after the first rung follow what was best before.
+
+        Args:
+            rung: one of `RUNGS` but the last.
+            sparsity: at which the size holds; None where only the quality is a target.
+        """
+        for variant in self._variants(rung):
+            if sparsity is not None:
+                self._fit(rung, variant, sparsity)
+            else:
+                self._push(rung, variant)
+
+    def train(self, finetune: Finetune) -> None:
+        """Trains what the nearest attempts keep, until the target holds.
+
+        Where the size is a target, that is the nearest attempt; else the next two sparsities above
+        the best, the higher one first.
+        """
+        if self.target.nbytes is not None:
+            starts = [self.nearest]
+        else:
+            best = self.best
+            above = self.sparsities[best] if best is not None else 0.0
+            starts = [max(self._at(above + times * _STEP), default=None) for times in (2, 1)]
+        for start in starts:
+            if start is not None and self._train(finetune, start):
+                return
+
+    def _at(self, sparsity: float) -> list[int]:
+        """Returns the calibrated attempts of a sparsity."""
+        return [
+            number
+            for number, attempt in enumerate(self.attempts)
+            if abs(self.sparsities[number] - sparsity) < _STEP / 2 and not attempt.trial.failed
+        ]
+
+    def _train(self, finetune: Finetune, start: int) -> bool:
+        output = str(self.folder / f"{len(self.attempts)}.mlpackage")
+        before = self.attempts[start].trial
+        trial = replace(before, method=f"{before.method} + fine-tuning", report=None, command=None)
+        samples = self.setting.sample_data
+        try:
+            report = finetune(self.packages[start], output, samples, self.setting.model)
+            known = before.report.bytes_before if before.report else report.bytes_before
+            report = replace(report, source=self.setting.model, bytes_before=known)
+            trial = measure(self.setting, trial, report, output)
+        except MlpassError as error:
+            trial = replace(trial, failed=str(error))
+        return self._note("fine-tuning", trial, output, self.sparsities[start])
+
+    def _variants(self, rung: str) -> Iterator[Variant]:
+        variants = _VARIANTS[rung]
+        best = self.nearest if self.best is None else self.best
+        if rung != "admm" or best is None:
+            yield from variants
+        else:  # costly: what divided the sparsity best before does so again
+            allocated = "allocate" in self.attempts[best].trial.options
+            yield variants[allocated]
+
+    def _fit(self, rung: str, variant: Variant, sparsity: float) -> None:
+        """Tries a variant where the size should hold, and a little above where it does not."""
+        for bump in range(_BUMPS):
+            share = min(1.0, sparsity + bump * _FINE)
+            trial = self._try(rung, variant, share)
+            if trial.nbytes is None or trial.nbytes <= (self.target.nbytes or 0):
+                return
+
+    def _push(self, rung: str, variant: Variant) -> None:
+        """Finds, by bisection, the highest sparsity at which a variant still holds the target."""
+        best = self.best
+        low = 0 if best is None else round(self.sparsities[best] / _STEP)
+        high = round(1 / _STEP)
+        step = low + 1 if best is not None else (low + high) // 2
+        while high - low > 1:
+            self._try(rung, variant, step * _STEP)
+            if self.attempts[-1].misses:
+                high = step
+            else:
+                low = step
+            step = (low + high) // 2
+
+    def _try(self, rung: str, variant: Variant, sparsity: float) -> Trial:
+        output = str(self.folder / f"{len(self.attempts)}.mlpackage")
+        trial = run_trial(self.setting, variant.at(sparsity), output)
+        self._note(rung, trial, output, sparsity)
+        return trial
+
+    def _note(self, rung: str, trial: Trial, output: str, sparsity: float) -> bool:
+        """Notes an attempt, and returns whether the target holds."""
+        misses = tuple(self.target.misses(trial))
+        self.attempts.append(Attempt(rung, trial, misses))
+        self.packages.append(output)
+        self.sparsities.append(sparsity)
+        return not misses
+
+
+def built_in_finetune(steps: int) -> Finetune | None:
+    """Returns label-free fine-tuning with the torch extra, None where that is not there."""
+    if find_spec("torch") is None or find_spec("mlpass.finetune") is None:
+        return None
+
+    def finetune(package: str, output: str, samples: Any, dense: str) -> Report:
+        train = import_module("mlpass.finetune").finetune
+        report: Report = train(package, output, None, samples, steps=steps, dense=dense, force=True)
+        return report
+
+    return finetune

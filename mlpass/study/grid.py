@@ -1,0 +1,182 @@
+"""Which configs a study tries: its own grid, a list, or a YAML file.
+
+A grid file is a list, or a mapping with such a list under `configs` and method names under
+`methods`, each config then being tried by each method. An entry holds what a config holds, and may
+name a `method`, options of `mlpass.prune`, and itself::
+
+    - {target_sparsity: 0.5}
+    - {n_m_ratio: [2, 4], method: sparsegpt}
+    - name: careful
+      global_config: {target_sparsity: 0.75}
+      op_type_configs: {linear: null}
+      method: admm
+      allocate: error
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mlpass.config import Config, Sized, as_config
+from mlpass.errors import ConfigError, close_matches
+from mlpass.solvers.admm import ADMM
+from mlpass.solvers.problem import Method
+from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.solvers.wanda import Magnitude, Wanda
+from mlpass.sparsity.modes import NM, Block, Channel, Mode, Percentile
+
+METHODS: dict[str, type[Method]] = {
+    "magnitude": Magnitude,
+    "wanda": Wanda,
+    "sparsegpt": SparseGPT,
+    "admm": ADMM,
+}
+# What an entry may say besides its config; all of them are arguments of `mlpass.prune`.
+_OPTIONS = ("quantize", "palettize", "allocate", "max_nbytes", "propagate", "fallback")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to prune a model.
+
+    Attributes:
+        name: as reports show it.
+        config: which mode each weight gets.
+        method: that scores, and may update what is kept.
+        options: further arguments of `mlpass.prune`.
+    """
+
+    name: str
+    config: Config
+    method: Method = field(default_factory=Magnitude)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def data_free(self) -> bool:
+        """Whether it prunes without samples."""
+        return self.method == Magnitude() and not self.options
+
+    @property
+    def method_name(self) -> str:
+        """The method as text."""
+        refitted = " + refit" if getattr(self.method, "refit", False) else ""
+        return type(self.method).__name__.lower() + refitted
+
+
+def default_grid() -> list[Mode]:
+    """Returns twenty modes that show what each kind of pattern does to a model."""
+    return [
+        *(Percentile(share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)),
+        *(Percentile(share, scope="global") for share in (0.25, 0.5, 0.75)),
+        *(Percentile(share, scope="row") for share in (0.5, 0.75)),
+        *(NM(zeros, 4) for zeros in (1, 2, 3)),
+        *(Block(share, block_size=4) for share in (0.5, 0.75)),
+        *(Channel(share) for share in (0.1, 0.25)),
+    ]
+
+
+def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
+    """Returns the candidates that a user's grid describes.
+
+    Args:
+        configs: a sequence of configs in any form, of mappings as in a grid file, or of
+            candidates; or the path of a grid file; None is `default_grid()`.
+        method: by which to try each that names none itself: a method, its name, or several.
+
+    Raises:
+        ConfigError: one of them says what cannot be, there are none, or two are the same.
+        OSError: the file cannot be read.
+    """
+    where = "configs"
+    if isinstance(configs, str | os.PathLike):
+        where = os.fspath(configs)
+        configs, named = _read(configs)
+        method = named if method is None else method
+    entries = default_grid() if configs is None else configs
+    if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
+        raise ConfigError(
+            f"{where}: must be a list of configs, or the path of a YAML file with one. "
+            f"Got {type(entries).__name__}."
+        )
+    several = isinstance(method, Sequence) and not isinstance(method, str)
+    methods = [method_of(one) for one in (method if several else [method])]
+    found = []
+    for number, entry in enumerate(entries):
+        try:
+            found += _candidates(entry, number, methods)
+        except ConfigError as error:
+            raise ConfigError(f"{where}[{number}]: {error}") from None
+    if not found:
+        raise ConfigError(f"{where}: there is not one config to try")
+    keys = Counter((one.name, one.method_name, repr(one.options)) for one in found)
+    (name, by, _), count = keys.most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{where}: {name!r} by {by} is there {count} times; name them apart")
+    return found
+
+
+def method_of(method: object) -> Method:
+    """Returns a method given as one, by its name, or as None, which is by magnitude.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if method is None:
+        return Magnitude()
+    if isinstance(method, Method):
+        return method
+    if not isinstance(method, str) or method.lower() not in METHODS:
+        raise ConfigError(
+            f"method: must be one of {', '.join(METHODS)}. "
+            f"Got {method!r}{close_matches(str(method), METHODS)}."
+        )
+    return METHODS[method.lower()]()
+
+
+def _candidates(entry: Any, number: int, methods: Sequence[Method]) -> list[Candidate]:
+    """Returns the candidates of one entry: by its own method, or by each of `methods`."""
+    if isinstance(entry, Candidate):
+        return [entry]
+    name, options = None, {}
+    if isinstance(entry, Mapping):
+        entry = dict(entry)
+        name = entry.pop("name", None)
+        if "method" in entry:
+            methods = [method_of(entry.pop("method"))]
+        options = {key: entry.pop(key) for key in _OPTIONS if key in entry}
+        if set(entry) == {"config"}:
+            entry = entry["config"]
+    config = as_config(entry)
+    name = str(name or _name(config, number))
+    return [Candidate(name, config, method, options) for method in methods]
+
+
+def _name(config: Config, number: int) -> str:
+    """Returns a config as text: its mode where there is but one."""
+    setting = config.global_config
+    mode = setting.mode if isinstance(setting, Sized) else setting
+    plain = config == replace(Config(), global_config=mode) and mode is not None
+    return str(mode) if plain else f"config {number + 1}"
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+    """Returns the configs and methods of a grid file."""
+    import yaml
+
+    with open(path, encoding="utf-8") as file:
+        try:
+            content = yaml.safe_load(file)
+        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
+    if isinstance(content, Mapping) and set(content) <= {"configs", "methods"}:
+        return content.get("configs", []), content.get("methods")
+    if not isinstance(content, list):
+        raise ConfigError(
+            f"{os.fspath(path)}: must hold a list of configs, or a mapping with configs and methods"
+        )
+    return content, None

@@ -1,0 +1,96 @@
+"""The finished trials of a sweep: one file each, so that a sweep that died can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlpass import __version__
+from mlpass.errors import CalibrationError
+from mlpass.passes.journal import digest_of
+from mlpass.passes.samples import load_samples
+from mlpass.report.study import Trial, trial_from_record, trial_to_record
+from mlpass.study.grid import Candidate
+from mlpass.study.trial import Setting
+
+
+class TrialJournal:
+    """The finished trials in a folder, each under a digest of all that it depends on.
+
+    A trial of another model, other samples or another config has another digest: it is not found,
+    and stays where it is until the sweep is done.
+    """
+
+    def __init__(
+        self, folder: Path, files: Sequence[Path], setting: Setting, *, resume: bool
+    ) -> None:
+        """Opens the journal of a sweep.
+
+        Args:
+            folder: where it is kept.
+            files: of the model.
+            setting: of the trials.
+            resume: whether to keep what is there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._folder = folder
+        self._common = _digest(files, setting)
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+
+    def get(self, candidate: Candidate) -> Trial | None:
+        """Returns a finished trial, None where it is not.
+
+        Raises:
+            CalibrationError: its file is broken.
+        """
+        path = self._path(candidate)
+        if not path.is_file():
+            return None
+        try:
+            return trial_from_record(json.loads(path.read_text()))
+        except (LookupError, TypeError, ValueError) as error:
+            raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
+
+    def add(self, candidate: Candidate, trial: Trial) -> None:
+        """Notes a finished trial.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self._path(candidate)
+        beside = path.with_suffix(".part")
+        beside.write_text(json.dumps(trial_to_record(trial)))
+        os.replace(beside, path)
+
+    def close(self) -> None:
+        """Deletes it: the sweep is done."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, candidate: Candidate) -> Path:
+        text = repr((self._common, candidate)).encode()
+        return self._folder / f"{hashlib.sha256(text).hexdigest()}.json"
+
+
+def _digest(files: Sequence[Path], setting: Setting) -> str:
+    """Returns a digest of the model, the samples, and how they are measured."""
+    samples: list[Any] = []
+    for data in (setting.sample_data, setting.test_data):
+        samples += [{}] if data is None else load_samples(data)
+    how = setting.evaluate
+    settings = {
+        "mlpass": __version__,
+        "backend": setting.backend,
+        "function_name": setting.function_name,
+        "weight": setting.weight,
+        "evaluate": how and (how.__module__, getattr(how, "__qualname__", repr(how))),
+    }
+    return digest_of(files, settings, samples)

@@ -1,0 +1,92 @@
+"""How each layer bears pruning: its error at each sparsity, in the model as it is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from mlpass.config import DEFAULT_WEIGHT_THRESHOLD, Config
+from mlpass.errors import ConfigError, NotApplicable
+from mlpass.passes.allocation import layer_curve
+from mlpass.passes.plan import Step, plan
+from mlpass.passes.samples import load_samples
+from mlpass.passes.site_grams import Observed
+from mlpass.program.mlpackage import Package
+from mlpass.program.sites import Site, find_sites
+from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
+from mlpass.runtime.replay import MEMORY_BUDGET
+from mlpass.solvers.allocate import Curve
+from mlpass.sparsity.modes import Percentile
+from mlpass.study.grid import method_of
+from mlpass.study.layers import observe
+from mlpass.study.sweep import check_backend, path_of
+from mlpass.study.trial import Setting
+
+_SPARSITIES = (0.0, 0.25, 0.5, 0.75, 0.9)
+
+
+def sensitivity(
+    model: Any,
+    sample_data: Any,
+    sparsities: Sequence[float] = _SPARSITIES,
+    method: Any = "sparsegpt",
+    *,
+    weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD,
+    backend: str = "numpy",
+    function_name: str | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> SensitivityReport:
+    """Returns, for each layer by itself, its relative output error at each sparsity.
+
+    The same curves divide a sparsity among layers in `mlpass.prune(..., allocate="error")`.
+
+    Args:
+        model: path of an `.mlpackage`, or an `MLModel`.
+        sample_data: as for `prune`.
+        sparsities: 0 to 1, each once.
+        method: a method or its name.
+        weight_threshold: weights of so many elements or fewer are skipped; as in a `Config`.
+        backend: that the model runs on, "numpy" or "torch".
+        function_name: of a model with several functions, the one that the samples are for.
+        memory_budget: bytes of activations that may stay in memory.
+
+    Raises:
+        ConfigError: an option says what cannot be.
+        CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
+        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        UnsupportedOpError: the program has ops without kernels.
+        OSError: a file cannot be read.
+    """
+    shares = sorted(sparsities)
+    if not shares or len(set(shares)) < len(shares):
+        raise ConfigError(f"sparsities: must be numbers, each once. Got {list(sparsities)!r}.")
+    config = Config(global_config=Percentile(shares[-1]), weight_threshold=weight_threshold)
+    check_backend(backend)
+    solver, samples = method_of(method), load_samples(sample_data)
+    found: dict[Site, Curve | str] = {}
+
+    def measure(step: Step, observed: Observed) -> None:
+        try:
+            found[step.site] = layer_curve(step.site, observed, shares, solver)
+        except NotApplicable as reason:
+            found[step.site] = observed.refusal or str(reason)
+
+    with tempfile.TemporaryDirectory(prefix="mlpass-") as folder:
+        path, name = path_of(model, Path(folder))
+        setting = Setting(path, backend=backend, function_name=function_name)
+        with Package(path) as package:
+            steps = plan(find_sites(package.programs), config)
+            observe(package, steps, samples, setting, measure, memory_budget)
+    layers = tuple(_record(step, found.get(step.site, "no sample reaches it")) for step in steps)
+    shown = type(solver).__name__.lower()
+    return SensitivityReport(name, shown, len(samples), tuple(shares), layers)
+
+
+def _record(step: Step, found: Curve | str) -> LayerSensitivity:
+    name, size = step.site.name, prod(step.site.shape)
+    if step.skipped is not None or isinstance(found, str):
+        return LayerSensitivity(name, size, (), (), step.skipped or str(found))
+    return LayerSensitivity(name, size, tuple(found.errors), tuple(found.nbytes or ()))

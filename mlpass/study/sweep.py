@@ -1,0 +1,274 @@
+"""Many configs on one model: what each does to its size, its outputs and its speed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mlpass.errors import (
+    CalibrationError,
+    ConfigError,
+    InputError,
+    OutputExistsError,
+    close_matches,
+)
+from mlpass.passes.journal import journal_path
+from mlpass.passes.samples import load_samples
+from mlpass.program.mlmodel import open_package
+from mlpass.program.mlpackage import Package
+from mlpass.program.sites import find_sites
+from mlpass.report.html import check_target, write_report
+from mlpass.report.study import SweepReport, Trial, with_front
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.study.grid import Candidate, make_candidates
+from mlpass.study.journal import TrialJournal
+from mlpass.study.latency import can_measure, measure_latency
+from mlpass.study.layers import measure_layers
+from mlpass.study.reference import write_reference
+from mlpass.study.trial import FITTED, Evaluate, Setting, run_trial, weight_bytes
+from mlpass.study.workers import open_executor, run_all
+
+
+def sweep(
+    model: Any,
+    sample_data: Any = None,
+    configs: Any = None,
+    *,
+    method: Any = None,
+    evaluate: Evaluate | None = None,
+    test_data: Any = None,
+    executor: Executor | None = None,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    backend: str = "numpy",
+    function_name: str | None = None,
+    weight: str | None = None,
+    command: str | None = None,
+) -> SweepReport:
+    """Tries many configs on a model and returns what each came to.
+
+    Each config's result is that of `mlpass.prune` and `mlpass.compare` with the same arguments.
+    What they share is done once: the outputs of the model as it is, and what its layers meet.
+
+    Args:
+        model: path of an `.mlpackage`, or an `MLModel`.
+        sample_data: as for `prune`. Outputs are compared on it, and methods with data calibrate on
+            it. Without it there are sizes alone.
+        configs: a sequence of configs, or the path of a YAML file with one; None for twenty that
+            need no data.
+        method: by which to try each, a method, its name, or several; None is by magnitude.
+        evaluate: your own measure of a model: given the path of a package, returns a number, the
+            higher the better. It then takes the SNR's place in the front.
+        test_data: samples to compare outputs on, where they should be others than `sample_data`.
+        executor: that runs the trials, such as that of a `dask.distributed` client; it must see the
+            same files. None is processes on this machine where there are cores for several, and
+            this process where `evaluate` cannot be sent to another.
+        output: a report to write: `.html` for one to look at (the report extra), `.json`.
+        resume: whether to go on with what a sweep to the same `output` that died had finished.
+        force: whether to replace an `output` that exists.
+        backend: that models run on, "numpy" or "torch".
+        function_name: of a model with several functions, the one that the samples are for.
+        weight: whose pattern the report shows; None is the largest.
+        command: that the report says made it.
+
+    Raises:
+        ConfigError: a config or an option says what cannot be.
+        CalibrationError: the samples do not fit the model.
+        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        UnsupportedOpError: samples are given, and the program has ops without kernels.
+        BackendError: an HTML report is asked for without the report extra.
+        ExecutionError: a worker process died.
+        OutputExistsError: `output` exists and `force` is False.
+        OSError: a file cannot be read or written.
+    """
+    began = time.perf_counter()
+    candidates = make_candidates(configs, method)
+    _check(candidates, sample_data, backend, output, resume, force)
+    with ExitStack() as closing:
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="mlpass-")))
+        path, name = path_of(model, folder)
+        package = closing.enter_context(Package(path))
+        samples = sendable(sample_data)
+        tested = samples if test_data is None else sendable(test_data)
+        setting = Setting(
+            model=path,
+            sample_data=samples,
+            test_data=tested,
+            evaluate=evaluate,
+            backend=backend,
+            function_name=function_name,
+            weight=weight,
+        )
+        _check_weight(package, weight)
+        journal = None
+        if output is not None:
+            journal = TrialJournal(journal_path(output), package.files, setting, resume=resume)
+        if tested is not None:
+            setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
+        trials, notes = _run(setting, candidates, executor, journal, folder)
+        report = SweepReport(
+            model=name,
+            bytes_before=package.nbytes,
+            weight_bytes_before=weight_bytes(package, function_name),
+            samples=0 if tested is None else len(load_samples(tested)),
+            value_before=None if evaluate is None else float(evaluate(path)),
+            latency_before=_latency(setting, path) if can_measure() else None,
+            trials=with_front(trials),
+            command=command or f"mlpass.sweep({name!r}, ...)",
+            seconds=time.perf_counter() - began,
+            notes=tuple(notes),
+        )
+    if output is not None:
+        write_report(report, Path(output))
+    if journal is not None:
+        journal.close()
+    return report
+
+
+def _run(
+    setting: Setting,
+    candidates: Sequence[Candidate],
+    executor: Executor | None,
+    journal: TrialJournal | None,
+    folder: Path,
+) -> tuple[list[Trial], list[str]]:
+    """Returns a trial for each candidate, in their order, and what could not be measured."""
+    trials: dict[int, Trial] = {}
+    timed = can_measure()
+    for number, candidate in enumerate(candidates):
+        known = journal.get(candidate) if journal else None
+        if known is not None and (known.latency is not None or not timed):
+            trials[number] = known
+    left = [number for number in range(len(candidates)) if number not in trials]
+    packages = {number: str(folder / f"{number}.mlpackage") for number in left if timed}
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+        (run_trial, (setting, candidates[number], packages.get(number))) for number in left
+    ]
+    free = [number for number, candidate in enumerate(candidates) if candidate.data_free]
+    measured = setting.test_data is not None and free
+    if measured:
+        calls.insert(0, (measure_layers, (setting, [candidates[number] for number in free])))
+    errors, note = [], None
+    bar = tqdm(total=len(calls), desc="sweeping", unit="job", disable=None)
+    with open_executor(executor, len(calls), setting) as workers, bar:
+        for place, result in run_all(workers, calls):
+            bar.update()
+            if measured and place == 0:
+                errors, note = result
+                continue
+            number = left[place - bool(measured)]
+            trials[number] = result
+            if journal:
+                journal.add(candidates[number], result)
+    for number, package in packages.items():  # one after another, with nothing beside them
+        if trials[number].failed is None:
+            trials[number] = replace(trials[number], latency=_latency(setting, package))
+            if journal:
+                journal.add(candidates[number], trials[number])
+    for number, layer_errors in zip(free, errors, strict=False):
+        if trials[number].failed is None:
+            trials[number] = replace(trials[number], layer_errors=layer_errors)
+    notes = [note] if note else []
+    if setting.fitted and len(free) < len(candidates):
+        notes.append(FITTED)
+    return [trials[number] for number in range(len(candidates))], notes
+
+
+def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
+    """Writes the outputs of the model as it is, and returns the folder that they are in.
+
+    Raises:
+        CalibrationError: a sample does not fit the model.
+    """
+    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    place = folder / "reference"
+    place.mkdir()
+    try:
+        write_reference(interpreter, load_samples(setting.test_data), place)
+    except InputError as error:
+        raise CalibrationError(f"sample_data: {error}") from None
+    return place
+
+
+def _latency(setting: Setting, path: str) -> dict[str, float] | None:
+    """Returns a package's latency on the first sample; None without samples."""
+    if setting.test_data is None:
+        return None
+    sample = load_samples(setting.test_data)[0]
+    return measure_latency(path, sample, function_name=setting.function_name)
+
+
+def path_of(model: Any, folder: Path) -> tuple[str, str]:
+    """Returns the absolute path of a model, and its name as it was given.
+
+    An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`.
+
+    Raises:
+        ModelFormatError: it is neither, or not one with an ML Program.
+    """
+    if isinstance(model, str | os.PathLike):
+        return os.path.abspath(model), os.fspath(model)
+    path = folder / "model.mlpackage"
+    with open_package(model) as package, package.rewrite(path):
+        return str(path), str(package.path)
+
+
+def sendable(data: Any) -> Any:
+    """Returns sample data in a form that another process can be given: a path, or a list.
+
+    Raises:
+        CalibrationError: it is of no form that `load_samples` takes.
+    """
+    if data is None:
+        return None
+    samples = load_samples(data)
+    return os.path.abspath(data) if isinstance(data, str | os.PathLike) else list(samples)
+
+
+def check_backend(backend: str) -> None:
+    """Raises ConfigError where a study cannot run models on a backend."""
+    if backend not in ("numpy", "torch"):
+        raise ConfigError(f"backend: must be 'numpy' or 'torch'. Got {backend!r}.")
+
+
+def _check(
+    candidates: Sequence[Candidate],
+    sample_data: Any,
+    backend: str,
+    output: str | os.PathLike[str] | None,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Raises what is wrong with the arguments of a sweep, before anything is run."""
+    check_backend(backend)
+    needing = [candidate for candidate in candidates if not candidate.data_free]
+    if sample_data is None and needing:
+        raise ConfigError(
+            f"sample_data: {needing[0].name!r} by {needing[0].method_name} needs samples"
+        )
+    if output is None:
+        if resume:
+            raise ConfigError("resume: needs the output that the sweep which died was to write")
+        return
+    path = Path(output)
+    check_target(path)
+    if os.path.lexists(path) and not force:
+        raise OutputExistsError(f"{path} exists: name another file, or force it")
+
+
+def _check_weight(package: Package, weight: str | None) -> None:
+    names = [site.name for site in find_sites(package.programs)]
+    if weight is not None and weight not in names:
+        raise ConfigError(
+            f"weight: the model has none of that name: {weight!r}{close_matches(weight, names)}"
+        )

@@ -1,0 +1,188 @@
+"""One trial: a model pruned one way, and measured. It can be sent to another process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import MlpassError, NotApplicable
+from mlpass.parallel import one_blas_thread
+from mlpass.passes.compare import predict_once, tally_outputs
+from mlpass.passes.inspect import stored_bytes, weight_of
+from mlpass.passes.plan import layout_of_site
+from mlpass.passes.prune import prune
+from mlpass.passes.samples import load_samples
+from mlpass.program.mlpackage import Package
+from mlpass.program.sites import Site, find_sites
+from mlpass.report.comparison import OutputRecord
+from mlpass.report.records import Report
+from mlpass.report.study import Pattern, Trial
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.sources import open_source
+from mlpass.study.commands import prune_command
+from mlpass.study.grid import Candidate
+from mlpass.study.reference import read_reference
+
+Evaluate = Callable[[str], float]
+
+_CORNER = 64  # rows and columns of a pattern's picture
+
+FITTED = (
+    "outputs were compared on the samples that methods were calibrated on, which flatters those; "
+    "give test_data for a fair comparison"
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials of a study have in common.
+
+    Attributes:
+        model: path of the package.
+        sample_data: to calibrate on, in any form that `load_samples` takes; None without.
+        test_data: to compare outputs on, likewise.
+        reference: the folder with the outputs of the model as it was on `test_data`.
+        evaluate: the user's own measure of the package at a path; higher is better.
+        backend: what runs the model.
+        function_name: of a model with several.
+        weight: whose pattern to picture; the largest where None.
+    """
+
+    model: str
+    sample_data: Any = None
+    test_data: Any = None
+    reference: str | None = None
+    evaluate: Evaluate | None = None
+    backend: str = "numpy"
+    function_name: str | None = None
+    weight: str | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether outputs are compared on the very samples that methods are calibrated on."""
+        return self.sample_data is not None and self.test_data is self.sample_data
+
+
+def run_trial(setting: Setting, candidate: Candidate, output: str | None = None) -> Trial:
+    """Returns what one candidate came to; where it cannot be pruned so, the reason.
+
+    Args:
+        setting: of the study.
+        candidate: how to prune.
+        output: where to write the pruned package; None for a temporary place.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="mlpass-") as folder:
+            trial = run_trial(setting, candidate, str(Path(folder, "pruned.mlpackage")))
+        report = trial.report and replace(trial.report, output=None)  # it is gone
+        return replace(trial, report=report)
+    command = prune_command(setting.model, candidate)
+    trial = Trial(
+        candidate.name, candidate.method_name, dict(candidate.options), None, command=command
+    )
+    try:
+        report = prune_candidate(setting, candidate, output)
+        return measure(setting, trial, report, output)
+    except MlpassError as error:
+        return replace(trial, failed=str(error))
+
+
+def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Report:
+    """Prunes the model as the candidate says, and returns the report.
+
+    Raises:
+        MlpassError: as `prune`.
+        OSError: a file cannot be read or written.
+    """
+    options: dict[str, Any] = dict(candidate.options)
+    if not candidate.data_free:
+        options["sample_data"] = setting.sample_data
+        options["backend"] = setting.backend
+        options["function_name"] = setting.function_name
+    return prune(
+        setting.model, output, candidate.config, method=candidate.method, force=True, **options
+    )
+
+
+def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
+    """Returns a trial with all that can be measured of the package that it wrote.
+
+    Raises:
+        MlpassError: the package cannot be run.
+        OSError: a file cannot be read.
+    """
+    with Package(path) as package:
+        outputs = _compare(setting, package)
+        read = weight_bytes(package, setting.function_name)
+        pattern = _pattern(find_sites(package.programs), setting.weight)
+    return replace(
+        trial,
+        report=report,
+        outputs=outputs,
+        value=None if setting.evaluate is None else float(setting.evaluate(path)),
+        weight_bytes=read,
+        layer_errors=tuple(layer.error for layer in report.layers),
+        pattern=pattern,
+    )
+
+
+def weight_bytes(package: Package, function_name: str | None = None) -> int:
+    """Returns the stored bytes of the weights that one inference reads.
+
+    Each counts once for every op that reads it, in a loop too. A table that rows are gathered from
+    does not count: few of its rows are read.
+
+    Raises:
+        ConfigError: there is no such function.
+        UnsupportedOpError: a part of a pipeline is no ML Program.
+    """
+    parts = open_source(package, function_name).parts
+    ops = {op for _, function in parts for op in function.block.walk()}
+    return sum(
+        stored_bytes(site) * sum(u.op in ops and u.op.type != "gather" for u in site.uses)
+        for site in find_sites(package.programs)
+    )
+
+
+def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
+    if setting.reference is None:
+        return ()
+    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    names = [feature.name for feature in interpreter.outputs]
+    samples = load_samples(setting.test_data)
+    # BLAS on one thread gives the same bits in every process, whatever its number of cores.
+    with one_blas_thread():
+        made = (predict_once(interpreter, sample) for sample in samples)
+        return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
+
+
+def _pattern(sites: list[Site], name: str | None) -> Pattern | None:
+    """Returns the first rows and columns of a weight's keep mask; of the largest by default."""
+    named = [site for site in sites if site.name == name or name is None]
+    if not named:
+        return None
+    site = max(named, key=lambda one: prod(one.shape))
+    corner = _matrix(site)[:_CORNER, :_CORNER] != 0
+    return Pattern(site.name, tuple("".join("01"[int(bit)] for bit in row) for row in corner))
+
+
+def _matrix(site: Site) -> NDArray[Any]:
+    """Returns a weight as its rows and columns, all groups below each other."""
+    weight = weight_of(site)
+    try:
+        split = layout_of_site(site).split(weight)
+    except NotApplicable:
+        return np.atleast_2d(weight.reshape((*weight.shape[:1], -1)))
+    groups, rows, channels, positions = split.shape
+    # Channel by channel at one kernel position, as n:m and block patterns run.
+    return split.swapaxes(2, 3).reshape(groups * rows, positions * channels)

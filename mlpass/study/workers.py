@@ -1,0 +1,102 @@
+"""Where trials run: on any executor; by default in processes, where that pays."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from mlpass.errors import ConfigError, ExecutionError
+from mlpass.parallel import thread_count
+
+Result = TypeVar("Result")
+
+_WORTH = 4  # jobs from which on starting processes costs less than it saves
+_UNGUARDED = "in a script, put the call under `if __name__ == '__main__':`, or pass an executor"
+
+
+@contextmanager
+def open_executor(executor: Executor | None, jobs: int, task: Any) -> Iterator[Executor | None]:
+    """Yields the user's executor; or one of processes; or None, where jobs run here, one by one.
+
+    Args:
+        executor: the user's own; it stays open.
+        jobs: how many there are.
+        task: what they need; where it cannot be sent to another process, they run here.
+
+    Raises:
+        ExecutionError: this is a worker process that has not begun yet.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ExecutionError(
+            f"this process is a worker that has just begun: {_UNGUARDED}"
+        )  # a worker that imports the script that started it
+    if executor is not None:
+        yield executor
+        return
+    cores = thread_count()
+    workers = min(cores, jobs)
+    if workers < 2 or jobs < _WORTH or not _can_be_sent(task):
+        yield None
+        return
+    # Not forked: threads of BLAS and of our own pool would not be there in the child.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _share_cores, (max(1, cores // workers),)) as pool:
+        yield pool
+
+
+def run_all(
+    executor: Executor | None, calls: Sequence[tuple[Callable[..., Result], tuple[Any, ...]]]
+) -> Iterator[tuple[int, Result]]:
+    """Yields each call's number and result, as they come.
+
+    Args:
+        executor: that runs them; None for this process, one by one.
+        calls: functions with their arguments.
+
+    Raises:
+        ExecutionError: the worker processes died.
+        ConfigError: a call cannot be sent to the executor.
+    """
+    if executor is None:
+        yield from ((number, function(*given)) for number, (function, given) in enumerate(calls))
+        return
+    futures: dict[Future[Result], int] = {}
+    try:
+        for number, (function, arguments) in enumerate(calls):
+            futures[executor.submit(function, *arguments)] = number
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenExecutor as error:
+        raise ExecutionError(f"a worker process died ({error}); {_UNGUARDED}") from error
+    except (pickle.PicklingError, AttributeError) as error:
+        if "pickle" not in str(error).lower():
+            raise
+        raise ConfigError(
+            f"executor: a trial cannot be sent to it; evaluate must be a function of a module that "
+            f"the workers can import: {error}"
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _can_be_sent(task: Any) -> bool:
+    """Returns whether another process can be given what the trials need."""
+    evaluate = getattr(task, "evaluate", None)
+    if getattr(evaluate, "__module__", None) == "__main__":
+        return False  # a worker would have to import the script, or has no way to, in a notebook
+    try:
+        pickle.dumps(task)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
+
+
+def _share_cores(threads: int) -> None:
+    """Holds a worker process to its share of the cores."""
+    os.environ["MLPASS_THREADS"] = str(threads)

@@ -1,0 +1,194 @@
+"""The page: whole, alone, safe, and readable by what reads pages."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from mlpass import BackendError, ConfigError
+from mlpass.report import html
+from mlpass.report.html import check_target, to_html, write_report
+from mlpass.report.records import Report
+from mlpass.report.study import Pattern, Trial
+from tests.report.test_study import LAYER, sweep, trial
+
+EVIL = "<script>alert(1)</script>&\"'$x^2$"
+VOID = {"meta", "input", "img", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """A page's elements, and whether all that begin end."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append((self.open[-1] if self.open else "", data))
+
+    def all(self, tag, **wanted):
+        return [
+            a
+            for t, a in self.elements
+            if t == tag and all(a.get(key) == value for key, value in wanted.items())
+        ]
+
+
+@pytest.fixture(autouse=True)
+def _extra():
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+
+
+def report(**fields):
+    trials = [trial(f"c{n}", nbytes=100 * n, snr=5.0 * n) for n in range(1, 8)]
+    failed = Trial("x", "admm", {}, None, failed="why not")
+    return sweep(*trials, failed, **fields)
+
+
+def test_a_page_is_whole_and_needs_nothing_beside_itself():
+    page = Page(to_html(report()))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            address = attributes.get(name)
+            assert address is None or address.startswith(("#", "data:image/png;base64,")), tag
+    assert not page.all("link") and not page.all("iframe")
+    styles = "".join(text for tag, text in page.text if tag == "style")
+    assert "url(http" not in styles and "@import" not in styles
+    assert page.all("meta", name="viewport")
+    assert page.all("html", lang="en")
+    assert "prefers-color-scheme: dark" in styles
+
+
+def test_every_link_leads_somewhere_and_names_are_unique():
+    page = Page(to_html(report()))
+    names = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(names) == len(set(names))
+    for _, attributes in page.elements:
+        for key in ("href", "xlink:href", "for", "aria-controls", "aria-describedby"):
+            target = attributes.get(key, "")
+            if key.startswith(("for", "aria")) and target:
+                assert target in names
+            elif target.startswith("#"):
+                assert target[1:] in names
+    points = {a["xlink:href"] for a in page.all("a") if "xlink:href" in a}
+    assert points == {f"#trial-{n}" for n in range(7)}
+
+
+def test_every_config_is_a_row_and_its_pattern_a_picture():
+    page = Page(to_html(report()))
+    assert len([a for a in page.all("tr") if a.get("id", "").startswith("trial-")]) == 8
+    pictures = page.all("img")
+    assert len(pictures) == 7
+    assert all(picture["alt"].startswith("Which elements c") for picture in pictures)
+    assert len(page.all("svg")) == 3
+    everything = "".join(text for _, text in page.text)
+    assert "admm failed: why not" in everything
+    assert "needs macOS" in everything
+    assert "mlpass sweep" in everything
+
+
+def test_headers_are_buttons():
+    page = Page(to_html(report()))
+    assert len(page.all("button", type="button")) == len(page.all("th", scope="col")) > 9
+    assert len(page.all("input", type="search")) == 1
+
+
+def test_names_of_a_model_are_text_and_nothing_else():
+    layer = replace(LAYER, name=EVIL, skipped=EVIL)
+    reported = Report(EVIL, None, 1000, 400, (), (layer,))
+    evil = replace(
+        trial(EVIL),
+        report=reported,
+        method=EVIL,
+        options={EVIL: EVIL},
+        pattern=Pattern(EVIL, ("10",)),
+        command=EVIL,
+    )
+    text = to_html(replace(sweep(evil, command=EVIL, notes=(EVIL,)), model=EVIL))
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert(1)") > 8
+
+
+def test_the_same_report_is_the_same_page():
+    assert to_html(report()) == to_html(report())
+
+
+def test_values_of_evaluate_have_their_column_and_axis():
+    valued = sweep(
+        *(trial(f"c{n}", nbytes=100 * n, value=0.1 * n) for n in (1, 2)), value_before=0.9
+    )
+    text = to_html(valued)
+    assert "value of evaluate" in text
+    assert "0.9000" in text
+    assert "value of evaluate" not in to_html(report())
+
+
+def test_what_is_not_known_has_no_figure():
+    bare = [replace(trial(f"c{n}", snr=None), layer_errors=(), pattern=None) for n in (1, 2)]
+    page = Page(to_html(sweep(*bare)))
+    assert len(page.all("svg")) == 1  # sizes by layer
+    assert not page.all("img")
+    failed = Page(to_html(sweep(Trial("x", "admm", {}, None, failed="why"))))
+    assert not failed.all("svg")
+    infinite = Page(to_html(sweep(trial("c", snr=math.inf))))
+    assert infinite.all("td", **{"data-value": "Infinity"})
+
+
+def test_the_knee_is_the_corner_of_the_front():
+    from mlpass.report.figures import knee, spread
+
+    points = [(100, 1.0), (200, 18.0), (300, 19.0), (400, 20.0)]
+    trials = [trial(f"c{n}", nbytes=n, snr=snr) for n, snr in points]
+    assert knee(sweep(*trials)).name == "c200"
+    below = [trial("bad", nbytes=50, snr=-30.0), trial("worse", nbytes=40, snr=-60.0)]
+    assert knee(sweep(*trials, *below)).name == "c200"
+    assert knee(sweep(trials[0])).name == "c100"
+    assert knee(sweep(Trial("x", "admm", {}, None, failed="why"))) is None
+    assert [t.name for t in spread(trials, 3)] == ["c100", "c300", "c400"]
+    assert spread(trials, 9) == trials
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    write_report(report(), path)
+    assert path.read_text() == to_html(report())
+    write_report(report(), tmp_path / "report.json")
+    assert len(json.loads((tmp_path / "report.json").read_text())["trials"]) == 8
+
+    def fail(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(html.os, "replace", fail)
+    with pytest.raises(OSError, match="no room"):
+        write_report(report(), path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_names_and_extras_are_looked_at_first(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"output: a report's name must end in .html or .json"):
+        write_report(report(), tmp_path / "report.txt")
+    monkeypatch.setattr(html, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match="an HTML report needs jinja2 and matplotlib: pip inst"):
+        check_target(tmp_path / "report.html")
+    check_target(tmp_path / "report.json")

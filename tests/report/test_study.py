@@ -1,0 +1,101 @@
+"""Records of a sweep: kept, read back, shown."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from mlpass.report.choice import Target
+from mlpass.report.comparison import OutputRecord
+from mlpass.report.records import FunctionRecord, LayerRecord, Report
+from mlpass.report.study import (
+    Pattern,
+    SweepReport,
+    Trial,
+    trial_from_record,
+    trial_to_record,
+    with_front,
+)
+
+LAYER = LayerRecord(
+    "w", "linear", "weight", (4, 8), "fp16", "NM(2:4)", "magnitude", 16, 0.5, "sparse", 64, 36
+)
+
+
+def trial(name="NM(2:4)", nbytes=400, snr=20.0, **fields):
+    report = Report("in", None, 1000, nbytes, (FunctionRecord("", "f", 17, {"relu": 1}),), (LAYER,))
+    outputs = (OutputRecord("y", snr, 0.1, 0.01, 0.75), OutputRecord("z", None, None, None, 1.0))
+    pattern = Pattern("w", ("1010", "0101"))
+    given = {"outputs": outputs, "weight_bytes": 36, "layer_errors": (0.25,), "pattern": pattern}
+    return Trial(name, "magnitude", {}, report, **{**given, **fields})
+
+
+def sweep(*trials, **fields):
+    given = {"command": "mlpass sweep", "seconds": 2.0, "value_before": None, **fields}
+    return SweepReport(
+        model="in.mlpackage",
+        bytes_before=1000,
+        weight_bytes_before=64,
+        samples=3,
+        latency_before=None,
+        trials=with_front(trials),
+        **given,
+    )
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        trial(),
+        trial(snr=math.inf),
+        trial(snr=None),
+        trial(latency={"CPU_ONLY": 2.0}, value=0.5),
+        Trial("x", "admm", {"allocate": "error"}, None, failed="why"),
+    ],
+)
+def test_a_kept_trial_is_the_same(one):
+    assert trial_from_record(json.loads(json.dumps(trial_to_record(one)))) == one
+
+
+def test_a_trial_is_judged_by_its_worst_output():
+    other = OutputRecord("z", 3.0, 0.1, 0.0, None)
+    assert trial(outputs=(*trial().outputs, other)).snr == 3.0
+    assert trial().snr == 20.0
+    assert trial().top1 == 0.75
+    assert trial().ratio == 2.5
+    assert trial(value=0.5).quality == 0.5
+    failed = Trial("x", "admm", {}, None, failed="why")
+    assert failed.snr is failed.top1 is failed.quality is None
+
+
+def test_ties_are_both_in_front():
+    a, b, c = trial("a"), trial("b"), trial("c", snr=19.0)
+    d, e = trial("d", nbytes=300, snr=5.0), trial("e", nbytes=500, snr=None)
+    assert [t.name for t in with_front([a, b, c, d, e]) if t.front] == ["a", "b", "d"]
+
+
+def test_json_and_table():
+    report = sweep(trial(), trial("b", snr=math.inf), Trial("x", "admm", {}, None, failed="why"))
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert content["trials"][1]["snr"] == "inf"
+    assert content["trials"][0]["report"]["layers"][0]["name"] == "w"
+    assert content["trials"][2]["report"] is None
+    text = str(report)
+    assert "failed: why" in text
+    assert text.splitlines()[-1].startswith("in.mlpackage: 1.0 kB, 3 configs on 3 samples in 2 s")
+    assert sum(line.rstrip().endswith("*") for line in text.splitlines()) == 1
+
+
+def test_what_a_target_misses():
+    target = Target(nbytes=300, snr=25.0, value=0.7)
+    assert str(target) == ("at most 300 B and an SNR of at least 25 dB and a value of at least 0.7")
+    assert target.misses(trial(value=0.7)) == [
+        "400 B is more than 300 B",
+        "SNR 20.00 is below 25",
+    ]
+    assert target.misses(trial(nbytes=300, snr=25.0, value=math.nan)) == ["value nan is below 0.7"]
+    assert target.misses(trial(nbytes=300, snr=25.0)) == ["value - is below 0.7"]
+    assert target.misses(Trial("x", "admm", {}, None, failed="why")) == ["failed: why"]
+    assert Target(snr=10.0).misses(trial()) == []

@@ -1,0 +1,173 @@
+"""Choosing: the target holds in the model that is written, or nothing is and the reason is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import mlpass
+from mlpass import ConfigError, OutputExistsError
+from mlpass.program.mlpackage import package_nbytes
+from mlpass.study.choose import parse_size
+
+
+def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    choice = mlpass.choose(model, out, sample_data=samples, max_size="0.5x", up_to="sparsegpt")
+    assert package_nbytes(out) == choice.picked.nbytes <= 0.5 * choice.bytes_before
+    best = max(attempt.trial.snr for attempt in choice.attempts if not attempt.misses)
+    assert choice.picked.snr == best
+    (record,) = mlpass.compare(model, out, samples).outputs
+    assert record.snr == pytest.approx(best)
+    assert {attempt.rung for attempt in choice.attempts} == {"data-free", "sparsegpt"}
+    # Not smaller than it has to be: one step less sparse is above the size.
+    data_free = choice.attempts[0].trial.report
+    sparsity = float(choice.attempts[0].trial.name.removeprefix("Percentile(").rstrip(")"))
+    less = mlpass.prune(model, tmp_path / "l.mlpackage", mlpass.Percentile(sparsity - 0.005))
+    assert less.bytes_after > 0.5 * choice.bytes_before >= data_free.bytes_after
+
+
+def test_a_quality_is_held_by_the_smallest(model, samples, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    choice = mlpass.choose(model, out, sample_data=samples, min_snr=20, up_to="data-free")
+    holding = [attempt.trial for attempt in choice.attempts if not attempt.misses]
+    assert choice.picked.nbytes == package_nbytes(out) == min(trial.nbytes for trial in holding)
+    assert mlpass.compare(model, out, samples).outputs[0].snr >= 20
+    assert all(attempt.trial.snr < 20 for attempt in choice.attempts if attempt.misses)
+    assert "the smallest that holds it" in choice.reason
+
+
+def test_a_size_and_a_quality_stop_at_the_first_step_that_holds_both(model, samples, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    options = {"sample_data": samples, "max_size": "0.8x", "min_snr": 12, "force": True}
+    choice = mlpass.choose(model, out, **options)
+    assert {attempt.rung for attempt in choice.attempts} == {"data-free"}
+    assert "the first step that holds both" in choice.reason
+    assert "holds" in str(choice)
+    assert str(out) in str(choice)
+    assert "mlpass prune" in str(choice)
+    content = json.loads(json.dumps(choice.to_dict()))
+    assert content["picked"]["bytes"] == package_nbytes(out)
+
+
+def test_what_cannot_be_is_said_and_nothing_is_written(model, samples, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    options = {"sample_data": samples, "max_size": "0.3x", "min_snr": 60, "up_to": "admm"}
+    choice = mlpass.choose(model, out, **options)
+    assert choice.picked is choice.output is None
+    assert not out.exists()
+    assert [attempt.rung for attempt in choice.attempts][-1] == "admm"
+    assert "could not be met; nearest came" in choice.reason
+    assert "is below 60" in choice.reason
+    assert choice.to_dict()["picked"] is None
+    none = mlpass.choose(model, out, sample_data=samples, max_size="0.01x")
+    assert "cannot be met: with every weight that can be pruned zero" in none.reason
+    assert none.attempts == ()
+    assert none.notes == ()
+    assert "compared on the samples that methods were calibrated on" in str(choice)
+
+
+def test_training_is_the_last_step_and_judged_by_the_users_own_measure(model, samples, tmp_path):
+    trained = []
+
+    def finetune(package, output, given, dense):
+        trained.append(output)
+        assert (given, dense) == (samples, model)
+        shutil.copytree(package, output)
+        return mlpass.inspect(output)
+
+    choice = mlpass.choose(
+        model,
+        tmp_path / "out.mlpackage",
+        sample_data=samples,
+        max_size="0.6x",
+        min_accuracy=0.9,
+        evaluate=lambda path: 1.0 if path in trained else 0.5,
+        finetune=finetune,
+    )
+    assert [attempt.rung for attempt in choice.attempts][-1] == "fine-tuning"
+    assert len(trained) == 1
+    assert choice.picked == choice.attempts[-1].trial
+    assert choice.picked.value == 1.0
+    assert choice.picked.method.endswith(" + fine-tuning")
+    assert choice.picked.report.bytes_before == choice.bytes_before
+    assert choice.attempts[0].misses == ("value 0.50 is below 0.9",)
+
+
+def test_with_a_quality_alone_training_reaches_for_the_next_sparsities(model, samples, tmp_path):
+    starts = []
+
+    def finetune(package, output, given, dense):
+        starts.append(mlpass.inspect(package).sparsity)
+        return mlpass.prune(dense, output, mlpass.Percentile(0.9), force=True)
+
+    choice = mlpass.choose(
+        model, tmp_path / "out.mlpackage", sample_data=samples, min_snr=25, finetune=finetune
+    )
+    assert [attempt.rung for attempt in choice.attempts].count("fine-tuning") == len(starts) >= 1
+    assert min(starts) > choice.picked.sparsity
+    assert starts == sorted(starts, reverse=True)
+
+
+def test_training_that_fails_is_a_step_that_failed(model, samples, tmp_path):
+    def finetune(*_):
+        raise mlpass.ExecutionError("the loss is no longer finite")
+
+    options = {"sample_data": samples, "max_size": "0.3x", "min_snr": 60, "finetune": finetune}
+    choice = mlpass.choose(model, tmp_path / "out.mlpackage", **options)
+    assert choice.attempts[-1].misses == ("failed: the loss is no longer finite",)
+    assert choice.picked is None
+
+
+def test_fine_tuning_that_is_not_there_is_said(model, samples, tmp_path, monkeypatch):
+    from mlpass.study import choose as module
+
+    monkeypatch.setattr(module, "built_in_finetune", lambda steps: None)
+    choice = mlpass.choose(
+        model, tmp_path / "out.mlpackage", sample_data=samples, max_size="0.3x", min_snr=60
+    )
+    assert "fine-tuning was not tried, it needs mlpass[torch]" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("size", "nbytes"),
+    [
+        ("0.4x", 400),
+        (3000, 3000),
+        ("3000", 3000),
+        ("3.5kB", 3500),
+        ("2 MB", 2_000_000),
+        (".5X", 500),
+        ("1gb", 10**9),
+        ("12 b", 12),
+    ],
+)
+def test_sizes(size, nbytes):
+    assert parse_size(size, 1000) == nbytes
+
+
+@pytest.mark.parametrize("size", ["", "x", "-3", "0", "half", "3 PB", True, "1e3"])
+def test_sizes_that_are_none(size):
+    with pytest.raises(ConfigError, match=r"max_size: must be bytes, a text such as"):
+        parse_size(size, 1000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "target: give max_size, min_snr or min_accuracy"),
+        ({"min_accuracy": 0.7}, "min_accuracy: needs evaluate, which measures it"),
+        ({"min_snr": 3, "up_to": "sparsgpt"}, "up_to: must be one of data-free.*did you mean 'sp"),
+        ({"min_snr": 3, "backend": "coreml"}, "backend: must be 'numpy' or 'torch'"),
+    ],
+)
+def test_targets_that_are_none(model, samples, tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        mlpass.choose(model, tmp_path / "out.mlpackage", sample_data=samples, **arguments)
+
+
+def test_an_output_that_exists(model, samples):
+    with pytest.raises(OutputExistsError, match="exists: name another target, or force it"):
+        mlpass.choose(model, model, sample_data=samples, min_snr=3)

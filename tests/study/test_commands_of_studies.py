@@ -1,0 +1,87 @@
+"""`mlpass sweep` and `mlpass choose`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import mlpass
+from mlpass.cli import main
+
+MEASURE = "tests/study/measures.py:share_of_nonzeros"
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def test_sweep_prints_a_table_and_writes_its_figures(model, stacked, tmp_path, capsys):
+    grid, out = tmp_path / "grid.yaml", tmp_path / "report.json"
+    grid.write_text("- {n_m_ratio: [2, 4]}\n- {target_sparsity: 0.5, method: wanda}\n")
+    command = ["sweep", model, "--sample-data", str(stacked), "--configs", str(grid)]
+    assert main([*command, "-o", str(out), "--evaluate", MEASURE]) == 0
+    shown = capsys.readouterr().out
+    assert "NM(2:4)" in shown and "wanda" in shown and f"{out}: written" in shown
+    content = json.loads(out.read_text())
+    assert content["command"].startswith(f"mlpass sweep {model} --sample-data")
+    assert [trial["method"] for trial in content["trials"]] == ["magnitude", "wanda"]
+    assert content["trials"][0]["value"] == pytest.approx(1 - content["trials"][0]["sparsity"])
+    assert main([*command, "-o", str(out)]) == 1
+    assert "exists: name another file, or force it (--force)" in capsys.readouterr().err
+    assert main([*command, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["trials"]) == 2
+
+
+def test_choose_prints_its_climb(model, stacked, tmp_path, capsys):
+    out = tmp_path / "out.mlpackage"
+    command = ["choose", model, "--sample-data", str(stacked), "-o", str(out)]
+    assert main([*command, "--max-size", "0.6x", "--up-to", "data-free"]) == 0
+    assert "the best of that size" in capsys.readouterr().out
+    assert mlpass.inspect(out).sparsity > 0.4
+    hopeless = ["--max-size", "0.3x", "--min-snr", "70", "--up-to", "data-free", "--force"]
+    assert main([*command, *hopeless]) == 1
+    shown = capsys.readouterr()
+    assert "is below 70" in shown.out
+    assert shown.err.startswith("mlpass: error: ")
+    assert "could not be met" in shown.err
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "m", "--resume"], "--resume: needs the -o of the sweep that died"),
+        (["sweep", "m", "--method", "admm"], "--method: needs --sample-data"),
+        (["sweep", "m", "--jobs", "0"], "must be 1 or more. Got '0'."),
+        (["choose", "m", "--sample-data", "s", "-o", "o"], "say what it must be: --max-size"),
+        (
+            ["choose", "m", "--sample-data", "s", "-o", "o", "--min-accuracy", "1"],
+            "--min-accuracy: needs --evaluate",
+        ),
+    ],
+)
+def test_wrong_usage(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("measures", "--evaluate: must be MODULE:FUNCTION or FILE.py:FUNCTION. Got 'measures'."),
+        ("no_such_module:f", "--evaluate: no_such_module:f: No module named 'no_such_module'"),
+        ("tests.study.measures:nothing", "has no attribute 'nothing'"),
+        ("tests.study.measures:not_a_function", "not_a_function is no function"),
+    ],
+)
+def test_measures_that_are_none(model, place, message, capsys):
+    assert main(["sweep", model, "--evaluate", place]) == 1
+    assert message in capsys.readouterr().err

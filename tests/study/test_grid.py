@@ -1,0 +1,88 @@
+"""The grid: what can be tried, and how it is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlpass import ADMM, NM, Block, Config, ConfigError, Magnitude, Percentile, SparseGPT, Wanda
+from mlpass.study.grid import Candidate, default_grid, make_candidates, method_of
+
+
+def test_the_default_grid_is_twenty_configs_without_data():
+    found = make_candidates()
+    assert len(found) == len({candidate.name for candidate in found}) == 20
+    assert all(candidate.data_free for candidate in found)
+    assert [candidate.config.global_config for candidate in found] == default_grid()
+
+
+def test_every_form_of_config():
+    named = {"name": "careful", "config": Config(Block(0.5, block_size=4)), "method": "admm"}
+    own = Candidate("mine", Config(Percentile(0.1)))
+    found = make_candidates(
+        [Percentile(0.5), {"n_m_ratio": [2, 4], "quantize": "int4"}, named, own],
+        SparseGPT(),
+    )
+    assert [(c.name, c.method_name) for c in found] == [
+        ("Percentile(0.5)", "sparsegpt"),
+        ("NM(2:4)", "sparsegpt"),
+        ("careful", "admm"),
+        ("mine", "magnitude"),
+    ]
+    assert found[1].options == {"quantize": "int4"}
+    assert found[1].config.global_config == NM(2, 4)
+    assert [candidate.data_free for candidate in found] == [False, False, False, True]
+
+
+def test_a_config_that_is_no_single_mode_is_called_by_its_number():
+    several = {"global_config": {"target_sparsity": 0.5}, "op_type_configs": {"conv": None}}
+    (found,) = make_candidates([several])
+    assert found.name == "config 1"
+
+
+def test_each_config_by_each_method():
+    found = make_candidates([Percentile(0.5), Percentile(0.7)], ["magnitude", Wanda(refit=True)])
+    assert [(c.name, c.method_name) for c in found] == [
+        ("Percentile(0.5)", "magnitude"),
+        ("Percentile(0.5)", "wanda + refit"),
+        ("Percentile(0.7)", "magnitude"),
+        ("Percentile(0.7)", "wanda + refit"),
+    ]
+
+
+def test_grid_files(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("- {target_sparsity: 0.5}\n- {n_m_ratio: [2, 4], method: admm}\n")
+    assert [candidate.method for candidate in make_candidates(path)] == [Magnitude(), ADMM()]
+    path.write_text("methods: [wanda, sparsegpt]\nconfigs:\n- {target_sparsity: 0.5}\n")
+    assert [candidate.method for candidate in make_candidates(path)] == [Wanda(), SparseGPT()]
+    assert [candidate.method for candidate in make_candidates(path, "admm")] == [ADMM()]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("global_config: {}", "must hold a list of configs, or a mapping with configs and methods"),
+        ("3", "must hold a list of configs"),
+        ("[: :", "is not YAML"),
+        ("[]", "there is not one config to try"),
+        ("configs: 3", "must be a list of configs, or the path of a YAML file with one. Got int"),
+        ("- {target_sparsity: 2}", r"\[0\]: config: target_sparsity: must be a number in \[0, 1\]"),
+    ],
+)
+def test_files_that_are_no_grid(tmp_path, text, message):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        make_candidates(path)
+
+
+def test_the_same_twice():
+    with pytest.raises(ConfigError, match=r"'NM\(2:4\)' by magnitude is there 2 times; name them"):
+        make_candidates([NM(2, 4), NM(2, 4)])
+
+
+def test_methods_that_are_none():
+    with pytest.raises(ConfigError, match="Got 'sparsgpt', did you mean 'sparsegpt'"):
+        method_of("sparsgpt")
+    with pytest.raises(ConfigError, match="method: must be one of magnitude, wanda, sparsegpt"):
+        make_candidates([NM(2, 4)], 3)
