@@ -14,6 +14,7 @@ from mlpass.solvers.products import Float, mirror, pairs
 _ROWS = 4096  # that one product takes in at most: enough to be fast
 _HELD = 1 << 24  # elements that may be held back for it
 _LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
+_FAINT = 1e-26  # of which a millionth is still a normal fp32
 
 
 class GramSum:
@@ -85,11 +86,12 @@ class GramSum:
         self._held = 0
 
     def _widen(self, rows: NDArray[Any]) -> None:
-        """Goes over to fp64 where the squares of large activations would overflow fp32."""
+        """Goes over to fp64 where squares would overflow fp32, or lose their digits at its end."""
         exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
         with np.errstate(over="ignore"):
             self._power += np.einsum("gsc,gsc->gc", exact, exact)
-        if self._sum.dtype == np.float32 and self._power.max(initial=0) > _LIMIT:
+        largest = self._power.max(initial=0)
+        if self._sum.dtype == np.float32 and (largest > _LIMIT or 0 < largest < _FAINT):
             self._sum, self._rows = self._sum.astype(np.float64), self._rows.astype(np.float64)
 
     def _flush(self) -> None:

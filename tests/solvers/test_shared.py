@@ -203,3 +203,11 @@ def test_a_sum_does_not_depend_on_its_portions(columns, groups):
 def test_a_sum_of_nothing_is_an_error():
     with pytest.raises(CalibrationError, match="sample_data: a layer got no inputs"):
         GramSum().total()
+
+
+def test_the_gram_of_faint_inputs_keeps_its_digits():
+    rows = np.random.default_rng(0).standard_normal((40, 12)).astype(np.float32)
+    total = GramSum()
+    total.add(rows * np.float32(1e-20))
+    exact = rows.astype(np.float64)
+    np.testing.assert_allclose(total.total()[0] / 1e-40, exact.T @ exact, rtol=1e-5, atol=1e-5)
