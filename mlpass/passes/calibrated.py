@@ -65,13 +65,6 @@ def prune_calibrated(
     for option in ("quantize", "palettize"):
         if getattr(calibration, option) is not None:
             check_opset([step.site for step in steps], option)
-    interpreter = Interpreter(
-        model,
-        backend=calibration.backend,
-        device=calibration.device,
-        function_name=calibration.function_name,
-    )
-    assert interpreter.backend is not None  # Core ML itself is refused before
 
     def run(decide: Decide, known: Callable[[Site], bool]) -> None:
         interpreter = Interpreter(

@@ -127,10 +127,10 @@ def prune(
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
         with package.rewrite(output, force=force) as rewriter:
+            steps = rank_globally(steps)
             if calibration is None:
-                layers = prune_data_free(rank_globally(steps), rewriter)
+                layers = prune_data_free(steps, rewriter)
             else:
-                steps = rank_globally(steps)
                 with _journal(package, output, config, calibration, resume) as journal:
                     layers = prune_calibrated(package, steps, calibration, rewriter, journal)
         bytes_after = package_nbytes(Path(output))

@@ -40,7 +40,7 @@ def load_samples(source: Any) -> Sequence[Sample]:
         )
     if not len(samples):
         raise CalibrationError("sample_data: there is not one sample in it")
-    for sample in samples[:1]:
+    for sample in () if isinstance(samples, _Sequence) else samples:
         if not isinstance(sample, Mapping):
             raise CalibrationError(
                 "sample_data: a sample must map input names to arrays. "

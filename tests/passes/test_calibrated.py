@@ -549,6 +549,12 @@ def test_options_that_do_not_go_together(mlp, tmp_path, options, message):
         mlpass.prune(mlp, tmp_path / "o.mlpackage", Percentile(0.5), **options)
 
 
+def test_every_sample_must_be_a_mapping(mlp, tmp_path):
+    data = [*samples(1), samples(1)[0]["x"]]
+    with pytest.raises(CalibrationError, match="must map input names to arrays. Got ndarray"):
+        mlpass.prune(mlp, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=data)
+
+
 def test_an_allocation_needs_one_percentile(mlp, tmp_path):
     with pytest.raises(ConfigError, match="'owl' divides one target_sparsity"):
         mlpass.prune(
