@@ -80,6 +80,17 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> list
     return list(_pool(threads).map(function, items))
 
 
+def begin(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Returns what waits for `function()`, which runs beside its caller from now on.
+
+    Within a job, and where there is one core, it runs when it is waited for.
+    """
+    threads = thread_count()
+    if threads == 1 or getattr(_here, "worker", False):
+        return function
+    return _pool(threads).submit(function).result
+
+
 class _BlasLimit:
     """Who holds BLAS to one thread, and how many threads it had before."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from mlpass.parallel import map_items, map_slabs, one_blas_thread, thread_count
+from mlpass.parallel import begin, map_items, map_slabs, one_blas_thread, thread_count
 
 
 def blas_threads():
@@ -56,3 +56,25 @@ def test_blas_gets_its_threads_back_from_the_last_who_held_it():
         with pytest.raises(KeyError), one_blas_thread():
             raise KeyError
         assert blas_threads() == before
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_what_was_begun_is_waited_for_and_its_error_is_the_callers(threads, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", threads)
+    assert begin(lambda: 6 * 7)() == 42
+    with pytest.raises(ZeroDivisionError):
+        begin(lambda: 1 // 0)()
+
+
+def test_what_is_begun_runs_beside_its_caller_unless_that_is_a_job(monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    started = threading.Event()
+    waits = begin(started.set)
+    assert started.wait(timeout=60)  # though nobody waited yet
+    waits()
+
+    def within(_):
+        place = begin(threading.current_thread)
+        return place() is threading.current_thread()
+
+    assert map_items(within, range(4)) == [True] * 4

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, NotApplicable
+from mlpass.parallel import map_items, thread_count
 from mlpass.passes.allocation import allocate
 from mlpass.passes.calibration import Calibration
 from mlpass.passes.data_free import Editor, carry_out
@@ -24,7 +25,7 @@ from mlpass.passes.inspect import untouched_record, weight_of
 from mlpass.passes.joint import check_opset
 from mlpass.passes.journal import Journal
 from mlpass.passes.plan import Step, keep_by_cut, layout_of_site, magnitude
-from mlpass.passes.site_grams import Decide, Observed, SiteGrams
+from mlpass.passes.site_grams import Decide, Observed, SiteGrams, looking
 from mlpass.program.sites import Site
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.interpreter import Interpreter
@@ -66,29 +67,60 @@ def prune_calibrated(
         if getattr(calibration, option) is not None:
             check_opset([step.site for step in steps], option)
 
-    def run(decide: Decide, known: Callable[[Site], bool]) -> None:
-        interpreter = Interpreter(
-            model,
-            backend=calibration.backend,
-            device=calibration.device,
-            function_name=calibration.function_name,
-        )
-        assert interpreter.backend is not None  # Calibration refuses Core ML itself
-        plans = [part.plan for part in interpreter.parts]
-        grams = SiteGrams(steps, plans, interpreter.backend, decide, known)
-        samples = calibration.sample_data
-        replay(interpreter, samples, grams, memory_budget=calibration.memory_budget)
-
-    def observe(measure: Callable[[Step, Observed], None]) -> None:
-        run(measure, known=frozenset().__contains__)
+    def observe(look: Callable[[Step, Observed], None]) -> None:
+        observe_dense(model, steps, calibration, look)
 
     steps = allocate(steps, calibration, observe)
     journal.number(step.site for step in steps)
     with _Pruning(steps, calibration, editor, journal) as pruning:
-        run(pruning.decide, known=journal.__contains__)
+        if calibration.dense_grams and calibration.propagate == "dense":
+            calibration.dense_grams.show(steps, pruning.decide_one)
+        else:
+            _run(model, steps, calibration, pruning.decide, known=journal.__contains__)
     return [
         pruning.records.get(step.site) or _unreached(step, calibration, editor) for step in steps
     ]
+
+
+def observe_dense(
+    model: Any,
+    steps: Sequence[Step],
+    calibration: Calibration,
+    look: Callable[[Step, Observed], None],
+) -> None:
+    """Shows what the sites of a plan meet in the model as it is; arguments as `prune_calibrated`.
+
+    Raises:
+        CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
+        UnsupportedOpError: ops without kernels, all named at once.
+        ExecutionError: an op failed.
+        OSError: the disk is full.
+    """
+    if calibration.dense_grams:
+        calibration.dense_grams.show(steps, look)
+    else:
+        _run(model, steps, calibration, looking(look), known=frozenset().__contains__)
+
+
+def _run(
+    model: Any,
+    steps: Sequence[Step],
+    calibration: Calibration,
+    decide: Decide,
+    known: Callable[[Site], bool],
+) -> None:
+    """Replays the samples."""
+    interpreter = Interpreter(
+        model,
+        backend=calibration.backend,
+        device=calibration.device,
+        function_name=calibration.function_name,
+    )
+    assert interpreter.backend is not None  # Calibration refuses Core ML itself
+    plans = [part.plan for part in interpreter.parts]
+    grams = SiteGrams(steps, plans, interpreter.backend, decide, known)
+    samples = calibration.sample_data
+    replay(interpreter, samples, grams, memory_budget=calibration.memory_budget)
 
 
 def _unreached(step: Step, calibration: Calibration, editor: Editor) -> LayerRecord:
@@ -98,6 +130,15 @@ def _unreached(step: Step, calibration: Calibration, editor: Editor) -> LayerRec
     if calibration.fallback == "skip":
         return untouched_record(step.site, "no sample reaches it")
     return carry_out(step, editor)
+
+
+class _Solved(NamedTuple):
+    """What a site comes to: solved for on how many samples and input rows, and encoded."""
+
+    solution: Solution
+    samples: int
+    tokens: int
+    encoded: Encoded
 
 
 class _Pruning:
@@ -123,21 +164,37 @@ class _Pruning:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def decide(self, step: Step, observed: Observed) -> NDArray[Any] | None:
-        """Solves for a site, has it written, and returns the weight to go on with."""
-        site = step.site
+    def decide(self, sites: Sequence[tuple[Step, Observed]]) -> list[NDArray[Any] | None]:
+        """Solves for sites, has them written, and returns the weights to go on with."""
+        if len(sites) < thread_count():  # then each is solved for on all cores
+            return [self._write(step, self._solved(step, observed)) for step, observed in sites]
+        solved = map_items(lambda site: self._solved(*site), sites)
+        return [self._write(step, found) for (step, _), found in zip(sites, solved, strict=True)]
+
+    def decide_one(self, step: Step, observed: Observed) -> None:
+        """Solves for a site, and has it written."""
+        self.decide([(step, observed)])
+
+    def _solved(self, step: Step, observed: Observed) -> _Solved | NotApplicable:
+        """Returns what a site comes to, or why to nothing."""
         try:
-            known = self._journal.get(site)
+            known = self._journal.get(step.site)
             if known is None:
                 known = self._solve(step, observed), observed.samples, observed.tokens
-                self._journal.add(site, *known)
-            solution, samples, tokens = known
-            encoded = _encoded(site, solution)
+                self._journal.add(step.site, *known)
+            return _Solved(*known, _encoded(step.site, known[0]))
         except NotApplicable as reason:
+            return reason
+
+    def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[Any] | None:
+        """Has a site written, and returns the weight to go on with; None for the old one."""
+        site = step.site
+        if isinstance(found, NotApplicable):
             if self._calibration.fallback == "skip":
-                self.records[site] = untouched_record(site, str(reason))
+                self.records[site] = untouched_record(site, str(found))
                 self._bar.update()
             return None
+        solution, encoded = found.solution, found.encoded
         for old, new in encoded.replacements:
             self._editor.replace(old, new)
         self.records[site] = replace(
@@ -151,8 +208,8 @@ class _Pruning:
             error=solution.error,
             error_before=solution.error_before,
             dampening=solution.dampening,
-            samples=samples,
-            tokens=tokens,
+            samples=found.samples,
+            tokens=found.tokens,
         )
         self._bar.set_postfix_str(f"{site.name}: error {solution.error:.2g}")
         self._bar.update()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlpass.errors import ConfigError
+from mlpass.passes.gram_folder import GramFolder
 from mlpass.passes.samples import load_samples
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.solvers.palettize import Palettization
@@ -37,6 +38,7 @@ class Calibration:
         backend: that the program runs on, "numpy" or "torch".
         device: torch's.
         function_name: of a model with several functions, the one that the samples are for.
+        dense_grams: what layers meet in the model as it is, where that was gathered before.
     """
 
     method: Method
@@ -51,6 +53,13 @@ class Calibration:
     backend: str = "numpy"
     device: str | None = None
     function_name: str | None = None
+    dense_grams: GramFolder | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that the result depends on, by name; samples left out."""
+        others = ("sample_data", "memory_budget", "dense_grams")
+        return {name: value for name, value in vars(self).items() if name not in others}
 
     def __post_init__(self) -> None:
         _check_choice("allocate", self.allocate, _ALLOCATIONS)

@@ -122,7 +122,42 @@ def prune(
             "output: name the package to write, prune(source, output, config); "
             "or call prune_weights(mlmodel, config), which returns an MLModel"
         )
-    config = as_config(config)
+    return prune_package(
+        source,
+        output,
+        as_config(config),
+        calibration,
+        joint_compression=joint_compression,
+        force=force,
+        resume=resume,
+    )
+
+
+def prune_package(
+    source: Any,
+    output: str | os.PathLike[str],
+    config: Config,
+    calibration: Calibration | None = None,
+    *,
+    joint_compression: bool = False,
+    force: bool = False,
+    resume: bool = False,
+) -> Report:
+    """Prunes a package or an `MLModel` to a new package, and returns what was done.
+
+    Args:
+        source: as for `prune`, and so are the others.
+        output: the package to write.
+        config: which mode each weight gets.
+        calibration: how weights are solved for on samples; None where they are not.
+        joint_compression: whether to prune compressed weights.
+        force: whether to replace an `output` that exists.
+        resume: whether to go on with what a run that died had finished.
+
+    Raises:
+        MlpassError: as `prune`.
+        OSError: a file cannot be read or written.
+    """
     with open_package(source) as package:
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
@@ -200,7 +235,6 @@ def _journal(
     resume: bool,
 ) -> Journal:
     """Returns the journal of a calibrated run."""
-    settings = {"config": config, **vars(calibration)}
-    del settings["sample_data"], settings["memory_budget"]
+    settings = {"config": config, **calibration.settings}
     digest = digest_of(package.files, settings, calibration.sample_data)
     return Journal(journal_path(output), digest, resume=resume)

@@ -42,15 +42,26 @@ class Observed:
     tokens: int
 
 
-# Given a step and what was observed, returns the weight to go on with; None for the old one.
-Decide = Callable[[Step, Observed], NDArray[Any] | None]
+# Given steps and what was observed of each, returns the weight to go on with, None for the old one.
+Decide = Callable[[Sequence[tuple[Step, Observed]]], Sequence[NDArray[Any] | None]]
+
+
+def looking(look: Callable[[Step, Observed], None]) -> Decide:
+    """Returns what shows each site to `look`, and decides to go on with the old weights."""
+
+    def decide(sites: Sequence[tuple[Step, Observed]]) -> list[None]:
+        for step, observed in sites:
+            look(step, observed)
+        return [None] * len(sites)
+
+    return decide
 
 
 class SiteGrams:
     """A visitor of replays who gathers each site's Gram, and has it decided as soon as it is whole.
 
-    Readings of one activation share one Gram. A site that several ops read is decided at the last
-    of them, on the sum of what all met.
+    Readings of one activation share one Gram, and their sites are decided together. A site that
+    several ops read is decided at the last of them, on the sum of what all met.
     """
 
     def __init__(
@@ -67,7 +78,8 @@ class SiteGrams:
             steps: what is to become of each site; skipped ones are not looked at.
             plans: of the functions that will run.
             backend: that they run on.
-            decide: called once for each site that the functions read.
+            decide: called once for each site that the functions read, with those that become
+                whole at once.
             known: whether a site's decision needs no Gram.
         """
         self._backend = backend
@@ -136,8 +148,12 @@ class SiteGrams:
         return set(self._open)
 
     def wants(self, op: Op) -> bool:
-        """Returns whether an op reads a site."""
-        return op in self._readings
+        """Returns whether an op reads a site, and more than a Gram that is whole before it."""
+        return any(self._brings(op, reading) for reading in self._readings.get(op, ()))
+
+    def _brings(self, op: Op, reading: _Reading) -> bool:
+        gathered = self._gathered.get(reading.key)
+        return gathered is None or gathered.feeder is op
 
     def see(
         self, op: Op, kernel: Callable[..., Any], arguments: Mapping[str, Any], sample: int
@@ -169,19 +185,20 @@ class SiteGrams:
         chunks = matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
         return map(self._backend.to_numpy, chunks)
 
-    def settle(self, op: Op, constants: Constants) -> None:
-        """Decides the sites that no later op reads, and lets the program go on with the result."""
-        for reading in self._readings[op]:
+    def settle(self, ops: Sequence[Op], constants: Constants) -> None:
+        """Decides the sites that no later op reads, and lets the program go on with the results."""
+        whole = []
+        for reading in (reading for op in ops for reading in self._readings.get(op, ())):
             site = reading.step.site
             self._open[site] -= 1
-            if self._open[site]:
-                continue
-            del self._open[site]
-            weight = self._decide(reading.step, self._observed(site))
-            self._forget(site)
+            if not self._open[site]:
+                del self._open[site]
+                whole.append((reading.step, self._observed(site)))
+        for (step, _), weight in zip(whole, self._decide(whole), strict=True):
+            self._forget(step.site)
             if weight is not None:
                 array = self._backend.from_numpy(weight.astype(np.float32))
-                for maker in site.makers:
+                for maker in step.site.makers:
                     constants.replace(maker.outputs[-1], array)
 
     def _observed(self, site: Site) -> Observed:

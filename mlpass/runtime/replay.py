@@ -1,18 +1,21 @@
-"""Replay: all calibration samples through a program at once, op by op.
+"""Replay: all calibration samples through a program at once, stretch by stretch.
 
-At each op that reads a weight all samples are shown to a visitor first, who may then put another
-weight in its place; only then the op runs. So one pass over the program does for any number of
-layers, each of which meets the activations that those before it really produce.
+A stretch begins with an op that a visitor wants to see. All samples are shown to him there, he may
+put other weights in the place of those that the stretch reads, and only then it runs, for a few
+samples at a time, whose values so stay in the cores' caches. One pass over the program does for any
+number of layers, each of which meets the activations that those before it really produce.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from math import prod
 from typing import Any, Protocol
 
 from mlpass.errors import CalibrationError, InputError
-from mlpass.parallel import SLAB, map_slabs, one_blas_thread
-from mlpass.program.ir import Block, Op, Value
+from mlpass.parallel import map_items, one_blas_thread
+from mlpass.program.ir import Block, Op, TensorType, Value
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import Run
 from mlpass.runtime.features import check_names, read_input, write_output
@@ -25,14 +28,16 @@ from mlpass.runtime.state import State
 Array = Any
 
 MEMORY_BUDGET = 2 << 30
-_TOGETHER = 8  # samples that a thread runs in a row: starting a job costs as much as a small op
+_TOGETHER = 8  # samples at most that a thread runs through a stretch: one large product for all
+_SHARES = 8  # and at least so many jobs, where there are enough samples
+_STRETCH = 1 << 26  # bytes of constants at which a stretch ends
 
 
 class Visitor(Protocol):
     """Someone who looks at ops before they run, and may replace the constants they read."""
 
     def wants(self, op: Op) -> bool:
-        """Returns whether to be shown this op."""
+        """Returns whether to be shown this op before anything after it is settled."""
 
     def see(
         self, op: Op, kernel: Callable[..., Any], arguments: Mapping[str, Any], sample: int
@@ -42,8 +47,11 @@ class Visitor(Protocol):
         Within a loop it sees every turn.
         """
 
-    def settle(self, op: Op, constants: Constants) -> None:
-        """Is told that all samples were shown; what it replaces in `constants` is used from now."""
+    def settle(self, ops: Sequence[Op], constants: Constants) -> None:
+        """Is told what runs next, the wanted op and those up to the next one.
+
+        What it replaces in `constants` is used from now on.
+        """
 
 
 def replay(
@@ -152,21 +160,20 @@ class _Replay:
             until_wanted: whether to end with the last wanted op; there are then no outputs.
         """
         plan, constants = self._part.plan, self._part.constants
-        last_reads = _last_reads(plan, constants)
-        wanted = [[op for op in _ops(step) if self._visitor.wants(op)] for step in plan.block.steps]
-        end = len(wanted)
-        while until_wanted and end and not wanted[end - 1]:
-            end -= 1
-        for index, step in enumerate(plan.block.steps[:end]):
-            if wanted[index]:
-                self._show(step, frozenset(wanted[index]))
-                for op in wanted[index]:
-                    self._visitor.settle(op, constants)
-                if until_wanted and index == end - 1:
-                    break
-            self._run(step, index)
-            for source in last_reads.get(index, ()):
-                constants.forget(source)
+        steps, last_reads = plan.block.steps, _last_reads(plan, constants)
+        wanted = [frozenset(op for op in _ops(step) if self._visitor.wants(op)) for step in steps]
+        for start, stop in _stretches(steps, wanted, constants):
+            if wanted[start]:
+                self._show(steps[start], wanted[start])
+            final = until_wanted and not any(wanted[stop:])
+            told = steps[start:] if final else steps[start:stop]
+            self._visitor.settle([op for step in told for op in _ops(step)], constants)
+            if final:
+                break
+            self._run(steps[start:stop], stop - 1)
+            for index in range(start, stop):
+                for source in last_reads.get(index, ()):
+                    constants.forget(source)
         return [] if until_wanted else [self._outputs(run) for run in self._runs]
 
     def _show(self, step: Step, wanted: frozenset[Op]) -> None:
@@ -187,25 +194,36 @@ class _Replay:
         listener = _Showing(self._visitor, self._kernels, wanted, number)
         Run(values, self._part.plan.block.outputs, self._backend.xp, (listener,)).steps([step])
 
-    def _run(self, step: Step, index: int) -> None:
-        """Runs a step for all samples; some of them on each core, where that is up to us."""
+    def _run(self, steps: Sequence[Step], last: int) -> None:
+        """Runs steps for all samples; some of them on each core, where that is up to us.
 
-        def run_some(start: int, stop: int) -> None:
-            runs = self._runs[start:stop]
+        Args:
+            steps: neighbours.
+            last: the index of the last of them.
+        """
+        made = [value for step in steps for value in step.op.outputs]
+
+        def run_some(start: int) -> None:
+            runs = self._runs[start : start + together]
             with self._backend.session(False):
-                if step.op.type == "linear":
-                    self._run_together(step, runs)
-                else:
-                    for run in runs:
-                        run.steps([step])
+                for by_rows, some in groupby(steps, key=lambda step: step.op.type == "linear"):
+                    stretch = list(some)
+                    if not by_rows:
+                        for run in runs:
+                            run.steps(stretch)
+                        continue
+                    for step in stretch:
+                        self._run_together(step, runs)
             values: Any = [run.values for run in runs]
-            self._spill.note(values, step.op.outputs, index)
+            self._spill.note(values, made, last)
 
+        together = max(1, min(_TOGETHER, len(self._runs) // _SHARES))
+        starts = range(0, len(self._runs), together)
         if self._backend.name == "numpy":
-            map_slabs(run_some, len(self._runs), SLAB // _TOGETHER)
+            map_items(run_some, starts)
         else:
-            for start in range(0, len(self._runs), _TOGETHER):
-                run_some(start, start + _TOGETHER)
+            for start in starts:
+                run_some(start)
 
     def _run_together(self, step: Step, runs: Sequence[Run]) -> None:
         """Runs an op that sees rows alone on those of several samples: one large product."""
@@ -252,6 +270,32 @@ class _Showing:
 
     def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
         """Has seen enough before."""
+
+
+def _stretches(
+    steps: Sequence[Step], wanted: Sequence[frozenset[Op]], constants: Constants
+) -> Iterator[tuple[int, int]]:
+    """Yields bounds of neighbouring steps that run together.
+
+    A wanted op begins some, and so does an op before which the constants have become many.
+    """
+    start, nbytes = 0, 0
+    for index, step in enumerate(steps):
+        if index > start and (wanted[index] or nbytes > _STRETCH):
+            yield start, index
+            start, nbytes = index, 0
+        nbytes += sum(_constant_nbytes(op, constants) for op in _ops(step))
+    yield start, len(steps)
+
+
+def _constant_nbytes(op: Op, constants: Constants) -> int:
+    """Returns the bytes in fp32 of the constants that an op reads."""
+    return sum(
+        4 * prod(length or 0 for length in source.type.shape)
+        for sources in op.inputs.values()
+        for source in sources
+        if source in constants and isinstance(source.type, TensorType)
+    )
 
 
 def _ops(step: Step) -> Iterable[Op]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items, one_blas_thread
-from mlpass.solvers.products import Float, mirror, pairs
+from mlpass.solvers.products import Float, mirror, pairs, slabs
 
-_ROWS = 4096  # that one product takes in at most: enough to be fast
+_ROWS = 8192  # that one product takes in at most: enough to be fast
+_SLAB = 4096  # of them in a job: with fewer, a product is spent on packing its sides
+_BLOCK = 768  # columns in a job
 _HELD = 1 << 24  # elements that may be held back for it
 _LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
 _FAINT = 1e-26  # of which a millionth is still a normal fp32
@@ -48,8 +52,6 @@ class GramSum:
                 f"sample_data: a layer's inputs are (groups, columns) {(groups, columns)}, "
                 f"before they were {(self._sum.shape[0], self._sum.shape[1])}."
             )
-        if not np.isfinite(rows).all():
-            raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
         taken = 0
         while taken < samples:
             count = min(samples - taken, self._most - self._held)
@@ -82,17 +84,26 @@ class GramSum:
         self._sum = gram
         self._power = np.diagonal(gram, axis1=1, axis2=2).astype(np.float64)
         self._most = max(256, min(_ROWS, _HELD // max(1, groups * columns)))
-        self._rows: Any = np.zeros((groups, self._most, columns), gram.dtype)
+        self._rows: Any = empty((groups, self._most, columns), gram.dtype)
         self._held = 0
 
     def _widen(self, rows: NDArray[Any]) -> None:
-        """Goes over to fp64 where squares would overflow fp32, or lose their digits at its end."""
+        """Goes over to fp64 where squares would overflow fp32, or lose their digits at its end.
+
+        Raises:
+            CalibrationError: there is NaN or inf.
+        """
         exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
         with np.errstate(over="ignore"):
-            self._power += np.einsum("gsc,gsc->gc", exact, exact)
+            power = np.einsum("gsc,gsc->gc", exact, exact)
+        if not np.isfinite(power).all() and not np.isfinite(rows).all():
+            raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
+        self._power += power
         largest = self._power.max(initial=0)
         if self._sum.dtype == np.float32 and (largest > _LIMIT or 0 < largest < _FAINT):
-            self._sum, self._rows = self._sum.astype(np.float64), self._rows.astype(np.float64)
+            held, self._sum = self._rows[:, : self._held], self._sum.astype(np.float64)
+            self._rows = empty(self._rows.shape, np.float64)
+            self._rows[:, : self._held] = held
 
     def _flush(self) -> None:
         if self._held:
@@ -102,13 +113,20 @@ class GramSum:
     @one_blas_thread()
     def _add_product(self, rows: NDArray[Any]) -> None:
         groups, samples, columns = rows.shape
+        blocks = pairs(groups, columns, samples, _BLOCK)
+        portions = slabs(samples, samples // _SLAB)
 
-        def add(pair: tuple[slice, slice, slice]) -> None:
-            part, left, right = pair
-            first, second = rows[part, :, left], rows[part, :, right]
-            self._sum[pair] += np.matmul(first.swapaxes(1, 2), second)
+        def multiply(job: tuple[tuple[slice, slice, slice], slice]) -> Any:
+            (part, left, right), some = job
+            return np.matmul(rows[part, some, left].swapaxes(1, 2), rows[part, some, right])
 
-        map_items(add, pairs(groups, columns, samples))
+        made = map_items(multiply, list(product(blocks, portions)))
+
+        def add(number: int) -> None:
+            for one in made[number * len(portions) : (number + 1) * len(portions)]:
+                self._sum[blocks[number]] += one
+
+        map_items(add, range(len(blocks)))
 
 
 def accumulate(gram: Float | None, inputs: NDArray[Any]) -> Float:

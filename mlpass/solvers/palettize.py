@@ -13,7 +13,7 @@ from mlpass.parallel import one_blas_thread
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Array, Method, Problem, check_count
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
-from mlpass.solvers.solve import Solution, make_problem, make_solution, usable
+from mlpass.solvers.solve import Solution, begin_powers, make_problem, make_solution, usable
 from mlpass.solvers.sparsegpt import Rounding
 from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.sparsity.modes import Mask, Mode
@@ -98,6 +98,7 @@ def solve_palettized(
         NotApplicable: `group_size` does not divide the rows, or the mode does not fit.
     """
     problem = make_problem(weight, gram, mode, layout)
+    powers = begin_powers(problem, error_before)
     groups, rows = problem.layout.sizes[:2]
     size = palettization.group_size or groups * rows
     if groups * rows % size:
@@ -106,7 +107,7 @@ def solve_palettized(
     pruned = prune_rounded(problem, usable(problem, method), tables.fit)
     used = layout or matrix_layout(*weight.shape)
     return PalettizedSolution(
-        **vars(make_solution(problem, pruned, used, weight.dtype, error_before)),
+        **vars(make_solution(problem, pruned, used, weight.dtype, powers())),
         codes=used.join(np.where(pruned.keep, tables.codes, np.uint8(0))),
         tables=tables.entries.astype(weight.dtype),
     )

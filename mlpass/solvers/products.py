@@ -70,7 +70,9 @@ def product(first: Any, second: Any, out: Any = None) -> Any:
     return out
 
 
-def pairs(groups: int, columns: int, work_each: int) -> list[tuple[slice, slice, slice]]:
+def pairs(
+    groups: int, columns: int, work_each: int, block: int = _BLOCK
+) -> list[tuple[slice, slice, slice]]:
     """Returns jobs over the upper half of symmetric matrices: (groups, rows, columns) of blocks.
 
     Blocks on the diagonal come last, since they take half as long.
@@ -79,8 +81,9 @@ def pairs(groups: int, columns: int, work_each: int) -> list[tuple[slice, slice,
         groups: how many matrices.
         columns: of each.
         work_each: multiplications that one element stands for.
+        block: columns of a block at most.
     """
-    count = -(-columns // _BLOCK)
+    count = -(-columns // block)
     edges = [columns * index // count for index in range(count + 1)]
     blocks = [slice(*edge) for edge in pairwise(edges)]
     upper = [(left, right) for at, left in enumerate(blocks) for right in blocks[at + 1 :]]
@@ -101,8 +104,7 @@ def mirror(square: Any) -> None:
         if left != right:
             square[part, right, left] = square[part, left, right].swapaxes(1, 2)
             return
-        for block in square[part, left, left]:
-            lower = np.tril_indices(len(block), -1)
-            block[lower] = block.T[lower]
+        blocks = square[part, left, left]
+        np.copyto(blocks, blocks.swapaxes(1, 2).copy(), where=np.tri(blocks.shape[1], k=-1) > 0)
 
     map_items(copy, pairs(len(square), square.shape[2], 1))

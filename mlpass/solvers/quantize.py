@@ -13,7 +13,7 @@ from mlpass.parallel import one_blas_thread
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Array, Method, Problem, check_count
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
-from mlpass.solvers.solve import Solution, make_problem, make_solution, usable
+from mlpass.solvers.solve import Solution, begin_powers, make_problem, make_solution, usable
 from mlpass.solvers.sparsegpt import Rounding
 from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.sparsity.modes import Mask, Mode
@@ -87,12 +87,13 @@ def solve_quantized(
         NotApplicable: `block_size` does not divide the input channels, or the mode does not fit.
     """
     problem = make_problem(weight, gram, mode, layout)
+    powers = begin_powers(problem, error_before)
     used = layout or matrix_layout(*weight.shape)
     blocks = _blocks(quantization, used.sizes[2])
     small = used.reduced(blocks)
     grid = _Grid(problem, quantization, blocks, weight.dtype)
     pruned = prune_rounded(problem, usable(problem, method), grid.fit)
-    solution = make_solution(problem, pruned, used, weight.dtype, error_before)
+    solution = make_solution(problem, pruned, used, weight.dtype, powers())
     integer = np.int8 if quantization.symmetric else np.uint8
     offset = None if quantization.symmetric else small.join(grid.offset).astype(integer)
     return QuantizedSolution(

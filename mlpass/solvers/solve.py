@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
-from mlpass.parallel import one_blas_thread
+from mlpass.parallel import begin, one_blas_thread
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
@@ -62,7 +63,7 @@ def solve(
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`. Where no sample gives an input,
             it is `Magnitude()` whatever is asked.
         layout: what the axes of `weight` are; None for a plain matrix.
-        error_before: whether the solution has it. It costs about a quarter of SparseGPT's time.
+        error_before: whether the solution has it. It costs about a quarter of SparseGPT's work.
 
     Raises:
         CalibrationError: shapes do not fit, the Gram or the weight holds NaN or inf, or the Gram is
@@ -70,9 +71,10 @@ def solve(
         NotApplicable: the mode does not fit this weight.
     """
     problem = make_problem(weight, gram, mode, layout)
+    powers = begin_powers(problem, error_before)
     pruned = usable(problem, method).prune(problem)
     used = layout or matrix_layout(*weight.shape)
-    return make_solution(problem, pruned, used, weight.dtype, error_before)
+    return make_solution(problem, pruned, used, weight.dtype, powers())
 
 
 def usable(problem: Problem, method: Method) -> Method:
@@ -87,31 +89,51 @@ def usable(problem: Problem, method: Method) -> Method:
     return method
 
 
+class Powers(NamedTuple):
+    """Square sums of outputs, in units of the scaled Gram.
+
+    Attributes:
+        whole: of the weight as it came.
+        magnitude: of what `Magnitude()` would change; None where it was not asked for.
+    """
+
+    whole: float
+    magnitude: float | None
+
+
+def begin_powers(problem: Problem, magnitude: bool) -> Callable[[], Powers]:
+    """Returns what waits for the powers of a problem, worked out beside the method."""
+
+    def work_out() -> Powers:
+        whole = output_power(problem.weight, problem.gram)
+        if not magnitude:
+            return Powers(whole, None)
+        change = Magnitude().prune(problem).weight - problem.weight
+        return Powers(whole, output_power(change, problem.gram))
+
+    return begin(work_out)
+
+
 def make_solution(
-    problem: Problem,
-    pruned: Pruned,
-    layout: Layout,
-    dtype: np.dtype[Any],
-    error_before: bool = False,
+    problem: Problem, pruned: Pruned, layout: Layout, dtype: np.dtype[Any], powers: Powers
 ) -> Solution:
     """Returns a method's result in the stored shape and dtype, with its error."""
     weight, power = pruned.weight, pruned.power
     limit = np.finfo(dtype).max
     if np.abs(weight).max(initial=0) > limit:  # fp16 would make it inf
         weight, power = np.clip(weight, -limit, limit), None
-    whole = output_power(problem.weight, problem.gram)
     if power is None:
         power = output_power(weight - problem.weight, problem.gram)
-    before = None
-    if error_before:
-        plain = Magnitude().prune(problem).weight
-        before = output_power(plain - problem.weight, problem.gram) / whole if whole > 0 else 0.0
+
+    def relative(power: float) -> float:
+        return power / powers.whole if powers.whole > 0 else 0.0
+
     return Solution(
         layout.join(weight).astype(dtype, copy=False),
         layout.join(pruned.keep),
-        power / whole if whole > 0 else 0.0,
+        relative(power),
         pruned.dampening,
-        before,
+        None if powers.magnitude is None else relative(powers.magnitude),
     )
 
 

@@ -61,6 +61,14 @@ class Candidate:
         return self.method == Magnitude() and not self.options
 
     @property
+    def looks_at_dense(self) -> bool:
+        """Whether it looks at what layers meet in the model as it is."""
+        options = self.options
+        return (
+            options.get("propagate") == "dense" or options.get("allocate", "uniform") != "uniform"
+        )
+
+    @property
     def method_name(self) -> str:
         """The method as text."""
         refitted = " + refit" if getattr(self.method, "refit", False) else ""

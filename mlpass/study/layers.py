@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.passes.allocation import calibrated
-from mlpass.passes.calibrated import mode_of
+from mlpass.passes.calibrated import mode_of, observe_dense
+from mlpass.passes.calibration import Calibration
+from mlpass.passes.gram_folder import GramFolder
 from mlpass.passes.plan import Step, magnitude, plan, rank_globally
 from mlpass.passes.samples import load_samples
-from mlpass.passes.site_grams import Observed, SiteGrams
+from mlpass.passes.site_grams import Observed
 from mlpass.program.mlpackage import Package
 from mlpass.program.sites import Site, find_sites
-from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.replay import MEMORY_BUDGET, replay
 from mlpass.solvers.solve import solve
 from mlpass.solvers.wanda import Magnitude
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
-
-
-def observe(
-    package: Package,
-    steps: Sequence[Step],
-    samples: Any,
-    setting: Setting,
-    see: Callable[[Step, Observed], None],
-    memory_budget: int = MEMORY_BUDGET,
-) -> None:
-    """Runs the model as it is on the samples, and shows what each step's site has met.
-
-    Args:
-        package: the model.
-        steps: of a plan; skipped ones are not looked at.
-        samples: in any form that `load_samples` takes.
-        setting: what to run them on.
-        see: called once for each site that the samples reach.
-        memory_budget: bytes of activations that may stay in memory.
-
-    Raises:
-        CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
-        UnsupportedOpError: ops without kernels.
-        ExecutionError: an op failed.
-    """
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
-    assert interpreter.backend is not None  # the studies take numpy or torch
-    plans = [part.plan for part in interpreter.parts]
-    nothing: frozenset[Site] = frozenset()
-    grams = SiteGrams(steps, plans, interpreter.backend, see, nothing.__contains__)
-    replay(interpreter, load_samples(samples), grams, memory_budget=memory_budget)
-
 
 LayerErrors = tuple[float | None, ...]
 
@@ -97,8 +67,49 @@ def magnitude_errors(setting: Setting, candidates: Sequence[Candidate]) -> list[
                         solution = solve(weight, gram, mode, method=Magnitude(), layout=layout)
                         known[step.site] = solution.error
 
-        observe(package, _pruned_somewhere(sites, plans), setting.test_data, setting, see)
+        steps = _pruned_somewhere(sites, plans)
+        observe_dense(package, steps, calibration_of(setting, setting.test_data), see)
         return [tuple(known.get(site) for site in sites) for known in errors]
+
+
+def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path) -> Setting:
+    """Returns the setting with what layers meet in the model as it is, where several ask for it.
+
+    Candidates that solve for a layer on what the pruned ones before it make have their own Grams.
+
+    Args:
+        setting: of the study.
+        candidates: that will be tried.
+        folder: where to keep it.
+
+    Raises:
+        CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
+        OSError: there is no room.
+    """
+    asking = [one for one in candidates if one.looks_at_dense]
+    if len(asking) < 2:
+        return setting
+    place = folder / "grams"
+    place.mkdir()
+    with Package(setting.model) as package:
+        sites = find_sites(package.programs)
+        steps = _pruned_somewhere(sites, [_plan(sites, candidate) for candidate in asking])
+        calibration = calibration_of(setting, setting.sample_data)
+        GramFolder(place).write(
+            sites, lambda look: observe_dense(package, steps, calibration, look)
+        )
+    return replace(setting, grams=str(place))
+
+
+def calibration_of(setting: Setting, samples: Any, **options: Any) -> Calibration:
+    """Returns how a study runs a model on samples, to look at it alone."""
+    return Calibration(
+        Magnitude(),
+        load_samples(samples),
+        backend=setting.backend,
+        function_name=setting.function_name,
+        **options,
+    )
 
 
 def _plan(sites: Sequence[Site], candidate: Candidate) -> dict[Site, Step]:

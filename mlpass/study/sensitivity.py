@@ -11,6 +11,7 @@ from typing import Any
 from mlpass.config import DEFAULT_WEIGHT_THRESHOLD, Config
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.passes.allocation import layer_curve
+from mlpass.passes.calibrated import observe_dense
 from mlpass.passes.plan import Step, plan
 from mlpass.passes.samples import load_samples
 from mlpass.passes.site_grams import Observed
@@ -21,7 +22,7 @@ from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.solvers.allocate import Curve
 from mlpass.sparsity.modes import Percentile
 from mlpass.study.grid import method_of
-from mlpass.study.layers import observe
+from mlpass.study.layers import calibration_of
 from mlpass.study.sweep import check_backend, path_of
 from mlpass.study.trial import Setting
 
@@ -79,7 +80,8 @@ def sensitivity(
         setting = Setting(path, backend=backend, function_name=function_name)
         with Package(path) as package:
             steps = plan(find_sites(package.programs), config)
-            observe(package, steps, samples, setting, measure, memory_budget)
+            calibration = calibration_of(setting, samples, memory_budget=memory_budget)
+            observe_dense(package, steps, calibration, measure)
     layers = tuple(_record(step, found.get(step.site, "no sample reaches it")) for step in steps)
     shown = type(solver).__name__.lower()
     return SensitivityReport(name, shown, len(samples), tuple(shares), layers)

@@ -32,7 +32,7 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.journal import TrialJournal
 from mlpass.study.latency import can_measure, measure_latency
-from mlpass.study.layers import measure_layers
+from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
 from mlpass.study.trial import FITTED, Evaluate, Setting, run_trial, weight_bytes
 from mlpass.study.workers import open_executor, run_all
@@ -150,6 +150,7 @@ def _run(
         if known is not None and (known.latency is not None or not timed):
             trials[number] = known
     left = [number for number in range(len(candidates)) if number not in trials]
+    setting = share_grams(setting, [candidates[number] for number in left], folder)
     packages = {number: str(folder / f"{number}.mlpackage") for number in left if timed}
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         (run_trial, (setting, candidates[number], packages.get(number))) for number in left

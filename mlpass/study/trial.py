@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from mlpass.errors import MlpassError, NotApplicable
 from mlpass.parallel import one_blas_thread
+from mlpass.passes.calibration import make_calibration
 from mlpass.passes.compare import predict_once, tally_outputs
+from mlpass.passes.gram_folder import GramFolder
 from mlpass.passes.inspect import stored_bytes, weight_of
 from mlpass.passes.plan import layout_of_site
-from mlpass.passes.prune import prune
+from mlpass.passes.prune import prune_package
 from mlpass.passes.samples import load_samples
 from mlpass.program.mlpackage import Package
 from mlpass.program.sites import Site, find_sites
@@ -53,6 +55,7 @@ class Setting:
         backend: what runs the model.
         function_name: of a model with several.
         weight: whose pattern to picture; the largest where None.
+        grams: the folder with what the layers meet in the model as it was on `sample_data`.
     """
 
     model: str
@@ -63,6 +66,7 @@ class Setting:
     backend: str = "numpy"
     function_name: str | None = None
     weight: str | None = None
+    grams: str | None = None
 
     @property
     def fitted(self) -> bool:
@@ -104,14 +108,17 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
         MlpassError: as `prune`.
         OSError: a file cannot be read or written.
     """
-    options: dict[str, Any] = dict(candidate.options)
+    calibration = None
     if not candidate.data_free:
-        options["sample_data"] = setting.sample_data
-        options["backend"] = setting.backend
-        options["function_name"] = setting.function_name
-    return prune(
-        setting.model, output, candidate.config, method=candidate.method, force=True, **options
-    )
+        calibration = make_calibration(
+            candidate.method,
+            setting.sample_data,
+            **candidate.options,
+            backend=setting.backend,
+            function_name=setting.function_name,
+            dense_grams=None if setting.grams is None else GramFolder(Path(setting.grams)),
+        )
+    return prune_package(setting.model, output, candidate.config, calibration, force=True)
 
 
 def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:

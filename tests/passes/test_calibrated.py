@@ -163,6 +163,37 @@ def test_readers_of_one_activation_share_one_gram(tmp_path, monkeypatch):
         np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_sites_of_one_activation_are_solved_side_by_side(threads, tmp_path, monkeypatch):
+    query, key, value = weights(3)
+
+    def build(x):
+        parts = [mb.linear(x=x, weight=weight) for weight in (query, key)]
+        return mb.linear(x=mb.add(x=parts[0], y=parts[1]), weight=value)
+
+    together = []
+    decide = calibrated._Pruning.decide
+
+    def counting(self, sites):
+        together.append(len(sites))
+        return decide(self, sites)
+
+    monkeypatch.setattr(calibrated._Pruning, "decide", counting)
+    monkeypatch.setenv("MLPASS_THREADS", threads)
+    path, out = save(build, tmp_path), tmp_path / "o.mlpackage"
+    report = mlpass.prune(path, out, Percentile(0.5), sample_data=samples(8))
+    assert [count for count in together if count] == [2, 1]
+    rows = np.concatenate([sample["x"] for sample in samples(8)])
+    solved = [
+        mlpass.solve(weight, rows.T @ rows, Percentile(0.5), method=SparseGPT())
+        for weight in (query, key)
+    ]
+    met = rows @ (solved[0].weight + solved[1].weight).T
+    solved.append(mlpass.solve(value, met.T @ met, Percentile(0.5), method=SparseGPT()))
+    for layer, expected in zip(report.layers, solved, strict=True):
+        np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
+
+
 def test_a_weight_read_twice_is_decided_on_all_it_meets(tmp_path):
     (tied,) = weights(1)
 

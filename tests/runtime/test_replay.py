@@ -54,11 +54,12 @@ class Recorder:
         array = np.array(shown if isinstance(shown, np.ndarray) else shown.numpy())
         self.seen.setdefault(op.outputs[0].name, []).append((sample, array))
 
-    def settle(self, op, constants):
-        name = op.outputs[0].name
-        self.settled.append(name)
-        if name in self.weights:
-            constants.replace(op.inputs["weight"][0], self.weights[name])
+    def settle(self, ops, constants):
+        for op in filter(self.wants, ops):
+            name = op.outputs[0].name
+            self.settled.append(name)
+            if name in self.weights:
+                constants.replace(op.inputs["weight"][0], self.weights[name])
 
 
 def test_later_layers_meet_what_replaced_weights_make():
@@ -104,7 +105,45 @@ def test_every_op_runs_once_a_sample_and_the_last_wanted_not_at_all(monkeypatch)
     assert [len(shown) for shown in recorder.seen.values()] == [7, 7, 7]
 
 
-@pytest.mark.parametrize("budget", [0, 100, 500])
+def test_what_runs_next_is_settled_together_up_to_the_next_wanted_op():
+    class Told(Recorder):
+        def wants(self, op):
+            return op.name in ("first", "third")
+
+        def settle(self, ops, constants):
+            self.settled.append([op.name for op in ops if op.type == "linear"])
+
+    recorder = Told()
+    replay(Interpreter(chain()), samples(), recorder)
+    assert recorder.settled == [["first", "second"], ["third"]]
+
+
+def test_few_weights_are_held_at_once_where_nothing_is_wanted(monkeypatch):
+    monkeypatch.setattr("mlpass.runtime.replay._STRETCH", FIRST.nbytes - 1)
+
+    class Told(Recorder):
+        def wants(self, op):
+            return op.name == "third"
+
+        def settle(self, ops, constants):
+            self.settled.append([op.name for op in ops if op.type == "linear"])
+
+    recorder = Told()
+    replay(Interpreter(chain()), samples(), recorder)
+    assert [names for names in recorder.settled if names] == [["first"], ["second"], ["third"]]
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 70])
+def test_any_number_of_samples_runs_whole(count):
+    recorder = Recorder()
+    replay(Interpreter(chain()), samples(count), recorder)
+    rows = np.stack([sample["x"] for sample in samples(count)])
+    active = np.maximum(rows @ FIRST.T, 0)
+    shown = np.stack([array for _, array in recorder.seen["second"]])
+    np.testing.assert_allclose(shown, active, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [0, 100, 300])
 def test_a_small_budget_changes_nothing_and_leaves_no_files(budget, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     opened = []

@@ -7,7 +7,7 @@ import pytest
 
 from mlpass.errors import CalibrationError
 from mlpass.solvers.factor import inverse, upper_factor
-from mlpass.solvers.gram import accumulate, dampened_factor, scaled
+from mlpass.solvers.gram import GramSum, accumulate, dampened_factor, scaled
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Channel, Percentile
@@ -144,3 +144,16 @@ def test_weights_of_dead_columns_go_first_and_stay_as_they_were_where_kept():
         solution = solve(weight, gram, NM(1, 4), method=method)
         kept = solution.keep & dead
         assert np.allclose(solution.weight[kept], weight[kept], rtol=1e-4)
+
+
+def test_many_rows_of_many_columns_sum_to_the_same_however_they_come():
+    rng = np.random.default_rng(8)
+    inputs = rng.standard_normal((9000, 800)).astype(np.float32)
+    whole = accumulate(None, inputs)
+    total = GramSum()
+    for portion in np.split(inputs, [1, 700, 4100, 8200]):
+        total.add(portion)
+    assert whole.tobytes() == total.total().tobytes()
+    exact = inputs.astype(np.float64).T @ inputs
+    np.testing.assert_allclose(whole[0], exact, rtol=1e-4, atol=1e-2)
+    np.testing.assert_array_equal(whole[0], whole[0].T)

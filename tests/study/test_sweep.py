@@ -17,6 +17,7 @@ import pytest
 import mlpass
 from mlpass import ADMM, NM, Block, Channel, Config, ConfigError, Percentile, SparseGPT
 from mlpass.parallel import one_blas_thread
+from mlpass.passes import calibrated
 from mlpass.program.mlpackage import Package
 from mlpass.program.sites import find_sites
 from mlpass.study.trial import weight_bytes
@@ -46,6 +47,37 @@ def test_results_are_those_of_single_runs(model, samples, tmp_path):
         with Package(out) as package:
             assert trial.weight_bytes == weight_bytes(package)
         assert trial.latency is None or sys.platform == "darwin"
+
+
+def test_what_the_dense_model_shows_is_gathered_once(model, samples, tmp_path, monkeypatch):
+    replays = []
+    replay = calibrated.replay
+
+    def counting(*arguments, **options):
+        replays.append(arguments)
+        return replay(*arguments, **options)
+
+    monkeypatch.setattr(calibrated, "replay", counting)
+    dense = {"propagate": "dense"}
+    configs = [
+        {"target_sparsity": 0.5, **dense},
+        {"n_m_ratio": [2, 4], **dense},
+        {"target_sparsity": 0.5, "method": "admm", **dense},
+        {"target_sparsity": 0.5, "allocate": "error"},
+    ]
+    with ThreadPoolExecutor(1) as here:
+        report = mlpass.sweep(model, samples, configs, method="sparsegpt", executor=here)
+    assert len(replays) == 2  # for all of them once, and what the last one's pruned layers make
+    assert [trial.failed for trial in report.trials] == [None] * 4
+    modes = [Percentile(0.5), NM(2, 4), Percentile(0.5), Percentile(0.5)]
+    for trial, config, entry in zip(report.trials, modes, configs, strict=True):
+        options = {key: entry[key] for key in ("propagate", "allocate") if key in entry}
+        method = ADMM() if trial.method == "admm" else SparseGPT()
+        out = tmp_path / "out.mlpackage"
+        single = mlpass.prune(
+            model, out, config, method=method, sample_data=samples, force=True, **options
+        )
+        assert trial.report.layers == single.layers
 
 
 def test_the_front_is_what_nothing_beats(model, samples):
