@@ -35,6 +35,11 @@ def needed(name: str, command: str) -> Path:
     return path
 
 
+def versioned(name: str, ios: int) -> str:
+    """Returns the name of a model's package for an iOS version; that of iOS17 is the plain one."""
+    return f"{name}.mlpackage" if ios == 17 else f"{name}-ios{ios}.mlpackage"
+
+
 def made(name: str, make: Callable[[Path], None]) -> Path:
     """Returns where a file or package is, made where it is not there.
 
@@ -54,3 +59,8 @@ def made(name: str, make: Callable[[Path], None]) -> Path:
             else:
                 partial.unlink(missing_ok=True)
     return path
+
+
+def weight_bytes(package: Path) -> int:
+    """Returns the size of a package's weight files."""
+    return sum(file.stat().st_size for file in package.rglob("*.bin"))

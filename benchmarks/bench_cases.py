@@ -1,4 +1,4 @@
-"""The models of bench_sparsegpt.py: package, calibration samples, what is left dense, figures."""
+"""The models of bench_runs.py: package, calibration samples, what is left dense, figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Case:
     """A model.
 
     Attributes:
-        package: returns its dense package.
+        package: returns its dense package for an iOS version: 17, or 18, which joint forms need.
         samples: returns calibration samples.
         spared: says whether a weight is left dense.
         figures: returns what a package is worth, from its predictions.
@@ -40,7 +40,7 @@ class Case:
         peer_methods: those that the peer has.
     """
 
-    package: Callable[[], Path]
+    package: Callable[[int], Path]
     samples: Callable[[], list[dict[str, Array]]]
     spared: Callable[[LayerRecord], bool]
     figures: Callable[[Predict], dict[str, float]]
@@ -104,7 +104,7 @@ def _fashion(seed: int) -> Case:
         return timed, lambda: figures(predict)
 
     return Case(
-        lambda: fashion.package(seed),
+        lambda ios: fashion.package(seed, ios),
         lambda: data_fashion.calibration(SAMPLES),
         lambda _: False,
         figures,
@@ -115,14 +115,13 @@ def _fashion(seed: int) -> Case:
 
 
 def _efficientnet() -> Case:
-    def package() -> Path:
-        return ROOT / "fixtures/efficientnet_lite0.mlpackage"
+    import models_efficientnet
 
     @cache
     def dense() -> Array:
         import mlpass
 
-        interpreter = mlpass.Interpreter(package(), backend="torch")
+        interpreter = mlpass.Interpreter(models_efficientnet.package(17), backend="torch")
         return logits(interpreter.predict)
 
     def logits(predict: Predict) -> Array:
@@ -139,7 +138,7 @@ def _efficientnet() -> Case:
         }
 
     return Case(
-        package,
+        models_efficientnet.package,
         lambda: data_images.calibration(SAMPLES),
         # The stem reads 3 channels, a depthwise convolution 1: few weights, and all of them matter.
         lambda layer: len(layer.shape) == 4 and layer.shape[1] in (1, 3),
@@ -149,8 +148,25 @@ def _efficientnet() -> Case:
     )
 
 
+def _minilm() -> Case:
+    import models_minilm as minilm
+
+    def figures(predict: Predict) -> dict[str, float]:
+        return {"recall": minilm.recall(lambda inputs: predict(inputs)["embedding"])}
+
+    return Case(
+        minilm.package,
+        lambda: minilm.calibration(SAMPLES),
+        lambda layer: layer.op_type == "gather",  # the embedding table
+        figures,
+        ("0.5", "2:4"),
+        None,
+    )
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "smollm2": _smollm2,
     **{f"fashion-{seed}": lambda seed=seed: _fashion(seed) for seed in range(3)},
     "efficientnet": _efficientnet,
+    "minilm": _minilm,
 }

@@ -4,19 +4,20 @@ Every run is a process of its own. It imports, then prunes: the seconds, and the
 above the imports, are of that alone. Then it evaluates what came out: perplexity of the Brown
 corpus (SmolLM2-135M), top-1 on the 10,000 test images (a residual CNN on Fashion-MNIST, three
 seeds), signal to noise and top-1 agreement with the dense model on photos not used in calibration
-(EfficientNet-Lite0). 128 samples calibrate. Weights of up to 2,048 elements stay dense, and so do
-SmolLM2's embedding and head, and EfficientNet's stem and depthwise convolutions.
+(EfficientNet-Lite0), retrieval of passages of Brown (MiniLM). 128 samples calibrate. Weights of up
+to 2,048 elements stay dense, and so do SmolLM2's embedding and head, MiniLM's embedding, and
+EfficientNet's stem and depthwise convolutions.
 
 Peers: for SmolLM2 a loop over the torch model's blocks with coremltools' SparseGPT class; for the
 CNN coremltools' LayerwiseCompressor, whose n:m of a convolution runs along input channels and
-kernel positions together. That takes sequential models alone, so EfficientNet has no peer. Peers'
-times are of the loop alone, reading the torch model and converting it not included.
+kernel positions together. That takes sequential models alone, so EfficientNet and MiniLM have no
+peer. Peers' times are of the loop alone, reading the torch model and converting it not included.
 
     python benchmarks/bench_sparsegpt.py --models smollm2 --json smollm2.json
     python benchmarks/bench_sparsegpt.py --models fashion efficientnet --methods sparsegpt admm
 
 What the data is and how it is fetched: data_brown.py, data_fashion.py, data_images.py; the models:
-models_smollm2.py, models_fashion.py (which trains once, some minutes a seed).
+models_smollm2.py, models_minilm.py, models_fashion.py (which trains once, some minutes a seed).
 """
 
 from __future__ import annotations
@@ -25,24 +26,19 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench_cases import CASES, ROOT
+from bench_cases import CASES
+from bench_runs import METHODS, MODELS, cases, run
 
-METHODS = ("magnitude", "wanda", "sparsegpt", "sparsegpt+refit", "admm")
-MODELS = {
-    "smollm2": ("smollm2",),
-    "fashion": ("fashion-0", "fashion-1", "fashion-2"),
-    "efficientnet": ("efficientnet",),
-}
 FIGURES = {  # of the report: title, and how it is written
     "perplexity": ("perplexity", "{:.1f}"),
     "top1": ("top-1", "{:.4f}"),
     "snr_db": ("SNR, dB", "{:.1f}"),
+    "recall": ("R@1", "{:.3f}"),
     "agreement": ("agreement", "{:.3f}"),
     "error": ("mean layer error", "{:.4f}"),
     "seconds": ("seconds", "{:.1f}"),
@@ -68,10 +64,7 @@ def main() -> None:
     machine = {"machine": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()}
     results: list[dict[str, Any]] = []
     for model in options.models:
-        names = MODELS[model]
-        if model == "fashion":
-            names = tuple(names[seed] for seed in options.seeds)
-        rows = [run for name in names for run in measure(name, options)]
+        rows = [run for name in cases(model, options.seeds) for run in measure(name, options)]
         results += rows
         print(f"\n### {model}\n\n{table(rows)}", flush=True)
     if options.json:
@@ -82,38 +75,22 @@ def main() -> None:
 def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns the runs of one model: as it is, then every config, method and peer in turn."""
     case = CASES[name]()
-    case.package()  # made once, so in no run's figures
-    runs = [run(name, "mlpass", "dense", "dense", options)]
+    case.package(17)  # made once, so in no run's figures
+    runs = [("mlpass", "dense", "dense")]
     for config in options.configs or case.configs:
         for method in options.methods:
-            runs.append(run(name, "mlpass", method, config, options))
+            runs.append(("mlpass", method, config))
             if case.peer and method in case.peer_methods and not options.no_peers:
-                runs.append(run(name, "torch peer", method, config, options))
-    return runs
+                runs.append(("torch peer", method, config))
+    return [
+        shown(run(name, *one, backend=options.backend, threads=options.threads)) for one in runs
+    ]
 
 
-def run(
-    name: str, tool: str, method: str, config: str, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Returns the measurements of one process.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    environment = dict(os.environ)
-    for library in ("OMP", "MKL", "OPENBLAS"):
-        environment[f"{library}_NUM_THREADS"] = str(options.threads)
-    paths = (str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH"))
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    worker = str(Path(__file__).with_name("bench_worker.py"))
-    command = [sys.executable, "-W", "ignore", worker, name, tool, method, config, options.backend]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command[3:])} failed:\n{ended.stderr}")
-    made: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    made = {"model": name, "tool": tool, "method": method, "config": config, **made}
-    print(json.dumps(made), file=sys.stderr, flush=True)
-    return made
+def shown(measured: dict[str, Any]) -> dict[str, Any]:
+    """Returns the measurements, printed to stderr."""
+    print(json.dumps(measured), file=sys.stderr, flush=True)
+    return measured
 
 
 def table(runs: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""One run of bench_sparsegpt.py: prunes, measures that alone, evaluates, and prints JSON.
+"""One run of bench_runs.py: prunes, measures that alone, evaluates, and prints JSON.
 
 python benchmarks/bench_worker.py MODEL TOOL METHOD CONFIG BACKEND
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_cache import weight_bytes
 from bench_cases import CASES, Case
 
 import mlpass
@@ -24,6 +25,10 @@ METHODS = {
     "sparsegpt": mlpass.SparseGPT(),
     "sparsegpt+refit": mlpass.SparseGPT(refit=True),
     "admm": mlpass.ADMM(),
+}
+JOINT: dict[str, dict[str, Any]] = {
+    "sparsegpt+int4": {"quantize": "int4"},
+    "sparsegpt+palette4": {"palettize": 4},
 }
 
 
@@ -39,7 +44,7 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
     """Returns measurements of mlpass; of the dense package where the method is "dense"."""
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        package = case.package()
+        package = case.package(18 if method in JOINT else 17)
         if method != "dense":
             layers = mlpass.inspect(package).layers
             spared = {layer.name: None for layer in layers if case.spared(layer)}
@@ -47,7 +52,7 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
             calibrated: dict[str, Any] = {}
             if method != "magnitude":
                 calibrated = {"sample_data": case.samples(), "backend": backend}
-                calibrated["method"] = METHODS[method]
+                calibrated |= JOINT.get(method) or {"method": METHODS[method]}
             output = Path(folder, "pruned.mlpackage")
             open_backend(backend)
             prune = mlpass.prune  # imported here: that is none of the run's
@@ -56,6 +61,8 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
             report = prune(package, output, chosen, **calibrated)
             result = {"seconds": time.perf_counter() - began, "bytes": peak() - before}
             result |= summary(report, spared)
+            result["weights_before"] = weight_bytes(package)
+            result["weights_after"] = weight_bytes(output)
             package = output
         interpreter = mlpass.Interpreter(package, backend="torch")
         return result | case.figures(interpreter.predict)

@@ -15,7 +15,7 @@ from pathlib import Path
 import data_fashion
 import numpy as np
 import torch
-from bench_cache import made
+from bench_cache import made, versioned
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,9 +65,10 @@ def trained(seed: int) -> nn.Sequential:
     return model.eval()
 
 
-def package(seed: int) -> Path:
-    """Returns the `.mlpackage`: fp16, iOS17, `image` (1 to 250, 1, 28, 28) to `logits`."""
-    return made(f"fashion-{seed}.mlpackage", lambda target: _convert(trained(seed), target))
+def package(seed: int, ios: int = 17) -> Path:
+    """Returns the `.mlpackage`: fp16, `image` (1 to 250, 1, 28, 28) to `logits`."""
+    name = versioned(f"fashion-{seed}", ios)
+    return made(name, lambda target: _convert(trained(seed), target, ios))
 
 
 def _train(seed: int, target: Path) -> None:
@@ -105,7 +106,7 @@ def _varied(x: Tensor) -> Tensor:
     return padded[:, :, down : down + 28, right : right + 28]
 
 
-def _convert(model: nn.Module, target: Path) -> None:
+def _convert(model: nn.Module, target: Path, ios: int) -> None:
     """Writes the package."""
     import coremltools as ct
 
@@ -116,7 +117,7 @@ def _convert(model: nn.Module, target: Path) -> None:
     converted = ct.convert(
         traced,
         convert_to="mlprogram",
-        minimum_deployment_target=ct.target.iOS17,
+        minimum_deployment_target=ct.target[f"iOS{ios}"],
         inputs=[ct.TensorType("image", (batch, 1, 28, 28), dtype=np.float32)],
         outputs=[ct.TensorType("logits", dtype=np.float32)],
         skip_model_load=True,

@@ -24,7 +24,7 @@ from typing import Any
 import data_brown
 import numpy as np
 import torch
-from bench_cache import made
+from bench_cache import made, versioned
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -208,12 +208,12 @@ def tokenizer() -> Any:
     return coder
 
 
-def package() -> Path:
-    """Returns the `.mlpackage`: fp16, iOS17, `input_ids` (1, 1 to 256) to `logits`."""
-    return made("smollm2.mlpackage", _convert)
+def package(ios: int = 17) -> Path:
+    """Returns the `.mlpackage`: fp16, `input_ids` (1, 1 to 256) to `logits`."""
+    return made(versioned("smollm2", ios), lambda target: _convert(target, ios))
 
 
-def _convert(target: Path) -> None:
+def _convert(target: Path, ios: int) -> None:
     """Writes the package."""
     import coremltools as ct
 
@@ -224,7 +224,7 @@ def _convert(target: Path) -> None:
     converted = ct.convert(
         traced,
         convert_to="mlprogram",
-        minimum_deployment_target=ct.target.iOS17,
+        minimum_deployment_target=ct.target[f"iOS{ios}"],
         inputs=[ct.TensorType("input_ids", (1, length), dtype=np.int32)],
         outputs=[ct.TensorType("logits", dtype=np.float32)],
         skip_model_load=True,

@@ -203,17 +203,36 @@ def settle(module: nn.Module, x: Tensor) -> None:
     module.eval()
 
 
-def convert(module: nn.Module, x: Tensor, target: Path) -> None:
+def convert(
+    module: nn.Module,
+    x: Tensor,
+    target: Path,
+    *,
+    precision: str = "float32",
+    ios: int = 17,
+    names: tuple[str, str | None] = ("x", None),
+) -> None:
+    """Writes a module's package.
+
+    Args:
+        module: to convert.
+        x: an input.
+        target: path of the package.
+        precision: of its weights and arithmetic, "float32" or "float16".
+        ios: the version it is for.
+        names: of its input and output; None leaves the output's to the converter.
+    """
     import coremltools as ct
 
     kind = np.float32 if x.is_floating_point() else np.int32
     trace: Callable[..., object] = torch.jit.trace
     model = ct.convert(
         trace(module, x),
-        inputs=[ct.TensorType("x", tuple(x.shape), dtype=kind)],
+        inputs=[ct.TensorType(names[0], tuple(x.shape), dtype=kind)],
+        outputs=[ct.TensorType(names[1], dtype=np.float32)] if names[1] else None,
         convert_to="mlprogram",
-        compute_precision=ct.precision.FLOAT32,
-        minimum_deployment_target=ct.target.iOS17,
+        compute_precision=ct.precision(precision),
+        minimum_deployment_target=ct.target[f"iOS{ios}"],
         skip_model_load=True,
     )
     model.save(str(target))
