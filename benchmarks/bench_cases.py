@@ -22,6 +22,7 @@ Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 128
 CROPS = 160  # of evaluation
+BATCHES = {"torch loop": 1, "torch loop, 8 at once": 8}  # samples that a block runs on together
 THRESHOLD = 2048  # elements; a weight of so many or fewer stays as it is, as is mlpass' default
 
 
@@ -35,9 +36,10 @@ class Case:
         spared: says whether a weight is left dense.
         figures: returns what a package is worth, from its predictions.
         configs: to prune it with, by default.
-        peer: prunes its torch equal, and returns seconds and sparsity, and what gives the figures;
-            None where the peer cannot.
-        peer_methods: those that the peer has.
+        peer: given a peer's name, a method and a mode, prunes the model's torch equal, and returns
+            seconds and sparsity, and what gives the figures.
+        peers: their names, and how they run; none where they cannot.
+        peer_methods: those that peers have.
     """
 
     package: Callable[[int], Path]
@@ -45,7 +47,8 @@ class Case:
     spared: Callable[[LayerRecord], bool]
     figures: Callable[[Predict], dict[str, float]]
     configs: tuple[str, ...]
-    peer: Callable[[str, Mode], tuple[dict[str, float], Callable[[], dict[str, float]]]] | None
+    peer: Callable[[str, str, Mode], tuple[dict[str, float], Callable[[], dict[str, float]]]] | None
+    peers: tuple[str, ...] = ()
     peer_methods: tuple[str, ...] = ()
 
 
@@ -59,13 +62,14 @@ def _smollm2() -> Case:
 
         return {"perplexity": smollm2.perplexity(logits, smollm2.evaluation())}
 
-    def peer(method: str, mode: Mode) -> Any:
+    def peer(name: str, method: str, mode: Mode) -> Any:
         model = smollm2.loaded()
         tokens = torch.from_numpy(np.stack(smollm2.calibration(SAMPLES))).int()
         with torch.inference_mode():
             inputs = model.embed(tokens)
         tables = model.tables(tokens.shape[1])
-        timed = peer_torch.prune_blocks(model.layers, inputs, tables, method, mode)
+        streams = list(inputs.split(BATCHES[name]))
+        timed = peer_torch.prune_blocks(model.layers, streams, tables, method, mode)
         timed["sparsity"] = peer_torch.sparsity(model)
 
         @torch.inference_mode()
@@ -81,6 +85,7 @@ def _smollm2() -> Case:
         figures,
         ("0.5", "2:4"),
         peer,
+        tuple(BATCHES),
         peer_torch.METHODS,
     )
 
@@ -92,7 +97,7 @@ def _fashion(seed: int) -> Case:
     def figures(predict: Predict) -> dict[str, float]:
         return {"top1": fashion.top1(lambda pixels: predict({"image": pixels})["logits"])}
 
-    def peer(method: str, mode: Mode) -> Any:
+    def peer(name: str, method: str, mode: Mode) -> Any:
         samples = [torch.from_numpy(one["image"]) for one in data_fashion.calibration(SAMPLES)]
         model, timed = peer_torch.compress(fashion.trained(seed), samples, mode, THRESHOLD)
         timed["sparsity"] = peer_torch.sparsity(model, THRESHOLD)
@@ -110,6 +115,7 @@ def _fashion(seed: int) -> Case:
         figures,
         ("0.5", "0.75", "2:4"),
         peer,
+        ("LayerwiseCompressor",),
         ("sparsegpt",),
     )
 

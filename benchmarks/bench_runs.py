@@ -28,7 +28,7 @@ def run(
 
     Args:
         name: of the case.
-        tool: "mlpass" or "torch peer".
+        tool: "mlpass", or one of the peers of the case.
         method: one of METHODS or JOINT, or "dense", which prunes nothing.
         config: a sparsity, or N:M.
         backend: of mlpass.

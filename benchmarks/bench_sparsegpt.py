@@ -8,9 +8,10 @@ seeds), signal to noise and top-1 agreement with the dense model on photos not u
 to 2,048 elements stay dense, and so do SmolLM2's embedding and head, MiniLM's embedding, and
 EfficientNet's stem and depthwise convolutions.
 
-Peers: for SmolLM2 a loop over the torch model's blocks with coremltools' SparseGPT class; for the
-CNN coremltools' LayerwiseCompressor, whose n:m of a convolution runs along input channels and
-kernel positions together. That takes sequential models alone, so EfficientNet and MiniLM have no
+Peers: for SmolLM2 a loop over the torch model's blocks with coremltools' SparseGPT class, a sample
+at a time, as LayerwiseCompressor runs what its loader yields, and eight together; for the CNN
+coremltools' LayerwiseCompressor, whose n:m of a convolution runs along input channels and kernel
+positions together. That takes sequential models alone, so EfficientNet and MiniLM have no
 peer. Peers' times are of the loop alone, reading the torch model and converting it not included.
 
     python benchmarks/bench_sparsegpt.py --models smollm2 --json smollm2.json
@@ -80,8 +81,8 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     for config in options.configs or case.configs:
         for method in options.methods:
             runs.append(("mlpass", method, config))
-            if case.peer and method in case.peer_methods and not options.no_peers:
-                runs.append(("torch peer", method, config))
+            if method in case.peer_methods and not options.no_peers:
+                runs += [(peer, method, config) for peer in case.peers]
     return [
         shown(run(name, *one, backend=options.backend, threads=options.threads)) for one in runs
     ]

@@ -37,7 +37,7 @@ def main() -> None:
     name, tool, method, config, backend = sys.argv[1:]
     case = CASES[name]()
     given = (case, method, config)
-    print(json.dumps(own(*given, backend) if tool == "mlpass" else peer(*given)))
+    print(json.dumps(own(*given, backend) if tool == "mlpass" else peer(tool, *given)))
 
 
 def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
@@ -68,12 +68,12 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
         return result | case.figures(interpreter.predict)
 
 
-def peer(case: Case, method: str, config: str) -> dict[str, Any]:
+def peer(name: str, case: Case, method: str, config: str) -> dict[str, Any]:
     """Returns measurements of the peer."""
     assert case.peer
     torch.manual_seed(0)
     before = cleared()
-    timed, figures = case.peer(method, mode_of(config))
+    timed, figures = case.peer(name, method, mode_of(config))
     return {**timed, "bytes": peak() - before, **figures()}
 
 

@@ -21,25 +21,28 @@ from torch import Tensor, nn
 
 from mlpass.sparsity.modes import NM, Mode, Percentile
 
-BATCH = 8  # samples that run at once
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
 
 @torch.no_grad()
 def prune_blocks(
-    blocks: Sequence[nn.Module], inputs: Tensor, shared: tuple[Tensor, ...], method: str, mode: Mode
+    blocks: Sequence[nn.Module],
+    streams: Sequence[Tensor],
+    shared: tuple[Tensor, ...],
+    method: str,
+    mode: Mode,
 ) -> dict[str, float]:
     """Prunes the linear layers of blocks in place, and returns the seconds of each part.
 
     Args:
         blocks: each takes the output of the one before, and what they share.
-        inputs: of the first block (sample, position, channel).
+        streams: inputs of the first block, (samples, positions, channels) each; they run one after
+            another, as `LayerwiseCompressor` runs what its loader yields.
         shared: the further arguments of every block.
         method: one of METHODS.
         mode: `Percentile` or `NM`.
     """
     logging.disable(logging.WARNING)
-    streams = list(inputs.split(BATCH))
     solving = 0.0
     began = time.perf_counter()
     for block in blocks:
