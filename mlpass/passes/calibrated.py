@@ -166,7 +166,8 @@ class _Pruning:
 
     def decide(self, sites: Sequence[tuple[Step, Observed]]) -> list[NDArray[Any] | None]:
         """Solves for sites, has them written, and returns the weights to go on with."""
-        if len(sites) < thread_count():  # then each is solved for on all cores
+        alone = len(sites) < thread_count() or self._calibration.device not in (None, "cpu")
+        if alone:  # then each is solved for on all cores, or the device has its own
             return [self._write(step, self._solved(step, observed)) for step, observed in sites]
         solved = map_items(lambda site: self._solved(*site), sites)
         return [self._write(step, found) for (step, _), found in zip(sites, solved, strict=True)]

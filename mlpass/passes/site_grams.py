@@ -20,8 +20,10 @@ from mlpass.runtime.constants import Constants
 from mlpass.runtime.matrix_inputs import matrix_inputs, row_counts
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.plan import Plan
-from mlpass.solvers.accumulate import GramSum
+from mlpass.solvers.accumulate import GramSum, sum_of_grams
+from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram
+from mlpass.sparsity.tensors import placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,12 +180,12 @@ class SiteGrams:
 
     def _inputs(
         self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]
-    ) -> Iterable[NDArray[Any]]:
+    ) -> Iterable[Any]:
+        """Returns the inputs of a use, in the backend's arrays, where they are."""
         xp, op = self._backend.xp, use.op
         if op.type == "gather":
             return [self._backend.to_numpy(row_counts(xp, arguments))]
-        chunks = matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
-        return map(self._backend.to_numpy, chunks)
+        return matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
 
     def settle(self, ops: Sequence[Op], constants: Constants) -> None:
         """Decides the sites that no later op reads, and lets the program go on with the results."""
@@ -214,10 +216,10 @@ class SiteGrams:
             return Observed(None, "its readers meet inputs of different shapes", 0, 0)
         if matrices and tables:
             counts = np.sum([part.counts for part in tables], axis=0)
-            total = np.sum([part.total for part in matrices], axis=0)
+            total = sum_of_grams([part.total for part in matrices])
             gram = Gram(_with_gathering(site, total, counts))
         elif len(met) > 1:
-            gram = Gram(np.sum([part.total for part in met], axis=0))
+            gram = Gram(sum_of_grams([part.total for part in met]))
         else:
             gram = met[0].gram
         samples = set().union(*(part.samples for part in met))
@@ -258,8 +260,10 @@ class _Gathered:
     _sum: GramSum = field(default_factory=GramSum)
     counts: Any = None
 
-    def add(self, inputs: Iterable[NDArray[Any]], sample: int) -> None:
+    def add(self, inputs: Iterable[Any], sample: int) -> None:
         """Takes some input rows: (groups, rows, columns), or how often each was read: (columns,).
+
+        Rows are summed where they are: numpy's arrays, or torch's on their device.
 
         Raises:
             CalibrationError: there is NaN or inf among them.
@@ -306,10 +310,11 @@ def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]
         return total  # rows that are gathered are no rows of the matrix
     weight = layout.split(weight_of(site))[0].reshape(counts.size, -1).astype(np.float32)
     read = float(counts @ np.einsum("rc,rc->r", weight, weight).astype(np.float64))
-    multiplied = float(np.vdot(weight.T @ weight, total[0]))
+    multiplied = inner(weight.T @ weight, total[0])
     if not np.isfinite(multiplied) or read == 0:
         return total
-    result: NDArray[Any] = total + np.eye(total.shape[1]) * (multiplied / read * counts.mean())
+    extra = np.eye(total.shape[1]) * (multiplied / read * counts.mean())
+    result: NDArray[Any] = total + placed(extra, total)
     return result
 
 

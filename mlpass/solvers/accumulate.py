@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items, one_blas_thread
+from mlpass.solvers.arrays import blank, copied, tensor_form, zeros
 from mlpass.solvers.products import Float, mirror, pairs, slabs
+from mlpass.sparsity.tensors import is_tensor, placed, taken
 
 _ROWS = 8192  # that one product takes in at most: enough to be fast
 _SLAB = 4096  # of them in a job: with fewer, a product is spent on packing its sides
@@ -22,36 +25,83 @@ _FAINT = 1e-26  # of which a millionth is still a normal fp32
 
 
 class GramSum:
-    """X^T X while its samples come in; the same in every bit however they are portioned."""
+    """X^T X while its samples come in, where they are.
+
+    numpy's arrays give the same in every bit however they are portioned. Tensors of a device that
+    numpy does not read are summed on it.
+    """
 
     def __init__(self, gram: Float | None = None) -> None:
         """Starts from nothing, or from a Gram.
 
         Args:
-            gram: (groups, columns, columns) of the samples so far.
+            gram: (groups, columns, columns) of the samples so far, an array or a tensor.
         """
         self._sum: Any = None
+        self._like: Any = None
         if gram is not None:
-            self._begin(gram.copy())
+            self._begin(gram, copied(taken(gram)))
 
     def add(self, inputs: NDArray[Any]) -> None:
         """Takes in some more rows.
 
         Args:
-            inputs: (groups, samples, columns) or (samples, columns), any float dtype.
+            inputs: (groups, samples, columns) or (samples, columns), any float dtype, an array or a
+                tensor; all of one kind.
 
         Raises:
             CalibrationError: an input is NaN or infinite, or the columns are not those of before.
         """
-        rows = inputs[None] if inputs.ndim == 2 else inputs
-        groups, samples, columns = rows.shape
+        rows = taken(inputs)
+        rows = rows[None] if rows.ndim == 2 else rows
+        groups, _, columns = rows.shape
         if self._sum is None:
-            self._begin(np.zeros((groups, columns, columns), np.float32))
+            self._begin(inputs, zeros(rows, (groups, columns, columns)))
         if self._sum.shape != (groups, columns, columns):
             raise CalibrationError(
                 f"sample_data: a layer's inputs are (groups, columns) {(groups, columns)}, "
                 f"before they were {(self._sum.shape[0], self._sum.shape[1])}."
             )
+        self._sum.add(rows)
+
+    def total(self) -> Float:
+        """Returns the Gram of all rows so far, (groups, columns, columns), fp32; fp64 if it must.
+
+        It is of the inputs' kind and on their device; fp64 that the device has not is on the CPU.
+
+        Raises:
+            CalibrationError: there were none.
+        """
+        if self._sum is None:
+            raise CalibrationError("sample_data: a layer got no inputs.")
+        gram: Float = self._sum.total()
+        return gram if is_tensor(gram) else placed(gram, self._like)
+
+    def _begin(self, like: Any, gram: Any) -> None:
+        form = tensor_form(gram)
+        self._sum = form.TensorSum(gram) if form else ArraySum(gram)
+        self._like = blank(like, (0,))
+
+
+class ArraySum:
+    """X^T X of numpy's arrays while they come in."""
+
+    def __init__(self, gram: Float) -> None:
+        """Starts from a Gram, (groups, columns, columns), which it takes over."""
+        self._begin(gram)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the Gram."""
+        return tuple(self._sum.shape)
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Takes in (groups, samples, columns).
+
+        Raises:
+            CalibrationError: an input is NaN or infinite.
+        """
+        samples = rows.shape[1]
         taken = 0
         while taken < samples:
             count = min(samples - taken, self._most - self._held)
@@ -67,13 +117,7 @@ class GramSum:
             taken += count
 
     def total(self) -> Float:
-        """Returns the Gram of all rows so far, (groups, columns, columns), fp32; fp64 if it must.
-
-        Raises:
-            CalibrationError: there were none.
-        """
-        if self._sum is None:
-            raise CalibrationError("sample_data: a layer got no inputs.")
+        """Returns the Gram of all rows so far."""
         self._flush()
         gram: Float = self._sum.copy()
         mirror(gram)
@@ -129,12 +173,20 @@ class GramSum:
         map_items(add, range(len(blocks)))
 
 
+def sum_of_grams(grams: Sequence[Float]) -> Float:
+    """Returns the sum of Grams of one kind, some of which may have gone to fp64."""
+    form = tensor_form(grams[0])
+    result: Float = form.added(grams) if form else np.sum(grams, axis=0)
+    return result
+
+
 def accumulate(gram: Float | None, inputs: NDArray[Any]) -> Float:
     """Returns the Gram with some more input rows in it; `GramSum` is faster for many portions.
 
     Args:
         gram: (groups, columns, columns) of the samples so far; None before the first.
-        inputs: (groups, samples, columns) or (samples, columns), any float dtype.
+        inputs: (groups, samples, columns) or (samples, columns), any float dtype, an array or a
+            tensor.
 
     Raises:
         CalibrationError: an input is NaN or infinite, or the columns are not those of `gram`.

@@ -19,11 +19,13 @@ of the same size gives in about twenty.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from mlpass.errors import ConfigError
 from mlpass.parallel import map_items
+from mlpass.solvers.arrays import copied, jobs, namespace
 from mlpass.solvers.gram import output_power
 from mlpass.solvers.problem import (
     Array,
@@ -33,12 +35,13 @@ from mlpass.solvers.problem import (
     check_count,
     check_dampening,
 )
-from mlpass.solvers.products import Part, row_parts
+from mlpass.solvers.products import Part
 from mlpass.solvers.refit import refit
 from mlpass.solvers.wanda import Magnitude
+from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.modes import Mask
 
-_RELAXATION = np.float32(1.5)
+_RELAXATION = 1.5
 _EXPLORING = 0.25  # of the penalty, for the first third of the iterations
 
 
@@ -58,6 +61,7 @@ class ADMM(Method):
     finish: int = 3
     penalty: float = 0.4
     dampening: float = 0.01
+    tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("iterations", self.iterations, 1)
@@ -90,7 +94,7 @@ class ADMM(Method):
             (self.penalty * _EXPLORING, exploring),
             (self.penalty, self.iterations - exploring),
         )
-        total = target.copy()  # X + Y, of which Z is the projection
+        total: Array = copied(target)  # X + Y, of which Z is the projection
         split, keep = _project(problem, total)
         previous = dampening = 0.0
         for penalty, count in stages:
@@ -98,7 +102,7 @@ class ADMM(Method):
                 continue
             if previous:  # Y is in units of 1 / penalty
                 total -= split
-                total *= np.float32(previous / penalty)
+                total *= previous / penalty
                 total += split
             previous = penalty
             solver, used = problem.gram.inverse(self.dampening, penalty)
@@ -113,21 +117,20 @@ def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: fl
     """Adds an over-relaxed X - Z to `total`, in place."""
 
     def relax(part: Part) -> None:
-        pull = 2 * split[part]
+        pull: Array = 2 * split[part]
         pull -= total[part]
         pull -= target[part]
         pull = pull @ solver[part[0]]
-        pull *= np.float32(penalty)
+        pull *= penalty
         pull += target[part]
         pull -= split[part]
         pull *= _RELAXATION
         total[part] += pull
 
-    groups, rows, columns = total.shape
-    map_items(relax, row_parts(groups, rows, columns * columns))
+    map_items(relax, jobs(total, total.shape[2] ** 2))
 
 
 def _project(problem: Problem, total: Array) -> tuple[Array, Mask]:
     """Returns the nearest weight in the mode's pattern, and its mask."""
-    keep = problem.mode.keep(np.abs(total), problem.layout)
+    keep = keep_mask(problem.mode, namespace(total).abs(total), problem.layout)
     return total * keep, keep

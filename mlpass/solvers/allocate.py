@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError
 from mlpass.parallel import one_blas_thread
+from mlpass.solvers.arrays import namespace, total
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Percentile
+from mlpass.sparsity.tensors import host, placed
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def error_curve(
         solve(weight, shared, Percentile(sparsity), method=method, layout=layout).error
         for sparsity in sparsities
     ]
-    return Curve(int(weight.size), list(sparsities), errors)
+    return Curve(prod(weight.shape), list(sparsities), errors)
 
 
 def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
@@ -85,9 +88,11 @@ def outlier_share(weight: NDArray[Any], gram: NDArray[Any] | Gram, times: float 
         times: what makes an outlier.
     """
     shared = gram if isinstance(gram, Gram) else Gram(gram)
-    score = np.abs(weight) * np.sqrt(shared.diagonal)[:, None, :]
-    mean = float(score.mean(dtype=np.float64))
-    return int(np.count_nonzero(score > times * mean)) / int(score.size)
+    lengths = np.sqrt(host(shared.diagonal))
+    score = namespace(weight).abs(weight) * placed(lengths, weight)[:, None, :]
+    size = prod(weight.shape)
+    outliers = int((score > times * total(score) / size).sum())
+    return outliers / size
 
 
 def owl(

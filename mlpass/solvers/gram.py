@@ -13,8 +13,10 @@ from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items
 from mlpass.solvers.accumulate import GramSum as GramSum
 from mlpass.solvers.accumulate import accumulate as accumulate
+from mlpass.solvers.arrays import copied, diagonals, namespace, ratio, tensor_form, total
 from mlpass.solvers.factor import inverse, upper_factor
 from mlpass.solvers.products import Array, pairs, row_parts
+from mlpass.sparsity.tensors import host, taken
 
 Derived = TypeVar("Derived")
 
@@ -31,7 +33,7 @@ class Gram:
     """
 
     def __init__(self, gram: NDArray[Any]) -> None:
-        """Checks and scales a Gram.
+        """Checks and scales a Gram: a numpy array, or a tensor, on whose device all is worked out.
 
         Args:
             gram: (columns, columns), or (groups, columns, columns), or (columns,) where it is
@@ -41,16 +43,17 @@ class Gram:
         Raises:
             CalibrationError: its shape is another, or it holds NaN or inf, or a negative diagonal.
         """
+        gram = taken(gram)
         self.is_diagonal = gram.ndim == 1
         grams = gram[None] if gram.ndim <= 2 else gram
         if not self.is_diagonal and (grams.ndim != 3 or grams.shape[1] != grams.shape[2]):
             raise CalibrationError(
                 "gram: must be (columns, columns), (groups, columns, columns) or, where it is "
-                f"diagonal, (columns,). Got shape {gram.shape}."
+                f"diagonal, (columns,). Got shape {tuple(gram.shape)}."
             )
         self._matrix = scaled(grams)
-        diagonal = np.einsum("gii->gi", self._matrix) if grams.ndim == 3 else self._matrix
-        self.diagonal: Array = diagonal.copy()
+        diagonal = diagonals(self._matrix) if grams.ndim == 3 else self._matrix
+        self.diagonal: Array = copied(diagonal)
         self._derived: dict[Hashable, Any] = {}
 
     @property
@@ -67,9 +70,16 @@ class Gram:
     @cached_property
     def unit(self) -> Gram:
         """The Gram of inputs scaled to unit norm; columns that no sample reaches stay 0."""
-        lengths = np.sqrt(self.diagonal)
-        factors = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        factors = ratio(1, namespace(self.diagonal).sqrt(self.diagonal))
         return Gram(self.matrix * factors[:, :, None] * factors[:, None, :])
+
+    @property
+    def hosted(self) -> Gram:
+        """The Gram in numpy's arrays: itself where it is."""
+        if tensor_form(self._matrix) is None:
+            return self
+        matrix = self._matrix[0] if self.is_diagonal else self._matrix
+        return self.derived("hosted", lambda: Gram(host(matrix)))
 
     def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
         """Returns what `make` returned when `key` was first asked for."""
@@ -85,6 +95,9 @@ class Gram:
         """
 
         def make() -> tuple[Array, float]:
+            if form := tensor_form(self.matrix):
+                uppers, taking = form.dampened_factors(self.matrix, dampening + penalty)
+                return form.inverses(uppers), max(taking) - penalty
             parts = [dampened_factor(group, dampening + penalty) for group in self.matrix]
             solver: Array = np.stack([inverse(upper) for upper, _ in parts])
             return solver, max(used for _, used in parts) - penalty
@@ -103,8 +116,10 @@ def output_power(weight: Array, gram: Gram) -> float:
     """
     groups, rows, columns = weight.shape
     if gram.is_diagonal:
-        squares = np.einsum("grc,grc->gc", weight, weight)
-        return float(np.vdot(squares.astype(np.float64), gram.diagonal))
+        squares = namespace(weight).einsum("grc,grc->gc", weight, weight)
+        return float(np.vdot(host(squares).astype(np.float64), host(gram.diagonal)))
+    if tensor_form(weight):
+        return max(0.0, total((weight.swapaxes(1, 2) @ weight) * gram.matrix))
 
     def multiply(pair: tuple[slice, slice, slice]) -> float:
         part, left, right = pair
@@ -124,14 +139,16 @@ def scaled(gram: NDArray[Any]) -> Array:
     Raises:
         CalibrationError: it holds NaN or inf, or a negative diagonal.
     """
+    if form := tensor_form(gram):
+        return form.scaled(gram)  # type: ignore[no-any-return]
     diagonal = np.einsum("gii->gi", gram) if gram.ndim == 3 else gram
     parts = row_parts(gram.shape[0], gram.shape[1], gram.shape[-1])
     if not all(map_items(lambda part: bool(np.isfinite(gram[part]).all()), parts)):
         raise CalibrationError("gram: holds NaN or inf.")
     if diagonal.min(initial=0.0) < 0:
         raise CalibrationError("gram: has a negative diagonal, so it is no X^T X.")
-    total = float(np.sum(diagonal, dtype=np.float64))
-    mean = total / np.count_nonzero(diagonal) if total else 1.0
+    power = float(np.sum(diagonal, dtype=np.float64))
+    mean = power / np.count_nonzero(diagonal) if power else 1.0
     narrow = gram.dtype == np.float32 and 1e-30 < mean < 1e30
     factor = np.float32(1 / mean) if narrow else 1 / mean
     result: Array = np.empty(gram.shape, np.float32)

@@ -13,7 +13,15 @@ from mlpass.parallel import one_blas_thread
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Array, Method, Problem, check_count
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
-from mlpass.solvers.solve import Solution, begin_powers, make_problem, make_solution, usable
+from mlpass.solvers.solve import (
+    Solution,
+    begin_powers,
+    hosted,
+    make_problem,
+    make_solution,
+    placed_like,
+    usable,
+)
 from mlpass.solvers.sparsegpt import Rounding
 from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.sparsity.modes import Mask, Mode
@@ -94,9 +102,12 @@ def solve_palettized(
 ) -> PalettizedSolution:
     """Returns a weight pruned and palettized together; arguments and errors as `solve`.
 
+    It works on numpy's arrays: a tensor's Gram is brought to them once.
+
     Raises:
         NotApplicable: `group_size` does not divide the rows, or the mode does not fit.
     """
+    given, (weight, gram) = weight, hosted(weight, gram)
     problem = make_problem(weight, gram, mode, layout)
     powers = begin_powers(problem, error_before)
     groups, rows = problem.layout.sizes[:2]
@@ -106,11 +117,12 @@ def solve_palettized(
     tables = _Tables(problem, palettization, size, weight.dtype)
     pruned = prune_rounded(problem, usable(problem, method), tables.fit)
     used = layout or matrix_layout(*weight.shape)
-    return PalettizedSolution(
-        **vars(make_solution(problem, pruned, used, weight.dtype, powers())),
+    found = PalettizedSolution(
+        **vars(make_solution(problem, pruned, used, weight, powers())),
         codes=used.join(np.where(pruned.keep, tables.codes, np.uint8(0))),
         tables=tables.entries.astype(weight.dtype),
     )
+    return placed_like(found, given)
 
 
 class _Tables:

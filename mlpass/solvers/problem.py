@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from mlpass.solvers.gram import Gram
 from mlpass.solvers.products import Array as Array
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask, Mode
+from mlpass.sparsity.tensors import host, is_tensor, placed
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Problem:
     """One weight and the inputs it meets: find W' in the mode's pattern with `(W' - W) X^T` small.
 
     Attributes:
-        weight: (groups, rows, columns) fp32.
+        weight: (groups, rows, columns) fp32, where the Gram is: a numpy array, or a tensor.
         gram: of its inputs, (groups, columns, columns).
         layout: of `weight`: (groups, rows, channels, positions).
         mode: which elements may stay.
@@ -34,7 +35,13 @@ class Problem:
     @property
     def scale(self) -> Array:
         """Root mean square of each input column, (groups, columns); see `column_scale`."""
-        return column_scale(np.sqrt(self.gram.diagonal))
+        lengths = np.sqrt(host(self.gram.diagonal))
+        return placed(column_scale(lengths), self.weight)  # type: ignore[no-any-return]
+
+    @property
+    def hosted(self) -> Problem:
+        """The same in numpy's arrays."""
+        return replace(self, weight=host(self.weight), gram=self.gram.hosted)
 
 
 class Pruned(NamedTuple):
@@ -54,7 +61,13 @@ class Pruned(NamedTuple):
 
 
 class Method:
-    """Scores a weight, asks the mode for the mask, and may update what is kept."""
+    """Scores a weight, asks the mode for the mask, and may update what is kept.
+
+    Attributes:
+        tensors: whether `prune` works on tensors as well; if not, it is only given numpy's arrays.
+    """
+
+    tensors: ClassVar[bool] = False
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight of a problem.
@@ -64,6 +77,20 @@ class Method:
             CalibrationError: the Gram is none.
         """
         raise NotImplementedError
+
+
+def pruned_by(method: Method, problem: Problem) -> Pruned:
+    """Returns a method's result, of the kind of the problem's weight and where that is.
+
+    Raises:
+        NotApplicable: the mode does not fit this weight.
+        CalibrationError: the Gram is none.
+    """
+    if method.tensors or not is_tensor(problem.weight):
+        return method.prune(problem)
+    found = method.prune(problem.hosted)
+    weight, keep = (placed(each, problem.weight) for each in (found.weight, found.keep))
+    return found._replace(weight=weight, keep=keep)
 
 
 def column_scale(lengths: NDArray[Any]) -> Array:

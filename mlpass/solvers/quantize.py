@@ -13,7 +13,15 @@ from mlpass.parallel import one_blas_thread
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Array, Method, Problem, check_count
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
-from mlpass.solvers.solve import Solution, begin_powers, make_problem, make_solution, usable
+from mlpass.solvers.solve import (
+    Solution,
+    begin_powers,
+    hosted,
+    make_problem,
+    make_solution,
+    placed_like,
+    usable,
+)
 from mlpass.solvers.sparsegpt import Rounding
 from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.sparsity.modes import Mask, Mode
@@ -83,9 +91,12 @@ def solve_quantized(
 ) -> QuantizedSolution:
     """Returns a weight pruned and quantized together; arguments and errors as `solve`.
 
+    It works on numpy's arrays: a tensor's Gram is brought to them once.
+
     Raises:
         NotApplicable: `block_size` does not divide the input channels, or the mode does not fit.
     """
+    given, (weight, gram) = weight, hosted(weight, gram)
     problem = make_problem(weight, gram, mode, layout)
     powers = begin_powers(problem, error_before)
     used = layout or matrix_layout(*weight.shape)
@@ -93,15 +104,16 @@ def solve_quantized(
     small = used.reduced(blocks)
     grid = _Grid(problem, quantization, blocks, weight.dtype)
     pruned = prune_rounded(problem, usable(problem, method), grid.fit)
-    solution = make_solution(problem, pruned, used, weight.dtype, powers())
+    solution = make_solution(problem, pruned, used, weight, powers())
     integer = np.int8 if quantization.symmetric else np.uint8
     offset = None if quantization.symmetric else small.join(grid.offset).astype(integer)
-    return QuantizedSolution(
+    found = QuantizedSolution(
         **vars(solution),
         codes=used.join(grid.codes).astype(integer),
         scale=small.join(grid.scale).astype(weight.dtype),
         offset=offset,
     )
+    return placed_like(found, given)
 
 
 def _blocks(quantization: Quantization, channels: int) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
 from mlpass.parallel import map_items
+from mlpass.solvers.arrays import copied, jobs, namespace, ratio
 from mlpass.solvers.problem import Array, Problem
-from mlpass.solvers.products import Part, row_parts
+from mlpass.solvers.products import Part
 from mlpass.sparsity.modes import Mask
 
 
@@ -28,41 +29,39 @@ def refit(
     """
     if problem.gram.is_diagonal:
         return weight
-    gram, extra = problem.gram.matrix, np.float32(dampening)
-    diagonal: Array = np.add(problem.gram.diagonal, extra)
-    inverse = np.divide(1, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
-    result = weight.copy()
+    gram, extra = problem.gram.matrix, float(dampening)
+    inverse = ratio(1, problem.gram.diagonal + extra)
+    result: Array = copied(weight)
 
     def solve_rows(part: Part) -> None:
         kept, square = keep[part], gram[part[0]]
         scale = kept * inverse[part[0], None]  # the mask and it in one
-        offset = problem.weight[part] - weight[part]
-        residual: Array = np.matmul(offset, square)
+        offset: Array = problem.weight[part] - weight[part]
+        residual: Any = offset @ square
         residual += extra * offset
         residual *= kept
-        step: Array = np.multiply(residual, scale)
+        step: Any = residual * scale
         power = _dots(residual, step)
         for _ in range(iterations):
             image = step @ square
             image += extra * step
             curvature = _dots(step, image)
-            length = np.divide(power, curvature, out=np.zeros_like(power), where=curvature > 0)
+            length = ratio(power, curvature)
             result[part] += length * step
             image *= kept
             image *= length
             residual -= image
-            scaled: Array = np.multiply(residual, scale)
+            scaled = residual * scale
             previous, power = power, _dots(residual, scaled)
-            turn = np.divide(power, previous, out=np.zeros_like(power), where=previous > 0)
+            turn = ratio(power, previous)
             step *= turn
             step += scaled
 
-    groups, rows, columns = weight.shape
-    map_items(solve_rows, row_parts(groups, rows, columns * columns))
+    map_items(solve_rows, jobs(weight, weight.shape[2] ** 2))
     return result
 
 
 def _dots(first: Array, second: Array) -> Array:
     """Returns the product of each row with its like, (groups, rows, 1)."""
-    products: Array = np.einsum("grc,grc->gr", first, second)[..., None]
+    products: Array = namespace(first).einsum("grc,grc->gr", first, second)[..., None]
     return products

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
 from mlpass.parallel import begin, one_blas_thread
+from mlpass.solvers.arrays import in_fp32, largest, limit_of, namespace
 from mlpass.solvers.gram import Gram, output_power
-from mlpass.solvers.problem import Method, Problem, Pruned
+from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
 from mlpass.sparsity.modes import Mask, Mode
+from mlpass.sparsity.tensors import host, is_tensor, placed, taken
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Solution:
     """A pruned weight.
 
     Attributes:
-        weight: in the shape and dtype that came in; 0 where `keep` is False.
+        weight: in the shape and dtype that came in, and of that kind; 0 where `keep` is False.
         keep: bool, the same shape.
         error: `||(W' - W) X^T||^2 / ||W X^T||^2`; 0 where no sample gives an output.
         dampening: fraction of the Gram's mean diagonal that was added to it.
@@ -38,6 +40,9 @@ class Solution:
     error_before: float | None = None
 
 
+Found = TypeVar("Found", bound=Solution)
+
+
 @one_blas_thread()
 def solve(
     weight: NDArray[Any],
@@ -50,10 +55,12 @@ def solve(
 ) -> Solution:
     """Returns a weight pruned by `method` so that its outputs on the samples change little.
 
-    The same weight and Gram give the same bytes on any number of cores.
+    It works where the Gram is: on numpy's arrays, or on torch's tensors on their device (those in
+    the host's memory are read as numpy's). numpy's give the same bytes on any number of cores.
 
     Args:
-        weight: (rows, columns), or whatever shape `layout` is of; any float dtype.
+        weight: (rows, columns), or whatever shape `layout` is of; any float dtype. It is brought to
+            the Gram, and the solution back to where it was.
         gram: X^T X, (columns, columns), or (groups, columns, columns) where `layout` has groups.
             The columns of a convolution are its input channels times its kernel positions.
             (columns,) is a diagonal one: every method then ranks by |w| times input norm, and kept
@@ -72,9 +79,9 @@ def solve(
     """
     problem = make_problem(weight, gram, mode, layout)
     powers = begin_powers(problem, error_before)
-    pruned = usable(problem, method).prune(problem)
+    pruned = pruned_by(usable(problem, method), problem)
     used = layout or matrix_layout(*weight.shape)
-    return make_solution(problem, pruned, used, weight.dtype, powers())
+    return make_solution(problem, pruned, used, weight, powers())
 
 
 def usable(problem: Problem, method: Method) -> Method:
@@ -111,17 +118,18 @@ def begin_powers(problem: Problem, magnitude: bool) -> Callable[[], Powers]:
         change = Magnitude().prune(problem).weight - problem.weight
         return Powers(whole, output_power(change, problem.gram))
 
-    return begin(work_out)
+    # A device has one queue: nothing is gained there by two threads.
+    return work_out if is_tensor(problem.weight) else begin(work_out)
 
 
 def make_solution(
-    problem: Problem, pruned: Pruned, layout: Layout, dtype: np.dtype[Any], powers: Powers
+    problem: Problem, pruned: Pruned, layout: Layout, stored: NDArray[Any], powers: Powers
 ) -> Solution:
-    """Returns a method's result in the stored shape and dtype, with its error."""
+    """Returns a method's result in the shape, kind and dtype of the stored one, with its error."""
     weight, power = pruned.weight, pruned.power
-    limit = np.finfo(dtype).max
-    if np.abs(weight).max(initial=0) > limit:  # fp16 would make it inf
-        weight, power = np.clip(weight, -limit, limit), None
+    limit = limit_of(stored)
+    if largest(weight) > limit:  # fp16 would make it inf
+        weight, power = namespace(weight).clip(weight, -limit, limit), None
     if power is None:
         power = output_power(weight - problem.weight, problem.gram)
 
@@ -129,12 +137,34 @@ def make_solution(
         return power / powers.whole if powers.whole > 0 else 0.0
 
     return Solution(
-        layout.join(weight).astype(dtype, copy=False),
-        layout.join(pruned.keep),
+        cast_like(layout.join(weight), stored),
+        placed(layout.join(pruned.keep), stored),
         relative(power),
         pruned.dampening,
         None if powers.magnitude is None else relative(powers.magnitude),
     )
+
+
+def hosted(
+    weight: NDArray[Any], gram: NDArray[Any] | Gram
+) -> tuple[NDArray[Any], NDArray[Any] | Gram]:
+    """Returns a weight and its Gram in numpy's arrays; a shared Gram is brought to them once."""
+    return host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
+
+
+def placed_like(solution: Found, like: Any) -> Found:
+    """Returns a solution of numpy's arrays in those of `like`: its weight in the same dtype."""
+    if not is_tensor(like):
+        return solution
+    arrays = {name: each for name, each in vars(solution).items() if isinstance(each, np.ndarray)}
+    found = {name: placed(each, like) for name, each in arrays.items()}
+    return replace(solution, **found | {"weight": cast_like(solution.weight, like)})
+
+
+def cast_like(values: Any, like: Any) -> Any:
+    """Returns values of the kind and dtype, and on the device, of `like`."""
+    found = placed(values, like)
+    return found.to(like.dtype) if is_tensor(like) else found.astype(like.dtype, copy=False)
 
 
 def make_problem(
@@ -147,23 +177,23 @@ def make_problem(
     """
     if layout is None and weight.ndim != 2:
         raise CalibrationError(
-            f"weight: must be (rows, columns) where no layout is given. Got shape {weight.shape}."
+            "weight: must be (rows, columns) where no layout is given. "
+            f"Got shape {tuple(weight.shape)}."
         )
     used = layout or matrix_layout(*weight.shape)
-    if used.shape != weight.shape:
-        raise CalibrationError(f"weight: has shape {weight.shape}, its layout {used.shape}.")
+    if used.shape != tuple(weight.shape):
+        raise CalibrationError(f"weight: has shape {tuple(weight.shape)}, its layout {used.shape}.")
     groups, rows, channels, positions = used.sizes
     columns = channels * positions
     shared = gram if isinstance(gram, Gram) else Gram(gram)
-    if shared.diagonal.shape != (groups, columns):
-        got = shared.diagonal.shape
+    if tuple(shared.diagonal.shape) != (groups, columns):
+        got = tuple(shared.diagonal.shape)
         got = got[1:] if shared.is_diagonal else (*got, got[1])
         raise CalibrationError(
             f"gram: must be {(groups, columns, columns)} for this weight. Got {got}."
         )
-    if not np.isfinite(weight).all():
+    weight = taken(weight)
+    if not namespace(weight).isfinite(weight).all():
         raise CalibrationError("weight: holds NaN or inf.")
-    matrix = np.ascontiguousarray(
-        used.split(weight).reshape(groups, rows, columns), dtype=np.float32
-    )
-    return Problem(matrix, shared, grouped_layout(used), mode)
+    here = used.split(placed(weight, shared.diagonal)).reshape((groups, rows, columns))
+    return Problem(in_fp32(here), shared, grouped_layout(used), mode)

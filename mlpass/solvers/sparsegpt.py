@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.parallel import map_items
+from mlpass.solvers.arrays import blank, diagonals, jobs, namespace, tensor_form, total, zeros
 from mlpass.solvers.gram import dampened_factor
 from mlpass.solvers.problem import (
     Array,
@@ -29,9 +30,11 @@ from mlpass.solvers.problem import (
     check_dampening,
     column_scale,
 )
-from mlpass.solvers.products import Part, row_parts
+from mlpass.solvers.products import Part
 from mlpass.solvers.refit import refit
+from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.modes import Mask, Window
+from mlpass.sparsity.tensors import host, is_tensor, placed
 
 # Given a column's index in the sweep and its values (groups, rows), returns the values to store.
 Rounding = Callable[[int, Array], Array]
@@ -54,6 +57,7 @@ class SparseGPT(Method):
     dampening: float = 0.01
     block_size: int = 128
     refit: bool = False
+    tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_dampening(self.dampening)
@@ -99,16 +103,19 @@ class Factored:
         columns before it take from them. The second is each block's own U^-1.
         """
         if edges not in self.reaches:
-            reach, blocks = np.zeros_like(self.upper), list(pairwise(edges))
+            xp, form = namespace(self.upper), tensor_form(self.upper)
+            reach, blocks = zeros(self.upper, self.upper.shape), list(pairwise(edges))
+            inverse = form.triangular_inverse if form else np.linalg.inv
 
             def invert(block: tuple[int, int]) -> Array:
                 start, stop = block
-                spread: Array = np.linalg.inv(self.upper[:, start:stop, start:stop])
+                spread: Array = inverse(self.upper[:, start:stop, start:stop])
                 before = self.upper[:, :start, start:stop]
-                np.matmul(before, spread, out=reach[:, :start, start:stop])
+                xp.matmul(before, spread, out=reach[:, :start, start:stop])
                 return spread
 
-            self.reaches[edges] = reach, map_items(invert, blocks)
+            spreads = [*map(invert, blocks)] if form else map_items(invert, blocks)
+            self.reaches[edges] = reach, spreads
         return self.reaches[edges]
 
 
@@ -127,15 +134,21 @@ def factor(problem: Problem, windows: list[Window], dampening: float) -> Factore
 
 def _factor(matrix: Array, order: NDArray[np.intp], dampening: float) -> Factored:
     native = np.array_equal(order, np.arange(order.size))
-    gram = matrix if native else matrix[:, order[:, None], order]
-    parts = [dampened_factor(group, dampening) for group in gram]
-    upper = parts[0][0][None] if len(parts) == 1 else np.stack([upper for upper, _ in parts])
-    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    places = placed(order, matrix)
+    gram = matrix if native else matrix[:, places[:, None], places]
+    if form := tensor_form(gram):
+        upper, each = form.dampened_factors(gram, dampening)
+    else:
+        parts = [dampened_factor(group, dampening) for group in gram]
+        upper = parts[0][0][None] if len(parts) == 1 else np.stack([upper for upper, _ in parts])
+        each = [used for _, used in parts]
+    used, diagonal = np.array(each), host(diagonals(gram))
     live = diagonal > 0
-    scale = column_scale(np.diagonal(upper, axis1=1, axis2=2) * live)
-    used = np.array([used for _, used in parts])
+    scale = column_scale(host(diagonals(upper)) * live)
     mean = diagonal.sum(axis=1) / np.maximum(1, live.sum(axis=1))
-    return Factored(order, upper, scale, live, (used * mean).astype(np.float32), float(used.max()))
+    added = (used * mean).astype(np.float32)
+    scale, live, added = (placed(part, gram) for part in (scale, live, added))
+    return Factored(order, upper, scale, live, added, float(used.max()))
 
 
 def sweep(
@@ -159,59 +172,69 @@ def sweep(
         rounding: what becomes of a column's kept values, where they are also quantized.
         fixed: (groups, rows, columns), the mask where it is known; the windows then decide nothing.
     """
-    order, upper, scale = factored.order, factored.upper, factored.scale
+    xp, order, upper, scale = namespace(weight), factored.order, factored.upper, factored.scale
     groups, rows, columns = weight.shape
     if fixed is None and windows[0].columns.size == columns:  # decided before anything has changed
-        score = np.abs(_transposed(weight, order)) * scale[..., None]
-        fixed = np.empty(weight.shape, bool)
-        fixed[:, :, order] = windows[0].mode.keep(score, windows[0].layout).swapaxes(1, 2)
+        every = placed(order, weight)
+        score = xp.abs(_transposed(weight, every)) * scale[..., None]
+        keep = keep_mask(windows[0].mode, score, windows[0].layout)
+        fixed = blank(weight, weight.shape, mask=True)
+        fixed[:, :, every] = keep.swapaxes(1, 2)
     spans = _spans(windows) if fixed is None else _steps(columns, block_size)
-    change = np.empty((groups, columns, rows), np.float32)
-    result, mask = np.empty_like(weight), np.empty(weight.shape, bool)
+    change = blank(weight, (groups, columns, rows))
+    result, mask = blank(weight, weight.shape), blank(weight, weight.shape, mask=True)
     power = 0.0
     blocks = list(_blocks(spans, block_size))
     reach, spreads = factored.reach((0, *(parts[-1].right for parts in blocks)))
     for parts, spread in zip(blocks, spreads, strict=True):
         block = slice(parts[0].left, parts[-1].right)
-        native = _as_slice(order[block])
+        native = _places(order[block], weight)
         before = reach[:, : block.start, block], change[:, : block.start]
         start_weight, current = _brought_up(weight, native, *before)
-        keep = _room(current.shape, bool)
+        keep = _room(weight, current.shape, mask=True)
         if fixed is not None:
             keep[:] = _transposed(fixed, native)
         lost = _set_columns(parts, current, spread, scale[:, block], keep, rounding)
         _put_back(current, result, native)
         _put_back(keep, mask, native)
-        moved = np.subtract(current, start_weight, out=change[:, block])
-        weights = np.square(np.diagonal(upper[:, block, block], axis1=1, axis2=2))
+        moved = xp.subtract(current, start_weight, out=change[:, block])
+        weights = xp.square(diagonals(upper[:, block, block]))
         squares = weights * _square_sums(lost)
         squares -= factored.added[:, None] * _square_sums(moved)
-        power += float(squares[factored.live[:, block]].sum(dtype=np.float64))
+        power += total(squares[factored.live[:, block]])
     return result, mask, max(0.0, power)
 
 
 def _transposed(values: Any, columns: NDArray[np.intp] | slice) -> Any:
     """Returns some columns of (groups, rows, columns) as (groups, columns, rows)."""
-    return np.ascontiguousarray(values[:, :, columns].swapaxes(1, 2))
+    turned = values[:, :, columns].swapaxes(1, 2)
+    return turned.contiguous() if is_tensor(values) else np.ascontiguousarray(turned)
 
 
-def _room(shape: tuple[int, ...], dtype: Any) -> Any:
-    """Returns an uninitialised array with some room after each row.
+def _room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Any:
+    """Returns an uninitialised array with some room after each row; a tensor without.
 
     Rows that are a power of two apart share a few lines of the cache: to transpose them is slow.
     """
-    return np.empty((*shape[:-1], shape[-1] + 16), dtype)[..., : shape[-1]]
+    if is_tensor(like):
+        return blank(like, shape, mask)
+    return blank(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
 
 
-def _as_slice(columns: NDArray[np.intp]) -> NDArray[np.intp] | slice:
-    """Returns neighbours as a slice, which is several times as fast to copy through."""
+def _places(columns: NDArray[np.intp], like: Array) -> NDArray[np.intp] | slice:
+    """Returns indices of columns where they are used; of neighbours a slice.
+
+    A slice is several times as fast to copy through.
+    """
     first, last = int(columns[0]), int(columns[-1]) + 1
-    return slice(first, last) if np.array_equal(columns, np.arange(first, last)) else columns
+    if np.array_equal(columns, np.arange(first, last)):
+        return slice(first, last)
+    return placed(columns, like)  # type: ignore[no-any-return]
 
 
 def _square_sums(values: Array) -> Array:
     """Returns the square sum of each column of (groups, columns, rows)."""
-    sums: Array = np.einsum("gcr,gcr->gc", values, values)
+    sums: Array = namespace(values).einsum("gcr,gcr->gc", values, values)
     return sums
 
 
@@ -224,16 +247,16 @@ def _brought_up(
     """
     groups, rows = weight.shape[:2]
     width = reach.shape[2]
-    start: Array = _room((groups, width, rows), np.float32)
-    current: Array = _room(start.shape, np.float32)
+    start: Array = _room(weight, (groups, width, rows))
+    current: Array = _room(weight, start.shape)
 
     def gather(part: Part) -> None:
         group, row = part
         start[group, :, row] = weight[part][:, :, columns].swapaxes(1, 2)
         gathered = reach[group].swapaxes(1, 2) @ change[group, :, row]
-        np.subtract(start[group, :, row], gathered, out=current[group, :, row])
+        namespace(start).subtract(start[group, :, row], gathered, out=current[group, :, row])
 
-    map_items(gather, row_parts(groups, rows, width * (change.shape[1] + 1)))
+    map_items(gather, jobs(weight, width * (change.shape[1] + 1)))
     return start, current
 
 
@@ -244,8 +267,7 @@ def _put_back(values: Any, target: Any, columns: NDArray[np.intp] | slice) -> No
         group, row = part
         target[group, row, columns] = values[group, :, row].swapaxes(1, 2)
 
-    groups, width, rows = values.shape
-    map_items(put, row_parts(groups, rows, width * _COPY))
+    map_items(put, jobs(target, values.shape[1] * _COPY))
 
 
 class Span(NamedTuple):
@@ -302,16 +324,17 @@ def _set_columns(
         rounding: as for `sweep`.
     """
     first = spans[0].left
-    lost = np.empty_like(current)
-    unit = spread / np.diagonal(spread, axis1=1, axis2=2)[:, :, None]
+    xp = namespace(current)
+    lost: Array = xp.empty_like(current)
+    unit = spread / diagonals(spread)[:, :, None]
     for span in spans:
         start, stop = span.left - first, span.right - first
         if start:
             current[:, start:stop] -= unit[:, :start, start:stop].swapaxes(1, 2) @ lost[:, :start]
         if span.window is not None:
-            score = np.abs(current[:, start:stop])
+            score = xp.abs(current[:, start:stop])
             score *= scale[:, start:stop, None]
-            keep[:, start:stop] = span.window.mode.keep(score, span.window.layout)
+            keep[:, start:stop] = keep_mask(span.window.mode, score, span.window.layout)
         for left in range(start, stop, _CHUNK):
             right = min(stop, left + _CHUNK)
             if left > start:
@@ -324,6 +347,6 @@ def _set_columns(
                 stored = values * keep[:, column]
                 if rounding is not None:
                     stored = rounding(first + column, stored) * keep[:, column]
-                np.subtract(values, stored, out=lost[:, column])
+                xp.subtract(values, stored, out=lost[:, column])
                 current[:, column] = stored
     return lost

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
-
+from mlpass.solvers.arrays import masked, namespace
 from mlpass.solvers.problem import Array, Method, Problem, Pruned
 from mlpass.solvers.refit import refit
+from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.modes import Mode
 
 # Of the mean diagonal: no quiet input gets large weights to stand in for a loud one.
@@ -23,10 +24,12 @@ class Magnitude(Method):
     """
 
     refit: bool = False
+    tensors: ClassVar[bool] = True
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest magnitudes zeroed."""
-        return _prune_by(problem, np.abs(problem.weight), problem.mode, self.refit)
+        score = namespace(problem.weight).abs(problem.weight)
+        return _prune_by(problem, score, problem.mode, self.refit)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Wanda(Method):
     """
 
     refit: bool = False
+    tensors: ClassVar[bool] = True
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest scores zeroed."""
@@ -55,20 +59,22 @@ class Uncorrelated(Method):
     can make up for what is gone, so what is kept stays.
     """
 
+    tensors: ClassVar[bool] = True
+
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest scores zeroed."""
         return _prune_by(problem, _score(problem), problem.mode, refitted=False)
 
 
 def _score(problem: Problem) -> Array:
-    score = np.abs(problem.weight)
+    score: Array = namespace(problem.weight).abs(problem.weight)
     score *= problem.scale[:, None, :]
     return score
 
 
 def _prune_by(problem: Problem, score: Array, mode: Mode, refitted: bool) -> Pruned:
-    keep = mode.keep(score, problem.layout)
-    weight = np.where(keep, problem.weight, np.float32(0))
+    keep = keep_mask(mode, score, problem.layout)
+    weight = masked(problem.weight, keep)
     if refitted:
         weight = refit(problem, keep, weight, dampening=_DAMPENING)
     return Pruned(weight, keep)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import NotApplicable
+from mlpass.sparsity.tensors import is_tensor
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,19 @@ class Layout:
 
     def split(self, array: NDArray[Any]) -> NDArray[Any]:
         """Returns a stored-shape array as (groups, rows, channels, positions)."""
-        return array.reshape(self.split_shape).transpose(self.order).reshape(self.sizes)
+        split = _permuted(array.reshape(self.split_shape), self.order)
+        return split.reshape(self.sizes)
 
     def join(self, array: NDArray[Any]) -> NDArray[Any]:
         """Returns an array of (groups, rows, channels, positions) in the stored shape."""
-        permuted = array.reshape([self.split_shape[axis] for axis in self.order])
-        return permuted.transpose(np.argsort(self.order)).reshape(self.shape)
+        permuted = array.reshape(tuple(self.split_shape[axis] for axis in self.order))
+        return _permuted(permuted, np.argsort(self.order).tolist()).reshape(self.shape)
+
+
+def _permuted(array: Any, order: Sequence[int]) -> NDArray[Any]:
+    """Returns an array, or torch's tensor, with its axes in another order."""
+    permuted: Any = array.permute(*order) if is_tensor(array) else array.transpose(order)
+    return permuted  # type: ignore[no-any-return]
 
 
 def matrix_layout(rows: int, columns: int) -> Layout:

@@ -18,6 +18,7 @@ from mlpass.errors import ConfigError, NotApplicable
 from mlpass.parallel import map_slabs
 from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.norms import mean_squares, norm_dtype
+from mlpass.sparsity.options import check_dim, check_int, check_number, is_int
 from mlpass.sparsity.ranking import (
     Mask as Mask,
 )
@@ -96,8 +97,8 @@ class Threshold(Mode):
     minimum_sparsity_percentile: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_number("threshold", self.threshold, 0.0, math.inf)
-        _check_number("minimum_sparsity_percentile", self.minimum_sparsity_percentile, 0.0, 1.0)
+        check_number("threshold", self.threshold, 0.0, math.inf)
+        check_number("minimum_sparsity_percentile", self.minimum_sparsity_percentile, 0.0, 1.0)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns True where the score is above the threshold."""
@@ -110,13 +111,16 @@ class Threshold(Mode):
             np.greater(keys.reshape(-1)[start:stop], limit, out=slab)
             return int(np.count_nonzero(slab))
 
-        zeros = score.size - sum(map_slabs(compare, score.size))
-        if zeros < self.minimum_sparsity_percentile * score.size:
+        self.check_pays(score.size - sum(map_slabs(compare, score.size)), score.size)
+        return keep
+
+    def check_pays(self, zeros: int, size: int) -> None:
+        """Raises NotApplicable where so many zeros of `size` elements are too few."""
+        if zeros < self.minimum_sparsity_percentile * size:
             raise NotApplicable(
-                f"sparsity {zeros / score.size:.4f} would be below "
+                f"sparsity {zeros / size:.4f} would be below "
                 f"minimum_sparsity_percentile {self.minimum_sparsity_percentile}"
             )
-        return keep
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Percentile(Mode):
     scope: str = "weight"
 
     def __post_init__(self) -> None:
-        _check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
+        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
         if self.scope not in ("weight", "row", "global"):
             raise ConfigError(f'scope: must be "weight", "row" or "global". Got {self.scope!r}.')
 
@@ -147,10 +151,10 @@ class Percentile(Mode):
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of one weight; a global ranking is cut by the pass instead."""
         if self.scope == "row":
-            needed = _needed(self, layout)
-            groups, rows, channels, positions = needed.sizes
-            matrix = needed.split(score).reshape(groups * rows, channels * positions)
-            return needed.join(keep_rows(matrix, self.target_sparsity).reshape(needed.sizes))
+            used = needed(self, layout)
+            groups, rows, channels, positions = used.sizes
+            matrix = used.split(score).reshape(groups * rows, channels * positions)
+            return used.join(keep_rows(matrix, self.target_sparsity).reshape(used.sizes))
         return keep_highest(score, self.target_sparsity)
 
     def windows(self, layout: Layout, width: int) -> list[Window]:
@@ -183,21 +187,21 @@ class NM(Mode):
     structured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_int("n_m_ratio", "m", self.m, 1)
-        if not _is_int(self.n) or not 0 <= self.n <= self.m:
+        check_int("n_m_ratio", "m", self.m, 1)
+        if not is_int(self.n) or not 0 <= self.n <= self.m:
             raise ConfigError(
                 f"n_m_ratio: n (the number of zeros) must be an int in [0, m]. "
                 f"Got n={self.n!r} with m={self.m}."
             )
-        _check_dim(self.dim)
+        check_dim(self.dim)
 
     def __str__(self) -> str:
         return f"NM({self.n}:{self.m}{', dim=0' if self.dim == 0 else ''})"
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask with n zeros in every group of m."""
-        keys = channels_first(keys_of(score), _needed(self, layout), self.dim)
-        _check_fits(self, keys.shape[1], self.m)
+        keys = channels_first(keys_of(score), needed(self, layout), self.dim)
+        check_fits(self, keys.shape[1], self.m)
         keep = empty(keys.shape, bool)
 
         def rank(part: tuple[slice, slice]) -> None:
@@ -211,15 +215,15 @@ class NM(Mode):
                 kept[:, whole:] = outside_lowest(slab[:, whole:], zeros, tail)
 
         map_groups(rank, keys.shape, self.m)
-        return channels_back(keep, _needed(self, layout), self.dim)
+        return channels_back(keep, needed(self, layout), self.dim)
 
     def windows(self, layout: Layout, width: int) -> list[Window]:
         """Returns windows of m channels at one kernel position, or of `width` whole columns."""
         groups, rows, channels, positions = layout.sizes
         if self.dim == 0:
-            _check_fits(self, groups * rows, self.m)
+            check_fits(self, groups * rows, self.m)
             return column_windows(self, layout, width)
-        _check_fits(self, channels, self.m)
+        check_fits(self, channels, self.m)
         native = np.arange(channels * positions).reshape(channels, positions)
         whole, tail = transposed_layout(groups, rows, self.m, 1), channels % self.m
         last = NM(tail * self.n // self.m, tail) if tail else self
@@ -253,15 +257,15 @@ class Block(Mode):
     structured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
-        _check_int("block_size", "block_size", self.block_size, 2)
-        _check_dim(self.dim)
+        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
+        check_int("block_size", "block_size", self.block_size, 2)
+        check_dim(self.dim)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each block."""
-        grouped = channels_first(score, _needed(self, layout), self.dim)
+        grouped = channels_first(score, needed(self, layout), self.dim)
         outer, channels, inner = grouped.shape
-        _check_fits(self, channels, self.block_size)
+        check_fits(self, channels, self.block_size)
         starts = np.arange(0, channels, self.block_size)
         lengths = np.diff(np.append(starts, channels))
         power = empty((outer, len(starts), inner), norm_dtype(score.dtype))
@@ -273,17 +277,17 @@ class Block(Mode):
 
         map_groups(measure, grouped.shape, self.block_size)
         kept = keep_highest(power, self.target_sparsity)
-        return channels_back(np.repeat(kept, lengths, axis=1), _needed(self, layout), self.dim)
+        return channels_back(np.repeat(kept, lengths, axis=1), needed(self, layout), self.dim)
 
     def windows(self, layout: Layout, width: int) -> list[Window]:
         """Returns windows of whole blocks, about `width` columns each, with their shares."""
         groups, rows, channels, positions = layout.sizes
         if self.dim == 0:
-            _check_fits(self, groups * rows, self.block_size)
+            check_fits(self, groups * rows, self.block_size)
             parts = column_windows(self, layout, width)
             blocks = [-(-groups * rows // self.block_size) * part.columns.size for part in parts]
             return with_shares(self, parts, blocks)
-        _check_fits(self, channels, self.block_size)
+        check_fits(self, channels, self.block_size)
         step = max(1, width // self.block_size) * self.block_size
         while 0 < channels % step < self.block_size:  # the last window must hold a full block
             step += self.block_size
@@ -315,19 +319,17 @@ class Kernel(Mode):
     structured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
+        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each spatial kernel."""
-        needed = _needed(self, layout)
-        if not needed.axes[3]:
-            raise NotApplicable("it has no spatial kernels")
-        return keep_slices(score, needed, self.target_sparsity, 3)
+        used = needed(self, layout)
+        check_kernels(used)
+        return keep_slices(score, used, self.target_sparsity, 3)
 
     def windows(self, layout: Layout, width: int) -> list[Window]:
         """Returns windows of whole kernels, about `width` columns each, with their shares."""
-        if not layout.axes[3]:
-            raise NotApplicable("it has no spatial kernels")
+        check_kernels(layout)
         groups, rows, _, positions = layout.sizes
         whole = max(1, width // positions) * positions
         parts = column_windows(self, layout, whole, positions)
@@ -348,11 +350,11 @@ class Channel(Mode):
     structured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
+        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each output channel."""
-        return keep_slices(score, _needed(self, layout), self.target_sparsity, 2)
+        return keep_slices(score, needed(self, layout), self.target_sparsity, 2)
 
 
 MODES: dict[str, type[Mode]] = {
@@ -360,7 +362,8 @@ MODES: dict[str, type[Mode]] = {
 }
 
 
-def _check_fits(mode: NM | Block, channels: int, size: int) -> None:
+def check_fits(mode: NM | Block, channels: int, size: int) -> None:
+    """Raises NotApplicable where the channels make not one group or block."""
     if channels < size:
         name = "m" if isinstance(mode, NM) else "block_size"
         raise NotApplicable(
@@ -368,7 +371,14 @@ def _check_fits(mode: NM | Block, channels: int, size: int) -> None:
         )
 
 
-def _needed(mode: Mode, layout: Layout | None) -> Layout:
+def check_kernels(layout: Layout) -> None:
+    """Raises NotApplicable where there are no kernel positions."""
+    if not layout.axes[3]:
+        raise NotApplicable("it has no spatial kernels")
+
+
+def needed(mode: Mode, layout: Layout | None) -> Layout:
+    """Returns the layout; raises NotApplicable where there is none."""
     if layout is None:
         raise NotApplicable(f"{type(mode).__name__} needs input and output channels")
     return layout
@@ -376,24 +386,3 @@ def _needed(mode: Mode, layout: Layout | None) -> Layout:
 
 def _axis_name(dim: int) -> str:
     return "input channels" if dim == 1 else "output channels"
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _check_int(option: str, name: str, value: object, low: int) -> None:
-    if not _is_int(value) or value < low:  # type: ignore[operator]
-        raise ConfigError(f"{option}: {name} must be an int of {low} or more. Got {value!r}.")
-
-
-def _check_dim(dim: object) -> None:
-    if not _is_int(dim) or dim not in (0, 1):
-        raise ConfigError(f"dim: must be 0 (output channels) or 1 (input channels). Got {dim!r}.")
-
-
-def _check_number(option: str, value: object, low: float, high: float) -> None:
-    valid = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not valid or not low <= value <= high:  # type: ignore[operator]
-        interval = f"in [{low:g}, {high:g}]" if high < math.inf else f"of {low:g} or more"
-        raise ConfigError(f"{option}: must be a number {interval}. Got {value!r}.")
