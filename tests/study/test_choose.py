@@ -96,6 +96,21 @@ def test_training_is_the_last_step_and_judged_by_the_users_own_measure(model, sa
     assert choice.attempts[0].misses == ("value 0.50 is below 0.9",)
 
 
+@pytest.mark.slow
+def test_fine_tuning_of_its_own_brings_the_best_start_nearer(model, samples, tmp_path):
+    pytest.importorskip("torch", reason="fine-tuning needs the torch extra")
+    out = tmp_path / "out.mlpackage"
+    choice = mlpass.choose(
+        model, out, sample_data=samples, max_size="0.4x", min_snr=60, finetune_steps=20
+    )
+    *others, last = choice.attempts
+    assert last.rung == "fine-tuning"
+    assert last.trial.snr > max(attempt.trial.snr for attempt in others)
+    assert last.trial.nbytes <= 0.4 * choice.bytes_before
+    assert choice.picked is None
+    assert not out.exists()
+
+
 def test_with_a_quality_alone_training_reaches_for_the_next_sparsities(model, samples, tmp_path):
     starts = []
 
