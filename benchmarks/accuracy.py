@@ -40,7 +40,7 @@ from typing import Any
 
 from accuracy_ratios import NETWORKS, Ratio, ratios
 from bench_cases import CASES
-from bench_runs import JOINT, METHODS, cases, run
+from bench_runs import JOINT, METHODS, cases, markdown, run
 
 TITLES = {
     "fashion": "Residual CNN, Fashion-MNIST",
@@ -192,11 +192,6 @@ def ratio_table(sizes: Sequence[Ratio]) -> str:
             ]
         )
     return markdown(lines)
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Returns rows of cells as a Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

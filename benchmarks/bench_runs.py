@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,8 @@ def cases(model: str, seeds: list[int]) -> tuple[str, ...]:
     """Returns the names of a model's cases: one a seed where it has seeds."""
     names = MODELS[model]
     return tuple(names[seed] for seed in seeds) if len(names) > 1 else names
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Returns rows of cells as a Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

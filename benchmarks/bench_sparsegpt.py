@@ -33,7 +33,7 @@ from statistics import mean
 from typing import Any
 
 from bench_cases import CASES
-from bench_runs import METHODS, MODELS, cases, run
+from bench_runs import METHODS, MODELS, cases, markdown, run
 
 FIGURES = {  # of the report: title, and how it is written
     "perplexity": ("perplexity", "{:.1f}"),
@@ -108,7 +108,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             values = [one[key] / (2**20 if key == "bytes" else 1) for one in members if key in one]
             cells.append(FIGURES[key][1].format(mean(values)) if values else "")
         lines.append([*group, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 if __name__ == "__main__":

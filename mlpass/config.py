@@ -265,15 +265,25 @@ def _choice(config: Config, setting: Setting, why: str) -> Choice:
     return Choice(setting, config.weight_threshold, why)
 
 
-def _from_yaml(path: str | os.PathLike[str]) -> Config:
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Returns what a YAML file says.
+
+    Raises:
+        ConfigError: it is none.
+        OSError: it cannot be read.
+    """
     import yaml
 
     with open(path, encoding="utf-8") as file:
         try:
-            content = yaml.safe_load(file)
+            return yaml.safe_load(file)
         except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
+
+
+def _from_yaml(path: str | os.PathLike[str]) -> Config:
+    content = read_yaml(path)
     if not isinstance(content, Mapping):
         raise ConfigError(f"{os.fspath(path)}: must hold a mapping with {', '.join(_SECTIONS)}")
     try:

@@ -212,7 +212,7 @@ class SiteGrams:
         if not met:
             reasons = [part.refusal for part in parts if part.refusal]
             return Observed(None, (reasons or ["no sample reaches it"])[0], 0, 0)
-        if len({part.total.shape for part in met}) > 1:
+        if len({part.shape for part in met}) > 1:
             return Observed(None, "its readers meet inputs of different shapes", 0, 0)
         if matrices and tables:
             counts = np.sum([part.counts for part in tables], axis=0)
@@ -278,6 +278,11 @@ class _Gathered:
             else:
                 self.tokens += chunk.shape[1]
                 self._sum.add(chunk)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of `total`, which takes a copy to make."""
+        return self._sum.shape if self.counts is None else self.counts.shape
 
     @property
     def total(self) -> NDArray[Any]:

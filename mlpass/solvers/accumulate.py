@@ -20,8 +20,8 @@ _ROWS = 8192  # that one product takes in at most: enough to be fast
 _SLAB = 4096  # of them in a job: with fewer, a product is spent on packing its sides
 _BLOCK = 768  # columns in a job
 _HELD = 1 << 24  # elements that may be held back for it
-_LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
-_FAINT = 1e-26  # of which a millionth is still a normal fp32
+LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
+FAINT = 1e-26  # of which a millionth is still a normal fp32
 
 
 class GramSum:
@@ -64,6 +64,11 @@ class GramSum:
             )
         self._sum.add(rows)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the Gram so far; empty before the first row."""
+        return () if self._sum is None else self._sum.shape
+
     def total(self) -> Float:
         """Returns the Gram of all rows so far, (groups, columns, columns), fp32; fp64 if it must.
 
@@ -102,10 +107,10 @@ class ArraySum:
             CalibrationError: an input is NaN or infinite.
         """
         samples = rows.shape[1]
-        taken = 0
-        while taken < samples:
-            count = min(samples - taken, self._most - self._held)
-            portion = rows[:, taken : taken + count]
+        done = 0
+        while done < samples:
+            count = min(samples - done, self._most - self._held)
+            portion = rows[:, done : done + count]
             self._widen(portion)
             if count == self._most:  # nothing is held back: no need to copy
                 self._add_product(portion.astype(self._sum.dtype, copy=False))
@@ -114,7 +119,7 @@ class ArraySum:
                 self._held += count
                 if self._held == self._most:
                     self._flush()
-            taken += count
+            done += count
 
     def total(self) -> Float:
         """Returns the Gram of all rows so far."""
@@ -144,7 +149,7 @@ class ArraySum:
             raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
         self._power += power
         largest = self._power.max(initial=0)
-        if self._sum.dtype == np.float32 and (largest > _LIMIT or 0 < largest < _FAINT):
+        if self._sum.dtype == np.float32 and (largest > LIMIT or 0 < largest < FAINT):
             held, self._sum = self._rows[:, : self._held], self._sum.astype(np.float64)
             self._rows = empty(self._rows.shape, np.float64)
             self._rows[:, : self._held] = held

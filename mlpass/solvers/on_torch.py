@@ -12,13 +12,11 @@ import numpy as np
 import torch
 
 from mlpass.errors import CalibrationError
+from mlpass.solvers.accumulate import FAINT, LIMIT
 from mlpass.solvers.gram import dampened_factor
 from mlpass.sparsity.tensors import has_double, host, placed
 
 Tensor = torch.Tensor
-
-_LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
-_FAINT = 1e-26  # of which a millionth is still a normal fp32
 
 
 class TensorSum:
@@ -60,7 +58,7 @@ class TensorSum:
         """Goes over to fp64 where squares may overflow fp32, or lose their digits at its end."""
         self._peak, self._count = max(self._peak, peak), self._count + samples
         square = self._peak * self._peak
-        overflows = square * self._count > _LIMIT or 0 < square < _FAINT
+        overflows = square * self._count > LIMIT or 0 < square < FAINT
         if overflows and self._sum.dtype == torch.float32:
             with torch.inference_mode(False):
                 self._sum = double(self._sum)

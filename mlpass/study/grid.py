@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mlpass.config import Config, Sized, as_config
+from mlpass.config import Config, Sized, as_config, read_yaml
 from mlpass.errors import ConfigError, close_matches
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.problem import Method
@@ -173,14 +173,7 @@ def _name(config: Config, number: int) -> str:
 
 def _read(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     """Returns the configs and methods of a grid file."""
-    import yaml
-
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = yaml.safe_load(file)
-        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
+    content = read_yaml(path)
     if isinstance(content, Mapping) and set(content) <= {"configs", "methods"}:
         return content.get("configs", []), content.get("methods")
     if not isinstance(content, list):

@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import coremltools as ct
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-from mlpass import ADMM, NM, Block, Channel, Config, Magnitude, Percentile, SparseGPT, Wanda
-from mlpass.errors import CalibrationError, ConfigError, ModelFormatError
+from mlpass import NM, Block, Channel, Magnitude, Percentile, SparseGPT, Wanda
 from mlpass.passes import calibrated, site_grams
-from mlpass.passes.inspect import weight_of
-from mlpass.passes.journal import journal_path
-from mlpass.program.mlpackage import Package
-from mlpass.program.sites import find_sites
 from tests import peer
-from tests.program.packages import tree
+from tests.passes.layers import METHODS, SIZE, samples, save, weights, weights_of
 from tests.runtime.programs import FIXTURES, convert, program, truth
-
-RNG = np.random.default_rng(5)
-SIZE = 64
-METHODS = [Magnitude(), Wanda(), SparseGPT(), SparseGPT(refit=True), ADMM()]
-
-
-def weights(count, rows=SIZE, columns=SIZE):
-    rng = np.random.default_rng(6)
-    return [rng.standard_normal((rows, columns)).astype(np.float32) / 8 for _ in range(count)]
-
-
-def samples(count=32, rows=8, columns=SIZE, seed=7):
-    """Correlated inputs, as real activations are."""
-    rng = np.random.default_rng(seed)
-    mix = rng.standard_normal((columns, columns)) * np.linspace(0.05, 2, columns)
-    return [
-        {"x": (rng.standard_normal((rows, columns)) @ mix).astype(np.float32)} for _ in range(count)
-    ]
-
-
-def save(build, tmp_path, *shapes, **options):
-    path = tmp_path / "model.mlpackage"
-    convert(program(build, *(shapes or ((8, SIZE),))), **options).save(str(path))
-    return path
-
-
-@pytest.fixture
-def mlp(tmp_path):
-    """x -> linear -> relu -> linear -> relu -> linear, fp32."""
-    first, second, third = weights(3)
-
-    def build(x):
-        x = mb.relu(x=mb.linear(x=x, weight=first, name="first"))
-        x = mb.relu(x=mb.linear(x=x, weight=second, name="second"))
-        return mb.linear(x=x, weight=third, name="third")
-
-    return save(build, tmp_path)
-
-
-def weights_of(package):
-    """Decoded weights by the name of their first reader."""
-    with Package(package) as opened:
-        return {
-            site.uses[0].op.outputs[0].name: np.array(weight_of(site))
-            for site in find_sites(opened.programs)
-        }
 
 
 def reference(mode, method, propagate):
@@ -289,61 +234,6 @@ def test_a_weight_in_a_loop_meets_every_turn(tmp_path):
     np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
 
 
-@pytest.fixture
-def branched(tmp_path):
-    """A model of which one branch is never taken."""
-    taken, left = weights(2)
-
-    def build(x):
-        return mb.cond(
-            pred=mb.greater(x=mb.reduce_max(x=x, axes=[0, 1], keep_dims=False), y=-1e9),
-            _true_fn=lambda: mb.linear(x=x, weight=taken, name="taken"),
-            _false_fn=lambda: mb.linear(x=x, weight=left, name="left"),
-        )
-
-    return save(build, tmp_path)
-
-
-def test_what_no_sample_reaches_is_skipped(branched, tmp_path):
-    report = mlpass.prune(branched, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(4))
-    assert [layer.skipped for layer in report.layers] == [None, "no sample reaches it"]
-
-
-def test_or_pruned_by_magnitude_where_that_is_asked_for(branched, tmp_path):
-    out, free = tmp_path / "o.mlpackage", tmp_path / "free.mlpackage"
-    report = mlpass.prune(branched, out, NM(2, 4), sample_data=samples(4), fallback="magnitude")
-    assert [layer.method for layer in report.layers] == ["sparsegpt", "magnitude"]
-    mlpass.prune(branched, free, NM(2, 4))
-    np.testing.assert_array_equal(*(list(weights_of(path).values())[1] for path in (out, free)))
-
-
-def test_of_several_functions_one_is_calibrated(tmp_path):
-    path = FIXTURES / "multifunction_lm.mlpackage"
-    inputs, _ = truth("multifunction_lm")
-    names = mlpass.inspect(path).functions
-    assert len(names) > 1
-    interpreter = mlpass.Interpreter(path)
-    sample = {feature.name: inputs[feature.name] for feature in interpreter.inputs}
-    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=[sample])
-    assert any(layer.error is not None for layer in report.layers)
-
-
-def test_a_weight_that_is_read_in_two_layouts_is_skipped(tmp_path):
-    (tied,) = weights(1, SIZE, SIZE - 8)
-
-    def build(x):
-        weight = mb.const(val=tied, name="tied")
-        return mb.linear(x=mb.matmul(x=x, y=weight), weight=weight)
-
-    path = save(build, tmp_path)
-    report = mlpass.prune(path, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(2))
-    assert "its readers meet inputs of different shapes" in report.layers[0].skipped
-    mode = Percentile(0.5)
-    out = tmp_path / "p.mlpackage"
-    report = mlpass.prune(path, out, mode, sample_data=samples(2), fallback="magnitude")
-    assert (report.layers[0].method, report.layers[0].sparsity) == ("magnitude", 0.5)
-
-
 @pytest.mark.parametrize("name", ["digits_ios15", "silero_vad", "tiny_lm"])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_real_models_on_both_backends(name, backend, tmp_path):
@@ -364,74 +254,6 @@ def test_real_models_on_both_backends(name, backend, tmp_path):
     for array in mlpass.Interpreter(out).predict(inputs).values():
         if isinstance(array, np.ndarray):
             assert np.isfinite(array).all()
-
-
-@pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize(
-    ("kind", "rows"),
-    [
-        ("dead", np.zeros((8, SIZE))),
-        ("constant", np.ones((8, SIZE))),
-        ("one", RNG.standard_normal((8, SIZE))),
-        ("huge", RNG.standard_normal((8, SIZE)) * 1e20),
-        ("tiny", RNG.standard_normal((8, SIZE)) * 1e-20),
-    ],
-)
-def test_odd_samples_give_finite_weights_of_the_wanted_sparsity(mlp, tmp_path, kind, rows, method):
-    out = tmp_path / "o.mlpackage"
-    sample = {"x": rows.astype(np.float32)}
-    report = mlpass.prune(mlp, out, Percentile(0.5), method=method, sample_data=[sample])
-    for layer in report.layers:
-        assert layer.sparsity >= 0.5
-        assert np.isfinite(layer.error)
-    for weight in weights_of(out).values():
-        assert np.isfinite(weight).all()
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_samples_with_nan_are_refused_with_sample_and_layer(mlp, tmp_path, bad):
-    data = samples(4)
-    data[2]["x"][0, 0] = bad
-    out = tmp_path / "o.mlpackage"
-    with pytest.raises(CalibrationError, match=r"hold NaN or inf\. \(sample 2, 'first'\)"):
-        mlpass.prune(mlp, out, Percentile(0.5), sample_data=data)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.mlpackage"]
-
-
-def test_activations_beyond_fp16_are_no_problem(tmp_path):
-    first, second = weights(2)
-
-    def build(x):
-        return mb.linear(x=mb.linear(x=x, weight=first * 1e4), weight=second)
-
-    path = save(build, tmp_path)
-    data = [{"x": sample["x"] * 100} for sample in samples(8)]
-    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=data)
-    assert all(0 < layer.error < 0.2 for layer in report.layers)
-
-
-def test_weights_with_nan_are_skipped(tmp_path):
-    broken, whole = weights(2)
-    broken[3, 3] = np.nan
-
-    def build(x):
-        return mb.add(x=mb.linear(x=x, weight=whole), y=mb.linear(x=x, weight=broken))
-
-    path = save(build, tmp_path)
-    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples(2))
-    assert [layer.skipped for layer in report.layers] == [None, "it holds NaN or inf"]
-
-
-def test_modes_that_zero_nothing_and_configs_are_obeyed(mlp, tmp_path):
-    config = Config(
-        global_config=Percentile(0.5),
-        op_name_configs={"first": None, "second": Percentile(0.0)},
-    )
-    report = mlpass.prune(mlp, tmp_path / "o.mlpackage", config, sample_data=samples(2))
-    first, second, third = (layer.skipped for layer in report.layers)
-    assert first == "op_name_configs['first'] is None"
-    assert second == "Percentile(0.0) zeroes nothing in it"
-    assert third is None
 
 
 def test_a_global_sparsity_is_divided_by_magnitude(mlp, tmp_path):
@@ -466,138 +288,6 @@ def test_an_allocation_keeps_to_bytes(mlp, tmp_path):
         max_nbytes=budget,
     )
     assert 0.8 * budget < sum(layer.bytes_after for layer in report.layers) <= budget
-
-
-def test_a_run_that_dies_goes_on_with_an_equal_result(mlp, tmp_path, monkeypatch):
-    whole, out = tmp_path / "whole.mlpackage", tmp_path / "out.mlpackage"
-    mlpass.prune(mlp, whole, Percentile(0.5), method=SparseGPT(), sample_data=samples())
-    solved = []
-    solve = SparseGPT.prune
-
-    def dying(self, problem):
-        if len(solved) == 2:
-            raise KeyboardInterrupt
-        solved.append(problem)
-        return solve(self, problem)
-
-    monkeypatch.setattr(SparseGPT, "prune", dying)
-    with pytest.raises(KeyboardInterrupt):
-        mlpass.prune(mlp, out, Percentile(0.5), method=SparseGPT(), sample_data=samples())
-    assert not out.exists()
-    assert journal_path(out).is_dir()
-    solved.clear()
-    report = mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
-    assert len(solved) == 1
-    assert tree(out) == tree(whole)
-    assert not journal_path(out).exists()
-    assert [layer.samples for layer in report.layers] == [32, 32, 32]
-
-
-def interrupted(mlp, out, monkeypatch):
-    with monkeypatch.context() as patched:
-        calls = []
-        solve = SparseGPT.prune
-
-        def dying(self, problem):
-            if calls:
-                raise KeyboardInterrupt
-            calls.append(1)
-            return solve(self, problem)
-
-        patched.setattr(SparseGPT, "prune", dying)
-        with pytest.raises(KeyboardInterrupt):
-            mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
-
-
-def test_what_another_run_left_is_not_taken_up(mlp, tmp_path, monkeypatch):
-    out = tmp_path / "out.mlpackage"
-    interrupted(mlp, out, monkeypatch)
-    with pytest.raises(CalibrationError, match="is of a run with another model, config, method"):
-        mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples(), resume=True)
-    mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples())  # anew, without it
-    assert not journal_path(out).exists()
-
-
-def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
-    out = tmp_path / "out.mlpackage"
-    interrupted(mlp, out, monkeypatch)
-    (file,) = journal_path(out).glob("*.npz")
-    with file.open("wb") as opened:
-        np.savez(opened, kind="Solution", weight=np.zeros(3))
-    with pytest.raises(CalibrationError, match=r"0\.npz is broken"):
-        mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
-
-
-def test_resuming_what_never_began_is_a_plain_run(mlp, tmp_path):
-    report = mlpass.prune(
-        mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(2), resume=True
-    )
-    assert all(layer.skipped is None for layer in report.layers)
-
-
-@pytest.mark.parametrize("method", ["Wanda()", "SparseGPT(refit=True)", "ADMM()"])
-def test_the_bytes_are_the_same_on_any_number_of_threads(mlp, tmp_path, method):
-    digests = set()
-    for threads in ("1", "2", "4"):
-        out = tmp_path / f"{threads}.mlpackage"
-        script = (
-            "import mlpass\nfrom mlpass import *\n"
-            "from tests.passes.test_calibrated import samples\n"
-            f"mlpass.prune({str(mlp)!r}, {str(out)!r}, Percentile(0.5), method={method}, "
-            "sample_data=samples())"
-        )
-        environment = {"MLPASS_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", script], check=True, env=os.environ | environment
-        )
-        digests.add(str(sorted(tree(out).items())))
-    assert len(digests) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": SparseGPT()}, r"method: SparseGPT\(.*\) needs sample_data"),
-        ({"quantize": "int4"}, "quantize and palettize need sample_data"),
-        ({"method": "sparsegpt", "sample_data": []}, r"method: must be Magnitude\(\), Wanda"),
-        ({"palettize": 3, "sample_data": [{}]}, "palettize: must be 4 bits. Got 3"),
-        ({"quantize": "int5", "sample_data": [{}]}, "dtype: must be one of .*Got 'int5'"),
-        (
-            {"quantize": "int4", "palettize": 4, "sample_data": [{}]},
-            "quantize: does not go with palettize",
-        ),
-        ({"propagate": "both", "sample_data": [{}]}, "propagate: must be 'pruned' or 'dense'"),
-        ({"fallback": "no", "sample_data": [{}]}, "fallback: must be 'skip' or 'magnitude'"),
-        ({"allocate": "fair", "sample_data": [{}]}, "allocate: must be 'uniform' or 'owl'"),
-        ({"max_nbytes": 9, "sample_data": [{}]}, "max_nbytes: needs allocate='error'"),
-        ({"backend": "coreml", "sample_data": [{}]}, "backend: must be 'numpy' or 'torch'"),
-        ({"joint_compression": True, "sample_data": [{}]}, "joint_compression: prunes by magnit"),
-    ],
-    ids=str,
-)
-def test_options_that_do_not_go_together(mlp, tmp_path, options, message):
-    with pytest.raises((ConfigError, CalibrationError), match=message):
-        mlpass.prune(mlp, tmp_path / "o.mlpackage", Percentile(0.5), **options)
-
-
-def test_every_sample_must_be_a_mapping(mlp, tmp_path):
-    data = [*samples(1), samples(1)[0]["x"]]
-    with pytest.raises(CalibrationError, match="must map input names to arrays. Got ndarray"):
-        mlpass.prune(mlp, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=data)
-
-
-def test_an_allocation_needs_one_percentile(mlp, tmp_path):
-    with pytest.raises(ConfigError, match="'owl' divides one target_sparsity"):
-        mlpass.prune(
-            mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(1), allocate="owl"
-        )
-
-
-def test_joint_results_need_ios18(mlp, tmp_path):
-    with pytest.raises(ModelFormatError, match="quantize needs an iOS18 model, this is iOS17"):
-        mlpass.prune(
-            mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(1), quantize="int4"
-        )
 
 
 @pytest.mark.parametrize(
@@ -638,35 +328,3 @@ def test_joint_results_are_what_the_report_says(tmp_path, options, encoding, sha
     change = rows @ (found[0].astype(np.float64) - first).T
     expected = np.square(change).sum() / np.square(rows @ first.astype(np.float64).T).sum()
     np.testing.assert_allclose(report.layers[0].error, expected, rtol=0.02)
-
-
-def test_quantized_and_resumed_alike(tmp_path, monkeypatch):
-    """What the journal keeps of a joint result gives the same bytes."""
-    (weight,) = (each.astype(np.float16) for each in weights(1))
-
-    def build(x):
-        x = mb.linear(x=mb.cast(x=x, dtype="fp16"), weight=weight)
-        return mb.cast(x=mb.linear(x=x, weight=weight[::-1].copy()), dtype="fp32")
-
-    newest = ct.target.iOS18
-    path, whole, out = (tmp_path / f"{name}.mlpackage" for name in ("model", "whole", "out"))
-    convert(program(build, (8, SIZE), opset=newest), minimum_deployment_target=newest).save(
-        str(path)
-    )
-    options = {"sample_data": samples(), "quantize": "uint4"}
-    mlpass.prune(path, whole, Percentile(0.5), **options)
-    with monkeypatch.context() as patched:
-        encode = calibrated.encode_quantized
-        done = []
-
-        def dying(site, solution):
-            if done:
-                raise KeyboardInterrupt
-            done.append(site)
-            return encode(site, solution)
-
-        patched.setattr(calibrated, "encode_quantized", dying)
-        with pytest.raises(KeyboardInterrupt):
-            mlpass.prune(path, out, Percentile(0.5), **options)
-    mlpass.prune(path, out, Percentile(0.5), resume=True, **options)
-    assert tree(out) == tree(whole)
