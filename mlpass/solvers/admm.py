@@ -1,19 +1,20 @@
 """ADMM: weight and mask are solved for together, on all columns at once.
 
 Sources: Boža 2024, "Fast and Effective Weight Update for Pruned Large Language Models", arXiv
-2401.02938 (the splitting, and columns scaled to unit norm); Meng et al. 2024, "ALPS", arXiv
-2406.07831 (a growing penalty, and conjugate gradients on the mask in the end).
+2401.02938 (the splitting); Meng et al. 2024, "ALPS", arXiv 2406.07831 (a growing penalty, and
+conjugate gradients on the mask in the end).
 
-With columns scaled so that the Gram G has a unit diagonal, the weight is split in X, free, and Z,
-in the mode's pattern, with the running disagreement Y between them:
+The weight is split in X, free, and Z, in the mode's pattern, with the running disagreement Y
+between them:
 
     X <- argmin ||(X - W) G^(1/2)||^2 + p ||X - Z + Y||^2 = W + p (Z - Y - W) (G + p I)^-1
     Z <- the mode's own projection of X + Y
     Y <- Y + X - Z
 
-A small penalty p first lets the mask move, a larger one then settles it; X is over-relaxed. That,
-found by trial over spectra and modes, gives in nine products with the inverse what a fixed penalty
-of the same size gives in about twenty.
+What is ours: columns are divided by what the others do not tell of them, the root of their
+conditional variance, where the sources scale them to unit norm. Going without a weight costs what
+the others cannot make up for, so that is what the projection should compare. A small penalty p
+first lets the mask move, a larger one then settles it; X is over-relaxed.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ from mlpass.solvers.problem import (
     Pruned,
     check_count,
     check_dampening,
+    column_scale,
 )
 from mlpass.solvers.products import Part
 from mlpass.solvers.refit import refit
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.modes import Mask
+from mlpass.sparsity.tensors import host, placed
 
 _RELAXATION = 1.5
-_EXPLORING = 0.25  # of the penalty, for the first third of the iterations
+_EXPLORING = 0.5  # of the penalty, for the first half of the iterations
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,14 @@ class ADMM(Method):
     Args:
         iterations: products with the inverse, 1 or more.
         finish: conjugate-gradient steps on the final mask, 0 or more.
-        penalty: of the disagreement, in units of the Gram's diagonal, above 0.
+        penalty: of the disagreement, in units of the scaled Gram's diagonal, above 0.
         dampening: fraction of the Gram's diagonal that is added to it, which keeps few samples
             from being fitted too closely.
     """
 
     iterations: int = 8
     finish: int = 3
-    penalty: float = 0.4
+    penalty: float = 0.65
     dampening: float = 0.01
     tensors: ClassVar[bool] = True
 
@@ -72,11 +75,12 @@ class ADMM(Method):
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight, solved for on its mask."""
-        scale = problem.scale[:, None, :]
-        unit = replace(problem, weight=problem.weight * scale, gram=problem.gram.unit)
-        split, keep, dampening = self._search(unit)
+        lengths, gram = problem.gram.conditional(self.dampening)
+        scale = placed(column_scale(host(lengths)), problem.weight)[:, None, :]
+        scaled = replace(problem, weight=problem.weight * scale, gram=gram)
+        split, keep, dampening = self._search(scaled)
         if self.finish:
-            split = refit(unit, keep, split, self.finish, dampening)
+            split = refit(scaled, keep, split, self.finish, dampening)
         weight = split / scale
         power = output_power(weight - problem.weight, problem.gram)
         plain = Magnitude().prune(problem)
@@ -89,7 +93,7 @@ class ADMM(Method):
     def _search(self, problem: Problem) -> tuple[Array, Mask, float]:
         """Returns Z after all iterations, its mask, and the dampening that the Gram took."""
         target = problem.weight
-        exploring = self.iterations // 3
+        exploring = self.iterations // 2
         stages = (
             (self.penalty * _EXPLORING, exploring),
             (self.penalty, self.iterations - exploring),

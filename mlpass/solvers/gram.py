@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -67,12 +66,6 @@ class Gram:
             raise CalibrationError("gram: is diagonal, so it has no matrix.")
         return self._matrix
 
-    @cached_property
-    def unit(self) -> Gram:
-        """The Gram of inputs scaled to unit norm; columns that no sample reaches stay 0."""
-        factors = ratio(1, namespace(self.diagonal).sqrt(self.diagonal))
-        return Gram(self.matrix * factors[:, :, None] * factors[:, None, :])
-
     @property
     def hosted(self) -> Gram:
         """The Gram in numpy's arrays: itself where it is."""
@@ -87,22 +80,49 @@ class Gram:
             self._derived[key] = make()
         return cast(Derived, self._derived[key])
 
+    def conditional(self, dampening: float) -> tuple[Array, Gram]:
+        """Returns what the others do not tell of each column, and the Gram of columns over it.
+
+        The first, (groups, columns), is the root of the column's conditional variance: of 1 over
+        the diagonal of the inverse. Columns that no sample reaches have 0, in the Gram as well.
+
+        Args:
+            dampening: of the Gram, in units of each column's own power.
+
+        Raises:
+            CalibrationError: it is not positive semidefinite.
+        """
+
+        def make() -> tuple[Array, Gram]:
+            root = namespace(self.diagonal).sqrt
+            unit = self._divided(root(self.diagonal))
+            solver, _ = unit._inverse(dampening, 0.0)
+            spread = root(self.diagonal) * root(ratio(1, diagonals(solver)))
+            return spread, self._divided(spread)
+
+        return self.derived(("conditional", dampening), make)
+
     def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
         """Returns `(G + (dampening + penalty) I)^-1` of each group, and the dampening it took.
 
         Raises:
             CalibrationError: it is not positive semidefinite.
         """
+        key = ("inverse", dampening, penalty)
+        return self.derived(key, lambda: self._inverse(dampening, penalty))
 
-        def make() -> tuple[Array, float]:
-            if form := tensor_form(self.matrix):
-                uppers, taking = form.dampened_factors(self.matrix, dampening + penalty)
-                return form.inverses(uppers), max(taking) - penalty
-            parts = [dampened_factor(group, dampening + penalty) for group in self.matrix]
-            solver: Array = np.stack([inverse(upper) for upper, _ in parts])
-            return solver, max(used for _, used in parts) - penalty
+    def _inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
+        if form := tensor_form(self.matrix):
+            uppers, taking = form.dampened_factors(self.matrix, dampening + penalty)
+            return form.inverses(uppers), max(taking) - penalty
+        parts = [dampened_factor(group, dampening + penalty) for group in self.matrix]
+        solver: Array = np.stack([inverse(upper) for upper, _ in parts])
+        return solver, max(used for _, used in parts) - penalty
 
-        return self.derived(("inverse", dampening, penalty), make)
+    def _divided(self, lengths: Array) -> Gram:
+        """Returns the Gram of columns divided by some lengths; those of length 0 stay 0."""
+        factors = ratio(1, lengths)
+        return Gram(self.matrix * factors[:, :, None] * factors[:, None, :])
 
 
 def output_power(weight: Array, gram: Gram) -> float:

@@ -70,7 +70,7 @@ def test_a_shared_gram_is_factored_once_for_each_order_and_dampening(monkeypatch
     assert factored == [0.01, 0.1]
     for _ in range(2):
         solve(weight, shared, NM(2, 4), method=ADMM())
-    assert len(factored) == 4  # one for each of its two penalties
+    assert len(factored) == 5  # one for what columns have of their own, one for each penalty
 
 
 def test_what_a_gram_holds_goes_with_it():
@@ -78,10 +78,29 @@ def test_what_a_gram_holds_goes_with_it():
     shared = Gram(inputs.T @ inputs)
     for method in METHODS:
         solve(weight, shared, NM(2, 4), method=method)
-    held = [weakref.ref(each) for each in (shared, shared.unit, shared.matrix)]
+    held = [weakref.ref(each) for each in (shared, shared.conditional(0.01)[1], shared.matrix)]
     del shared
     gc.collect()
     assert [each() for each in held] == [None, None, None]
+
+
+def test_what_others_do_not_tell_of_a_column_is_what_a_regression_leaves():
+    _, inputs = layer(4, 16)
+    inputs[:, 5] = 0
+    left = []
+    for column in range(16):
+        others = np.delete(inputs, column, axis=1)
+        told = others @ np.linalg.lstsq(others, inputs[:, column])[0]
+        left.append(np.linalg.norm(inputs[:, column] - told))
+    lengths, gram = Gram(accumulate(None, inputs)).conditional(0.0)
+    mean = np.square(inputs).sum() / 15
+    np.testing.assert_allclose(lengths[0], np.array(left) / np.sqrt(mean), rtol=1e-4)
+    divided = np.delete(inputs, 5, axis=1) / np.delete(left, 5)
+    exact = divided.T @ divided
+    exact /= np.mean(np.diagonal(exact))
+    live = np.delete(np.delete(gram.matrix[0], 5, axis=0), 5, axis=1)
+    np.testing.assert_allclose(live, exact, rtol=1e-3, atol=1e-5)
+    assert not gram.matrix[0, 5].any()
 
 
 def test_a_gram_of_another_shape_says_so():
