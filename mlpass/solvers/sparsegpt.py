@@ -4,8 +4,9 @@ Source: Frantar and Alistarh 2023, "SparseGPT: Massive Language Models Can Be Ac
 One-Shot", arXiv 2301.00774. Written here in a form of its own: with `gram = U U^T`, U upper
 triangular, the output error of a change D is the square sum of `D U`, and column j of that is
 `sum_(k<=j) D_k U_kj`. So column j is set to what makes this zero for it, if it is kept. That equals
-the paper's update with the factor of the inverse, U^-1, and needs only what lies left of a column:
-results are gathered by one large product for each block instead of being spread over all columns.
+the paper's update with the factor of the inverse, U^-1. Blocks of columns bring what follows them
+up to date in the pattern of a binary counter: after every second block two more are brought up by
+two, after every fourth four by four. So nearly all of the work is in a few large products.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def sweep(
         fixed: (groups, rows, columns), the mask where it is known; the windows then decide nothing.
     """
     xp, order, upper, scale = namespace(weight), factored.order, factored.upper, factored.scale
-    groups, rows, columns = weight.shape
+    columns = weight.shape[2]
     if fixed is None and windows[0].columns.size == columns:  # decided before anything has changed
         every = placed(order, weight)
         score = xp.abs(_transposed(weight, every)) * scale[..., None]
@@ -181,28 +182,69 @@ def sweep(
         fixed = blank(weight, weight.shape, mask=True)
         fixed[:, :, every] = keep.swapaxes(1, 2)
     spans = _spans(windows) if fixed is None else _steps(columns, block_size)
-    change = blank(weight, (groups, columns, rows))
+    blocks = list(_blocks(spans, block_size))
+    edges = (0, *(parts[-1].right for parts in blocks))
+    reach, spreads = factored.reach(edges)
+    # What is to come as the changes so far leave it, and what is done: by how much it has changed.
+    change = _turned(weight, order)
     result, mask = blank(weight, weight.shape), blank(weight, weight.shape, mask=True)
     power = 0.0
-    blocks = list(_blocks(spans, block_size))
-    reach, spreads = factored.reach((0, *(parts[-1].right for parts in blocks)))
-    for parts, spread in zip(blocks, spreads, strict=True):
-        block = slice(parts[0].left, parts[-1].right)
-        native = _places(order[block], weight)
-        before = reach[:, : block.start, block], change[:, : block.start]
-        start_weight, current = _brought_up(weight, native, *before)
+    for done, (parts, spread) in enumerate(zip(blocks, spreads, strict=True), 1):
+        block = slice(*edges[done - 1 : done + 1])
+        native, current = _places(order[block], weight), change[:, block]
         keep = _room(weight, current.shape, mask=True)
         if fixed is not None:
             keep[:] = _transposed(fixed, native)
         lost = _set_columns(parts, current, spread, scale[:, block], keep, rounding)
         _put_back(current, result, native)
         _put_back(keep, mask, native)
-        moved = xp.subtract(current, start_weight, out=change[:, block])
+        _take_away(weight, current, native)
         weights = xp.square(diagonals(upper[:, block, block]))
         squares = weights * _square_sums(lost)
-        squares -= factored.added[:, None] * _square_sums(moved)
+        squares -= factored.added[:, None] * _square_sums(current)
         power += total(squares[factored.live[:, block]])
+        _bring_up(change, reach, edges, done)  # current, changed in place, is a part of it
     return result, mask, max(0.0, power)
+
+
+def _bring_up(change: Array, reach: Array, edges: tuple[int, ...], done: int) -> None:
+    """Takes from blocks to come what the last of those that are done make them lose, in place.
+
+    How many of either: the largest power of two that divides the number of those done.
+
+    Args:
+        change: (groups, columns, rows).
+        reach: (groups, columns, columns).
+        edges: of the blocks.
+        done: how many blocks are.
+    """
+    count = done & -done
+    left, middle = edges[done - count], edges[done]
+    right = edges[min(done + count, len(edges) - 1)]
+    if middle == right:
+        return
+
+    def take(part: Part) -> None:
+        group, row = part
+        spread = reach[group, left:middle, middle:right].swapaxes(1, 2)
+        change[group, middle:right, row] -= spread @ change[group, left:middle, row]
+
+    work = (middle - left) * (right - middle)
+    map_items(take, jobs(change.swapaxes(1, 2), work))
+
+
+def _turned(weight: Array, order: NDArray[np.intp]) -> Array:
+    """Returns (groups, rows, columns) as (groups, columns, rows), in the order of a sweep."""
+    groups, rows, columns = weight.shape
+    turned: Array = _room(weight, (groups, columns, rows))
+    places = _places(order, weight)
+
+    def turn(part: Part) -> None:
+        group, row = part
+        turned[group, :, row] = weight[part][:, :, places].swapaxes(1, 2)
+
+    map_items(turn, jobs(weight, columns * _COPY))
+    return turned
 
 
 def _transposed(values: Any, columns: NDArray[np.intp] | slice) -> Any:
@@ -238,26 +280,14 @@ def _square_sums(values: Array) -> Array:
     return sums
 
 
-def _brought_up(
-    weight: Array, columns: NDArray[np.intp] | slice, reach: Array, change: Array
-) -> tuple[Array, Array]:
-    """Returns some columns as they were, and as the changes before leave them.
+def _take_away(weight: Array, current: Array, columns: NDArray[np.intp] | slice) -> None:
+    """Subtracts some columns of (groups, rows, columns) from (groups, columns, rows), in place."""
 
-    Both are (groups, columns, rows); the second is the first less `reach^T @ change`.
-    """
-    groups, rows = weight.shape[:2]
-    width = reach.shape[2]
-    start: Array = _room(weight, (groups, width, rows))
-    current: Array = _room(weight, start.shape)
-
-    def gather(part: Part) -> None:
+    def take(part: Part) -> None:
         group, row = part
-        start[group, :, row] = weight[part][:, :, columns].swapaxes(1, 2)
-        gathered = reach[group].swapaxes(1, 2) @ change[group, :, row]
-        namespace(start).subtract(start[group, :, row], gathered, out=current[group, :, row])
+        current[group, :, row] -= weight[part][:, :, columns].swapaxes(1, 2)
 
-    map_items(gather, jobs(weight, width * (change.shape[1] + 1)))
-    return start, current
+    map_items(take, jobs(weight, current.shape[1] * _COPY))
 
 
 def _put_back(values: Any, target: Any, columns: NDArray[np.intp] | slice) -> None:
@@ -326,6 +356,7 @@ def _set_columns(
     first = spans[0].left
     xp = namespace(current)
     lost: Array = xp.empty_like(current)
+    drop: Array = xp.empty_like(current)  # 1 for what goes
     unit = spread / diagonals(spread)[:, :, None]
     for span in spans:
         start, stop = span.left - first, span.right - first
@@ -335,6 +366,7 @@ def _set_columns(
             score = xp.abs(current[:, start:stop])
             score *= scale[:, start:stop, None]
             keep[:, start:stop] = keep_mask(span.window.mode, score, span.window.layout)
+        drop[:, start:stop] = ~keep[:, start:stop]
         for left in range(start, stop, _CHUNK):
             right = min(stop, left + _CHUNK)
             if left > start:
@@ -344,9 +376,12 @@ def _set_columns(
                 values = current[:, column]
                 if column > left:
                     values -= (unit[:, None, left:column, column] @ lost[:, left:column])[:, 0]
-                stored = values * keep[:, column]
-                if rounding is not None:
-                    stored = rounding(first + column, stored) * keep[:, column]
-                xp.subtract(values, stored, out=lost[:, column])
-                current[:, column] = stored
+                if rounding is None:
+                    xp.multiply(values, drop[:, column], out=lost[:, column])
+                else:
+                    stored = rounding(first + column, values * keep[:, column]) * keep[:, column]
+                    xp.subtract(values, stored, out=lost[:, column])
+                    current[:, column] = stored
+    if rounding is None:
+        current -= lost
     return lost

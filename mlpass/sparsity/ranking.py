@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -67,20 +68,78 @@ def keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: i
 def outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
     """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
 
-    An element's rank is how many of its group come before it; of equals, the first does.
+    Of equals, the first goes first.
     """
+    kept = np.full(keys.shape, n == 0)
+    if n in (0, m):
+        return kept
     planes = [np.ascontiguousarray(keys[:, position::m]) for position in range(m)]
-    ranks = [np.zeros(planes[0].shape, np.uint16 if m > 255 else np.uint8) for _ in planes]
-    for later in range(m):
+    highest_out, lowest_in = _neighbours(planes, n)
+    for position, plane in enumerate(planes):
+        np.greater_equal(plane, lowest_in, out=kept[:, position::m])
+    tied = np.nonzero(highest_out == lowest_in)
+    if tied[0].size:
+        ranks = _ranks([plane[tied] for plane in planes])
+        for position, rank in enumerate(ranks):
+            kept[:, position::m][tied] = rank >= n
+    return kept
+
+
+def _neighbours(planes: list[NDArray[Any]], n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns the n-th lowest of the planes, and the one after it, element by element."""
+    wires = list(planes)
+    for low, high, alone in _comparisons(len(planes), n):
+        first, second = wires[low], wires[high]
+        if alone != high:
+            wires[low] = np.minimum(first, second)
+        if alone != low:
+            wires[high] = np.maximum(first, second)
+    return wires[n - 1], wires[n]
+
+
+@cache
+def _comparisons(m: int, n: int) -> list[tuple[int, int, int | None]]:
+    """Returns what sorts m wires as far as wires n - 1 and n go: (low, high, the one that is used).
+
+    That one is None where both are. Source: Batcher 1968, "Sorting networks and their
+    applications", odd-even merge sort; what leads nowhere is left out.
+    """
+    every = []
+    size = 1
+    while size < m:
+        step = size
+        while step:
+            for start in range(step % size, m - step, 2 * step):
+                lows = range(start, min(start + step, m - step))
+                every += [
+                    (low, low + step)
+                    for low in lows
+                    if low // (2 * size) == (low + step) // (2 * size)
+                ]
+            step //= 2
+        size *= 2
+    used = {n - 1, n}
+    kept: list[tuple[int, int, int | None]] = []
+    for pair in reversed(every):
+        ends = used.intersection(pair)
+        if ends:
+            kept.append((*pair, None if len(ends) == 2 else ends.pop()))
+            used.update(pair)
+    return kept[::-1]
+
+
+def _ranks(planes: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Returns for each plane's elements how many others come before; of equals, the first does."""
+    ranks = [
+        np.zeros(planes[0].shape, np.uint16 if len(planes) > 255 else np.uint8) for _ in planes
+    ]
+    for later in range(len(planes)):
         for earlier in range(later):
             before = planes[earlier] <= planes[later]
             ranks[later] += before
             np.logical_not(before, out=before)
             ranks[earlier] += before
-    kept = np.empty(keys.shape, bool)
-    for position, rank in enumerate(ranks):
-        np.greater_equal(rank, n, out=kept[:, position::m])
-    return kept
+    return ranks
 
 
 def map_groups(

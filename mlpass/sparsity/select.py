@@ -19,7 +19,10 @@ from mlpass.parallel import map_slabs, slab_number
 Keys = NDArray[np.unsignedinteger[Any]]
 Mask = NDArray[np.bool_]
 
-_SAMPLE = 1 << 16
+_FEW = 1 << 13  # keys that are parted as they are
+_SAMPLE = 1 << 16  # keys at most that set the first bracket
+_GATHERED = 1 << 20  # keys at most that are copied out of a bracket, to be parted there
+_NARROW = 1 << 10  # keys between the ends of a bracket below which a histogram is faster
 _BINS = 1 << 16
 
 
@@ -55,23 +58,27 @@ def lowest(keys: Keys, count: int) -> Cut:
     """
     if count == 0:
         return Cut(0, 0)
-    if keys.size <= _SAMPLE:
-        key = int(np.partition(keys, count - 1)[count - 1])
-        return Cut(key, count - int(np.count_nonzero(keys < key)))
+    if keys.size <= _FEW:
+        return _parted(keys.copy(), count)
     return lowest_of_many([_Held(keys)], count)
 
 
 def lowest_of_many(sources: Sequence[KeySource], count: int) -> Cut:
     """Returns the cut that zeroes exactly the `count` lowest keys of all sources together.
 
-    A bracket that holds the wanted key is narrowed by histograms until one key is left, with one
-    reading of the sources for each step; a sample sets the first bracket. Memory is that of one
-    source, whatever their number.
+    A sample sets a bracket that the wanted key should be in. Few keys are copied out of it; where
+    they are many, it is narrowed by histograms until one key is left, with one reading of the
+    sources for each step. Memory is that of one source, whatever their number.
     """
     if count == 0:
         return Cut(0, 0)
     total = sum(source.size for source in sources)
-    low, high = _first_bracket(sources, count, total)
+    low, high, share = _first_bracket(sources, count, total)
+    if share * total <= _GATHERED and high - low >= _NARROW:
+        below, gathered = _gather_within(sources, low, high)
+        if below < count <= below + gathered.size:
+            cut = _parted(gathered, count - below)
+            return cut._replace(key=low + cut.key)
     while True:
         below, histogram, shift = _count_within(sources, low, high)
         inside = int(histogram.sum())
@@ -127,16 +134,50 @@ def _largest(sources: Sequence[KeySource]) -> int:
     return max(int(source().max()) for source in sources if source.size)
 
 
-def _first_bracket(sources: Sequence[KeySource], count: int, total: int) -> tuple[int, int]:
-    """Returns keys that the wanted one lies between in all but freak cases."""
-    step = max(1, total // _SAMPLE) | 1  # odd: in step with no power-of-two row length
+def _parted(keys: Keys, count: int) -> Cut:
+    """Returns the cut of keys that it may put in another order."""
+    keys.partition(count - 1)
+    key = int(keys[count - 1])
+    return Cut(key, count - int(np.count_nonzero(keys[:count] < key)))
+
+
+def _first_bracket(sources: Sequence[KeySource], count: int, total: int) -> tuple[int, int, float]:
+    """Returns keys that the wanted one lies between in all but freak cases.
+
+    The third value is the share of all keys that is expected there.
+    """
+    wanted = min(_SAMPLE, (3 * total) ** (2 / 3))  # a larger one would cost more than it saves
+    step = max(1, int(total / wanted)) | 1  # odd: in step with no power-of-two row length
     sample = np.concatenate([source()[::step].copy() for source in sources])
     share = count / total
     margin = 6 * (share * (1 - share) / sample.size) ** 0.5 + 2 / sample.size
     first = int(max(0.0, share - margin) * (sample.size - 1))
     last = int(np.ceil(min(1.0, share + margin) * (sample.size - 1)))
     sample.partition((first, last))
-    return (0 if first == 0 else int(sample[first])), int(sample[last])
+    low, high = (0 if first == 0 else int(sample[first])), int(sample[last])
+    return low, high, np.count_nonzero((sample >= low) & (sample <= high)) / sample.size
+
+
+def _gather_within(sources: Sequence[KeySource], low: int, high: int) -> tuple[int, Keys]:
+    """Returns how many keys are below `low`, and those in [low, high], less `low`."""
+    below, inside = 0, []
+    for source in sources:
+        keys = source()
+
+        def gather(start: int, stop: int, keys: Keys = keys) -> tuple[int, Keys]:
+            return _within(keys[start:stop], low, high)
+
+        for slab_below, slab_inside in map_slabs(gather, keys.size):
+            below += slab_below
+            inside.append(slab_inside)
+    return below, np.concatenate(inside)
+
+
+def _within(keys: Keys, low: int, high: int) -> tuple[int, Keys]:
+    """Returns how many keys are below `low`, and those in [low, high], less `low`."""
+    above = keys - keys.dtype.type(low)  # wraps for keys below low: then it is large
+    width = keys.dtype.type(min(high - low, np.iinfo(keys.dtype).max))
+    return int(np.count_nonzero(keys < low)), np.compress(above <= width, above)
 
 
 def _count_within(
@@ -152,16 +193,10 @@ def _count_within(
     histogram = np.zeros(bins, np.int64)
     for source in sources:
         keys = source()
-        width = keys.dtype.type(min(high - low, np.iinfo(keys.dtype).max))
 
-        def count(
-            start: int, stop: int, keys: Keys = keys, width: Any = width
-        ) -> tuple[int, NDArray[np.int64]]:
-            slab = keys[start:stop]
-            above = slab - keys.dtype.type(low)  # wraps for keys below low: then it is large
-            inside = np.compress(above <= width, above)
-            counts = np.bincount((inside >> shift).astype(np.intp), minlength=bins)
-            return int(np.count_nonzero(slab < low)), counts
+        def count(start: int, stop: int, keys: Keys = keys) -> tuple[int, NDArray[np.int64]]:
+            slab_below, inside = _within(keys[start:stop], low, high)
+            return slab_below, np.bincount((inside >> shift).astype(np.intp), minlength=bins)
 
         for slab_below, slab_counts in map_slabs(count, keys.size):
             below += slab_below

@@ -80,8 +80,9 @@ def test_freak_distributions(keys, count):
     assert np.array_equal(keep, expected(keys, count))
 
 
-def test_a_sample_that_misleads_costs_time_only(monkeypatch):
-    monkeypatch.setattr(select, "_first_bracket", lambda *_: (3, 4))
+@pytest.mark.parametrize("bracket", [(3, 4, 0.0), (3, 3 + 2**16, 0.0), (3, 3 + 2**16, 1.0)])
+def test_a_sample_that_misleads_costs_time_only(monkeypatch, bracket):
+    monkeypatch.setattr(select, "_first_bracket", lambda *_: bracket)
     keys = np.random.default_rng(1).integers(0, 2**31, 100_000).astype(np.uint32)
     keep, _ = keep_above(keys, lowest(keys, 70_000))
     assert np.array_equal(keep, expected(keys, 70_000))
