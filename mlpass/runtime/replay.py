@@ -212,8 +212,7 @@ class _Replay:
                         for run in runs:
                             run.steps(stretch)
                         continue
-                    for step in stretch:
-                        self._run_together(step, runs)
+                    self._run_together(stretch, runs)
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
@@ -225,18 +224,22 @@ class _Replay:
             for start in starts:
                 run_some(start)
 
-    def _run_together(self, step: Step, runs: Sequence[Run]) -> None:
-        """Runs an op that sees rows alone on those of several samples: one large product."""
+    def _run_together(self, steps: Sequence[Step], runs: Sequence[Run]) -> None:
+        """Runs ops that see rows alone on those of several samples: one large product for each."""
         xp = self._backend.xp
-        arguments = [run.arguments(step) for run in runs]
-        inputs = [given["x"] for given in arguments]
-        rows = [xp.reshape(x, (-1, x.shape[-1])) for x in inputs]
-        joined = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
-        (made,) = runs[0].call(step, {**arguments[0], "x": joined})
-        stop = 0
-        for run, x, own in zip(runs, inputs, rows, strict=True):
-            start, stop = stop, stop + own.shape[0]
-            run.finish(step, (xp.reshape(made[start:stop], (*x.shape[:-1], -1)),))
+        joined, before = None, None
+        for step in steps:
+            arguments = runs[0].arguments(step)
+            source = step.op.inputs["x"]
+            if source != before:
+                inputs = [run.arguments(step)["x"] for run in runs]
+                rows = [xp.reshape(x, (-1, x.shape[-1])) for x in inputs]
+                joined, before = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0), source
+            (made,) = runs[0].call(step, {**arguments, "x": joined})
+            stop = 0
+            for run, x, own in zip(runs, inputs, rows, strict=True):
+                start, stop = stop, stop + own.shape[0]
+                run.finish(step, (xp.reshape(made[start:stop], (*x.shape[:-1], -1)),))
 
     def _outputs(self, run: Run) -> Mapping[str, Any]:
         """Returns a sample's outputs as the inputs of the next part."""

@@ -131,7 +131,7 @@ class ArraySum:
     def _begin(self, gram: Float) -> None:
         groups, columns = gram.shape[:2]
         self._sum = gram
-        self._power = np.diagonal(gram, axis1=1, axis2=2).astype(np.float64)
+        self._power = float(np.einsum("gii->", gram, dtype=np.float64))
         self._most = max(256, min(_ROWS, _HELD // max(1, groups * columns)))
         self._rows: Any = empty((groups, self._most, columns), gram.dtype)
         self._held = 0
@@ -144,12 +144,10 @@ class ArraySum:
         """
         exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
         with np.errstate(over="ignore"):
-            power = np.einsum("gsc,gsc->gc", exact, exact)
-        if not np.isfinite(power).all() and not np.isfinite(rows).all():
+            self._power += float(np.vdot(exact, exact))
+        if not np.isfinite(self._power) and not np.isfinite(rows).all():
             raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
-        self._power += power
-        largest = self._power.max(initial=0)
-        if self._sum.dtype == np.float32 and (largest > LIMIT or 0 < largest < FAINT):
+        if self._sum.dtype == np.float32 and (self._power > LIMIT or 0 < self._power < FAINT):
             held, self._sum = self._rows[:, : self._held], self._sum.astype(np.float64)
             self._rows = empty(self._rows.shape, np.float64)
             self._rows[:, : self._held] = held
