@@ -1,8 +1,9 @@
-"""The page in a browser: Chromium by playwright, or by the path in MLPASS_CHROMIUM."""
+"""The page in a browser: the Chromium of MLPASS_CHROMIUM, the system's, or playwright's own."""
 
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -16,9 +17,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 def browser():
     with playwright.sync_playwright() as started:
         try:
-            chromium = started.chromium.launch(
-                executable_path=os.environ.get("MLPASS_CHROMIUM"), args=["--no-sandbox"]
-            )
+            path = os.environ.get("MLPASS_CHROMIUM") or shutil.which("chromium")
+            chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         except playwright.Error as error:
             pytest.skip(f"there is no Chromium: {error}")
         yield chromium
