@@ -14,4 +14,12 @@ EXCEPTIONS: dict[str, str] = {
         "its expected values leave the neighbouring channels out, against the op's definition and "
         "against the stress test of the same op, which compares to torch and runs; fp16 cases run"
     ),
+    r"iOS18/.*TestGRU::.*(fp16'.*seq_len=3.*input_size=2-hidden_size=1-has_bias=True-"
+    r"output_sequence=True-direction=forward-.*\['tanh', 'sigmoid'\]-symbolic=True-.*float32|"
+    r"fp32'.*seq_len=3.*input_size=1-hidden_size=1-has_bias=True-"
+    r"output_sequence=False-direction=reverse-.*\['tanh', 'sigmoid'\]-symbolic=False-.*float16)": (
+        "two draws end in a single number of 0.003 and -0.001, what is left of states of 0.5, and "
+        "expect it of weights that are not rounded to the fp16 which the program holds: in fp64 "
+        "with the rounded ones, it is mlpass' to four digits"
+    ),
 }
