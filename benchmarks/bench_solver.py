@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.parallel import one_blas_thread
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.gram import Gram, accumulate, output_power
 from mlpass.solvers.problem import Method
@@ -182,8 +183,9 @@ def measure_block(options: argparse.Namespace) -> None:
             print(f"  {key:16s} best {min(each):6.3f} s, median {np.median(each):6.3f} s")
 
 
+@one_blas_thread()
 def prune_only(weight: NDArray[Any], gram: NDArray[Any], mode: Mode, dampening: float) -> None:
-    """Prunes with SparseGPT, as far as coremltools' class goes."""
+    """Prunes with SparseGPT as `solve` does, as far as coremltools' class goes."""
     SparseGPT(dampening).prune(make_problem(weight, gram, mode, None))
 
 
