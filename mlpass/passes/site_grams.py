@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import CalibrationError, NotApplicable
+from mlpass.errors import NotApplicable
+from mlpass.halves import widened
+from mlpass.parallel import map_items
 from mlpass.passes.inspect import weight_of
 from mlpass.passes.plan import Step, layout_of_site
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
@@ -20,10 +23,15 @@ from mlpass.runtime.constants import Constants
 from mlpass.runtime.matrix_inputs import matrix_inputs, row_counts
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.plan import Plan
+from mlpass.runtime.replay import Shown
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram
 from mlpass.sparsity.tensors import placed
+
+# Ops whose inputs are no views of their arguments, and so many samples' are made at once.
+_MADE = ("conv", "conv_transpose", "lstm", "gru", "rnn")
+_BESIDE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +165,8 @@ class SiteGrams:
         gathered = self._gathered.get(reading.key)
         return gathered is None or gathered.feeder is op
 
-    def see(
-        self, op: Op, kernel: Callable[..., Any], arguments: Mapping[str, Any], sample: int
-    ) -> None:
-        """Adds what a sample brings to the Grams of an op's sites.
+    def see(self, op: Op, kernel: Callable[..., Any], shown: Shown) -> None:
+        """Adds what samples bring to the Grams of an op's sites.
 
         Raises:
             CalibrationError: that holds NaN or inf.
@@ -171,21 +177,25 @@ class SiteGrams:
             if gathered is None or gathered.feeder is not op or reading.key in fed:
                 continue
             fed.add(reading.key)
+            inputs = {
+                sample: self._inputs(reading.use, kernel, arguments)
+                for sample, arguments in shown.items()
+            }
+            made = op.type in _MADE and self._backend.name == "numpy"
             try:
-                gathered.add(self._inputs(reading.use, kernel, arguments), sample)
+                gathered.add(_ahead(inputs) if made else inputs.items(), label_of(op))
             except NotApplicable as reason:
                 gathered.refusal = str(reason)
-            except CalibrationError as error:
-                raise CalibrationError(f"{error} (sample {sample}, {label_of(op)!r})") from None
 
     def _inputs(
         self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]
-    ) -> Iterable[Any]:
-        """Returns the inputs of a use, in the backend's arrays, where they are."""
+    ) -> Iterator[Any]:
+        """Yields the inputs of a use, in the backend's arrays, where they are."""
         xp, op = self._backend.xp, use.op
         if op.type == "gather":
-            return [self._backend.to_numpy(row_counts(xp, arguments))]
-        return matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
+            yield self._backend.to_numpy(row_counts(xp, arguments))
+        else:
+            yield from matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
 
     def settle(self, ops: Sequence[Op], constants: Constants) -> None:
         """Decides the sites that no later op reads, and lets the program go on with the results."""
@@ -199,7 +209,7 @@ class SiteGrams:
         for (step, _), weight in zip(whole, self._decide(whole), strict=True):
             self._forget(step.site)
             if weight is not None:
-                array = self._backend.from_numpy(weight.astype(np.float32))
+                array = self._backend.from_numpy(widened(weight))
                 for maker in step.site.makers:
                     constants.replace(maker.outputs[-1], array)
 
@@ -260,24 +270,37 @@ class _Gathered:
     _sum: GramSum = field(default_factory=GramSum)
     counts: Any = None
 
-    def add(self, inputs: Iterable[Any], sample: int) -> None:
-        """Takes some input rows: (groups, rows, columns), or how often each was read: (columns,).
+    def add(self, inputs: Iterable[tuple[int, Iterable[Any]]], label: str) -> None:
+        """Takes the input rows of some samples, in chunks.
 
         Rows are summed where they are: numpy's arrays, or torch's on their device.
+
+        Args:
+            inputs: numbers of samples, and their chunks: (groups, rows, columns), or how often
+                each was read: (columns,).
+            label: of the op that meets them.
 
         Raises:
             CalibrationError: there is NaN or inf among them.
         """
-        for chunk in inputs:
-            self.samples.add(sample)
-            if chunk.ndim == 1:
-                self.tokens += int(chunk.sum())
-                # A row that these few samples happen not to read is read by others: counted once.
-                before = np.ones(chunk.shape) if self.counts is None else self.counts
-                self.counts = before + chunk
-            else:
-                self.tokens += chunk.shape[1]
-                self._sum.add(chunk)
+        self._sum.add_all(self._rows(inputs, label))
+
+    def _rows(
+        self, inputs: Iterable[tuple[int, Iterable[Any]]], label: str
+    ) -> Iterator[tuple[Any, str]]:
+        """Counts chunks, and yields those with rows, with what to call them in an error."""
+        for sample, chunks in inputs:
+            for chunk in chunks:
+                self.samples.add(sample)
+                if chunk.ndim == 1:
+                    self.tokens += int(chunk.sum())
+                    # A row that these few samples happen not to read is read by others: counted
+                    # once.
+                    before = np.ones(chunk.shape) if self.counts is None else self.counts
+                    self.counts = before + chunk
+                else:
+                    self.tokens += chunk.shape[1]
+                    yield chunk, f" (sample {sample}, {label!r})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -293,6 +316,16 @@ class _Gathered:
     def gram(self) -> Gram:
         """The same, shared by all sites that meet these inputs alone."""
         return Gram(self.total)
+
+
+def _ahead(inputs: Mapping[int, Iterator[Any]]) -> Iterator[tuple[int, Iterable[Any]]]:
+    """Yields samples with their chunks; the first ones of a few are made side by side."""
+    items = list(inputs.items())
+    for start in range(0, len(items), _BESIDE):
+        some = items[start : start + _BESIDE]
+        firsts = map_items(lambda item: list(islice(item[1], 1)), some)
+        for (sample, rest), first in zip(some, firsts, strict=True):
+            yield sample, chain(first, rest)
 
 
 def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]) -> NDArray[Any]:

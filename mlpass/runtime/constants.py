@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlpass.errors import ModelFormatError
+from mlpass.halves import widened
 from mlpass.program.ir import Constant, Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.materialize import decompress
@@ -53,16 +54,19 @@ class Constants:
         found = self._arguments.get(step)
         if found is None:
             found = self._arguments[step] = {
-                parameter: tuple([self[item] for item in source])
-                if isinstance(source, tuple)
-                else self._plain(parameter, source)
+                parameter: self.argument(parameter, source)
                 for parameter, source in step.arguments
                 if (parameter, source) not in step.given
             }
         return found
 
-    def _plain(self, parameter: str, source: Source) -> Any:
-        """Returns what steers an op, and single numbers, as Python values, fast to read."""
+    def argument(self, parameter: str, source: Source | tuple[Source, ...]) -> Any:
+        """Returns what the program itself gives to a kernel's parameter.
+
+        What steers an op, and single numbers, are Python values, fast to read.
+        """
+        if isinstance(source, tuple):
+            return tuple([self[item] for item in source])
         array = self[source]
         steers = source in self._plan.steering and isinstance(array, np.ndarray)
         single = parameter in NUMBERS and getattr(array, "ndim", None) == 0
@@ -143,8 +147,8 @@ class Constants:
 
 
 def _widened(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype != np.float32:
-        return value.astype(np.float32)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return widened(value)
     if isinstance(value, np.ndarray) and value.dtype == np.int64:
         return value.astype(np.int32) if _fits_int32(value) else value
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,6 +132,10 @@ class Run:
             )
         return arguments
 
+    def reading(self, step: Step) -> Mapping[str, Any]:
+        """Returns the same as `arguments`, each read when it is asked for."""
+        return _Reading(self.values, step)
+
     def steps(self, steps: Iterable[Step]) -> None:
         """Runs some steps, one after another.
 
@@ -197,6 +201,29 @@ class Run:
             return results
 
         return run
+
+
+class _Reading(Mapping[str, Any]):
+    """What the kernel of a step is given, each read when it is asked for."""
+
+    def __init__(self, values: Values, step: Step) -> None:
+        self._values = values
+        self._sources = dict(step.arguments)
+        self._given = {parameter for parameter, _ in step.given}
+
+    def __getitem__(self, parameter: str) -> Any:
+        source, values = self._sources[parameter], self._values
+        if parameter not in self._given:
+            return values.constants.argument(parameter, source)
+        if isinstance(source, tuple):
+            return tuple([values[item] for item in source])
+        return values[source]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
 
 
 def _with_axes(result: Any) -> Any:

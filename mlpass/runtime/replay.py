@@ -33,18 +33,20 @@ _SHARES = 8  # and at least so many jobs, where there are enough samples
 _STRETCH = 1 << 26  # bytes of constants at which a stretch ends
 
 
+# Numbers of samples, and what an op's kernel is given for them: read when it is asked for.
+Shown = Mapping[int, Mapping[str, Any]]
+
+
 class Visitor(Protocol):
     """Someone who looks at ops before they run, and may replace the constants they read."""
 
     def wants(self, op: Op) -> bool:
         """Returns whether to be shown this op before anything after it is settled."""
 
-    def see(
-        self, op: Op, kernel: Callable[..., Any], arguments: Mapping[str, Any], sample: int
-    ) -> None:
+    def see(self, op: Op, kernel: Callable[..., Any], shown: Shown) -> None:
         """Sees the arguments of an op, as its kernel is given them; in the order of the samples.
 
-        Within a loop it sees every turn.
+        Within a loop it sees every turn, of one sample after another.
         """
 
     def settle(self, ops: Sequence[Op], constants: Constants) -> None:
@@ -178,11 +180,12 @@ class _Replay:
 
     def _show(self, step: Step, wanted: frozenset[Op]) -> None:
         """Shows the visitor the wanted ops of a step, for every sample."""
-        for number, run in enumerate(self._runs):
-            if step.blocks:
+        if step.blocks:
+            for number, run in enumerate(self._runs):
                 self._rehearse(step, run, wanted, number)
-            else:
-                self._visitor.see(step.op, step.function, run.arguments(step), number)
+        else:
+            shown = {number: run.reading(step) for number, run in enumerate(self._runs)}
+            self._visitor.see(step.op, step.function, shown)
 
     def _rehearse(self, step: Step, run: Run, wanted: frozenset[Op], number: int) -> None:
         """Runs control flow on copies of what it could change, to show what happens in it."""
@@ -269,7 +272,7 @@ class _Showing:
 
     def before(self, op: Op, inputs: Mapping[str, Any]) -> None:
         if op in self._wanted:
-            self._visitor.see(op, self._kernels[op], inputs, self._sample)
+            self._visitor.see(op, self._kernels[op], {self._sample: inputs})
 
     def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
         """Has seen enough before."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate as accumulated
+from itertools import chain, pairwise, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
-from mlpass.parallel import map_items, one_blas_thread
+from mlpass.parallel import SLAB, map_items, one_blas_thread
 from mlpass.solvers.arrays import blank, copied, tensor_form, zeros
 from mlpass.solvers.products import Float, mirror, pairs, slabs
 from mlpass.sparsity.tensors import is_tensor, placed, taken
@@ -22,6 +23,13 @@ _BLOCK = 768  # columns in a job
 _HELD = 1 << 24  # elements that may be held back for it
 LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
 FAINT = 1e-26  # of which a millionth is still a normal fp32
+
+
+class Portion(NamedTuple):
+    """Some rows, (groups, samples, columns), and what an error is to say of them."""
+
+    rows: Any
+    whose: str
 
 
 class GramSum:
@@ -52,17 +60,35 @@ class GramSum:
         Raises:
             CalibrationError: an input is NaN or infinite, or the columns are not those of before.
         """
-        rows = taken(inputs)
-        rows = rows[None] if rows.ndim == 2 else rows
-        groups, _, columns = rows.shape
-        if self._sum is None:
-            self._begin(inputs, zeros(rows, (groups, columns, columns)))
-        if self._sum.shape != (groups, columns, columns):
-            raise CalibrationError(
-                f"sample_data: a layer's inputs are (groups, columns) {(groups, columns)}, "
-                f"before they were {(self._sum.shape[0], self._sum.shape[1])}."
-            )
-        self._sum.add(rows)
+        self.add_all([(inputs, "")])
+
+    def add_all(self, inputs: Iterable[tuple[NDArray[Any], str]]) -> None:
+        """Takes in many portions, and copies them on all cores.
+
+        Args:
+            inputs: as for `add`, each with what an error is to say of it.
+
+        Raises:
+            CalibrationError: as `add`.
+        """
+        portions = self._checked(inputs)
+        first = next(portions, None)
+        if first is not None:
+            self._sum.add_all(chain([first], portions))
+
+    def _checked(self, inputs: Iterable[tuple[NDArray[Any], str]]) -> Iterator[Portion]:
+        for each, whose in inputs:
+            rows = taken(each)
+            rows = rows[None] if rows.ndim == 2 else rows
+            groups, _, columns = rows.shape
+            if self._sum is None:
+                self._begin(each, zeros(rows, (groups, columns, columns)))
+            if self._sum.shape != (groups, columns, columns):
+                raise CalibrationError(
+                    f"sample_data: a layer's inputs are (groups, columns) {(groups, columns)}, "
+                    f"before they were {(self._sum.shape[0], self._sum.shape[1])}.{whose}"
+                )
+            yield Portion(rows, whose)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,26 +126,29 @@ class ArraySum:
         """Of the Gram."""
         return tuple(self._sum.shape)
 
-    def add(self, rows: NDArray[Any]) -> None:
-        """Takes in (groups, samples, columns).
+    def add_all(self, portions: Iterable[Portion]) -> None:
+        """Takes in (groups, samples, columns) each.
 
         Raises:
             CalibrationError: an input is NaN or infinite.
         """
-        samples = rows.shape[1]
-        done = 0
-        while done < samples:
-            count = min(samples - done, self._most - self._held)
-            portion = rows[:, done : done + count]
-            self._widen(portion)
-            if count == self._most:  # nothing is held back: no need to copy
-                self._add_product(portion.astype(self._sum.dtype, copy=False))
-            else:
-                self._rows[:, self._held : self._held + count] = portion
-                self._held += count
-                if self._held == self._most:
+        waiting: list[Portion] = []
+        room = self._most - self._held
+        for rows, whose in portions:
+            done, samples = 0, rows.shape[1]
+            while done < samples:
+                if room == self._most <= samples - done:  # nothing is held: no need to copy
+                    self._take_whole(Portion(rows[:, done : done + room], whose))
+                    done += room
+                    continue
+                count = min(samples - done, room, self._piece)
+                waiting.append(Portion(rows[:, done : done + count], whose))
+                done, room = done + count, room - count
+                if room == 0:
+                    self._take(waiting)
                     self._flush()
-            done += count
+                    waiting, room = [], self._most
+        self._take(waiting)
 
     def total(self) -> Float:
         """Returns the Gram of all rows so far."""
@@ -133,24 +162,54 @@ class ArraySum:
         self._sum = gram
         self._power = float(np.einsum("gii->", gram, dtype=np.float64))
         self._most = max(256, min(_ROWS, _HELD // max(1, groups * columns)))
+        self._piece = max(1, SLAB // max(1, groups * columns))
         self._rows: Any = empty((groups, self._most, columns), gram.dtype)
         self._held = 0
 
-    def _widen(self, rows: NDArray[Any]) -> None:
+    def _take_whole(self, portion: Portion) -> None:
+        """Takes in as many rows as one product does, while none is held."""
+        self._guard([portion], [_power(portion.rows)])
+        self._add_product(portion.rows.astype(self._sum.dtype, copy=False))
+
+    def _take(self, portions: Sequence[Portion]) -> None:
+        """Copies what there is room for behind the rows that are held."""
+        ends = accumulated([portion.rows.shape[1] for portion in portions], initial=self._held)
+        places = [slice(*pair) for pair in pairwise(ends)]
+
+        def put(some: slice) -> list[float]:
+            powers = []
+            for (rows, _), place in zip(portions[some], places[some], strict=True):
+                target = self._rows[:, place]
+                with np.errstate(over="ignore"):
+                    target[...] = rows
+                powers.append(_power(rows if rows.itemsize > target.itemsize else target))
+            return powers
+
+        jobs = slabs(len(portions), len(portions)) if portions else []
+        powers = [power for some in map_items(put, jobs) for power in some]
+        if self._guard(portions, powers):
+            map_items(put, jobs)
+        self._held += sum(portion.rows.shape[1] for portion in portions)
+
+    def _guard(self, portions: Sequence[Portion], powers: Sequence[float]) -> bool:
         """Goes over to fp64 where squares would overflow fp32, or lose their digits at its end.
+
+        Returns:
+            Whether it just did.
 
         Raises:
             CalibrationError: there is NaN or inf.
         """
-        exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
-        with np.errstate(over="ignore"):
-            self._power += float(np.vdot(exact, exact))
-        if not np.isfinite(self._power) and not np.isfinite(rows).all():
-            raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
-        if self._sum.dtype == np.float32 and (self._power > LIMIT or 0 < self._power < FAINT):
-            held, self._sum = self._rows[:, : self._held], self._sum.astype(np.float64)
-            self._rows = empty(self._rows.shape, np.float64)
-            self._rows[:, : self._held] = held
+        for (rows, whose), power in zip(portions, powers, strict=True):
+            if not np.isfinite(power) and not np.isfinite(rows).all():
+                raise CalibrationError(f"sample_data: a layer's inputs hold NaN or inf.{whose}")
+        self._power += sum(powers)
+        if self._sum.dtype == np.float64 or not (self._power > LIMIT or 0 < self._power < FAINT):
+            return False
+        held, self._sum = self._rows[:, : self._held], self._sum.astype(np.float64)
+        self._rows = empty(self._rows.shape, np.float64)
+        self._rows[:, : self._held] = held
+        return True
 
     def _flush(self) -> None:
         if self._held:
@@ -174,6 +233,13 @@ class ArraySum:
                 self._sum[blocks[number]] += one
 
         map_items(add, range(len(blocks)))
+
+
+def _power(rows: NDArray[Any]) -> float:
+    """Returns the square sum of (groups, samples, columns)."""
+    exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
+    with np.errstate(over="ignore"):
+        return sum(float(np.vdot(group, group)) for group in exact)
 
 
 def sum_of_grams(grams: Sequence[Float]) -> Float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.halves import widened
 from mlpass.solvers.products import Part, row_parts
 from mlpass.sparsity.tensors import has_double, is_tensor, placed, taken
 
@@ -64,7 +65,7 @@ def in_fp32(values: Values) -> Values:
     """Returns fp32 in the order of its axes; the values themselves where they are that."""
     if is_tensor(values):
         return values.float().contiguous()
-    return np.ascontiguousarray(values, dtype=np.float32)
+    return np.ascontiguousarray(widened(values))
 
 
 def copied(values: Values) -> Values:
@@ -74,8 +75,10 @@ def copied(values: Values) -> Values:
 
 def masked(values: Values, keep: Values) -> Values:
     """Returns the values, 0 where they are not kept."""
-    zero = 0.0 if is_tensor(values) else np.float32(0)
-    return namespace(values).where(keep, values, zero)
+    if is_tensor(values):
+        return values.where(keep, 0.0)
+    # Several times as fast as numpy's `where`, which branches on each element.
+    return np.bitwise_and(values.view(np.int32), -keep.view(np.int8)).view(np.float32)
 
 
 def ratio(over: Values, under: Values) -> Values:

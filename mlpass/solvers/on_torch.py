@@ -5,7 +5,7 @@ What fp32 cannot do goes to the processor, in fp64: a Mac's GPU has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,19 +33,23 @@ class TensorSum:
         """Of the Gram."""
         return tuple(self._sum.shape)
 
-    def add(self, rows: Tensor) -> None:
-        """Takes in (groups, samples, columns).
+    def add_all(self, portions: Iterable[tuple[Tensor, str]]) -> None:
+        """Takes in (groups, samples, columns) each, with what an error is to say of it.
 
         Raises:
             CalibrationError: an input is NaN or infinite.
         """
+        for rows, whose in portions:
+            self._add(rows, whose)
+
+    def _add(self, rows: Tensor, whose: str) -> None:
         if rows.numel() == 0:
             return
         rows = rows.float() if rows.itemsize < 4 else rows
         finite = rows.isfinite().all()
         valid, peak = host(torch.stack([finite.to(rows.dtype), rows.abs().amax()])).tolist()
         if not valid:
-            raise CalibrationError("sample_data: a layer's inputs hold NaN or inf.")
+            raise CalibrationError(f"sample_data: a layer's inputs hold NaN or inf.{whose}")
         self._widen(peak, rows.shape[1])
         rows = rows.to(self._sum.device, self._sum.dtype)
         self._sum.baddbmm_(rows.mT, rows)

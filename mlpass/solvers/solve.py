@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
+from mlpass.halves import narrowed
 from mlpass.parallel import begin, one_blas_thread
 from mlpass.solvers.arrays import in_fp32, largest, limit_of, namespace
 from mlpass.solvers.gram import Gram, output_power
@@ -164,7 +165,10 @@ def placed_like(solution: Found, like: Any) -> Found:
 def cast_like(values: Any, like: Any) -> Any:
     """Returns values of the kind and dtype, and on the device, of `like`."""
     found = placed(values, like)
-    return found.to(like.dtype) if is_tensor(like) else found.astype(like.dtype, copy=False)
+    if is_tensor(like):
+        return found.to(like.dtype)
+    halves = like.dtype == np.float16 and found.dtype == np.float32
+    return narrowed(found) if halves else found.astype(like.dtype, copy=False)
 
 
 def make_problem(

@@ -92,9 +92,13 @@ def test_readers_of_one_activation_share_one_gram(tmp_path, monkeypatch):
     sums = []
 
     class Counting(site_grams.GramSum):
-        def add(self, inputs):
-            sums.append(self)
-            super().add(inputs)
+        def add_all(self, inputs):
+            def counted():
+                for portion in inputs:
+                    sums.append(self)
+                    yield portion
+
+            super().add_all(counted())
 
     gathered = site_grams._Gathered
     monkeypatch.setattr(site_grams, "_Gathered", lambda op: gathered(op, _sum=Counting()))

@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import types
 
 from mlpass.errors import CalibrationError
 from mlpass.runtime import spill
+from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import Run
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.replay import replay
@@ -49,10 +50,11 @@ class Recorder:
     def wants(self, op):
         return op.type in self.types
 
-    def see(self, op, kernel, arguments, sample):
-        shown = arguments["x"]
-        array = np.array(shown if isinstance(shown, np.ndarray) else shown.numpy())
-        self.seen.setdefault(op.outputs[0].name, []).append((sample, array))
+    def see(self, op, kernel, shown):
+        for sample, arguments in shown.items():
+            x = arguments["x"]
+            array = np.array(x if isinstance(x, np.ndarray) else x.numpy())
+            self.seen.setdefault(op.outputs[0].name, []).append((sample, array))
 
     def settle(self, ops, constants):
         for op in filter(self.wants, ops):
@@ -86,6 +88,25 @@ def test_without_replacements_it_shows_what_a_run_computes(backend):
 
 def ops_of(interpreter):
     return [op for part in interpreter.parts for op in part.plan.function.block.walk()]
+
+
+def test_what_nobody_asks_for_is_not_read(monkeypatch):
+    read = []
+    reading = Constants._read
+
+    def noting(self, source):
+        read.append(source.name)
+        return reading(self, source)
+
+    class Watching(Recorder):
+        def see(self, op, kernel, shown):
+            super().see(op, kernel, shown)
+            read.append("seen")
+
+    monkeypatch.setattr(Constants, "_read", noting)
+    replay(Interpreter(chain()), samples(), Watching())
+    steps = [name for name in read if name == "seen" or "weight" in name]
+    assert [name == "seen" for name in steps] == [True, False, True, False, True]
 
 
 def test_every_op_runs_once_a_sample_and_the_last_wanted_not_at_all(monkeypatch):
@@ -168,7 +189,7 @@ def test_a_small_budget_changes_nothing_and_leaves_no_files(budget, tmp_path, mo
 
 def test_files_are_removed_when_an_op_fails(tmp_path, monkeypatch):
     class Failing(Recorder):
-        def see(self, op, kernel, arguments, sample):
+        def see(self, op, kernel, shown):
             if op.name == "third":
                 raise CalibrationError("enough")
 

@@ -43,6 +43,31 @@ def test_samples_add_up_in_any_portions_and_groups():
     assert np.allclose(grouped[1], whole[0, 4:8, 4:8], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("cuts", [[], [100], [256, 300], [40, 41, 299, 690]])
+def test_portions_make_no_difference_to_any_bit(cuts, groups, monkeypatch):
+    monkeypatch.setattr("mlpass.solvers.accumulate._HELD", 1)  # 256 rows in a product
+    monkeypatch.setattr("mlpass.solvers.accumulate.SLAB", 64 * groups * 12)
+    inputs = layer(1, groups * 12, samples=700)[1].reshape(700, groups, 12).swapaxes(0, 1)
+    one_by_one, at_once = GramSum(), GramSum()
+    portions = np.split(inputs, cuts, axis=1)
+    for portion in portions:
+        one_by_one.add(portion)
+    at_once.add_all((portion, "") for portion in portions)
+    whole = accumulate(None, inputs)
+    wanted = inputs.swapaxes(1, 2).astype(np.float64) @ inputs
+    assert np.allclose(whole, wanted, rtol=1e-4, atol=1e-3)
+    assert at_once.total().tobytes() == one_by_one.total().tobytes() == whole.tobytes()
+
+
+def test_an_error_says_of_which_portion_it_is():
+    good, bad = layer(1, 5)[1], np.full((2, 5), np.nan, np.float32)
+    with pytest.raises(CalibrationError, match=r"NaN or inf\. \(the third\)"):
+        GramSum().add_all([(good, " (the first)"), (good, " (the second)"), (bad, " (the third)")])
+    with pytest.raises(CalibrationError, match=r"\(1, 5\)\. \(the second\)"):
+        GramSum().add_all([(good, " (the first)"), (good[:, 1:], " (the second)")])
+
+
 def test_half_precision_inputs_do_not_overflow():
     inputs = np.full((64, 3), 60000, np.float16)
     assert accumulate(None, inputs)[0, 0, 0] == pytest.approx(64 * 60000.0**2, rel=1e-3)
@@ -55,6 +80,17 @@ def test_squares_beyond_fp32_go_to_fp64_and_stay_there():
     assert gram[0, 0, 0] == pytest.approx(2e50)
     assert scaled(gram).dtype == np.float32
     assert np.diagonal(scaled(gram)[0]).mean() == pytest.approx(1)
+    total = GramSum()
+    total.add_all([(small, ""), (large, ""), (small, "")])
+    assert np.allclose(total.total(), gram, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_doubles_beyond_fp32_keep_their_digits(scale):
+    inputs = layer(1, 4)[1].astype(np.float64)
+    gram = accumulate(None, inputs * scale)
+    assert gram.dtype == np.float64
+    assert np.allclose(gram[0] / scale**2, inputs.T @ inputs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
