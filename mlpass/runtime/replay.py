@@ -30,6 +30,7 @@ Array = Any
 MEMORY_BUDGET = 2 << 30
 _TOGETHER = 8  # samples at most that a thread runs through a stretch: one large product for all
 _SHARES = 8  # and at least so many jobs, where there are enough samples
+_TAIL = 4
 _STRETCH = 1 << 26  # bytes of constants at which a stretch ends
 
 
@@ -206,8 +207,8 @@ class _Replay:
         """
         made = [value for step in steps for value in step.op.outputs]
 
-        def run_some(start: int) -> None:
-            runs = self._runs[start : start + together]
+        def run_some(some: slice) -> None:
+            runs = self._runs[some]
             with self._backend.session(False):
                 for by_rows, some in groupby(steps, key=lambda step: step.op.type == "linear"):
                     stretch = list(some)
@@ -219,13 +220,12 @@ class _Replay:
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
-        together = max(1, min(_TOGETHER, len(self._runs) // _SHARES))
-        starts = range(0, len(self._runs), together)
+        jobs = _jobs(len(self._runs))
         if self._backend.name == "numpy":
-            map_items(run_some, starts)
+            map_items(run_some, jobs)
         else:
-            for start in starts:
-                run_some(start)
+            for some in jobs:
+                run_some(some)
 
     def _run_together(self, steps: Sequence[Step], runs: Sequence[Run]) -> None:
         """Runs ops that see rows alone on those of several samples: one large product for each."""
@@ -276,6 +276,17 @@ class _Showing:
 
     def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
         """Has seen enough before."""
+
+
+def _jobs(samples: int) -> list[slice]:
+    """Returns neighbouring slices of samples, smaller ones last: then all cores end together."""
+    together = max(1, min(_TOGETHER, samples // _SHARES))
+    jobs, start = [], 0
+    while start < samples:
+        count = min(together, max(1, (samples - start) // _TAIL))
+        jobs.append(slice(start, start + count))
+        start += count
+    return jobs
 
 
 def _stretches(
