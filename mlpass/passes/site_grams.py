@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from mlpass.errors import NotApplicable
 from mlpass.halves import widened
-from mlpass.parallel import map_items
 from mlpass.passes.inspect import weight_of
 from mlpass.passes.plan import Step, layout_of_site
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
@@ -28,10 +26,6 @@ from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram
 from mlpass.sparsity.tensors import placed
-
-# Ops whose inputs are no views of their arguments, and so many samples' are made at once.
-_MADE = ("conv", "conv_transpose", "lstm", "gru", "rnn")
-_BESIDE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +175,8 @@ class SiteGrams:
                 sample: self._inputs(reading.use, kernel, arguments)
                 for sample, arguments in shown.items()
             }
-            made = op.type in _MADE and self._backend.name == "numpy"
             try:
-                gathered.add(_ahead(inputs) if made else inputs.items(), label_of(op))
+                gathered.add(inputs, label_of(op))
             except NotApplicable as reason:
                 gathered.refusal = str(reason)
 
@@ -270,7 +263,7 @@ class _Gathered:
     _sum: GramSum = field(default_factory=GramSum)
     counts: Any = None
 
-    def add(self, inputs: Iterable[tuple[int, Iterable[Any]]], label: str) -> None:
+    def add(self, inputs: Mapping[int, Iterable[Any]], label: str) -> None:
         """Takes the input rows of some samples, in chunks.
 
         Rows are summed where they are: numpy's arrays, or torch's on their device.
@@ -285,11 +278,9 @@ class _Gathered:
         """
         self._sum.add_all(self._rows(inputs, label))
 
-    def _rows(
-        self, inputs: Iterable[tuple[int, Iterable[Any]]], label: str
-    ) -> Iterator[tuple[Any, str]]:
+    def _rows(self, inputs: Mapping[int, Iterable[Any]], label: str) -> Iterator[tuple[Any, str]]:
         """Counts chunks, and yields those with rows, with what to call them in an error."""
-        for sample, chunks in inputs:
+        for sample, chunks in inputs.items():
             for chunk in chunks:
                 self.samples.add(sample)
                 if chunk.ndim == 1:
@@ -316,16 +307,6 @@ class _Gathered:
     def gram(self) -> Gram:
         """The same, shared by all sites that meet these inputs alone."""
         return Gram(self.total)
-
-
-def _ahead(inputs: Mapping[int, Iterator[Any]]) -> Iterator[tuple[int, Iterable[Any]]]:
-    """Yields samples with their chunks; the first ones of a few are made side by side."""
-    items = list(inputs.items())
-    for start in range(0, len(items), _BESIDE):
-        some = items[start : start + _BESIDE]
-        firsts = map_items(lambda item: list(islice(item[1], 1)), some)
-        for (sample, rest), first in zip(some, firsts, strict=True):
-            yield sample, chain(first, rest)
 
 
 def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]) -> NDArray[Any]:

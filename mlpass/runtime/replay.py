@@ -210,8 +210,8 @@ class _Replay:
         def run_some(some: slice) -> None:
             runs = self._runs[some]
             with self._backend.session(False):
-                for by_rows, some in groupby(steps, key=lambda step: step.op.type == "linear"):
-                    stretch = list(some)
+                for by_rows, group in groupby(steps, key=lambda step: step.op.type == "linear"):
+                    stretch = list(group)
                     if not by_rows:
                         for run in runs:
                             run.steps(stretch)

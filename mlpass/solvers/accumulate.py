@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
-from mlpass.parallel import SLAB, map_items, one_blas_thread
+from mlpass.parallel import map_items, one_blas_thread
 from mlpass.solvers.arrays import blank, copied, tensor_form, zeros
 from mlpass.solvers.products import Float, mirror, pairs, slabs
 from mlpass.sparsity.tensors import is_tensor, placed, taken
@@ -119,7 +119,12 @@ class ArraySum:
 
     def __init__(self, gram: Float) -> None:
         """Starts from a Gram, (groups, columns, columns), which it takes over."""
-        self._begin(gram)
+        groups, columns = gram.shape[:2]
+        self._sum = gram
+        self._power = float(np.einsum("gii->", gram, dtype=np.float64))
+        self._most = max(256, min(_ROWS, _HELD // max(1, groups * columns)))
+        self._rows: Any = None
+        self._held = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,7 +146,7 @@ class ArraySum:
                     self._take_whole(Portion(rows[:, done : done + room], whose))
                     done += room
                     continue
-                count = min(samples - done, room, self._piece)
+                count = min(samples - done, room)
                 waiting.append(Portion(rows[:, done : done + count], whose))
                 done, room = done + count, room - count
                 if room == 0:
@@ -157,14 +162,13 @@ class ArraySum:
         mirror(gram)
         return gram
 
-    def _begin(self, gram: Float) -> None:
-        groups, columns = gram.shape[:2]
-        self._sum = gram
-        self._power = float(np.einsum("gii->", gram, dtype=np.float64))
-        self._most = max(256, min(_ROWS, _HELD // max(1, groups * columns)))
-        self._piece = max(1, SLAB // max(1, groups * columns))
-        self._rows: Any = empty((groups, self._most, columns), gram.dtype)
-        self._held = 0
+    def _make_room(self, like: NDArray[Any]) -> None:
+        """Makes room for rows to hold, with their axes in memory as the first rows have them."""
+        groups, columns = self._sum.shape[:2]
+        if like.strides[1] < like.strides[2]:
+            self._rows = empty((groups, columns, self._most), self._sum.dtype).swapaxes(1, 2)
+        else:
+            self._rows = empty((groups, self._most, columns), self._sum.dtype)
 
     def _take_whole(self, portion: Portion) -> None:
         """Takes in as many rows as one product does, while none is held."""
@@ -173,6 +177,8 @@ class ArraySum:
 
     def _take(self, portions: Sequence[Portion]) -> None:
         """Copies what there is room for behind the rows that are held."""
+        if self._rows is None and portions:
+            self._make_room(portions[0].rows)
         ends = accumulated([portion.rows.shape[1] for portion in portions], initial=self._held)
         places = [slice(*pair) for pair in pairwise(ends)]
 
@@ -206,9 +212,10 @@ class ArraySum:
         self._power += sum(powers)
         if self._sum.dtype == np.float64 or not (self._power > LIMIT or 0 < self._power < FAINT):
             return False
-        held, self._sum = self._rows[:, : self._held], self._sum.astype(np.float64)
-        self._rows = empty(self._rows.shape, np.float64)
-        self._rows[:, : self._held] = held
+        self._sum, rows = self._sum.astype(np.float64), self._rows
+        if rows is not None:
+            self._make_room(rows)
+            self._rows[:, : self._held] = rows[:, : self._held]
         return True
 
     def _flush(self) -> None:
@@ -239,7 +246,9 @@ def _power(rows: NDArray[Any]) -> float:
     """Returns the square sum of (groups, samples, columns)."""
     exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
     with np.errstate(over="ignore"):
-        return sum(float(np.vdot(group, group)) for group in exact)
+        if exact.flags.c_contiguous:
+            return float(np.vdot(exact, exact))
+        return float(np.einsum("gsc,gsc->", exact, exact))
 
 
 def sum_of_grams(grams: Sequence[Float]) -> Float:

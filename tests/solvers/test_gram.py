@@ -47,7 +47,6 @@ def test_samples_add_up_in_any_portions_and_groups():
 @pytest.mark.parametrize("cuts", [[], [100], [256, 300], [40, 41, 299, 690]])
 def test_portions_make_no_difference_to_any_bit(cuts, groups, monkeypatch):
     monkeypatch.setattr("mlpass.solvers.accumulate._HELD", 1)  # 256 rows in a product
-    monkeypatch.setattr("mlpass.solvers.accumulate.SLAB", 64 * groups * 12)
     inputs = layer(1, groups * 12, samples=700)[1].reshape(700, groups, 12).swapaxes(0, 1)
     one_by_one, at_once = GramSum(), GramSum()
     portions = np.split(inputs, cuts, axis=1)
