@@ -285,8 +285,7 @@ class _Gathered:
                 self.samples.add(sample)
                 if chunk.ndim == 1:
                     self.tokens += int(chunk.sum())
-                    # A row that these few samples happen not to read is read by others: counted
-                    # once.
+                    # A row that these samples happen not to read is read by others: once, say.
                     before = np.ones(chunk.shape) if self.counts is None else self.counts
                     self.counts = before + chunk
                 else:

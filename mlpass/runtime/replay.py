@@ -30,9 +30,8 @@ Array = Any
 MEMORY_BUDGET = 2 << 30
 _TOGETHER = 8  # samples at most that a thread runs through a stretch: one large product for all
 _SHARES = 8  # and at least so many jobs, where there are enough samples
-_TAIL = 4
+_TAIL = 4  # towards the end of a stretch, a job takes that part of what is left
 _STRETCH = 1 << 26  # bytes of constants at which a stretch ends
-
 
 # Numbers of samples, and what an op's kernel is given for them: read when it is asked for.
 Shown = Mapping[int, Mapping[str, Any]]
