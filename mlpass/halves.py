@@ -36,13 +36,16 @@ def widened(values: NDArray[Any]) -> NDArray[np.float32]:
     return result.reshape(values.shape)
 
 
-def narrowed(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Returns fp16 of fp32, rounded to the nearest, of two as near to the even one.
+def narrowed(values: NDArray[Any]) -> NDArray[np.float16]:
+    """Returns fp16 of fp32, and of other dtypes as numpy does; fp16 as it is.
 
-    Halves are numbered like their bits. Of a normal one the number is the fp32 bits, rounded and
-    moved; of a subnormal one the multiple of 2^-24, which is where adding 0.5 puts the last bit.
-    Each is too large where the other is right.
+    fp32 is rounded to the nearest, of two as near to the even one. Halves are numbered like their
+    bits. Of a normal one the number is the fp32 bits, rounded and moved; of a subnormal one the
+    multiple of 2^-24, which is where adding 0.5 puts the last bit. Each is too large where the
+    other is right.
     """
+    if values.dtype != np.float32:
+        return values.astype(np.float16, copy=False)
     flat = np.ascontiguousarray(values).reshape(-1)
     if not all(map_slabs(lambda start, stop: bool(np.isfinite(flat[start:stop]).all()), flat.size)):
         return values.astype(np.float16)

@@ -65,3 +65,9 @@ def test_other_floats_are_widened_as_ever():
     single, double = np.ones(3, np.float32), np.full(2, 0.1)
     assert widened(single) is single
     same_bits(widened(double), double.astype(np.float32))
+
+
+def test_other_floats_are_narrowed_as_ever():
+    half, double = np.ones(3, np.float16), np.full(2, 0.1)
+    assert narrowed(half) is half
+    same_bits(narrowed(double), double.astype(np.float16))

@@ -42,6 +42,12 @@ class Values(dict[Source, Array]):
     def __missing__(self, source: Source) -> Array:
         return self.constants[source]
 
+    def of(self, source: Source | tuple[Source, ...]) -> Any:
+        """Returns the value of an argument; all of them, where it is variadic."""
+        if isinstance(source, tuple):
+            return tuple([self[item] for item in source])
+        return self[source]
+
 
 def execute(
     plan: Plan,
@@ -125,11 +131,7 @@ class Run:
         values = self.values
         arguments = values.constants.arguments(step).copy()
         for parameter, source in step.given:
-            arguments[parameter] = (
-                tuple([values[item] for item in source])
-                if type(source) is tuple
-                else values[source]  # type: ignore[index]
-            )
+            arguments[parameter] = values.of(source)
         return arguments
 
     def reading(self, step: Step) -> Mapping[str, Any]:
@@ -215,9 +217,7 @@ class _Reading(Mapping[str, Any]):
         source, values = self._sources[parameter], self._values
         if parameter not in self._given:
             return values.constants.argument(parameter, source)
-        if isinstance(source, tuple):
-            return tuple([values[item] for item in source])
-        return values[source]
+        return values.of(source)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)

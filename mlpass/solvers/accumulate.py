@@ -77,6 +77,7 @@ class GramSum:
             self._sum.add_all(chain([first], portions))
 
     def _checked(self, inputs: Iterable[tuple[NDArray[Any], str]]) -> Iterator[Portion]:
+        """Yields portions as (groups, samples, columns), which are those of the first."""
         for each, whose in inputs:
             rows = taken(each)
             rows = rows[None] if rows.ndim == 2 else rows
@@ -177,10 +178,12 @@ class ArraySum:
 
     def _take(self, portions: Sequence[Portion]) -> None:
         """Copies what there is room for behind the rows that are held."""
-        if self._rows is None and portions:
+        if not portions:
+            return
+        if self._rows is None:
             self._make_room(portions[0].rows)
-        ends = accumulated([portion.rows.shape[1] for portion in portions], initial=self._held)
-        places = [slice(*pair) for pair in pairwise(ends)]
+        counts = [portion.rows.shape[1] for portion in portions]
+        places = [slice(*ends) for ends in pairwise(accumulated(counts, initial=self._held))]
 
         def put(some: slice) -> list[float]:
             powers = []
@@ -191,11 +194,11 @@ class ArraySum:
                 powers.append(_power(rows if rows.itemsize > target.itemsize else target))
             return powers
 
-        jobs = slabs(len(portions), len(portions)) if portions else []
+        jobs = slabs(len(portions), len(portions))
         powers = [power for some in map_items(put, jobs) for power in some]
         if self._guard(portions, powers):
             map_items(put, jobs)
-        self._held += sum(portion.rows.shape[1] for portion in portions)
+        self._held += sum(counts)
 
     def _guard(self, portions: Sequence[Portion], powers: Sequence[float]) -> bool:
         """Goes over to fp64 where squares would overflow fp32, or lose their digits at its end.
