@@ -9,6 +9,7 @@ inverse.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.parallel import map_items
 from mlpass.solvers.products import Float as Float
@@ -17,25 +18,23 @@ from mlpass.solvers.products import mirror, pairs, product
 _BLOCK = 128
 
 
-def upper_factor(gram: Float) -> Float:
-    """Returns the upper triangular U with a positive diagonal for which `U U^T` is `gram`.
+def factor_in_place(gram: NDArray[np.float64]) -> None:
+    """Makes of a Gram the upper triangular U with a positive diagonal for which `U U^T` is it.
 
     Args:
-        gram: (columns, columns), symmetric positive definite, fp32 or fp64.
+        gram: (columns, columns), symmetric positive definite.
 
     Raises:
-        numpy.linalg.LinAlgError: it is not positive definite in its precision.
+        numpy.linalg.LinAlgError: it is not positive definite; it is spoilt then.
     """
-    columns = len(gram)
-    upper = np.zeros_like(gram)
-    for stop in range(columns, 0, -_BLOCK):
+    for stop in range(len(gram), 0, -_BLOCK):
         start = max(0, stop - _BLOCK)
-        known = product(upper[None, :stop, stop:], upper[None, start:stop, stop:].swapaxes(1, 2))
-        panel = gram[:stop, start:stop] - known[0]
-        corner = np.linalg.cholesky(panel[start:][::-1, ::-1])[::-1, ::-1]
-        upper[start:stop, start:stop] = corner
-        product(panel[None, :start], np.linalg.inv(corner).T[None], upper[None, :start, start:stop])
-    return upper
+        panel, known = gram[None, :stop, start:stop], gram[None, :stop, stop:]
+        panel -= product(known, known[:, start:].swapaxes(1, 2))
+        corner = np.linalg.cholesky(panel[0, start:, ::-1][::-1])[::-1, ::-1]
+        panel[:, :start] = product(panel[:, :start], np.linalg.inv(corner).T[None])
+        panel[:, start:] = corner
+        gram[stop:, start:stop] = 0
 
 
 def inverse(upper: Float) -> Float:

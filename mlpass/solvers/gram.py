@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from mlpass.parallel import map_items
 from mlpass.solvers.accumulate import GramSum as GramSum
 from mlpass.solvers.accumulate import accumulate as accumulate
 from mlpass.solvers.arrays import copied, diagonals, namespace, ratio, tensor_form, total
-from mlpass.solvers.factor import inverse, upper_factor
+from mlpass.solvers.factor import factor_in_place, inverse
 from mlpass.solvers.products import Array, pairs, row_parts
 from mlpass.sparsity.tensors import host, taken
 
@@ -183,7 +184,7 @@ def scaled(gram: NDArray[Any]) -> Array:
 def dampened_factor(gram: Array, dampening: float) -> tuple[Array, float]:
     """Returns U of `U U^T = gram + dampening * mean * I`, and the dampening that it took.
 
-    Where fp32 fails, fp64 is tried; where that fails, ten times the dampening, up to 1. A column
+    It is worked out in fp64. Where that fails ten times the dampening is tried, up to 1. A column
     that no sample reaches gets the mean on the diagonal: it is then tied to no other.
 
     Args:
@@ -197,15 +198,12 @@ def dampened_factor(gram: Array, dampening: float) -> tuple[Array, float]:
     mean = diagonal.sum(dtype=np.float64) / max(1, np.count_nonzero(diagonal)) or 1.0
     raised = np.where(diagonal == 0, mean, diagonal)
     while True:
-        for dtype in (np.float32, np.float64):
-            damped: Any = gram.astype(dtype)
-            np.einsum("ii->i", damped)[:] = raised + dtype(dampening * mean)
-            try:
-                factor = upper_factor(damped)
-            except np.linalg.LinAlgError:
-                continue
-            if np.isfinite(factor).all():
-                return factor.astype(np.float32, copy=False), dampening
+        factor = gram.astype(np.float64)
+        np.einsum("ii->i", factor)[:] = raised + dampening * mean
+        with suppress(np.linalg.LinAlgError):
+            factor_in_place(factor)
+            if np.isfinite(np.einsum("ii", factor)):  # a row's NaN or inf is in its pivot too
+                return factor.astype(np.float32), dampening
         if dampening >= 1:
             raise CalibrationError("gram: is not positive semidefinite, so it is no X^T X.")
         dampening = min(1.0, max(10 * dampening, 1e-6))
