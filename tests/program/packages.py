@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mlpass import Config, Percentile, prune
 from mlpass.program.blobs import BlobWriter
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.milproto import all_operations
@@ -162,7 +163,7 @@ def linear_stack(package: Path, layers: int, size: int, seed: int = 0) -> Path:
     function.opset = "CoreML7"
     block = function.block_specializations["CoreML7"]
     spec.mlProgram.version = 1
-    _type(function.inputs.add(name="x"), "fp16", 1, size)
+    typed(function.inputs.add(name="x"), 1, size, dtype="fp16")
     writer, fp16 = BlobWriter(weights), BY_NAME["fp16"]
     previous = "x"
     for layer in range(layers):
@@ -173,7 +174,7 @@ def linear_stack(package: Path, layers: int, size: int, seed: int = 0) -> Path:
         linear.inputs["x"].arguments.add(name=previous)
         linear.inputs["weight"].arguments.add(name=f"weight_{layer}")
         previous = f"y_{layer}"
-        _type(linear.outputs.add(name=previous), "fp16", 1, size)
+        typed(linear.outputs.add(name=previous), 1, size, dtype="fp16")
     block.outputs.append(previous)
     writer.close()
     write_manifest(package)
@@ -204,14 +205,34 @@ def add_file_const(
     label.type.tensorType.dataType = MIL.STRING
     label.immediateValue.tensor.strings.values.append(name)
     value = operation.attributes["val"]
-    _type(value, dtype, *shape)
+    typed(value, *shape, dtype=dtype)
     value.blobFileValue.fileName = "@model_path/weights/weight.bin"
     value.blobFileValue.offset = offset
-    _type(operation.outputs.add(name=name), dtype, *shape)
+    typed(operation.outputs.add(name=name), *shape, dtype=dtype)
     block.operations.insert(len(block.operations) if index is None else index, operation)
     return operation
 
 
-def _type(message: Any, dtype: str, *shape: int) -> None:
+def typed(message: Any, *shape: int, dtype: str = "fp32") -> Any:
+    """Returns a message after giving it the type of a tensor."""
     message.type.tensorType.dataType = BY_NAME[dtype].proto
     set_shape(message, *shape)
+    return message
+
+
+def neural_network() -> Any:
+    """Returns the message of a model that is no ML Program."""
+    spec = Model(specificationVersion=4)
+    spec.neuralNetwork.SetInParent()
+    return spec
+
+
+def unlisted(package: Path) -> Path:
+    """Returns the path of something in a package that nothing refers to."""
+    return package / "Data" / "extra"
+
+
+def pruned(package: Path, output: Path) -> Path:
+    """Prunes a package at half its weights and returns where the result is."""
+    prune(package, output, Config(global_config=Percentile(0.5), weight_threshold=512))
+    return output

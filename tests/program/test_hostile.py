@@ -21,7 +21,6 @@ import pytest
 
 from mlpass import cli
 from mlpass.program.blobs import BlobWriter
-from mlpass.program.proto import Model
 from tests.program.packages import (
     FIXTURES,
     MODEL,
@@ -35,6 +34,7 @@ from tests.program.packages import (
     linear_stack,
     main_block,
     main_function,
+    neural_network,
     read_spec,
     set_shape,
     time_limit,
@@ -134,9 +134,7 @@ def _mutual_cycle(package: Path) -> None:
 
 
 def _neural_network(package: Path) -> None:
-    spec = Model(specificationVersion=4)
-    spec.neuralNetwork.SetInParent()
-    write_spec(package, spec)
+    write_spec(package, neural_network())
 
 
 def _root_path(path: str) -> Callable[[Path], None]:

@@ -12,6 +12,7 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
+TINY = FIXTURES / "tiny_lm.mlpackage"
 
 
 def program(
@@ -43,3 +44,10 @@ def truth(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         inputs = {key[6:]: arrays[key] for key in arrays.files if key.startswith("input:")}
         outputs = {key[7:]: arrays[key] for key in arrays.files if key.startswith("output:")}
     return inputs, outputs
+
+
+def chain(x: Any) -> Any:
+    """x -> relu -> exp -> add with itself."""
+    x = mb.relu(x=x, name="first")
+    x = mb.exp(x=x, name="second")
+    return mb.add(x=x, y=x, name="third")
