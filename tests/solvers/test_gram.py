@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from mlpass.errors import CalibrationError
 from mlpass.solvers.factor import factor_in_place, inverse
@@ -30,6 +31,15 @@ def test_the_factor_and_its_inverse(columns, dtype):
 def test_a_gram_that_is_not_positive_definite_has_no_factor():
     with pytest.raises(np.linalg.LinAlgError):
         factor_in_place(np.array([[1, 2], [2, 1]], np.float64))
+
+
+def test_of_the_factor_every_digit_of_fp32_is_right():
+    gram = accumulate(None, layer(1, 300)[1])[0]
+    upper, used = dampened_factor(gram, 1e-4)
+    damped = gram.astype(np.float64) + used * np.mean(np.diag(gram), dtype=np.float64) * np.eye(300)
+    exact = scipy.linalg.cholesky(damped[::-1, ::-1], lower=True)[::-1, ::-1]
+    assert upper.dtype == np.float32 and used == 1e-4
+    assert np.allclose(upper, exact, rtol=2**-23, atol=1e-12)
 
 
 def test_samples_add_up_in_any_portions_and_groups():
