@@ -29,7 +29,9 @@ def test_errors_are_those_of_pruning_in_the_dense_model(model, samples, tmp_path
         )
         for layer, record in zip(report.layers, single.layers, strict=True):
             assert layer.errors[place] == record.error
-            assert layer.nbytes[place] == record.bytes_after
+            vanished = record.zeros - int(sparsity * layer.size)  # kept, but 0 once they are fp16
+            assert 0 <= vanished <= 2
+            assert layer.nbytes[place] == record.bytes_after + 2 * vanished
 
 
 def test_errors_rise_and_bytes_fall(model, samples):
