@@ -128,9 +128,9 @@ def measure(
     gram = accumulate(None, inputs)[0]
     seconds: dict[str, list[float]] = {"gram": []}
     solutions: dict[str, Any] = {}
-    peer_weight, has_peer = None, name not in OTHER_MODES
+    peer_weight = None
     for _ in range(options.runs):
-        if has_peer:
+        if name not in OTHER_MODES:
             peer_weight, times = peer(weight, inputs, mode, options.dampening)
             for key, value in times.items():
                 seconds.setdefault(key, []).append(value)
@@ -155,28 +155,33 @@ def measure(
         whole = output_power(problem.weight, problem.gram)
         change = (peer_weight - weight)[None]
         row["errors"]["coremltools"] = output_power(change, problem.gram) / whole
-        row["masks"] = mask_differences(weight, inputs, mode, options)
+        row["masks"] = mask_differences(weight, inputs, mode, peer_weight != 0, options)
     return row
 
 
 def mask_differences(
-    weight: NDArray[Any], inputs: NDArray[Any], mode: Mode, options: argparse.Namespace
+    weight: NDArray[Any],
+    inputs: NDArray[Any],
+    mode: Mode,
+    first: NDArray[Any],
+    options: argparse.Namespace,
 ) -> list[dict[str, float]]:
     """Returns the share of the mask that differs, for each order of the samples.
 
     "from coremltools" is what differs between the tools, "of itself" between coremltools' masks of
-    this order and of the first.
+    this order and of the first, which is given.
     """
-    target, found, first = mode, [], None
+    target, theirs, found = mode, first, []
     if isinstance(mode, Percentile):
         size = len(weight) * min(PEER_COLUMNS, weight.shape[1])
         target = Percentile((int(size * mode.target_sparsity) + 1) / size)
     for order in range(options.orders):
-        rows = np.random.default_rng(order).permutation(len(inputs)) if order else slice(None)
-        theirs = peer(weight, inputs[rows], mode, options.dampening)[0] != 0
-        gram = accumulate(None, inputs[rows])[0]
+        samples = inputs
+        if order:
+            samples = inputs[np.random.default_rng(order).permutation(len(inputs))]
+            theirs = peer(weight, samples, mode, options.dampening)[0] != 0
+        gram = accumulate(None, samples)[0]
         keep = solve(weight, gram, target, method=SparseGPT(options.dampening)).keep
-        first = theirs if first is None else first
         differing = {"from coremltools": keep != theirs, "of itself": theirs != first}
         found.append({key: float(np.mean(values)) for key, values in differing.items()})
     return found

@@ -10,7 +10,7 @@ from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.milproto import MilProto
 from mlpass.program.proto import MIL
-from tests.program.packages import typed
+from tests.program.packages import named, typed
 
 FLOAT = BY_NAME["fp32"].proto
 
@@ -51,11 +51,6 @@ def small_program() -> Any:
     typed(relu.outputs.add(name="y"), 2)
     block.outputs.append("y")
     return program
-
-
-def named(operation: Any, name: str) -> None:
-    label = typed(operation.attributes["name"], dtype="string")
-    label.immediateValue.tensor.strings.values.append(name)
 
 
 def block_of(program: Any) -> Any:

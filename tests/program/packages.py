@@ -201,9 +201,7 @@ def add_file_const(
 ) -> Any:
     """Adds to a block message, and returns, a const op whose value is a blob of weight.bin."""
     operation = MIL.Operation(type="const")
-    label = operation.attributes["name"]
-    label.type.tensorType.dataType = MIL.STRING
-    label.immediateValue.tensor.strings.values.append(name)
+    named(operation, name)
     value = operation.attributes["val"]
     typed(value, *shape, dtype=dtype)
     value.blobFileValue.fileName = "@model_path/weights/weight.bin"
@@ -218,6 +216,12 @@ def typed(message: Any, *shape: int, dtype: str = "fp32") -> Any:
     message.type.tensorType.dataType = BY_NAME[dtype].proto
     set_shape(message, *shape)
     return message
+
+
+def named(operation: Any, name: str) -> None:
+    """Gives an operation its name."""
+    label = typed(operation.attributes["name"], dtype="string")
+    label.immediateValue.tensor.strings.values.append(name)
 
 
 def neural_network() -> Any:

@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 from programs import FIXTURES
 
-from mlpass.errors import (
-    ExecutionError,
-    ModelFormatError,
-    UnsupportedOpError,
-)
+from mlpass.errors import ExecutionError, ModelFormatError, UnsupportedOpError
 from mlpass.program import ir
 from mlpass.runtime.backends.base import open_backend
 from mlpass.runtime.constants import Constants

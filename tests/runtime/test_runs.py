@@ -12,9 +12,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from programs import TINY, chain, program, truth
 
-from mlpass.errors import (
-    InputError,
-)
+from mlpass.errors import InputError
 from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME
 from mlpass.runtime.execute import execute
