@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.parallel import one_blas_thread
+from mlpass.blas import one_blas_thread
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.gram import Gram, accumulate, output_power
 from mlpass.solvers.problem import Method

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from mlpass.blas import held_here
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,7 +78,12 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> list
     threads = thread_count()
     if threads == 1 or len(items) <= 1 or getattr(_here, "worker", False):
         return [function(item) for item in items]
-    return list(_pool(threads).map(function, items))
+    return list(_pool(threads).map(lambda item: _run(lambda: function(item)), items))
+
+
+def _run(job: Callable[[], Result]) -> Result:
+    with held_here():
+        return job()
 
 
 def begin(function: Callable[[], Result]) -> Callable[[], Result]:
@@ -88,44 +94,4 @@ def begin(function: Callable[[], Result]) -> Callable[[], Result]:
     threads = thread_count()
     if threads == 1 or getattr(_here, "worker", False):
         return function
-    return _pool(threads).submit(function).result
-
-
-class _BlasLimit:
-    """Who holds BLAS to one thread, and how many threads it had before."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.holders = 0
-        self.limiter: Any = None
-
-
-_limit = _BlasLimit()
-
-
-@cache
-def _blas_controller() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Holds BLAS to one thread, so that the bits of a product do not depend on the cores.
-
-    How a BLAS divides a product depends on its number of threads, and the order of a sum with it.
-    All cores come back in through jobs whose bounds follow from sizes alone. It may be entered
-    again, and from several threads; the last to leave gives BLAS its threads back.
-    """
-    with _limit.lock:
-        if _limit.holders == 0:
-            _limit.limiter = _blas_controller().limit(limits=1, user_api="blas")
-        _limit.holders += 1
-    try:
-        yield
-    finally:
-        with _limit.lock:
-            _limit.holders -= 1
-            if _limit.holders == 0:
-                _limit.limiter.restore_original_limits()
+    return _pool(threads).submit(_run, function).result

@@ -1,19 +1,12 @@
-"""Jobs on all cores: their order, their nesting, and BLAS held to one thread meanwhile."""
+"""Jobs on all cores: their order and their nesting."""
 
 from __future__ import annotations
 
 import threading
 
-import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
 
-from mlpass.parallel import begin, map_items, map_slabs, one_blas_thread, thread_count
-
-
-def blas_threads():
-    np.zeros((2, 2)) @ np.zeros((2, 2))
-    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+from mlpass.parallel import begin, map_items, map_slabs, thread_count
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "4"])
@@ -42,20 +35,6 @@ def test_an_error_in_a_job_is_the_callers(monkeypatch):
     monkeypatch.setenv("MLPASS_THREADS", "2")
     with pytest.raises(ZeroDivisionError):
         map_items(lambda item: 1 // item, [1, 0, 1])
-
-
-def test_blas_gets_its_threads_back_from_the_last_who_held_it():
-    with threadpool_limits(limits=2, user_api="blas"):
-        before = blas_threads()
-        with one_blas_thread():
-            assert blas_threads() == {1}
-            with one_blas_thread():
-                assert blas_threads() == {1}
-            assert blas_threads() == {1}
-        assert blas_threads() == before == {2}
-        with pytest.raises(KeyError), one_blas_thread():
-            raise KeyError
-        assert blas_threads() == before
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])

@@ -13,8 +13,9 @@ from itertools import groupby
 from math import prod
 from typing import Any, Protocol
 
+from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
-from mlpass.parallel import map_items, one_blas_thread
+from mlpass.parallel import map_items
 from mlpass.program.ir import Block, Op, TensorType, Value
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import Run

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.blas import one_blas_thread
 from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
-from mlpass.parallel import map_items, one_blas_thread
+from mlpass.parallel import map_items
 from mlpass.solvers.arrays import blank, copied, tensor_form, zeros
 from mlpass.solvers.products import Float, mirror, pairs, slabs
 from mlpass.sparsity.tensors import is_tensor, placed, taken

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError
-from mlpass.parallel import one_blas_thread
 from mlpass.solvers.arrays import namespace, total
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.parallel import one_blas_thread
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Array, Method, Problem, check_count
 from mlpass.solvers.rounding import MakeRounding, prune_rounded

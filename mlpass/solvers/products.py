@@ -1,6 +1,6 @@
 """Matrix products on all cores, the same in every bit on any number of them.
 
-BLAS is held to one thread meanwhile (`parallel.one_blas_thread`): each job is one product of its
+BLAS is held to one thread meanwhile (`blas.one_blas_thread`): each job is one product of its
 own, and what the jobs are follows from the sizes alone.
 """
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError
 from mlpass.halves import narrowed
-from mlpass.parallel import begin, one_blas_thread
+from mlpass.parallel import begin
 from mlpass.solvers.arrays import in_fp32, largest, limit_of, namespace
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.parallel import one_blas_thread
+from mlpass.blas import one_blas_thread
 from mlpass.passes.compare import predict_once
 from mlpass.passes.predict import as_arrays
 from mlpass.passes.samples import Sample, read_arrays

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.blas import one_blas_thread
 from mlpass.errors import MlpassError, NotApplicable
-from mlpass.parallel import one_blas_thread
 from mlpass.passes.calibration import make_calibration
 from mlpass.passes.compare import predict_once, tally_outputs
 from mlpass.passes.gram_folder import GramFolder

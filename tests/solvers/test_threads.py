@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlpass.parallel import one_blas_thread
+from mlpass.blas import one_blas_thread
 from mlpass.solvers.accumulate import accumulate
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.allocate import error_curve

@@ -16,7 +16,7 @@ import pytest
 
 import mlpass
 from mlpass import ADMM, NM, Block, Channel, Config, ConfigError, Percentile, SparseGPT
-from mlpass.parallel import one_blas_thread
+from mlpass.blas import one_blas_thread
 from mlpass.passes import calibrated
 from mlpass.program.mlpackage import Package
 from mlpass.program.sites import find_sites

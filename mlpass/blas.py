@@ -1,0 +1,168 @@
+"""BLAS held to one thread, so that the bits of a product do not depend on the cores.
+
+How a BLAS divides a product depends on its number of threads, and the order of a sum with it. The
+number is set through threadpoolctl and then read back: a library that does not follow is named in
+one warning, which says what cannot be promised then.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class _Held:
+    """Who holds BLAS to one thread, and how many threads each library had before."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.holders = 0
+        self.libraries: list[Any] = []
+        self.before: dict[str, int] = {}  # by path, of libraries that count for the whole process
+        self.told: set[str] = set()
+        self.news: list[str] = []
+
+
+_held = _Held()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Holds BLAS to one thread, from any thread; the last to leave gives BLAS its threads back.
+
+    It may be entered again, and from several threads at once. All cores come back in through jobs
+    whose bounds follow from sizes alone (`parallel.map_items`).
+
+    Warns:
+        RuntimeWarning: once for each library that cannot be held to one thread.
+    """
+    mine = _enter()
+    try:
+        _warn()
+        yield
+    finally:
+        _leave(mine)
+    _warn()
+
+
+@contextmanager
+def held_here() -> Iterator[None]:
+    """Holds BLAS to one thread in a job's thread too, while anybody holds it at all.
+
+    An OpenBLAS on OpenMP counts its threads for each caller's thread apart.
+    """
+    if not _held.holders:
+        yield
+        return
+    with one_blas_thread():
+        yield
+
+
+def _enter() -> dict[str, int]:
+    """Returns how many threads the libraries that count by thread had in this one."""
+    with _held.lock:
+        if _held.holders == 0:
+            _held.libraries = _loaded_libraries()
+            if not _held.libraries:
+                _tell(*_unseen())
+        _held.holders += 1
+        mine: dict[str, int] = {}
+        for library in _held.libraries:
+            threads = library.num_threads
+            if threads != 1:
+                _set_threads(library, 1)
+                # Where several holders are in, the first has seen what there was before.
+                (mine if _counts_by_thread(library) else _held.before).setdefault(
+                    library.filepath, threads
+                )
+            _check(library)
+        return mine
+
+
+def _leave(mine: dict[str, int]) -> None:
+    with _held.lock:
+        _held.holders -= 1
+        before = mine if _held.holders else {**_held.before, **mine}
+        for library in _held.libraries:
+            _check(library)
+            if library.filepath in before:
+                _set_threads(library, before[library.filepath])
+        if _held.holders == 0:
+            _held.libraries, _held.before = [], {}
+
+
+def _loaded_libraries() -> list[Any]:
+    """Returns threadpoolctl's controller of each BLAS that is loaded now."""
+    from threadpoolctl import ThreadpoolController
+
+    libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return libraries
+
+
+def _set_threads(library: Any, threads: int) -> None:
+    """Sets a library's number of threads, whichever thread asks.
+
+    From 3.8 on, threadpoolctl lets one thread alone set the number of a library that counts for the
+    whole process, and ignores all others. So that thread's claim is lifted before, and nobody's
+    is left behind.
+    """
+    lift = getattr(library, "clear_controlling_thread", None)
+    if lift is not None:
+        lift(force=True)
+    library.set_num_threads(threads)
+    if lift is not None and threads != 1:
+        lift(force=True)
+
+
+def _counts_by_thread(library: Any) -> bool:
+    return getattr(library, "threading_layer", None) == "openmp"
+
+
+def _check(library: Any) -> None:
+    """Reads the number back, and says so once where it is not one."""
+    if library.num_threads != 1:
+        _tell(
+            f"{library.internal_api} ({library.filepath})",
+            f"runs {library.num_threads} threads, though it was set to one",
+            "set OPENBLAS_NUM_THREADS=1 (or its own variable) before Python starts",
+        )
+    elif library.internal_api == "mkl" and "MKL_CBWR" not in os.environ:
+        _tell(
+            f"mkl ({library.filepath})",
+            "sums in an order that follows where arrays lie in memory",
+            "set MKL_CBWR=COMPATIBLE before Python starts",
+        )
+
+
+def _unseen() -> tuple[str, str, str]:
+    """Returns what to tell of a BLAS that threadpoolctl does not see."""
+    import numpy as np
+
+    config: Any = np.show_config(mode="dicts")
+    name = config.get("Build Dependencies", {}).get("blas", {}).get("name", "unknown")
+    return (
+        f"numpy's BLAS ({name})",
+        "is not known to threadpoolctl, so its threads cannot be set",
+        "use a numpy with OpenBLAS, as from the index with `pip install numpy`",
+    )
+
+
+def _tell(library: str, what: str, cure: str) -> None:
+    """Keeps what is to be said of a library, once for each."""
+    if library in _held.told:
+        return
+    _held.told.add(library)
+    _held.news.append(
+        f"{library} {what}: the same input may give other last bits on another number of cores or "
+        f"in another thread; {cure}"
+    )
+
+
+def _warn() -> None:
+    """Warns of what there is to tell: after the lock, since a warning may be made an error."""
+    while _held.news:
+        warnings.warn(_held.news.pop(), RuntimeWarning, stacklevel=4)

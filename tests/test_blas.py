@@ -1,0 +1,225 @@
+"""BLAS held to one thread: from any thread, nested and concurrent, and read back."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
+
+from mlpass import blas
+from mlpass.blas import held_here, one_blas_thread
+from mlpass.parallel import map_items
+
+
+def blas_threads():
+    np.zeros((2, 2)) @ np.zeros((2, 2))
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def elsewhere(work):
+    """Returns what `work()` gives in a thread of its own, which ends."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(timeout=60)
+
+
+def held():
+    with one_blas_thread():
+        return blas_threads()
+
+
+@pytest.fixture
+def two_threads():
+    """BLAS has two threads outside, and no thread's claim is left from other tests."""
+    with threadpool_limits(limits=2, user_api="blas"):
+        for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+            blas._set_threads(library, 2)
+        assert blas_threads() == {2}
+        yield
+
+
+def test_blas_gets_its_threads_back_from_the_last_who_held_it(two_threads):
+    with one_blas_thread():
+        assert blas_threads() == {1}
+        with one_blas_thread():
+            assert blas_threads() == {1}
+        assert blas_threads() == {1}
+    assert blas_threads() == {2}
+    with pytest.raises(KeyError), one_blas_thread():
+        raise KeyError
+    assert blas_threads() == {2}
+
+
+def test_another_thread_that_set_it_first_and_lives_stands_in_nobodys_way():
+    stop, claimed = threading.Event(), threading.Event()
+
+    def claim():
+        ThreadpoolController().limit(limits=2, user_api="blas")  # and never leaves
+        claimed.set()
+        stop.wait(timeout=60)
+
+    living = threading.Thread(target=claim)
+    living.start()
+    try:
+        assert claimed.wait(timeout=60)
+        assert held() == {1}
+        assert elsewhere(held) == {1}
+        assert blas_threads() == {2}
+    finally:
+        stop.set()
+        living.join()
+
+
+def test_the_first_to_hold_may_leave_first(two_threads):
+    entered, leave = threading.Event(), threading.Event()
+
+    def second():
+        with one_blas_thread():
+            entered.set()
+            leave.wait(timeout=60)
+            return blas_threads()
+
+    with ThreadPoolExecutor(1) as pool:
+        with one_blas_thread():
+            waits = pool.submit(second)
+            assert entered.wait(timeout=60)
+        assert blas_threads() == {1}
+        leave.set()
+        assert waits.result(timeout=60) == {1}
+        assert blas_threads() == {2}
+
+
+def test_many_threads_at_once_nested_and_not(two_threads):
+    def work(seed):
+        draw = random.Random(seed)
+        found = set()
+        for _ in range(30):
+            with one_blas_thread():
+                found |= blas_threads()
+                if draw.random() < 0.5:
+                    found |= held()
+        return found
+
+    with ThreadPoolExecutor(7) as pool:
+        assert list(pool.map(work, range(14))) == [{1}] * 14
+    assert blas_threads() == {2}
+
+
+def product_bytes():
+    left = np.random.default_rng(0).standard_normal((300, 700)).astype(np.float32)
+    with one_blas_thread():
+        return (left @ left.T).tobytes()
+
+
+def test_a_product_has_the_same_bytes_in_every_thread(two_threads):
+    wanted = product_bytes()
+    assert elsewhere(product_bytes) == wanted
+    with ThreadPoolExecutor(3) as pool:
+        assert {pool.submit(product_bytes).result() for _ in range(9)} == {wanted}
+
+
+@dataclass
+class Library:
+    """A stand-in for threadpoolctl's controller of one library."""
+
+    obeys: bool = True
+    threading_layer: str = "pthreads"
+    internal_api: str = "openblas"
+    filepath: str = "/lib/planted.so"
+
+    def __post_init__(self):
+        self.process = 4
+        self.by_thread = threading.local()
+
+    @property
+    def num_threads(self):
+        if self.threading_layer == "openmp":
+            return getattr(self.by_thread, "threads", 4)
+        return self.process
+
+    def set_num_threads(self, threads):
+        if not self.obeys:
+            return
+        self.by_thread.threads = threads
+        self.process = threads
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """A function that puts libraries in the place of those that are loaded."""
+    monkeypatch.setattr(blas, "_held", blas._Held())
+
+    def plant(*libraries):
+        monkeypatch.setattr(blas, "_loaded_libraries", lambda: list(libraries))
+        return libraries
+
+    return plant
+
+
+def test_a_library_that_ignores_the_limit_is_named_once(planted, recwarn):
+    planted(Library(obeys=False))
+    with pytest.warns(RuntimeWarning, match=r"openblas \(/lib/planted.so\) runs 4 threads, though"):
+        held()
+    recwarn.clear()
+    held()
+    assert not recwarn
+
+
+def test_a_warning_that_is_made_an_error_leaves_nothing_held(planted):
+    planted(Library(obeys=False))
+    with pytest.raises(RuntimeWarning, match="the same input may give other last bits"):
+        held()
+    assert blas._held.holders == 0
+
+
+def test_a_limit_that_somebody_lifts_meanwhile_is_noticed(planted):
+    (library,) = planted(Library())
+    with pytest.warns(RuntimeWarning, match="runs 3 threads"), one_blas_thread():
+        library.set_num_threads(3)
+    assert library.num_threads == 4
+
+
+def test_a_blas_that_threadpoolctl_does_not_see_is_named(planted, monkeypatch):
+    planted()
+    config = {"Build Dependencies": {"blas": {"name": "accelerate"}}}
+    monkeypatch.setattr(np, "show_config", lambda mode: config)
+    with pytest.warns(RuntimeWarning, match=r"numpy's BLAS \(accelerate\) is not known"):
+        held()
+
+
+def test_mkl_promises_its_bits_with_its_own_variable_alone(planted, monkeypatch, recwarn):
+    planted(Library(internal_api="mkl"))
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    held()
+    assert not recwarn
+    monkeypatch.delenv("MKL_CBWR")
+    with pytest.warns(RuntimeWarning, match="set MKL_CBWR=COMPATIBLE"):
+        held()
+
+
+def test_a_library_that_counts_by_thread_is_held_in_jobs_too(planted, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    (library,) = planted(Library(threading_layer="openmp"))
+
+    def seen(_):
+        return library.num_threads
+
+    with one_blas_thread():
+        assert map_items(seen, range(8)) == [1] * 8
+        assert elsewhere(lambda: library.num_threads) == 4  # no job of ours
+    assert map_items(seen, range(8)) == [4] * 8
+    assert library.num_threads == 4
+    with held_here():
+        assert library.num_threads == 4
+
+
+def test_all_of_what_is_loaded_is_seen():
+    pytest.importorskip("scipy.linalg")
+    loaded = {library.filepath for library in blas._loaded_libraries()}
+    assert loaded == {pool["filepath"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    assert loaded or sys.platform == "darwin"
