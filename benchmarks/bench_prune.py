@@ -86,7 +86,7 @@ print(json.dumps({{"seconds": time.perf_counter() - start, "bytes": peak() - bef
 """
 
 MLPASS = {
-    "imports": "import mlpass; mlpass.prune; import mlpass.passes.prune",
+    "imports": "import mlpass; mlpass.prune; import mlpass.pruning.prune",
     "work": "mlpass.prune(source, target, {mode})",
 }
 COREMLTOOLS = {

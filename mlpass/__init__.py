@@ -8,8 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlpass.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from mlpass.config import Config, Sized
     from mlpass.errors import (
         BackendError,
         CalibrationError,
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
         TargetError,
         UnsupportedOpError,
     )
-    from mlpass.passes.compare import compare
-    from mlpass.passes.drop_in import prune_weights
-    from mlpass.passes.inspect import inspect
-    from mlpass.passes.plugin import pipeline
-    from mlpass.passes.prune import prune
+    from mlpass.examine.compare import compare
+    from mlpass.examine.inspect import inspect
+    from mlpass.plan.config import Config, Sized
+    from mlpass.plugin.passes import pipeline
+    from mlpass.pruning.drop_in import prune_weights
+    from mlpass.pruning.prune import prune
     from mlpass.report.choice import Attempt, Choice, Target
     from mlpass.report.comparison import Comparison, OutputRecord
     from mlpass.report.records import LayerRecord, Report
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from mlpass.study.sensitivity import sensitivity
     from mlpass.study.sweep import sweep
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "BackendError": "mlpass.errors",
@@ -55,7 +56,7 @@ _HOMES = {
     "CalibrationError": "mlpass.errors",
     "Channel": "mlpass.sparsity.modes",
     "Comparison": "mlpass.report.comparison",
-    "Config": "mlpass.config",
+    "Config": "mlpass.plan.config",
     "ConfigError": "mlpass.errors",
     "ExecutionError": "mlpass.errors",
     "InputError": "mlpass.errors",
@@ -73,18 +74,18 @@ _HOMES = {
     "Percentile": "mlpass.sparsity.modes",
     "Quantization": "mlpass.solvers.quantize",
     "Report": "mlpass.report.records",
-    "Sized": "mlpass.config",
+    "Sized": "mlpass.plan.config",
     "Solution": "mlpass.solvers.solve",
     "SparseGPT": "mlpass.solvers.sparsegpt",
     "Threshold": "mlpass.sparsity.modes",
     "UnsupportedOpError": "mlpass.errors",
-    "compare": "mlpass.passes.compare",
+    "compare": "mlpass.examine.compare",
     "Wanda": "mlpass.solvers.wanda",
-    "inspect": "mlpass.passes.inspect",
+    "inspect": "mlpass.examine.inspect",
     "kernel": "mlpass.runtime.kernels.registry",
-    "pipeline": "mlpass.passes.plugin",
-    "prune": "mlpass.passes.prune",
-    "prune_weights": "mlpass.passes.drop_in",
+    "pipeline": "mlpass.plugin.passes",
+    "prune": "mlpass.pruning.prune",
+    "prune_weights": "mlpass.pruning.drop_in",
     "solve": "mlpass.solvers.solve",
     "Attempt": "mlpass.report.choice",
     "Choice": "mlpass.report.choice",

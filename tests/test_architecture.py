@@ -14,64 +14,81 @@ import mlpass
 ROOT = Path(mlpass.__file__).parent
 
 # Room: the rooms it may import. A room may always import itself.
+GROUND = {"errors", "blas", "buffers", "halves", "parallel", "version"}
 ARROWS = {
     "errors": set(),
+    "version": set(),
     "buffers": set(),
-    "parallel": set(),
+    "blas": set(),
+    "parallel": {"blas"},
     "halves": {"parallel"},
-    "sparsity": {"errors", "buffers", "parallel"},
-    "config": {"sparsity", "errors"},
-    "solvers": {"sparsity", "errors", "buffers", "halves", "parallel"},
-    "program": {"errors", "buffers", "parallel"},
-    "runtime": {"program", "errors", "buffers", "halves", "parallel"},
     "report": {"errors"},
-    "passes": {
+    "sparsity": GROUND,
+    "solvers": {*GROUND, "sparsity"},
+    "program": GROUND,
+    "runtime": {*GROUND, "program"},
+    "weights": {*GROUND, "sparsity", "solvers", "program", "runtime", "report"},
+    "plan": {*GROUND, "sparsity", "weights"},
+    "examine": {*GROUND, "program", "runtime", "report", "weights"},
+    "finetune": {*GROUND, "sparsity", "program", "runtime", "report", "weights", "plan"},
+    "calibrate": {
+        *GROUND,
         "sparsity",
         "solvers",
         "program",
         "runtime",
         "report",
-        "config",
-        "errors",
-        "buffers",
-        "halves",
-        "parallel",
+        "weights",
+        "plan",
     },
-    "plugin": {"passes"},
-    "finetune": {
-        "sparsity",
+    "pruning": {
+        *GROUND,
+        "solvers",
         "program",
         "runtime",
-        "config",
-        "passes",
         "report",
-        "errors",
-        "buffers",
-        "parallel",
+        "weights",
+        "plan",
+        "examine",
+        "calibrate",
     },
+    "plugin": {*GROUND, "program", "runtime", "solvers", "plan", "calibrate", "pruning"},
     "study": {
-        "passes",
+        *GROUND,
+        "sparsity",
+        "solvers",
+        "program",
+        "runtime",
+        "report",
+        "weights",
+        "plan",
+        "examine",
         "finetune",
+        "calibrate",
+        "pruning",
+    },
+    "cli": {
+        *GROUND,
         "report",
         "runtime",
-        "solvers",
-        "sparsity",
-        "config",
-        "program",
-        "errors",
-        "parallel",
+        "plan",
+        "examine",
+        "finetune",
+        "pruning",
+        "study",
         "__init__",
     },
-    "cli": {"study", "finetune", "passes", "config", "report", "errors", "__init__"},
     "__main__": {"cli"},
     "__init__": {
-        "config",
-        "errors",
-        "passes",
-        "report",
-        "runtime",
-        "solvers",
+        *GROUND,
         "sparsity",
+        "solvers",
+        "runtime",
+        "report",
+        "plan",
+        "examine",
+        "pruning",
+        "plugin",
         "study",
     },
 }
@@ -110,8 +127,8 @@ def test_imports_follow_the_arrows(path):
 
 def test_the_test_of_the_arrows_can_fail(tmp_path):
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("from mlpass.passes import prune\nimport mlpass.cli\n")
-    assert imported_modules(wrong) == {"mlpass.passes.prune", "mlpass.cli"}
+    wrong.write_text("from mlpass.pruning import prune\nimport mlpass.cli\n")
+    assert imported_modules(wrong) == {"mlpass.pruning.prune", "mlpass.cli"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -119,10 +136,10 @@ def test_coremltools_internals_are_imported_in_their_place(path):
     relative = str(path.relative_to(ROOT))
     for module in imported_modules(path):
         if module.startswith("coremltools.converters"):
-            at_home = room_of(path) == "program" or relative == "passes/plugin.py"
+            at_home = room_of(path) == "program" or relative == "plugin/passes.py"
             assert at_home, f"{path}: {module}"
         elif module.startswith("coremltools"):
-            homes = ("runtime/backends/coreml.py", "passes/plugin.py")
+            homes = ("runtime/backends/coreml.py", "plugin/passes.py")
             at_home = room_of(path) == "program" or relative in homes
             assert at_home, f"{path}: {module}"
 

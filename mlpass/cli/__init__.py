@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mlpass import __version__
 from mlpass.cli.choose import add_choose
 from mlpass.cli.compare import add_compare
 from mlpass.cli.finetune import add_finetune
@@ -22,6 +21,7 @@ from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
 from mlpass.cli.sweep import add_sweep
 from mlpass.errors import MlpassError, OutputExistsError
+from mlpass.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ def add_compare(commands: Subparsers) -> None:
 
 
 def _compare(options: argparse.Namespace) -> str:
-    from mlpass.passes.compare import compare
+    from mlpass.examine.compare import compare
 
     comparison = compare(options.model, options.other, options.sample_data, backend=options.backend)
     return shown(comparison, options)

@@ -20,6 +20,6 @@ def add_inspect(commands: Subparsers) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> str:
-    from mlpass.passes.inspect import inspect
+    from mlpass.examine.inspect import inspect
 
     return shown(inspect(options.model), options)

@@ -43,7 +43,7 @@ def config_of(options: argparse.Namespace) -> Any:
     """Returns the config that the options describe; wrong usage ends the program with status 2."""
     from dataclasses import replace
 
-    from mlpass.config import Config, as_config, mode_from_options
+    from mlpass.plan.config import Config, as_config, mode_from_options
 
     given = given_modes(options)
     given.pop("config", None)

@@ -36,7 +36,7 @@ def add_predict(commands: Subparsers) -> None:
 def _predict(options: argparse.Namespace) -> str:
     from pathlib import Path
 
-    from mlpass.passes.predict import predict_to_file
+    from mlpass.examine.predict import predict_to_file
 
     written = predict_to_file(
         options.model,

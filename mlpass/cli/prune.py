@@ -121,7 +121,7 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def _prune(options: argparse.Namespace) -> str:
-    from mlpass.passes.prune import prune
+    from mlpass.pruning.prune import prune
 
     config = config_of(options)
     calibration = _calibration(options)

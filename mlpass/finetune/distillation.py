@@ -13,8 +13,8 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
-from mlpass.passes.samples import Sample, load_samples
 from mlpass.runtime.features import check_names, read_input
+from mlpass.runtime.samples import Sample, load_samples
 
 Outputs = Mapping[str, Tensor]
 LEARNING_RATE = 1e-4

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, ExecutionError, NotApplicable
-from mlpass.passes.plan import layout_of_site, magnitude
-from mlpass.program.sites import Site
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import NM, Mask, Mode, Percentile, Threshold
+from mlpass.weights.reading import layout_of_site, magnitude
+from mlpass.weights.sites import Site
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,16 +17,16 @@ from mlpass.errors import InputError, ModelFormatError
 from mlpass.finetune.batching import Batch, mapped
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_sparse, is_trained, is_weight, opened
-from mlpass.passes.inspect import weight_of
 from mlpass.program.ir import Argument, StateType, Value
 from mlpass.program.mlmodel import open_package
-from mlpass.program.sites import Site
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.plan import Plan
 from mlpass.runtime.sources import close_with
+from mlpass.weights.reading import weight_of
+from mlpass.weights.sites import Site
 
 
 def to_module(

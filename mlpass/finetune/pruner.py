@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlpass.config import as_config
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.finetune.masks import Pruned, keep_masks, pruned
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.schedules import ConstantSparsity, Schedule
 from mlpass.finetune.weights import opened
 from mlpass.finetune.writing import report_module, write_module
-from mlpass.passes.inspect import weight_of
-from mlpass.passes.plan import plan
+from mlpass.plan.config import as_config
+from mlpass.plan.steps import plan
 from mlpass.report.records import Report
+from mlpass.weights.reading import weight_of
 
 _UNREAD = "the function that is trained does not read it"
 

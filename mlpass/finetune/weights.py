@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError
-from mlpass.passes.encoding import Encoded, encode_weight
-from mlpass.passes.inspect import weight_of
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Program
-from mlpass.program.sites import WEIGHT_PARAMETERS, Site, find_sites, is_position_table
 from mlpass.sparsity.modes import Mask
+from mlpass.weights.reading import weight_of
+from mlpass.weights.sites import WEIGHT_PARAMETERS, Site, find_sites, is_position_table
+from mlpass.weights.storing import Encoded, encode_weight
 
 _BIAS = frozenset({"bias"})
 _AFFINE = frozenset({"gamma", "beta"})

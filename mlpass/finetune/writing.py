@@ -12,12 +12,12 @@ from mlpass.errors import ModelFormatError
 from mlpass.finetune.masks import Pruned
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.weights import encode_trained, find_trained, is_weight, opened
-from mlpass.passes.encoding import Encoded
-from mlpass.passes.inspect import function_records, untouched_record
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import package_nbytes
-from mlpass.program.sites import Site
 from mlpass.report.records import LayerRecord, Report
+from mlpass.weights.record import function_records, untouched_record
+from mlpass.weights.sites import Site
+from mlpass.weights.storing import Encoded
 
 
 def report_module(

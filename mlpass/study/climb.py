@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mlpass.config import Config
 from mlpass.errors import MlpassError
-from mlpass.passes.prune import prune
+from mlpass.plan.config import Config
+from mlpass.pruning.prune import prune
 from mlpass.report.choice import Attempt, Target
 from mlpass.report.records import Report
 from mlpass.report.study import Trial

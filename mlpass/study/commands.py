@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields, replace
 
-from mlpass.config import Config
+from mlpass.plan.config import Config
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda

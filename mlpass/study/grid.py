@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mlpass.config import Config, Sized, as_config, read_yaml
 from mlpass.errors import ConfigError, close_matches
+from mlpass.plan.config import Config, Sized, as_config, read_yaml
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlpass import __version__
+from mlpass.calibrate.journal import digest_of
 from mlpass.errors import CalibrationError
-from mlpass.passes.journal import digest_of
-from mlpass.passes.samples import load_samples
 from mlpass.report.study import Trial, trial_from_record, trial_to_record
+from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
+from mlpass.version import __version__
 
 
 class TrialJournal:

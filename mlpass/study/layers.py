@@ -8,20 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mlpass.calibrate.allocation import calibrated
+from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.gram_folder import GramFolder
+from mlpass.calibrate.layers import mode_of, observe_dense
+from mlpass.calibrate.sums import Observed
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
-from mlpass.passes.allocation import calibrated
-from mlpass.passes.calibrated import mode_of, observe_dense
-from mlpass.passes.calibration import Calibration
-from mlpass.passes.gram_folder import GramFolder
-from mlpass.passes.plan import Step, magnitude, plan, rank_globally
-from mlpass.passes.samples import load_samples
-from mlpass.passes.site_grams import Observed
+from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import Site, find_sites
+from mlpass.runtime.samples import load_samples
 from mlpass.solvers.solve import solve
 from mlpass.solvers.wanda import Magnitude
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
+from mlpass.weights.reading import magnitude
+from mlpass.weights.sites import Site, find_sites
 
 LayerErrors = tuple[float | None, ...]
 

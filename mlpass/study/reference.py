@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.blas import one_blas_thread
-from mlpass.passes.compare import predict_once
-from mlpass.passes.predict import as_arrays
-from mlpass.passes.samples import Sample, read_arrays
+from mlpass.examine.compare import predict_once
+from mlpass.examine.predict import as_arrays
 from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.samples import Sample, read_arrays
 
 Outputs = Mapping[str, Any]
 

@@ -8,23 +8,23 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mlpass.config import DEFAULT_WEIGHT_THRESHOLD, Config
+from mlpass.calibrate.allocation import layer_curve
+from mlpass.calibrate.layers import observe_dense
+from mlpass.calibrate.sums import Observed
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.passes.allocation import layer_curve
-from mlpass.passes.calibrated import observe_dense
-from mlpass.passes.plan import Step, plan
-from mlpass.passes.samples import load_samples
-from mlpass.passes.site_grams import Observed
+from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config
+from mlpass.plan.steps import Step, plan
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import Site, find_sites
 from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
 from mlpass.runtime.replay import MEMORY_BUDGET
+from mlpass.runtime.samples import load_samples
 from mlpass.solvers.allocate import Curve
 from mlpass.sparsity.modes import Percentile
 from mlpass.study.grid import method_of
 from mlpass.study.layers import calibration_of
 from mlpass.study.sweep import check_backend, path_of
 from mlpass.study.trial import Setting
+from mlpass.weights.sites import Site, find_sites
 
 _SPARSITIES = (0.0, 0.25, 0.5, 0.75, 0.9)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mlpass.calibrate.journal import journal_path
 from mlpass.errors import (
     CalibrationError,
     ConfigError,
@@ -21,14 +22,12 @@ from mlpass.errors import (
     OutputExistsError,
     close_matches,
 )
-from mlpass.passes.journal import journal_path
-from mlpass.passes.samples import load_samples
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import find_sites
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.journal import TrialJournal
 from mlpass.study.latency import can_measure, measure_latency
@@ -36,6 +35,7 @@ from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
 from mlpass.study.trial import FITTED, Evaluate, Setting, run_trial, weight_bytes
 from mlpass.study.workers import open_executor, run_all
+from mlpass.weights.sites import find_sites
 
 
 def sweep(

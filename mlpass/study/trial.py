@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.blas import one_blas_thread
+from mlpass.calibrate.calibration import make_calibration
+from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.errors import MlpassError, NotApplicable
-from mlpass.passes.calibration import make_calibration
-from mlpass.passes.compare import predict_once, tally_outputs
-from mlpass.passes.gram_folder import GramFolder
-from mlpass.passes.inspect import stored_bytes, weight_of
-from mlpass.passes.plan import layout_of_site
-from mlpass.passes.prune import prune_package
-from mlpass.passes.samples import load_samples
+from mlpass.examine.compare import predict_once, tally_outputs
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import Site, find_sites
+from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
 from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.samples import load_samples
 from mlpass.runtime.sources import open_source
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import read_reference
+from mlpass.weights.reading import layout_of_site, weight_of
+from mlpass.weights.record import stored_bytes
+from mlpass.weights.sites import Site, find_sites
 
 Evaluate = Callable[[str], float]
 

@@ -15,7 +15,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-import mlpass.passes.plugin
+import mlpass.plugin.passes
 from mlpass.program.mlmodel import submodel
 from tests.runtime.programs import convert, program
 
@@ -49,7 +49,7 @@ def test_what_is_imported_is_where_it_was(file, module, name):
 
 
 def test_the_test_of_imports_can_fail():
-    assert ("passes/plugin.py", "coremltools", "PassPipeline") in imports()
+    assert ("plugin/passes.py", "coremltools", "PassPipeline") in imports()
     assert find("coremltools.converters.mil.converter", "nothing") is None
     assert find("coremltools.nothing", "nothing") is None
 
@@ -90,17 +90,17 @@ CALLS = [  # file, module, class or function, method, its parameters that mlpass
         None,
         ["model_spec", "specification_version", "file_weights_dir"],
     ),
-    ("passes/plugin.py", f"{PASSES}.graph_pass", "AbstractGraphPass", "set_options", ["pass_op"]),
-    ("passes/plugin.py", f"{PASSES}.graph_pass", "AbstractGraphPass", "apply", ["prog"]),
+    ("plugin/passes.py", f"{PASSES}.graph_pass", "AbstractGraphPass", "set_options", ["pass_op"]),
+    ("plugin/passes.py", f"{PASSES}.graph_pass", "AbstractGraphPass", "apply", ["prog"]),
     (
-        "passes/plugin.py",
+        "plugin/passes.py",
         f"{PASSES}.pass_pipeline",
         "PassPipeline",
         "set_options_by_another_pipeline",
         ["other_pipeline"],
     ),
     (
-        "passes/plugin.py",
+        "plugin/passes.py",
         f"{PASSES}.pass_pipeline",
         "PassPipeline",
         "__init__",
@@ -127,18 +127,18 @@ def test_what_is_called_takes_what_it_took(file, module, owner, method, paramete
     ("file", "holder", "attributes"),
     [
         (
-            "passes/plugin.py",
+            "plugin/passes.py",
             "coremltools.converters.mil.converter.ConverterRegistry",
             {"frontends": dict},
         ),
-        ("passes/plugin.py", f"{PASSES}.pass_registry.PASS_REGISTRY", {"passes": dict}),
+        ("plugin/passes.py", f"{PASSES}.pass_registry.PASS_REGISTRY", {"passes": dict}),
         (
-            "passes/plugin.py",
+            "plugin/passes.py",
             f"{PASSES}.pass_pipeline.PassPipeline",
             {"_PIPELINE_NAME_TO_PASSES": dict},
         ),
-        ("passes/plugin.py", f"{PASSES}.graph_pass.PassOption", {"option_name": property}),
-        ("passes/plugin.py", f"{PASSES}.graph_pass.PassOption", {"option_val": property}),
+        ("plugin/passes.py", f"{PASSES}.graph_pass.PassOption", {"option_name": property}),
+        ("plugin/passes.py", f"{PASSES}.graph_pass.PassOption", {"option_val": property}),
     ],
 )
 def test_what_is_read_is_what_it_was(file, holder, attributes):
@@ -160,7 +160,7 @@ def test_a_part_of_a_model_ends_where_it_is_told():
 
 def test_the_passes_by_name_are_there():
     registry = find(f"{PASSES}.pass_registry", "PASS_REGISTRY")
-    plugin = mlpass.passes.plugin
+    plugin = mlpass.plugin.passes
     for name in (*plugin._NAMING, plugin._LAST, "common::const_deduplication"):
         assert name in registry, f"coremltools has no pass {name} any more"
     assert ct.PassPipeline.DEFAULT.passes[-1] == plugin._LAST

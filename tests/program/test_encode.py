@@ -14,7 +14,7 @@ from mlpass.program import encode
 from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.program.milproto import MilProto
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import Site, find_sites
+from mlpass.weights.sites import Site, find_sites
 from tests.program.messages import NoBlobs, block_of, decode, small_program
 from tests.program.packages import FIXTURES, read_spec
 
@@ -156,7 +156,7 @@ def test_coremltools_loads_what_is_encoded(
 @pytest.mark.parametrize("name", ["palettized_digits", "quantized_digits"])
 def test_coremltools_loads_joint_forms(name: str, tmp_path: Path) -> None:
     from mlpass import Percentile, prune
-    from mlpass.passes.inspect import weight_of
+    from mlpass.weights.reading import weight_of
 
     output = tmp_path / "out.mlpackage"
     prune(FIXTURES / f"{name}.mlpackage", output, Percentile(0.6), joint_compression=True)

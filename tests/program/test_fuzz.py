@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mlpass import cli
-from mlpass.passes.inspect import inspect
+from mlpass.examine.inspect import inspect
 from tests.program.packages import (
     FIXTURES,
     MODEL,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from mlpass import NM, ModelFormatError, Percentile, prune
-from mlpass.passes.inspect import weight_of
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import constants_of, find_sites
+from mlpass.weights.reading import weight_of
+from mlpass.weights.sites import constants_of, find_sites
 from tests.program.packages import linear_stack, tree
 
 pytestmark = pytest.mark.slow

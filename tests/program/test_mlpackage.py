@@ -13,7 +13,7 @@ from mlpass import ModelFormatError, OutputExistsError, Percentile, prune
 from mlpass.program import encode
 from mlpass.program.ir import Constant, Op
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import find_sites
+from mlpass.weights.sites import find_sites
 from tests.program.packages import (
     FIXTURES,
     MODEL,

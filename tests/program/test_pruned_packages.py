@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mlpass import Config, Percentile, prune
-from mlpass.passes.inspect import weight_of
 from mlpass.program.ir import Constant
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
-from mlpass.program.sites import constants_of, find_sites
+from mlpass.weights.reading import weight_of
+from mlpass.weights.sites import constants_of, find_sites
 from tests.program.packages import (
     FIXTURES,
     MODEL,

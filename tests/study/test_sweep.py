@@ -17,10 +17,10 @@ import pytest
 import mlpass
 from mlpass import ADMM, NM, Block, Channel, Config, ConfigError, Percentile, SparseGPT
 from mlpass.blas import one_blas_thread
-from mlpass.passes import calibrated
+from mlpass.calibrate import layers as calibrated
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import find_sites
 from mlpass.study.trial import weight_bytes
+from mlpass.weights.sites import find_sites
 from tests.study.measures import CALLS, LIMIT, share_of_nonzeros
 
 CONFIGS = [Percentile(0.3), NM(2, 4), Block(0.5, block_size=4), Channel(0.1)]
@@ -281,7 +281,7 @@ def test_a_sweep_that_died_goes_on(model, stacked, tmp_path):
 
 
 def test_a_journal_that_is_of_other_samples_or_broken(model, samples, tmp_path):
-    from mlpass.passes.journal import journal_path
+    from mlpass.calibrate.journal import journal_path
     from mlpass.study.grid import make_candidates
     from mlpass.study.journal import TrialJournal
     from mlpass.study.trial import Setting

@@ -1,0 +1,1 @@
+"""What samples say of a model: sums, the loop over its layers, allocation."""

@@ -1,0 +1,134 @@
+"""How one sparsity is divided among layers: by what the samples show in the model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.sums import Observed
+from mlpass.errors import ConfigError, NotApplicable
+from mlpass.plan.steps import Step
+from mlpass.program.dtypes import BY_NAME
+from mlpass.program.encode import sparse_nbytes
+from mlpass.solvers.allocate import Curve, error_curve, least_error, outlier_share, owl
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.problem import Method
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Percentile
+from mlpass.weights.reading import layout_of_site, magnitude, weight_of
+from mlpass.weights.sites import Site
+
+# Where a layer's error is measured: shares of the way from nothing to the wanted sparsity, and from
+# there to everything.
+_BELOW = (0.0, 0.4, 0.7, 0.85, 1.0)
+_ABOVE = (0.15, 0.3, 0.5, 0.75)
+
+
+def allocate(
+    steps: Sequence[Step],
+    calibration: Calibration,
+    observe: Callable[[Callable[[Step, Observed], None]], None],
+) -> list[Step]:
+    """Returns the steps with each layer's own share of the sparsity.
+
+    Args:
+        steps: of a plan; those to be pruned must have one `Percentile`.
+        calibration: how to divide, by whose error, and to which budget.
+        observe: runs the samples, and calls what it is given with each step and what was observed.
+
+    Raises:
+        ConfigError: the steps have several modes, or the budget cannot be met.
+    """
+    how, method = calibration.allocate, calibration.method
+    members = [step for step in steps if step.skipped is None and step.mode is not None]
+    if how == "uniform" or not members:
+        return list(steps)
+    mode = members[0].mode
+    if not isinstance(mode, Percentile) or any(step.mode != mode for step in members):
+        raise ConfigError(
+            f"allocate: {how!r} divides one target_sparsity, so all weights need the same "
+            "Percentile; use allocate='uniform' for other modes"
+        )
+    sparsity = mode.target_sparsity
+    below = {share * sparsity for share in _BELOW}
+    sparsities = sorted(below | {sparsity + share * (1 - sparsity) for share in _ABOVE})
+    outliers: dict[Site, float] = {}
+    curves: dict[Site, Curve] = {}
+
+    def measure(step: Step, observed: Observed) -> None:
+        with suppress(NotApplicable):  # the run itself will say why
+            if how == "owl":
+                outliers[step.site] = _outliers(step.site, observed)
+            else:
+                curves[step.site] = layer_curve(step.site, observed, sparsities, method)
+
+    observe(measure)
+    if how == "owl":
+        sizes = [prod(site.shape) for site in outliers]
+        shares = dict(zip(outliers, owl(sizes, [*outliers.values()], sparsity), strict=True))
+    else:
+        nbytes = calibration.max_nbytes
+        wanted = sparsity if nbytes is None else None
+        found = least_error([*curves.values()], sparsity=wanted, nbytes=nbytes)
+        shares = dict(zip(curves, found, strict=True))
+    return [
+        replace(step, mode=replace(mode, target_sparsity=float(np.clip(shares[step.site], 0, 1))))
+        if step.site in shares
+        else step
+        for step in steps
+    ]
+
+
+def _outliers(site: Site, observed: Observed) -> float:
+    weight, gram, layout = calibrated(site, observed)
+    groups, rows, channels, positions = layout.sizes
+    matrix = layout.split(weight).reshape(groups, rows, channels * positions)
+    return outlier_share(matrix.astype(np.float32), gram.matrix)
+
+
+def layer_curve(
+    site: Site, observed: Observed, sparsities: Sequence[float], method: Method
+) -> Curve:
+    """Returns what each sparsity costs a layer, in output error and in stored bytes.
+
+    Args:
+        site: the layer's weight.
+        observed: what the samples told about it.
+        sparsities: ascending, 0 to 1.
+        method: by which it would be pruned.
+
+    Raises:
+        NotApplicable: there is no Gram to measure with, or the weight cannot be pruned.
+        CalibrationError: the Gram is none.
+    """
+    weight, gram, layout = calibrated(site, observed)
+    curve = error_curve(weight, gram, sparsities, method=method, layout=layout)
+    dtype = BY_NAME[site.dtype]
+    nbytes = [
+        min(
+            dtype.nbytes(weight.size),
+            sparse_nbytes(weight.size, weight.size - int(share * weight.size), dtype),
+        )
+        for share in sparsities
+    ]
+    return replace(curve, nbytes=nbytes)
+
+
+def calibrated(site: Site, observed: Observed) -> tuple[NDArray[Any], Gram, Layout]:
+    """Returns a site's weight, its Gram and its layout.
+
+    Raises:
+        NotApplicable: there is no such Gram, or no sense in one.
+    """
+    if observed.gram is None or observed.gram.is_diagonal:
+        raise NotApplicable("there is no Gram to measure with")
+    weight = weight_of(site)
+    magnitude(weight)  # refuses NaN and inf
+    return weight, observed.gram, layout_of_site(site)

@@ -1,0 +1,155 @@
+"""What a long run has finished so far, kept beside its target, so that it can go on after it died.
+
+One file a layer, written beside and renamed. A digest of all that the result depends on tells
+whether it is of the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpass.errors import CalibrationError
+from mlpass.runtime.samples import read_arrays
+from mlpass.solvers.palettize import PalettizedSolution
+from mlpass.solvers.quantize import QuantizedSolution
+from mlpass.solvers.solve import Solution
+from mlpass.weights.sites import Site
+
+_KINDS = {kind.__name__: kind for kind in (Solution, QuantizedSolution, PalettizedSolution)}
+
+# A layer's solution, with how many samples and input rows it was solved on.
+Finished = tuple[Solution, int, int]
+
+
+class Journal:
+    """The finished layers of a run, in a folder; without one it keeps nothing."""
+
+    def __init__(self, folder: Path | None = None, digest: str = "", *, resume: bool = False):
+        """Opens the journal of a run.
+
+        Args:
+            folder: where it is kept.
+            digest: of all that the result depends on.
+            resume: whether to go on with what is there, rather than anew.
+
+        Raises:
+            CalibrationError: what is there is of another run.
+            OSError: it cannot be read or written.
+        """
+        self._folder = folder
+        self._numbers: dict[Site, int] = {}
+        if folder is None:
+            return
+        head = folder / "run.json"
+        if resume and head.is_file():
+            if _read_digest(head) != digest:
+                raise CalibrationError(
+                    f"resume: {folder} is of a run with another model, config, method or samples; "
+                    "start anew without resume"
+                )
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        head.write_text(json.dumps({"digest": digest}))
+
+    def number(self, sites: Iterable[Site]) -> None:
+        """Numbers the sites of the run: their files are called by that."""
+        self._numbers = {site: number for number, site in enumerate(sites)}
+
+    def __contains__(self, site: object) -> bool:
+        return isinstance(site, Site) and self._folder is not None and self._path(site).is_file()
+
+    def get(self, site: Site) -> Finished | None:
+        """Returns a finished layer, None where it is not.
+
+        Raises:
+            CalibrationError: its file is broken.
+        """
+        if site not in self:
+            return None
+        arrays = read_arrays(self._path(site))
+        try:
+            kind = _KINDS[str(arrays.pop("kind"))]
+            samples, tokens = int(arrays.pop("samples")), int(arrays.pop("tokens"))
+        except (LookupError, ValueError) as error:
+            raise CalibrationError(f"resume: {self._path(site)} is broken: {error!r}") from None
+        values: dict[str, Any] = {field.name: arrays.get(field.name) for field in fields(kind)}
+        for name, value in values.items():
+            if value is not None and value.ndim == 0:
+                values[name] = value.item()
+        return kind(**values), samples, tokens
+
+    def add(self, site: Site, solution: Solution, samples: int, tokens: int) -> None:
+        """Notes a finished layer.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._folder is None:
+            return
+        content = {name: value for name, value in vars(solution).items() if value is not None}
+        path = self._path(site)
+        beside = path.with_suffix(".part")
+        with beside.open("wb") as file:
+            np.savez(file, kind=type(solution).__name__, samples=samples, tokens=tokens, **content)
+        beside.rename(path)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Deletes it where the run is done, or nothing is in it to go on with."""
+        if self._folder is not None and (kind is None or not any(self._folder.glob("*.npz"))):
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, site: Site) -> Path:
+        assert self._folder is not None  # asked before
+        return self._folder / f"{self._numbers[site]}.npz"
+
+
+def journal_path(output: str | os.PathLike[str]) -> Path:
+    """Returns where the journal of a run is kept that writes `output`."""
+    target = Path(os.path.abspath(output))
+    return target.with_name(f".{target.name}.resume")
+
+
+def digest_of(
+    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Mapping[str, Any]]
+) -> str:
+    """Returns a digest of all that a run's result depends on.
+
+    Args:
+        files: of the model; each counts by its size and time of change.
+        settings: config, method and options, whose texts tell all about them.
+        samples: each {input name: array}.
+
+    Raises:
+        OSError: a file is gone.
+    """
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for file in files:
+        status = file.stat()
+        digest.update(repr((file.name, status.st_size, status.st_mtime_ns)).encode())
+    for sample in samples:
+        for name in sorted(sample):
+            array = np.ascontiguousarray(sample[name])
+            digest.update(repr((name, array.shape, array.dtype.str)).encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _read_digest(head: Path) -> object:
+    try:
+        content = json.loads(head.read_text())
+    except ValueError:
+        return None
+    return content.get("digest") if isinstance(content, dict) else None

@@ -1,0 +1,274 @@
+"""Calibrated pruning: each weight is solved for on the activations that it really meets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mlpass.calibrate.allocation import allocate
+from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.journal import Journal
+from mlpass.calibrate.sums import Decide, Observed, SiteGrams, looking
+from mlpass.errors import CalibrationError, NotApplicable
+from mlpass.parallel import map_items, thread_count
+from mlpass.plan.steps import Step, keep_by_cut
+from mlpass.report.records import LayerRecord
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.replay import replay
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.palettize import PalettizedSolution, solve_palettized
+from mlpass.solvers.problem import Method
+from mlpass.solvers.quantize import QuantizedSolution, solve_quantized
+from mlpass.solvers.solve import Solution, solve
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Mode, Percentile
+from mlpass.weights.joint import check_opset
+from mlpass.weights.reading import layout_of_site, magnitude, weight_of
+from mlpass.weights.record import untouched_record
+from mlpass.weights.sites import Site
+from mlpass.weights.storing import (
+    Editor,
+    Encoded,
+    encode_palettized,
+    encode_quantized,
+    encode_weight,
+)
+
+
+def prune_calibrated(
+    model: Any,
+    steps: Sequence[Step],
+    calibration: Calibration,
+    editor: Editor,
+    journal: Journal,
+) -> dict[Site, LayerRecord]:
+    """Carries out a plan on what the samples show, and returns the records of sites they decided.
+
+    Args:
+        model: to run: an open package, or a program's graph.
+        steps: what is to become of each site.
+        calibration: how.
+        editor: of the model.
+        journal: of layers that are done already.
+
+    Raises:
+        CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
+        ConfigError: the options do not go together.
+        ModelFormatError: a joint form is asked for that the model is too old for.
+        UnsupportedOpError: ops without kernels, all named at once.
+        ExecutionError: an op failed.
+        OSError: the disk is full.
+    """
+    for option in ("quantize", "palettize"):
+        if getattr(calibration, option) is not None:
+            check_opset([step.site for step in steps], option)
+
+    def observe(look: Callable[[Step, Observed], None]) -> None:
+        observe_dense(model, steps, calibration, look)
+
+    steps = allocate(steps, calibration, observe)
+    journal.number(step.site for step in steps)
+    with _Pruning(steps, calibration, editor, journal) as pruning:
+        if calibration.dense_grams and calibration.propagate == "dense":
+            calibration.dense_grams.show(steps, pruning.decide_one)
+        else:
+            _run(model, steps, calibration, pruning.decide, known=journal.__contains__)
+    return pruning.records
+
+
+def observe_dense(
+    model: Any,
+    steps: Sequence[Step],
+    calibration: Calibration,
+    look: Callable[[Step, Observed], None],
+) -> None:
+    """Shows what the sites of a plan meet in the model as it is; arguments as `prune_calibrated`.
+
+    Raises:
+        CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
+        UnsupportedOpError: ops without kernels, all named at once.
+        ExecutionError: an op failed.
+        OSError: the disk is full.
+    """
+    if calibration.dense_grams:
+        calibration.dense_grams.show(steps, look)
+    else:
+        _run(model, steps, calibration, looking(look), known=frozenset().__contains__)
+
+
+def _run(
+    model: Any,
+    steps: Sequence[Step],
+    calibration: Calibration,
+    decide: Decide,
+    known: Callable[[Site], bool],
+) -> None:
+    """Replays the samples."""
+    interpreter = Interpreter(
+        model,
+        backend=calibration.backend,
+        device=calibration.device,
+        function_name=calibration.function_name,
+    )
+    assert interpreter.backend is not None  # Calibration refuses Core ML itself
+    plans = [part.plan for part in interpreter.parts]
+    grams = SiteGrams(steps, plans, interpreter.backend, decide, known)
+    samples = calibration.sample_data
+    replay(interpreter, samples, grams, memory_budget=calibration.memory_budget)
+
+
+class _Solved(NamedTuple):
+    """What a site comes to: solved for on how many samples and input rows, and encoded."""
+
+    solution: Solution
+    samples: int
+    tokens: int
+    encoded: Encoded
+
+
+class _Pruning:
+    """A run: decides one site after another."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        calibration: Calibration,
+        editor: Editor,
+        journal: Journal,
+    ) -> None:
+        self.records: dict[Site, LayerRecord] = {}
+        self._calibration = calibration
+        self._editor = editor
+        self._journal = journal
+        count = sum(step.skipped is None and step.mode is not None for step in steps)
+        self._bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
+
+    def __enter__(self) -> _Pruning:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def decide(self, sites: Sequence[tuple[Step, Observed]]) -> list[NDArray[Any] | None]:
+        """Solves for sites, has them written, and returns the weights to go on with."""
+        alone = len(sites) < thread_count() or self._calibration.device not in (None, "cpu")
+        if alone:  # then each is solved for on all cores, or the device has its own
+            return [self._write(step, self._solved(step, observed)) for step, observed in sites]
+        solved = map_items(lambda site: self._solved(*site), sites)
+        return [self._write(step, found) for (step, _), found in zip(sites, solved, strict=True)]
+
+    def decide_one(self, step: Step, observed: Observed) -> None:
+        """Solves for a site, and has it written."""
+        self.decide([(step, observed)])
+
+    def _solved(self, step: Step, observed: Observed) -> _Solved | NotApplicable:
+        """Returns what a site comes to, or why to nothing."""
+        try:
+            known = self._journal.get(step.site)
+            if known is None:
+                known = self._solve(step, observed), observed.samples, observed.tokens
+                self._journal.add(step.site, *known)
+            return _Solved(*known, _encoded(step.site, known[0]))
+        except NotApplicable as reason:
+            return reason
+
+    def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[Any] | None:
+        """Has a site written, and returns the weight to go on with; None for the old one."""
+        site = step.site
+        if isinstance(found, NotApplicable):
+            if self._calibration.fallback == "skip":
+                self.records[site] = untouched_record(site, str(found))
+            self._bar.update()
+            return None
+        solution, encoded = found.solution, found.encoded
+        for old, new in encoded.replacements:
+            self._editor.replace(old, new)
+        self.records[site] = replace(
+            untouched_record(site, counted=False),
+            mode=str(step.mode),
+            method=_name(self._calibration.method),
+            zeros=encoded.zeros,
+            sparsity=encoded.zeros / solution.keep.size,
+            encoding=encoded.encoding,
+            bytes_after=encoded.nbytes,
+            error=solution.error,
+            error_before=solution.error_before,
+            dampening=solution.dampening,
+            samples=found.samples,
+            tokens=found.tokens,
+        )
+        self._bar.set_postfix_str(f"{site.name}: error {solution.error:.2g}")
+        self._bar.update()
+        return solution.weight if self._calibration.propagate == "pruned" else None
+
+    def _solve(self, step: Step, observed: Observed) -> Solution:
+        """Returns the solution for a site.
+
+        Raises:
+            NotApplicable: there is none; the text says why.
+            CalibrationError: the Gram is none.
+        """
+        if observed.gram is None:
+            raise NotApplicable(observed.refusal or "no sample reaches it")
+        weight = weight_of(step.site)
+        score = magnitude(weight)  # refuses NaN and inf
+        mode = mode_of(step, score)
+        layout = _layout(step.site, mode) or table_layout(weight.shape)
+        try:
+            solution = self._solver(weight, observed.gram, mode, layout)
+        except CalibrationError as error:
+            raise CalibrationError(f"{step.site.name!r}: {error}") from None
+        if solution.keep.all():
+            raise NotApplicable(f"{step.mode} zeroes nothing in it")
+        return solution
+
+    def _solver(self, weight: NDArray[Any], gram: Gram, mode: Mode, layout: Layout) -> Solution:
+        how = self._calibration
+        options: dict[str, Any] = {"method": how.method, "layout": layout, "error_before": True}
+        if how.quantize is not None:
+            return solve_quantized(weight, gram, mode, how.quantize, **options)
+        if how.palettize is not None:
+            return solve_palettized(weight, gram, mode, how.palettize, **options)
+        return solve(weight, gram, mode, **options)
+
+
+def mode_of(step: Step, score: NDArray[Any]) -> Mode:
+    """Returns the mode of a step; where it ranks all weights together, this one's share of it."""
+    assert step.mode is not None
+    if step.cut is None:
+        return step.mode
+    zeros = score.size - int(np.count_nonzero(keep_by_cut(score, step.cut)))
+    return Percentile(min(1.0, (zeros + 0.5) / score.size) if zeros < score.size else 1.0)
+
+
+def table_layout(shape: tuple[int, ...]) -> Layout:
+    """Returns the layout of a table that rows are gathered from: each row meets its own input."""
+    return Layout(shape, shape, ((), tuple(range(1, len(shape))), (0,), ()))
+
+
+def _layout(site: Site, mode: Mode) -> Layout | None:
+    """Returns a site's layout; None for a table that is gathered from, which has none."""
+    try:
+        return layout_of_site(site)
+    except NotApplicable:
+        if mode.structured or any(use.op.type != "gather" for use in site.uses):
+            raise
+        return None
+
+
+def _encoded(site: Site, solution: Solution) -> Encoded:
+    if isinstance(solution, QuantizedSolution):
+        return encode_quantized(site, solution)
+    if isinstance(solution, PalettizedSolution):
+        return encode_palettized(site, solution)
+    return encode_weight(site, solution.weight, solution.keep)
+
+
+def _name(method: Method) -> str:
+    refitted = " + refit" if getattr(method, "refit", False) else ""
+    return type(method).__name__.lower() + refitted

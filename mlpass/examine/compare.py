@@ -1,0 +1,125 @@
+"""Two models side by side on the same samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mlpass.errors import CalibrationError
+from mlpass.report.comparison import Comparison, OutputRecord
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.samples import load_samples
+
+Outputs = Mapping[str, Any]
+
+
+def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
+    """Returns how far the outputs of `other` are from those of `model`.
+
+    Args:
+        model: the reference: a path, an `MLModel` or a pymil `Program`.
+        other: likewise, with inputs and outputs of the same names.
+        sample_data: as for calibration.
+        backend: of the Interpreter.
+
+    Raises:
+        CalibrationError: the samples are none, or the models have no output in common.
+        InputError: a sample does not fit the models.
+        ModelFormatError: a model cannot be read.
+        UnsupportedOpError: a model has ops that cannot be run.
+    """
+    samples = load_samples(sample_data)
+    first, second = Interpreter(model, backend=backend), Interpreter(other, backend=backend)
+    names = [feature.name for feature in first.outputs]
+    common = [name for name in names if name in {feature.name for feature in second.outputs}]
+    if not common:
+        raise CalibrationError(f"the models have no output in common: one has {', '.join(names)}")
+    bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
+    pairs = ((predict_once(first, sample), predict_once(second, sample)) for sample in bar)
+    return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
+
+
+def tally_outputs(
+    names: Iterable[str], pairs: Iterable[tuple[Outputs, Outputs]]
+) -> tuple[OutputRecord, ...]:
+    """Returns one record an output.
+
+    Args:
+        names: of the outputs.
+        pairs: for each sample the outputs of the reference, and those to compare with it.
+
+    Raises:
+        CalibrationError: an output has different shapes.
+    """
+    tallies = {name: _Tally() for name in names}
+    for reference, result in pairs:
+        for name, tally in tallies.items():
+            tally.add(reference[name], result[name])
+    return tuple(tally.record(name) for name, tally in tallies.items())
+
+
+def predict_once(interpreter: Interpreter, sample: Mapping[str, Any]) -> Outputs:
+    """Returns the outputs for one sample, from a new state where the model keeps one.
+
+    Raises:
+        InputError: the sample does not fit the model.
+        ExecutionError: an op failed.
+    """
+    state = interpreter.make_state() if interpreter.states else None
+    return interpreter.predict(dict(sample), state)
+
+
+@dataclass
+class _Tally:
+    """Sums over samples, in fp64."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    largest: float = 0.0
+    total: float = 0.0
+    elements: int = 0
+    same: int = 0
+    places: int = 0
+
+    def add(self, reference: Any, result: Any) -> None:
+        if isinstance(reference, str | int):
+            self.same += reference == result
+            self.places += 1
+            return
+        if isinstance(reference, Mapping):  # a classifier's probabilities, by label
+            result = np.array([result[label] for label in reference])
+            reference = np.array(list(reference.values()))
+        wanted = np.asarray(reference, np.float64)
+        if np.shape(result) != wanted.shape:
+            raise CalibrationError(
+                f"an output has shape {wanted.shape} in one model, {np.shape(result)} in the other"
+            )
+        difference = np.abs(np.asarray(result, np.float64) - wanted)
+        self.signal += float(np.sum(wanted * wanted))
+        self.noise += float(np.sum(difference * difference))
+        self.largest = max(self.largest, float(difference.max(initial=0.0)))
+        self.total += float(difference.sum())
+        self.elements += difference.size
+        if wanted.ndim and wanted.shape[-1] > 1:
+            agree = wanted.argmax(-1) == np.asarray(result).argmax(-1)
+            self.same += int(np.count_nonzero(agree))
+            self.places += agree.size
+
+    def record(self, name: str) -> OutputRecord:
+        top1 = self.same / self.places if self.places else None
+        if not self.elements:
+            return OutputRecord(name, None, None, None, top1)
+        return OutputRecord(
+            name, _decibels(self.signal, self.noise), self.largest, self.total / self.elements, top1
+        )
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -1,0 +1,27 @@
+"""What is in a model: its functions and ops, and what each weight is and costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlpass.program.mlmodel import open_package
+from mlpass.report.records import Report
+from mlpass.weights.record import function_records, untouched_record
+from mlpass.weights.sites import find_sites
+
+
+def inspect(source: Any) -> Report:
+    """Returns a report of a model as it is: nothing is changed or written.
+
+    Args:
+        source: path of an `.mlpackage`, or an `MLModel`.
+
+    Raises:
+        ModelFormatError: it is no package with an ML Program, or a broken one.
+        OSError: it cannot be read.
+    """
+    with open_package(source) as package:
+        nbytes = package.nbytes
+        layers = tuple(untouched_record(site) for site in find_sites(package.programs))
+        functions = function_records(package.programs)
+        return Report(str(package.path), None, nbytes, nbytes, functions, layers)

@@ -1,1 +1,0 @@
-"""Passes: plan what becomes of each weight site, and carry it out."""

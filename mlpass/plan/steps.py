@@ -1,0 +1,157 @@
+"""The plan of a run: a mode for each weight site, or the reason why it is left as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ConfigError, NotApplicable
+from mlpass.plan.config import Config, choose, unmatched
+from mlpass.sparsity.modes import Mask, Mode, Percentile
+from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
+from mlpass.weights.joint import has_joint_form
+from mlpass.weights.reading import magnitude, weight_of
+from mlpass.weights.sites import WEIGHT_PARAMETERS, Site, is_position_table
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to become of one site.
+
+    Attributes:
+        site: the site.
+        mode: that prunes it; None where it is skipped.
+        skipped: the reason; None where it is pruned.
+        cut: where the mode ranks all weights together, what that means for this one.
+    """
+
+    site: Site
+    mode: Mode | None
+    skipped: str | None
+    cut: SiteCut | None = None
+
+
+class SiteCut(NamedTuple):
+    """A cut through the scores of one weight, and the float type whose keys it is stated in."""
+
+    cut: Cut
+    dtype: np.dtype[Any]
+
+
+def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[Step]:
+    """Returns one step for each of `sites`, in their order.
+
+    Args:
+        sites: of a model.
+        config: which mode each gets.
+        joint: whether to prune the compressed weights, and those alone, rather than the others.
+
+    Raises:
+        ConfigError: an entry of the config matches nothing, or two contradict each other.
+    """
+    names = {name for site in sites for name in _names(site)}
+    if problem := unmatched(config, names, set(WEIGHT_PARAMETERS)):
+        raise ConfigError(problem)
+    return [_step(site, config, joint) for site in sites]
+
+
+def keep_by_cut(score: NDArray[Any], cut: SiteCut) -> Mask:
+    """Returns the keep mask that a cut through all weights gives one of them."""
+    keys = keys_of(score.astype(cut.dtype, copy=False)).reshape(-1)
+    return keep_above(keys, cut.cut)[0].reshape(score.shape)
+
+
+def rank_globally(steps: Sequence[Step]) -> list[Step]:
+    """Returns the steps with a cut for each that is ranked together with others.
+
+    Weights are read one at a time, several times over: memory is that of the largest.
+    """
+    result = list(steps)
+    modes = {step.mode: None for step in steps if _is_global(step)}
+    for mode in modes:
+        assert isinstance(mode, Percentile)
+        members = []
+        for index, step in enumerate(result):
+            if step.mode == mode and step.skipped is None:
+                try:
+                    magnitude(weight_of(step.site))
+                    members.append(index)
+                except NotApplicable as reason:
+                    result[index] = replace(step, skipped=str(reason))
+        for index, cut in zip(members, _cuts([result[i] for i in members], mode), strict=True):
+            result[index] = replace(result[index], cut=cut)
+    return result
+
+
+class _Ranked:
+    """A step's weight as a key source: read anew at each call."""
+
+    def __init__(self, step: Step, dtype: np.dtype[Any]) -> None:
+        self._step = step
+        self._dtype = dtype
+        self.size = int(np.prod(step.site.shape))
+
+    def __call__(self) -> Keys:
+        score = magnitude(weight_of(self._step.site)).astype(self._dtype, copy=False)
+        return keys_of(score).reshape(-1)
+
+
+def _cuts(steps: Sequence[Step], mode: Percentile) -> Iterator[SiteCut]:
+    """Yields the cut of each step, the ties going to the first."""
+    dtypes = {step.site.dtype for step in steps}
+    dtype = np.dtype(np.float16 if dtypes == {"fp16"} else np.float32)
+    sources = [_Ranked(step, dtype) for step in steps]
+    key, ties = lowest_of_many(sources, mode.zeros_of(sum(source.size for source in sources)))
+    for source in sources:
+        here = min(ties, int(np.count_nonzero(source() == key))) if ties else 0
+        ties -= here
+        yield SiteCut(Cut(key, here), dtype)
+
+
+def _is_global(step: Step) -> bool:
+    return isinstance(step.mode, Percentile) and step.mode.scope == "global" and not step.skipped
+
+
+def _step(site: Site, config: Config, joint: bool) -> Step:
+    op_types = tuple(dict.fromkeys(use.op.type for use in site.uses))
+    choice = choose(config, _names(site), op_types)
+    if joint and site.constant is not None:
+        return Step(site, None, "it is not compressed; joint_compression prunes what is")
+    refusal = site.refusal
+    if joint and has_joint_form(site):
+        refusal = site.other_use
+    if refusal:
+        return Step(site, None, refusal)
+    if choice.mode is None:
+        return Step(site, None, f"{choice.why} is None")
+    return Step(site, choice.mode, _unfit(site, choice.weight_threshold))
+
+
+def _unfit(site: Site, weight_threshold: int) -> str | None:
+    """Returns why no mode is right for a site, None where one may be."""
+    size, rank = math.prod(site.shape), len(site.shape)
+    if size <= weight_threshold:
+        return f"its {size} elements are no more than weight_threshold {weight_threshold}"
+    if not 2 <= rank <= 5:
+        return f"its rank is {rank}; weights of rank 2 to 5 can be pruned"
+    if all(use.op.type == "gather" for use in site.uses) and is_position_table(weight_of(site)):
+        return "its columns are sinusoids of the row: a table of positions, not a trained one"
+    return None
+
+
+def _names(site: Site) -> tuple[str, ...]:
+    """Returns every name that a config may call a site by: its own, and its readers'."""
+    readers = [
+        name
+        for use in site.uses
+        for name in (use.op.name, *(value.name for value in use.op.outputs[:1]))
+    ]
+    makers = [maker.name for maker in site.makers]
+    return tuple(
+        dict.fromkeys(name for name in (site.name, *site.names, *makers, *readers) if name)
+    )

@@ -1,0 +1,217 @@
+"""mlpass inside coremltools: its passes in the registry, pipelines, and a converter front end.
+
+Importing this registers the passes; `install` adds the named pipelines and the front end.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from coremltools import PassPipeline
+from coremltools.converters.mil.converter import ConverterRegistry
+from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+from mlpass.calibrate.calibration import make_calibration
+from mlpass.errors import ConfigError, MlpassError
+from mlpass.plan.config import as_config
+from mlpass.plugin.options import PASSES, PassKind, arguments_of
+from mlpass.program.reload import load_pymil
+from mlpass.pruning.prune import prune_program
+from mlpass.runtime.samples import load_samples
+from mlpass.solvers.problem import Method
+
+_LOGGER = logging.getLogger("mlpass")
+_NAMESPACE = "mlpass"
+_FRONTEND = "mlpackage"
+_LAST = "common::dead_code_elimination"
+# A finished package has these names for its weights, which configs go by.
+_NAMING = ("mil_backend::sanitize_name_strings", "common::dedup_op_and_var_names")
+
+
+class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is untyped
+    """Base of the passes: one a kind, made anew by coremltools for each run."""
+
+    kind: PassKind
+
+    def __init__(self) -> None:
+        """Makes it without options."""
+        self.options: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        return f"{_NAMESPACE}::{self.kind.name}"
+
+    def set_options(self, pass_options: Any = None) -> None:
+        """Sets its options and checks them.
+
+        Raises:
+            ConfigError: one is unknown, bad or missing.
+        """
+        self.options = {option.option_name: option.option_val for option in pass_options or ()}
+        self.arguments()
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns what its options say, as arguments of `prune_program`.
+
+        Raises:
+            ConfigError: one is unknown, bad or missing.
+        """
+        try:
+            return arguments_of(self.kind, self.options)
+        except ConfigError as error:
+            raise ConfigError(f"{self}: {error}") from None
+
+    def apply(self, prog: Any) -> None:
+        """Prunes the weights of a pymil program in place, and logs the report.
+
+        Raises:
+            ConfigError: the options, or the config among them, say what cannot be.
+            ModelFormatError: the program is older than iOS16.
+        """
+        arguments = self.arguments()
+        calibration = arguments.get("calibration")
+        if calibration is not None:
+            samples = [_renamed(sample, prog) for sample in calibration.sample_data]
+            arguments["calibration"] = replace(calibration, sample_data=samples)
+        try:
+            report = prune_program(prog, **arguments)
+        except MlpassError as error:
+            raise type(error)(f"{self}: {error}") from None
+        _LOGGER.info("%s:\n%s", self, report)
+
+
+_CLASSES = {
+    f"{_NAMESPACE}::{kind.name}": type(kind.name, (PrunePass,), {"kind": kind}) for kind in PASSES
+}
+_WITH_CONFIG = [f"{_NAMESPACE}::{kind.name}" for kind in PASSES if kind.mode is None]
+_PIPELINES = {f"{_NAMESPACE}_{kind.name.removeprefix('prune_')}": kind for kind in PASSES}
+
+
+def pipeline(
+    config: object,
+    *,
+    method: Method | None = None,
+    sample_data: Any = None,
+    base: Any = None,
+    **options: Any,
+) -> Any:
+    """Returns a coremltools `PassPipeline` that prunes at its end.
+
+    Use it as `coremltools.convert(..., pass_pipeline=mlpass.pipeline(config))`. The weights are
+    pruned as they go to the package: in their final type and layout, under their final names.
+
+    Args:
+        config: which mode each weight gets: see `prune`.
+        method: as for `prune`; needs samples, magnitude aside.
+        sample_data: likewise, keyed by the names of the source's inputs.
+        base: a `PassPipeline` to begin with, which is not changed; `PassPipeline.DEFAULT` where
+            None.
+        **options: of `prune`, that go with samples: `quantize`, `allocate`, ...
+
+    Raises:
+        ConfigError: the config or the options say what cannot be, or `base` is no pipeline, or one
+            that prunes with a config already.
+        CalibrationError: the samples are of no form that `prune` takes.
+    """
+    given: dict[str, Any] = {"config": as_config(config)}
+    kind = "prune"
+    if make_calibration(method, sample_data, **options) is not None:
+        given.update({"method": method, "sample_data": load_samples(sample_data)}, **options)
+        kind = "sparsegpt"
+    register_passes()
+    base = PassPipeline.DEFAULT if base is None else base
+    if not isinstance(base, PassPipeline):
+        raise ConfigError(f"base: must be a coremltools PassPipeline. Got {type(base).__name__}.")
+    if found := [each for each in base.passes if each in _WITH_CONFIG]:
+        raise ConfigError(f"base: it has {found[0]} already; join the two configs to one")
+    name = f"{_NAMESPACE}::{kind}"
+    result = PassPipeline(_with_pruning(base.passes, name), f"{base.pipeline_name}_pruned")
+    result.set_options_by_another_pipeline(base)
+    result.set_options(name, given)
+    return result
+
+
+def register_passes() -> None:
+    """Registers the passes with coremltools; it does no harm to do so twice."""
+    PASS_REGISTRY.passes.update(_CLASSES)
+
+
+def install() -> None:
+    """Adds named pipelines and the front end "mlpackage" to coremltools, and the passes.
+
+    `PassPipeline.get_pipeline` then knows "mlpass_threshold", "mlpass_percentile", "mlpass_nm",
+    "mlpass_block", "mlpass_prune" and "mlpass_sparsegpt";
+    `mil_convert(path, convert_from="mlpackage", ...)` takes the path of an `.mlpackage`. It does no
+    harm to install twice.
+    """
+    register_passes()
+    pipelines = PassPipeline._PIPELINE_NAME_TO_PASSES
+    for name, kind in _PIPELINES.items():
+        pipelines[name] = _with_pruning(pipelines["default"], f"{_NAMESPACE}::{kind.name}")
+    pipelines[f"frontend_{_FRONTEND}"] = []
+    ConverterRegistry.frontends[_FRONTEND] = PackageFrontend
+
+
+def uninstall() -> None:
+    """Takes all that mlpass added to coremltools out again, the passes included.
+
+    A pipeline that has them does not run any more, until `install` or `mlpass.pipeline` is called.
+    """
+    for name in _CLASSES:
+        PASS_REGISTRY.passes.pop(name, None)
+    for name in (*_PIPELINES, f"frontend_{_FRONTEND}"):
+        PassPipeline._PIPELINE_NAME_TO_PASSES.pop(name, None)
+    ConverterRegistry.frontends.pop(_FRONTEND, None)
+
+
+class PackageFrontend:
+    """A converter front end that takes the path of an `.mlpackage`."""
+
+    name = _FRONTEND
+
+    def __call__(
+        self,
+        model: Any,
+        *,
+        specification_version: Any = None,
+        model_description: Any = None,
+        **_: Any,
+    ) -> Any:
+        """Returns the package's pymil program.
+
+        Args:
+            model: the path.
+            specification_version: of the model to make, as `mil_convert` was given it.
+            model_description: likewise; needed where coremltools could not make it anew.
+
+        Raises:
+            ConfigError: one of the two is missing, or too old.
+            ModelFormatError: there is no package with one ML Program.
+            OSError: it cannot be read.
+        """
+        return load_pymil(model, specification_version, model_description)
+
+
+def _renamed(sample: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
+    """Returns a sample keyed by the inputs' names in a package.
+
+    Those are the source's with whatever is no letter, digit or underscore replaced.
+    """
+    known = {name for function in program.functions.values() for name in function.inputs}
+    return {
+        name if name in known else re.sub(r"\W", "_", name, flags=re.ASCII): array
+        for name, array in sample.items()
+    }
+
+
+def _with_pruning(passes: list[str], name: str) -> list[str]:
+    """Returns `passes` with the pass of that name at the end, before one last clean-up."""
+    last = [_LAST] if passes and passes[-1] == _LAST else []
+    return [*passes, *_NAMING, name, *last]
+
+
+register_passes()

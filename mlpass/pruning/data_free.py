@@ -1,0 +1,80 @@
+"""Data-free pruning: every weight site by itself, by magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mlpass.errors import NotApplicable
+from mlpass.plan.steps import Step, keep_by_cut
+from mlpass.report.records import LayerRecord
+from mlpass.weights.reading import layout_of_site, magnitude, weight_of
+from mlpass.weights.record import untouched_record
+from mlpass.weights.storing import Editor, Replacements, encode_weight
+
+
+def prune_data_free(steps: Sequence[Step], editor: Editor) -> list[LayerRecord]:
+    """Carries out a plan by magnitude, and returns a record for each step."""
+    bar = tqdm(steps, desc="pruning", unit="weight", disable=None)
+    layers = []
+    for step in bar:
+        bar.set_postfix_str(step.site.name)
+        layers.append(carry_out(step, editor))
+    return layers
+
+
+def carry_out(step: Step, editor: Editor) -> LayerRecord:
+    """Carries out one step and returns its record; its arrays are let go before the next."""
+    layer, replacements = _pruned(step)
+    for old, new in replacements:
+        editor.replace(old, new)
+    return layer
+
+
+def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
+    """Returns the record of one step, and each op that is replaced with those in its place."""
+    site = step.site
+    if step.skipped or step.mode is None:
+        return untouched_record(site, step.skipped), []
+    weight = weight_of(site)
+    try:
+        keep = _keep(step, weight)
+        if keep.all():
+            raise NotApplicable(f"{step.mode} zeroes nothing in it")
+        stored = encode_weight(site, weight, keep)
+    except NotApplicable as reason:
+        return untouched_record(site, str(reason)), []
+    layer = replace(
+        untouched_record(site, counted=False),
+        mode=str(step.mode),
+        method="magnitude",
+        zeros=stored.zeros,
+        sparsity=stored.zeros / keep.size,
+        encoding=stored.encoding,
+        bytes_after=stored.nbytes,
+    )
+    return layer, stored.replacements
+
+
+def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:
+    """Returns the keep mask of a weight by its magnitude.
+
+    Raises:
+        NotApplicable: the step's mode does not fit the weight.
+    """
+    score = magnitude(weight)
+    if step.cut is not None:
+        return keep_by_cut(score, step.cut)
+    assert step.mode is not None
+    try:
+        layout = layout_of_site(step.site)
+    except NotApplicable:
+        if step.mode.structured:
+            raise
+        layout = None
+    return step.mode.keep(score, layout)

@@ -1,0 +1,26 @@
+"""`prune_weights`, with the call of `coremltools.optimize.coreml.prune_weights`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlpass.program.mlmodel import load_mlmodel, temporary_target
+from mlpass.pruning.prune import prune
+
+
+def prune_weights(mlmodel: Any, config: object, joint_compression: bool = False) -> Any:
+    """Returns a pruned copy of an `MLModel`.
+
+    Args:
+        mlmodel: an ML Program; multi-function and pipeline models are welcome.
+        config: a coremltools `OptimizationConfig`, or any other form that `prune` takes.
+        joint_compression: prune weights that are already quantized or palettized, and those alone,
+            into coremltools' joint sparse forms. Needs an iOS18 model.
+
+    Raises:
+        ConfigError: the config says what cannot be.
+        ModelFormatError: the model is no ML Program; or one too old for joint compression.
+    """
+    target = temporary_target()
+    prune(mlmodel, target, config, joint_compression=joint_compression)
+    return load_mlmodel(target, like=mlmodel)

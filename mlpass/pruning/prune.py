@@ -1,0 +1,261 @@
+"""Pruning a model: from package to package, or a pymil `Program` in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlpass.calibrate.calibration import Calibration, make_calibration
+from mlpass.calibrate.journal import Journal, digest_of, journal_path
+from mlpass.calibrate.layers import prune_calibrated
+from mlpass.errors import ConfigError
+from mlpass.plan.config import Config, as_config
+from mlpass.plan.steps import Step, plan, rank_globally
+from mlpass.program.ir import Program
+from mlpass.program.mlmodel import open_package
+from mlpass.program.mlpackage import Package, package_nbytes
+from mlpass.program.pymil_edit import edit_program
+from mlpass.pruning.data_free import carry_out, prune_data_free
+from mlpass.report.records import LayerRecord, Report
+from mlpass.runtime.replay import MEMORY_BUDGET
+from mlpass.runtime.sources import is_pymil
+from mlpass.solvers.palettize import Palettization
+from mlpass.solvers.problem import Method
+from mlpass.solvers.quantize import Quantization
+from mlpass.weights.joint import check_opset
+from mlpass.weights.record import function_records, untouched_record
+from mlpass.weights.sites import find_sites
+from mlpass.weights.storing import Editor
+
+
+def prune(
+    source: Any,
+    output: Any = None,
+    config: Any = None,
+    *,
+    method: Method | None = None,
+    sample_data: Any = None,
+    quantize: str | Quantization | None = None,
+    palettize: int | Palettization | None = None,
+    allocate: str = "uniform",
+    max_nbytes: int | None = None,
+    propagate: str = "pruned",
+    fallback: str = "skip",
+    memory_budget: int = MEMORY_BUDGET,
+    backend: str = "numpy",
+    device: str | None = None,
+    function_name: str | None = None,
+    joint_compression: bool = False,
+    force: bool = False,
+    resume: bool = False,
+) -> Report:
+    """Prunes the weights of a model, and returns what was done.
+
+    A package or an `MLModel` is pruned to a new package, `prune(source, output, config)`; a pymil
+    `Program` in place, `prune(program, config)`.
+
+    Without `sample_data` weights are pruned by magnitude. With it the program is run on the samples
+    once, op by op, and each weight is solved for on the activations that it meets.
+
+    Args:
+        source: path of an `.mlpackage`, or an `MLModel`: neither is changed. Or a pymil `Program`.
+        output: path of the `.mlpackage` to write. It appears whole or not at all.
+        config: which mode each weight gets: a mode, a `Config`, a coremltools
+            `OptimizationConfig`, a mapping, or a YAML path.
+        method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
+            there are samples.
+        sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
+            leading sample axis; or of a folder of `.npz` files, one a sample.
+        quantize: "int8" or "int4", or a `Quantization`: kept weights become integers in the same
+            solve (iOS18).
+        palettize: 4, or a `Palettization`: they become indices into a table of 16 values (iOS18).
+        allocate: how one target sparsity is divided among layers: "uniform", all the same; "owl",
+            which spares layers with many outliers; "error", for the least summed output error.
+        max_nbytes: with "error": what the weights that are pruned may take together, in place of
+            the target sparsity.
+        propagate: "pruned" where a layer meets what the pruned layers before it make, "dense" where
+            it meets what the model made before.
+        fallback: what becomes of a weight that no sample reaches: "skip", or "magnitude".
+        memory_budget: bytes of activations that may stay in memory; the rest goes to temporary
+            files.
+        backend: that the program runs on, "numpy" or "torch".
+        device: torch's: "cpu", "mps" or "cuda".
+        function_name: of a model with several functions, the one that the samples are for.
+        joint_compression: whether to prune the weights that are quantized or palettized already,
+            and those alone, into joint sparse forms (iOS18).
+        force: whether to replace an `output` that exists.
+        resume: whether to go on with what a run that died had finished, rather than anew.
+
+    Raises:
+        ConfigError: the config or the options say what cannot be.
+        CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
+        ModelFormatError: `source` is no package with an ML Program, or a broken one; or a `Program`
+            older than iOS16; or older than iOS18 where a joint form is asked for.
+        UnsupportedOpError: samples are given, and the program has ops without kernels.
+        OutputExistsError: `output` exists and `force` is False.
+        OSError: a file cannot be read or written.
+    """
+    calibration = make_calibration(
+        method,
+        sample_data,
+        quantize=quantize,
+        palettize=palettize,
+        allocate=allocate,
+        max_nbytes=max_nbytes,
+        propagate=propagate,
+        fallback=fallback,
+        memory_budget=memory_budget,
+        backend=backend,
+        device=device,
+        function_name=function_name,
+    )
+    if calibration is not None and joint_compression:
+        raise ConfigError("joint_compression: prunes by magnitude alone; give no sample_data")
+    if is_pymil(source):
+        if output is not None and config is not None:
+            raise ConfigError("output: a Program is pruned in place; call prune(program, config)")
+        given = output if config is None else config
+        return prune_program(source, given, calibration, joint_compression=joint_compression)
+    if config is None:
+        raise ConfigError(
+            "output: name the package to write, prune(source, output, config); "
+            "or call prune_weights(mlmodel, config), which returns an MLModel"
+        )
+    return prune_package(
+        source,
+        output,
+        as_config(config),
+        calibration,
+        joint_compression=joint_compression,
+        force=force,
+        resume=resume,
+    )
+
+
+def prune_package(
+    source: Any,
+    output: str | os.PathLike[str],
+    config: Config,
+    calibration: Calibration | None = None,
+    *,
+    joint_compression: bool = False,
+    force: bool = False,
+    resume: bool = False,
+) -> Report:
+    """Prunes a package or an `MLModel` to a new package, and returns what was done.
+
+    Args:
+        source: as for `prune`, and so are the others.
+        output: the package to write.
+        config: which mode each weight gets.
+        calibration: how weights are solved for on samples; None where they are not.
+        joint_compression: whether to prune compressed weights.
+        force: whether to replace an `output` that exists.
+        resume: whether to go on with what a run that died had finished.
+
+    Raises:
+        MlpassError: as `prune`.
+        OSError: a file cannot be read or written.
+    """
+    with open_package(source) as package:
+        steps = plan_programs(package.programs, config, joint=joint_compression)
+        functions, bytes_before = function_records(package.programs), package.nbytes
+        with package.rewrite(output, force=force) as rewriter:
+            steps = rank_globally(steps)
+            if calibration is None:
+                layers = prune_data_free(steps, rewriter)
+            else:
+                with _journal(package, output, config, calibration, resume) as journal:
+                    layers = _prune_calibrated(package, steps, calibration, rewriter, journal)
+        bytes_after = package_nbytes(Path(output))
+        name, target = str(package.path), os.fspath(output)
+    return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
+
+
+def prune_program(
+    program: Any,
+    config: object,
+    calibration: Calibration | None = None,
+    *,
+    joint_compression: bool = False,
+) -> Report:
+    """Prunes the weights of a pymil `Program` in place and returns what was done.
+
+    Sizes in the report are those of the constants that go to a weight file.
+
+    Args:
+        program: for iOS16 or later.
+        config: as for `prune`.
+        calibration: how weights are solved for on samples; None where they are not.
+        joint_compression: as for `prune`.
+
+    Raises:
+        ConfigError: the config says what cannot be.
+        CalibrationError: the samples do not fit.
+        ModelFormatError: the program is older than iOS16; than iOS18 for joint forms.
+        UnsupportedOpError: samples are given, and the program has ops without kernels.
+    """
+    config = as_config(config)
+    with edit_program(program) as editor:
+        steps = plan_programs(editor.programs, config, joint=joint_compression)
+        functions, before = function_records(editor.programs), editor.nbytes
+        layers = _in_place(editor, rank_globally(steps), calibration)
+    saved = sum(layer.bytes_before - layer.bytes_after for layer in layers)
+    return Report("program", "program, in place", before, before - saved, functions, tuple(layers))
+
+
+def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -> list[Step]:
+    """Returns what is to become of each weight site of a model's programs.
+
+    Raises:
+        ConfigError: an entry of the config matches nothing, or two contradict each other.
+        ModelFormatError: a program is too old for joint compression.
+    """
+    sites = find_sites(programs)
+    if joint:
+        check_opset(sites)
+    return plan(sites, config, joint=joint)
+
+
+def _in_place(
+    editor: Any, steps: Sequence[Step], calibration: Calibration | None
+) -> list[LayerRecord]:
+    if calibration is None:
+        return prune_data_free(steps, editor)
+    (program,) = editor.programs
+    return _prune_calibrated(program, steps, calibration, editor, Journal())
+
+
+def _prune_calibrated(
+    model: Any,
+    steps: Sequence[Step],
+    calibration: Calibration,
+    editor: Editor,
+    journal: Journal,
+) -> list[LayerRecord]:
+    """Returns a record for each step, those that the samples did not decide included."""
+    decided = prune_calibrated(model, steps, calibration, editor, journal)
+
+    def undecided(step: Step) -> LayerRecord:
+        if step.skipped or step.mode is None:
+            return untouched_record(step.site, step.skipped)
+        if calibration.fallback == "skip":
+            return untouched_record(step.site, "no sample reaches it")
+        return carry_out(step, editor)
+
+    return [decided.get(step.site) or undecided(step) for step in steps]
+
+
+def _journal(
+    package: Package,
+    output: str | os.PathLike[str],
+    config: Config,
+    calibration: Calibration,
+    resume: bool,
+) -> Journal:
+    """Returns the journal of a calibrated run."""
+    settings = {"config": config, **calibration.settings}
+    digest = digest_of(package.files, settings, calibration.sample_data)
+    return Journal(journal_path(output), digest, resume=resume)

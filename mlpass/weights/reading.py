@@ -1,0 +1,86 @@
+"""The facts on a site's weight: its values, its layout as a matrix, its magnitudes, its zeros."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.buffers import empty
+from mlpass.errors import ModelFormatError, NotApplicable
+from mlpass.parallel import map_slabs
+from mlpass.runtime.materialize import materialize
+from mlpass.sparsity.layout import Layout, layout_of
+from mlpass.sparsity.select import keys_of
+from mlpass.weights.sites import Site
+
+
+def weight_of(site: Site) -> NDArray[Any]:
+    """Returns a site's weight as the ops read it.
+
+    Raises:
+        ModelFormatError: it is broken, or of a type without array form.
+    """
+    if site.constant is not None:
+        return np.asarray(site.constant.read())
+    return materialize(site.parts, site.opset)
+
+
+def layout_of_site(site: Site) -> Layout:
+    """Returns the layout that the uses of a site agree on; gather tables have none of their own.
+
+    Raises:
+        NotApplicable: there is none; the text says why.
+    """
+    layouts: dict[Layout, str] = {}
+    problem = ""
+    for use in site.uses:
+        try:
+            layout = layout_of(use.op.type, use.parameter, use.position, site.shape, use.settings)
+            layouts[layout] = f"{use.op.type} ({use.parameter})"
+        except NotApplicable as error:
+            problem = str(error)
+            if use.op.type != "gather":
+                raise
+    if not layouts:
+        raise NotApplicable(problem)
+    if len(layouts) > 1:
+        raise NotApplicable(f"{' and '.join(layouts.values())} read it in different layouts")
+    return next(iter(layouts))
+
+
+def magnitude(weight: NDArray[Any]) -> NDArray[Any]:
+    """Returns the score of data-free pruning: |w|.
+
+    Raises:
+        NotApplicable: the weight holds NaN or inf, which has no place in a ranking.
+    """
+    score = empty(weight.shape, weight.dtype)
+    flat, scores = weight.reshape(-1), score.reshape(-1)
+    infinity = keys_of(np.asarray(np.inf, score.dtype))
+
+    def measure(start: int, stop: int) -> bool:
+        np.abs(flat[start:stop], out=scores[start:stop])
+        return bool(keys_of(scores[start:stop]).max() < infinity)
+
+    if not all(map_slabs(measure, weight.size)):
+        raise NotApplicable("it holds NaN or inf")
+    return score
+
+
+def zeros_of(site: Site) -> int | None:
+    """Returns how many elements of a weight are zero; None where its values cannot be read."""
+    try:
+        weight = weight_of(site)
+    except ModelFormatError:
+        return None
+    return weight.size - count_nonzero(weight)
+
+
+def count_nonzero(weight: NDArray[Any]) -> int:
+    """Returns how many elements are not zero; floats by their bits, which is faster."""
+    if weight.dtype.kind != "f":
+        return int(np.count_nonzero(weight))
+    bits = weight.reshape(-1).view(f"u{weight.dtype.itemsize}")
+    return int(np.count_nonzero(bits << bits.dtype.type(1)))  # without the sign

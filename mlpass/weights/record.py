@@ -1,0 +1,90 @@
+"""The records of a model as it is: its functions, and each weight with what it takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from mlpass.program.ir import Constant, Op, Program
+from mlpass.report.records import FunctionRecord, LayerRecord
+from mlpass.weights.reading import zeros_of
+from mlpass.weights.sites import Site
+
+# Parameters of constexpr ops that say how their parts are read.
+_ATTRIBUTES = frozenset({"shape", "axis", "vector_axis", "output_dtype"})
+
+
+def function_records(programs: Sequence[Program]) -> tuple[FunctionRecord, ...]:
+    """Returns a record for each function of `programs`."""
+    return tuple(
+        FunctionRecord(
+            program.name,
+            function.name,
+            function.opset,
+            dict(Counter(op.type for op in function.block.walk() if op.type != "const")),
+        )
+        for program in programs
+        for function in program.functions.values()
+    )
+
+
+def untouched_record(
+    site: Site, skipped: str | None = None, *, counted: bool = True
+) -> LayerRecord:
+    """Returns the record of a site as it is.
+
+    Args:
+        site: the site.
+        skipped: why it is left so.
+        counted: whether to read the weight and count its zeros.
+    """
+    nbytes = stored_bytes(site)
+    zeros = zeros_of(site) if counted else None
+    return LayerRecord(
+        name=site.name,
+        op_type=site.uses[0].op.type,
+        parameter=site.uses[0].parameter,
+        shape=site.shape,
+        dtype=site.dtype,
+        mode=None,
+        method=None,
+        zeros=zeros,
+        sparsity=None if zeros is None else zeros / max(1, int(np.prod(site.shape))),
+        encoding=encoding_of(site.parts),
+        bytes_before=nbytes,
+        bytes_after=nbytes,
+        skipped=skipped,
+    )
+
+
+def stored_bytes(site: Site) -> int:
+    """Returns the stored bytes of all that a weight is made from, what is shared counted once."""
+    if site.constant is not None:
+        return site.constant.nbytes
+    constants = {
+        constant.storage or constant: constant
+        for op in site.parts
+        for parameter, arguments in op.inputs.items()
+        for constant in arguments
+        if isinstance(constant, Constant) and parameter not in _ATTRIBUTES
+    }
+    return sum(constant.nbytes for constant in constants.values())
+
+
+def encoding_of(parts: Iterable[Op]) -> str:
+    """Returns how a weight is stored, by the ops that make it: "sparse + quantized", "dense"."""
+    types = {op.type for op in parts}
+    words = {
+        "sparse": ("constexpr_sparse_to_dense",),
+        "quantized": (
+            "constexpr_affine_dequantize",
+            "constexpr_blockwise_shift_scale",
+            "constexpr_sparse_blockwise_shift_scale",
+        ),
+        "palettized": ("constexpr_lut_to_dense", "constexpr_lut_to_sparse"),
+        "cast": ("constexpr_cast",),
+    }
+    found = [word for word, kinds in words.items() if types.intersection(kinds)]
+    return " + ".join(found) or "dense"

@@ -1,0 +1,139 @@
+"""Calibrated runs again: after they died, and on other numbers of cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil.mil import Builder as mb
+
+import mlpass
+from mlpass import NM, Percentile, SparseGPT
+from mlpass.calibrate import layers as calibrated
+from mlpass.calibrate.journal import journal_path
+from mlpass.errors import CalibrationError
+from tests.calibrate.layers import SIZE, samples, weights
+from tests.program.packages import tree
+from tests.runtime.programs import convert, program
+
+
+def test_a_run_that_dies_goes_on_with_an_equal_result(mlp, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.mlpackage", tmp_path / "out.mlpackage"
+    mlpass.prune(mlp, whole, Percentile(0.5), method=SparseGPT(), sample_data=samples())
+    solved = []
+    solve = SparseGPT.prune
+
+    def dying(self, problem):
+        if len(solved) == 2:
+            raise KeyboardInterrupt
+        solved.append(problem)
+        return solve(self, problem)
+
+    monkeypatch.setattr(SparseGPT, "prune", dying)
+    with pytest.raises(KeyboardInterrupt):
+        mlpass.prune(mlp, out, Percentile(0.5), method=SparseGPT(), sample_data=samples())
+    assert not out.exists()
+    assert journal_path(out).is_dir()
+    solved.clear()
+    report = mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
+    assert len(solved) == 1
+    assert tree(out) == tree(whole)
+    assert not journal_path(out).exists()
+    assert [layer.samples for layer in report.layers] == [32, 32, 32]
+
+
+def interrupted(mlp, out, monkeypatch):
+    with monkeypatch.context() as patched:
+        calls = []
+        solve = SparseGPT.prune
+
+        def dying(self, problem):
+            if calls:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return solve(self, problem)
+
+        patched.setattr(SparseGPT, "prune", dying)
+        with pytest.raises(KeyboardInterrupt):
+            mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
+
+
+def test_what_another_run_left_is_not_taken_up(mlp, tmp_path, monkeypatch):
+    out = tmp_path / "out.mlpackage"
+    interrupted(mlp, out, monkeypatch)
+    with pytest.raises(CalibrationError, match="is of a run with another model, config, method"):
+        mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples(), resume=True)
+    mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples())  # anew, without it
+    assert not journal_path(out).exists()
+
+
+def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
+    out = tmp_path / "out.mlpackage"
+    interrupted(mlp, out, monkeypatch)
+    (file,) = journal_path(out).glob("*.npz")
+    with file.open("wb") as opened:
+        np.savez(opened, kind="Solution", weight=np.zeros(3))
+    with pytest.raises(CalibrationError, match=r"0\.npz is broken"):
+        mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
+
+
+def test_resuming_what_never_began_is_a_plain_run(mlp, tmp_path):
+    report = mlpass.prune(
+        mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(2), resume=True
+    )
+    assert all(layer.skipped is None for layer in report.layers)
+
+
+@pytest.mark.parametrize("method", ["Wanda()", "SparseGPT(refit=True)", "ADMM()"])
+def test_the_bytes_are_the_same_on_any_number_of_threads(mlp, tmp_path, method):
+    digests = set()
+    for threads in ("1", "2", "4"):
+        out = tmp_path / f"{threads}.mlpackage"
+        script = (
+            "import mlpass\nfrom mlpass import *\n"
+            "from tests.calibrate.layers import samples\n"
+            f"mlpass.prune({str(mlp)!r}, {str(out)!r}, Percentile(0.5), method={method}, "
+            "sample_data=samples())"
+        )
+        environment = {"MLPASS_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script], check=True, env=os.environ | environment
+        )
+        digests.add(str(sorted(tree(out).items())))
+    assert len(digests) == 1
+
+
+def test_quantized_and_resumed_alike(tmp_path, monkeypatch):
+    """What the journal keeps of a joint result gives the same bytes."""
+    (weight,) = (each.astype(np.float16) for each in weights(1))
+
+    def build(x):
+        x = mb.linear(x=mb.cast(x=x, dtype="fp16"), weight=weight)
+        return mb.cast(x=mb.linear(x=x, weight=weight[::-1].copy()), dtype="fp32")
+
+    newest = ct.target.iOS18
+    path, whole, out = (tmp_path / f"{name}.mlpackage" for name in ("model", "whole", "out"))
+    convert(program(build, (8, SIZE), opset=newest), minimum_deployment_target=newest).save(
+        str(path)
+    )
+    options = {"sample_data": samples(), "quantize": "uint4"}
+    mlpass.prune(path, whole, Percentile(0.5), **options)
+    with monkeypatch.context() as patched:
+        encode = calibrated.encode_quantized
+        done = []
+
+        def dying(site, solution):
+            if done:
+                raise KeyboardInterrupt
+            done.append(site)
+            return encode(site, solution)
+
+        patched.setattr(calibrated, "encode_quantized", dying)
+        with pytest.raises(KeyboardInterrupt):
+            mlpass.prune(path, out, Percentile(0.5), **options)
+    mlpass.prune(path, out, Percentile(0.5), resume=True, **options)
+    assert tree(out) == tree(whole)

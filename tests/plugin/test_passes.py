@@ -1,0 +1,440 @@
+"""mlpass within coremltools: registries, pipelines, options, and the front end for packages."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import shutil
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools import PassPipeline
+from coremltools.converters.mil.converter import ConverterRegistry, mil_convert
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil.passes.graph_pass import PassOption
+from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipelineManager
+from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+from coremltools.models import MLModel
+
+import mlpass
+import mlpass.plugin
+from mlpass import Config, Magnitude, Percentile, SparseGPT
+from mlpass.errors import CalibrationError, ConfigError, ModelFormatError
+from mlpass.plugin import passes as plugin
+from tests.peer import value_of
+from tests.runtime.programs import convert, program, truth
+
+NAMES = ["prune_threshold", "prune_percentile", "prune_nm", "prune_block", "prune", "sparsegpt"]
+PASSES = [f"mlpass::{name}" for name in NAMES]
+PIPELINES = ["threshold", "percentile", "nm", "block", "prune", "sparsegpt"]
+
+
+def dense(x):
+    weight = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+    return mb.linear(x=x, weight=weight, name="y")
+
+
+def live(opset=ct.target.iOS17):
+    return program(dense, (1, 64), opset=opset)
+
+
+def registries():
+    return (
+        dict(PASS_REGISTRY.passes),
+        {name: list(passes) for name, passes in PassPipeline._PIPELINE_NAME_TO_PASSES.items()},
+        dict(ConverterRegistry.frontends),
+        dict(ConverterRegistry.backends),
+    )
+
+
+@pytest.fixture
+def _installed():
+    mlpass.plugin.install()
+    yield
+    mlpass.plugin.uninstall()
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    mlpass.plugin.passes.register_passes()
+
+
+# coremltools leaves the directory of its weights to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+
+
+@pytest.fixture
+def _swept():
+    yield
+    gc.collect()
+
+
+# Registries
+
+
+def test_importing_the_plugin_registers_the_passes():
+    mlpass.plugin.uninstall()
+    importlib.reload(mlpass.plugin.passes)
+    importlib.reload(mlpass.plugin)
+    assert [name for name in PASS_REGISTRY.passes if name.startswith("mlpass::")] == PASSES
+
+
+def test_uninstall_leaves_coremltools_as_it_was():
+    mlpass.plugin.uninstall()
+    before = registries()
+    assert not any("mlpass" in name or name == "mlpackage" for part in before for name in part)
+    mlpass.plugin.install()
+    once = registries()
+    assert once != before
+    mlpass.plugin.install()
+    assert registries() == once
+    mlpass.plugin.uninstall()
+    assert registries() == before
+    mlpass.plugin.uninstall()
+    assert registries() == before
+    assert "mlpass::prune" in mlpass.pipeline(Percentile(0.5)).passes  # they are back
+
+
+@pytest.mark.usefixtures("_installed")
+def test_named_pipelines_are_the_default_one_and_a_pass():
+    for name, of_pass in zip(PIPELINES, PASSES, strict=True):
+        passes = PassPipeline.get_pipeline(f"mlpass_{name}").passes
+        ours = passes.index(of_pass)
+        assert passes[: len(PassPipeline.DEFAULT.passes)] == PassPipeline.DEFAULT.passes
+        assert passes[ours + 1 :] == ["common::dead_code_elimination"]
+
+
+# Pipelines
+
+
+@pytest.mark.parametrize("base", ["DEFAULT", "CLEANUP", "EMPTY", "DEFAULT_PALETTIZATION"])
+def test_a_pipeline_prunes_after_all_that_its_base_does(base):
+    given = getattr(PassPipeline, base)
+    passes, options = list(given.passes), dict(given.get_all_options())
+    made = mlpass.pipeline(Percentile(0.5), base=given)
+    assert made.passes[: len(passes)] == passes
+    assert "mlpass::prune" in made.passes[len(passes) :]
+    assert made.get_all_options().keys() == {*options, "mlpass::prune"}
+    assert (given.passes, given.get_all_options()) == (passes, options)  # not changed
+    made.validate()
+
+
+def test_a_pipeline_that_prunes_already_is_no_base():
+    base = mlpass.pipeline(Percentile(0.5))
+    with pytest.raises(ConfigError, match="base: it has mlpass::prune already; join the two"):
+        mlpass.pipeline(Percentile(0.7), base=base)
+
+
+def test_a_base_that_is_no_pipeline():
+    with pytest.raises(ConfigError, match="base: must be a coremltools PassPipeline. Got str"):
+        mlpass.pipeline(Percentile(0.5), base="default")
+
+
+def test_the_report_is_logged(caplog):
+    with caplog.at_level("INFO", "mlpass"):
+        run("prune_percentile", {"target_sparsity": "0.75", "weight_threshold": "5000"})
+    assert "its 4096 elements are no more than weight_threshold 5000" in caplog.text
+
+
+def test_a_config_that_is_none_is_an_error_at_once():
+    with pytest.raises(ConfigError, match="config: must be a mode, a Config"):
+        mlpass.pipeline(3)
+
+
+def test_later_clean_up_undoes_nothing():
+    pipeline = mlpass.pipeline(Percentile(0.75))
+    for name in ("const_elimination", "const_deduplication", "dead_code_elimination"):
+        pipeline.append_pass(f"common::{name}")
+    model = convert(live(), pass_pipeline=pipeline)
+    (layer,) = mlpass.inspect(model).layers
+    assert (layer.encoding, layer.sparsity) == ("sparse", 0.75)
+
+
+def test_weights_that_the_base_palettizes_are_left():
+    from coremltools.optimize.coreml import OpPalettizerConfig, OptimizationConfig
+
+    base = PassPipeline.DEFAULT_PALETTIZATION
+    config = OptimizationConfig(OpPalettizerConfig(mode="uniform", nbits=4))
+    base.set_options("compression::palettize_weights", {"config": config})
+    model = convert(live(), pass_pipeline=mlpass.pipeline(Percentile(0.75), base=base))
+    (layer,) = mlpass.inspect(model).layers
+    assert layer.encoding == "palettized"
+
+
+# Options
+
+
+def run(name, options, source=None):
+    pipeline = PassPipeline([f"mlpass::{name}"])
+    if options is not None:
+        pipeline.set_options(f"mlpass::{name}", options)
+    source = live() if source is None else source
+    PassPipelineManager.apply_pipeline(source, pipeline)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "objects"),
+    [
+        ("prune_percentile", {"target_sparsity": "0.75"}, {"target_sparsity": 0.75}),
+        ("prune_percentile", {"target_sparsity": "0.5", "scope": "row"}, None),
+        (
+            "prune_percentile",
+            {"target_sparsity": "0.5", "weight_threshold": "64"},
+            {"target_sparsity": 0.5, "weight_threshold": 64},
+        ),
+        ("prune_nm", {"n_m_ratio": "2:4", "dim": "0"}, {"n_m_ratio": (2, 4), "dim": 0}),
+        ("prune_block", {"target_sparsity": "0.5", "block_size": "4"}, None),
+        (
+            "prune_threshold",
+            {"threshold": "0.5", "minimum_sparsity_percentile": "0.1"},
+            {"threshold": 0.5, "minimum_sparsity_percentile": 0.1},
+        ),
+    ],
+)
+def test_options_as_strings_and_as_objects(name, plain, objects):
+    objects = objects or {
+        key: float(value) if "." in value else int(value) if value.isdigit() else value
+        for key, value in plain.items()
+    }
+    decoded = [
+        op.materialized_val_inference()
+        for options in (plain, objects)
+        for op in run(name, options).functions["main"].operations
+        if op.op_type == "constexpr_sparse_to_dense"
+    ]
+    assert len(decoded) == 2
+    assert np.array_equal(*decoded)
+    assert np.count_nonzero(decoded[0] == 0) > 64
+
+
+def test_a_whole_config_as_object_and_as_path(tmp_path):
+    (tmp_path / "prune.yaml").write_text("global_config: {target_sparsity: 0.5}\n")
+    for config in (Percentile(0.5), Config(Percentile(0.5)), str(tmp_path / "prune.yaml")):
+        (layer,) = mlpass.prune(run("prune", {"config": config}), Percentile(0.5)).layers
+        assert layer.sparsity == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("prune_percentile", {"target_sparsty": "0.5"}, "unknown option 'target_sparsty', did you"),
+        ("prune_nm", {"q": 1}, "unknown option 'q'; it takes n_m_ratio, dim, weight_threshold"),
+        ("prune_percentile", {"target_sparsity": "much"}, "target_sparsity: must be a number. Got"),
+        ("prune_percentile", {"target_sparsity": 1.5}, "target_sparsity: must be"),
+        ("prune_percentile", {"target_sparsity": "0.5", "scope": "all"}, "scope: must be"),
+        ("prune_nm", {"n_m_ratio": "2/4"}, "n_m_ratio: must be N:M, that is N zeros in every M"),
+        ("prune_nm", {"n_m_ratio": "5:4"}, "n_m_ratio: n .the number of zeros. must be an int in"),
+        ("prune_nm", {"n_m_ratio": "2:4", "dim": "x"}, "dim: must be an int. Got 'x'"),
+        ("prune_block", {"target_sparsity": "0.5"}, "Block: needs block_size"),
+        ("prune_threshold", {"weight_threshold": "-1"}, "weight_threshold: must be an int of 0 or"),
+        ("prune_percentile", None, "Percentile: needs target_sparsity"),
+        ("prune", None, "needs the option config: a mode, a Config, or the path of a YAML"),
+        ("prune", {"config": 3}, "config: must be a mode, a Config"),
+        (
+            "prune",
+            {"config": Config(op_name_configs={"nothing": None})},
+            "op_name_configs: no weight or op is named 'nothing'",
+        ),
+    ],
+)
+def test_bad_options_name_the_pass_and_the_option(name, options, text):
+    with pytest.raises(ConfigError, match=f"^mlpass::{name}: {text}"):
+        run(name, options)
+
+
+@pytest.mark.usefixtures("_swept")
+@pytest.mark.parametrize("target", [ct.target.iOS15, None])
+def test_targets_below_ios16_are_an_error_with_the_cure(target):
+    text = (
+        "mlpass::prune: the program is for iOS15, and sparse weights begin with iOS16: convert "
+        "with minimum_deployment_target=coremltools.target.iOS16 or later"
+    )
+    with pytest.raises(ModelFormatError, match=text):
+        convert(
+            live(ct.target.iOS15),
+            minimum_deployment_target=target,
+            pass_pipeline=mlpass.pipeline(Percentile(0.5)),
+        )
+
+
+# The front end for packages
+
+
+def reconverted(path, pipeline=None, **options):
+    settings = {
+        "convert_from": "mlpackage",
+        "convert_to": "mlprogram",
+        "compute_units": ct.ComputeUnit.CPU_ONLY,
+        "main_pipeline": pipeline or PassPipeline.CLEANUP,
+        "skip_model_load": True,
+        **options,
+    }
+    return mil_convert(str(path), **settings)
+
+
+@pytest.mark.usefixtures("_installed", "_swept")
+@pytest.mark.parametrize("name", ["tiny_lm", "multifunction_lm"])
+def test_a_finished_package_goes_through_a_pipeline_again(fixtures, tmp_path, name):
+    source = fixtures / f"{name}.mlpackage"
+    spec = MLModel(str(source), skip_model_load=True).get_spec()
+    model = reconverted(
+        source,
+        mlpass.pipeline(Percentile(0.5), base=PassPipeline.CLEANUP),
+        specification_version=spec.specificationVersion,
+    )
+    report = mlpass.prune(source, tmp_path / "pruned.mlpackage", Percentile(0.5))
+    made = [(layer.name, layer.encoding, layer.zeros) for layer in mlpass.inspect(model).layers]
+    assert sorted(made) == sorted((one.name, one.encoding, one.zeros) for one in report.layers)
+    model.save(str(tmp_path / "again.mlpackage"))
+    weights = "Data/com.apple.CoreML/weights/weight.bin"
+    sizes = [
+        (tmp_path / package / weights).stat().st_size
+        for package in ("again.mlpackage", "pruned.mlpackage")
+    ]
+    assert sizes[0] <= 1.01 * sizes[1]  # weights of several functions are stored once
+    inputs, _ = truth(name)
+    ours, theirs = (
+        mlpass.Interpreter(tmp_path / package).predict(inputs)
+        for package in ("again.mlpackage", "pruned.mlpackage")
+    )
+    np.testing.assert_array_equal(ours["logits"], theirs["logits"])
+
+
+@pytest.mark.usefixtures("_installed", "_swept")
+@pytest.mark.parametrize("given", [None, 7])
+def test_the_front_end_needs_the_specification_version(fixtures, given):
+    text = "specification_version: must be 8 or more, which is that of .*tiny_lm.mlpackage. Got "
+    with pytest.raises(ConfigError, match=f"{text}{given}"):
+        reconverted(fixtures / "tiny_lm.mlpackage", specification_version=given)
+
+
+def described(change):
+    """A package whose description `change` has edited."""
+
+    def make(fixtures, tmp_path):
+        path = tmp_path / "edited.mlpackage"
+        shutil.copytree(fixtures / "digits_ios15.mlpackage", path)
+        model = path / "Data/com.apple.CoreML/model.mlmodel"
+        spec = ct.proto.Model_pb2.Model.FromString(model.read_bytes())
+        change(spec.description)
+        model.write_bytes(spec.SerializeToString())
+        return path
+
+    return make
+
+
+def flexible(description):
+    feature = description.input[0].type
+    feature.Clear()
+    feature.multiArrayType.enumeratedShapes.shapes.add(shape=[1])
+
+
+def optional(description):
+    description.input[0].type.Clear()
+    description.input[0].type.isOptional = True
+
+
+@pytest.mark.usefixtures("_installed", "_swept")
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        (lambda fixtures, _: fixtures / "digits_classifier.mlpackage", "class labels"),
+        (described(flexible), "a flexible shape, that of 'image'"),
+        (described(optional), "an optional input, 'image'"),
+        (
+            described(lambda one: one.input[0].type.imageType.SetInParent()),
+            "an image, 'image'",
+        ),
+    ],
+)
+def test_the_front_end_needs_descriptions_that_programs_do_not_have(
+    fixtures, tmp_path, source, what
+):
+    path = source(fixtures, tmp_path)
+    text = f"model_description: .* has {what}, which its program does not tell of; pass model_de"
+    with pytest.raises(ConfigError, match=text):
+        reconverted(path, specification_version=9)
+
+
+@pytest.mark.usefixtures("_installed", "_swept")
+def test_a_given_description_is_kept(fixtures):
+    path = fixtures / "digits_classifier.mlpackage"
+    spec = MLModel(str(path), skip_model_load=True).get_spec()
+    model = reconverted(
+        path,
+        specification_version=spec.specificationVersion,
+        model_description=spec.description,
+    )
+    assert model.get_spec().description == spec.description
+    inputs, _ = truth("digits_classifier")
+    ours, theirs = (mlpass.Interpreter(one).predict(inputs) for one in (model, path))
+    assert ours == theirs
+
+
+@pytest.mark.usefixtures("_installed", "_swept")
+def test_pipelines_of_models_are_refused(fixtures, tmp_path):
+    path = next(p for p in fixtures.glob("*.mlpackage") if "pipeline" in p.name)
+    with pytest.raises(ModelFormatError, match="is a pipeline of models; give the package of one"):
+        reconverted(path, specification_version=9)
+
+
+# Samples
+
+
+def samples():
+    generator = np.random.default_rng(2)
+    return [{"x": generator.standard_normal((1, 64)).astype(np.float32)} for _ in range(80)]
+
+
+def test_a_pipeline_with_samples_solves_on_them():
+    made = mlpass.pipeline(Percentile(0.5), method=SparseGPT(), sample_data=samples())
+    assert "mlpass::sparsegpt" in made.passes
+    assert "mlpass::prune" not in made.passes
+    by_size = mlpass.pipeline(Percentile(0.5), method=Magnitude())
+    assert "mlpass::prune" in by_size.passes
+    with pytest.raises(ConfigError, match="it has mlpass::sparsegpt already"):
+        mlpass.pipeline(Percentile(0.5), base=made)
+
+
+def test_a_pipeline_checks_what_goes_with_samples():
+    with pytest.raises(ConfigError, match="needs sample_data"):
+        mlpass.pipeline(Percentile(0.5), method=SparseGPT())
+    with pytest.raises(ConfigError, match="propagate: must be 'pruned' or 'dense'"):
+        mlpass.pipeline(Percentile(0.5), sample_data=samples(), propagate="no")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": Percentile(0.5)}, "mlpass::sparsegpt: needs the option sample_data"),
+        (
+            {"config": Percentile(0.5), "sample_data": [{}], "methods": 1},
+            "unknown option 'methods'",
+        ),
+        (
+            {"config": Percentile(0.5), "sample_data": [{}], "fallback": "x"},
+            "mlpass::sparsegpt: fallback: must be 'skip' or 'magnitude'",
+        ),
+        ({"config": Percentile(0.5), "sample_data": []}, "not one sample in it"),
+    ],
+)
+def test_the_sparsegpt_pass_names_itself_and_the_option(options, message):
+    one = PASS_REGISTRY["mlpass::sparsegpt"]
+    with pytest.raises((ConfigError, CalibrationError), match=message):
+        one.set_options([PassOption(name, value) for name, value in options.items()])
+
+
+def test_samples_may_be_keyed_by_the_names_of_the_source():
+    def build(x):
+        weight = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+        return mb.linear(x=x, weight=weight, name="y")
+
+    source = program(build, (1, 64))
+    one = PASS_REGISTRY["mlpass::sparsegpt"]
+    one.options = {"config": Percentile(0.5), "sample_data": samples()}
+    one.apply(source)
+    weight = value_of(source.functions["main"].find_ops(op_type="linear")[0].weight.op)
+    assert np.count_nonzero(weight) == weight.size // 2
+    assert plugin._renamed({"x.1": 0, "x": 1}, source) == {"x_1": 0, "x": 1}

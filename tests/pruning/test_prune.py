@@ -1,0 +1,350 @@
+"""Pruning real packages: each mode on each fixture, with coremltools as the judge."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import mlpass
+from mlpass import NM, Block, Channel, Config, Kernel, Percentile, Threshold
+from mlpass.errors import ConfigError, ModelFormatError
+from mlpass.program.mlpackage import Package
+from mlpass.weights.reading import layout_of_site
+from mlpass.weights.sites import find_sites
+from tests import peer
+
+MODES = [
+    Threshold(0.02, 0.2),
+    Percentile(0.75),
+    Percentile(0.5, scope="global"),
+    Percentile(0.5, scope="row"),
+    NM(2, 4),
+    NM(3, 4, dim=0),
+    Block(0.5, 4),
+    Kernel(0.5),
+    Channel(0.5),
+]
+
+
+@functools.cache
+def original(path):
+    """The ops of a package, as coremltools loads them."""
+    return peer.all_ops(peer.load_programs(path))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_coremltools_reads_what_was_meant(package, tmp_path, mode):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(package, out, mode)
+    pruned = {key_of(layer): layer for layer in report.layers if layer.mode}
+    layouts = layouts_of(package)
+    met = set()
+    before = peer.running_ops(original(package))
+    after = peer.running_ops(peer.all_ops(peer.load_programs(out)))
+    for old, new in zip(before, after, strict=True):
+        assert peer.described(new) == peer.described(old)
+        for (parameter, was), (_, now) in zip(peer.inputs(old), peer.inputs(new), strict=True):
+            if not peer.is_constant(was):
+                assert now.name == was.name
+            elif (key := peer.key_of(was)) in pruned:
+                met.add(key)
+                check_pruned(pruned[key], was, now, mode, layouts[key])
+            else:
+                assert now.op.op_type == was.op.op_type
+                assert peer.same(peer.value_of(was.op), peer.value_of(now.op)), parameter
+    assert met == set(pruned)
+
+
+def key_of(layer):
+    """Name and shape: parts of a pipeline may have weights of the same name."""
+    return layer.name.split("/")[-1], layer.shape
+
+
+def check_pruned(layer, was, now, mode, layout):
+    weight, decoded = peer.value_of(was.op), peer.value_of(now.op)
+    sparse = layer.encoding == "sparse"
+    assert now.op.op_type == ("constexpr_sparse_to_dense" if sparse else "const")
+    assert decoded.dtype == weight.dtype
+    assert np.count_nonzero(decoded == 0) == layer.zeros
+    if isinstance(mode, Percentile) and mode.scope == "global":  # has a test of its own
+        assert np.array_equal(decoded, np.where(decoded != 0, weight, 0))
+    else:
+        assert np.array_equal(decoded, np.where(mode.keep(np.abs(weight), layout), weight, 0))
+
+
+@functools.cache
+def layouts_of(path):
+    """The layout of each weight by name."""
+    layouts = {}
+    with Package(path) as opened:
+        for site in find_sites(opened.programs):
+            try:
+                layouts[site.names[0], site.shape] = layout_of_site(site)
+            except mlpass.MlpassError:
+                layouts[site.names[0], site.shape] = None
+    return layouts
+
+
+def test_reports_tell_bytes_as_they_are_in_the_file(package, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(package, out, Percentile(0.75))
+
+    def files(path):
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+    assert (report.bytes_before, report.bytes_after) == (files(package), files(out))
+    after = {layer.name: layer for layer in mlpass.inspect(out).layers}
+    for layer in report.layers:
+        assert after[layer.name].bytes_before == layer.bytes_after
+        assert after[layer.name].zeros == layer.zeros
+        assert after[layer.name].encoding == layer.encoding
+    json.dumps(report.to_dict())
+
+
+def test_target_zero_changes_nothing(package, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(package, out, Percentile(0.0))
+    assert not any(layer.mode for layer in report.layers)
+    for source in package.rglob("*"):
+        if source.is_file():
+            assert source.read_bytes() == (out / source.relative_to(package)).read_bytes()
+
+
+@pytest.mark.parametrize("mode", [Percentile(0.6), NM(2, 4), Block(0.5, 4)], ids=str)
+def test_same_bytes_on_any_number_of_threads(fixtures, tmp_path, monkeypatch, mode):
+    outputs = []
+    for threads in ("1", "2", "4"):
+        monkeypatch.setenv("MLPASS_THREADS", threads)
+        monkeypatch.setattr("mlpass.parallel.SLAB", 4096)
+        out = tmp_path / f"out{threads}.mlpackage"
+        mlpass.prune(fixtures / "digits_ios15.mlpackage", out, mode)
+        outputs.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_global_scope_is_one_exact_ranking(fixtures, tmp_path):
+    source, out = fixtures / "silero_vad.mlpackage", tmp_path / "out.mlpackage"
+    report = mlpass.prune(source, out, Percentile(0.7, scope="global"))
+    chosen = [layer.name for layer in report.layers if layer.mode]
+    assert {layer.dtype for layer in report.layers if layer.mode} == {"fp16", "fp32"}
+    before = {op.outputs[0].name: op for op in original(source)}
+    after = {op.outputs[0].name: op for op in peer.all_ops(peer.load_programs(out))}
+    magnitudes = np.concatenate(
+        [np.abs(peer.value_of(before[name])).astype(np.float32).ravel() for name in chosen]
+    )
+    zero = np.concatenate([peer.value_of(after[name]).ravel() == 0 for name in chosen])
+    wanted = np.zeros(magnitudes.size, bool)
+    wanted[np.argsort(magnitudes, kind="stable")[: int(0.7 * magnitudes.size)]] = True
+    assert np.array_equal(zero, wanted)
+    assert len({round(layer.sparsity, 2) for layer in report.layers if layer.mode}) > 1
+
+
+def test_tied_weights_are_decided_once_and_stored_once(fixtures, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(fixtures / "multifunction_lm.mlpackage", out, Percentile(0.5))
+    assert len(report.layers) == 22
+    with Package(out) as opened:
+        (program,) = opened.programs
+        places = [
+            {
+                op.outputs[0].name: op.inputs["nonzero_data"][0].storage
+                for op in function.block.walk()
+                if op.type == "constexpr_sparse_to_dense"
+            }
+            for function in program.functions.values()
+        ]
+    assert len(places) == 2
+    assert places[0] == places[1]
+
+
+def test_ios15_is_raised_to_ios16_only_where_something_is_sparse(fixtures, tmp_path):
+    from coremltools.models import MLModel
+
+    source = fixtures / "digits_ios15.mlpackage"
+    mlpass.prune(source, tmp_path / "sparse.mlpackage", Percentile(0.5))
+    mlpass.prune(source, tmp_path / "same.mlpackage", Percentile(0.0))
+    mlpass.prune(source, tmp_path / "dense.mlpackage", Percentile(0.05))
+    for name, version, opset in [
+        ("sparse", 7, "CoreML6"),
+        ("same", 6, "CoreML5"),
+        ("dense", 6, "CoreML5"),
+    ]:
+        spec = MLModel(str(tmp_path / f"{name}.mlpackage"), skip_model_load=True).get_spec()
+        assert spec.specificationVersion == version
+        assert spec.mlProgram.functions["main"].opset == opset
+
+
+def test_the_sparse_form_is_written_only_where_it_is_smaller(fixtures, tmp_path):
+    source = fixtures / "tiny_lm.mlpackage"
+    few = mlpass.prune(source, tmp_path / "few.mlpackage", Percentile(0.06))
+    more = mlpass.prune(source, tmp_path / "more.mlpackage", Percentile(0.07))
+    assert {layer.encoding for layer in few.layers} == {"dense"}
+    assert {layer.encoding for layer in more.layers} == {"sparse"}
+    assert all(layer.bytes_after < layer.bytes_before for layer in more.layers)
+    assert all(layer.mode == "Percentile(0.06)" and layer.zeros for layer in few.layers)
+
+
+def with_weight(fixtures, tmp_path, change):
+    """A copy of a package in which `change` has edited one weight's elements in place."""
+    path = tmp_path / "edited.mlpackage"
+    shutil.copytree(fixtures / "tiny_lm.mlpackage", path)
+    with Package(path) as opened:
+        site = find_sites(opened.programs)[0]
+        weight = site.constant.read().copy()
+    file = path / "Data/com.apple.CoreML/weights/weight.bin"
+    content = bytearray(file.read_bytes())
+    start = content.index(weight.tobytes())
+    change(weight)
+    content[start : start + weight.nbytes] = weight.tobytes()
+    file.write_bytes(content)
+    return path, site.name
+
+
+@pytest.mark.parametrize("mode", [Percentile(0.5), Percentile(0.5, "global"), NM(2, 4)], ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_with_nan_or_inf_are_skipped(fixtures, tmp_path, mode, value):
+    def spoil(weight):
+        weight[3, 5] = value
+
+    path, name = with_weight(fixtures, tmp_path, spoil)
+    report = mlpass.prune(path, tmp_path / "out.mlpackage", mode)
+    skipped = {layer.name: layer.skipped for layer in report.layers if layer.skipped}
+    assert skipped == {name: "it holds NaN or inf"}
+
+
+def test_weights_that_are_sparse_already_are_encoded_exactly(fixtures, tmp_path):
+    def thin(weight):
+        weight[:, ::2] = 0
+
+    path, name = with_weight(fixtures, tmp_path, thin)
+    report = mlpass.prune(path, tmp_path / "out.mlpackage", Threshold())
+    layers = {layer.name: layer for layer in report.layers}
+    assert layers[name].sparsity == 0.5
+    assert layers[name].encoding == "sparse"
+    assert sum(layer.mode is not None for layer in report.layers) == 1
+
+
+SKIPS = [
+    (
+        "basic_pitch",
+        Percentile(0.5),
+        "squeeze_0",
+        "its 256 elements are no more than weight_threshold",
+    ),
+    ("digits_ios15", Kernel(0.5), "var_1_1_weight_to_fp16", "it has no spatial kernels"),
+    (
+        "palettized_digits",
+        Percentile(0.5),
+        None,
+        "it is already compressed, by constexpr_lut_to_dense",
+    ),
+    ("quantized_digits", NM(2, 4), None, "already compressed, by constexpr_blockwise_shift_scale"),
+    (
+        "stateful_lm",
+        Config(Percentile(0.5), weight_threshold=100),
+        None,
+        "its columns are sinusoids of the row: a table of positions",
+    ),
+    ("tiny_lm", Threshold(0.0), None, "would be below minimum_sparsity_percentile 0.5"),
+    ("efficientnet_lite0", NM(2, 4), None, r"its input channels \(1\) are fewer than m \(4\)"),
+    ("tiny_lm", Percentile(0.00001), None, r"Percentile\(1e-05\) zeroes nothing in it"),
+    ("branches", Config(), None, "global_config is None"),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "weight", "text"), SKIPS)
+def test_every_skip_has_its_reason(fixtures, tmp_path, name, config, weight, text):
+    report = mlpass.prune(fixtures / f"{name}.mlpackage", tmp_path / "out.mlpackage", config)
+    reasons = {layer.name: layer.skipped for layer in report.layers if layer.skipped}
+    matching = [key for key, reason in reasons.items() if pytest_match(text, reason)]
+    assert weight in matching if weight else matching
+
+
+def pytest_match(text, reason):
+    import re
+
+    return re.search(text, reason) is not None
+
+
+def test_configs_select_by_name_type_and_glob(fixtures, tmp_path):
+    config = Config(
+        Percentile(0.5),
+        op_type_configs={"gru": None, "rnn": NM(1, 2)},
+        op_name_configs={"then_linear_weight_0": None, "gru_weight_hh*": Percentile(0.9)},
+    )
+    report = mlpass.prune(fixtures / "branches.mlpackage", tmp_path / "o.mlpackage", config)
+    how = {layer.name: layer.mode or layer.skipped for layer in report.layers}
+    assert how["then_linear_weight_0"] == "op_name_configs['then_linear_weight_0'] is None"
+    assert how["gru_weight_ih_0"] == "op_type_configs['gru'] is None"
+    assert how["gru_weight_hh_0"] == "Percentile(0.9)"
+    assert how["rnn_weight_ih_0"] == "NM(1:2)"
+    assert how["loop_linear_weight_1"] == "Percentile(0.5)"
+
+
+def test_a_tied_weight_excluded_by_one_reader_stays(fixtures, tmp_path):
+    config = Config(Percentile(0.5), op_type_configs={"gather": None})
+    report = mlpass.prune(fixtures / "tiny_lm.mlpackage", tmp_path / "o.mlpackage", config)
+    skipped = {layer.name: layer.skipped for layer in report.layers if layer.skipped}
+    assert skipped == {"embedding_weight_to_fp16": "op_type_configs['gather'] is None"}
+
+
+@pytest.mark.parametrize("name", ["palettized_digits", "quantized_digits"])
+def test_joint_compression_keeps_what_it_keeps(fixtures, tmp_path, name):
+    source, out = fixtures / f"{name}.mlpackage", tmp_path / "out.mlpackage"
+    report = mlpass.prune(source, out, Percentile(0.6), joint_compression=True)
+    before = {op.outputs[-1].name: op for op in original(source)}
+    after = {op.outputs[-1].name: op for op in peer.all_ops(peer.load_programs(out))}
+    pruned = [layer for layer in report.layers if layer.mode]
+    assert len(pruned) >= 3
+    for layer in pruned:
+        old, new = peer.value_of(before[layer.name]), peer.value_of(after[layer.name])
+        keep = Percentile(0.6).keep(np.abs(old))
+        assert np.array_equal(new, np.where(keep, old, 0))
+        assert layer.zeros == np.count_nonzero(new == 0)
+        assert layer.encoding.startswith("sparse + ")
+    assert report.bytes_after < report.bytes_before
+    again = {layer.name: layer for layer in mlpass.inspect(out).layers}
+    for layer in pruned:
+        assert again[layer.name].bytes_before == layer.bytes_after
+        assert again[layer.name].zeros == layer.zeros
+        assert set(again[layer.name].encoding.split(" + ")) == set(layer.encoding.split(" + "))
+
+
+def test_joint_compression_needs_ios18(fixtures, tmp_path):
+    with pytest.raises(
+        ModelFormatError, match="joint_compression needs an iOS18 model, this is iOS17"
+    ):
+        mlpass.prune(
+            fixtures / "tiny_lm.mlpackage",
+            tmp_path / "out.mlpackage",
+            Percentile(0.5),
+            joint_compression=True,
+        )
+
+
+def test_joint_compression_leaves_dense_weights(fixtures, tmp_path):
+    report = mlpass.prune(
+        fixtures / "palettized_digits.mlpackage",
+        tmp_path / "out.mlpackage",
+        Percentile(0.1),
+        joint_compression=True,
+    )
+    reasons = [layer.skipped or "" for layer in report.layers]
+    assert reasons[0] == "it is not compressed; joint_compression prunes what is"
+    assert "its joint sparse form would not be smaller" in reasons[1]
+
+
+def test_sources_that_are_none(tmp_path):
+    with pytest.raises(ModelFormatError, match="must be the path of an .mlpackage or an MLModel"):
+        mlpass.prune(3, tmp_path / "out.mlpackage", Percentile(0.5))
+
+
+def test_a_config_that_names_nothing_is_an_error_before_anything_is_written(fixtures, tmp_path):
+    config = Config(op_name_configs={"nothing": Percentile(0.5)})
+    with pytest.raises(ConfigError, match="no weight or op is named 'nothing'"):
+        mlpass.prune(fixtures / "tiny_lm.mlpackage", tmp_path / "out.mlpackage", config)
+    assert not any(tmp_path.iterdir())
