@@ -6,10 +6,11 @@ import coremltools as ct
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
-from mlpass.passes import calibrated, site_grams
 
 import mlpass
 from mlpass import NM, Block, Channel, Magnitude, Percentile, SparseGPT, Wanda
+from mlpass.calibrate import layers as calibrated
+from mlpass.calibrate import sums as site_grams
 from tests import peer
 from tests.calibrate.layers import METHODS, SIZE, samples, save, weights, weights_of
 from tests.runtime.programs import FIXTURES, convert, program, truth
