@@ -50,7 +50,7 @@ def relu6(xp: Any, *, x: Array) -> Array:
 @kernel("clamped_relu")
 def clamped_relu(xp: Any, *, x: Array, alpha: Any, beta: Any) -> Array:
     """x (...) -> min(beta, x where x >= 0, else alpha x)."""
-    return reuse(xp.minimum, leaky_relu(xp, x=x, alpha=alpha), number(beta))
+    return reuse(xp.clip, leaky_relu(xp, x=x, alpha=alpha), None, number(beta))
 
 
 @kernel("leaky_relu")
