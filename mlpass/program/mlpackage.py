@@ -174,7 +174,6 @@ class Rewriter:
         self._writers: dict[str, BlobWriter] = {}
         self._places: dict[Hashable, int] = {}
         self._changed = package.edited
-        self._sparse: dict[MilProto, Any] = {}
 
     def __enter__(self) -> Rewriter:
         return self
@@ -194,12 +193,10 @@ class Rewriter:
 
         Their constants are written at once, and each only once however many ops share it.
         """
-        for model, part in self._package.parts:
+        for _, part in self._package.parts:
             if part.owns(op):
                 part.replace(op, new_ops, self._store)
                 self._changed = True
-                if any(new.type != "const" for new in new_ops):
-                    self._sparse[part] = model
 
     def _store(self, constant: ir.Constant) -> tuple[str, int]:
         assert constant.storage is not None
@@ -222,8 +219,8 @@ class Rewriter:
             self._move_blobs(part)
         written = {self._target(self._package.blob_path(name)) for name in self._writers}
         if self._changed:
-            for part, model in self._sparse.items():
-                raise_to_sparse(model, part.message)
+            for model, part in self._package.parts:
+                raise_to_sparse(model, part)
             _raise_pipelines(self._package.spec)
             model_target = self._target(self._package.model_path)
             model_target.parent.mkdir(parents=True, exist_ok=True)
