@@ -89,8 +89,9 @@ class MilProto:
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
             self.sparse.add(function)
+        opset = self.program.functions[function].opset
         named = with_free_names(new_ops, self.names[function])
-        *before, last = (encode_op(new, self.program.opset, store) for new in named)
+        *before, last = (encode_op(new, opset, store) for new in named)
         if before:
             index = next(i for i, candidate in enumerate(container) if candidate is message)
             for position, extra in enumerate(before):

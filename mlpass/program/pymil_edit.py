@@ -25,7 +25,8 @@ def edit_program(program: Any) -> Iterator[PymilEditor]:
         program: a coremltools pymil `Program`.
 
     Raises:
-        ModelFormatError: its op set has no sparse weights, or it has a type that MIL does not.
+        ModelFormatError: its op set has no sparse weights, its functions differ in it, or it has a
+            type that MIL does not.
     """
     from coremltools.converters.mil.mil import Builder
     from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
@@ -44,6 +45,16 @@ class PymilEditor:
         """Reads `program`."""
         live = open_program(program)
         self.programs: list[Program] = [live.graph]
+        opsets = {function.opset for function in live.graph.functions.values()}
+        if len(opsets) > 1:
+            found = ", ".join(
+                f"{name!r} is iOS{function.opset}"
+                for name, function in live.graph.functions.items()
+            )
+            raise ModelFormatError(
+                f"the functions of a program must have one opset, or coremltools does not convert "
+                f"it: {found}; give them the same opset_version"
+            )
         if live.graph.opset < FIRST_SPARSE_OPSET:
             raise ModelFormatError(
                 f"the program is for iOS{live.graph.opset}, and sparse weights begin with "

@@ -135,6 +135,7 @@ def test_training_writes_all_of_it(tmp_path: Path) -> None:
     module = mlpass.finetune.to_module(package)
     pruner = mlpass.finetune.MagnitudePruner(module, Percentile(0.5))
     pruner.prepare()
+    pruner.step()
     pruner.finalize(tmp_path / "out.mlpackage")
     assert set(tree(tmp_path / "out.mlpackage")) == set(tree(package))
     assert opened(tmp_path / "out.mlpackage")
