@@ -48,9 +48,21 @@ def mask_constant(bits: Raw, shape: tuple[int, ...], opset: int, beside: Constan
     return Constant.packed(bits, "uint1", shape, beside)
 
 
-def sparse_nbytes(size: int, kept: int, dtype: DType) -> int:
-    """Returns how many bytes the sparse form takes: a bit for each element, and the kept ones."""
-    return BY_NAME["uint1"].nbytes(size) + dtype.nbytes(kept)
+def sparse_nbytes(size: int, kept: int, dtype: DType, masks: int = 1) -> int:
+    """Returns how many bytes the sparse form takes: a bit for each element, and the kept ones.
+
+    Args:
+        size: number of elements.
+        kept: how many of them are.
+        dtype: of them.
+        masks: how many there are: one for each `form_of` the opsets of its functions.
+    """
+    return masks * BY_NAME["uint1"].nbytes(size) + dtype.nbytes(kept)
+
+
+def form_of(opset: int) -> int:
+    """Returns the opset that brought the sparse forms that `opset` has, or is to be raised to."""
+    return _IOS18 if opset >= _IOS18 else FIRST_SPARSE_OPSET
 
 
 # The compressed forms that have a joint sparse one: the parameter that holds the elements, and the

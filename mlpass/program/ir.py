@@ -222,7 +222,7 @@ class Program:
     Attributes:
         name: which part of a pipeline it is, "" outside of one.
         functions: by name.
-        opset: the iOS version whose op set it uses, e.g. 17.
+        opset: the newest iOS version whose op set a function of it uses, e.g. 17.
     """
 
     name: str

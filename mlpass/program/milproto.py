@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from mlpass.errors import ModelFormatError
 from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType, pack_elements, unpack_elements
-from mlpass.program.proto import MIL
+from mlpass.program.messages import encode_op
+from mlpass.program.names import names_in, with_free_names
 
 # What nests here is no deeper than protobuf parses (100 messages), so recursion is safe.
-_FIRST_OPSET_WITH_CONSTEXPR_INPUTS = 18
 _MOST_ELEMENTS = 1 << 48  # more than any file holds, and few enough for numpy to count their bytes
 _HIGHEST_RANK = 64  # numpy's
 
@@ -40,6 +40,8 @@ class MilProto:
         message: the message.
         program: the graph.
         blobs: every constant of the graph that is stored in a weight file, with its message.
+        names: by function, those that are taken in it.
+        sparse: the functions that got ops which are no plain constants.
     """
 
     def __init__(self, message: Any, name: str, open_blobs: Callable[[str], BlobReader]) -> None:
@@ -56,8 +58,11 @@ class MilProto:
         self.message = message
         self._open_blobs = open_blobs
         self._places: dict[ir.Op, tuple[Any, Any]] = {}
+        self._functions: dict[ir.Op, str] = {}
         self._stated: set[ir.Value] = set()
         self.blobs: dict[ir.Constant, Any] = {}
+        self.names: dict[str, set[str]] = {}
+        self.sparse: set[str] = set()
         self._attributes(message.attributes, "the program")
         functions = {key: self._function(key, value) for key, value in _ordered(message.functions)}
         opset = max((function.opset for function in functions.values()), default=0)
@@ -74,14 +79,19 @@ class MilProto:
 
         Args:
             op: of this program.
-            new_ops: in order of execution.
+            new_ops: in order of execution; all but the last get names that are free.
             store: writes a constant to a weight file and returns (file name, offset).
         """
         container, message = self._places.pop(op)
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
-        *before, last = (encode_op(new, self.program.opset, store) for new in new_ops)
+        function = self._functions[op]
+        if any(new.type != "const" for new in new_ops):
+            self.sparse.add(function)
+        opset = self.program.functions[function].opset
+        named = with_free_names(new_ops, self.names[function])
+        *before, last = (encode_op(new, opset, store) for new in named)
         if before:
             index = next(i for i, candidate in enumerate(container) if candidate is message)
             for position, extra in enumerate(before):
@@ -99,6 +109,8 @@ class MilProto:
         for other, block in _ordered(message.block_specializations):  # all of them keep their blobs
             scope = {value.name: value for value in inputs}
             blocks[other] = self._block(block, inputs, scope, where)
+        self._functions.update((op, name) for block in blocks.values() for op in block.walk())
+        self.names[name] = names_in(blocks.values())
         return ir.Function(name, blocks[message.opset], opset)
 
     def _block(
@@ -330,65 +342,3 @@ def _cast(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
 
 def _trim(elements: NDArray[Any], dtype: DType) -> NDArray[Any]:
     return unpack_elements(pack_elements(elements, dtype), dtype, elements.size)
-
-
-def encode_op(
-    op: ir.Op, opset: int, store: Callable[[ir.Constant], tuple[str, int]] | None = None
-) -> Any:
-    """Returns a new op, a `const` or a `constexpr_*`, as a message.
-
-    Args:
-        op: the op.
-        opset: iOS version; from 18 on, the parameters of a `constexpr_*` are inputs.
-        store: writes a constant to a weight file and returns (file name, offset); needed where the
-            op has one that goes there.
-    """
-    message = MIL.Operation(type=op.type)
-    name = message.attributes["name"]
-    name.type.tensorType.dataType = MIL.STRING
-    name.immediateValue.tensor.strings.values.append(op.name)
-    as_attributes = op.type == "const" or opset < _FIRST_OPSET_WITH_CONSTEXPR_INPUTS
-    for parameter, (argument,) in op.inputs.items():
-        if isinstance(argument, ir.Value):
-            message.inputs[parameter].arguments.add(name=argument.name)
-            continue
-        if as_attributes:
-            value = message.attributes[parameter]
-        else:
-            value = message.inputs[parameter].arguments.add().value
-        _encode_constant(argument, value, store)
-    for output in op.outputs:
-        named = message.outputs.add(name=output.name)
-        _encode_type(output.type, named.type)
-    return message
-
-
-def _encode_type(value_type: ir.ValueType, message: Any) -> None:
-    assert isinstance(value_type, ir.TensorType)  # all that a new op can have
-    tensor = message.tensorType
-    tensor.dataType = BY_NAME[value_type.dtype].proto
-    tensor.rank = len(value_type.shape)
-    for size in value_type.shape:
-        tensor.dimensions.add().constant.size = size or 0
-
-
-def _encode_constant(
-    constant: ir.Constant, message: Any, store: Callable[[ir.Constant], tuple[str, int]] | None
-) -> None:
-    _encode_type(constant.type, message.type)
-    if constant.in_file and store is not None:
-        file_name, offset = store(constant)
-        message.blobFileValue.fileName = file_name
-        message.blobFileValue.offset = offset
-        return
-    tensor = message.immediateValue.tensor
-    if constant.dtype.name == "fp32":
-        tensor.floats.SetInParent()  # marks which field holds the values, even where there are none
-        tensor.floats.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "int32":
-        tensor.ints.SetInParent()
-        tensor.ints.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "bool":
-        tensor.bools.values.extend(constant.read().reshape(-1).tolist())
-    else:
-        tensor.bytes.values = constant.load().tobytes()

@@ -7,7 +7,6 @@ renamed, so that the target is whole at every moment.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -22,6 +21,7 @@ from mlpass.errors import ModelFormatError, OutputExistsError
 from mlpass.program import ir
 from mlpass.program.atomic import discard, make_building, replace_directory
 from mlpass.program.blobs import BlobFile, BlobWriter
+from mlpass.program.manifest import check_items, find_model, inside, is_within
 from mlpass.program.milproto import MilProto
 from mlpass.program.opset import raise_to_sparse
 from mlpass.program.proto import Model
@@ -59,7 +59,7 @@ class Package:
         self._closing = ExitStack()
         self._files: dict[str, BlobFile] = {}
         try:
-            self.model_path = _find_model(self.path)
+            self.model_path = find_model(self.path)
             self.spec = _parse(self.model_path) if spec is None else spec
             self.edited = spec is not None
             self.parts = [
@@ -104,10 +104,11 @@ class Package:
         Raises:
             OutputExistsError: it is there and `force` is False.
             ModelFormatError: its name does not end in `.mlpackage`; or it is in this package, or
-                this package in it.
+                this package in it. Or something that its manifest lists is missing.
             OSError: it cannot be written.
         """
         target = self.check_target(target, force=force)
+        check_items(self.path)
         building = make_building(target)
         try:
             with Rewriter(self, building) as rewriter:
@@ -148,7 +149,7 @@ class Package:
         """Returns where the weight file of that name in the program is."""
         if not file_name.startswith(_MODEL_PATH):
             raise ModelFormatError(f"weight file name {file_name!r} is not below {_MODEL_PATH!r}")
-        return _inside(self.model_path.parent, file_name.removeprefix(_MODEL_PATH), self.path)
+        return inside(self.model_path.parent, file_name.removeprefix(_MODEL_PATH), self.path)
 
 
 def pipeline_of(model: Any) -> Any:
@@ -173,7 +174,6 @@ class Rewriter:
         self._writers: dict[str, BlobWriter] = {}
         self._places: dict[Hashable, int] = {}
         self._changed = package.edited
-        self._sparse: dict[MilProto, Any] = {}
 
     def __enter__(self) -> Rewriter:
         return self
@@ -193,12 +193,10 @@ class Rewriter:
 
         Their constants are written at once, and each only once however many ops share it.
         """
-        for model, part in self._package.parts:
+        for _, part in self._package.parts:
             if part.owns(op):
                 part.replace(op, new_ops, self._store)
                 self._changed = True
-                if any(new.type != "const" for new in new_ops):
-                    self._sparse[part] = model
 
     def _store(self, constant: ir.Constant) -> tuple[str, int]:
         assert constant.storage is not None
@@ -221,17 +219,19 @@ class Rewriter:
             self._move_blobs(part)
         written = {self._target(self._package.blob_path(name)) for name in self._writers}
         if self._changed:
-            for part, model in self._sparse.items():
-                raise_to_sparse(model, part.message)
+            for model, part in self._package.parts:
+                raise_to_sparse(model, part)
             _raise_pipelines(self._package.spec)
             model_target = self._target(self._package.model_path)
             model_target.parent.mkdir(parents=True, exist_ok=True)
             model_target.write_bytes(self._package.spec.SerializeToString(deterministic=True))
             written.add(model_target)
-        for source in _files_of(self._package.path):
+        directories, files = _contents(self._package.path)
+        for directory in directories:  # those that hold nothing, too: the manifest may list them
+            self._target(directory).mkdir(parents=True, exist_ok=True)
+        for source in files:
             target = self._target(source)
             if target not in written:
-                target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
 
     def _move_blobs(self, part: MilProto) -> None:
@@ -251,32 +251,6 @@ class Rewriter:
 
     def _target(self, source: Path) -> Path:
         return self._root / source.relative_to(self._package.path)
-
-
-def _find_model(package: Path) -> Path:
-    """Returns the path of a package's model message, as its manifest names it."""
-    if package.suffix == ".mlmodelc":
-        raise ModelFormatError(f"{package}: is compiled; give the .mlpackage it was compiled from")
-    if not package.is_dir():
-        what = "is a single file" if package.exists() else "is not there"
-        raise ModelFormatError(
-            f"{package}: {what}; mlpass reads ML Programs, which are .mlpackage directories "
-            "(convert with coremltools' convert_to='mlprogram')"
-        )
-    manifest = package / "Manifest.json"
-    if not manifest.is_file():
-        raise ModelFormatError(f"{package}: has no Manifest.json: not a package, or half a copy")
-    try:
-        content = json.loads(manifest.read_bytes())
-        relative = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ModelFormatError(f"{manifest}: names no root model ({error!r})") from None
-    if not isinstance(relative, str):
-        raise ModelFormatError(f"{manifest}: the root model's path is no text: {relative!r}")
-    path = _inside(package / "Data", relative, package)
-    if not path.is_file():
-        raise ModelFormatError(f"{manifest}: the root model {relative!r} is missing")
-    return path
 
 
 def _parse(path: Path) -> Any:
@@ -318,27 +292,6 @@ def _raise_pipelines(model: Any) -> None:
         model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
 
 
-def _inside(base: Path, relative: str, package: Path) -> Path:
-    """Returns `base / relative` where that is a plain path within the package.
-
-    Raises:
-        ModelFormatError: it climbs out, by "..", by being absolute, or through a link.
-    """
-    parts = relative.split("/")
-    plain = not any(part in ("", ".", "..") or "\0" in part for part in parts)
-    if not plain or any("\ud800" <= letter <= "\udfff" for letter in relative):
-        raise ModelFormatError(f"{package}: {relative!r} is no plain path within the package")
-    path = base.joinpath(*parts)
-    if not _is_within(path, package):
-        raise ModelFormatError(f"{package}: {relative!r} leads out of the package")
-    return path
-
-
-def _is_within(path: Path, directory: Path) -> bool:
-    """Returns whether `path`, links followed, is `directory` or below it."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
-
-
 def _check_apart(target: Path, source: Path) -> None:
     """Raises ModelFormatError where writing `target` would change or remove `source`."""
     source = Path(os.path.realpath(source))
@@ -350,21 +303,27 @@ def _check_apart(target: Path, source: Path) -> None:
 
 
 def _files_of(package: Path) -> list[Path]:
-    """Returns every file of a package.
+    """Returns every file of a package; raises as `_contents`."""
+    return _contents(package)[1]
+
+
+def _contents(package: Path) -> tuple[list[Path], list[Path]]:
+    """Returns every directory below a package, and every file.
 
     Raises:
         ModelFormatError: there is something else in it: a link that leads out, a device.
     """
-    files = []
+    all_directories, files = [], []
     for directory, directories, names in os.walk(package, onerror=_give_up):
         for name in directories + names:
             path = Path(directory, name)
-            if path.is_symlink() and (path.is_dir() or not _is_within(path, package)):
+            if path.is_symlink() and (path.is_dir() or not is_within(path, package)):
                 raise ModelFormatError(f"{path}: is a link that leads out of its place")
             if not path.is_dir() and not path.is_file():
                 raise ModelFormatError(f"{path}: is no regular file")
+        all_directories += [Path(directory, name) for name in directories]
         files += [Path(directory, name) for name in names]
-    return sorted(files)
+    return sorted(all_directories), sorted(files)
 
 
 def _give_up(error: OSError) -> NoReturn:

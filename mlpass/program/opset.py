@@ -12,7 +12,9 @@ import numpy as np
 
 from mlpass.program.dtypes import BY_PROTO
 from mlpass.program.ir import Constant, Op, Value
-from mlpass.program.milproto import all_operations, encode_op, opset_number
+from mlpass.program.messages import encode_op
+from mlpass.program.milproto import MilProto, all_operations, opset_number
+from mlpass.program.names import free_name
 
 _SPARSE_OPSET = 16
 _SPARSE_OPSET_NAME = "CoreML6"
@@ -26,27 +28,32 @@ _NEW_PARAMETERS: dict[str, dict[str, bool | int | float]] = {
 }
 
 
-def raise_to_sparse(model: Any, program: Any) -> None:
-    """Raises a model message and its program to iOS16 where they are older."""
-    for name in list(program.functions):
-        function = program.functions[name]
+def raise_to_sparse(model: Any, part: MilProto) -> None:
+    """Raises the functions of a program that got sparse weights to iOS16, where they are older.
+
+    Args:
+        model: the message that the program is in; its specification version is raised along.
+        part: the program.
+    """
+    for name in sorted(part.sparse):
+        function = part.message.functions[name]
         if opset_number(function.opset) >= _SPARSE_OPSET:
             continue
         block = function.block_specializations[_SPARSE_OPSET_NAME]
         block.CopyFrom(function.block_specializations[function.opset])
         del function.block_specializations[function.opset]
         function.opset = _SPARSE_OPSET_NAME
-        _state_defaults(block)
+        _state_defaults(block, part.names[name])
         model.specificationVersion = max(model.specificationVersion, _SPARSE_SPECIFICATION_VERSION)
 
 
-def _state_defaults(block: Any) -> None:
+def _state_defaults(block: Any, taken: set[str]) -> None:
     for container, operation in list(all_operations(block)):
         for parameter, value in _NEW_PARAMETERS.get(operation.type, {}).items():
             if parameter in operation.inputs or not operation.outputs:
                 continue
             (name, value_type) = operation.outputs[0].name, operation.outputs[0].type
-            label = f"{name}_{parameter}_default"
+            label = free_name(f"{name}_{parameter}_default", taken)
             constant = _scalar(value, BY_PROTO[value_type.tensorType.dataType].name)
             const = Op("const", label, {"val": (constant,)}, (Value(label, constant.type),))
             index = next(i for i, other in enumerate(container) if other is operation)

@@ -9,7 +9,8 @@ from typing import Any
 from mlpass.errors import ModelFormatError
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.encode import FIRST_SPARSE_OPSET, JOINT_FORMS
-from mlpass.program.ir import Constant, Op, Program, TensorType
+from mlpass.program.ir import Constant, Op, Program, TensorType, ValueType
+from mlpass.program.names import free_name, with_free_names
 from mlpass.program.pymil import open_program
 
 
@@ -24,7 +25,8 @@ def edit_program(program: Any) -> Iterator[PymilEditor]:
         program: a coremltools pymil `Program`.
 
     Raises:
-        ModelFormatError: its op set has no sparse weights, or it has a type that MIL does not.
+        ModelFormatError: its op set has no sparse weights, its functions differ in it, or it has a
+            type that MIL does not.
     """
     from coremltools.converters.mil.mil import Builder
     from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
@@ -43,6 +45,16 @@ class PymilEditor:
         """Reads `program`."""
         live = open_program(program)
         self.programs: list[Program] = [live.graph]
+        opsets = {function.opset for function in live.graph.functions.values()}
+        if len(opsets) > 1:
+            found = ", ".join(
+                f"{name!r} is iOS{function.opset}"
+                for name, function in live.graph.functions.items()
+            )
+            raise ModelFormatError(
+                f"the functions of a program must have one opset, or coremltools does not convert "
+                f"it: {found}; give them the same opset_version"
+            )
         if live.graph.opset < FIRST_SPARSE_OPSET:
             raise ModelFormatError(
                 f"the program is for iOS{live.graph.opset}, and sparse weights begin with "
@@ -51,12 +63,14 @@ class PymilEditor:
             )
         self._ops = live.ops
         self._variables = dict(live.variables)
+        # Over all functions: coremltools tells weights of different functions apart by their names.
         self._names = {
-            name
-            for function in program.functions.values()
-            for op in _walk(function)
-            for name in (op.name, *(variable.name for variable in op.outputs))
+            name for function in program.functions.values() for name in _names_in(function)
         }
+        self._storage_names = {
+            name for function in program.functions.values() for name in _storage_names_in(function)
+        }
+        self._shared: dict[tuple[str, str, ValueType], str] = {}
         self._entered = ExitStack()
         self._block: Any = None
 
@@ -84,7 +98,7 @@ class PymilEditor:
         self._enter(old.enclosing_block)
         parts = dict.fromkeys(variable.op for variable in old.get_flattened_inputs())
         weight_id = _weight_id(old)
-        for new in new_ops:
+        for new in with_free_names(new_ops, self._names):
             self._insert(new, old, weight_id)
         block, result = old.enclosing_block, self._variables[new_ops[-1].outputs[-1]]
         block.replace_uses_of_var_after_op(
@@ -115,8 +129,8 @@ class PymilEditor:
             for parameter, (argument,) in new.inputs.items():
                 inputs[parameter] = self._variables.get(argument)
                 if isinstance(argument, Constant) and inputs[parameter] is None:
-                    shared = weight_id and f"{weight_id}_{parameter}"
-                    name = self._free_name(f"{new.name}_{parameter}")
+                    shared = weight_id and self._shared_name(weight_id, parameter, argument)
+                    name = free_name(f"{new.name}_{parameter}", self._names)
                     inputs[parameter] = self._const(argument, name, before, shared)
             made = getattr(Builder, new.type)(**inputs, name=new.name, before_op=before)
         results = made if isinstance(made, tuple | list) else (made,)
@@ -140,14 +154,12 @@ class PymilEditor:
             variable.op.weight_id = weight_id
         return variable
 
-    def _free_name(self, name: str) -> str:
-        """Returns `name`, or one like it that no op of the program has; it is taken from now on."""
-        free, number = name, 0
-        while free in self._names:
-            number += 1
-            free = f"{name}_{number}"
-        self._names.add(free)
-        return free
+    def _shared_name(self, weight_id: str, parameter: str, constant: Constant) -> str:
+        """Returns what names the storage of one part of a weight, the same in all functions."""
+        key = weight_id, parameter, constant.type
+        if key not in self._shared:
+            self._shared[key] = free_name(f"{weight_id}_{parameter}", self._storage_names)
+        return self._shared[key]
 
 
 def _pymil_value(constant: Constant) -> Any:
@@ -170,6 +182,22 @@ def _weight_id(op: Any) -> str | None:
 
 def _is_read(op: Any) -> bool:
     return any(variable.child_ops or variable.consuming_blocks for variable in op.outputs)
+
+
+def _names_in(function: Any) -> Iterator[str]:
+    """Yields every name in a function: of inputs, ops, their results, and inputs of blocks."""
+    yield from function.inputs
+    for op in _walk(function):
+        yield op.name
+        values = [*op.outputs, *(value for nested in op.blocks for value in nested.inputs)]
+        yield from (value.name for value in values)
+
+
+def _storage_names_in(function: Any) -> Iterator[str]:
+    """Yields what coremltools names the storage of each constant of a function by."""
+    for op in _walk(function):
+        if op.op_type == "const":
+            yield op.weight_id or f"{op.enclosing_block.name}_{op.outputs[0].name}"
 
 
 def _walk(block: Any) -> Iterator[Any]:

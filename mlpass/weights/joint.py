@@ -23,11 +23,13 @@ def has_joint_form(site: Site) -> bool:
 
 
 def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> None:
-    """Raises ModelFormatError where a program is too old for the joint forms `option` asks for."""
+    """Raises ModelFormatError where a function is too old for the joint forms `option` asks for."""
+    newest = max((opset for site in sites for opset in site.opsets), default=0)
     for site in sites:
         if site.opset < _JOINT_OPSET:
+            what = "this" if newest < _JOINT_OPSET else f"a function that has {site.name!r}"
             raise ModelFormatError(
-                f"{option} needs an iOS18 model, this is iOS{site.opset}: convert with "
+                f"{option} needs an iOS18 model, {what} is iOS{site.opset}: convert with "
                 "minimum_deployment_target=coremltools.target.iOS18"
             )
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 
 # The parameters that hold weights, by op type (MIL ops, iOS13 to iOS18).
@@ -60,7 +61,7 @@ class Site:
         parts: for a compressed weight, every op that takes part in making it, the maker last.
         constant: the stored constant; for a compressed weight None.
         uses: every reading, by an op that takes it as a weight.
-        opset: iOS version of the program it is in.
+        opsets: iOS version of the function that each of the makers is in.
         other_use: who else reads it, so that it must be left as it is; None where nobody does.
     """
 
@@ -70,8 +71,13 @@ class Site:
     parts: tuple[Op, ...]
     constant: Constant | None
     uses: tuple[Use, ...]
-    opset: int
+    opsets: tuple[int, ...]
     other_use: str | None
+
+    @property
+    def opset(self) -> int:
+        """The oldest iOS version of the functions it is in."""
+        return min(self.opsets)
 
     @property
     def refusal(self) -> str | None:
@@ -114,7 +120,7 @@ def find_sites(
     for program in programs:
         for function in program.functions.values():
             place = "/".join(filter(None, (program.name, function.name)))
-            _gather(function.block, program.opset, place, graph, parameters)
+            _gather(function.block, function.opset, place, graph, parameters)
     sites = []
     for makers in graph.makers.values():
         outputs = [maker.outputs[-1] for maker in makers]
@@ -168,10 +174,11 @@ class _Graph:
     """What is gathered over all programs.
 
     Attributes:
-        makers: the const and constexpr ops, by what they make: those of one storage together.
+        makers: the const and constexpr ops, by what they make: those of one storage together;
+            compressed ones where their opsets have the same forms.
         producers: the same ops by the value they make.
         firsts: for each of them, the first that makes the same.
-        opsets: the opset of the program that each of them is in.
+        opsets: the opset of the function that each of them is in.
         places: the part of a pipeline and the function that each of them is in, as text.
         constants: what const ops make.
         readings: who reads a value as a weight.
@@ -226,7 +233,8 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
     if op.type == "const":
         graph.constants.update((output, constant) for constant in constants_of(op))
     graph.opsets[op] = opset
-    makers = graph.makers.setdefault((opset, _identity(op, graph)), [])
+    form = None if op.type == "const" else form_of(opset)
+    makers = graph.makers.setdefault((form, _identity(op, graph)), [])
     makers.append(op)
     graph.producers.update((value, op) for value in op.outputs)
     graph.firsts[op] = makers[0]
@@ -268,8 +276,8 @@ def _site(makers: list[Op], uses: list[Use], other_use: str | None, graph: _Grap
     names = tuple(dict.fromkeys(maker.outputs[-1].name for maker in makers))
     constant = graph.constants.get(makers[0].outputs[-1])
     parts = tuple(_parts(makers[0], graph)) if constant is None else ()
-    opset = graph.opsets[makers[0]]
-    return Site(names[0], names, tuple(makers), parts, constant, tuple(uses), opset, other_use)
+    opsets = tuple(graph.opsets[maker] for maker in makers)
+    return Site(names[0], names, tuple(makers), parts, constant, tuple(uses), opsets, other_use)
 
 
 def _parts(op: Op, graph: _Graph) -> Iterator[Op]:

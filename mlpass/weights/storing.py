@@ -66,15 +66,18 @@ def encode_weight(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
         return Encoded(encoding, int(keep.size - np.count_nonzero(keep)), nbytes, ops)
     mask, nonzero = pack(weight, keep)
     zeros = weight.size - nonzero.size
-    nbytes = encode.sparse_nbytes(weight.size, nonzero.size, constant.dtype)
+    forms = [encode.form_of(opset) for opset in site.opsets]
+    nbytes = encode.sparse_nbytes(weight.size, nonzero.size, constant.dtype, len(set(forms)))
     if nbytes >= constant.nbytes:
         new = Constant.of(zero_out(weight, keep), constant)
         ops = [(maker, [encode.dense(maker, new)]) for maker in site.makers]
         return Encoded("dense", zeros, constant.nbytes, ops)
-    opset = max(site.opset, encode.FIRST_SPARSE_OPSET)
-    masks = encode.mask_constant(mask, constant.shape, opset, constant)
+    masks = {form: encode.mask_constant(mask, constant.shape, form, constant) for form in forms}
     data = Constant.of(nonzero, constant)
-    ops = [(maker, [encode.sparse(maker, masks, data, opset)]) for maker in site.makers]
+    ops = [
+        (maker, [encode.sparse(maker, masks[form], data, form)])
+        for maker, form in zip(site.makers, forms, strict=True)
+    ]
     return Encoded("sparse", zeros, nbytes, ops)
 
 
