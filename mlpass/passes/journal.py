@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mlpass.errors import CalibrationError
+from mlpass.files import hidden_path
 from mlpass.passes.samples import read_arrays
 from mlpass.program.sites import Site
 from mlpass.solvers.palettize import PalettizedSolution
@@ -118,8 +119,7 @@ class Journal:
 
 def journal_path(output: str | os.PathLike[str]) -> Path:
     """Returns where the journal of a run is kept that writes `output`."""
-    target = Path(os.path.abspath(output))
-    return target.with_name(f".{target.name}.resume")
+    return hidden_path(Path(output).absolute(), "resume")
 
 
 def digest_of(

@@ -18,9 +18,9 @@ from mlpass.errors import (
     CalibrationError,
     ConfigError,
     InputError,
-    OutputExistsError,
     close_matches,
 )
+from mlpass.files import check_file
 from mlpass.passes.journal import journal_path
 from mlpass.passes.samples import load_samples
 from mlpass.program.mlmodel import open_package
@@ -129,7 +129,7 @@ def sweep(
             notes=tuple(notes),
         )
     if output is not None:
-        write_report(report, Path(output))
+        write_report(report, Path(output), force=force)
     if journal is not None:
         journal.close()
     return report
@@ -263,8 +263,7 @@ def _check(
         return
     path = Path(output)
     check_target(path)
-    if os.path.lexists(path) and not force:
-        raise OutputExistsError(f"{path} exists: name another file, or force it")
+    check_file(path, force=force)
 
 
 def _check_weight(package: Package, weight: str | None) -> None:
