@@ -10,6 +10,7 @@ import numpy as np
 
 from mlpass.files import check_file, whole_file
 from mlpass.passes.samples import read_arrays
+from mlpass.program.mlmodel import check_outside
 from mlpass.runtime.interpreter import Interpreter
 
 
@@ -29,10 +30,11 @@ def predict_to_file(
         OutputExistsError: `output` exists and `force` is False.
         CalibrationError: `inputs` is no `.npz` of arrays.
         InputError: they do not fit the model.
-        ModelFormatError: the model cannot be read.
+        ModelFormatError: the model cannot be read; or `output` is within it.
         UnsupportedOpError: it has ops that cannot be run.
     """
     check_file(output, force=force)
+    check_outside(output, model, "the model to run")
     interpreter = Interpreter(model, backend=backend)
     state = interpreter.make_state() if interpreter.states else None
     arrays = as_arrays(interpreter.predict(read_arrays(inputs), state))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpass.errors import ModelFormatError
+from mlpass.files import check_apart
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
 
@@ -39,6 +40,23 @@ def open_package(source: Any) -> Package:
     spec = Model()
     spec.CopyFrom(source.get_spec())
     return Package(source.package_path, spec)
+
+
+def check_outside(output: str | os.PathLike[str], source: Any, what: str) -> None:
+    """Checks that writing `output` neither changes nor removes the package of a model.
+
+    Args:
+        output: a file or folder to be written.
+        source: path of an `.mlpackage`, an `MLModel`, or a pymil `Program`, which has no package.
+        what: it is, for the message.
+
+    Raises:
+        ModelFormatError: `output` is within the package, or holds it.
+    """
+    path = isinstance(source, str | os.PathLike)
+    place = source if path else getattr(source, "package_path", None)
+    if place is not None:
+        check_apart(Path(output), Path(place), what)
 
 
 def temporary_target() -> Path:

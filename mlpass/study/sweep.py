@@ -23,7 +23,7 @@ from mlpass.errors import (
 from mlpass.files import check_file
 from mlpass.passes.journal import journal_path
 from mlpass.passes.samples import load_samples
-from mlpass.program.mlmodel import open_package
+from mlpass.program.mlmodel import check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.program.sites import find_sites
 from mlpass.report.html import check_target, write_report
@@ -84,7 +84,8 @@ def sweep(
     Raises:
         ConfigError: a config or an option says what cannot be.
         CalibrationError: the samples do not fit the model.
-        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        ModelFormatError: `model` is no package with an ML Program, or a broken one; or `output` is
+            within it.
         UnsupportedOpError: samples are given, and the program has ops without kernels.
         BackendError: an HTML report is asked for without the report extra.
         ExecutionError: a worker process died.
@@ -94,6 +95,8 @@ def sweep(
     began = time.perf_counter()
     candidates = make_candidates(configs, method)
     _check(candidates, sample_data, backend, output, resume, force)
+    if output is not None:
+        check_outside(output, model, "the model to prune")
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="mlpass-")))
         path, name = path_of(model, folder)
