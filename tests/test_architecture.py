@@ -17,6 +17,7 @@ ROOT = Path(mlpass.__file__).parent
 ARROWS = {
     "errors": set(),
     "files": {"errors"},
+    "ledger": {"errors", "files"},
     "buffers": set(),
     "parallel": set(),
     "halves": {"parallel"},
@@ -35,6 +36,7 @@ ARROWS = {
         "config",
         "errors",
         "files",
+        "ledger",
         "buffers",
         "halves",
         "parallel",
@@ -62,6 +64,7 @@ ARROWS = {
         "program",
         "errors",
         "files",
+        "ledger",
         "parallel",
         "__init__",
     },

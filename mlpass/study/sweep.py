@@ -20,7 +20,7 @@ from mlpass.errors import (
     InputError,
     close_matches,
 )
-from mlpass.files import check_file
+from mlpass.files import check_file, naming
 from mlpass.passes.journal import journal_path
 from mlpass.passes.samples import load_samples
 from mlpass.program.mlmodel import check_outside, open_package
@@ -90,6 +90,7 @@ def sweep(
         BackendError: an HTML report is asked for without the report extra.
         ExecutionError: a worker process died.
         OutputExistsError: `output` exists and `force` is False.
+        OutputBusyError: another run is writing it.
         OSError: a file cannot be read or written.
     """
     began = time.perf_counter()
@@ -115,7 +116,10 @@ def sweep(
         _check_weight(package, weight)
         journal = None
         if output is not None:
-            journal = TrialJournal(journal_path(output), package.files, setting, resume=resume)
+            place = journal_path(output)
+            with naming(Path(output), place):
+                journal = TrialJournal(place, package.files, setting, resume=resume)
+            closing.enter_context(journal)
         if tested is not None:
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
         trials, notes = _run(setting, candidates, executor, journal, folder)
@@ -131,10 +135,8 @@ def sweep(
             seconds=time.perf_counter() - began,
             notes=tuple(notes),
         )
-    if output is not None:
-        write_report(report, Path(output), force=force)
-    if journal is not None:
-        journal.close()
+        if output is not None:
+            write_report(report, Path(output), force=force)
     return report
 
 
