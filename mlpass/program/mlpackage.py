@@ -42,7 +42,10 @@ class Package:
         spec: its model message.
         programs: its ML Program; or those of a pipeline, in order.
         parts: the model message and decoded program of each.
+        owner: what the package must not outlive; kept while this is.
     """
+
+    owner: object = None
 
     def __init__(self, path: str | os.PathLike[str], spec: Any = None) -> None:
         """Opens and checks the package at `path`.
