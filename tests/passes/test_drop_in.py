@@ -259,7 +259,7 @@ def test_the_package_of_a_part_goes_with_it(fixtures, temporary):
     model = MLModel(str(fixtures / "digits_ios15.mlpackage"), skip_model_load=True)
     with Package(model.package_path) as package:
         (function,) = package.programs[0].functions.values()
-        name = [op for op in function.block.ops if op.type == "conv"][0].outputs[0].name
+        name = next(op for op in function.block.ops if op.type == "conv").outputs[0].name
     part = mlmodel.submodel(model, [name])
     assert Path(part.package_path) in temporary.iterdir()
     assert [output.name for output in part.get_spec().description.output] == [name]
