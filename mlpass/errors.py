@@ -49,6 +49,10 @@ class OutputExistsError(MlpassError, FileExistsError):
     """A target that is there already and was not to be replaced."""
 
 
+class OutputBusyError(MlpassError, BlockingIOError):
+    """A target that another run is writing just now."""
+
+
 class NotApplicable(MlpassError):  # noqa: N818  (no error where a pass makes it a skip)
     """A mode that does not fit a weight: a pass records its text as the reason of the skip."""
 

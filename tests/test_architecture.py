@@ -14,15 +14,17 @@ import mlpass
 ROOT = Path(mlpass.__file__).parent
 
 # Room: the rooms it may import. A room may always import itself.
-GROUND = {"errors", "blas", "buffers", "halves", "parallel", "version"}
+GROUND = {"errors", "blas", "buffers", "files", "halves", "ledger", "parallel", "version"}
 ARROWS = {
     "errors": set(),
     "version": set(),
     "buffers": set(),
+    "files": {"errors"},
+    "ledger": {"errors", "files"},
     "blas": set(),
     "parallel": {"blas"},
     "halves": {"parallel"},
-    "report": {"errors"},
+    "report": {"errors", "files"},
     "sparsity": GROUND,
     "solvers": {*GROUND, "sparsity"},
     "program": GROUND,

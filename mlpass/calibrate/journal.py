@@ -1,7 +1,6 @@
 """What a long run has finished so far, kept beside its target, so that it can go on after it died.
 
-One file a layer, written beside and renamed. A digest of all that the result depends on tells
-whether it is of the same run.
+One file a layer. A digest of all that the result depends on tells whether it is of the same run.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from mlpass.errors import CalibrationError
+from mlpass.files import hidden_path, whole_file
+from mlpass.ledger import Ledger
 from mlpass.runtime.samples import read_arrays
 from mlpass.solvers.palettize import PalettizedSolution
 from mlpass.solvers.quantize import QuantizedSolution
@@ -25,6 +25,8 @@ from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
 
 _KINDS = {kind.__name__: kind for kind in (Solution, QuantizedSolution, PalettizedSolution)}
+
+_CHUNK = 1 << 20
 
 # A layer's solution, with how many samples and input rows it was solved on.
 Finished = tuple[Solution, int, int]
@@ -43,30 +45,32 @@ class Journal:
 
         Raises:
             CalibrationError: what is there is of another run.
+            OutputBusyError: another run is at it.
             OSError: it cannot be read or written.
         """
-        self._folder = folder
+        self._ledger = None if folder is None else Ledger(folder)
         self._numbers: dict[Site, int] = {}
-        if folder is None:
+        if self._ledger is None or folder is None:
             return
         head = folder / "run.json"
         if resume and head.is_file():
             if _read_digest(head) != digest:
+                self._ledger.free()
                 raise CalibrationError(
                     f"resume: {folder} is of a run with another model, config, method or samples; "
-                    "start anew without resume"
+                    "start anew without resume, which deletes it"
                 )
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        head.write_text(json.dumps({"digest": digest}))
+        self._ledger.clear()
+        with whole_file(head, force=True) as building:
+            building.write_text(json.dumps({"digest": digest}))
 
     def number(self, sites: Iterable[Site]) -> None:
         """Numbers the sites of the run: their files are called by that."""
         self._numbers = {site: number for number, site in enumerate(sites)}
 
     def __contains__(self, site: object) -> bool:
-        return isinstance(site, Site) and self._folder is not None and self._path(site).is_file()
+        return isinstance(site, Site) and self._ledger is not None and self._path(site).is_file()
 
     def get(self, site: Site) -> Finished | None:
         """Returns a finished layer, None where it is not.
@@ -94,32 +98,28 @@ class Journal:
         Raises:
             OSError: it cannot be written.
         """
-        if self._folder is None:
+        if self._ledger is None:
             return
         content = {name: value for name, value in vars(solution).items() if value is not None}
-        path = self._path(site)
-        beside = path.with_suffix(".part")
-        with beside.open("wb") as file:
+        with whole_file(self._path(site), force=True) as building, building.open("xb") as file:
             np.savez(file, kind=type(solution).__name__, samples=samples, tokens=tokens, **content)
-        beside.rename(path)
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         """Deletes it where the run is done, or nothing is in it to go on with."""
-        if self._folder is not None and (kind is None or not any(self._folder.glob("*.npz"))):
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._ledger is not None:
+            self._ledger.close(error, "*.npz")
 
     def _path(self, site: Site) -> Path:
-        assert self._folder is not None  # asked before
-        return self._folder / f"{self._numbers[site]}.npz"
+        assert self._ledger is not None  # asked before
+        return self._ledger.folder / f"{self._numbers[site]}.npz"
 
 
 def journal_path(output: str | os.PathLike[str]) -> Path:
     """Returns where the journal of a run is kept that writes `output`."""
-    target = Path(os.path.abspath(output))
-    return target.with_name(f".{target.name}.resume")
+    return hidden_path(Path(output).absolute(), "resume")
 
 
 def digest_of(
@@ -128,7 +128,7 @@ def digest_of(
     """Returns a digest of all that a run's result depends on.
 
     Args:
-        files: of the model; each counts by its size and time of change.
+        files: of the model.
         settings: config, method and options, whose texts tell all about them.
         samples: each {input name: array}.
 
@@ -137,8 +137,10 @@ def digest_of(
     """
     digest = hashlib.sha256(repr(sorted(settings.items())).encode())
     for file in files:
-        status = file.stat()
-        digest.update(repr((file.name, status.st_size, status.st_mtime_ns)).encode())
+        digest.update(repr((file.name, file.stat().st_size)).encode())
+        with file.open("rb") as content:
+            while chunk := content.read(_CHUNK):
+                digest.update(chunk)
     for sample in samples:
         for name in sorted(sample):
             array = np.ascontiguousarray(sample[name])

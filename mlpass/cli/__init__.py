@@ -35,19 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(options.run(options))
         sys.stdout.flush()
     except OutputExistsError as error:
-        return _fail(f"{error} (--force)")
+        return _fail(f"{error} (--force)", error)
     except MlpassError as error:
-        return _fail(str(error))
+        return _fail(str(error), error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return _fail(": ".join([*names, error.strerror or str(error)]))
-    except MemoryError:
-        return _fail("out of memory")
-    except KeyboardInterrupt:
-        return _fail("interrupted", status=130)
+        return _fail(": ".join([*names, error.strerror or str(error)]), error)
+    except MemoryError as error:
+        return _fail("out of memory", error)
+    except KeyboardInterrupt as error:
+        return _fail("interrupted", error, status=130)
+    except SystemExit as error:
+        if vars(error).get("__notes__"):
+            _fail("terminated", error)
+        raise
     return 0
 
 
@@ -78,8 +82,10 @@ def _print(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _fail(message: str, status: int = 1) -> int:
-    print(f"mlpass: error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, error: BaseException, status: int = 1) -> int:
+    """Prints one line, with what was noted on the way about what is left, and returns `status`."""
+    line = "; ".join([message, *vars(error).get("__notes__", ())])
+    print(f"mlpass: error: {' '.join(line.split())}", file=sys.stderr)
     return status
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlpass.errors import OutputExistsError
+from mlpass.files import check_file, whole_file
+from mlpass.program.mlmodel import check_outside
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import read_arrays
 
@@ -31,21 +30,16 @@ def predict_to_file(
         OutputExistsError: `output` exists and `force` is False.
         CalibrationError: `inputs` is no `.npz` of arrays.
         InputError: they do not fit the model.
-        ModelFormatError: the model cannot be read.
+        ModelFormatError: the model cannot be read; or `output` is within it.
         UnsupportedOpError: it has ops that cannot be run.
     """
-    if output.exists() and not force:
-        raise OutputExistsError(f"{output} exists: name another file, or force it")
+    check_file(output, force=force)
+    check_outside(output, model, "the model to run")
     interpreter = Interpreter(model, backend=backend)
     state = interpreter.make_state() if interpreter.states else None
     arrays = as_arrays(interpreter.predict(read_arrays(inputs), state))
-    building = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.partial")
-    try:
-        with building.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(building, output)
-    finally:
-        building.unlink(missing_ok=True)
+    with whole_file(output, force=force) as building, building.open("xb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return {name: array.shape for name, array in arrays.items()}
 
 

@@ -9,7 +9,7 @@ from mlpass.finetune.distillation import LEARNING_RATE, distill
 from mlpass.finetune.module import to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
-from mlpass.program.mlmodel import open_package
+from mlpass.program.mlmodel import check_outside, open_package
 from mlpass.report.records import Report
 
 _UPDATES = 20
@@ -58,6 +58,7 @@ def finetune(
     """
     with open_package(model) as package:
         package.check_target(output, force=force)  # now, not after an hour
+    check_outside(output, model if dense is None else dense, "the model to learn from")
     module = to_module(model, device=device)
     teacher = to_module(model if dense is None else dense, device=device)
     half = max(1, steps // 2) if isinstance(steps, int) else 1

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlpass.errors import ModelFormatError
+from mlpass.files import check_apart
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
 
@@ -38,17 +39,50 @@ def open_package(source: Any) -> Package:
         )
     spec = Model()
     spec.CopyFrom(source.get_spec())
-    return Package(source.package_path, spec)
+    package = Package(source.package_path, spec)
+    package.owner = source  # with which a temporary package goes
+    return package
 
 
-def temporary_target() -> Path:
-    """Returns the path of a package to be written that lives until the interpreter exits."""
-    directory = tempfile.mkdtemp(prefix="mlpass-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory, "model.mlpackage")
+def check_outside(output: str | os.PathLike[str], source: Any, what: str) -> None:
+    """Checks that writing `output` neither changes nor removes the package of a model.
+
+    Args:
+        output: a file or folder to be written.
+        source: path of an `.mlpackage`, an `MLModel`, or a pymil `Program`, which has no package.
+        what: it is, for the message.
+
+    Raises:
+        ModelFormatError: `output` is within the package, or holds it.
+    """
+    path = isinstance(source, str | os.PathLike)
+    place = source if path else getattr(source, "package_path", None)
+    if place is not None:
+        check_apart(Path(output), Path(place), what)
 
 
-def load_mlmodel(path: Path, like: Any) -> Any:
+def make_mlmodel(write: Callable[[Path], object], like: Any) -> Any:
+    """Returns the package that `write` writes to a path as an `MLModel`, and deletes it with that.
+
+    Where that is kept until then, it goes when the interpreter exits.
+
+    Args:
+        write: given the path of a package that is not there yet.
+        like: an `MLModel` whose settings the result gets.
+    """
+    folder = tempfile.mkdtemp(prefix="mlpass-")
+    try:
+        path = Path(folder, "model.mlpackage")
+        write(path)
+        model = _load_mlmodel(path, like)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return model
+
+
+def _load_mlmodel(path: Path, like: Any) -> Any:
     """Returns the package at `path` as an `MLModel` with the settings of another.
 
     Where `like` carries its pymil program, as after `coremltools.convert`, the result does, too.
@@ -69,7 +103,12 @@ def load_mlmodel(path: Path, like: Any) -> Any:
 
 
 def submodel(model: Any, outputs: Sequence[str]) -> Any:
-    """Returns the part of an `MLModel` that ends at `outputs`, any values within its program."""
+    """Returns the part of an `MLModel` that ends at `outputs`, any values within its program.
+
+    Its package is temporary, and goes with it: coremltools would keep it until the end.
+    """
     from coremltools.converters.mil.debugging_utils import extract_submodel
 
-    return extract_submodel(model, outputs=list(outputs))
+    part = extract_submodel(model, outputs=list(outputs))
+    weakref.finalize(part, shutil.rmtree, part.package_path, ignore_errors=True)
+    return part

@@ -17,9 +17,9 @@ from typing import Any, NoReturn, cast
 
 from google.protobuf.message import DecodeError
 
-from mlpass.errors import ModelFormatError, OutputExistsError
+from mlpass.errors import ModelFormatError
+from mlpass.files import check_apart, check_free, whole_folder
 from mlpass.program import ir
-from mlpass.program.atomic import discard, make_building, replace_directory
 from mlpass.program.blobs import BlobFile, BlobWriter
 from mlpass.program.manifest import check_items, find_model, inside, is_within
 from mlpass.program.milproto import MilProto
@@ -42,7 +42,10 @@ class Package:
         spec: its model message.
         programs: its ML Program; or those of a pipeline, in order.
         parts: the model message and decoded program of each.
+        owner: what the package must not outlive; kept while this is.
     """
+
+    owner: object = None
 
     def __init__(self, path: str | os.PathLike[str], spec: Any = None) -> None:
         """Opens and checks the package at `path`.
@@ -102,34 +105,26 @@ class Package:
             force: whether to replace one that is there.
 
         Raises:
-            OutputExistsError: it is there and `force` is False.
+            OutputExistsError: it is there, now or at the end, and `force` is False.
             ModelFormatError: its name does not end in `.mlpackage`; or it is in this package, or
                 this package in it. Or something that its manifest lists is missing.
             OSError: it cannot be written.
         """
         target = self.check_target(target, force=force)
         check_items(self.path)
-        building = make_building(target)
-        try:
-            with Rewriter(self, building) as rewriter:
-                yield rewriter
-            replace_directory(building, target)
-        except OSError as error:
-            names = [name for name in (error.filename, error.filename2) if name is not None]
-            if not names or Path(os.fsdecode(names[-1])).is_relative_to(building):
-                error.filename, error.filename2 = str(target), None  # the name the caller knows
-            raise
-        finally:
-            discard(building)
+        with (
+            whole_folder(target, force=force) as building,
+            Rewriter(self, building) as rewriter,
+        ):
+            yield rewriter
 
     def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
-        target = Path(os.path.abspath(target))
+        target = Path(target).absolute()
         if target.suffix != ".mlpackage":
             raise ModelFormatError(f"{target}: a package's name must end in .mlpackage")
-        if os.path.lexists(target) and not force:
-            raise OutputExistsError(f"{target} exists: name another target, or force it")
-        _check_apart(target, self.path)
+        check_free(target, force=force)
+        check_apart(target, self.path, "the model to prune")
         return target
 
     def open_blobs(self, file_name: str) -> BlobFile:
@@ -290,16 +285,6 @@ def _raise_pipelines(model: Any) -> None:
     for part in pipeline.models if pipeline is not None else ():
         _raise_pipelines(part)
         model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
-
-
-def _check_apart(target: Path, source: Path) -> None:
-    """Raises ModelFormatError where writing `target` would change or remove `source`."""
-    source = Path(os.path.realpath(source))
-    place = Path(os.path.realpath(target.parent), target.name)  # a link there is not followed
-    if place != source and place.is_relative_to(source):
-        raise ModelFormatError(f"{target}: is within the model to prune; name another target")
-    if place != source and source.is_relative_to(place):
-        raise ModelFormatError(f"{target}: holds the model to prune; name another target")
 
 
 def _files_of(package: Path) -> list[Path]:

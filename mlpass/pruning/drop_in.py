@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from mlpass.program.mlmodel import load_mlmodel, temporary_target
+from mlpass.program.mlmodel import make_mlmodel
 from mlpass.pruning.prune import prune
 
 
 def prune_weights(mlmodel: Any, config: object, joint_compression: bool = False) -> Any:
-    """Returns a pruned copy of an `MLModel`.
+    """Returns a pruned copy of an `MLModel`; its package is temporary, and goes with it.
 
     Args:
         mlmodel: an ML Program; multi-function and pipeline models are welcome.
@@ -21,6 +22,8 @@ def prune_weights(mlmodel: Any, config: object, joint_compression: bool = False)
         ConfigError: the config says what cannot be.
         ModelFormatError: the model is no ML Program; or one too old for joint compression.
     """
-    target = temporary_target()
-    prune(mlmodel, target, config, joint_compression=joint_compression)
-    return load_mlmodel(target, like=mlmodel)
+
+    def write(path: Path) -> None:
+        prune(mlmodel, path, config, joint_compression=joint_compression)
+
+    return make_mlmodel(write, like=mlmodel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from mlpass.calibrate.calibration import Calibration, make_calibration
 from mlpass.calibrate.journal import Journal, digest_of, journal_path
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
+from mlpass.files import naming
 from mlpass.plan.config import Config, as_config
 from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.ir import Program
@@ -95,6 +97,7 @@ def prune(
             older than iOS16; or older than iOS18 where a joint form is asked for.
         UnsupportedOpError: samples are given, and the program has ops without kernels.
         OutputExistsError: `output` exists and `force` is False.
+        OutputBusyError: another calibrated run is writing it.
         OSError: a file cannot be read or written.
     """
     calibration = make_calibration(
@@ -162,13 +165,16 @@ def prune_package(
     with open_package(source) as package:
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
-        with package.rewrite(output, force=force) as rewriter:
+        package.check_target(output, force=force)
+        with (
+            _journal(package, output, config, calibration, resume) as journal,
+            package.rewrite(output, force=force) as rewriter,
+        ):
             steps = rank_globally(steps)
             if calibration is None:
                 layers = prune_data_free(steps, rewriter)
             else:
-                with _journal(package, output, config, calibration, resume) as journal:
-                    layers = _prune_calibrated(package, steps, calibration, rewriter, journal)
+                layers = _prune_calibrated(package, steps, calibration, rewriter, journal)
         bytes_after = package_nbytes(Path(output))
         name, target = str(package.path), os.fspath(output)
     return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
@@ -252,10 +258,17 @@ def _journal(
     package: Package,
     output: str | os.PathLike[str],
     config: Config,
-    calibration: Calibration,
+    calibration: Calibration | None,
     resume: bool,
 ) -> Journal:
-    """Returns the journal of a calibrated run."""
+    """Returns the journal of a run; one that is not calibrated keeps none."""
+    if calibration is None:
+        return Journal()
     settings = {"config": config, **calibration.settings}
+    if package.edited:  # then its files do not tell all
+        message = package.spec.SerializeToString(deterministic=True)
+        settings["message"] = hashlib.sha256(message).hexdigest()
     digest = digest_of(package.files, settings, calibration.sample_data)
-    return Journal(journal_path(output), digest, resume=resume)
+    folder = journal_path(output)
+    with naming(Path(output).absolute(), folder):
+        return Journal(folder, digest, resume=resume)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mlpass.errors import BackendError, ConfigError
+from mlpass.files import whole_file
 from mlpass.report.study import SweepReport, Trial, latency_text, number_text
 from mlpass.report.table import bytes_text
 
@@ -36,22 +35,24 @@ def check_target(path: Path) -> None:
         )
 
 
-def write_report(report: SweepReport, path: Path) -> None:
+def write_report(report: SweepReport, path: Path, *, force: bool = False) -> None:
     """Writes a sweep as a page, or as JSON where the name ends so; it appears whole or not at all.
 
+    Args:
+        report: to write.
+        path: of the file.
+        force: whether to replace one that is there.
+
     Raises:
+        OutputExistsError: something is there, and `force` is False.
         ConfigError: the name ends in neither .html nor .json.
         BackendError: it is a page, and the report extra is not installed.
         OSError: it cannot be written.
     """
     check_target(path)
     text = json.dumps(report.to_dict(), indent=2) if path.suffix == ".json" else to_html(report)
-    building = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
-    try:
+    with whole_file(path, force=force) as building:
         building.write_text(text, encoding="utf-8")
-        os.replace(building, path)
-    finally:
-        building.unlink(missing_ok=True)
 
 
 def to_html(report: SweepReport) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpass.errors import ConfigError, close_matches
+from mlpass.program.mlmodel import check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.report.choice import Choice, Target
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
@@ -74,6 +75,7 @@ def choose(
     """
     _check(max_size, min_snr, min_accuracy, evaluate, up_to)
     check_backend(backend)
+    check_outside(output, model, "the model to prune")
     with tempfile.TemporaryDirectory(prefix="mlpass-") as name:
         folder = Path(name)
         path, shown = path_of(model, folder)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlpass.calibrate.journal import digest_of
 from mlpass.errors import CalibrationError
+from mlpass.files import whole_file
+from mlpass.ledger import Ledger
 from mlpass.report.study import Trial, trial_from_record, trial_to_record
 from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate
@@ -38,13 +38,13 @@ class TrialJournal:
             resume: whether to keep what is there.
 
         Raises:
+            OutputBusyError: another run is at it.
             OSError: it cannot be written.
         """
-        self._folder = folder
         self._common = _digest(files, setting)
+        self._ledger = Ledger(folder)
         if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
+            self._ledger.clear()
 
     def get(self, candidate: Candidate) -> Trial | None:
         """Returns a finished trial, None where it is not.
@@ -66,18 +66,19 @@ class TrialJournal:
         Raises:
             OSError: it cannot be written.
         """
-        path = self._path(candidate)
-        beside = path.with_suffix(".part")
-        beside.write_text(json.dumps(trial_to_record(trial)))
-        os.replace(beside, path)
+        with whole_file(self._path(candidate), force=True) as building:
+            building.write_text(json.dumps(trial_to_record(trial)))
 
-    def close(self) -> None:
-        """Deletes it: the sweep is done."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def __enter__(self) -> TrialJournal:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        """Deletes it where the sweep is done, or nothing is in it to go on with."""
+        self._ledger.close(error, "*.json")
 
     def _path(self, candidate: Candidate) -> Path:
         text = repr((self._common, candidate)).encode()
-        return self._folder / f"{hashlib.sha256(text).hexdigest()}.json"
+        return self._ledger.folder / f"{hashlib.sha256(text).hexdigest()}.json"
 
 
 def _digest(files: Sequence[Path], setting: Setting) -> str:

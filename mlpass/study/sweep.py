@@ -19,10 +19,10 @@ from mlpass.errors import (
     CalibrationError,
     ConfigError,
     InputError,
-    OutputExistsError,
     close_matches,
 )
-from mlpass.program.mlmodel import open_package
+from mlpass.files import check_file, naming
+from mlpass.program.mlmodel import check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial, with_front
@@ -84,16 +84,20 @@ def sweep(
     Raises:
         ConfigError: a config or an option says what cannot be.
         CalibrationError: the samples do not fit the model.
-        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        ModelFormatError: `model` is no package with an ML Program, or a broken one; or `output` is
+            within it.
         UnsupportedOpError: samples are given, and the program has ops without kernels.
         BackendError: an HTML report is asked for without the report extra.
         ExecutionError: a worker process died.
         OutputExistsError: `output` exists and `force` is False.
+        OutputBusyError: another run is writing it.
         OSError: a file cannot be read or written.
     """
     began = time.perf_counter()
     candidates = make_candidates(configs, method)
     _check(candidates, sample_data, backend, output, resume, force)
+    if output is not None:
+        check_outside(output, model, "the model to prune")
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="mlpass-")))
         path, name = path_of(model, folder)
@@ -112,7 +116,10 @@ def sweep(
         _check_weight(package, weight)
         journal = None
         if output is not None:
-            journal = TrialJournal(journal_path(output), package.files, setting, resume=resume)
+            place = journal_path(output)
+            with naming(Path(output), place):
+                journal = TrialJournal(place, package.files, setting, resume=resume)
+            closing.enter_context(journal)
         if tested is not None:
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
         trials, notes = _run(setting, candidates, executor, journal, folder)
@@ -128,10 +135,8 @@ def sweep(
             seconds=time.perf_counter() - began,
             notes=tuple(notes),
         )
-    if output is not None:
-        write_report(report, Path(output))
-    if journal is not None:
-        journal.close()
+        if output is not None:
+            write_report(report, Path(output), force=force)
     return report
 
 
@@ -263,8 +268,7 @@ def _check(
         return
     path = Path(output)
     check_target(path)
-    if os.path.lexists(path) and not force:
-        raise OutputExistsError(f"{path} exists: name another file, or force it")
+    check_file(path, force=force)
 
 
 def _check_weight(package: Package, weight: str | None) -> None:

@@ -16,7 +16,7 @@ from coremltools.converters.mil.frontend.milproto.load import load
 import mlpass
 from mlpass import ModelFormatError, Percentile
 from mlpass.program.mlpackage import Package
-from mlpass.program.sites import find_sites
+from mlpass.weights.sites import find_sites
 from tests import peer
 from tests.program.packages import WEIGHTS, edit_spec, file_values, read_spec
 from tests.runtime.programs import convert, program

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
 import sys
+import tempfile
 import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +19,9 @@ from coremltools.optimize import coreml as cto
 import mlpass
 from mlpass import NM, Block, Percentile, Threshold
 from mlpass.errors import ModelFormatError
+from mlpass.program import mlmodel
+from mlpass.program.mlpackage import Package
+from mlpass.pruning import drop_in
 from tests import peer
 
 # Their module imports torchvision, for other tests than these.
@@ -161,3 +169,100 @@ def test_a_model_without_a_program_is_refused():
 
     with pytest.raises(ModelFormatError, match="this MLModel is no ML Program"):
         mlpass.prune_weights(Other(), Percentile(0.5))
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder that temporary ones are made in."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_package_of_a_result_goes_with_it(fixtures, temporary):
+    path = str(fixtures / "digits_ios15.mlpackage")
+    model = MLModel(path, skip_model_load=True)
+    pruned = mlpass.prune_weights(model, Percentile(0.5))
+    (folder,) = temporary.iterdir()
+    assert Path(pruned.package_path).parent == folder
+    twice = mlpass.prune_weights(pruned, Percentile(0.75))
+    assert len(list(temporary.iterdir())) == 2
+    del pruned
+    gc.collect()
+    assert folder not in temporary.iterdir()
+    del twice
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+    assert Path(path).is_dir()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_package_stays_while_something_reads_it(fixtures, temporary, tmp_path):
+    source = fixtures / "digits_ios15.mlpackage"
+    model = MLModel(str(source), skip_model_load=True)
+    mlpass.prune(source, tmp_path / "same.mlpackage", Percentile(0.5))
+    with np.load(fixtures / "digits_ios15.npz") as truth:
+        (image,) = (truth[name] for name in truth.files if name.startswith("input:"))
+    wanted = mlpass.Interpreter(tmp_path / "same.mlpackage").predict({"image": image})
+    interpreter = mlpass.Interpreter(mlpass.prune_weights(model, Percentile(0.5)))
+    gc.collect()
+    assert len(list(temporary.iterdir())) == 1
+    made = interpreter.predict({"image": image})
+    assert made.keys() == wanted.keys()
+    assert all(np.array_equal(made[name], wanted[name]) for name in made)
+    del interpreter
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("failing", ["prune", "load"])
+def test_a_failure_leaves_no_package(failing, fixtures, temporary, monkeypatch):
+    model = MLModel(str(fixtures / "digits_ios15.mlpackage"), skip_model_load=True)
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    if failing == "prune":
+        monkeypatch.setattr(drop_in, "prune", fail)
+    else:
+        monkeypatch.setattr(mlmodel, "_load_mlmodel", fail)
+    with pytest.raises(KeyboardInterrupt):
+        mlpass.prune_weights(model, Percentile(0.5))
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_lives_at_the_end_of_the_process_leaves_no_package(fixtures, tmp_path):
+    script = (
+        "import sys, mlpass\nfrom coremltools.models import MLModel\n"
+        "kept = mlpass.prune_weights(MLModel(sys.argv[1], skip_model_load=True), "
+        "mlpass.Percentile(0.5))\n"
+        "sys.kept = kept\nprint(kept.package_path)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, fixtures / "digits_ios15.mlpackage"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.conversion
+@pytest.mark.filterwarnings("ignore")
+def test_the_package_of_a_part_goes_with_it(fixtures, temporary):
+    model = MLModel(str(fixtures / "digits_ios15.mlpackage"), skip_model_load=True)
+    with Package(model.package_path) as package:
+        (function,) = package.programs[0].functions.values()
+        name = next(op for op in function.block.ops if op.type == "conv").outputs[0].name
+    part = mlmodel.submodel(model, [name])
+    assert Path(part.package_path) in temporary.iterdir()
+    assert [output.name for output in part.get_spec().description.output] == [name]
+    del part
+    gc.collect()
+    assert list(temporary.iterdir()) == []

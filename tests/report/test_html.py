@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mlpass import BackendError, ConfigError
+from mlpass import BackendError, ConfigError, OutputExistsError
 from mlpass.report import html
 from mlpass.report.html import check_target, to_html, write_report
 from mlpass.report.records import Report
@@ -176,12 +176,15 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write_report(report(), tmp_path / "report.json")
     assert len(json.loads((tmp_path / "report.json").read_text())["trials"]) == 8
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("no room")
 
-    monkeypatch.setattr(html.os, "replace", fail)
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(OutputExistsError, match="report.html exists: name another file, or force"):
         write_report(report(), path)
+    write_report(report(), path, force=True)
+    monkeypatch.setattr(html.Path, "write_text", fail)
+    with pytest.raises(OSError, match="no room"):
+        write_report(report(), path, force=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
