@@ -22,22 +22,27 @@ _LOCK = "lock"
 
 
 class Ledger:
-    """A folder that belongs to this run until it is closed, or this process is gone.
+    """A folder that belongs to this run until it is closed or forgotten, or this process is gone.
 
     Attributes:
         folder: where it is.
-        free: lets go of the folder, and leaves it where it is.
+        free: lets go of the folder; it stays where something in it is finished.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, finished: str) -> None:
         """Claims a folder; it is made where it is not there, and keeps what is in it.
+
+        Args:
+            folder: to claim.
+            finished: a pattern for the files in it that a later run can go on with.
 
         Raises:
             OutputBusyError: another run has it; or there is something else than a folder.
             OSError: it cannot be made.
         """
         self.folder = folder
-        self.free = weakref.finalize(self, os.close, _claim(folder))
+        self._finished = finished
+        self.free = weakref.finalize(self, _let_go, _claim(folder), folder, finished, os.getpid())
 
     def clear(self) -> None:
         """Deletes what is in it."""
@@ -45,33 +50,28 @@ class Ledger:
             if path.name != _LOCK:
                 discard(path)
 
-    def close(self, error: BaseException | None, finished: str) -> None:
-        """Deletes it where the run is done, or nothing is in it to go on with.
-
-        Otherwise the error tells where it is.
-
-        Args:
-            error: that the run ended with; None where it is done.
-            finished: a pattern for the files to go on with.
-        """
-        if error is not None and any(self.folder.glob(finished)):
+    def close(self, error: BaseException | None) -> None:
+        """Deletes it where the run is done; where there is an error, that tells what stays."""
+        if error is None:
+            self.clear()
+        elif any(self.folder.glob(self._finished)):
             add_note(
                 error,
                 f"what was finished is kept in {self.folder}: go on with resume (--resume), "
                 "or delete that folder",
             )
-        else:
-            self._delete()
         self.free()
 
-    def _delete(self) -> None:
-        """Deletes it, from one moment to the next for whoever would claim it."""
-        gone = hidden_path(self.folder, f"{uuid.uuid4().hex[:12]}.partial")
-        try:
-            self.folder.rename(gone)
-        except OSError:
-            gone = self.folder
-        self.free()
+
+def _let_go(lock: int, folder: Path, finished: str, process: int) -> None:
+    """Closes a lock, and deletes the folder where nothing in it is finished."""
+    done = os.getpid() == process and not any(folder.glob(finished))  # no fork of its process
+    gone = folder
+    if done:
+        with contextlib.suppress(OSError):  # from one moment to the next for who would claim it
+            gone = folder.rename(hidden_path(folder, f"{uuid.uuid4().hex[:12]}.partial"))
+    os.close(lock)
+    if done:
         discard(gone)
 
 

@@ -20,7 +20,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from mlpass.ledger import Ledger
-ledger = Ledger(Path(sys.argv[1]))
+ledger = Ledger(Path(sys.argv[1]), "*.npz")
 (ledger.folder / "0.npz").write_text("finished")
 print("held", flush=True)
 sys.stdin.readline()
@@ -51,48 +51,49 @@ def test_a_folder_is_of_one_process_and_its_lock_goes_with_that(tmp_path: Path) 
     for _ in range(3):
         holder = _holder(folder)
         with pytest.raises(OutputBusyError, match="is in use: another run is writing the same out"):
-            Ledger(folder)
+            Ledger(folder, "*.npz")
         assert (folder / "0.npz").read_text() == "finished"
         _end(holder, signal.SIGKILL)
-        mine = Ledger(folder)
+        mine = Ledger(folder, "*.npz")
         assert (folder / "0.npz").is_file()
         mine.free()
 
 
 def test_a_folder_is_of_one_run_of_a_process(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    first = Ledger(folder)
+    first = Ledger(folder, "*.npz")
     with pytest.raises(OutputBusyError, match="folder is in use"):
-        Ledger(folder)
-    first.close(None, "*")
+        Ledger(folder, "*.npz")
+    first.close(None)
     assert os.listdir(tmp_path) == []
-    second = Ledger(folder)
-    del second
-    Ledger(folder).close(None, "*")
+    second = Ledger(folder, "*.npz")
+    del second  # as where an interrupt comes before it can be closed
+    assert os.listdir(tmp_path) == []
+    Ledger(folder, "*.npz").close(None)
     assert os.listdir(tmp_path) == []
 
 
 def test_what_can_be_gone_on_with_is_kept_and_told(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     error = KeyboardInterrupt()
-    Ledger(folder).close(error, "*.npz")
+    Ledger(folder, "*.npz").close(error)
     assert not folder.exists()
     assert not vars(error)
 
-    mine = Ledger(folder)
+    mine = Ledger(folder, "*.npz")
     (folder / "0.npz").touch()
-    mine.close(error, "*.npz")
+    mine.close(error)
     (note,) = vars(error)["__notes__"]
     assert f"kept in {folder}: go on with resume (--resume), or delete that folder" in note
     assert (folder / "0.npz").is_file()
 
-    mine = Ledger(folder)
+    mine = Ledger(folder, "*.npz")
     (folder / "deep").mkdir()
     mine.clear()
     assert os.listdir(folder) == ["lock"]
     with pytest.raises(OutputBusyError):
-        Ledger(folder)
-    mine.close(None, "*")
+        Ledger(folder, "*.npz")
+    mine.close(None)
     assert os.listdir(tmp_path) == []
 
 
@@ -101,24 +102,24 @@ def test_a_folder_that_its_run_deletes_meanwhile_is_claimed_anew(
 ) -> None:
     """A lock on a file that has no name any more is no claim to that name."""
     folder, flock = tmp_path / "folder", fcntl.flock
-    first = Ledger(folder)
+    first = Ledger(folder, "*.npz")
     calls = []
 
     def late(descriptor: int, how: int) -> None:
         calls.append(descriptor)
         if len(calls) == 1:  # the lock file is open: now the first run is done
-            first.close(None, "*")
+            first.close(None)
         if len(calls) == 2:
             os.unlink(folder / "lock")
         flock(descriptor, how)
 
     monkeypatch.setattr(ledger.fcntl, "flock", late)
-    mine = Ledger(folder)
+    mine = Ledger(folder, "*.npz")
     assert len(calls) == 3
     monkeypatch.undo()
     with pytest.raises(OutputBusyError):
-        Ledger(folder)
-    mine.close(None, "*")
+        Ledger(folder, "*.npz")
+    mine.close(None)
 
 
 def test_a_folder_that_goes_before_it_is_opened_is_made_anew(
@@ -133,7 +134,7 @@ def test_a_folder_that_goes_before_it_is_opened_is_made_anew(
         return lstat(path)
 
     monkeypatch.setattr(ledger.os, "lstat", late)
-    Ledger(folder).close(None, "*")
+    Ledger(folder, "*.npz").close(None)
     assert calls
 
 
@@ -147,7 +148,7 @@ def test_what_is_no_folder_of_its_own(kind: str, tmp_path: Path) -> None:
     else:
         folder.symlink_to(elsewhere if kind == "link" else tmp_path / "nothing")
     with pytest.raises(OutputBusyError, match="folder: is not a folder of mlpass's own; delete it"):
-        Ledger(folder)
+        Ledger(folder, "*.npz")
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "folder"]
     assert os.listdir(elsewhere) == []
 
@@ -156,7 +157,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links") as caught:
-        Ledger(tmp_path / "folder")
+        Ledger(tmp_path / "folder", "*.npz")
     assert caught.value.errno == errno.ELOOP
     assert os.listdir(tmp_path) == ["folder"]
 
@@ -169,7 +170,7 @@ def test_a_file_system_without_locks_is_told(
 
     monkeypatch.setattr(ledger.fcntl, "flock", refuse)
     with pytest.raises(OSError, match="No locks available"):
-        Ledger(tmp_path / "folder")
+        Ledger(tmp_path / "folder", "*.npz")
 
 
 def test_a_folder_that_cannot_be_renamed_is_deleted_where_it_is(
@@ -179,7 +180,7 @@ def test_a_folder_that_cannot_be_renamed_is_deleted_where_it_is(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(Path, "rename", refuse)
-    Ledger(tmp_path / "folder").close(None, "*")
+    Ledger(tmp_path / "folder", "*.npz").close(None)
     assert os.listdir(tmp_path) == []
 
 
@@ -192,7 +193,7 @@ folder, name, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 had = 0
 for _ in range(rounds):
     try:
-        ledger = Ledger(folder)
+        ledger = Ledger(folder, "*.npz")
     except OutputBusyError:
         continue
     had += 1
@@ -202,7 +203,7 @@ for _ in range(rounds):
         (folder / f"{number}.npz").write_text(name)
     assert (folder / "owner").read_text() == name
     assert {path.read_text() for path in folder.glob("*.npz")} == {name}
-    ledger.close(None, "*")
+    ledger.close(None)
 print(had)
 """
 

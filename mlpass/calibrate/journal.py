@@ -48,7 +48,7 @@ class Journal:
             OutputBusyError: another run is at it.
             OSError: it cannot be read or written.
         """
-        self._ledger = None if folder is None else Ledger(folder)
+        self._ledger = None if folder is None else Ledger(folder, "*.npz")
         self._numbers: dict[Site, int] = {}
         if self._ledger is None or folder is None:
             return
@@ -110,7 +110,7 @@ class Journal:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         """Deletes it where the run is done, or nothing is in it to go on with."""
         if self._ledger is not None:
-            self._ledger.close(error, "*.npz")
+            self._ledger.close(error)
 
     def _path(self, site: Site) -> Path:
         assert self._ledger is not None  # asked before

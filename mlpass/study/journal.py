@@ -42,7 +42,7 @@ class TrialJournal:
             OSError: it cannot be written.
         """
         self._common = _digest(files, setting)
-        self._ledger = Ledger(folder)
+        self._ledger = Ledger(folder, "*.json")
         if not resume:
             self._ledger.clear()
 
@@ -74,7 +74,7 @@ class TrialJournal:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         """Deletes it where the sweep is done, or nothing is in it to go on with."""
-        self._ledger.close(error, "*.json")
+        self._ledger.close(error)
 
     def _path(self, candidate: Candidate) -> Path:
         text = repr((self._common, candidate)).encode()
