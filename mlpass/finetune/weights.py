@@ -14,8 +14,9 @@ from mlpass.passes.encoding import Encoded, encode_weight
 from mlpass.passes.inspect import weight_of
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
+from mlpass.program.fixed import is_position_table
 from mlpass.program.ir import Constant, Program
-from mlpass.program.sites import WEIGHT_PARAMETERS, Site, find_sites, is_position_table
+from mlpass.program.sites import WEIGHT_PARAMETERS, Site, find_sites
 from mlpass.sparsity.modes import Mask
 
 _BIAS = frozenset({"bias"})

@@ -16,7 +16,8 @@ from mlpass.errors import ConfigError, NotApplicable
 from mlpass.parallel import map_slabs
 from mlpass.passes.inspect import weight_of
 from mlpass.passes.joint import has_joint_form
-from mlpass.program.sites import WEIGHT_PARAMETERS, Site, is_position_table
+from mlpass.program.fixed import is_position_table
+from mlpass.program.sites import WEIGHT_PARAMETERS, Site
 from mlpass.sparsity.layout import Layout, layout_of
 from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many

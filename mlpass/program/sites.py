@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 
@@ -139,28 +138,6 @@ def constants_of(op: Op) -> list[Constant]:
         for argument in arguments
         if isinstance(argument, Constant)
     ]
-
-
-def is_position_table(table: NDArray[Any]) -> bool:
-    """Returns whether a table's columns are sinusoids of the row, as those of positions are.
-
-    Any sinusoid f(p) of an integer p satisfies f(p + 1) + f(p - 1) = 2 cos(w) f(p) with one factor
-    for all p, whatever its phase and amplitude. A trained table does not.
-
-    Args:
-        table: (rows, ...), floats.
-    """
-    if table.ndim < 2 or len(table) < 8:
-        return False
-    rows = table[:64].astype(np.float64).reshape(min(64, len(table)), -1)
-    neighbours, centre = rows[2:] + rows[:-2], rows[1:-1]
-    power = np.sum(centre * centre, axis=0)
-    live = power > 0
-    if not live.any():
-        return False
-    factor = np.sum(neighbours * centre, axis=0)[live] / power[live]
-    error = np.abs(neighbours[:, live] - factor * centre[:, live]).max()
-    return bool(error <= 4e-3 * np.abs(rows).max() and np.all(np.abs(factor) <= 2.001))
 
 
 @dataclass
