@@ -16,7 +16,7 @@ from mlpass.errors import ConfigError, NotApplicable
 from mlpass.parallel import map_slabs
 from mlpass.passes.inspect import weight_of
 from mlpass.passes.joint import has_joint_form
-from mlpass.program.fixed import is_position_table
+from mlpass.passes.untrained import reason_untrained
 from mlpass.program.sites import WEIGHT_PARAMETERS, Site
 from mlpass.sparsity.layout import Layout, layout_of
 from mlpass.sparsity.modes import Mask, Mode, Percentile
@@ -185,9 +185,7 @@ def _unfit(site: Site, weight_threshold: int) -> str | None:
         return f"its {size} elements are no more than weight_threshold {weight_threshold}"
     if not 2 <= rank <= 5:
         return f"its rank is {rank}; weights of rank 2 to 5 can be pruned"
-    if all(use.op.type == "gather" for use in site.uses) and is_position_table(weight_of(site)):
-        return "its columns are sinusoids of the row: a table of positions, not a trained one"
-    return None
+    return reason_untrained(site)
 
 
 def _names(site: Site) -> tuple[str, ...]:
