@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError
-from mlpass.program.ir import Constant, Op, Program
+from mlpass.program.ir import Constant, Op, Program, TensorType
 from mlpass.program.mlmodel import open_package
 from mlpass.program.sites import Site, find_sites
 from mlpass.report.records import FunctionRecord, LayerRecord, Report
@@ -89,9 +89,18 @@ def stored_bytes(site: Site) -> int:
         for op in site.parts
         for parameter, arguments in op.inputs.items()
         for constant in arguments
-        if isinstance(constant, Constant) and parameter not in _STEERING
+        if isinstance(constant, Constant)
+        and parameter not in _STEERING
+        and not (site.is_computed and _is_setting(constant))
     }
     return sum(constant.nbytes for constant in constants.values())
+
+
+def _is_setting(constant: Constant) -> bool:
+    """Returns whether a constant says how an op works (axes, text), rather than holds a weight."""
+    if not isinstance(constant.type, TensorType):
+        return True
+    return constant.dtype.name in ("int32", "bool", "string")
 
 
 def encoding_of(parts: Iterable[Op]) -> str:
@@ -128,6 +137,8 @@ def weight_of(site: Site) -> NDArray[Any]:
     """
     if site.constant is not None:
         return np.asarray(site.constant.read())
+    if site.is_computed:
+        raise ModelFormatError(f"{site.name}: the model makes it as it runs")
     return materialize(site.parts, site.opset)
 
 
