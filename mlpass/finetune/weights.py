@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError
+from mlpass.plan.untrained import reason_untrained
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Program
 from mlpass.sparsity.modes import Mask
 from mlpass.weights.reading import weight_of
-from mlpass.weights.sites import WEIGHT_PARAMETERS, Site, find_sites, is_position_table
+from mlpass.weights.sites import WEIGHT_PARAMETERS, Site, find_sites
 from mlpass.weights.storing import Encoded, encode_weight
 
 _BIAS = frozenset({"bias"})
@@ -53,10 +54,7 @@ def is_weight(site: Site) -> bool:
 
 def is_trained(site: Site) -> bool:
     """Returns whether a site, opened, is a float that training may move."""
-    if site.refusal is not None:
-        return False
-    tables_alone = all(use.op.type == "gather" for use in site.uses)
-    return not (tables_alone and is_position_table(weight_of(site)))
+    return site.refusal is None and reason_untrained(site) is None
 
 
 def is_sparse(site: Site) -> bool:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config, choose, unmatched
+from mlpass.plan.untrained import reason_untrained
 from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
 from mlpass.weights.joint import has_joint_form
 from mlpass.weights.reading import magnitude, weight_of
-from mlpass.weights.sites import WEIGHT_PARAMETERS, Site, is_position_table
+from mlpass.weights.sites import WEIGHT_PARAMETERS, Site
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,7 @@ def _unfit(site: Site, weight_threshold: int) -> str | None:
         return f"its {size} elements are no more than weight_threshold {weight_threshold}"
     if not 2 <= rank <= 5:
         return f"its rank is {rank}; weights of rank 2 to 5 can be pruned"
-    if all(use.op.type == "gather" for use in site.uses) and is_position_table(weight_of(site)):
-        return "its columns are sinusoids of the row: a table of positions, not a trained one"
-    return None
+    return reason_untrained(site)
 
 
 def _names(site: Site) -> tuple[str, ...]:

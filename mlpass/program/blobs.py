@@ -67,19 +67,21 @@ class BlobFile:
         """Closes the file; nothing can be read any more."""
         self._file.close()
 
-    def read(self, offset: int, dtype: DType, count: int) -> Raw:
+    def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> Raw:
         """Returns the bytes of the blob whose header is at `offset`.
 
         Args:
             offset: as the program states it.
             dtype: the element type that the program states.
             count: the number of elements that the program states.
+            first: how many of them to read; None is all.
 
         Raises:
             ModelFormatError: the blob is not all of that.
         """
         header = self._header(offset, dtype, count)
-        return self._read(header.start, header.nbytes, f"the blob at {offset}")
+        nbytes = header.nbytes if first is None else dtype.nbytes(first)
+        return self._read(header.start, nbytes, f"the blob at {offset}")
 
     def chunks(self, offset: int, dtype: DType, count: int) -> Iterator[memoryview]:
         """Yields the same bytes in pieces; each is overwritten by the next.

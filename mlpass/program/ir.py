@@ -87,12 +87,15 @@ class Constant:
         load: returns it: for a tensor the stored bytes, else a Python object.
         storage: (file, place) where it is in a weight file; constants of equal storage are one.
         in_file: whether that is a weight file rather than the program's own text.
+        peek: returns the stored bytes of its first elements, as many as given, where that is
+            cheaper than to load it.
     """
 
     type: ValueType
     load: Callable[[], Any] = field(repr=False)
     storage: tuple[str, Hashable] | None = None
     in_file: bool = False
+    peek: Callable[[int], Raw] | None = field(default=None, repr=False)
 
     @classmethod
     def packed(
@@ -157,6 +160,17 @@ class Constant:
         if not isinstance(self.type, TensorType) or self.dtype.name == "string":
             return self.load()
         return unpack_elements(self.load(), self.dtype, self.size).reshape(self.shape)
+
+    def first(self, count: int) -> NDArray[Any]:
+        """Returns the first `count` elements of a tensor, or all where there are fewer, flat.
+
+        Raises:
+            ModelFormatError: what is stored is not what the type says.
+        """
+        count = min(count, self.size)
+        if self.peek is None:
+            return np.asarray(self.read()).reshape(-1)[:count]
+        return unpack_elements(self.peek(count), self.dtype, count)
 
 
 Argument = Value | Constant

@@ -24,8 +24,8 @@ _HIGHEST_RANK = 64  # numpy's
 class BlobReader(Protocol):
     """Where blobs are read: see `blobs.BlobFile`."""
 
-    def read(self, offset: int, dtype: DType, count: int) -> ir.Raw:
-        """Returns the stored bytes of a blob."""
+    def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> ir.Raw:
+        """Returns the stored bytes of a blob, or of its first elements alone."""
         ...
 
     def check(self, offset: int, dtype: DType, count: int) -> None:
@@ -188,6 +188,7 @@ class MilProto:
             lambda: reader.read(offset, dtype, count),
             storage=(file_name, offset),
             in_file=True,
+            peek=lambda first: reader.read(offset, dtype, count, first),
         )
         self.blobs[constant] = message
         return constant

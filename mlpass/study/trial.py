@@ -175,7 +175,8 @@ def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:
     """Returns the first rows and columns of a weight's keep mask; of the largest by default."""
-    named = [site for site in sites if site.name == name or name is None]
+    readable = [site for site in sites if not site.is_computed]
+    named = [site for site in readable if site.name == name or name is None]
     if not named:
         return None
     site = max(named, key=lambda one: prod(one.shape))

@@ -24,6 +24,8 @@ def weight_of(site: Site) -> NDArray[Any]:
     """
     if site.constant is not None:
         return np.asarray(site.constant.read())
+    if site.is_computed:
+        raise ModelFormatError(f"{site.name}: the model makes it as it runs")
     return materialize(site.parts, site.opset)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mlpass.program.ir import Constant, Op, Program
+from mlpass.program.ir import Constant, Op, Program, TensorType
 from mlpass.report.records import FunctionRecord, LayerRecord
 from mlpass.weights.reading import zeros_of
 from mlpass.weights.sites import Site
@@ -68,9 +68,18 @@ def stored_bytes(site: Site) -> int:
         for op in site.parts
         for parameter, arguments in op.inputs.items()
         for constant in arguments
-        if isinstance(constant, Constant) and parameter not in _ATTRIBUTES
+        if isinstance(constant, Constant)
+        and parameter not in _ATTRIBUTES
+        and not (site.is_computed and _is_setting(constant))
     }
     return sum(constant.nbytes for constant in constants.values())
+
+
+def _is_setting(constant: Constant) -> bool:
+    """Returns whether a constant says how an op works (axes, text), rather than holds a weight."""
+    if not isinstance(constant.type, TensorType):
+        return True
+    return constant.dtype.name in ("int32", "bool", "string")
 
 
 def encoding_of(parts: Iterable[Op]) -> str:

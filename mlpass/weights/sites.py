@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
@@ -29,6 +28,8 @@ WEIGHT_PARAMETERS: dict[str, frozenset[str]] = {
     "gru": frozenset({"weight_ih", "weight_hh"}),
     "rnn": frozenset({"weight_ih", "weight_hh"}),
 }
+# What makes another value at each run, or keeps one: no constant, whatever it is given.
+_CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
 _FLOATS = {"fp16", "fp32", "fp64", "bf16", "fp8e4m3fn", "fp8e5m2"}
 
 
@@ -57,9 +58,10 @@ class Site:
         name: of the value that the ops read, with the part and function it is in where the model
             has several of that name.
         names: of all values that share the storage, without those.
-        makers: the ops that make them: `const`, or a `constexpr_*` where it is compressed.
-        parts: for a compressed weight, every op that takes part in making it, the maker last.
-        constant: the stored constant; for a compressed weight None.
+        makers: the ops that make them: `const`, or a `constexpr_*` where it is compressed, or any
+            op that makes it of constants alone as the model runs.
+        parts: where it is not `const` that makes it, every op that takes part, the maker last.
+        constant: the stored constant; None where the makers are others.
         uses: every reading, by an op that takes it as a weight.
         opsets: iOS version of the function that each of the makers is in.
         other_use: who else reads it, so that it must be left as it is; None where nobody does.
@@ -83,12 +85,32 @@ class Site:
     def refusal(self) -> str | None:
         """Why it must be left as it is; None where it may be pruned."""
         if self.constant is None:
-            return f"it is already compressed, by {self.makers[0].type}"
+            return self._made
         if self.dtype not in _FLOATS:
             return f"its elements are {self.dtype}, not floats"
         if self.dtype not in ("fp16", "fp32"):
             return f"its elements are {self.dtype}; fp16 and fp32 can be pruned"
         return self.other_use
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the model makes it of constants as it runs."""
+        return self.constant is None and not self.makers[0].type.startswith("constexpr_")
+
+    @property
+    def _made(self) -> str:
+        """What makes it, where that is not `const`."""
+        types = list(dict.fromkeys(part.type for part in self.parts if part.type != "const"))
+        compressing = [name for name in types if name.startswith("constexpr_")]
+        others = ", ".join(name for name in types if name not in compressing)
+        if not self.is_computed:
+            return f"it is already compressed, by {self.makers[0].type}"
+        if compressing:
+            return f"it is already compressed, by {compressing[-1]}, and read through {others}"
+        return (
+            f"the model makes it as it runs, by {others} of constants: convert it again with "
+            "coremltools' pass common::const_elimination, which stores what they make"
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,28 +169,6 @@ def constants_of(op: Op) -> list[Constant]:
     ]
 
 
-def is_position_table(table: NDArray[Any]) -> bool:
-    """Returns whether a table's columns are sinusoids of the row, as those of positions are.
-
-    Any sinusoid f(p) of an integer p satisfies f(p + 1) + f(p - 1) = 2 cos(w) f(p) with one factor
-    for all p, whatever its phase and amplitude. A trained table does not.
-
-    Args:
-        table: (rows, ...), floats.
-    """
-    if table.ndim < 2 or len(table) < 8:
-        return False
-    rows = table[:64].astype(np.float64).reshape(min(64, len(table)), -1)
-    neighbours, centre = rows[2:] + rows[:-2], rows[1:-1]
-    power = np.sum(centre * centre, axis=0)
-    live = power > 0
-    if not live.any():
-        return False
-    factor = np.sum(neighbours * centre, axis=0)[live] / power[live]
-    error = np.abs(neighbours[:, live] - factor * centre[:, live]).max()
-    return bool(error <= 4e-3 * np.abs(rows).max() and np.all(np.abs(factor) <= 2.001))
-
-
 @dataclass
 class _Graph:
     """What is gathered over all programs.
@@ -181,6 +181,7 @@ class _Graph:
         opsets: the opset of the function that each of them is in.
         places: the part of a pipeline and the function that each of them is in, as text.
         constants: what const ops make.
+        computed: the values that other ops make of constants alone.
         readings: who reads a value as a weight.
         others: who reads it as something else, or that it is an output: as a reason.
     """
@@ -191,6 +192,7 @@ class _Graph:
     opsets: dict[Op, int] = field(default_factory=dict)
     places: dict[Op, str] = field(default_factory=dict)
     constants: dict[Value, Constant] = field(default_factory=dict)
+    computed: dict[Value, Op] = field(default_factory=dict)
     readings: dict[Value, list[Use]] = field(default_factory=dict)
     others: dict[Value, str] = field(default_factory=dict)
 
@@ -209,12 +211,19 @@ def _gather(
             graph.places[op] = place
         if constexpr:
             continue
+        if op.type != "const" and _is_of_constants(op, graph):
+            # One op for each result, since a site has one.
+            singles = (replace(op, outputs=(value,)) for value in op.outputs)
+            made = dict(zip(op.outputs, singles, strict=True))
+            graph.computed.update(made)
+            graph.producers.update(made)
         settings = _settings(op, graph.constants) if op.type in parameters else {}
         for parameter, arguments in op.inputs.items():
             for position, value in enumerate(arguments):
                 if not isinstance(value, Value):
                     continue
                 if parameter in parameters.get(op.type, ()):
+                    _note_computed(value, opset, place, graph)
                     use = Use(op, parameter, position, settings)
                     graph.readings.setdefault(value, []).append(use)
                 else:
@@ -238,6 +247,26 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
     makers.append(op)
     graph.producers.update((value, op) for value in op.outputs)
     graph.firsts[op] = makers[0]
+
+
+def _is_of_constants(op: Op, graph: _Graph) -> bool:
+    """Returns whether an op makes of constants alone what it makes at every run."""
+    arguments = [argument for several in op.inputs.values() for argument in several]
+    return (
+        bool(arguments)
+        and not op.blocks
+        and not op.type.startswith(_CHANGING)
+        and all(isinstance(one, Constant) or one in graph.producers for one in arguments)
+    )
+
+
+def _note_computed(value: Value, opset: int, place: str, graph: _Graph) -> None:
+    """Notes the op that makes a weight of constants, if it is one."""
+    op = graph.computed.get(value)
+    if op is None or op in graph.firsts or not isinstance(value.type, TensorType):
+        return
+    graph.makers[op] = [op]
+    graph.firsts[op], graph.opsets[op], graph.places[op] = op, opset, place
 
 
 def _identity(op: Op, graph: _Graph) -> Hashable:

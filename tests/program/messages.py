@@ -18,7 +18,7 @@ FLOAT = BY_NAME["fp32"].proto
 class NoBlobs:
     """A weight file in which every blob is broken."""
 
-    def read(self, offset: int, dtype: object, count: int) -> ir.Raw:
+    def read(self, offset: int, dtype: object, count: int, first: int | None = None) -> ir.Raw:
         raise ModelFormatError("no such blob")
 
     def check(self, offset: int, dtype: object, count: int) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
 from mlpass.program.mlpackage import Package
-from mlpass.weights.sites import WEIGHT_PARAMETERS, find_sites, is_position_table
+from mlpass.weights.sites import WEIGHT_PARAMETERS, find_sites
 
 
 def sites_of(fixtures, name):
@@ -78,36 +75,3 @@ def test_weight_parameters_are_those_of_coremltools_ops():
     for op_type, parameters in WEIGHT_PARAMETERS.items():
         for version in SSAOpRegistry.core_ops[op_type].values():
             assert parameters <= set(version.input_spec.input_types), op_type
-
-
-POSITIONS = np.arange(64)[:, None] / 10000 ** (np.arange(24) / 24)
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        np.cos(POSITIONS),
-        np.sin(POSITIONS),
-        np.concatenate([np.sin(POSITIONS), np.cos(POSITIONS)], axis=1),
-        np.stack([np.cos(POSITIONS), np.sin(POSITIONS)], axis=-1) * 1.2,
-        np.cos(POSITIONS).astype(np.float16),
-    ],
-    ids=["cos", "sin", "both", "pairs", "fp16"],
-)
-def test_tables_of_positions_are_known_by_their_numbers(table):
-    assert is_position_table(table)
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        np.random.default_rng(0).standard_normal((256, 24)),
-        np.random.default_rng(0).standard_normal((256, 24)).cumsum(axis=0),
-        np.zeros((64, 24)),
-        np.cos(POSITIONS)[:7],
-        np.ones(64),
-    ],
-    ids=["trained", "smooth", "zeros", "short", "vector"],
-)
-def test_other_tables_are_not(table):
-    assert not is_position_table(table)

@@ -1,0 +1,40 @@
+"""Which weights nobody trained: left as they are, with the reason."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlpass.program.fixed import (
+    is_filterbank,
+    is_position_table,
+    is_wave_basis,
+    may_be_transform,
+)
+from mlpass.weights.reading import weight_of
+from mlpass.weights.sites import Site
+
+_HEAD = 1 << 15  # elements; more are read only where those look like a transform's
+
+
+def reason_untrained(site: Site) -> str | None:
+    """Returns why a weight is no trained one, by its numbers; None where it may be.
+
+    Most are told apart by their first elements: the others are not read.
+
+    Raises:
+        ModelFormatError: it is broken.
+    """
+    if all(use.op.type == "gather" for use in site.uses) and is_position_table(weight_of(site)):
+        return "its columns are sinusoids of the row: a table of positions, not a trained one"
+    sizes = [size for size in site.shape if size > 1]
+    if site.constant is None or len(sizes) < 2:
+        return None
+    if not may_be_transform(site.constant.first(min(2 * sizes[-1], _HEAD))):
+        return None
+    matrix = np.asarray(weight_of(site)).reshape(-1, sizes[-1])
+    ways = (matrix, matrix.T) if len(sizes) == 2 else (matrix,)
+    if any(is_wave_basis(way) for way in ways):
+        return "it is waves under one window: a Fourier or cosine transform, not a trained weight"
+    if any(is_filterbank(way) for way in ways):
+        return "it is triangles side by side: a filterbank, as mel's is, not a trained weight"
+    return None

@@ -1,0 +1,162 @@
+"""Weights that nobody trained, by their numbers: tables of positions, transforms, filterbanks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WINDOW = 64  # rows of a table that are looked at together
+_SHORTEST = 8  # samples of a wave, frequencies of a filter
+_FEWEST = 4  # waves, or filters
+_WIDEST = 5  # elements that the widest filter has at least, that a straight line may show
+_ROWS = 64  # of a transform that are looked at
+_ROUNDS = 8  # in which a window is found
+_LEFT_OVER = 0.02  # of a row's norm; what fp16 rounds off is far less
+
+
+def is_position_table(table: NDArray[Any]) -> bool:
+    """Returns whether a table's columns are sinusoids of the row, as those of positions are.
+
+    Any sinusoid f(p) of an integer p satisfies f(p + 1) + f(p - 1) = 2 cos(w) f(p) with one factor
+    for all p, whatever its phase and amplitude. A trained table does not. A constant does, too, but
+    tells no positions: what is left over is measured against how much the rows change.
+
+    Args:
+        table: (rows, ...), floats.
+    """
+    if table.ndim < 2 or len(table) < 8:
+        return False
+    last = max(0, len(table) - _WINDOW)
+    windows = [
+        table[start : start + _WINDOW].astype(np.float64).reshape(min(_WINDOW, len(table)), -1)
+        for start in sorted({0, last // 2, last})
+    ]
+    if not all(np.isfinite(rows).all() for rows in windows):
+        return False
+    centre = np.concatenate([rows[1:-1] for rows in windows])
+    neighbours = np.concatenate([rows[2:] + rows[:-2] for rows in windows])
+    change = max(float(np.ptp(rows, axis=0).max(initial=0)) for rows in windows)
+    power = np.sum(centre * centre, axis=0)
+    live = power > 0
+    if change == 0 or not live.any():
+        return False
+    factor = np.sum(neighbours * centre, axis=0)[live] / power[live]
+    error = np.abs(neighbours[:, live] - factor * centre[:, live]).max()
+    return bool(error <= 4e-3 * change and np.all(np.abs(factor) <= 2.001))
+
+
+def may_be_transform(head: NDArray[Any]) -> bool:
+    """Returns whether a matrix that begins like this may be a transform or a filterbank.
+
+    Their first rows are smooth, the slow waves, or have no negative elements; those of trained
+    weights are neither, but for a few, which `is_wave_basis` and `is_filterbank` tell apart.
+
+    Args:
+        head: its first elements, of about two rows.
+    """
+    values = head.astype(np.float64)
+    power = float(values @ values)
+    if not np.isfinite(power) or len(values) < 2 * _SHORTEST:
+        return False
+    if values.min() >= 0:
+        return True
+    return any(float(values[lag:] @ values[:-lag]) > 0.4 * power for lag in (1, 2))
+
+
+def is_wave_basis(matrix: NDArray[Any]) -> bool:
+    """Returns whether all rows are waves of one transform: Fourier's or a cosine one, windowed too.
+
+    Row k is w(n) (a cos(o n) + b sin(o n)), with a, b and o of its own, o a multiple of one step,
+    and one window w for all. So real and imaginary rows may come in any order, scaled at will. The
+    window is not known: it is solved for in turn with the waves. Trained rows leave nearly all of
+    themselves over.
+
+    Args:
+        matrix: (rows, samples), floats.
+    """
+    count, length = matrix.shape
+    if length < _SHORTEST:
+        return False
+    rows = matrix[np.linspace(0, count - 1, min(count, _ROWS)).astype(np.intp)].astype(np.float64)
+    if not np.isfinite(rows).all():
+        return False
+    norms = np.linalg.norm(rows, axis=1)
+    live = norms > 3e-3 * norms.max(initial=0)
+    rows = rows[live] / norms[live, None]
+    half = 2 * (count - 1)  # rows of a one-sided transform, or with real and imaginary ones stacked
+    periods = {length, 2 * length, 4 * length, 2 * (length - 1), half, count, count - 2}
+    return len(rows) >= _FEWEST and any(
+        _are_waves(rows, period) for period in sorted(periods) if length <= period <= 4 * length
+    )
+
+
+def is_filterbank(matrix: NDArray[Any]) -> bool:
+    """Returns whether rows are triangles side by side, each over its neighbours, as mel's are.
+
+    They may be scaled at will, and stand on a scale of their own; some of the lowest may be of one
+    element, or empty.
+
+    Args:
+        matrix: (filters, frequencies), floats.
+    """
+    if matrix.shape[1] < _SHORTEST or matrix.min(initial=0) < 0 or not np.isfinite(matrix).all():
+        return False
+    covers = matrix > 0
+    filters = matrix[covers.any(axis=1)].astype(np.float64)
+    counts = np.count_nonzero(covers, axis=0)
+    overlapping = np.count_nonzero(counts == 2)
+    if len(filters) < _FEWEST or counts.max() > 2 or 3 * overlapping < np.count_nonzero(counts):
+        return False
+    centres = filters.argmax(axis=1)
+    widest = int(np.count_nonzero(filters, axis=1).max())
+    shared = filters[:, counts == 2].sum(axis=0)  # one falls as the next rises
+    if widest < _WIDEST and np.ptp(shared) > 0.01 * shared.max():
+        return False
+    if np.any(np.diff(centres) < 0):
+        return False
+    return all(_is_triangle(row) for row in filters)
+
+
+def _are_waves(rows: NDArray[np.float64], period: int) -> bool:
+    """Returns whether rows, of norm 1, are waves of frequencies j / period under one window."""
+    length = rows.shape[1]
+    turns = np.arange(period // 2 + 1)
+    angles = 2 * np.pi / period * np.arange(length)
+    window = np.sqrt(np.mean(rows * rows, axis=0))
+    left, best = 1.0, turns[:1]
+    for _ in range(_ROUNDS):
+        spectrum = np.fft.rfft(rows * window, period)
+        cosine, sine = spectrum.real, -spectrum.imag  # of each row with each windowed wave
+        square = np.fft.fft(window * window, period)
+        double = square[2 * turns % period]
+        both, total = -double.imag / 2, square[0].real
+        of_cosine, of_sine = (total + double.real) / 2, (total - double.real) / 2
+        determinant = of_cosine * of_sine - both * both
+        single = determinant <= 1e-9 * total * total  # cosine and sine are one, or one of them is 0
+        safe = np.where(single, 1, determinant)
+        a = np.where(single, cosine / total, (cosine * of_sine - sine * both) / safe)
+        b = np.where(single, 0, (sine * of_cosine - cosine * both) / safe)
+        best = np.argmax(a * cosine + b * sine, axis=1)[:, None]
+        phases = best * angles
+        waves = np.take_along_axis(a, best, 1) * np.cos(phases)
+        waves += np.take_along_axis(b, best, 1) * np.sin(phases)
+        before, left = left, float(np.linalg.norm(rows - window * waves, axis=1).max())
+        if left <= _LEFT_OVER or left > 0.9 * before:
+            break
+        power = np.sum(waves * waves, axis=0)
+        window = np.sum(rows * waves, axis=0) / np.where(power > 0, power, 1)
+    return left <= _LEFT_OVER and len(np.unique(best)) >= _FEWEST
+
+
+def _is_triangle(row: NDArray[np.float64]) -> bool:
+    """Returns whether a row is 0 but for a straight rise to its peak and a straight fall."""
+    places = np.flatnonzero(row)
+    if places[-1] - places[0] + 1 != len(places):
+        return False
+    centre, peak = int(row.argmax()), float(row.max())
+    rise, fall = row[places[0] : centre], row[centre + 1 : places[-1] + 1]  # the peak is on either
+    bends = np.concatenate([np.diff(rise, n=2), np.diff(fall, n=2)])
+    steps = np.concatenate([np.diff(rise), -np.diff(fall)])
+    return bool(np.all(np.abs(bends) <= 0.05 * peak) and np.all(steps >= 0))
