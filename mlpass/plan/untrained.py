@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlpass.program.fixed import (
+from mlpass.plan.fixed import (
     is_filterbank,
     is_position_table,
     is_wave_basis,

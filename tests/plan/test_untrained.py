@@ -12,7 +12,7 @@ from mlpass import Percentile
 from mlpass.finetune import to_module
 from mlpass.program.pymil import read_program
 from mlpass.weights.sites import find_sites
-from tests.program.test_fixed import filterbank
+from tests.plan.test_fixed import filterbank
 
 WAVES = "it is waves under one window: a Fourier or cosine transform, not a trained weight"
 TRIANGLES = "it is triangles side by side: a filterbank, as mel's is, not a trained weight"

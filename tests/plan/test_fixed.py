@@ -7,13 +7,13 @@ import pytest
 import scipy.fft
 import scipy.signal
 
-from mlpass.plan.untrained import reason_untrained
-from mlpass.program.fixed import (
+from mlpass.plan.fixed import (
     is_filterbank,
     is_position_table,
     is_wave_basis,
     may_be_transform,
 )
+from mlpass.plan.untrained import reason_untrained
 from mlpass.program.mlpackage import Package
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import find_sites
