@@ -17,6 +17,8 @@ from mlpass.runtime.interpreter import Interpreter
 
 Outputs = Mapping[str, Any]
 
+_SHOWN = 5  # labels in a message
+
 
 def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
@@ -92,6 +94,11 @@ class _Tally:
             self.places += 1
             return
         if isinstance(reference, Mapping):  # a classifier's probabilities, by label
+            if not isinstance(result, Mapping) or result.keys() != reference.keys():
+                raise CalibrationError(
+                    f"an output has the labels {_labels(reference)} in one model, "
+                    f"{_labels(result)} in the other"
+                )
             result = np.array([result[label] for label in reference])
             reference = np.array(list(reference.values()))
         wanted = np.asarray(reference, np.float64)
@@ -117,6 +124,14 @@ class _Tally:
         return OutputRecord(
             name, _decibels(self.signal, self.noise), self.largest, self.total / self.elements, top1
         )
+
+
+def _labels(output: Any) -> str:
+    """Returns an output's first labels as text, "none" where there are none."""
+    if not isinstance(output, Mapping):
+        return "none"
+    texts = [repr(label) for label in list(output)[:_SHOWN]]
+    return ", ".join([*texts, "..."] if len(output) > _SHOWN else texts)
 
 
 def _decibels(signal: float, noise: float) -> float:
