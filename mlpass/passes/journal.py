@@ -20,6 +20,7 @@ import numpy as np
 from mlpass.errors import CalibrationError
 from mlpass.passes.samples import read_arrays
 from mlpass.program.sites import Site
+from mlpass.report.plain import to_json
 from mlpass.solvers.palettize import PalettizedSolution
 from mlpass.solvers.quantize import QuantizedSolution
 from mlpass.solvers.solve import Solution
@@ -59,7 +60,7 @@ class Journal:
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        head.write_text(json.dumps({"digest": digest}))
+        head.write_text(to_json({"digest": digest}))
 
     def number(self, sites: Iterable[Site]) -> None:
         """Numbers the sites of the run: their files are called by that."""

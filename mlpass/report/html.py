@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import uuid
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpass.errors import BackendError, ConfigError
+from mlpass.report.plain import to_json
 from mlpass.report.study import SweepReport, Trial, latency_text, number_text
 from mlpass.report.table import bytes_text
 
@@ -45,7 +45,7 @@ def write_report(report: SweepReport, path: Path) -> None:
         OSError: it cannot be written.
     """
     check_target(path)
-    text = json.dumps(report.to_dict(), indent=2) if path.suffix == ".json" else to_html(report)
+    text = to_json(report.to_dict(), indent=2) if path.suffix == ".json" else to_html(report)
     building = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         building.write_text(text, encoding="utf-8")
@@ -101,8 +101,8 @@ def _measured(report: SweepReport) -> list[Trial]:
 
 
 def _sortable(value: Any) -> str:
-    """Returns a number as JavaScript reads it, nothing for None."""
-    if value is None:
+    """Returns a number as JavaScript reads it, nothing for None and NaN."""
+    if value is None or value != value:
         return ""
     if isinstance(value, float) and math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from mlpass import __version__
 from mlpass.errors import CalibrationError
 from mlpass.passes.journal import digest_of
 from mlpass.passes.samples import load_samples
+from mlpass.report.plain import keep, kept
 from mlpass.report.study import Trial, trial_from_record, trial_to_record
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
@@ -56,7 +56,7 @@ class TrialJournal:
         if not path.is_file():
             return None
         try:
-            return trial_from_record(json.loads(path.read_text()))
+            return trial_from_record(kept(path.read_text()))
         except (LookupError, TypeError, ValueError) as error:
             raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
 
@@ -68,7 +68,7 @@ class TrialJournal:
         """
         path = self._path(candidate)
         beside = path.with_suffix(".part")
-        beside.write_text(json.dumps(trial_to_record(trial)))
+        beside.write_text(keep(trial_to_record(trial)))
         os.replace(beside, path)
 
     def close(self) -> None:
