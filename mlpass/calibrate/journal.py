@@ -18,6 +18,7 @@ import numpy as np
 from mlpass.errors import CalibrationError
 from mlpass.files import hidden_path, whole_file
 from mlpass.ledger import Ledger
+from mlpass.report.plain import to_json
 from mlpass.runtime.samples import read_arrays
 from mlpass.solvers.palettize import PalettizedSolution
 from mlpass.solvers.quantize import QuantizedSolution
@@ -63,7 +64,7 @@ class Journal:
             return
         self._ledger.clear()
         with whole_file(head, force=True) as building:
-            building.write_text(json.dumps({"digest": digest}))
+            building.write_text(to_json({"digest": digest}))
 
     def number(self, sites: Iterable[Site]) -> None:
         """Numbers the sites of the run: their files are called by that."""

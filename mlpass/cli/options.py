@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 Subparsers = Any  # argparse gives its own type no public name
@@ -60,4 +59,6 @@ def load_function(option: str, place: str | None) -> Any:
 
 def shown(report: Any, options: argparse.Namespace) -> str:
     """Returns a report in the form that was asked for."""
-    return json.dumps(report.to_dict(), indent=2) if options.json else str(report)
+    from mlpass.report.plain import to_json
+
+    return to_json(report.to_dict(), indent=2) if options.json else str(report)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError
@@ -16,6 +17,8 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import load_samples
 
 Outputs = Mapping[str, Any]
+
+_SHOWN = 5  # labels in a message
 
 
 def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
@@ -92,6 +95,11 @@ class _Tally:
             self.places += 1
             return
         if isinstance(reference, Mapping):  # a classifier's probabilities, by label
+            if not isinstance(result, Mapping) or result.keys() != reference.keys():
+                raise CalibrationError(
+                    f"an output has the labels {_labels(reference)} in one model, "
+                    f"{_labels(result)} in the other"
+                )
             result = np.array([result[label] for label in reference])
             reference = np.array(list(reference.values()))
         wanted = np.asarray(reference, np.float64)
@@ -99,16 +107,20 @@ class _Tally:
             raise CalibrationError(
                 f"an output has shape {wanted.shape} in one model, {np.shape(result)} in the other"
             )
-        difference = np.abs(np.asarray(result, np.float64) - wanted)
-        self.signal += float(np.sum(wanted * wanted))
-        self.noise += float(np.sum(difference * difference))
-        self.largest = max(self.largest, float(difference.max(initial=0.0)))
-        self.total += float(difference.sum())
-        self.elements += difference.size
+        made = np.asarray(result, np.float64)
         if wanted.ndim and wanted.shape[-1] > 1:
-            agree = wanted.argmax(-1) == np.asarray(result).argmax(-1)
-            self.same += int(np.count_nonzero(agree))
-            self.places += agree.size
+            told = ~np.isnan(wanted).any(-1)  # a NaN is neither the largest nor anything else
+            agree = (wanted.argmax(-1) == made.argmax(-1)) & ~np.isnan(made).any(-1)
+            self.same += int(np.count_nonzero(agree & told))
+            self.places += int(np.count_nonzero(told))
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = _differences(wanted.reshape(-1), made.reshape(-1))
+            finite = wanted[np.isfinite(wanted)]
+            self.signal += float(np.sum(finite * finite))
+            self.noise += float(np.sum(difference * difference))
+            self.total += float(difference.sum())
+        self.largest = max(self.largest, float(difference.max(initial=0.0)))
+        self.elements += difference.size
 
     def record(self, name: str) -> OutputRecord:
         top1 = self.same / self.places if self.places else None
@@ -119,7 +131,28 @@ class _Tally:
         )
 
 
+def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
+    """Returns the absolute differences, without the places where both are NaN.
+
+    They are 0 for equal infinities, and infinite for any other pair that is not two numbers.
+    """
+    difference = np.where(made == wanted, 0.0, np.abs(made - wanted))
+    difference[np.isnan(difference)] = np.inf
+    measured: NDArray[Any] = difference[~(np.isnan(made) & np.isnan(wanted))]
+    return measured
+
+
+def _labels(output: Any) -> str:
+    """Returns an output's first labels as text, "none" where there are none."""
+    if not isinstance(output, Mapping):
+        return "none"
+    texts = [repr(label) for label in list(output)[:_SHOWN]]
+    return ", ".join([*texts, "..."] if len(output) > _SHOWN else texts)
+
+
 def _decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    if noise == math.inf or signal == 0:
+        return -math.inf
+    return 10 * (math.log10(signal) - math.log10(noise))

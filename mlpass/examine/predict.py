@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -39,17 +40,35 @@ def predict_to_file(
     state = interpreter.make_state() if interpreter.states else None
     arrays = as_arrays(interpreter.predict(read_arrays(inputs), state))
     with whole_file(output, force=force) as building, building.open("xb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        write_arrays(file, arrays)
     return {name: array.shape for name, array in arrays.items()}
 
 
+def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Writes an `.npz`; unlike those of `numpy.savez`, an array may be called "file".
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write = np.lib.format.write_array
+                write(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+
+
 def as_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """Returns outputs as arrays: a mapping as that of its values, and one of its keys."""
+    """Returns outputs as arrays; probabilities by label as two, NAME and NAME.labels.
+
+    Where an output has that very name, underscores follow until it is free.
+    """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, value in outputs.items():
         if isinstance(value, Mapping):
-            arrays[name] = np.array(list(value.values()))
-            arrays[f"{name}.labels"] = np.array(list(value))
+            labels = f"{name}.labels"
+            while labels in outputs:
+                labels += "_"
+            arrays[name], arrays[labels] = np.array(list(value.values())), np.array(list(value))
         else:
             arrays[name] = np.asarray(value)
     return arrays

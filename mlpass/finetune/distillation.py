@@ -23,14 +23,18 @@ LEARNING_RATE = 1e-4
 def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
     """Returns the mean over float outputs of ||output - wanted||^2 / ||wanted||^2.
 
+    Places where infinities are wanted, such as masked logits, do not count.
+
     Raises:
         CalibrationError: there is no float output to compare.
     """
     parts = []
     for name, target in wanted.items():
         if target.is_floating_point() and name in outputs:
-            power = target.square().sum().clamp_min(torch.finfo(target.dtype).tiny)
-            parts.append((outputs[name] - target).square().sum() / power)
+            infinite = target.isinf()
+            power = target.masked_fill(infinite, 0).square().sum()
+            error = (outputs[name] - target).masked_fill(infinite, 0).square().sum()
+            parts.append(error / power.clamp_min(torch.finfo(target.dtype).tiny))
     if not parts:
         raise CalibrationError(f"outputs: none of {', '.join(wanted)} is a float of both models")
     return torch.stack(parts).mean()

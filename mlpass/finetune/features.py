@@ -9,10 +9,9 @@ from torch import Tensor
 
 from mlpass.errors import InputError
 from mlpass.finetune.batching import Batch
+from mlpass.program.ir import CHANNELS
 from mlpass.runtime.description import Feature
 from mlpass.runtime.features import expected, read_input
-
-_CHANNELS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1}
 
 
 def read_feature(feature: Feature, value: Any, device: torch.device) -> Tensor:
@@ -71,17 +70,17 @@ def write_value(value: Any, count: int | None) -> Tensor:
 
 def _sample_shape(feature: Feature) -> tuple[int, ...]:
     if feature.kind == "image":
-        return (1, _CHANNELS[feature.layout], *feature.shape)
+        return (1, CHANNELS[feature.layout], *feature.shape)
     return feature.shape
 
 
 def _allows(feature: Feature, shape: tuple[int, ...]) -> bool:
     if feature.kind == "image":
-        return shape[:2] == (1, _CHANNELS[feature.layout]) and feature.shapes.allow(shape[2:])
+        return shape[:2] == (1, CHANNELS[feature.layout]) and feature.shapes.allow(shape[2:])
     return feature.shapes.allow(shape)
 
 
 def _described(feature: Feature) -> str:
     if feature.kind != "image":
         return str(feature.shapes)
-    return f"(1, {_CHANNELS[feature.layout]}, height, width) of {feature.shapes}"
+    return f"(1, {CHANNELS[feature.layout]}, height, width) of {feature.shapes}"

@@ -21,6 +21,8 @@ from mlpass.program.dtypes import BY_NAME, DType, dtype_of_array, pack_elements,
 
 Raw = NDArray[np.uint8]
 
+# Channels of an image by its colour layout.
+CHANNELS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1}
 _SMALLEST_IN_FILE = 10  # elements; fewer are stated in the program's text
 
 
@@ -222,11 +224,20 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """An entry point of a program."""
+    """An entry point of a program.
+
+    Attributes:
+        name: of the function.
+        block: what it does.
+        opset: the iOS version whose op set it uses.
+        layouts: the colour layout of each input that is an image, where the program itself is what
+            tells of it.
+    """
 
     name: str
     block: Block
     opset: int
+    layouts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from mlpass.program.ir import (
     Value,
     ValueType,
 )
+from mlpass.program.pymil_images import images_of, layout_of, preprocess
 
 _OLDEST_OPSET = 13
 _SMALLEST_IN_FILE = 10  # elements; coremltools states fewer in the program's text
@@ -91,8 +92,17 @@ class _Reader:
     values: dict[Any, Value] = field(default_factory=dict)
 
     def function(self, name: str, function: Any) -> Function:
-        inputs = tuple(self._value(variable, named) for named, variable in function.inputs.items())
-        return Function(name, self._block(function, inputs), self.opset)
+        inputs = {named: self._value(each, named) for named, each in function.inputs.items()}
+        layouts, first = {}, []
+        for named, image in images_of(function, name).items():
+            variable = function.inputs[named]
+            if layout := layout_of(image, inputs[named]):
+                layouts[named] = layout
+            for op in preprocess(image, variable, inputs[named]):
+                self.values[variable] = op.outputs[0]
+                first.append(op)
+        block = self._block(function, tuple(inputs.values()))
+        return Function(name, replace(block, ops=(*first, *block.ops)), self.opset, layouts)
 
     def _value(self, variable: Any, name: str | None = None) -> Value:
         value = Value(name or variable.name, _type(variable.sym_type))

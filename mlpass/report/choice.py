@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mlpass.report.plain import plain
 from mlpass.report.study import Trial, number_text
 from mlpass.report.table import bytes_text, table
 
@@ -84,8 +85,8 @@ class Choice:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything ready for JSON; an infinite SNR as the text "inf"."""
-        return {
+        """Returns everything ready for JSON, None for a number that is not finite."""
+        content = {
             "model": self.model,
             "bytes_before": self.bytes_before,
             "target": vars(self.target),
@@ -98,6 +99,8 @@ class Choice:
             "reason": self.reason,
             "notes": list(self.notes),
         }
+        ready: dict[str, Any] = plain(content)
+        return ready
 
     def __str__(self) -> str:
         valued = any(attempt.trial.value is not None for attempt in self.attempts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlpass.report.plain import plain
 from mlpass.report.table import table
 
 
@@ -12,11 +13,15 @@ from mlpass.report.table import table
 class OutputRecord:
     """One output over all samples; the first model is the reference.
 
+    Equal infinities are equal: masked logits do not count. An infinity against anything else, or a
+    NaN against a number, is an infinite error. Where both are NaN nothing is measured.
+
     Attributes:
         name: of the output.
-        snr: signal-to-noise ratio in dB; inf where both are equal, None for a label.
-        max_error: largest absolute difference; None for a label.
-        mean_error: mean absolute difference; None for a label.
+        snr: signal-to-noise ratio in dB; inf where both are equal, -inf for an infinite error; None
+            for a label, and where nothing is measured.
+        max_error: largest absolute difference; None likewise.
+        mean_error: mean absolute difference; None likewise.
         top1: share of samples with the same label, or with the largest value at the same place of
             the last axis; None for an output that has no such axis.
     """
@@ -45,12 +50,8 @@ class Comparison:
     outputs: tuple[OutputRecord, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything ready for JSON; an infinite SNR as the text "inf"."""
-        content = asdict(self)
-        content["outputs"] = [
-            {**output, "snr": "inf" if output["snr"] == float("inf") else output["snr"]}
-            for output in content["outputs"]
-        ]
+        """Returns everything ready for JSON, None for what is infinite: see `OutputRecord`."""
+        content: dict[str, Any] = plain(asdict(self))
         return content
 
     def __str__(self) -> str:

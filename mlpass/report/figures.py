@@ -78,7 +78,8 @@ def front_figure(report: SweepReport) -> str | None:
         line = sorted(
             (_megabytes(trial), trial.quality or 0.0) for _, trial in shown if trial.front
         )
-        axes.step(*zip(*line, strict=True), where="post", color=_MAIN, linewidth=1)
+        if line:  # else what beats them is infinitely good, and not shown
+            axes.step(*zip(*line, strict=True), where="post", color=_MAIN, linewidth=1)
         axes.axvline(report.bytes_before / 1e6, color=_INK, linewidth=1, linestyle=":")
         if report.value_before is not None:
             axes.axhline(report.value_before, color=_INK, linewidth=1, linestyle=":")
@@ -123,7 +124,7 @@ def error_figure(trials: Sequence[Trial]) -> str | None:
 
     def draw(axes: Axes) -> None:
         for trial, color, marker in zip(shown, _SERIES, _MARKERS, strict=False):
-            known = [(n, e) for n, e in enumerate(trial.layer_errors) if e]
+            known = [(n, e) for n, e in enumerate(trial.layer_errors) if e and math.isfinite(e)]
             if known:
                 axes.plot(
                     *zip(*known, strict=True),

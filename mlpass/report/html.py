@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from importlib.resources import files
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import Any
 
 from mlpass.errors import BackendError, ConfigError
 from mlpass.files import whole_file
+from mlpass.report.plain import to_json
 from mlpass.report.study import SweepReport, Trial, latency_text, number_text
 from mlpass.report.table import bytes_text
 
@@ -50,7 +50,7 @@ def write_report(report: SweepReport, path: Path, *, force: bool = False) -> Non
         OSError: it cannot be written.
     """
     check_target(path)
-    text = json.dumps(report.to_dict(), indent=2) if path.suffix == ".json" else to_html(report)
+    text = to_json(report.to_dict(), indent=2) if path.suffix == ".json" else to_html(report)
     with whole_file(path, force=force) as building:
         building.write_text(text, encoding="utf-8")
 
@@ -102,8 +102,8 @@ def _measured(report: SweepReport) -> list[Trial]:
 
 
 def _sortable(value: Any) -> str:
-    """Returns a number as JavaScript reads it, nothing for None."""
-    if value is None:
+    """Returns a number as JavaScript reads it, nothing for None and NaN."""
+    if value is None or value != value:
         return ""
     if isinstance(value, float) and math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"

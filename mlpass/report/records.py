@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from mlpass.report.plain import plain
 from mlpass.report.table import bytes_text, table
 
 
@@ -84,13 +85,9 @@ class Report:
         return sum(layer.zeros or 0 for layer in known) / elements if elements else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain dicts, lists, numbers and texts: ready for JSON."""
-        content = asdict(self)
-        content["layers"] = [
-            {**layer, "shape": list(layer["shape"])} for layer in content["layers"]
-        ]
-        content["functions"] = list(content["functions"])
-        return {**content, "sparsity": self.sparsity}
+        """Returns everything ready for JSON, None for a number that is not finite."""
+        content: dict[str, Any] = plain({**asdict(self), "sparsity": self.sparsity})
+        return content
 
     def __str__(self) -> str:
         inspected = self.output is None

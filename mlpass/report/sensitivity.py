@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlpass.report.plain import plain
 from mlpass.report.table import bytes_text, table
 
 
@@ -46,8 +47,9 @@ class SensitivityReport:
     layers: tuple[LayerSensitivity, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything ready for JSON."""
-        return asdict(self)
+        """Returns everything ready for JSON, None for a number that is not finite."""
+        content: dict[str, Any] = plain(asdict(self))
+        return content
 
     def __str__(self) -> str:
         headers = ["weight", "elements", *(f"at {sparsity:g}" for sparsity in self.sparsities)]

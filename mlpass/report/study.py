@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from mlpass.report.comparison import OutputRecord
+from mlpass.report.plain import plain
 from mlpass.report.records import FunctionRecord, LayerRecord, Report
 from mlpass.report.table import bytes_text, table
 
@@ -99,11 +100,20 @@ class Trial:
 
     @property
     def quality(self) -> float | None:
-        """What is compared with the size: the user's value where there is one, else the SNR."""
-        return self.snr if self.value is None else self.value
+        """What is compared with the size: the user's value where there is one, else the SNR.
+
+        It is None where that is not known; NaN tells nothing.
+        """
+        quality = self.snr if self.value is None else self.value
+        return None if quality is None or math.isnan(quality) else quality
+
+    @property
+    def worth(self) -> float:
+        """The quality, -inf where it is not known."""
+        return -math.inf if self.quality is None else self.quality
 
     def figures(self) -> dict[str, Any]:
-        """Returns the numbers of one row, ready for JSON."""
+        """Returns the numbers of one row."""
         return {
             "config": self.name,
             "method": self.method,
@@ -111,7 +121,7 @@ class Trial:
             "bytes": self.nbytes,
             "ratio": self.ratio,
             "sparsity": self.sparsity,
-            "snr": "inf" if self.snr == math.inf else self.snr,
+            "snr": self.snr,
             "top1": self.top1,
             "value": self.value,
             "weight_bytes": self.weight_bytes,
@@ -157,7 +167,7 @@ class SweepReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything ready for JSON; an infinite SNR as the text "inf"."""
+        """Returns everything ready for JSON, None for a number that is not finite."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         content["latency_before"] = (
             NEEDS_MACOS if self.latency_before is None else dict(self.latency_before)
@@ -170,7 +180,8 @@ class SweepReport:
             }
             for trial in self.trials
         ]
-        return content
+        ready: dict[str, Any] = plain(content)
+        return ready
 
     def __str__(self) -> str:
         valued = any(trial.value is not None for trial in self.trials)
@@ -204,9 +215,10 @@ class SweepReport:
 
 def with_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """Returns the trials with their `front` set: that of size against quality."""
+    known = [trial for trial in trials if trial.quality is not None]
 
     def beaten(one: Trial) -> bool:
-        return any(_beats(other, one) for other in trials)
+        return any(_beats(other, one) for other in known)
 
     return tuple(
         replace(trial, front=trial.quality is not None and not beaten(trial)) for trial in trials
@@ -214,11 +226,11 @@ def with_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 
 def _beats(other: Trial, one: Trial) -> bool:
-    if other.quality is None or other.nbytes is None:
+    if other.nbytes is None:
         return False
-    size, quality = one.nbytes or 0, one.quality or 0.0
-    as_good = other.nbytes <= size and other.quality >= quality
-    return as_good and (other.nbytes < size or other.quality > quality)
+    size = one.nbytes or 0
+    as_good = other.nbytes <= size and other.worth >= one.worth
+    return as_good and (other.nbytes < size or other.worth > one.worth)
 
 
 def number_text(value: float | None, digits: int) -> str:

@@ -125,7 +125,7 @@ def describe_function(function: Function) -> Description:
         if isinstance(value.type, StateType):
             states.append(_typed(value.name, value.type.tensor))
         else:
-            inputs.append(_typed(value.name, value.type))
+            inputs.append(_typed(value.name, value.type, function.layouts.get(value.name, "")))
     outputs = [_typed(value.name, value.type) for value in function.block.outputs]
     return Description(tuple(inputs), tuple(outputs), tuple(states))
 
@@ -196,7 +196,7 @@ def _image(message: Any) -> Feature:
     )
 
 
-def _typed(name: str, value_type: ValueType) -> Feature:
+def _typed(name: str, value_type: ValueType, layout: str = "") -> Feature:
     if isinstance(value_type, DictionaryType):
         return Feature(name, "dictionary")
     if not isinstance(value_type, TensorType):
@@ -207,4 +207,6 @@ def _typed(name: str, value_type: ValueType) -> Feature:
         return Feature(name, "integer")
     ranges = tuple((0, None) if size is None else (size, size) for size in value_type.shape)
     shape = tuple(size or 1 for size in value_type.shape)
+    if layout:
+        return Feature(name, "image", "fp32", shape[2:], Shapes(ranges=ranges[2:]), layout)
     return Feature(name, "array", value_type.dtype, shape, Shapes(ranges=ranges))

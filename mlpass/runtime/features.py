@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from mlpass.errors import InputError, close_matches
 from mlpass.program.dtypes import BY_NAME
+from mlpass.program.ir import CHANNELS
 from mlpass.runtime.description import Feature
 
-_CHANNELS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1}
 _MODES = {"RGB": "RGB", "BGR": "RGB", "GRAYSCALE": "L", "GRAYSCALE_FLOAT16": "F"}
 
 
@@ -141,7 +141,7 @@ def _converted(feature: Feature, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read_image(feature: Feature, value: Any) -> NDArray[Any]:
-    channels, mode = _CHANNELS[feature.layout], _MODES[feature.layout]
+    channels, mode = CHANNELS[feature.layout], _MODES[feature.layout]
     if hasattr(value, "mode") and hasattr(value, "size"):
         if value.mode != mode:
             raise InputError(

@@ -98,7 +98,7 @@ class Climb:
         attempts = self.attempts
         return max(
             done,
-            key=lambda n: (-len(attempts[n].misses), attempts[n].trial.quality or 0.0),
+            key=lambda n: (-len(attempts[n].misses), attempts[n].trial.worth),
             default=None,
         )
 
@@ -109,7 +109,7 @@ class Climb:
 
     def _worth(self, number: int) -> tuple[float, float]:
         trial = self.attempts[number].trial
-        quality, size = trial.quality or 0.0, -float(trial.nbytes or 0)
+        quality, size = trial.worth, -float(trial.nbytes or 0)
         return (size, quality) if self.wants_quality else (quality, size)
 
     def smallest_sparsity(self) -> float | None:

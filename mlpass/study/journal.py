@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from mlpass.calibrate.journal import digest_of
 from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
+from mlpass.report.plain import keep, kept
 from mlpass.report.study import Trial, trial_from_record, trial_to_record
 from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate
@@ -56,7 +56,7 @@ class TrialJournal:
         if not path.is_file():
             return None
         try:
-            return trial_from_record(json.loads(path.read_text()))
+            return trial_from_record(kept(path.read_text()))
         except (LookupError, TypeError, ValueError) as error:
             raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
 
@@ -67,7 +67,7 @@ class TrialJournal:
             OSError: it cannot be written.
         """
         with whole_file(self._path(candidate), force=True) as building:
-            building.write_text(json.dumps(trial_to_record(trial)))
+            building.write_text(keep(trial_to_record(trial)))
 
     def __enter__(self) -> TrialJournal:
         return self

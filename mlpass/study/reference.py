@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from mlpass.blas import one_blas_thread
 from mlpass.examine.compare import predict_once
-from mlpass.examine.predict import as_arrays
+from mlpass.examine.predict import write_arrays
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
 
 Outputs = Mapping[str, Any]
+
+_OUTPUT, _LABELS = "output:", "labels:"
 
 
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
@@ -30,10 +32,9 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
     for number, sample in enumerate(bar):
         with one_blas_thread():
-            arrays = as_arrays(predict_once(interpreter, sample))
-        # numpy has parameters of its own beside the arrays' names: with a colon none is the same.
-        named = {f"output:{name}": array for name, array in arrays.items()}
-        np.savez(folder / f"{number}.npz", **named)  # type: ignore[arg-type]
+            outputs = predict_once(interpreter, sample)
+        with (folder / f"{number}.npz").open("xb") as file:
+            write_arrays(file, dict(_stored(outputs)))
 
 
 def read_reference(folder: Path) -> Iterator[Outputs]:
@@ -44,18 +45,22 @@ def read_reference(folder: Path) -> Iterator[Outputs]:
     """
     for number in range(len(list(folder.glob("*.npz")))):
         stored = read_arrays(folder / f"{number}.npz")
-        arrays = {name.removeprefix("output:"): array for name, array in stored.items()}
-        yield {name: _output(name, arrays) for name in arrays if not _labels_of(name, arrays)}
+        names = [key.removeprefix(_OUTPUT) for key in stored if key.startswith(_OUTPUT)]
+        yield {name: _output(name, stored) for name in names}
 
 
-def _labels_of(name: str, arrays: Mapping[str, NDArray[Any]]) -> bool:
-    """Returns whether an array holds the labels of another."""
-    return name.endswith(".labels") and name.removesuffix(".labels") in arrays
+def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yields the arrays that outputs are kept as; whatever their names, no two are the same."""
+    for name, value in outputs.items():
+        if isinstance(value, Mapping):
+            yield f"{_LABELS}{name}", np.array(list(value))
+            value = list(value.values())
+        yield f"{_OUTPUT}{name}", np.asarray(value)
 
 
-def _output(name: str, arrays: Mapping[str, NDArray[Any]]) -> Any:
+def _output(name: str, stored: Mapping[str, NDArray[Any]]) -> Any:
     """Returns an output as it was: an array, a label, or probabilities by label."""
-    labels, array = arrays.get(f"{name}.labels"), arrays[name]
+    labels, array = stored.get(f"{_LABELS}{name}"), stored[f"{_OUTPUT}{name}"]
     if labels is not None:
         return dict(zip(labels.tolist(), array, strict=True))
     return array.item() if array.ndim == 0 else array

@@ -195,3 +195,12 @@ def test_names_and_extras_are_looked_at_first(tmp_path, monkeypatch):
     with pytest.raises(BackendError, match="an HTML report needs jinja2 and matplotlib: pip inst"):
         check_target(tmp_path / "report.html")
     check_target(tmp_path / "report.json")
+
+
+def test_numbers_that_are_not_finite():
+    odd = [math.nan, math.inf, -math.inf]
+    trials = [trial(snr=one, value=one, layer_errors=(one,)) for one in odd]
+    page = Page(to_html(sweep(*trials, trial("b", value=0.5), value_before=math.nan)))
+    places = {cell.get("data-value") for cell in page.all("td")}
+    assert {"Infinity", "-Infinity", ""} <= places
+    assert places.isdisjoint({"nan", "inf", "-inf", "NaN"})

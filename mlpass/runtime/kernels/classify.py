@@ -15,7 +15,9 @@ def classify(
     xp: Any, *, probabilities: Array, classes: Any
 ) -> tuple[str | int, dict[str | int, float]]:
     """probabilities of any shape, one for each of classes -> the likeliest class, all of them."""
-    labels = list(classes.tolist() if hasattr(classes, "tolist") else classes)
+    listed = classes.tolist() if hasattr(classes, "tolist") else classes
+    # A program states a list of numbers as an array each.
+    labels = [label.item() if hasattr(label, "item") else label for label in listed]
     if len(labels) != prod(probabilities.shape):
         raise ValueError(
             f"classes: must be {prod(probabilities.shape)}, one for each probability. "
