@@ -164,7 +164,7 @@ def test_a_sweep_that_died_goes_on_with_the_same_numbers(masked, tmp_path, monke
     options = {"evaluate": value_minus, "output": output, "resume": True}
     wanted = mlpass.sweep(masked, SAMPLES, configs, evaluate=value_minus)
 
-    def die(*_):
+    def die(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
