@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any, Protocol
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from mlpass.errors import ModelFormatError
 from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType, pack_elements, unpack_elements
-from mlpass.program.proto import MIL
+from mlpass.program.encode_op import encode_op
+from mlpass.program.folding import fold_program
 
 # What nests here is no deeper than protobuf parses (100 messages), so recursion is safe.
-_FIRST_OPSET_WITH_CONSTEXPR_INPUTS = 18
 _MOST_ELEMENTS = 1 << 48  # more than any file holds, and few enough for numpy to count their bytes
 _HIGHEST_RANK = 64  # numpy's
 
@@ -61,7 +62,13 @@ class MilProto:
         self._attributes(message.attributes, "the program")
         functions = {key: self._function(key, value) for key, value in _ordered(message.functions)}
         opset = max((function.opset for function in functions.values()), default=0)
-        self.program = ir.Program(name, functions, opset)
+        self.program, self._origins = fold_program(ir.Program(name, functions, opset))
+        self._places.update((new, self._places[old]) for new, old in self._origins.items())
+        self._readers: Counter[ir.Value] = Counter()
+        self._makers: dict[ir.Value, ir.Op] = {}
+        if self._origins:
+            for function in functions.values():
+                self._note_readers(function.block)
 
     def owns(self, op: ir.Op) -> bool:
         """Returns whether `op` is one of this program's, and not replaced yet."""
@@ -81,12 +88,39 @@ class MilProto:
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
+        if op in self._origins:
+            self._let_go(self._origins[op])
         *before, last = (encode_op(new, self.program.opset, store) for new in new_ops)
         if before:
-            index = next(i for i, candidate in enumerate(container) if candidate is message)
+            index = _index_of(message, container)
             for position, extra in enumerate(before):
                 container.insert(index + position, extra)
         message.CopyFrom(last)
+
+    def _note_readers(self, block: ir.Block) -> None:
+        """Counts who reads each value."""
+        for op in block.walk():
+            self._makers.update((value, op) for value in op.outputs)
+            for arguments in op.inputs.values():
+                self._readers.update(one for one in arguments if isinstance(one, ir.Value))
+        for nested in block.walk_blocks():
+            self._readers.update(nested.outputs)
+
+    def _let_go(self, op: ir.Op) -> None:
+        """Takes what an op that was folded reads out of the message, where nothing else does."""
+        waiting = [op]
+        while waiting:
+            for arguments in waiting.pop().inputs.values():
+                for argument in arguments:
+                    self.blobs.pop(argument, None)  # type: ignore[arg-type]
+                    if not isinstance(argument, ir.Value):
+                        continue
+                    self._readers[argument] -= 1
+                    maker = self._makers.get(argument)
+                    if self._readers[argument] == 0 and maker is not None:
+                        container, message = self._places.pop(maker)
+                        del container[_index_of(message, container)]
+                        waiting.append(maker)
 
     def _function(self, name: str, message: Any) -> ir.Function:
         where = f"function {name!r}"
@@ -222,6 +256,10 @@ def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
             yield from all_operations(nested)
 
 
+def _index_of(message: Any, container: Any) -> int:
+    return next(index for index, candidate in enumerate(container) if candidate is message)
+
+
 def _ordered(mapping: Any) -> list[tuple[str, Any]]:
     """Returns the items of a protobuf map by key: its own order is another in every process."""
     return [(key, mapping[key]) for key in sorted(mapping)]
@@ -331,65 +369,3 @@ def _cast(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
 
 def _trim(elements: NDArray[Any], dtype: DType) -> NDArray[Any]:
     return unpack_elements(pack_elements(elements, dtype), dtype, elements.size)
-
-
-def encode_op(
-    op: ir.Op, opset: int, store: Callable[[ir.Constant], tuple[str, int]] | None = None
-) -> Any:
-    """Returns a new op, a `const` or a `constexpr_*`, as a message.
-
-    Args:
-        op: the op.
-        opset: iOS version; from 18 on, the parameters of a `constexpr_*` are inputs.
-        store: writes a constant to a weight file and returns (file name, offset); needed where the
-            op has one that goes there.
-    """
-    message = MIL.Operation(type=op.type)
-    name = message.attributes["name"]
-    name.type.tensorType.dataType = MIL.STRING
-    name.immediateValue.tensor.strings.values.append(op.name)
-    as_attributes = op.type == "const" or opset < _FIRST_OPSET_WITH_CONSTEXPR_INPUTS
-    for parameter, (argument,) in op.inputs.items():
-        if isinstance(argument, ir.Value):
-            message.inputs[parameter].arguments.add(name=argument.name)
-            continue
-        if as_attributes:
-            value = message.attributes[parameter]
-        else:
-            value = message.inputs[parameter].arguments.add().value
-        _encode_constant(argument, value, store)
-    for output in op.outputs:
-        named = message.outputs.add(name=output.name)
-        _encode_type(output.type, named.type)
-    return message
-
-
-def _encode_type(value_type: ir.ValueType, message: Any) -> None:
-    assert isinstance(value_type, ir.TensorType)  # all that a new op can have
-    tensor = message.tensorType
-    tensor.dataType = BY_NAME[value_type.dtype].proto
-    tensor.rank = len(value_type.shape)
-    for size in value_type.shape:
-        tensor.dimensions.add().constant.size = size or 0
-
-
-def _encode_constant(
-    constant: ir.Constant, message: Any, store: Callable[[ir.Constant], tuple[str, int]] | None
-) -> None:
-    _encode_type(constant.type, message.type)
-    if constant.in_file and store is not None:
-        file_name, offset = store(constant)
-        message.blobFileValue.fileName = file_name
-        message.blobFileValue.offset = offset
-        return
-    tensor = message.immediateValue.tensor
-    if constant.dtype.name == "fp32":
-        tensor.floats.SetInParent()  # marks which field holds the values, even where there are none
-        tensor.floats.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "int32":
-        tensor.ints.SetInParent()
-        tensor.ints.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "bool":
-        tensor.bools.values.extend(constant.read().reshape(-1).tolist())
-    else:
-        tensor.bytes.values = constant.load().tobytes()

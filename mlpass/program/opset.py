@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from mlpass.program.dtypes import BY_PROTO
+from mlpass.program.encode_op import encode_op
 from mlpass.program.ir import Constant, Op, Value
-from mlpass.program.milproto import all_operations, encode_op, opset_number
+from mlpass.program.milproto import all_operations, opset_number
 
 _SPARSE_OPSET = 16
 _SPARSE_OPSET_NAME = "CoreML6"
