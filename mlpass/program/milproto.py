@@ -64,8 +64,10 @@ class MilProto:
         opset = max((function.opset for function in functions.values()), default=0)
         self.program, self._origins = fold_program(ir.Program(name, functions, opset))
         self._places.update((new, self._places[old]) for new, old in self._origins.items())
+        self._stand_ins = {old: new for new, old in self._origins.items()}
         self._readers: Counter[ir.Value] = Counter()
         self._makers: dict[ir.Value, ir.Op] = {}
+        self._halves: set[ir.Value] = set()
         if self._origins:
             for function in functions.values():
                 self._note_readers(function.block)
@@ -97,6 +99,19 @@ class MilProto:
                 container.insert(index + position, extra)
         message.CopyFrom(last)
 
+    def other_halves(self) -> list[tuple[ir.Op, ir.Constant]]:
+        """Returns what still reads weights of which other parts were replaced, and what it makes.
+
+        Stored by themselves, such slices take no more than they do in the whole.
+        """
+        found = []
+        for op, origin in self._origins.items():
+            (made,) = op.inputs.get("val", (None,))
+            reads = {one for arguments in origin.inputs.values() for one in arguments}
+            if isinstance(made, ir.Constant) and op in self._places and reads & self._halves:
+                found += [(op, made)] if made.nbytes <= made.stored_nbytes else []
+        return found
+
     def _note_readers(self, block: ir.Block) -> None:
         """Counts who reads each value."""
         for op in block.walk():
@@ -116,9 +131,12 @@ class MilProto:
                     if not isinstance(argument, ir.Value):
                         continue
                     self._readers[argument] -= 1
+                    if getattr(argument.type, "dtype", "").startswith("fp"):
+                        self._halves.add(argument)
                     maker = self._makers.get(argument)
                     if self._readers[argument] == 0 and maker is not None:
                         container, message = self._places.pop(maker)
+                        self._places.pop(self._stand_ins.get(maker, maker), None)
                         del container[_index_of(message, container)]
                         waiting.append(maker)
 

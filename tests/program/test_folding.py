@@ -168,6 +168,13 @@ def test_slices_of_one_constant_are_sites_of_their_own(tmp_path):
     )
     assert [layer.sparsity for layer in some.layers] == [0, 0.75, 0.75]
     assert run(tmp_path / "some.mlpackage").shape == (1, 48)
+    sizes = {
+        op.outputs[0].name: op
+        for op in peer.all_ops(peer.load_programs(tmp_path / "some.mlpackage"))
+    }
+    assert "qkv" not in sizes
+    assert np.array_equal(peer.value_of(sizes[report.layers[0].name]), W)
+    assert some.bytes_after < some.bytes_before - W.nbytes
 
 
 def test_what_others_read_too_is_listed_and_left(tmp_path):
