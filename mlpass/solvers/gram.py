@@ -16,7 +16,7 @@ from mlpass.solvers.accumulate import accumulate as accumulate
 from mlpass.solvers.arrays import copied, diagonals, namespace, ratio, tensor_form, total
 from mlpass.solvers.factor import factor_in_place, inverse
 from mlpass.solvers.products import Array, pairs, row_parts
-from mlpass.sparsity.tensors import host, taken
+from mlpass.sparsity.tensors import host, placed, taken
 
 Derived = TypeVar("Derived")
 
@@ -68,6 +68,22 @@ class Gram:
         return self._matrix
 
     @property
+    def means(self) -> Array:
+        """The mean live diagonal of each group, (groups,) fp32; 1 where no sample reaches it.
+
+        A single group has 1, to which the Gram is scaled.
+        """
+        return self.derived("means", self._means)
+
+    def _means(self) -> Array:
+        diagonal = host(self.diagonal)
+        means = diagonal.sum(axis=1) / np.maximum(1, np.count_nonzero(diagonal, axis=1))
+        if len(means) == 1:
+            means[:] = 1
+        found: Array = placed(np.where(means > 0, means, 1).astype(np.float32), self.diagonal)
+        return found
+
+    @property
     def hosted(self) -> Gram:
         """The Gram in numpy's arrays: itself where it is."""
         if tensor_form(self._matrix) is None:
@@ -104,7 +120,11 @@ class Gram:
         return self.derived(("conditional", dampening), make)
 
     def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
-        """Returns `(G + (dampening + penalty) I)^-1` of each group, and the dampening it took.
+        """Returns `(G + (dampening * mean + penalty) I)^-1` of each group, and its dampening.
+
+        Args:
+            dampening: fraction of a group's mean live diagonal; raised where that is not enough.
+            penalty: the same number for all groups, however loud they are.
 
         Raises:
             CalibrationError: it is not positive semidefinite.
@@ -113,12 +133,15 @@ class Gram:
         return self.derived(key, lambda: self._inverse(dampening, penalty))
 
     def _inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
+        extra = [penalty / mean for mean in host(self.means).tolist()]
+        shares = [dampening + each for each in extra]
         if form := tensor_form(self.matrix):
-            uppers, taking = form.dampened_factors(self.matrix, dampening + penalty)
-            return form.inverses(uppers), max(taking) - penalty
-        parts = [dampened_factor(group, dampening + penalty) for group in self.matrix]
-        solver: Array = np.stack([inverse(upper) for upper, _ in parts])
-        return solver, max(used for _, used in parts) - penalty
+            uppers, taken = form.dampened_factors(self.matrix, shares)
+            solver: Array = form.inverses(uppers)
+        else:
+            parts = [dampened_factor(*each) for each in zip(self.matrix, shares, strict=True)]
+            solver, taken = np.stack([inverse(upper) for upper, _ in parts]), [u for _, u in parts]
+        return solver, max(used - each for used, each in zip(taken, extra, strict=True))
 
     def _divided(self, lengths: Array) -> Gram:
         """Returns the Gram of columns divided by some lengths; those of length 0 stay 0."""
