@@ -95,8 +95,8 @@ class ADMM(Method):
         best = found._replace(power=power)
         if isinstance(problem.mode, Threshold):  # leaves each method another number of zeros
             return best
-        for method in (SparseGPT(self.dampening), Magnitude()):
-            other = method.prune(problem)
+        swept, _ = SparseGPT(self.dampening).swept(problem)
+        for other in (swept, Magnitude().prune(problem)):
             other = other._replace(dampening=max(self.dampening, other.dampening))
             if _may_be_better(problem, other, best):
                 for each in (best, other):

@@ -20,6 +20,10 @@ from mlpass.sparsity.tensors import host, placed, taken
 
 Derived = TypeVar("Derived")
 
+# Of a column's own power: what is added to tell whether the others tell all of it, and what is then
+# left at most; and the share of such columns that samples have to be short for.
+_FAINT, _TOLD, _MANY = 1e-5, 1e-4, 0.05
+
 
 class Gram:
     """X^T X of one activation, and whatever methods derive from it alone.
@@ -118,6 +122,24 @@ class Gram:
             return spread, self._divided(spread)
 
         return self.derived(("conditional", dampening), make)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether of many columns the others tell all, as with fewer samples than columns."""
+        return self.derived("is_short", self._is_short)
+
+    def _is_short(self) -> bool:
+        unit = self._divided(namespace(self.diagonal).sqrt(self.diagonal))
+        try:
+            if form := tensor_form(unit.matrix):
+                uppers, _ = form.dampened_factors(unit.matrix, _FAINT)
+            else:
+                uppers = np.stack([dampened_factor(group, _FAINT)[0] for group in unit.matrix])
+        except CalibrationError:  # of columns so quiet that rounding outweighs what they tell
+            return False
+        own = host(diagonals(uppers)) ** 2
+        live = host(self.diagonal) > 0
+        return bool(np.count_nonzero(live & (own < _TOLD)) >= _MANY * np.count_nonzero(live))
 
     def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
         """Returns `(G + (dampening * mean + penalty) I)^-1` of each group, and its dampening.

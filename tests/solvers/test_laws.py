@@ -9,11 +9,12 @@ import pytest
 
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.solvers.admm import ADMM
+from mlpass.solvers.factored import factor
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method
 from mlpass.solvers.refit import refit
 from mlpass.solvers.solve import make_problem, solve
-from mlpass.solvers.sparsegpt import SparseGPT, factor, sweep
+from mlpass.solvers.sparsegpt import SparseGPT, sweep
 from mlpass.solvers.wanda import Magnitude, Wanda
 from mlpass.sparsity.layout import conv_layout, matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
