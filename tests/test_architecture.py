@@ -14,11 +14,13 @@ import mlpass
 ROOT = Path(mlpass.__file__).parent
 
 # Room: the rooms it may import. A room may always import itself.
-GROUND = {"errors", "blas", "buffers", "halves", "parallel", "version"}
+GROUND = {"errors", "blas", "buffers", "halves", "options", "parallel", "registries", "version"}
 ARROWS = {
     "errors": set(),
     "version": set(),
     "buffers": set(),
+    "options": {"errors"},
+    "registries": {"errors", "options"},
     "blas": set(),
     "parallel": {"blas"},
     "halves": {"parallel"},

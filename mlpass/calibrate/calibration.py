@@ -8,6 +8,7 @@ from typing import Any
 
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.errors import ConfigError
+from mlpass.options import check_options, option
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import load_samples
 from mlpass.solvers.palettize import Palettization
@@ -15,8 +16,6 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
-
-_ALLOCATIONS = ("uniform", "owl", "error")
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,34 @@ class Calibration:
     sample_data: Sequence[Mapping[str, Any]]
     quantize: Quantization | None = None
     palettize: Palettization | None = None
-    allocate: str = "uniform"
-    max_nbytes: int | None = None
-    propagate: str = "pruned"
-    fallback: str = "skip"
-    memory_budget: int = MEMORY_BUDGET
-    backend: str = "numpy"
-    device: str | None = None
-    function_name: str | None = None
+    allocate: str = option(
+        default="uniform",
+        choices=("uniform", "owl", "error"),
+        help="how the target sparsity is divided among layers",
+    )
+    max_nbytes: int | None = option(
+        default=None,
+        low=0,
+        help="with allocate error: what the pruned weights may take, in place of the target",
+    )
+    propagate: str = option(
+        default="pruned",
+        choices=("pruned", "dense"),
+        help="what a layer meets: the outputs of pruned layers, or of dense ones",
+    )
+    fallback: str = option(
+        default="skip",
+        choices=("skip", "magnitude"),
+        help="what becomes of a weight that no sample reaches",
+    )
+    memory_budget: int = option(
+        default=MEMORY_BUDGET,
+        low=0,
+        help="bytes; activations beyond that go to temporary files, 2 GiB without it",
+    )
+    backend: str = option(default="numpy", choices=("numpy", "torch"), help="what runs the model")
+    device: str | None = option(default=None, help="torch's: cpu, mps or cuda")
+    function_name: str | None = option(default=None, help="the function that the samples are for")
     dense_grams: GramFolder | None = None
 
     @property
@@ -62,10 +81,7 @@ class Calibration:
         return {name: value for name, value in vars(self).items() if name not in others}
 
     def __post_init__(self) -> None:
-        _check_choice("allocate", self.allocate, _ALLOCATIONS)
-        _check_choice("propagate", self.propagate, ("pruned", "dense"))
-        _check_choice("fallback", self.fallback, ("skip", "magnitude"))
-        _check_choice("backend", self.backend, ("numpy", "torch"))
+        check_options(self)
         if self.quantize is not None and self.palettize is not None:
             raise ConfigError("quantize: does not go with palettize; choose one")
         if self.max_nbytes is not None and self.allocate != "error":
@@ -113,8 +129,3 @@ def make_calibration(
     return Calibration(
         method or SparseGPT(), load_samples(sample_data), quantize, palettize, **options
     )
-
-
-def _check_choice(option: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{option}: must be {' or '.join(map(repr, known))}. Got {value!r}.")

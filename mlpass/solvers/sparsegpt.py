@@ -19,7 +19,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.options import option
 from mlpass.parallel import map_items
+from mlpass.registries import method
 from mlpass.solvers.arrays import blank, diagonals, jobs, namespace, tensor_form, total, zeros
 from mlpass.solvers.gram import dampened_factor
 from mlpass.solvers.problem import (
@@ -27,8 +29,6 @@ from mlpass.solvers.problem import (
     Method,
     Problem,
     Pruned,
-    check_count,
-    check_dampening,
     column_scale,
 )
 from mlpass.solvers.products import Part
@@ -44,7 +44,7 @@ _COPY = 16  # multiplications that copying an element across is worth
 _CHUNK = 16  # columns that are brought up to date one by one
 
 
-@dataclass(frozen=True)
+@method("sparsegpt")
 class SparseGPT(Method):
     """Prunes columns in turn, each on what the columns before it left, and updates the rest.
 
@@ -55,14 +55,14 @@ class SparseGPT(Method):
         refit: whether kept weights are solved for again, exactly, once the mask is known.
     """
 
-    dampening: float = 0.01
-    block_size: int = 128
-    refit: bool = False
+    dampening: float = option(
+        default=0.01, low=0, high=1, help="fraction of a Gram's mean diagonal that is added to it"
+    )
+    block_size: int = option(
+        default=128, low=1, help="columns whose mask is decided at once, where the mode lets it"
+    )
+    refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
     tensors: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_dampening(self.dampening)
-        check_count("block_size", self.block_size, 1)
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned and updated weight."""
