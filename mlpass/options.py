@@ -15,7 +15,7 @@ as n and m in "2:4".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
@@ -198,14 +198,18 @@ class Option:
         return self.parts[0].rule.help
 
 
-@cache
-def options_of(kind: type, *, declared: bool = False) -> tuple[Option, ...]:
+def options_of(kind: Any, *, declared: bool = False) -> tuple[Option, ...]:
     """Returns the options of a dataclass.
 
     Args:
         kind: the dataclass.
         declared: whether to leave out fields that were not made by `option`.
     """
+    return _options(kind, declared)
+
+
+@cache
+def _options(kind: Any, declared: bool) -> tuple[Option, ...]:
     return gathered(
         part_of(each.name, each.type, each.default, each.metadata.get("option", Rule()))
         for each in fields(kind)
@@ -232,7 +236,11 @@ def gathered(parts: Iterable[Part]) -> tuple[Option, ...]:
 
 def check_options(holder: Any) -> None:
     """Raises ConfigError where a field of a dataclass is out of its range."""
-    kind: Any = type(holder)
-    for each in options_of(kind, declared=True):
+    for each in options_of(type(holder), declared=True):
         for part in each.parts:
             part.check(getattr(holder, part.name))
+
+
+def flag_of(what: str, name: str, taken: Collection[str] = ()) -> str:
+    """Returns an option's flag: `what` it belongs to comes first where its name alone is taken."""
+    return "--" + (f"{what}_{name}" if name in taken else name).replace("_", "-")

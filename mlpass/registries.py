@@ -25,6 +25,15 @@ else:  # it tells type checkers alone that `mode`, `method` and `storage` make d
 
 Kind = TypeVar("Kind")
 
+# What commands, configs and grids have a use of their own for: an option of such a name has
+# `mode` or `method` before it there.
+_TAKEN = """
+    help model output json force config weight_threshold granularity mode method sample_data resume
+    quantize quantize_block_size palettize palettize_table palettize_group_size name
+    steps dense batch_size learning_rate seed device test_data configs evaluate weight jobs
+"""
+TAKEN = frozenset(_TAKEN.split())
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -162,7 +171,7 @@ def _checked(kind: type[Kind]) -> type[Kind]:
 _MODES, _SOLVERS = "mlpass.sparsity.modes", "mlpass.solvers"
 
 MODES = Registry(
-    "mode", dict.fromkeys(("threshold", "nm", "percentile", "block", "kernel", "channel"), _MODES)
+    "mode", dict.fromkeys(("threshold", "percentile", "nm", "block", "kernel", "channel"), _MODES)
 )
 METHODS = Registry(
     "method",

@@ -73,6 +73,7 @@ ARROWS = {
         *GROUND,
         "report",
         "runtime",
+        "calibrate",
         "plan",
         "examine",
         "finetune",

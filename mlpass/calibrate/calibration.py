@@ -119,7 +119,7 @@ def make_calibration(
     if isinstance(palettize, int):
         if palettize != 4:
             raise ConfigError(f"palettize: must be 4 bits. Got {palettize!r}.")
-        palettize = Palettization()
+        palettize = Palettization(bits=palettize)
     if sample_data is None:
         if method not in (None, Magnitude()):
             raise ConfigError(f"method: {method} needs sample_data")

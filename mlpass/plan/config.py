@@ -219,18 +219,19 @@ def _described(options: Mapping[str, Any]) -> str:
         ConfigError: every mode lacks something.
     """
     given = set(options)
-    needs: dict[str, set[str]] = {}
+    needs: dict[str, int] = {}
     takes: dict[str, bool] = {}
     leads: list[str] = []
     for name in MODES:
         first, *others = options_of(MODES[name].kind)
-        needed = {first.name, *(each.name for each in others if each.required)}
+        needed = [first, *(each for each in others if each.required)]
         known = {first.name, *(each.name for each in others)}
         if "granularity" in options and granularity_of(name) == options["granularity"]:
             known.add("granularity")
         leads.append(first.name)
-        if needed <= given:
-            needs[name], takes[name] = needed, given <= known
+        if given >= {each.name for each in needed}:
+            needs[name] = sum(len(each.parts) for each in needed)
+            takes[name] = given <= known
     if not needs:
         *most, last = dict.fromkeys(reversed(leads))
         raise ConfigError(
@@ -238,7 +239,7 @@ def _described(options: Mapping[str, Any]) -> str:
             f"(got {', '.join(sorted(options)) or 'nothing'})"
         )
     word = options.get("granularity")
-    return max(needs, key=lambda n: (takes[n], word and granularity_of(n) == word, len(needs[n])))
+    return max(needs, key=lambda n: (takes[n], word and granularity_of(n) == word, needs[n]))
 
 
 def _by_name(name: object) -> str:

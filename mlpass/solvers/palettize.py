@@ -77,7 +77,7 @@ class Palettization:
     group_size: int | None = option(
         default=None, low=1, help="rows that share a table; all of them without it"
     )
-    bits: int = option(default=4, choices=(4,), must="4", help="of an index into the table")
+    bits: int = option(default=4, choices=(4,), must="4", help="bits of an index into the table")
 
 
 @dataclass(frozen=True, kw_only=True)

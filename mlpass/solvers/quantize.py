@@ -48,7 +48,7 @@ class Quantization:
         default="int8",
         choices=("int8", "int4", "uint8", "uint4"),
         must="one of int8, int4, uint8, uint4",
-        help="type of the integers",
+        help="integers that kept weights become, in the same solve",
     )
     block_size: int | None = option(
         default=None, low=1, help="input channels that share a scale; all of a row without it"
