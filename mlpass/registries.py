@@ -182,6 +182,8 @@ METHODS = Registry(
         "admm": f"{_SOLVERS}.admm",
     },
 )
+DEFAULT_METHOD = "sparsegpt"  # where there are samples
+
 STORAGES = Registry(
     "storage", {"quantize": f"{_SOLVERS}.quantize", "palettize": f"{_SOLVERS}.palettize"}
 )

@@ -17,7 +17,7 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.cli import _parser, main
 from mlpass.cli.declared import _read, declared, declared_by
 from mlpass.options import option, options_of
-from mlpass.plan.config import Config
+from mlpass.plan.config import Config, mode_from_options
 from mlpass.registries import METHODS, MODES, STORAGES, TAKEN, method, mode
 from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.sparsity.modes import Layout, Mask, Mode, Score
@@ -242,6 +242,8 @@ def test_a_mode_without_a_sparsity_cannot_be_trained(fixtures):
         pruner = mlpass.finetune.MagnitudePruner(module, Upper())
         with pytest.raises(ConfigError, match="names no sparsity that a schedule could lead to"):
             pruner.prepare()
+        assert mode_from_options({"mode": "upper"}) == Upper()
+        assert mode_from_options({"target_sparsity": 0.5}) == Percentile(0.5)
     finally:
         MODES.remove("upper")
 
@@ -329,6 +331,15 @@ def test_what_is_read_is_what_is_declared(registry):
         assert read.options == live
         assert read.words == registry[name].words
         assert declared(registry)[name] == (live, registry[name].words)
+
+
+def test_modules_without_their_text_are_asked_themselves(monkeypatch):
+    read = declared(STORAGES)
+    monkeypatch.setattr("mlpass.cli.declared._source", lambda module: None)
+    monkeypatch.setattr(STORAGES, "loaded", lambda name: None)
+    assert declared(STORAGES) == read
+    live = options_of(Calibration, declared=True)
+    assert declared_by("mlpass.calibrate.calibration", "Calibration") == live
 
 
 def test_what_is_read_of_other_dataclasses():

@@ -9,6 +9,7 @@ from typing import Any
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.errors import ConfigError
 from mlpass.options import check_options, option
+from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import load_samples
 from mlpass.solvers.palettize import Palettization
@@ -111,9 +112,7 @@ def make_calibration(
         OSError: they cannot be read.
     """
     if method is not None and not isinstance(method, Method):
-        raise ConfigError(
-            f"method: must be Magnitude(), Wanda(), SparseGPT() or ADMM(). Got {method!r}."
-        )
+        raise ConfigError(f"method: must be {_method_names()}. Got {method!r}.")
     if isinstance(quantize, str):
         quantize = Quantization(quantize)
     if isinstance(palettize, int):
@@ -129,3 +128,8 @@ def make_calibration(
     return Calibration(
         method or SparseGPT(), load_samples(sample_data), quantize, palettize, **options
     )
+
+
+def _method_names() -> str:
+    *most, last = (f"{METHODS[name].kind.__name__}()" for name in METHODS)
+    return f"{', '.join(most)} or {last}"

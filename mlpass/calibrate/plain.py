@@ -14,10 +14,8 @@ from typing import Any
 from mlpass.calibrate.calibration import Calibration
 from mlpass.errors import ConfigError, close_matches
 from mlpass.options import Option, options_of
-from mlpass.registries import METHODS, MODES, STORAGES, TAKEN
+from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, TAKEN
 from mlpass.solvers.problem import Method
-
-_DEFAULT = "sparsegpt"
 
 
 def calibration_options() -> dict[str, Option]:
@@ -94,7 +92,7 @@ def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     own = {words[key]: given.pop(key) for key in [*given] if key in words}
     method = given.pop("method", None)
     if own or method is not None:
-        arguments["method"] = method_of(_DEFAULT if method is None else method, own)
+        arguments["method"] = method_of(DEFAULT_METHOD if method is None else method, own)
     for name in STORAGES:
         found = {key: given.pop(key) for key in [*given] if key in _words_of(name)}
         if found:

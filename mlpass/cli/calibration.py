@@ -10,9 +10,7 @@ from mlpass.cli.flags import Parser, add_flag, add_flags, given_flags
 from mlpass.cli.options import SAMPLE_HELP
 from mlpass.errors import ConfigError
 from mlpass.options import Option, flag_of
-from mlpass.registries import METHODS, MODES, STORAGES, TAKEN
-
-_DEFAULT = "sparsegpt"
+from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, TAKEN
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +42,7 @@ def add_methods(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     add_flags(group, "method", owners, _taken())
 
 
-def add_running(parser: Parser) -> None:
+def add_runtime(parser: Parser) -> None:
     """Adds what a study runs models on."""
     names = ("backend", "function_name")
     options = [option for option in _calibration_options() if option.name in names]
@@ -61,7 +59,7 @@ def methods_of(options: argparse.Namespace) -> list[Any]:
     """
     given = given_flags(options, "method")
     named = [options.method] if isinstance(options.method, str) else options.method
-    names = named or ([_DEFAULT] if given else [])
+    names = named or ([DEFAULT_METHOD] if given else [])
     takes = {
         name: {option.name for option in each.options} for name, each in declared(METHODS).items()
     }

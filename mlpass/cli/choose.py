@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlpass.cli.calibration import add_running
+from mlpass.cli.calibration import add_runtime
 from mlpass.cli.flags import given_flags
 from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
 from mlpass.cli.sweep import EVALUATE_HELP
@@ -57,7 +57,7 @@ def add_choose(commands: Subparsers) -> None:
     choose.add_argument(
         "--finetune-steps", type=int, default=200, metavar="N", help="batches (default: 200)"
     )
-    add_running(choose)
+    add_runtime(choose)
     choose.add_argument("--force", action="store_true", help="replace OUT where it exists")
     choose.set_defaults(run=_choose, parser=choose)
 

@@ -10,6 +10,7 @@ import ast
 from collections.abc import Mapping
 from dataclasses import MISSING
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -39,23 +40,31 @@ def declared(registry: Registry) -> dict[str, Declared]:
 
 def declared_by(module: str, kind: str) -> tuple[Option, ...]:
     """Returns the options that a dataclass of mlpass declares; its other fields are none."""
+    if _source(module) is None:
+        return options_of(getattr(import_module(module), kind), declared=True)
     return _read(module)[kind].options
 
 
 def _of_registry(registry: Registry, name: str) -> Declared:
     entry = registry.loaded(name)
-    if entry is None:
+    if entry is None and _source(registry.homes[name]) is not None:
         return _read(registry.homes[name])[f"{registry.what} {name}"]
+    entry = registry[name]
     return Declared(options_of(entry.kind), entry.words)
+
+
+def _source(module: str) -> str | None:
+    """Returns the text of a module; None where only its bytecode was installed."""
+    loader: Any = getattr(find_spec(module), "loader", None)
+    text: str | None = loader.get_source(module)
+    return text
 
 
 @cache
 def _read(module: str) -> dict[str, Declared]:
     """Returns what the classes of a module declare, by "mode block" where registered, or name."""
-    spec = find_spec(module)
-    source = spec.loader.get_source(module)  # type: ignore[union-attr]
     found = {}
-    for node in ast.parse(source).body:
+    for node in ast.parse(_source(module) or "").body:
         if not isinstance(node, ast.ClassDef):
             continue
         name, words, every = node.name, {}, False

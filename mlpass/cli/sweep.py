@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlpass.cli.calibration import add_methods, add_running, methods_of
+from mlpass.cli.calibration import add_methods, add_runtime, methods_of
 from mlpass.cli.flags import given_flags
 from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
 from mlpass.errors import ConfigError
@@ -58,7 +58,7 @@ def add_sweep(commands: Subparsers) -> None:
     sweep.add_argument(
         "--jobs", type=_count, metavar="N", help="processes (default: one a core; 1 for none)"
     )
-    add_running(sweep)
+    add_runtime(sweep)
     sweep.add_argument("--resume", action="store_true", help="go on with a sweep that died")
     sweep.add_argument("--force", action="store_true", help="replace REPORT where it exists")
     add_methods(sweep, several=True)

@@ -223,7 +223,10 @@ def _described(options: Mapping[str, Any]) -> str:
     takes: dict[str, bool] = {}
     leads: list[str] = []
     for name in MODES:
-        first, *others = options_of(MODES[name].kind)
+        options_here = options_of(MODES[name].kind)
+        if not options_here:
+            continue  # its name alone describes it
+        first, *others = options_here
         needed = [first, *(each for each in others if each.required)]
         known = {first.name, *(each.name for each in others)}
         if "granularity" in options and granularity_of(name) == options["granularity"]:
