@@ -14,13 +14,26 @@ import mlpass
 ROOT = Path(mlpass.__file__).parent
 
 # Room: the rooms it may import. A room may always import itself.
-GROUND = {"errors", "blas", "buffers", "files", "halves", "ledger", "parallel", "version"}
+GROUND = {
+    "errors",
+    "blas",
+    "buffers",
+    "files",
+    "halves",
+    "ledger",
+    "options",
+    "parallel",
+    "registries",
+    "version",
+}
 ARROWS = {
     "errors": set(),
     "version": set(),
     "buffers": set(),
     "files": {"errors"},
     "ledger": {"errors", "files"},
+    "options": {"errors"},
+    "registries": {"errors", "options"},
     "blas": set(),
     "parallel": {"blas"},
     "halves": {"parallel"},
@@ -73,6 +86,7 @@ ARROWS = {
         *GROUND,
         "report",
         "runtime",
+        "calibrate",
         "plan",
         "examine",
         "finetune",

@@ -8,6 +8,8 @@ from typing import Any
 
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.errors import ConfigError
+from mlpass.options import check_options, option
+from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import load_samples
 from mlpass.solvers.palettize import Palettization
@@ -15,8 +17,6 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
-
-_ALLOCATIONS = ("uniform", "owl", "error")
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,34 @@ class Calibration:
     sample_data: Sequence[Mapping[str, Any]]
     quantize: Quantization | None = None
     palettize: Palettization | None = None
-    allocate: str = "uniform"
-    max_nbytes: int | None = None
-    propagate: str = "pruned"
-    fallback: str = "skip"
-    memory_budget: int = MEMORY_BUDGET
-    backend: str = "numpy"
-    device: str | None = None
-    function_name: str | None = None
+    allocate: str = option(
+        default="uniform",
+        choices=("uniform", "owl", "error"),
+        help="how the target sparsity is divided among layers",
+    )
+    max_nbytes: int | None = option(
+        default=None,
+        low=0,
+        help="with allocate error: what the pruned weights may take, in place of the target",
+    )
+    propagate: str = option(
+        default="pruned",
+        choices=("pruned", "dense"),
+        help="what a layer meets: the outputs of pruned layers, or of dense ones",
+    )
+    fallback: str = option(
+        default="skip",
+        choices=("skip", "magnitude"),
+        help="what becomes of a weight that no sample reaches",
+    )
+    memory_budget: int = option(
+        default=MEMORY_BUDGET,
+        low=0,
+        help="bytes; activations beyond that go to temporary files, 2 GiB without it",
+    )
+    backend: str = option(default="numpy", choices=("numpy", "torch"), help="what runs the model")
+    device: str | None = option(default=None, help="torch's: cpu, mps or cuda")
+    function_name: str | None = option(default=None, help="the function that the samples are for")
     dense_grams: GramFolder | None = None
 
     @property
@@ -62,10 +82,7 @@ class Calibration:
         return {name: value for name, value in vars(self).items() if name not in others}
 
     def __post_init__(self) -> None:
-        _check_choice("allocate", self.allocate, _ALLOCATIONS)
-        _check_choice("propagate", self.propagate, ("pruned", "dense"))
-        _check_choice("fallback", self.fallback, ("skip", "magnitude"))
-        _check_choice("backend", self.backend, ("numpy", "torch"))
+        check_options(self)
         if self.quantize is not None and self.palettize is not None:
             raise ConfigError("quantize: does not go with palettize; choose one")
         if self.max_nbytes is not None and self.allocate != "error":
@@ -95,15 +112,13 @@ def make_calibration(
         OSError: they cannot be read.
     """
     if method is not None and not isinstance(method, Method):
-        raise ConfigError(
-            f"method: must be Magnitude(), Wanda(), SparseGPT() or ADMM(). Got {method!r}."
-        )
+        raise ConfigError(f"method: must be {_method_names()}. Got {method!r}.")
     if isinstance(quantize, str):
         quantize = Quantization(quantize)
     if isinstance(palettize, int):
         if palettize != 4:
             raise ConfigError(f"palettize: must be 4 bits. Got {palettize!r}.")
-        palettize = Palettization()
+        palettize = Palettization(bits=palettize)
     if sample_data is None:
         if method not in (None, Magnitude()):
             raise ConfigError(f"method: {method} needs sample_data")
@@ -115,6 +130,6 @@ def make_calibration(
     )
 
 
-def _check_choice(option: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{option}: must be {' or '.join(map(repr, known))}. Got {value!r}.")
+def _method_names() -> str:
+    *most, last = (f"{METHODS[name].kind.__name__}()" for name in METHODS)
+    return f"{', '.join(most)} or {last}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from mlpass.cli.calibration import add_runtime
+from mlpass.cli.flags import given_flags
 from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
 from mlpass.cli.sweep import EVALUATE_HELP
 from mlpass.errors import TargetError
@@ -55,8 +57,7 @@ def add_choose(commands: Subparsers) -> None:
     choose.add_argument(
         "--finetune-steps", type=int, default=200, metavar="N", help="batches (default: 200)"
     )
-    choose.add_argument("--backend", choices=("numpy", "torch"), default="numpy")
-    choose.add_argument("--function-name", metavar="NAME", help="that the samples are for")
+    add_runtime(choose)
     choose.add_argument("--force", action="store_true", help="replace OUT where it exists")
     choose.set_defaults(run=_choose, parser=choose)
 
@@ -79,8 +80,7 @@ def _choose(options: argparse.Namespace) -> str:
         test_data=options.test_data,
         up_to=options.up_to,
         finetune_steps=options.finetune_steps,
-        backend=options.backend,
-        function_name=options.function_name,
+        **given_flags(options, "calibration"),
         force=options.force,
     )
     if choice.picked is None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from mlpass.cli.calibration import add_methods, add_runtime, methods_of
+from mlpass.cli.flags import given_flags
 from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
+from mlpass.errors import ConfigError
 
 _SWEEP_HELP = """\
 Try many ways to prune a model, and show what each does to its size, its outputs, its layers and, on
@@ -20,7 +23,7 @@ in .json gets the figures alone.
   --configs grid.yaml                    your own configs:
 
       - {target_sparsity: 0.5}
-      - {n_m_ratio: [2, 4], method: sparsegpt}
+      - {n_m_ratio: [2, 4], method: admm, iterations: 30}
       - name: careful
         global_config: {target_sparsity: 0.75}
         op_type_configs: {linear: null}
@@ -31,8 +34,6 @@ in .json gets the figures alone.
 
 If a sweep dies, the same command with --resume goes on with the configs that are left.
 """
-
-_METHODS = ("magnitude", "wanda", "sparsegpt", "admm")
 
 EVALUATE_HELP = "a function that is given the path of a package and returns a number"
 
@@ -52,42 +53,41 @@ def add_sweep(commands: Subparsers) -> None:
     )
     sweep.add_argument("-o", "--output", metavar="REPORT", help="the .html or .json to write")
     sweep.add_argument("--configs", metavar="GRID.yaml", help="a list of configs")
-    sweep.add_argument("--method", action="append", choices=_METHODS)
     sweep.add_argument("--evaluate", metavar="MODULE:FUNCTION", help=EVALUATE_HELP)
     sweep.add_argument("--weight", metavar="NAME", help="whose pattern to show (default: largest)")
     sweep.add_argument(
         "--jobs", type=_count, metavar="N", help="processes (default: one a core; 1 for none)"
     )
-    sweep.add_argument("--backend", choices=("numpy", "torch"), default="numpy")
-    sweep.add_argument("--function-name", metavar="NAME", help="that the samples are for")
+    add_runtime(sweep)
     sweep.add_argument("--resume", action="store_true", help="go on with a sweep that died")
     sweep.add_argument("--force", action="store_true", help="replace REPORT where it exists")
+    add_methods(sweep, several=True)
     sweep.set_defaults(run=_sweep, parser=sweep)
 
 
 def _sweep(options: argparse.Namespace) -> str:
-    import os
-
     from mlpass.study.sweep import sweep
 
     if options.resume and options.output is None:
         options.parser.error("--resume: needs the -o of the sweep that died")
-    if options.method and options.sample_data is None:
+    if (options.method or given_flags(options, "method")) and options.sample_data is None:
         options.parser.error("--method: needs --sample-data")
-    if options.jobs is not None:
-        os.environ["MLPASS_THREADS"] = str(options.jobs)
+    try:
+        methods = methods_of(options)
+    except ConfigError as error:
+        options.parser.error(str(error))
     report = sweep(
         options.model,
         options.sample_data,
         options.configs,
-        method=options.method,
+        method=methods or None,
         evaluate=load_function("--evaluate", options.evaluate),
         test_data=options.test_data,
         output=options.output,
         resume=options.resume,
         force=options.force,
-        backend=options.backend,
-        function_name=options.function_name,
+        jobs=options.jobs,
+        **given_flags(options, "calibration"),
         weight=options.weight,
         command=options.command,
     )

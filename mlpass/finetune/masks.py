@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, ExecutionError, NotApplicable
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import NM, Mask, Mode, Percentile, Threshold
+from mlpass.sparsity.modes import NM, Mask, Mode, Percentile
 from mlpass.weights.reading import layout_of_site, magnitude
 from mlpass.weights.sites import Site
 
@@ -49,7 +49,7 @@ def target_of(mode: Mode) -> float:
     """
     if isinstance(mode, NM):
         return mode.n / mode.m
-    if isinstance(mode, Threshold):
+    if "target_sparsity" not in {field.name for field in fields(mode)}:
         raise ConfigError(
             f"config: {mode} names no sparsity that a schedule could lead to; Percentile, NM, "
             "Block, Kernel and Channel do"

@@ -18,36 +18,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from mlpass.errors import ConfigError, close_matches
-from mlpass.sparsity.modes import MODES, NM, Block, Channel, Kernel, Mode, Percentile, Threshold
+from mlpass.options import check_options, option, options_of
+from mlpass.registries import MODES
+from mlpass.sparsity.modes import Mode
 
-DEFAULT_WEIGHT_THRESHOLD = 2048
-_OPTIONS = frozenset(
-    {
-        "threshold",
-        "minimum_sparsity_percentile",
-        "target_sparsity",
-        "scope",
-        "n_m_ratio",
-        "block_size",
-        "dim",
-        "granularity",
-        "weight_threshold",
-        "mode",
-        "config_type",
-    }
-)
 _CONFIG_TYPES = ("OpMagnitudePrunerConfig", "OpThresholdPrunerConfig")
 _SECTIONS = ("global_config", "op_type_configs", "op_name_configs", "weight_threshold")
-_GRANULARITIES: dict[str, type[Mode]] = {
-    "per_scalar": Percentile,
-    "per_kernel": Kernel,
-    "per_channel": Channel,
-}
 
 
 @dataclass(frozen=True)
@@ -75,10 +56,12 @@ class Config:
     global_config: Setting = None
     op_type_configs: Mapping[str, Setting] = field(default_factory=dict)
     op_name_configs: Mapping[str, Setting] = field(default_factory=dict)
-    weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD
+    weight_threshold: int = option(
+        default=2048, low=0, help="weights of so many elements or fewer are skipped"
+    )
 
     def __post_init__(self) -> None:
-        _check_threshold(self.weight_threshold)
+        check_options(self)
         _check_setting("global_config", self.global_config)
         for section in ("op_type_configs", "op_name_configs"):
             settings = getattr(self, section)
@@ -86,6 +69,9 @@ class Config:
                 raise ConfigError(f"{section}: must map names to modes. Got {settings!r}.")
             for key, setting in settings.items():
                 _check_setting(f"{section}[{key!r}]", setting)
+
+
+DEFAULT_WEIGHT_THRESHOLD = Config.weight_threshold
 
 
 class Choice(NamedTuple):
@@ -180,68 +166,96 @@ def as_config(config: object) -> Config:
 def mode_from_options(options: Mapping[str, Any]) -> Mode:
     """Returns the mode that a set of coremltools' options describes.
 
+    Where `mode` does not name it, it is the one that takes all of them and has all that it needs:
+    `target_sparsity` alone is a `Percentile`, with `block_size` a `Block`.
+
     Args:
-        options: of `threshold`, `minimum_sparsity_percentile`; or `n_m_ratio`, `dim`; or
-            `target_sparsity` with `block_size` and `dim`, or `granularity`, or `scope`. Or `mode`,
-            one of mlpass' own by name, with its own options.
+        options: those of one mode; with `mode`, its name, or `granularity`, coremltools' own word
+            for it, where they leave it open.
 
     Raises:
         ConfigError: they describe none.
     """
     options = {key: value for key, value in options.items() if value is not None}
-    for option in options:
-        if option not in _OPTIONS and "mode" not in options:
-            raise ConfigError(f"unknown option {option!r}" + close_matches(option, _OPTIONS))
     if "mode" in options:
-        return _mode_by_name(options)
+        return _build(_by_name(options.pop("mode")), options)
+    known = mode_words()
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"unknown option {key!r}" + close_matches(key, known))
     kind = options.pop("config_type", None)
     if kind is not None and kind not in _CONFIG_TYPES:
         raise ConfigError(f"config_type: {kind!r} does not prune; {' and '.join(_CONFIG_TYPES)} do")
-    if kind == "OpThresholdPrunerConfig" or "threshold" in options:
-        return _build(Threshold, options)
-    if "n_m_ratio" in options:
-        n, m = _ratio(options.pop("n_m_ratio"))
-        return _build(NM, {"n": n, "m": m, **options})
-    if "target_sparsity" not in options:
+    if kind == "OpThresholdPrunerConfig":
+        return _build("threshold", options)
+    granularity = options.get("granularity")
+    granularities = {word for word in map(granularity_of, MODES) if word is not None}
+    if granularity is not None and granularity not in granularities:
+        known_ones = ", ".join(dict.fromkeys(filter(None, map(granularity_of, MODES))))
+        raise ConfigError(f"granularity: must be one of {known_ones}. Got {granularity!r}.")
+    name = _described(options)
+    if granularity_of(name) == granularity:
+        options.pop("granularity", None)
+    return _build(name, options)
+
+
+def granularity_of(name: str) -> str | None:
+    """Returns the granularity under which coremltools knows a mode; None where there is none."""
+    return MODES[name].words.get("granularity")
+
+
+def mode_words() -> list[str]:
+    """Returns every key that the options of a mode may have."""
+    return [*MODES.options(), "granularity", "weight_threshold", "mode", "config_type"]
+
+
+def _described(options: Mapping[str, Any]) -> str:
+    """Returns the name of the mode that options describe.
+
+    Where none takes all of them, it is the one that lacks nothing, so that the error names what is
+    too much.
+
+    Raises:
+        ConfigError: every mode lacks something.
+    """
+    given = set(options)
+    needs: dict[str, int] = {}
+    takes: dict[str, bool] = {}
+    leads: list[str] = []
+    for name in MODES:
+        options_here = options_of(MODES[name].kind)
+        if not options_here:
+            continue  # its name alone describes it
+        first, *others = options_here
+        needed = [first, *(each for each in others if each.required)]
+        known = {first.name, *(each.name for each in others)}
+        if "granularity" in options and granularity_of(name) == options["granularity"]:
+            known.add("granularity")
+        leads.append(first.name)
+        if given >= {each.name for each in needed}:
+            needs[name] = sum(len(each.parts) for each in needed)
+            takes[name] = given <= known
+    if not needs:
+        *most, last = dict.fromkeys(reversed(leads))
         raise ConfigError(
-            "no mode: give one of target_sparsity, n_m_ratio and threshold "
+            f"no mode: give one of {', '.join(most)} and {last} "
             f"(got {', '.join(sorted(options)) or 'nothing'})"
         )
-    granularity = options.pop("granularity", "per_scalar")
-    if granularity not in _GRANULARITIES:
-        raise ConfigError(
-            f"granularity: must be one of {', '.join(_GRANULARITIES)}. Got {granularity!r}."
-        )
-    if "block_size" in options and granularity == "per_scalar":
-        return _build(Block, options)
-    return _build(_GRANULARITIES[granularity], options)
+    word = options.get("granularity")
+    return max(needs, key=lambda n: (takes[n], word and granularity_of(n) == word, needs[n]))
 
 
-def _build(mode: type[Mode], options: Mapping[str, Any]) -> Mode:
-    defaults = {option.name: option.default for option in fields(mode)}
-    for option in options:
-        if option not in defaults:
-            raise ConfigError(f"{option}: does not go with {mode.__name__}")
-    missing = [name for name in defaults if defaults[name] is MISSING and name not in options]
-    if missing:
-        raise ConfigError(f"{mode.__name__}: needs {' and '.join(missing)}")
-    return mode(**options)
+def _by_name(name: object) -> str:
+    """Returns the name under which a mode is registered, from its own or its class'."""
+    if isinstance(name, str) and name.lower() in [*MODES]:
+        return name.lower()
+    classes = [MODES[known].kind.__name__ for known in MODES]
+    raise ConfigError(f"mode: unknown {name!r}" + close_matches(str(name), classes))
 
 
-def _mode_by_name(options: dict[str, Any]) -> Mode:
-    name = options.pop("mode")
-    by_lower = {known.lower(): mode for known, mode in MODES.items()}
-    if not isinstance(name, str) or name.lower() not in by_lower:
-        raise ConfigError(f"mode: unknown {name!r}" + close_matches(str(name), MODES))
-    if "n_m_ratio" in options:
-        options["n"], options["m"] = _ratio(options.pop("n_m_ratio"))
-    return _build(by_lower[name.lower()], options)
-
-
-def _ratio(value: object) -> tuple[Any, Any]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ConfigError(f"n_m_ratio: must be two ints (n zeros in every m). Got {value!r}.")
-    return value[0], value[1]
+def _build(name: str, options: Mapping[str, Any]) -> Mode:
+    mode: Mode = MODES.build(name, options)
+    return mode
 
 
 def _agree(config: Config, section: str, keys: list[str], weight: str) -> Choice:
@@ -327,7 +341,11 @@ def _setting(where: str, value: object, kind: object) -> Setting:
     threshold = options.pop("weight_threshold", None)
     try:
         mode = mode_from_options(options)
-        return mode if threshold is None else Sized(mode, _check_threshold(threshold))
+        return (
+            mode
+            if threshold is None
+            else Sized(mode, Config(weight_threshold=threshold).weight_threshold)
+        )
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -341,7 +359,9 @@ def _from_coremltools(config: Any) -> Config:
         kind = type(op_config).__name__
         if kind not in _CONFIG_TYPES:
             raise ConfigError(f"{where}: {kind} does not prune; {' and '.join(_CONFIG_TYPES)} do")
-        options = {name: getattr(op_config, name) for name in _OPTIONS if hasattr(op_config, name)}
+        options = {
+            name: getattr(op_config, name) for name in mode_words() if hasattr(op_config, name)
+        }
         return _setting(where, options, None)
 
     return Config(
@@ -360,9 +380,3 @@ def _from_coremltools(config: Any) -> Config:
 def _check_setting(where: str, setting: object) -> None:
     if setting is not None and not isinstance(setting, Mode | Sized):
         raise ConfigError(f"{where}: must be a mode or None. Got {setting!r}.")
-
-
-def _check_threshold(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"weight_threshold: must be an int of 0 or more. Got {value!r}.")
-    return value

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mlpass.calibrate.calibration import make_calibration
+from mlpass.calibrate.plain import calibration_words, plain_arguments
 from mlpass.errors import ConfigError, close_matches
-from mlpass.plan.config import (
-    DEFAULT_WEIGHT_THRESHOLD,
-    Config,
-    as_config,
-    mode_from_options,
-)
-
-# Options of `make_calibration` that a pass takes as they are.
-CALIBRATION = (
-    "method",
-    "quantize",
-    "palettize",
-    "allocate",
-    "max_nbytes",
-    "propagate",
-    "fallback",
-    "memory_budget",
-    "backend",
-    "device",
-    "function_name",
-)
+from mlpass.options import Option, options_of
+from mlpass.plan.config import Config, as_config
+from mlpass.registries import MODES
 
 
 class PassKind(NamedTuple):
@@ -44,18 +27,17 @@ class PassKind(NamedTuple):
     options: tuple[str, ...]
 
 
-PASSES = (
-    PassKind(
-        "prune_threshold",
-        "Threshold",
-        ("threshold", "minimum_sparsity_percentile", "weight_threshold"),
-    ),
-    PassKind("prune_percentile", "Percentile", ("target_sparsity", "scope", "weight_threshold")),
-    PassKind("prune_nm", "NM", ("n_m_ratio", "dim", "weight_threshold")),
-    PassKind("prune_block", "Block", ("target_sparsity", "block_size", "dim", "weight_threshold")),
-    PassKind("prune", None, ("config",)),
-    PassKind("sparsegpt", None, ("config", "sample_data", *CALIBRATION)),
-)
+def pass_kinds() -> list[PassKind]:
+    """Returns every pass: one for each mode, and those that take a whole config."""
+    modes = [
+        PassKind(f"prune_{name}", name, (*_mode_options(name), "weight_threshold"))
+        for name in MODES
+    ]
+    return [
+        *modes,
+        PassKind("prune", None, ("config",)),
+        PassKind("sparsegpt", None, ("config", *calibration_words())),
+    ]
 
 
 def arguments_of(kind: PassKind, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,37 +65,18 @@ def arguments_of(kind: PassKind, options: Mapping[str, Any]) -> dict[str, Any]:
             if options.get("sample_data") is None:
                 raise ConfigError("needs the option sample_data: see mlpass.prune")
             given = {name: value for name, value in options.items() if name != "config"}
-            arguments["calibration"] = make_calibration(**{"method": None, **given})
+            arguments["calibration"] = make_calibration(
+                **{"method": None, **plain_arguments(given)}
+            )
         return arguments
-    values = {name: _parsed(name, value) for name, value in options.items()}
-    weight_threshold = values.pop("weight_threshold", DEFAULT_WEIGHT_THRESHOLD)
-    mode = mode_from_options({"mode": kind.mode, **values})
-    return {"config": Config(mode, weight_threshold=weight_threshold)}
+    known = {**_mode_options(kind.mode), **_WEIGHT_THRESHOLD}
+    values = {name: known[name].parse(value) for name, value in options.items()}
+    whole = {name: values.pop(name) for name in _WEIGHT_THRESHOLD if name in values}
+    return {"config": Config(MODES.build(kind.mode, values), **whole)}
 
 
-def _parsed(name: str, value: Any) -> Any:
-    """Returns an option's value; a string as what it stands for."""
-    if not isinstance(value, str):
-        return value
-    what, parse = _PARSERS[name]
-    try:
-        return parse(value)
-    except ValueError:
-        raise ConfigError(f"{name}: must be {what}. Got {value!r}.") from None
+_WEIGHT_THRESHOLD = {option.name: option for option in options_of(Config, declared=True)}
 
 
-def _ratio(text: str) -> list[int]:
-    n, m = text.split(":")
-    return [int(n), int(m)]
-
-
-_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "threshold": ("a number", float),
-    "minimum_sparsity_percentile": ("a number", float),
-    "target_sparsity": ("a number", float),
-    "scope": ("a text", str),
-    "n_m_ratio": ("N:M, that is N zeros in every M", _ratio),
-    "block_size": ("an int", int),
-    "dim": ("an int", int),
-    "weight_threshold": ("an int", int),
-}
+def _mode_options(name: str) -> dict[str, Option]:
+    return {option.name: option for option in options_of(MODES[name].kind)}

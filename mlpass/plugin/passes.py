@@ -17,9 +17,10 @@ from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
 from mlpass.calibrate.calibration import make_calibration
+from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import ConfigError, MlpassError
 from mlpass.plan.config import as_config
-from mlpass.plugin.options import PASSES, PassKind, arguments_of
+from mlpass.plugin.options import PassKind, arguments_of, pass_kinds
 from mlpass.program.reload import load_pymil
 from mlpass.pruning.prune import prune_program
 from mlpass.runtime.samples import load_samples
@@ -84,17 +85,15 @@ class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is unty
         _LOGGER.info("%s:\n%s", self, report)
 
 
-_CLASSES = {
-    f"{_NAMESPACE}::{kind.name}": type(kind.name, (PrunePass,), {"kind": kind}) for kind in PASSES
-}
-_WITH_CONFIG = [f"{_NAMESPACE}::{kind.name}" for kind in PASSES if kind.mode is None]
-_PIPELINES = {f"{_NAMESPACE}_{kind.name.removeprefix('prune_')}": kind for kind in PASSES}
+_WITH_CONFIG = ("mlpass::prune", "mlpass::sparsegpt")
+_classes: dict[PassKind, type[PrunePass]] = {}  # what is registered, and was
+_pipelines: set[str] = set()
 
 
 def pipeline(
     config: object,
     *,
-    method: Method | None = None,
+    method: Method | str | None = None,
     sample_data: Any = None,
     base: Any = None,
     **options: Any,
@@ -106,11 +105,12 @@ def pipeline(
 
     Args:
         config: which mode each weight gets: see `prune`.
-        method: as for `prune`; needs samples, magnitude aside.
+        method: as for `prune`, or its name; needs samples, magnitude aside.
         sample_data: likewise, keyed by the names of the source's inputs.
         base: a `PassPipeline` to begin with, which is not changed; `PassPipeline.DEFAULT` where
             None.
-        **options: of `prune`, that go with samples: `quantize`, `allocate`, ...
+        **options: of `prune`, that go with samples: `quantize`, `allocate`, ...; and those of the
+            method, where it is given by its name.
 
     Raises:
         ConfigError: the config or the options say what cannot be, or `base` is no pipeline, or one
@@ -119,8 +119,9 @@ def pipeline(
     """
     given: dict[str, Any] = {"config": as_config(config)}
     kind = "prune"
-    if make_calibration(method, sample_data, **options) is not None:
-        given.update({"method": method, "sample_data": load_samples(sample_data)}, **options)
+    arguments = {"method": None, **plain_arguments({"method": method, **options})}
+    if make_calibration(sample_data=sample_data, **arguments) is not None:
+        given.update(arguments, sample_data=load_samples(sample_data))
         kind = "sparsegpt"
     register_passes()
     base = PassPipeline.DEFAULT if base is None else base
@@ -136,22 +137,31 @@ def pipeline(
 
 
 def register_passes() -> None:
-    """Registers the passes with coremltools; it does no harm to do so twice."""
-    PASS_REGISTRY.passes.update(_CLASSES)
+    """Registers the passes with coremltools, for modes that were added since as well.
+
+    It does no harm to do so twice.
+    """
+    _take_out()
+    for kind in pass_kinds():
+        if kind not in _classes:
+            _classes[kind] = type(kind.name, (PrunePass,), {"kind": kind})
+        PASS_REGISTRY.passes[f"{_NAMESPACE}::{kind.name}"] = _classes[kind]
 
 
 def install() -> None:
     """Adds named pipelines and the front end "mlpackage" to coremltools, and the passes.
 
-    `PassPipeline.get_pipeline` then knows "mlpass_threshold", "mlpass_percentile", "mlpass_nm",
-    "mlpass_block", "mlpass_prune" and "mlpass_sparsegpt";
+    `PassPipeline.get_pipeline` then knows "mlpass_prune", "mlpass_sparsegpt" and one for each mode:
+    "mlpass_threshold", "mlpass_percentile", "mlpass_nm", "mlpass_block" and so on;
     `mil_convert(path, convert_from="mlpackage", ...)` takes the path of an `.mlpackage`. It does no
     harm to install twice.
     """
     register_passes()
     pipelines = PassPipeline._PIPELINE_NAME_TO_PASSES
-    for name, kind in _PIPELINES.items():
+    for kind in pass_kinds():
+        name = f"{_NAMESPACE}_{kind.name.removeprefix('prune_')}"
         pipelines[name] = _with_pruning(pipelines["default"], f"{_NAMESPACE}::{kind.name}")
+        _pipelines.add(name)
     pipelines[f"frontend_{_FRONTEND}"] = []
     ConverterRegistry.frontends[_FRONTEND] = PackageFrontend
 
@@ -161,11 +171,16 @@ def uninstall() -> None:
 
     A pipeline that has them does not run any more, until `install` or `mlpass.pipeline` is called.
     """
-    for name in _CLASSES:
-        PASS_REGISTRY.passes.pop(name, None)
-    for name in (*_PIPELINES, f"frontend_{_FRONTEND}"):
+    _take_out()
+    for name in (*_pipelines, f"frontend_{_FRONTEND}"):
         PassPipeline._PIPELINE_NAME_TO_PASSES.pop(name, None)
+    _pipelines.clear()
     ConverterRegistry.frontends.pop(_FRONTEND, None)
+
+
+def _take_out() -> None:
+    for name in [name for name in PASS_REGISTRY.passes if name.startswith(f"{_NAMESPACE}::")]:
+        PASS_REGISTRY.passes.pop(name)
 
 
 class PackageFrontend:

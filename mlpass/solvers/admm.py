@@ -19,13 +19,12 @@ first lets the mask move, a larger one then settles it; X is over-relaxed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
-import numpy as np
-
-from mlpass.errors import ConfigError
+from mlpass.options import option
 from mlpass.parallel import map_items
+from mlpass.registries import method
 from mlpass.solvers.arrays import copied, jobs, namespace
 from mlpass.solvers.gram import output_power
 from mlpass.solvers.problem import (
@@ -33,8 +32,6 @@ from mlpass.solvers.problem import (
     Method,
     Problem,
     Pruned,
-    check_count,
-    check_dampening,
     column_scale,
 )
 from mlpass.solvers.products import Part
@@ -51,7 +48,7 @@ _ROWS = 64  # of a group, which tell what to expect of all
 _DOUBT = 1.5  # times the error found, above which another's on these is not looked into
 
 
-@dataclass(frozen=True)
+@method("admm")
 class ADMM(Method):
     """Searches mask and weights together, at less than half of SparseGPT's error.
 
@@ -63,18 +60,13 @@ class ADMM(Method):
             from being fitted too closely.
     """
 
-    iterations: int = 8
-    finish: int = 3
-    penalty: float = 0.65
-    dampening: float = 0.01
+    iterations: int = option(default=8, low=1, help="products with the inverse")
+    finish: int = option(default=3, low=0, help="conjugate-gradient steps on the final mask")
+    penalty: float = option(default=0.65, above=0, help="of the disagreement of mask and weights")
+    dampening: float = option(
+        default=0.01, low=0, high=1, help="fraction of a Gram's mean diagonal that is added to it"
+    )
     tensors: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("iterations", self.iterations, 1)
-        check_count("finish", self.finish, 0)
-        check_dampening(self.dampening)
-        if not isinstance(self.penalty, int | float) or not 0 < self.penalty < np.inf:
-            raise ConfigError(f"penalty: must be a number above 0. Got {self.penalty!r}.")
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight, solved for on its mask."""

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.blas import one_blas_thread
-from mlpass.errors import ConfigError, NotApplicable
+from mlpass.errors import NotApplicable
+from mlpass.options import option
+from mlpass.registries import storage
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.problem import Array, Method, Problem, check_count
+from mlpass.solvers.problem import Array, Method, Problem
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
 from mlpass.solvers.solve import (
     Solution,
@@ -55,7 +57,7 @@ NORMAL_FLOAT = np.array(
 )
 
 
-@dataclass(frozen=True)
+@storage("palettize", lead="bits")
 class Palettization:
     """How kept weights become entries of a 4-bit table.
 
@@ -63,16 +65,19 @@ class Palettization:
         table: "kmeans" fits the entries to the weights, "normal_float" scales a fixed table to the
             largest magnitude.
         group_size: rows that share a table; None for one table in all.
+        bits: of an index into the table, 4.
     """
 
-    table: str = "kmeans"
-    group_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.table not in ("kmeans", "normal_float"):
-            raise ConfigError(f'table: must be "kmeans" or "normal_float". Got {self.table!r}.')
-        if self.group_size is not None:
-            check_count("group_size", self.group_size, 1)
+    table: str = option(
+        default="kmeans",
+        choices=("kmeans", "normal_float"),
+        must='"kmeans" or "normal_float"',
+        help="how the entries are found",
+    )
+    group_size: int | None = option(
+        default=None, low=1, help="rows that share a table; all of them without it"
+    )
+    bits: int = option(default=4, choices=(4,), must="4", help="bits of an index into the table")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import ConfigError
+from mlpass.options import check_options
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.products import Array as Array
 from mlpass.sparsity.layout import Layout
@@ -69,6 +69,9 @@ class Method:
 
     tensors: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight of a problem.
 
@@ -108,16 +111,3 @@ def column_scale(lengths: NDArray[Any]) -> Array:
     norm = np.sqrt(np.mean(np.square(lengths[live], dtype=np.float64)))
     floor = 1e-6 * lengths[live].min() / norm
     return np.where(live, lengths / norm, floor).astype(np.float32)
-
-
-def check_dampening(dampening: object) -> None:
-    """Raises ConfigError where `dampening` is no fraction."""
-    number = isinstance(dampening, int | float) and not isinstance(dampening, bool)
-    if not number or not 0 <= dampening <= 1:  # type: ignore[operator]
-        raise ConfigError(f"dampening: must be a number in [0, 1]. Got {dampening!r}.")
-
-
-def check_count(option: str, value: object, low: int) -> None:
-    """Raises ConfigError where an option is no int of `low` or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{option}: must be an int of {low} or more. Got {value!r}.")

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.blas import one_blas_thread
-from mlpass.errors import ConfigError, NotApplicable
+from mlpass.errors import NotApplicable
+from mlpass.options import option
+from mlpass.registries import storage
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.problem import Array, Method, Problem, check_count
+from mlpass.solvers.problem import Array, Method, Problem
 from mlpass.solvers.rounding import MakeRounding, prune_rounded
 from mlpass.solvers.solve import (
     Solution,
@@ -32,7 +34,7 @@ _BITS = {"int8": 8, "int4": 4, "uint8": 8, "uint4": 4}
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
-@dataclass(frozen=True)
+@storage("quantize", lead="dtype")
 class Quantization:
     """How kept weights become integers.
 
@@ -42,14 +44,15 @@ class Quantization:
         block_size: input channels that share a scale; None for all of a row.
     """
 
-    dtype: str = "int8"
-    block_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype not in _BITS:
-            raise ConfigError(f"dtype: must be one of {', '.join(_BITS)}. Got {self.dtype!r}.")
-        if self.block_size is not None:
-            check_count("block_size", self.block_size, 1)
+    dtype: str = option(
+        default="int8",
+        choices=("int8", "int4", "uint8", "uint4"),
+        must="one of int8, int4, uint8, uint4",
+        help="integers that kept weights become, in the same solve",
+    )
+    block_size: int | None = option(
+        default=None, low=1, help="input channels that share a scale; all of a row without it"
+    )
 
     @property
     def symmetric(self) -> bool:

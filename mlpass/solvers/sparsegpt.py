@@ -12,13 +12,14 @@ two, after every fourth four by four. So nearly all of the work is in a few larg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.options import option
 from mlpass.parallel import map_items
+from mlpass.registries import method
 from mlpass.solvers.arrays import blank, diagonals, jobs, namespace, total
 from mlpass.solvers.factored import Factored, factor
 from mlpass.solvers.problem import (
@@ -26,8 +27,6 @@ from mlpass.solvers.problem import (
     Method,
     Problem,
     Pruned,
-    check_count,
-    check_dampening,
 )
 from mlpass.solvers.products import Part
 from mlpass.solvers.refit import refit
@@ -42,7 +41,7 @@ _COPY = 16  # multiplications that copying an element across is worth
 _CHUNK = 16  # columns that are brought up to date one by one
 
 
-@dataclass(frozen=True)
+@method("sparsegpt")
 class SparseGPT(Method):
     """Prunes columns in turn, each on what the columns before it left, and updates the rest.
 
@@ -55,14 +54,14 @@ class SparseGPT(Method):
             after it alone, which then leaves several times the error that its mask has to.
     """
 
-    dampening: float = 0.01
-    block_size: int = 128
-    refit: bool = False
+    dampening: float = option(
+        default=0.01, low=0, high=1, help="fraction of a Gram's mean diagonal that is added to it"
+    )
+    block_size: int = option(
+        default=128, low=1, help="columns whose mask is decided at once, where the mode lets it"
+    )
+    refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
     tensors: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_dampening(self.dampening)
-        check_count("block_size", self.block_size, 1)
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned and updated weight."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mlpass.options import option
+from mlpass.registries import method
 from mlpass.solvers.arrays import masked, namespace
 from mlpass.solvers.problem import Array, Method, Problem, Pruned
 from mlpass.solvers.refit import refit
@@ -15,7 +17,7 @@ from mlpass.sparsity.modes import Mode
 _DAMPENING = 0.01
 
 
-@dataclass(frozen=True)
+@method("magnitude")
 class Magnitude(Method):
     """Ranks by |w|; kept weights stay as they are.
 
@@ -23,7 +25,7 @@ class Magnitude(Method):
         refit: whether kept weights are solved for, once the mask is known.
     """
 
-    refit: bool = False
+    refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
     tensors: ClassVar[bool] = True
 
     def prune(self, problem: Problem) -> Pruned:
@@ -32,7 +34,7 @@ class Magnitude(Method):
         return _prune_by(problem, score, problem.mode, self.refit)
 
 
-@dataclass(frozen=True)
+@method("wanda")
 class Wanda(Method):
     """Ranks by |w| times the norm of the input it meets, each row by itself where it may.
 
@@ -43,7 +45,7 @@ class Wanda(Method):
         refit: whether kept weights are solved for, once the mask is known.
     """
 
-    refit: bool = False
+    refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
     tensors: ClassVar[bool] = True
 
     def prune(self, problem: Problem) -> Pruned:

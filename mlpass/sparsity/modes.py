@@ -15,10 +15,11 @@ import numpy as np
 
 from mlpass.buffers import empty
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.options import check_options, option
 from mlpass.parallel import map_slabs
+from mlpass.registries import mode
 from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.norms import mean_squares, norm_dtype
-from mlpass.sparsity.options import check_dim, check_int, check_number, is_int
 from mlpass.sparsity.ranking import (
     Mask as Mask,
 )
@@ -45,6 +46,9 @@ class Mode:
     """A rule that says which elements of a weight stay."""
 
     structured: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of `score`, in its shape.
@@ -83,7 +87,7 @@ class Mode:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-@dataclass(frozen=True)
+@mode("threshold")
 class Threshold(Mode):
     """Zeroes every element whose score is at most `threshold`.
 
@@ -93,12 +97,13 @@ class Threshold(Mode):
             this is skipped, since its sparse form would not pay.
     """
 
-    threshold: float = 1e-12
-    minimum_sparsity_percentile: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_number("threshold", self.threshold, 0.0, math.inf)
-        check_number("minimum_sparsity_percentile", self.minimum_sparsity_percentile, 0.0, 1.0)
+    threshold: float = option(default=1e-12, low=0, help="every magnitude of at most this goes")
+    minimum_sparsity_percentile: float = option(
+        default=0.5,
+        low=0,
+        high=1,
+        help="weights with a smaller share of zeros are skipped",
+    )
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns True where the score is above the threshold."""
@@ -123,7 +128,7 @@ class Threshold(Mode):
             )
 
 
-@dataclass(frozen=True)
+@mode("percentile", granularity="per_scalar")
 class Percentile(Mode):
     """Zeroes exactly `floor(target_sparsity * size)` elements, lowest score first.
 
@@ -136,13 +141,13 @@ class Percentile(Mode):
             gets the sparsity that it can bear.
     """
 
-    target_sparsity: float
-    scope: str = "weight"
-
-    def __post_init__(self) -> None:
-        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
-        if self.scope not in ("weight", "row", "global"):
-            raise ConfigError(f'scope: must be "weight", "row" or "global". Got {self.scope!r}.')
+    target_sparsity: float = option(low=0, high=1, help="share of elements that become zero")
+    scope: str = option(
+        default="weight",
+        choices=("weight", "row", "global"),
+        must='"weight", "row" or "global"',
+        help="what is ranked together",
+    )
 
     def zeros_of(self, size: int) -> int:
         """Returns how many of `size` elements are to be zero."""
@@ -168,7 +173,7 @@ class Percentile(Mode):
         return replace(self, scope="row") if self.scope == "weight" else self
 
 
-@dataclass(frozen=True)
+@mode("nm")
 class NM(Mode):
     """Zeroes the n lowest of every m elements (n is the number of ZEROS, as in coremltools).
 
@@ -181,19 +186,22 @@ class NM(Mode):
         dim: 1 for groups along input channels, 0 for output channels.
     """
 
-    n: int
-    m: int
-    dim: int = 1
+    n: int = option(join="n_m_ratio", help="n zeros in every m")
+    m: int = option(low=1, join="n_m_ratio")
+    dim: int = option(
+        default=1,
+        choices=(0, 1),
+        must="0 (output channels) or 1 (input channels)",
+        help="along output channels (0) or input channels (1)",
+    )
     structured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_int("n_m_ratio", "m", self.m, 1)
-        if not is_int(self.n) or not 0 <= self.n <= self.m:
+        if not 0 <= self.n <= self.m:
             raise ConfigError(
                 f"n_m_ratio: n (the number of zeros) must be an int in [0, m]. "
                 f"Got n={self.n!r} with m={self.m}."
             )
-        check_dim(self.dim)
 
     def __str__(self) -> str:
         return f"NM({self.n}:{self.m}{', dim=0' if self.dim == 0 else ''})"
@@ -238,7 +246,7 @@ class NM(Mode):
         return windows
 
 
-@dataclass(frozen=True)
+@mode("block", granularity="per_scalar")
 class Block(Mode):
     """Zeroes `floor(target_sparsity * blocks)` whole blocks, lowest root mean square first.
 
@@ -251,15 +259,15 @@ class Block(Mode):
         dim: 0 for blocks along output channels, 1 for input channels.
     """
 
-    target_sparsity: float
-    block_size: int
-    dim: int = 0
+    target_sparsity: float = option(low=0, high=1, help="share of blocks that become zero")
+    block_size: int = option(low=2, help="neighbouring channels that make a block")
+    dim: int = option(
+        default=0,
+        choices=(0, 1),
+        must="0 (output channels) or 1 (input channels)",
+        help="along output channels (0) or input channels (1)",
+    )
     structured: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
-        check_int("block_size", "block_size", self.block_size, 2)
-        check_dim(self.dim)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each block."""
@@ -304,7 +312,7 @@ class Block(Mode):
         return with_shares(self, parts, blocks)
 
 
-@dataclass(frozen=True)
+@mode("kernel", granularity="per_kernel")
 class Kernel(Mode):
     """Zeroes `floor(target_sparsity * kernels)` whole spatial kernels, lowest L2 norm first.
 
@@ -315,11 +323,8 @@ class Kernel(Mode):
         target_sparsity: 0 to 1, the share of kernels.
     """
 
-    target_sparsity: float
+    target_sparsity: float = option(low=0, high=1, help="share of spatial kernels that become zero")
     structured: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each spatial kernel."""
@@ -336,7 +341,7 @@ class Kernel(Mode):
         return with_shares(self, parts, [groups * rows * part.layout.sizes[2] for part in parts])
 
 
-@dataclass(frozen=True)
+@mode("channel", granularity="per_channel")
 class Channel(Mode):
     """Zeroes `floor(target_sparsity * outputs)` whole output channels, lowest L2 norm first.
 
@@ -346,20 +351,12 @@ class Channel(Mode):
         target_sparsity: 0 to 1, the share of output channels.
     """
 
-    target_sparsity: float
+    target_sparsity: float = option(low=0, high=1, help="share of output channels that become zero")
     structured: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_number("target_sparsity", self.target_sparsity, 0.0, 1.0)
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each output channel."""
         return keep_slices(score, needed(self, layout), self.target_sparsity, 2)
-
-
-MODES: dict[str, type[Mode]] = {
-    mode.__name__: mode for mode in (Threshold, Percentile, NM, Block, Kernel, Channel)
-}
 
 
 def check_fits(mode: NM | Block, channels: int, size: int) -> None:

@@ -10,7 +10,10 @@ name a `method`, options of `mlpass.prune`, and itself::
       global_config: {target_sparsity: 0.75}
       op_type_configs: {linear: null}
       method: admm
+      iterations: 30
       allocate: error
+
+A method's and a storage's own options stand beside it: see `mlpass.calibrate.plain`.
 """
 
 from __future__ import annotations
@@ -21,22 +24,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.calibrate.plain import (
+    calibration_options,
+    method_of,
+    method_words,
+    plain_arguments,
+    storage_words,
+)
+from mlpass.errors import ConfigError
+from mlpass.options import options_of
 from mlpass.plan.config import Config, Sized, as_config, read_yaml
-from mlpass.solvers.admm import ADMM
+from mlpass.registries import METHODS
 from mlpass.solvers.problem import Method
-from mlpass.solvers.sparsegpt import SparseGPT
-from mlpass.solvers.wanda import Magnitude, Wanda
+from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import NM, Block, Channel, Mode, Percentile
 
-METHODS: dict[str, type[Method]] = {
-    "magnitude": Magnitude,
-    "wanda": Wanda,
-    "sparsegpt": SparseGPT,
-    "admm": ADMM,
-}
-# What an entry may say besides its config; all of them are arguments of `mlpass.prune`.
-_OPTIONS = ("quantize", "palettize", "allocate", "max_nbytes", "propagate", "fallback")
+# What a study says itself of how models are run.
+_SAID = ("sample_data", "backend", "function_name")
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,13 @@ class Candidate:
 
     @property
     def method_name(self) -> str:
-        """The method as text."""
-        refitted = " + refit" if getattr(self.method, "refit", False) else ""
-        return type(self.method).__name__.lower() + refitted
+        """The method as text: its name, and its options that are not the default."""
+        name = METHODS.name_of(self.method) or type(self.method).__name__.lower()
+        options = options_of(type(self.method)) if METHODS.name_of(self.method) else ()
+        given = {option.name: option.given(self.method) for option in options}
+        refitted = " + refit" if given.pop("refit", None) == "true" else ""
+        texts = [f"{key}={text}" for key, text in given.items() if text is not None]
+        return name + refitted + (f" ({', '.join(texts)})" if texts else "")
 
 
 def default_grid() -> list[Mode]:
@@ -93,7 +101,8 @@ def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
     Args:
         configs: a sequence of configs in any form, of mappings as in a grid file, or of
             candidates; or the path of a grid file; None is `default_grid()`.
-        method: by which to try each that names none itself: a method, its name, or several.
+        method: by which to try each that names none itself: a method, its name, a mapping of it and
+            its options, or several.
 
     Raises:
         ConfigError: one of them says what cannot be, there are none, or two are the same.
@@ -127,24 +136,6 @@ def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
     return found
 
 
-def method_of(method: object) -> Method:
-    """Returns a method given as one, by its name, or as None, which is by magnitude.
-
-    Raises:
-        ConfigError: there is no such method.
-    """
-    if method is None:
-        return Magnitude()
-    if isinstance(method, Method):
-        return method
-    if not isinstance(method, str) or method.lower() not in METHODS:
-        raise ConfigError(
-            f"method: must be one of {', '.join(METHODS)}. "
-            f"Got {method!r}{close_matches(str(method), METHODS)}."
-        )
-    return METHODS[method.lower()]()
-
-
 def _candidates(entry: Any, number: int, methods: Sequence[Method]) -> list[Candidate]:
     """Returns the candidates of one entry: by its own method, or by each of `methods`."""
     if isinstance(entry, Candidate):
@@ -153,9 +144,15 @@ def _candidates(entry: Any, number: int, methods: Sequence[Method]) -> list[Cand
     if isinstance(entry, Mapping):
         entry = dict(entry)
         name = entry.pop("name", None)
+        words = method_words()
+        own = {words[key]: entry.pop(key) for key in [*entry] if key in words}
         if "method" in entry:
-            methods = [method_of(entry.pop("method"))]
-        options = {key: entry.pop(key) for key in _OPTIONS if key in entry}
+            methods = [method_of(entry.pop("method"), own)]
+        elif own:
+            raise ConfigError(f"{next(iter(own))}: name the method that it is an option of")
+        known = [*storage_words(), *calibration_options()]
+        options = {key: entry.pop(key) for key in known if key in entry and key not in _SAID}
+        plain_arguments(options)  # says here what is wrong with them
         if set(entry) == {"config"}:
             entry = entry["config"]
     config = as_config(entry)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlpass.calibrate.allocation import layer_curve
 from mlpass.calibrate.layers import observe_dense
+from mlpass.calibrate.plain import method_of
 from mlpass.calibrate.sums import Observed
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config
@@ -20,7 +21,6 @@ from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import load_samples
 from mlpass.solvers.allocate import Curve
 from mlpass.sparsity.modes import Percentile
-from mlpass.study.grid import method_of
 from mlpass.study.layers import calibration_of
 from mlpass.study.sweep import check_backend, path_of
 from mlpass.study.trial import Setting

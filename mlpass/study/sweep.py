@@ -47,6 +47,7 @@ def sweep(
     evaluate: Evaluate | None = None,
     test_data: Any = None,
     executor: Executor | None = None,
+    jobs: int | None = None,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     force: bool = False,
@@ -72,7 +73,8 @@ def sweep(
         test_data: samples to compare outputs on, where they should be others than `sample_data`.
         executor: that runs the trials, such as that of a `dask.distributed` client; it must see the
             same files. None is processes on this machine where there are cores for several, and
-            this process where `evaluate` cannot be sent to another.
+            this process where `evaluate`, a mode or a method cannot be sent to another.
+        jobs: how many processes to start at most; None is one a core, 1 is none.
         output: a report to write: `.html` for one to look at (the report extra), `.json`.
         resume: whether to go on with what a sweep to the same `output` that died had finished.
         force: whether to replace an `output` that exists.
@@ -96,6 +98,8 @@ def sweep(
     began = time.perf_counter()
     candidates = make_candidates(configs, method)
     _check(candidates, sample_data, backend, output, resume, force)
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
+        raise ConfigError(f"jobs: must be an int of 1 or more. Got {jobs!r}.")
     if output is not None:
         check_outside(output, model, "the model to prune")
     with ExitStack() as closing:
@@ -122,7 +126,7 @@ def sweep(
             closing.enter_context(journal)
         if tested is not None:
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
-        trials, notes = _run(setting, candidates, executor, journal, folder)
+        trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
@@ -144,6 +148,7 @@ def _run(
     setting: Setting,
     candidates: Sequence[Candidate],
     executor: Executor | None,
+    jobs: int | None,
     journal: TrialJournal | None,
     folder: Path,
 ) -> tuple[list[Trial], list[str]]:
@@ -166,7 +171,7 @@ def _run(
         calls.insert(0, (measure_layers, (setting, [candidates[number] for number in free])))
     errors, note = [], None
     bar = tqdm(total=len(calls), desc="sweeping", unit="job", disable=None)
-    with open_executor(executor, len(calls), setting) as workers, bar:
+    with open_executor(executor, len(calls), calls, jobs) as workers, bar:
         for place, result in run_all(workers, calls):
             bar.update()
             if measured and place == 0:

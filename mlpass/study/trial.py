@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.gram_folder import GramFolder
+from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
 from mlpass.examine.compare import predict_once, tally_outputs
 from mlpass.program.mlpackage import Package
@@ -113,7 +114,7 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
         calibration = make_calibration(
             candidate.method,
             setting.sample_data,
-            **candidate.options,
+            **plain_arguments(candidate.options),
             backend=setting.backend,
             function_name=setting.function_name,
             dense_grams=None if setting.grams is None else GramFolder(Path(setting.grams)),

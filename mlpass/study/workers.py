@@ -20,13 +20,16 @@ _UNGUARDED = "in a script, put the call under `if __name__ == '__main__':`, or p
 
 
 @contextmanager
-def open_executor(executor: Executor | None, jobs: int, task: Any) -> Iterator[Executor | None]:
+def open_executor(
+    executor: Executor | None, jobs: int, task: Any, limit: int | None = None
+) -> Iterator[Executor | None]:
     """Yields the user's executor; or one of processes; or None, where jobs run here, one by one.
 
     Args:
         executor: the user's own; it stays open.
         jobs: how many there are.
         task: what they need; where it cannot be sent to another process, they run here.
+        limit: how many processes to start at most; None is one a core.
 
     Raises:
         ExecutionError: this is a worker process that has not begun yet.
@@ -39,7 +42,7 @@ def open_executor(executor: Executor | None, jobs: int, task: Any) -> Iterator[E
         yield executor
         return
     cores = thread_count()
-    workers = min(cores, jobs)
+    workers = min(cores if limit is None else limit, jobs)
     if workers < 2 or jobs < _WORTH or not _can_be_sent(task):
         yield None
         return
@@ -87,14 +90,13 @@ def run_all(
 
 def _can_be_sent(task: Any) -> bool:
     """Returns whether another process can be given what the trials need."""
-    evaluate = getattr(task, "evaluate", None)
-    if getattr(evaluate, "__module__", None) == "__main__":
-        return False  # a worker would have to import the script, or has no way to, in a notebook
     try:
-        pickle.dumps(task)
+        sent = pickle.dumps(task)
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
-    return True
+    # For what is defined there a worker would have to import the script, or has no way to, in a
+    # notebook.
+    return b"__main__" not in sent
 
 
 def _share_cores(threads: int) -> None:

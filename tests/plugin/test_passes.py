@@ -25,9 +25,10 @@ from mlpass.plugin import passes as plugin
 from tests.peer import value_of
 from tests.runtime.programs import convert, program, truth
 
-NAMES = ["prune_threshold", "prune_percentile", "prune_nm", "prune_block", "prune", "sparsegpt"]
+MODES = ["threshold", "percentile", "nm", "block", "kernel", "channel"]
+NAMES = [*(f"prune_{mode}" for mode in MODES), "prune", "sparsegpt"]
 PASSES = [f"mlpass::{name}" for name in NAMES]
-PIPELINES = ["threshold", "percentile", "nm", "block", "prune", "sparsegpt"]
+PIPELINES = [*MODES, "prune", "sparsegpt"]
 
 
 def dense(x):

@@ -13,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.registries import MODES
 from mlpass.sparsity.layout import conv_layout, layout_of, matrix_layout
-from mlpass.sparsity.modes import MODES, NM, Block, Channel, Kernel, Percentile, Threshold
+from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
 
 SHAPES = [(24, 36), (16, 24, 5), (16, 12, 3, 3), (8, 12, 2, 3, 2)]
 
@@ -250,10 +251,11 @@ def test_structured_modes_need_a_layout(mode):
         (lambda: Threshold(-1.0), r"threshold: must be a number of 0 or more. Got -1.0"),
         (lambda: Threshold(0.1, 2), r"minimum_sparsity_percentile: must be a number in \[0, 1\]"),
         (lambda: NM(5, 4), r"n_m_ratio: n \(the number of zeros\) must be an int in \[0, m\]"),
-        (lambda: NM(1.0, 4), r"Got n=1.0 with m=4"),
+        (lambda: NM(1.0, 4), r"n_m_ratio: n must be an int. Got 1.0"),
+        (lambda: NM(-1, 4), r"Got n=-1 with m=4"),
         (lambda: NM(0, 0), r"n_m_ratio: m must be an int of 1 or more. Got 0"),
         (lambda: NM(2, 4, dim=2), r"dim: must be 0 \(output channels\) or 1 \(input channels\)"),
-        (lambda: Block(0.5, 1), r"block_size: block_size must be an int of 2 or more. Got 1"),
+        (lambda: Block(0.5, 1), r"block_size: must be an int of 2 or more. Got 1"),
         (lambda: Block(2, 4), r"target_sparsity: must be a number in \[0, 1\]"),
         (lambda: Block(0.5, 4, dim=3), r"dim: must be 0"),
         (lambda: Kernel(-0.1), r"target_sparsity: must be a number in \[0, 1\]"),
@@ -277,7 +279,7 @@ def test_modes_print_as_they_are_written():
         "Channel(0.25)",
     ]
     assert str(Percentile(0.5, "global")) == "Percentile(0.5, scope=global)"
-    assert set(MODES) == {"Threshold", "Percentile", "NM", "Block", "Kernel", "Channel"}
+    assert {MODES[name].kind for name in MODES} == {type(mode) for mode in ALL_MODES}
 
 
 @pytest.mark.parametrize("mode", ALL_MODES, ids=str)

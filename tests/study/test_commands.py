@@ -6,10 +6,21 @@ import shlex
 
 import pytest
 
-from mlpass import ADMM, Config, Kernel, Magnitude, Percentile, SparseGPT, Threshold
+from mlpass import (
+    ADMM,
+    Config,
+    Kernel,
+    Magnitude,
+    Palettization,
+    Percentile,
+    Quantization,
+    SparseGPT,
+    Threshold,
+)
 from mlpass.cli import _parser
+from mlpass.cli.calibration import calibration_of
 from mlpass.cli.modes import config_of
-from mlpass.cli.prune import _calibration
+from mlpass.solvers.wanda import Uncorrelated
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate, default_grid
 
@@ -29,10 +40,43 @@ def test_methods_options_and_the_weight_threshold():
     candidate = Candidate("x", config, ADMM(), {"allocate": "error", "quantize": "int4"})
     options = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
     assert config_of(options) == config
-    given = _calibration(options)
+    given = calibration_of(options)
     assert given["method"] == ADMM()
     assert given["allocate"] == "error"
-    assert given["quantize"].dtype == "int4"
+    assert given["quantize"] == "int4"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SparseGPT(dampening=0.1, block_size=64, refit=True),
+        ADMM(iterations=30, penalty=0.5, finish=0),
+        Magnitude(refit=True),
+    ],
+    ids=str,
+)
+def test_every_option_of_a_method(method):
+    candidate = Candidate("x", Config(Percentile(0.5)), method)
+    options = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
+    assert calibration_of(options)["method"] == method
+
+
+@pytest.mark.parametrize(
+    ("options", "storage"),
+    [
+        ({"quantize": "int4", "quantize_block_size": 32}, {"quantize": Quantization("int4", 32)}),
+        ({"quantize": Quantization("uint8")}, {"quantize": "uint8"}),
+        (
+            {"palettize": {"table": "normal_float", "group_size": 8}},
+            {"palettize": Palettization("normal_float", 8)},
+        ),
+    ],
+    ids=str,
+)
+def test_every_option_of_a_storage(options, storage):
+    candidate = Candidate("x", Config(Percentile(0.5)), SparseGPT(), options)
+    read = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
+    assert calibration_of(read).items() >= storage.items()
 
 
 @pytest.mark.parametrize(
@@ -40,8 +84,7 @@ def test_methods_options_and_the_weight_threshold():
     [
         Candidate("x", Config(Percentile(0.5), {"conv": None})),
         Candidate("x", Config(None)),
-        Candidate("x", Config(Percentile(0.5)), SparseGPT(dampening=0.1)),
-        Candidate("x", Config(Percentile(0.5)), Magnitude(refit=True)),
+        Candidate("x", Config(Percentile(0.5)), Uncorrelated()),  # no method that has a name
     ],
 )
 def test_what_no_options_say(candidate):

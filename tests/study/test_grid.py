@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mlpass import ADMM, NM, Block, Config, ConfigError, Magnitude, Percentile, SparseGPT, Wanda
-from mlpass.study.grid import Candidate, default_grid, make_candidates, method_of
+from mlpass.calibrate.plain import method_of
+from mlpass.study.grid import Candidate, default_grid, make_candidates
 
 
 def test_the_default_grid_is_twenty_configs_without_data():

@@ -1,0 +1,109 @@
+"""The options that say how weights are solved for on samples."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mlpass.cli.declared import declared, declared_by
+from mlpass.cli.flags import Parser, add_flag, add_flags, given_flags
+from mlpass.cli.options import SAMPLE_HELP
+from mlpass.errors import ConfigError
+from mlpass.options import Option, flag_of
+from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, TAKEN
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Adds them all, as `mlpass prune` has them."""
+    group = parser.add_argument_group("calibration", "solving for weights on samples")
+    group.add_argument("--sample-data", metavar="PATH", help=SAMPLE_HELP)
+    add_methods(parser)
+    for name, each in declared(STORAGES).items():
+        lead = each.words["lead"]
+        words = {name if one.name == lead else f"{name}_{one.name}": one for one in each.options}
+        for word in sorted(words, key=len):
+            add_flag(group, flag_of("", word), f"storage:{word}", [words[word]])
+    add_flags(group, "calibration", {"": _calibration_options()})
+    group.add_argument(
+        "--resume", action="store_true", help="go on with what a run that died had finished"
+    )
+
+
+def add_methods(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Adds `--method`, and a flag for each option that a method has."""
+    group = parser.add_argument_group(
+        "method",
+        "how weights are scored, and what is kept updated. An option whose name a mode or\n"
+        "the command has as well begins with --method-",
+    )
+    methods = declared(METHODS)
+    group.add_argument("--method", action="append" if several else "store", choices=tuple(methods))
+    owners = {name: each.options for name, each in methods.items()}
+    add_flags(group, "method", owners, _taken())
+
+
+def add_runtime(parser: Parser) -> None:
+    """Adds what a study runs models on."""
+    names = ("backend", "function_name")
+    options = [option for option in _calibration_options() if option.name in names]
+    add_flags(parser, "calibration", {"": options})
+
+
+def methods_of(options: argparse.Namespace) -> list[Any]:
+    """Returns the methods that the options describe; none where they say nothing of it.
+
+    Each gets those options that it takes.
+
+    Raises:
+        ConfigError: an option is taken by none of them, or out of its range.
+    """
+    given = given_flags(options, "method")
+    named = [options.method] if isinstance(options.method, str) else options.method
+    names = named or ([DEFAULT_METHOD] if given else [])
+    takes = {
+        name: {option.name for option in each.options} for name, each in declared(METHODS).items()
+    }
+    if spare := [key for key in given if not any(key in takes[name] for name in names)]:
+        flags = " and ".join(flag_of("method", key, _taken()) for key in spare)
+        raise ConfigError(f"--method {', '.join(names)}: does not take {flags}")
+    return [
+        METHODS.build(name, {key: each for key, each in given.items() if key in takes[name]})
+        for name in names
+    ]
+
+
+def calibration_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `prune` that the options describe.
+
+    Wrong usage ends the program with status 2.
+    """
+    from mlpass.calibrate.plain import plain_arguments
+
+    error = options.parser.error
+    stored, others = given_flags(options, "storage"), given_flags(options, "calibration")
+    for name in stored:
+        whole = next((each for each in STORAGES if name.startswith(f"{each}_")), None)
+        if whole is not None and whole not in stored:
+            error(f"{flag_of('', name)}: needs {flag_of('', whole)}")
+    try:
+        method = next(iter(methods_of(options)), None)
+        arguments = plain_arguments({**stored, **others})
+    except ConfigError as wrong:
+        error(str(wrong))
+    needing = [flag_of("", name) for name in (*stored, *others)]
+    needing += ["--method"] if options.method not in (None, "magnitude") else []
+    if options.sample_data is None and needing:
+        error(f"{', '.join(needing)}: needs --sample-data")
+    if options.sample_data is not None:
+        arguments["sample_data"] = options.sample_data
+    return {**arguments, "method": method, "resume": options.resume}
+
+
+def _calibration_options() -> tuple[Option, ...]:
+    return declared_by("mlpass.calibrate.calibration", "Calibration")
+
+
+def _taken() -> set[str]:
+    """Returns the names that a method's option cannot have alone: it then goes with "method"."""
+    modes = {option.name for each in declared(MODES).values() for option in each.options}
+    return {*TAKEN, *modes, *(option.name for option in _calibration_options())}
