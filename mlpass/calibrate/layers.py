@@ -19,7 +19,7 @@ from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
-from mlpass.runtime.replay import Stop
+from mlpass.runtime.stop import Stop
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.palettize import PalettizedSolution, solve_palettized
 from mlpass.solvers.problem import Method

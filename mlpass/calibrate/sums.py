@@ -17,7 +17,7 @@ from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.matrix_inputs import matrix_inputs, row_counts
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.plan import Plan
-from mlpass.runtime.replay import Stop
+from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram

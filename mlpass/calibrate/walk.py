@@ -11,7 +11,8 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.sums import Observed, SiteGrams
 from mlpass.plan.steps import Step
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.replay import Stop, stops
+from mlpass.runtime.replay import stops
+from mlpass.runtime.stop import Stop
 from mlpass.weights.sites import Site
 
 

@@ -14,15 +14,11 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-from numpy.typing import NDArray
-
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
-from mlpass.halves import widened
 from mlpass.parallel import map_items
-from mlpass.program.ir import Op, Value
+from mlpass.program.ir import Op
 from mlpass.runtime.backends.base import Backend
-from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import Run
 from mlpass.runtime.features import check_names, read_input, write_output
 from mlpass.runtime.interpreter import Interpreter, Part, bind
@@ -31,6 +27,7 @@ from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.plan import Step, reads
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
+from mlpass.runtime.stop import Arguments, Own, Show, Stop
 from mlpass.runtime.stretches import (
     jobs_of,
     kernels_of,
@@ -42,7 +39,6 @@ from mlpass.runtime.stretches import (
 )
 
 Array = Any
-Arguments = Mapping[str, Any]
 
 MEMORY_BUDGET = 2 << 30
 
@@ -118,98 +114,6 @@ def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
     )
 
 
-class Stop:
-    """Where all samples are at one moment; over as soon as the next stop is asked for.
-
-    Attributes:
-        ops: what runs next, in order, those of nested blocks included; at the last stop, all that
-            is left of the program.
-        wanted: those of them whose arguments can be asked for.
-        samples: the number of each sample.
-    """
-
-    def __init__(
-        self, replay: _Replay, step: Step, wanted: Sequence[Op], ops: Sequence[Op]
-    ) -> None:
-        """Is made by a replay."""
-        self.ops = ops
-        self.wanted = wanted
-        self.samples = range(len(replay.runs))
-        self._replay = replay
-        self._step = step
-        self._rehearsed: tuple[int, Mapping[Op, Sequence[Arguments]]] = (-1, {})
-
-    @property
-    def constants(self) -> Constants:
-        """What the program states, replaced weights included."""
-        return self._replay.constants
-
-    def kernel(self, op: Op) -> Callable[..., Any]:
-        """Returns the kernel of an op that runs next."""
-        return self._replay.kernels[op]
-
-    def arguments(self, op: Op) -> Mapping[int, Sequence[Arguments]]:
-        """Returns what the kernel of a wanted op is given, by the number of the sample.
-
-        That is once for each time that the op runs: several times in a loop, and never in a branch
-        that is not taken. It is read when it is asked for; control flow is then rehearsed, so that
-        it is best to ask for all ops of one sample before the next.
-
-        Raises:
-            CalibrationError: the stop is over, or the op is not wanted here.
-        """
-        self._check()
-        if op not in self.wanted:
-            raise CalibrationError(f"replay: {op.name!r} is not among the wanted ops of this stop")
-        return _ByNumber(self.samples, lambda number: self._shown(op, number))
-
-    def replace(self, value: Value, array: NDArray[Any]) -> None:
-        """Lets a constant be `array` from now on, for all samples.
-
-        Raises:
-            CalibrationError: the stop is over, or the value is not a constant of this program.
-        """
-        self._check()
-        if value not in self.constants:
-            raise CalibrationError(f"replay: {value.name!r} is not a constant of this program")
-        self.constants.replace(value, self._replay.backend.from_numpy(widened(array)))
-
-    def _check(self) -> None:
-        if self._replay.here is not self:
-            raise CalibrationError(
-                "replay: this stop is over; ask for arguments, and replace weights, before the "
-                "next stop, while the iterator lives"
-            )
-
-    def _shown(self, op: Op, number: int) -> Sequence[Arguments]:
-        self._check()
-        if not self._step.blocks:
-            return (self._replay.runs[number].reading(self._step),)
-        if self._rehearsed[0] != number:
-            self._rehearsed = (-1, {})  # or two samples' values would be held at once
-            self._rehearsed = number, self._replay.rehearse(self._step, number, self.wanted)
-        return self._rehearsed[1][op]
-
-
-class _ByNumber(Mapping[int, Sequence[Arguments]]):
-    """A mapping from numbers to what a function returns for them."""
-
-    def __init__(self, numbers: range, show: Callable[[int], Sequence[Arguments]]) -> None:
-        self._numbers = numbers
-        self._show = show
-
-    def __getitem__(self, number: int) -> Sequence[Arguments]:
-        if number not in self._numbers:
-            raise KeyError(number)
-        return self._show(number)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-
 class _Recording:
     """A listener that keeps the arguments of wanted ops, each time that they run."""
 
@@ -228,18 +132,15 @@ class _Replay:
     """All samples on their way through one part."""
 
     def __init__(self, part: Part, backend: Backend, memory_budget: int) -> None:
-        self.backend = backend
-        self.constants = part.constants
-        self.kernels = dict(kernels_of(part.plan.block))
-        self.runs: list[Run] = []
-        self.here: Stop | None = None
         self._part = part
+        self._backend = backend
+        self._own = Own(part.constants, backend, dict(kernels_of(part.plan.block)))
+        self._runs: list[Run] = []
         self._spill = Spill(memory_budget, backend, uses_of(part.plan))
 
     def close(self) -> None:
         """Lets go of all activations."""
-        self.here = None
-        self.runs.clear()
+        self._runs.clear()
         self._spill.__exit__()
 
     def begin(self, samples: Sequence[Mapping[str, Any]], states: Sequence[State | None]) -> None:
@@ -248,7 +149,7 @@ class _Replay:
         Raises:
             CalibrationError: they do not fit.
         """
-        with _working(self.backend):
+        with _working(self._backend):
             for number, (sample, state) in enumerate(zip(samples, states, strict=True)):
                 self._begin(number, sample, state)
 
@@ -267,9 +168,9 @@ class _Replay:
             }
         except InputError as error:
             raise CalibrationError(f"sample_data: sample {number}: {error}") from None
-        values = SampleValues(self.constants, self._spill, number)
-        values.update(bind(plan, arrays, state, self.backend))
-        self.runs.append(Run(values, plan.block.outputs, self.backend.xp))
+        values = SampleValues(self._part.constants, self._spill, number)
+        values.update(bind(plan, arrays, state, self._backend))
+        self._runs.append(Run(values, plan.block.outputs, self._backend.xp))
         self._spill.note([values], plan.block.inputs, -1)
 
     def stops(self, wanted: Callable[[Op], bool], *, to_the_end: bool) -> Iterator[Stop]:
@@ -279,40 +180,58 @@ class _Replay:
             wanted: whether to stop at an op.
             to_the_end: whether to run what comes after the last of them, too.
         """
-        steps, forgotten = self._part.plan.block.steps, last_reads(self._part.plan, self.constants)
-        asked = [tuple(op for op in ops_of(step) if wanted(op)) for step in steps]
-        for start, end in stretches(steps, asked, self.constants):
+        plan, constants = self._part.plan, self._part.constants
+        steps, forgotten, samples = plan.block.steps, last_reads(plan, constants), len(self._runs)
+        asked = [[op for op in ops_of(step) if wanted(op)] for step in steps]
+        for start, end in stretches(steps, asked, constants):
             final = not to_the_end and not any(asked[end:])
             told = steps[start:] if final else steps[start:end]
             ops = [op for step in told for op in ops_of(step)]
-            self.here = Stop(self, steps[start], asked[start], ops)
-            yield self.here
-            self.here = None
+            asking = asked[start]
+            stop = Stop(ops, asking, range(samples), self._showing(steps[start], asking), self._own)
+            try:
+                yield stop
+            finally:
+                stop.end()
             if final:
                 break
-            with _working(self.backend):
+            with _working(self._backend):
                 self._run(steps[start:end], end - 1)
             for index in range(start, end):
                 for source in forgotten.get(index, ()):
-                    self.constants.forget(source)
+                    constants.forget(source)
 
-    def rehearse(
+    def _showing(self, step: Step, wanted: Sequence[Op]) -> Show:
+        """Returns what shows the arguments of a step's wanted ops, by the number of the sample."""
+        if not step.blocks:
+            return lambda _, number: (self._runs[number].reading(step),)
+        rehearsed: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
+
+        def show(op: Op, number: int) -> Sequence[Arguments]:
+            if number not in rehearsed:
+                rehearsed.clear()  # or the values of two samples would be held at once
+                rehearsed[number] = self._rehearsed(step, number, wanted)
+            return rehearsed[number][op]
+
+        return show
+
+    def _rehearsed(
         self, step: Step, number: int, wanted: Sequence[Op]
     ) -> Mapping[Op, Sequence[Arguments]]:
         """Returns what wanted ops are given within control flow, each time that they run.
 
         It runs on copies of what it could change.
         """
-        run = self.runs[number]
-        values = SampleValues(self.constants, self._spill, -1)
+        run = self._runs[number]
+        values = SampleValues(self._part.constants, self._spill, -1)
         own = {value for block in step.op.blocks for value in made_in(block)}
         recording = _Recording(wanted)
-        with _working(self.backend):
+        with _working(self._backend):
             for value in set(reads(step.op)) - own:
                 found = run.values[value]
                 values[value] = Cell(found.value) if isinstance(found, Cell) else found
             outputs = self._part.plan.block.outputs
-            Run(values, outputs, self.backend.xp, (recording,)).steps([step])
+            Run(values, outputs, self._backend.xp, (recording,)).steps([step])
         return recording.found
 
     def _run(self, steps: Sequence[Step], last: int) -> None:
@@ -325,8 +244,8 @@ class _Replay:
         made = [value for step in steps for value in step.op.outputs]
 
         def run_some(some: slice) -> None:
-            runs = self.runs[some]
-            with self.backend.session(False):
+            runs = self._runs[some]
+            with self._backend.session(False):
                 for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
                     if parameter is not None:
                         self._run_together(list(group), runs, parameter)
@@ -337,8 +256,8 @@ class _Replay:
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
-        jobs = jobs_of(len(self.runs))
-        if self.backend.name == "numpy":
+        jobs = jobs_of(len(self._runs))
+        if self._backend.name == "numpy":
             map_items(run_some, jobs)
         else:
             for some in jobs:
@@ -352,7 +271,7 @@ class _Replay:
             runs: of some samples.
             parameter: whose rows the ops see.
         """
-        xp = self.backend.xp
+        xp = self._backend.xp
         joined, before = None, None
         for step in steps:
             arguments = runs[0].arguments(step)
@@ -369,14 +288,14 @@ class _Replay:
 
     def outputs(self) -> list[Mapping[str, Any]]:
         """Returns each sample's outputs as the inputs of the next part."""
-        with _working(self.backend):
-            return [self._outputs(run) for run in self.runs]
+        with _working(self._backend):
+            return [self._outputs(run) for run in self._runs]
 
     def _outputs(self, run: Run) -> Mapping[str, Any]:
         outputs = {value.name: value for value in self._part.plan.block.outputs}
         return {
             feature.name: write_output(
-                feature, self.backend.to_numpy(run.values[outputs[feature.name]])
+                feature, self._backend.to_numpy(run.values[outputs[feature.name]])
             )
             for feature in self._part.description.outputs
         }
