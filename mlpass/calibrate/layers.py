@@ -28,6 +28,8 @@ from mlpass.solvers.solve import Solution, solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.joint import check_opset
+from mlpass.weights.ops.gather import table_layout
+from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
@@ -185,7 +187,7 @@ class _Pruning:
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
         mode = mode_of(step, score)
-        layout = _layout(step.site, mode) or table_layout(weight.shape)
+        layout = _layout(step.site, mode)
         try:
             solution = self._solver(weight, observed.gram, mode, layout)
         except CalibrationError as error:
@@ -213,19 +215,14 @@ def mode_of(step: Step, score: NDArray[Any]) -> Mode:
     return Percentile(min(1.0, (zeros + 0.5) / score.size) if zeros < score.size else 1.0)
 
 
-def table_layout(shape: tuple[int, ...]) -> Layout:
-    """Returns the layout of a table that rows are gathered from: each row meets its own input."""
-    return Layout(shape, shape, ((), tuple(range(1, len(shape))), (0,), ()))
-
-
-def _layout(site: Site, mode: Mode) -> Layout | None:
-    """Returns a site's layout; None for a table that is gathered from, which has none."""
+def _layout(site: Site, mode: Mode) -> Layout:
+    """Returns a site's layout; that of a table where it is gathered from alone."""
     try:
         return layout_of_site(site)
     except NotApplicable:
-        if mode.structured or any(use.op.type != "gather" for use in site.uses):
+        if mode.structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
             raise
-        return None
+        return table_layout(site.shape)
 
 
 def _encoded(site: Site, solution: Solution) -> Encoded:

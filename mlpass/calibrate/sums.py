@@ -14,7 +14,6 @@ from mlpass.errors import NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
-from mlpass.runtime.matrix_inputs import matrix_inputs, row_counts
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.plan import Plan
 from mlpass.runtime.stop import Stop
@@ -22,6 +21,7 @@ from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram
 from mlpass.sparsity.tensors import placed
+from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, Use
 
@@ -96,34 +96,24 @@ class SiteGrams:
             self._users.setdefault(key, set()).add(step.site)
 
     def _activation(self, use: Use) -> Hashable:
-        """Returns what two uses have in common that meet the same inputs.
+        """Returns what two uses have in common that meet the same inputs."""
+        parts = _record(use).key(use.op, use.parameter, use.position)
+        return use.op.type, use.parameter, use.position, *map(self._identity, parts)
 
-        That is the op's type, every argument but weight and bias, and, since windows depend on it,
-        the shape of a convolution's kernel.
-        """
-        op = use.op
-        parts: list[Hashable] = [op.type, use.parameter, use.position]
-        for parameter, arguments in sorted(op.inputs.items()):
-            for position, argument in enumerate(arguments):
-                if (parameter, position) == (use.parameter, use.position):
-                    shape = getattr(argument.type, "shape", ())
-                    parts.append(shape[2:] if op.type.startswith("conv") else None)
-                elif parameter != "bias":
-                    parts.append((parameter, self._identity(argument)))
-        return tuple(parts)
-
-    def _identity(self, argument: Value | Constant) -> Hashable:
-        """Returns an argument, or where it is a small constant what it says."""
-        if isinstance(argument, Value):
-            maker = self._makers.get(argument)
+    def _identity(self, part: Hashable) -> Hashable:
+        """Returns what an argument is, or where it is a small constant what it says."""
+        if isinstance(part, Value):
+            maker = self._makers.get(part)
             if maker is None or maker.type != "const":
-                return argument
+                return part
             (stated,) = maker.inputs["val"]
-            return self._identity(stated) if isinstance(stated, Constant) else argument
-        if argument.in_file or not isinstance(argument.type, TensorType):
-            return argument
-        value = argument.read()
-        return argument.type, value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+            return self._identity(stated) if isinstance(stated, Constant) else part
+        if not isinstance(part, Constant):
+            return part
+        if part.in_file or not isinstance(part.type, TensorType):
+            return part
+        value = part.read()
+        return part.type, value.tobytes() if isinstance(value, np.ndarray) else repr(value)
 
     def wants(self, op: Op) -> bool:
         """Returns whether an op reads a site, and more than a Gram that is whole before it."""
@@ -146,8 +136,9 @@ class SiteGrams:
             for reading in self._readings[op]:
                 if reading.key in self._gathered and self._brings(op, reading):
                     feeding.setdefault(reading.key, reading)
-        # Of several ops, which are within control flow, each sample is shown once for all.
-        for some in [stop.samples] if len(feeding) == 1 else [[one] for one in stop.samples]:
+        alone = stop.wanted == stop.ops[:1]
+        # Control flow is rehearsed anew for each sample, so one after another is shown to all.
+        for some in [stop.samples] if alone else [[one] for one in stop.samples]:
             for key, reading in feeding.items():
                 self._feed(self._gathered[key], reading, stop, some)
         return self._whole(stop.ops)
@@ -172,12 +163,10 @@ class SiteGrams:
     def _inputs(
         self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> Iterator[Any]:
-        """Yields the inputs of a use, in the backend's arrays, where they are."""
-        xp, op = self._backend.xp, use.op
-        if op.type == "gather":
-            yield self._backend.to_numpy(row_counts(xp, arguments))
-        else:
-            yield from matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
+        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's."""
+        record = _record(use)
+        for chunk in record.inputs(self._backend.xp, arguments, kernel, use.position):
+            yield self._backend.to_numpy(chunk) if record.gathered else chunk
 
     def _whole(self, ops: Sequence[Op]) -> list[tuple[Step, Observed]]:
         """Returns the sites that no op after these reads, and forgets them."""
@@ -319,6 +308,10 @@ def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]
     extra = np.eye(total.shape[1]) * (multiplied / read * counts.mean())
     result: NDArray[Any] = total + placed(extra, total)
     return result
+
+
+def _record(use: Use) -> WeightOp:
+    return WEIGHT_OPS[use.op.type][use.parameter]  # whose uses alone are sites
 
 
 def _homes(plan: Plan) -> Iterable[tuple[Op, Block]]:

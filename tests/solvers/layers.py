@@ -12,8 +12,9 @@ from mlpass.solvers.gram import accumulate
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
-from mlpass.sparsity.layout import Layout, conv_layout, matrix_layout
+from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Mode, Percentile, Threshold
+from mlpass.weights.ops.convolutions import conv_layout
 
 MODES: list[Mode] = [
     Threshold(0.07, 0.0),

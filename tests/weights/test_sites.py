@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlpass.program.mlpackage import Package
-from mlpass.weights.sites import WEIGHT_PARAMETERS, find_sites, is_position_table
+from mlpass.weights.sites import find_sites, is_position_table
 
 
 def sites_of(fixtures, name):
@@ -70,14 +70,6 @@ def test_compressed_weights_say_by_what(fixtures):
         "it is already compressed, by constexpr_lut_to_dense"
     }
     assert {(site.dtype, len(site.parts)) for site in compressed} == {("fp16", 1)}
-
-
-def test_weight_parameters_are_those_of_coremltools_ops():
-    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-
-    for op_type, parameters in WEIGHT_PARAMETERS.items():
-        for version in SSAOpRegistry.core_ops[op_type].values():
-            assert parameters <= set(version.input_spec.input_types), op_type
 
 
 POSITIONS = np.arange(64)[:, None] / 10000 ** (np.arange(24) / 24)
