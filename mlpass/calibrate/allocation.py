@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.sums import Observed
+from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.dtypes import BY_NAME
@@ -31,20 +32,20 @@ _BELOW = (0.0, 0.4, 0.7, 0.85, 1.0)
 _ABOVE = (0.15, 0.3, 0.5, 0.75)
 
 
-def allocate(
-    steps: Sequence[Step],
-    calibration: Calibration,
-    observe: Callable[[Callable[[Step, Observed], None]], None],
-) -> list[Step]:
+def allocate(model: Any, steps: Sequence[Step], calibration: Calibration) -> list[Step]:
     """Returns the steps with each layer's own share of the sparsity.
 
     Args:
+        model: to run, where the share follows from what the samples show.
         steps: of a plan; those to be pruned must have one `Percentile`.
         calibration: how to divide, by whose error, and to which budget.
-        observe: runs the samples, and calls what it is given with each step and what was observed.
 
     Raises:
         ConfigError: the steps have several modes, or the budget cannot be met.
+        CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
+        UnsupportedOpError: ops without kernels, all named at once.
+        ExecutionError: an op failed.
+        OSError: the disk is full.
     """
     how, method = calibration.allocate, calibration.method
     members = [step for step in steps if step.skipped is None and step.mode is not None]
@@ -61,15 +62,13 @@ def allocate(
     sparsities = sorted(below | {sparsity + share * (1 - sparsity) for share in _ABOVE})
     outliers: dict[Site, float] = {}
     curves: dict[Site, Curve] = {}
-
-    def measure(step: Step, observed: Observed) -> None:
-        with suppress(NotApplicable):  # the run itself will say why
-            if how == "owl":
-                outliers[step.site] = _outliers(step.site, observed)
-            else:
-                curves[step.site] = layer_curve(step.site, observed, sparsities, method)
-
-    observe(measure)
+    with observe_dense(model, steps, calibration) as sites:
+        for step, observed in sites:
+            with suppress(NotApplicable):  # the run itself will say why
+                if how == "owl":
+                    outliers[step.site] = _outliers(step.site, observed)
+                else:
+                    curves[step.site] = layer_curve(step.site, observed, sparsities, method)
     if how == "owl":
         sizes = [prod(site.shape) for site in outliers]
         shares = dict(zip(outliers, owl(sizes, [*outliers.values()], sparsity), strict=True))

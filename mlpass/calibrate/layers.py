@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ from tqdm import tqdm
 from mlpass.calibrate.allocation import allocate
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.journal import Journal
-from mlpass.calibrate.sums import Decide, Observed, SiteGrams, looking
+from mlpass.calibrate.sums import Observed
+from mlpass.calibrate.walk import walk
 from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
-from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.replay import replay
+from mlpass.runtime.stop import Stop
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.palettize import PalettizedSolution, solve_palettized
 from mlpass.solvers.problem import Method
@@ -28,6 +28,8 @@ from mlpass.solvers.solve import Solution, solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.joint import check_opset
+from mlpass.weights.ops.gather import table_layout
+from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
@@ -68,58 +70,26 @@ def prune_calibrated(
         if getattr(calibration, option) is not None:
             check_opset([step.site for step in steps], option)
 
-    def observe(look: Callable[[Step, Observed], None]) -> None:
-        observe_dense(model, steps, calibration, look)
-
-    steps = allocate(steps, calibration, observe)
+    steps = allocate(model, steps, calibration)
     journal.number(step.site for step in steps)
     with _Pruning(steps, calibration, editor, journal) as pruning:
         if calibration.dense_grams and calibration.propagate == "dense":
-            calibration.dense_grams.show(steps, pruning.decide_one)
-        else:
-            _run(model, steps, calibration, pruning.decide, known=journal.__contains__)
+            for observed in calibration.dense_grams.read(steps):
+                pruning.solve([observed])
+            return pruning.records
+        with walk(model, steps, calibration, journal.__contains__) as (grams, stops):
+            for stop in stops:
+                for site, weight in pruning.solve(grams.add(stop)):
+                    if calibration.propagate == "pruned":
+                        put(stop, site, weight)
     return pruning.records
 
 
-def observe_dense(
-    model: Any,
-    steps: Sequence[Step],
-    calibration: Calibration,
-    look: Callable[[Step, Observed], None],
-) -> None:
-    """Shows what the sites of a plan meet in the model as it is; arguments as `prune_calibrated`.
-
-    Raises:
-        CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
-        UnsupportedOpError: ops without kernels, all named at once.
-        ExecutionError: an op failed.
-        OSError: the disk is full.
-    """
-    if calibration.dense_grams:
-        calibration.dense_grams.show(steps, look)
-    else:
-        _run(model, steps, calibration, looking(look), known=frozenset().__contains__)
-
-
-def _run(
-    model: Any,
-    steps: Sequence[Step],
-    calibration: Calibration,
-    decide: Decide,
-    known: Callable[[Site], bool],
-) -> None:
-    """Replays the samples."""
-    interpreter = Interpreter(
-        model,
-        backend=calibration.backend,
-        device=calibration.device,
-        function_name=calibration.function_name,
-    )
-    assert interpreter.backend is not None  # Calibration refuses Core ML itself
-    plans = [part.plan for part in interpreter.parts]
-    grams = SiteGrams(steps, plans, interpreter.backend, decide, known)
-    samples = calibration.sample_data
-    replay(interpreter, samples, grams, memory_budget=calibration.memory_budget)
+def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
+    """Lets a program go on with another weight."""
+    for value in (maker.outputs[-1] for maker in site.makers):
+        if value in stop.constants:  # other functions may share it
+            stop.replace(value, weight)
 
 
 class _Solved(NamedTuple):
@@ -132,7 +102,7 @@ class _Solved(NamedTuple):
 
 
 class _Pruning:
-    """A run: decides one site after another."""
+    """A run: solves for one site after another."""
 
     def __init__(
         self,
@@ -154,17 +124,16 @@ class _Pruning:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def decide(self, sites: Sequence[tuple[Step, Observed]]) -> list[NDArray[Any] | None]:
-        """Solves for sites, has them written, and returns the weights to go on with."""
-        alone = len(sites) < thread_count() or self._calibration.device not in (None, "cpu")
-        if alone:  # then each is solved for on all cores, or the device has its own
-            return [self._write(step, self._solved(step, observed)) for step, observed in sites]
-        solved = map_items(lambda site: self._solved(*site), sites)
-        return [self._write(step, found) for (step, _), found in zip(sites, solved, strict=True)]
-
-    def decide_one(self, step: Step, observed: Observed) -> None:
-        """Solves for a site, and has it written."""
-        self.decide([(step, observed)])
+    def solve(self, observed: Sequence[tuple[Step, Observed]]) -> list[tuple[Site, NDArray[Any]]]:
+        """Solves for sites and has them written; returns the weights of those that change."""
+        alone = len(observed) < thread_count() or self._calibration.device not in (None, "cpu")
+        run = map if alone else map_items  # alone, each has all cores, or the device has its own
+        solved = run(lambda site: self._solved(*site), observed)
+        weights = [
+            (step.site, self._write(step, found))
+            for (step, _), found in zip(observed, solved, strict=True)
+        ]
+        return [(site, weight) for site, weight in weights if weight is not None]
 
     def _solved(self, step: Step, observed: Observed) -> _Solved | NotApplicable:
         """Returns what a site comes to, or why to nothing."""
@@ -178,7 +147,7 @@ class _Pruning:
             return reason
 
     def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[Any] | None:
-        """Has a site written, and returns the weight to go on with; None for the old one."""
+        """Has a site written, and returns its weight; None where it stays as it was."""
         site = step.site
         if isinstance(found, NotApplicable):
             if self._calibration.fallback == "skip":
@@ -204,7 +173,7 @@ class _Pruning:
         )
         self._bar.set_postfix_str(f"{site.name}: error {solution.error:.2g}")
         self._bar.update()
-        return solution.weight if self._calibration.propagate == "pruned" else None
+        return solution.weight
 
     def _solve(self, step: Step, observed: Observed) -> Solution:
         """Returns the solution for a site.
@@ -218,7 +187,7 @@ class _Pruning:
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
         mode = mode_of(step, score)
-        layout = _layout(step.site, mode) or table_layout(weight.shape)
+        layout = _layout(step.site, mode)
         try:
             solution = self._solver(weight, observed.gram, mode, layout)
         except CalibrationError as error:
@@ -246,19 +215,14 @@ def mode_of(step: Step, score: NDArray[Any]) -> Mode:
     return Percentile(min(1.0, (zeros + 0.5) / score.size) if zeros < score.size else 1.0)
 
 
-def table_layout(shape: tuple[int, ...]) -> Layout:
-    """Returns the layout of a table that rows are gathered from: each row meets its own input."""
-    return Layout(shape, shape, ((), tuple(range(1, len(shape))), (0,), ()))
-
-
-def _layout(site: Site, mode: Mode) -> Layout | None:
-    """Returns a site's layout; None for a table that is gathered from, which has none."""
+def _layout(site: Site, mode: Mode) -> Layout:
+    """Returns a site's layout; that of a table where it is gathered from alone."""
     try:
         return layout_of_site(site)
     except NotApplicable:
-        if mode.structured or any(use.op.type != "gather" for use in site.uses):
+        if mode.structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
             raise
-        return None
+        return table_layout(site.shape)
 
 
 def _encoded(site: Site, solution: Solution) -> Encoded:

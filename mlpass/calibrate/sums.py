@@ -11,19 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import NotApplicable
-from mlpass.halves import widened
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
-from mlpass.runtime.constants import Constants
-from mlpass.runtime.matrix_inputs import matrix_inputs, row_counts
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.plan import Plan
-from mlpass.runtime.replay import Shown
+from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram
 from mlpass.sparsity.tensors import placed
+from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, Use
 
@@ -46,26 +44,11 @@ class Observed:
     tokens: int
 
 
-# Given steps and what was observed of each, returns the weight to go on with, None for the old one.
-Decide = Callable[[Sequence[tuple[Step, Observed]]], Sequence[NDArray[Any] | None]]
-
-
-def looking(look: Callable[[Step, Observed], None]) -> Decide:
-    """Returns what shows each site to `look`, and decides to go on with the old weights."""
-
-    def decide(sites: Sequence[tuple[Step, Observed]]) -> list[None]:
-        for step, observed in sites:
-            look(step, observed)
-        return [None] * len(sites)
-
-    return decide
-
-
 class SiteGrams:
-    """A visitor of replays who gathers each site's Gram, and has it decided as soon as it is whole.
+    """The Grams of all sites, which grow from stop to stop, and are given out when they are whole.
 
-    Readings of one activation share one Gram, and their sites are decided together. A site that
-    several ops read is decided at the last of them, on the sum of what all met.
+    Readings of one activation share one Gram, and their sites are whole together. A site that
+    several ops read is whole at the last of them, with the sum of what all met.
     """
 
     def __init__(
@@ -73,7 +56,6 @@ class SiteGrams:
         steps: Iterable[Step],
         plans: Sequence[Plan],
         backend: Backend,
-        decide: Decide,
         known: Callable[[Site], bool],
     ) -> None:
         """Has seen nothing yet.
@@ -82,12 +64,9 @@ class SiteGrams:
             steps: what is to become of each site; skipped ones are not looked at.
             plans: of the functions that will run.
             backend: that they run on.
-            decide: called once for each site that the functions read, with those that become
-                whole at once.
-            known: whether a site's decision needs no Gram.
+            known: whether a site's Gram is not needed.
         """
         self._backend = backend
-        self._decide = decide
         self._readings: dict[Op, list[_Reading]] = {}
         self._gathered: dict[Hashable, _Gathered] = {}
         self._open: dict[Site, int] = {}
@@ -117,39 +96,24 @@ class SiteGrams:
             self._users.setdefault(key, set()).add(step.site)
 
     def _activation(self, use: Use) -> Hashable:
-        """Returns what two uses have in common that meet the same inputs.
+        """Returns what two uses have in common that meet the same inputs."""
+        parts = _record(use).key(use.op, use.parameter, use.position)
+        return use.op.type, use.parameter, use.position, *map(self._identity, parts)
 
-        That is the op's type, every argument but weight and bias, and, since windows depend on it,
-        the shape of a convolution's kernel.
-        """
-        op = use.op
-        parts: list[Hashable] = [op.type, use.parameter, use.position]
-        for parameter, arguments in sorted(op.inputs.items()):
-            for position, argument in enumerate(arguments):
-                if (parameter, position) == (use.parameter, use.position):
-                    shape = getattr(argument.type, "shape", ())
-                    parts.append(shape[2:] if op.type.startswith("conv") else None)
-                elif parameter != "bias":
-                    parts.append((parameter, self._identity(argument)))
-        return tuple(parts)
-
-    def _identity(self, argument: Value | Constant) -> Hashable:
-        """Returns an argument, or where it is a small constant what it says."""
-        if isinstance(argument, Value):
-            maker = self._makers.get(argument)
+    def _identity(self, part: Hashable) -> Hashable:
+        """Returns what an argument is, or where it is a small constant what it says."""
+        if isinstance(part, Value):
+            maker = self._makers.get(part)
             if maker is None or maker.type != "const":
-                return argument
+                return part
             (stated,) = maker.inputs["val"]
-            return self._identity(stated) if isinstance(stated, Constant) else argument
-        if argument.in_file or not isinstance(argument.type, TensorType):
-            return argument
-        value = argument.read()
-        return argument.type, value.tobytes() if isinstance(value, np.ndarray) else repr(value)
-
-    @property
-    def sites(self) -> set[Site]:
-        """The sites that are yet to be decided."""
-        return set(self._open)
+            return self._identity(stated) if isinstance(stated, Constant) else part
+        if not isinstance(part, Constant):
+            return part
+        if part.in_file or not isinstance(part.type, TensorType):
+            return part
+        value = part.read()
+        return part.type, value.tobytes() if isinstance(value, np.ndarray) else repr(value)
 
     def wants(self, op: Op) -> bool:
         """Returns whether an op reads a site, and more than a Gram that is whole before it."""
@@ -159,39 +123,53 @@ class SiteGrams:
         gathered = self._gathered.get(reading.key)
         return gathered is None or gathered.feeder is op
 
-    def see(self, op: Op, kernel: Callable[..., Any], shown: Shown) -> None:
-        """Adds what samples bring to the Grams of an op's sites.
+    def add(self, stop: Stop) -> list[tuple[Step, Observed]]:
+        """Adds what all samples bring at a stop, and returns the sites that no later op reads.
+
+        Each is returned once, with what the samples told about it.
 
         Raises:
-            CalibrationError: that holds NaN or inf.
+            CalibrationError: the samples bring NaN or inf.
         """
-        fed = set()
-        for reading in self._readings[op]:
-            gathered = self._gathered.get(reading.key)
-            if gathered is None or gathered.feeder is not op or reading.key in fed:
-                continue
-            fed.add(reading.key)
-            inputs = {
-                sample: self._inputs(reading.use, kernel, arguments)
-                for sample, arguments in shown.items()
-            }
-            try:
-                gathered.add(inputs, label_of(op))
-            except NotApplicable as reason:
-                gathered.refusal = str(reason)
+        feeding: dict[Hashable, _Reading] = {}
+        for op in stop.wanted:
+            for reading in self._readings[op]:
+                if reading.key in self._gathered and self._brings(op, reading):
+                    feeding.setdefault(reading.key, reading)
+        alone = stop.wanted == stop.ops[:1]
+        # Control flow is rehearsed anew for each sample, so one after another is shown to all.
+        for some in [stop.samples] if alone else [[one] for one in stop.samples]:
+            for key, reading in feeding.items():
+                self._feed(self._gathered[key], reading, stop, some)
+        return self._whole(stop.ops)
+
+    def _feed(
+        self, gathered: _Gathered, reading: _Reading, stop: Stop, samples: Iterable[int]
+    ) -> None:
+        """Adds what some samples bring to a Gram."""
+        op = reading.use.op
+        shown, kernel = stop.arguments(op), stop.kernel(op)
+        inputs = (
+            (sample, chunk)
+            for sample in samples
+            for arguments in shown[sample]
+            for chunk in self._inputs(reading.use, kernel, arguments)
+        )
+        try:
+            gathered.add(inputs, label_of(op))
+        except NotApplicable as reason:
+            gathered.refusal = str(reason)
 
     def _inputs(
         self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> Iterator[Any]:
-        """Yields the inputs of a use, in the backend's arrays, where they are."""
-        xp, op = self._backend.xp, use.op
-        if op.type == "gather":
-            yield self._backend.to_numpy(row_counts(xp, arguments))
-        else:
-            yield from matrix_inputs(xp, op.type, use.parameter, use.position, arguments, kernel)
+        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's."""
+        record = _record(use)
+        for chunk in record.inputs(self._backend.xp, arguments, kernel, use.position):
+            yield self._backend.to_numpy(chunk) if record.gathered else chunk
 
-    def settle(self, ops: Sequence[Op], constants: Constants) -> None:
-        """Decides the sites that no later op reads, and lets the program go on with the results."""
+    def _whole(self, ops: Sequence[Op]) -> list[tuple[Step, Observed]]:
+        """Returns the sites that no op after these reads, and forgets them."""
         whole = []
         for reading in (reading for op in ops for reading in self._readings.get(op, ())):
             site = reading.step.site
@@ -199,12 +177,9 @@ class SiteGrams:
             if not self._open[site]:
                 del self._open[site]
                 whole.append((reading.step, self._observed(site)))
-        for (step, _), weight in zip(whole, self._decide(whole), strict=True):
+        for step, _ in whole:
             self._forget(step.site)
-            if weight is not None:
-                array = self._backend.from_numpy(widened(weight))
-                for maker in step.site.makers:
-                    constants.replace(maker.outputs[-1], array)
+        return whole
 
     def _observed(self, site: Site) -> Observed:
         keys = [key for key, users in self._users.items() if site in users]
@@ -263,14 +238,14 @@ class _Gathered:
     _sum: GramSum = field(default_factory=GramSum)
     counts: Any = None
 
-    def add(self, inputs: Mapping[int, Iterable[Any]], label: str) -> None:
+    def add(self, inputs: Iterable[tuple[int, Any]], label: str) -> None:
         """Takes the input rows of some samples, in chunks.
 
         Rows are summed where they are: numpy's arrays, or torch's on their device.
 
         Args:
-            inputs: numbers of samples, and their chunks: (groups, rows, columns), or how often
-                each was read: (columns,).
+            inputs: the number of a sample, and a chunk of its: (groups, rows, columns), or how
+                often each was read: (columns,).
             label: of the op that meets them.
 
         Raises:
@@ -278,19 +253,18 @@ class _Gathered:
         """
         self._sum.add_all(self._rows(inputs, label))
 
-    def _rows(self, inputs: Mapping[int, Iterable[Any]], label: str) -> Iterator[tuple[Any, str]]:
+    def _rows(self, inputs: Iterable[tuple[int, Any]], label: str) -> Iterator[tuple[Any, str]]:
         """Counts chunks, and yields those with rows, with what to call them in an error."""
-        for sample, chunks in inputs.items():
-            for chunk in chunks:
-                self.samples.add(sample)
-                if chunk.ndim == 1:
-                    self.tokens += int(chunk.sum())
-                    # A row that these samples happen not to read is read by others: once, say.
-                    before = np.ones(chunk.shape) if self.counts is None else self.counts
-                    self.counts = before + chunk
-                else:
-                    self.tokens += chunk.shape[1]
-                    yield chunk, f" (sample {sample}, {label!r})"
+        for sample, chunk in inputs:
+            self.samples.add(sample)
+            if chunk.ndim == 1:
+                self.tokens += int(chunk.sum())
+                # A row that these samples happen not to read is read by others: once, say.
+                before = np.ones(chunk.shape) if self.counts is None else self.counts
+                self.counts = before + chunk
+            else:
+                self.tokens += chunk.shape[1]
+                yield chunk, f" (sample {sample}, {label!r})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -334,6 +308,10 @@ def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]
     extra = np.eye(total.shape[1]) * (multiplied / read * counts.mean())
     result: NDArray[Any] = total + placed(extra, total)
     return result
+
+
+def _record(use: Use) -> WeightOp:
+    return WEIGHT_OPS[use.op.type][use.parameter]  # whose uses alone are sites
 
 
 def _homes(plan: Plan) -> Iterable[tuple[Op, Block]]:

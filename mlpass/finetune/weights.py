@@ -15,41 +15,38 @@ from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Program
 from mlpass.sparsity.modes import Mask
+from mlpass.weights.ops.record import WEIGHT_OPS, find_record
 from mlpass.weights.reading import weight_of
-from mlpass.weights.sites import WEIGHT_PARAMETERS, Site, find_sites
+from mlpass.weights.sites import Site, find_sites
 from mlpass.weights.storing import Encoded, encode_weight
 
-_BIAS = frozenset({"bias"})
 _AFFINE = frozenset({"gamma", "beta"})
-# Beside the weights: what training moves, too. The mean and variance of a batch_norm are not among
-# them: a converted program has them frozen.
+# What training moves in ops that read no weights. The mean and variance of a batch_norm are not
+# among it: a converted program has them frozen.
 _OTHERS: dict[str, frozenset[str]] = {
-    "conv": _BIAS,
-    "conv_transpose": _BIAS,
-    "linear": _BIAS,
-    "lstm": frozenset({"bias", "bias_back", "peephole", "peephole_back"}),
-    "gru": frozenset({"bias", "input_bias"}),
-    "rnn": _BIAS,
     "batch_norm": _AFFINE,
     "instance_norm": _AFFINE,
     "layer_norm": _AFFINE,
     "prelu": frozenset({"alpha"}),
-}
-_TRAINED = {
-    op_type: WEIGHT_PARAMETERS.get(op_type, frozenset()) | _OTHERS.get(op_type, frozenset())
-    for op_type in (*WEIGHT_PARAMETERS, *_OTHERS)
 }
 _SPARSE = "constexpr_sparse_to_dense"
 
 
 def find_trained(programs: Iterable[Program]) -> list[Site]:
     """Returns the sites of all that might be trained: weights, biases, gains."""
-    return find_sites(programs, _TRAINED)
+    moved = dict(_OTHERS)
+    for op_type, records in WEIGHT_OPS.items():
+        for record in records.values():
+            if record.trains:
+                moved[op_type] = (
+                    moved.get(op_type, frozenset()) | record.beside | {record.parameter}
+                )
+    return find_sites(programs, moved)
 
 
 def is_weight(site: Site) -> bool:
     """Returns whether a site is a weight, which may be pruned, rather than a bias or the like."""
-    return any(use.parameter in WEIGHT_PARAMETERS.get(use.op.type, ()) for use in site.uses)
+    return any(find_record(use.op.type, use.parameter) is not None for use in site.uses)
 
 
 def is_trained(site: Site) -> bool:

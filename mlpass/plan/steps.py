@@ -16,8 +16,9 @@ from mlpass.plan.untrained import reason_untrained
 from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
 from mlpass.weights.joint import has_joint_form
+from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import magnitude, weight_of
-from mlpass.weights.sites import WEIGHT_PARAMETERS, Site
+from mlpass.weights.sites import Site
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
         ConfigError: an entry of the config matches nothing, or two contradict each other.
     """
     names = {name for site in sites for name in _names(site)}
-    if problem := unmatched(config, names, set(WEIGHT_PARAMETERS)):
+    if problem := unmatched(config, names, set(WEIGHT_OPS)):
         raise ConfigError(problem)
     return [_step(site, config, joint) for site in sites]
 

@@ -10,6 +10,7 @@ from mlpass.plan.fixed import (
     is_wave_basis,
     may_be_transform,
 )
+from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site
 
@@ -24,7 +25,8 @@ def reason_untrained(site: Site) -> str | None:
     Raises:
         ModelFormatError: it is broken.
     """
-    if all(use.op.type == "gather" for use in site.uses) and is_position_table(weight_of(site)):
+    gathered = all(is_gathered(use.op.type, use.parameter) for use in site.uses)
+    if gathered and is_position_table(weight_of(site)):
         return "its columns are sinusoids of the row: a table of positions, not a trained one"
     sizes = [size for size in site.shape if size > 1]
     if site.constant is None or len(sizes) < 2:

@@ -1,142 +1,159 @@
-"""Replay: all calibration samples through a program at once, stretch by stretch.
+"""Replay: all calibration samples through a program at once, a stop at a time.
 
-A stretch begins with an op that a visitor wants to see. All samples are shown to him there, he may
-put other weights in the place of those that the stretch reads, and only then it runs, for a few
-samples at a time, whose values so stay in the cores' caches. One pass over the program does for any
-number of layers, each of which meets the activations that those before it really produce.
+At a stop all samples have come to the same op. Whoever iterates may look at what the op is given,
+and put other weights in the place of those that it and the next ones read; then the stretch up to
+the next stop runs, for a few samples at a time, whose values so stay in the cores' caches. One pass
+over the program does for any number of layers, each of which meets the activations that those
+before it really produce.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
-from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import map_items
-from mlpass.program.ir import Block, Op, TensorType, Value
-from mlpass.runtime.constants import Constants
+from mlpass.program.ir import Op
+from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import Run
 from mlpass.runtime.features import check_names, read_input, write_output
 from mlpass.runtime.interpreter import Interpreter, Part, bind
+from mlpass.runtime.kernels.registry import row_parameter
 from mlpass.runtime.kernels.states import Cell
-from mlpass.runtime.plan import BlockPlan, Plan, Step, reads
+from mlpass.runtime.plan import Step, reads
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
+from mlpass.runtime.stop import Arguments, Own, Show, Stop
+from mlpass.runtime.stretches import (
+    jobs_of,
+    kernels_of,
+    last_reads,
+    made_in,
+    ops_of,
+    stretches,
+    uses_of,
+)
 
 Array = Any
 
 MEMORY_BUDGET = 2 << 30
-_TOGETHER = 8  # samples at most that a thread runs through a stretch: one large product for all
-_SHARES = 8  # and at least so many jobs, where there are enough samples
-_TAIL = 4  # towards the end of a stretch, a job takes that part of what is left
-_STRETCH = 1 << 26  # bytes of constants at which a stretch ends
-
-# Numbers of samples, and what an op's kernel is given for them: read when it is asked for.
-Shown = Mapping[int, Mapping[str, Any]]
 
 
-class Visitor(Protocol):
-    """Someone who looks at ops before they run, and may replace the constants they read."""
-
-    def wants(self, op: Op) -> bool:
-        """Returns whether to be shown this op before anything after it is settled."""
-
-    def see(self, op: Op, kernel: Callable[..., Any], shown: Shown) -> None:
-        """Sees the arguments of an op, as its kernel is given them; in the order of the samples.
-
-        Within a loop it sees every turn, of one sample after another.
-        """
-
-    def settle(self, ops: Sequence[Op], constants: Constants) -> None:
-        """Is told what runs next, the wanted op and those up to the next one.
-
-        What it replaces in `constants` is used from now on.
-        """
-
-
-def replay(
+def stops(
     interpreter: Interpreter,
     samples: Sequence[Mapping[str, Any]],
-    visitor: Visitor,
+    wanted: Callable[[Op], bool],
     *,
     memory_budget: int = MEMORY_BUDGET,
-) -> None:
-    """Runs all samples through a program, as far as the last op that the visitor wants to see.
+) -> Generator[Stop, None, None]:
+    """Yields one stop after another, as far as the last op that is wanted; in between it runs.
 
-    Every op runs once a sample. Control flow that holds a wanted op runs once more before, to show
-    what happens in it.
+    Every op runs once a sample. Control flow that holds a wanted op runs once more before, where
+    the arguments of that are asked for. Several replays may take turns, each with an interpreter
+    of its own. Nothing but activations is held from one stop to the next; closing the generator
+    lets them go, with the files that they may be in.
 
     Args:
         interpreter: on the numpy or torch backend.
         samples: each {input name: array}, as for `Interpreter.predict`; each starts with a new
             state.
-        visitor: sees the wanted ops.
+        wanted: whether to stop at an op. There are other stops too, where much lies between.
         memory_budget: bytes of activations that may stay in memory; the rest goes to temporary
             files.
 
     Raises:
-        CalibrationError: a sample does not fit the inputs, or the visitor refuses it.
+        CalibrationError: a sample does not fit the inputs, or the backend is Core ML.
         ExecutionError: an op failed.
         OSError: the disk is full.
     """
-    backend = interpreter.backend
-    if backend is None:
+    if interpreter.backend is None:
         raise CalibrationError("replay: Core ML shows no activations; use numpy or torch")
-    last = _last_wanted(interpreter.parts, visitor)
+    return _stops(interpreter, interpreter.backend, samples, wanted, memory_budget)
+
+
+def _stops(
+    interpreter: Interpreter,
+    backend: Backend,
+    samples: Sequence[Mapping[str, Any]],
+    wanted: Callable[[Op], bool],
+    memory_budget: int,
+) -> Generator[Stop, None, None]:
+    last = _last_wanted(interpreter.parts, wanted)
     given: list[Mapping[str, Any]] = list(samples)
     states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
     for number, part in enumerate(interpreter.parts[: last + 1]):
-        with (
-            one_blas_thread(),
-            backend.session(False),
-            _Replay(part, interpreter, visitor, memory_budget) as running,
-        ):
-            for index, (sample, state) in enumerate(zip(given, states, strict=True)):
-                running.begin(index, sample, state)
-            given = running.steps(until_wanted=number == last)
+        replay = _Replay(part, backend, memory_budget)
+        try:
+            replay.begin(given, states)
+            yield from replay.stops(wanted, to_the_end=number < last)
+            given = replay.outputs() if number < last else []
+        finally:
+            replay.close()
 
 
-def _last_wanted(parts: Sequence[Part], visitor: Visitor) -> int:
+@contextmanager
+def _working(backend: Backend) -> Iterator[None]:
+    """Holds what running needs, and never while somebody else has the word."""
+    with one_blas_thread(), backend.session(False):
+        yield
+
+
+def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
     """Returns the number of the last part with a wanted op, -1 where there is none."""
     return max(
         (
             number
             for number, part in enumerate(parts)
-            if any(visitor.wants(op) for op in part.plan.function.block.walk())
+            if any(wanted(op) for op in part.plan.function.block.walk())
         ),
         default=-1,
     )
 
 
+class _Recording:
+    """A listener that keeps the arguments of wanted ops, each time that they run."""
+
+    def __init__(self, wanted: Sequence[Op]) -> None:
+        self.found: dict[Op, list[Arguments]] = {op: [] for op in wanted}
+
+    def before(self, op: Op, inputs: Arguments) -> None:
+        if op in self.found:
+            self.found[op].append(inputs)
+
+    def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
+        """Has seen enough before."""
+
+
 class _Replay:
     """All samples on their way through one part."""
 
-    def __init__(
-        self, part: Part, interpreter: Interpreter, visitor: Visitor, memory_budget: int
-    ) -> None:
-        assert interpreter.backend is not None  # replay looked
+    def __init__(self, part: Part, backend: Backend, memory_budget: int) -> None:
         self._part = part
-        self._backend = interpreter.backend
-        self._visitor = visitor
-        self._kernels = dict(_kernels(part.plan.block))
-        self._spill = Spill(memory_budget, interpreter.backend, _uses(part.plan))
+        self._backend = backend
+        self._own = Own(part.constants, backend, dict(kernels_of(part.plan.block)))
         self._runs: list[Run] = []
+        self._spill = Spill(memory_budget, backend, uses_of(part.plan))
 
-    def __enter__(self) -> _Replay:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Lets go of all activations."""
+        self._runs.clear()
         self._spill.__exit__()
 
-    def begin(self, number: int, sample: Mapping[str, Any], state: State | None) -> None:
-        """Reads a sample's inputs.
+    def begin(self, samples: Sequence[Mapping[str, Any]], states: Sequence[State | None]) -> None:
+        """Reads the inputs of all samples.
 
         Raises:
             CalibrationError: they do not fit.
         """
+        with _working(self._backend):
+            for number, (sample, state) in enumerate(zip(samples, states, strict=True)):
+                self._begin(number, sample, state)
+
+    def _begin(self, number: int, sample: Mapping[str, Any], state: State | None) -> None:
         description, plan = self._part.description, self._part.plan
         if not isinstance(sample, Mapping):
             raise CalibrationError(
@@ -156,47 +173,66 @@ class _Replay:
         self._runs.append(Run(values, plan.block.outputs, self._backend.xp))
         self._spill.note([values], plan.block.inputs, -1)
 
-    def steps(self, until_wanted: bool) -> list[Mapping[str, Any]]:
-        """Runs every step, and returns each sample's outputs by name.
+    def stops(self, wanted: Callable[[Op], bool], *, to_the_end: bool) -> Iterator[Stop]:
+        """Yields every stop, and runs what is between them.
 
         Args:
-            until_wanted: whether to end with the last wanted op; there are then no outputs.
+            wanted: whether to stop at an op.
+            to_the_end: whether to run what comes after the last of them, too.
         """
         plan, constants = self._part.plan, self._part.constants
-        steps, last_reads = plan.block.steps, _last_reads(plan, constants)
-        wanted = [frozenset(op for op in _ops(step) if self._visitor.wants(op)) for step in steps]
-        for start, stop in _stretches(steps, wanted, constants):
-            if wanted[start]:
-                self._show(steps[start], wanted[start])
-            final = until_wanted and not any(wanted[stop:])
-            told = steps[start:] if final else steps[start:stop]
-            self._visitor.settle([op for step in told for op in _ops(step)], constants)
+        steps, forgotten, samples = plan.block.steps, last_reads(plan, constants), len(self._runs)
+        asked = [[op for op in ops_of(step) if wanted(op)] for step in steps]
+        for start, end in stretches(steps, asked, constants):
+            final = not to_the_end and not any(asked[end:])
+            told = steps[start:] if final else steps[start:end]
+            ops = [op for step in told for op in ops_of(step)]
+            asking = asked[start]
+            stop = Stop(ops, asking, range(samples), self._showing(steps[start], asking), self._own)
+            try:
+                yield stop
+            finally:
+                stop.end()
             if final:
                 break
-            self._run(steps[start:stop], stop - 1)
-            for index in range(start, stop):
-                for source in last_reads.get(index, ()):
+            with _working(self._backend):
+                self._run(steps[start:end], end - 1)
+            for index in range(start, end):
+                for source in forgotten.get(index, ()):
                     constants.forget(source)
-        return [] if until_wanted else [self._outputs(run) for run in self._runs]
 
-    def _show(self, step: Step, wanted: frozenset[Op]) -> None:
-        """Shows the visitor the wanted ops of a step, for every sample."""
-        if step.blocks:
-            for number, run in enumerate(self._runs):
-                self._rehearse(step, run, wanted, number)
-        else:
-            shown = {number: run.reading(step) for number, run in enumerate(self._runs)}
-            self._visitor.see(step.op, step.function, shown)
+    def _showing(self, step: Step, wanted: Sequence[Op]) -> Show:
+        """Returns what shows the arguments of a step's wanted ops, by the number of the sample."""
+        if not step.blocks:
+            return lambda _, number: (self._runs[number].reading(step),)
+        rehearsed: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
 
-    def _rehearse(self, step: Step, run: Run, wanted: frozenset[Op], number: int) -> None:
-        """Runs control flow on copies of what it could change, to show what happens in it."""
+        def show(op: Op, number: int) -> Sequence[Arguments]:
+            if number not in rehearsed:
+                rehearsed.clear()  # or the values of two samples would be held at once
+                rehearsed[number] = self._rehearsed(step, number, wanted)
+            return rehearsed[number][op]
+
+        return show
+
+    def _rehearsed(
+        self, step: Step, number: int, wanted: Sequence[Op]
+    ) -> Mapping[Op, Sequence[Arguments]]:
+        """Returns what wanted ops are given within control flow, each time that they run.
+
+        It runs on copies of what it could change.
+        """
+        run = self._runs[number]
         values = SampleValues(self._part.constants, self._spill, -1)
-        own = {value for op in step.op.blocks for value in _made_in(op)}
-        for value in set(reads(step.op)) - own:
-            found = run.values[value]
-            values[value] = Cell(found.value) if isinstance(found, Cell) else found
-        listener = _Showing(self._visitor, self._kernels, wanted, number)
-        Run(values, self._part.plan.block.outputs, self._backend.xp, (listener,)).steps([step])
+        own = {value for block in step.op.blocks for value in made_in(block)}
+        recording = _Recording(wanted)
+        with _working(self._backend):
+            for value in set(reads(step.op)) - own:
+                found = run.values[value]
+                values[value] = Cell(found.value) if isinstance(found, Cell) else found
+            outputs = self._part.plan.block.outputs
+            Run(values, outputs, self._backend.xp, (recording,)).steps([step])
+        return recording.found
 
     def _run(self, steps: Sequence[Step], last: int) -> None:
         """Runs steps for all samples; some of them on each core, where that is up to us.
@@ -210,42 +246,52 @@ class _Replay:
         def run_some(some: slice) -> None:
             runs = self._runs[some]
             with self._backend.session(False):
-                for by_rows, group in groupby(steps, key=lambda step: step.op.type == "linear"):
-                    stretch = list(group)
-                    if not by_rows:
-                        for run in runs:
-                            run.steps(stretch)
+                for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
+                    if parameter is not None:
+                        self._run_together(list(group), runs, parameter)
                         continue
-                    self._run_together(stretch, runs)
+                    stretch = list(group)
+                    for run in runs:
+                        run.steps(stretch)
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
-        jobs = _jobs(len(self._runs))
+        jobs = jobs_of(len(self._runs))
         if self._backend.name == "numpy":
             map_items(run_some, jobs)
         else:
             for some in jobs:
                 run_some(some)
 
-    def _run_together(self, steps: Sequence[Step], runs: Sequence[Run]) -> None:
-        """Runs ops that see rows alone on those of several samples: one large product for each."""
+    def _run_together(self, steps: Sequence[Step], runs: Sequence[Run], parameter: str) -> None:
+        """Runs ops that see rows alone on those of several samples: one large product for each.
+
+        Args:
+            steps: neighbours.
+            runs: of some samples.
+            parameter: whose rows the ops see.
+        """
         xp = self._backend.xp
         joined, before = None, None
         for step in steps:
             arguments = runs[0].arguments(step)
-            source = step.op.inputs["x"]
+            source = step.op.inputs[parameter]
             if source != before:
-                inputs = [run.arguments(step)["x"] for run in runs]
+                inputs = [run.arguments(step)[parameter] for run in runs]
                 rows = [xp.reshape(x, (-1, x.shape[-1])) for x in inputs]
                 joined, before = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0), source
-            (made,) = runs[0].call(step, {**arguments, "x": joined})
+            (made,) = runs[0].call(step, {**arguments, parameter: joined})
             stop = 0
             for run, x, own in zip(runs, inputs, rows, strict=True):
                 start, stop = stop, stop + own.shape[0]
                 run.finish(step, (xp.reshape(made[start:stop], (*x.shape[:-1], -1)),))
 
+    def outputs(self) -> list[Mapping[str, Any]]:
+        """Returns each sample's outputs as the inputs of the next part."""
+        with _working(self._backend):
+            return [self._outputs(run) for run in self._runs]
+
     def _outputs(self, run: Run) -> Mapping[str, Any]:
-        """Returns a sample's outputs as the inputs of the next part."""
         outputs = {value.name: value for value in self._part.plan.block.outputs}
         return {
             feature.name: write_output(
@@ -253,109 +299,3 @@ class _Replay:
             )
             for feature in self._part.description.outputs
         }
-
-
-class _Showing:
-    """A listener that shows wanted ops to a visitor."""
-
-    def __init__(
-        self,
-        visitor: Visitor,
-        kernels: Mapping[Op, Callable[..., Any]],
-        wanted: frozenset[Op],
-        sample: int,
-    ) -> None:
-        self._visitor = visitor
-        self._kernels = kernels
-        self._wanted = wanted
-        self._sample = sample
-
-    def before(self, op: Op, inputs: Mapping[str, Any]) -> None:
-        if op in self._wanted:
-            self._visitor.see(op, self._kernels[op], {self._sample: inputs})
-
-    def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
-        """Has seen enough before."""
-
-
-def _jobs(samples: int) -> list[slice]:
-    """Returns neighbouring slices of samples, smaller ones last: then all cores end together."""
-    together = max(1, min(_TOGETHER, samples // _SHARES))
-    jobs, start = [], 0
-    while start < samples:
-        count = min(together, max(1, (samples - start) // _TAIL))
-        jobs.append(slice(start, start + count))
-        start += count
-    return jobs
-
-
-def _stretches(
-    steps: Sequence[Step], wanted: Sequence[frozenset[Op]], constants: Constants
-) -> Iterator[tuple[int, int]]:
-    """Yields bounds of neighbouring steps that run together.
-
-    A wanted op begins some, and so does an op before which the constants have become many.
-    """
-    start, nbytes = 0, 0
-    for index, step in enumerate(steps):
-        if index > start and (wanted[index] or nbytes > _STRETCH):
-            yield start, index
-            start, nbytes = index, 0
-        nbytes += sum(_constant_nbytes(op, constants) for op in _ops(step))
-    yield start, len(steps)
-
-
-def _constant_nbytes(op: Op, constants: Constants) -> int:
-    """Returns the bytes in fp32 of the constants that an op reads."""
-    return sum(
-        4 * prod(length or 0 for length in source.type.shape)
-        for sources in op.inputs.values()
-        for source in sources
-        if source in constants and isinstance(source.type, TensorType)
-    )
-
-
-def _ops(step: Step) -> Iterable[Op]:
-    """Yields a step's op, and those of its nested blocks."""
-    yield step.op
-    for block in step.op.blocks:
-        yield from block.walk()
-
-
-def _made_in(block: Block) -> Iterable[Value]:
-    """Yields every value that a block is given or makes, those of nested blocks included."""
-    for nested in block.walk_blocks():
-        yield from nested.inputs
-    for op in block.walk():
-        yield from op.outputs
-
-
-def _kernels(block: BlockPlan) -> Iterable[tuple[Op, Callable[..., Any]]]:
-    for step in block.steps:
-        yield step.op, step.function
-        for nested in step.blocks:
-            yield from _kernels(nested)
-
-
-def _uses(plan: Plan) -> dict[Value, list[int]]:
-    """Returns at which steps each value is read; outputs after the last."""
-    uses: dict[Value, list[int]] = {}
-    for index, step in enumerate(plan.block.steps):
-        for value in dict.fromkeys(reads(step.op)):
-            uses.setdefault(value, []).append(index)
-    for value in plan.block.outputs:
-        uses.setdefault(value, []).append(len(plan.block.steps))
-    return uses
-
-
-def _last_reads(plan: Plan, constants: Constants) -> dict[int, list[Any]]:
-    """Returns, by step, the constants that no step after it reads."""
-    last: dict[Any, int] = {}
-    for index, step in enumerate(plan.block.steps):
-        for op in _ops(step):
-            for sources in op.inputs.values():
-                last.update((source, index) for source in sources if source in constants)
-    steps: dict[int, list[Any]] = {}
-    for source, index in last.items():
-        steps.setdefault(index, []).append(source)
-    return steps

@@ -95,6 +95,8 @@ class Spill:
         for spilled in self._files.values():
             spilled.file.close()
         self._files.clear()
+        self._held.clear()
+        self._sizes.clear()
 
     def note(self, samples: Sequence[SampleValues], made: Sequence[Value], step: int) -> None:
         """Counts what a step has made and let go of for some samples; spills what is too much.

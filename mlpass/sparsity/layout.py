@@ -1,4 +1,4 @@
-"""How a weight, as stored, becomes the matrix of its dot products: per op and parameter.
+"""How a weight, as stored, becomes the matrix of its dot products.
 
 A weight matrix has rows (outputs) and columns (the inputs of one dot product). The columns of a
 convolution are input channels times kernel positions, so they are kept as two axes here.
@@ -6,7 +6,7 @@ convolution are input channels times kernel positions, so they are kept as two a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -133,93 +133,3 @@ def transposed_layout(groups: int, rows: int, channels: int, positions: int) -> 
     """Returns the layout of a (groups, columns, rows) array of transposed weight matrices."""
     shape = (groups, channels * positions, rows)
     return Layout(shape, (groups, channels, positions, rows), ((0,), (3,), (1,), (2,)))
-
-
-def conv_layout(shape: Sequence[int], groups: int) -> Layout:
-    """Returns the layout of `conv.weight` (out, in / groups, *kernel)."""
-    outputs, *rest = shape
-    split = (groups, outputs // groups, *rest)
-    return Layout(tuple(shape), split, ((0,), (1,), (2,), tuple(range(3, len(split)))))
-
-
-def conv_transpose_layout(shape: Sequence[int], groups: int) -> Layout:
-    """Returns the layout of `conv_transpose.weight` (in, out / groups, *kernel)."""
-    inputs, *rest = shape
-    split = (groups, inputs // groups, *rest)
-    return Layout(tuple(shape), split, ((0,), (2,), (1,), tuple(range(3, len(split)))))
-
-
-def matmul_layout(shape: Sequence[int], *, left: bool, transposed: bool) -> Layout:
-    """Returns the layout of a matmul operand: its leading axes are groups.
-
-    Args:
-        shape: (*batch, n, m), two axes or more.
-        left: whether it is `x` (rows, inner) rather than `y` (inner, rows).
-        transposed: whether the op swaps its last two axes first.
-    """
-    first, second = len(shape) - 2, len(shape) - 1
-    rows, inner = (first, second) if left != transposed else (second, first)
-    return Layout(tuple(shape), tuple(shape), (tuple(range(first)), (rows,), (inner,), ()))
-
-
-def einsum_layout(shape: Sequence[int], labels: str, other: str, output: str) -> Layout:
-    """Returns the layout of an einsum operand.
-
-    Args:
-        shape: one size for each letter of `labels`.
-        labels: its letters in the equation, e.g. "chw".
-        other: the other operand's letters.
-        output: the result's letters.
-    """
-    parts: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
-    for axis, letter in enumerate(labels):
-        in_output, in_other = letter in output, letter in other
-        part = 2 if not in_output else (0 if in_other else 1)
-        parts[part].append(axis)
-    groups, rows, channels, positions = map(tuple, parts)
-    return Layout(tuple(shape), tuple(shape), (groups, rows, channels, positions))
-
-
-def layout_of(
-    op_type: str, parameter: str, position: int, shape: Sequence[int], settings: Mapping[str, Any]
-) -> Layout:
-    """Returns the layout of a weight by the op that reads it.
-
-    Args:
-        op_type: MIL's op type.
-        parameter: by which the op reads it.
-        position: among the arguments of that parameter.
-        shape: as stored.
-        settings: the op's constant scalar parameters (`groups`, `transpose_y`, `equation`, ...).
-
-    Raises:
-        NotApplicable: the op does not use it as the matrix of dot products; the text says why.
-    """
-    try:
-        layout = _layout_of(op_type, parameter, position, shape, settings)
-    except (ValueError, LookupError, TypeError, ArithmeticError):
-        layout = None
-    if layout is None or not layout.consistent:
-        raise NotApplicable(f"{op_type}.{parameter} does not fit the op's other parameters")
-    return layout
-
-
-def _layout_of(
-    op_type: str, parameter: str, position: int, shape: Sequence[int], settings: Mapping[str, Any]
-) -> Layout:
-    if op_type == "conv":
-        return conv_layout(shape, int(settings.get("groups", 1)))
-    if op_type == "conv_transpose":
-        return conv_transpose_layout(shape, int(settings.get("groups", 1)))
-    if op_type == "matmul" and len(shape) >= 2:
-        transposed = bool(settings.get(f"transpose_{parameter}", False))
-        return matmul_layout(shape, left=parameter == "x", transposed=transposed)
-    if op_type == "einsum":
-        operands, output = str(settings["equation"]).replace(" ", "").split("->")
-        labels = operands.split(",")
-        return einsum_layout(shape, labels[position], labels[1 - position], output)
-    if op_type in ("linear", "lstm", "gru", "rnn") and len(shape) == 2:
-        return matrix_layout(*shape)
-    if op_type == "gather":
-        raise NotApplicable("a gather table has no input and output channels")
-    raise NotApplicable(f"{op_type}.{parameter} of rank {len(shape)} has no channels")

@@ -8,17 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from mlpass.calibrate.allocation import calibrated
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.gram_folder import GramFolder
-from mlpass.calibrate.layers import mode_of, observe_dense
-from mlpass.calibrate.sums import Observed
+from mlpass.calibrate.layers import mode_of
+from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.samples import load_samples
+from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import solve
 from mlpass.solvers.wanda import Magnitude
+from mlpass.sparsity.layout import Layout
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
 from mlpass.weights.reading import magnitude
@@ -55,22 +59,28 @@ def magnitude_errors(setting: Setting, candidates: Sequence[Candidate]) -> list[
         sites = find_sites(package.programs)
         plans = [_plan(sites, candidate) for candidate in candidates]
         errors: list[dict[Site, float]] = [{} for _ in candidates]
-
-        def see(step: Step, observed: Observed) -> None:
-            with suppress(NotApplicable):  # then it has no error
-                weight, gram, layout = calibrated(step.site, observed)
-                for steps, known in zip(plans, errors, strict=True):
-                    one = steps.get(step.site)
-                    if one is None or one.skipped or one.mode is None:
-                        continue
-                    with suppress(NotApplicable):
-                        mode = mode_of(one, magnitude(weight))
-                        solution = solve(weight, gram, mode, method=Magnitude(), layout=layout)
-                        known[step.site] = solution.error
-
         steps = _pruned_somewhere(sites, plans)
-        observe_dense(package, steps, calibration_of(setting, setting.test_data), see)
+        calibration = calibration_of(setting, setting.test_data)
+        with observe_dense(package, steps, calibration) as found:
+            for step, observed in found:
+                with suppress(NotApplicable):  # then it has no error
+                    layer = calibrated(step.site, observed)
+                    for planned, known in zip(plans, errors, strict=True):
+                        with suppress(NotApplicable):
+                            known[step.site] = _error_of(planned.get(step.site), *layer)
         return [tuple(known.get(site) for site in sites) for known in errors]
+
+
+def _error_of(step: Step | None, weight: NDArray[Any], gram: Gram, layout: Layout) -> float:
+    """Returns the relative output error of a weight that is pruned as a step says.
+
+    Raises:
+        NotApplicable: it is not pruned.
+    """
+    if step is None or step.skipped or step.mode is None:
+        raise NotApplicable("it is not pruned")
+    mode = mode_of(step, magnitude(weight))
+    return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
 
 
 def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path) -> Setting:
@@ -96,9 +106,8 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
         sites = find_sites(package.programs)
         steps = _pruned_somewhere(sites, [_plan(sites, candidate) for candidate in asking])
         calibration = calibration_of(setting, setting.sample_data)
-        GramFolder(place).write(
-            sites, lambda look: observe_dense(package, steps, calibration, look)
-        )
+        with observe_dense(package, steps, calibration) as found:
+            GramFolder(place).write(sites, found)
     return replace(setting, grams=str(place))
 
 

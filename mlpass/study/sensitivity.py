@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpass.calibrate.allocation import layer_curve
-from mlpass.calibrate.layers import observe_dense
 from mlpass.calibrate.plain import method_of
-from mlpass.calibrate.sums import Observed
+from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config
 from mlpass.plan.steps import Step, plan
@@ -69,19 +68,18 @@ def sensitivity(
     solver, samples = method_of(method), load_samples(sample_data)
     found: dict[Site, Curve | str] = {}
 
-    def measure(step: Step, observed: Observed) -> None:
-        try:
-            found[step.site] = layer_curve(step.site, observed, shares, solver)
-        except NotApplicable as reason:
-            found[step.site] = observed.refusal or str(reason)
-
     with tempfile.TemporaryDirectory(prefix="mlpass-") as folder:
         path, name = path_of(model, Path(folder))
         setting = Setting(path, backend=backend, function_name=function_name)
         with Package(path) as package:
             steps = plan(find_sites(package.programs), config)
             calibration = calibration_of(setting, samples, memory_budget=memory_budget)
-            observe_dense(package, steps, calibration, measure)
+            with observe_dense(package, steps, calibration) as sites:
+                for step, observed in sites:
+                    try:
+                        found[step.site] = layer_curve(step.site, observed, shares, solver)
+                    except NotApplicable as reason:
+                        found[step.site] = observed.refusal or str(reason)
     layers = tuple(_record(step, found.get(step.site, "no sample reaches it")) for step in steps)
     shown = type(solver).__name__.lower()
     return SensitivityReport(name, shown, len(samples), tuple(shares), layers)

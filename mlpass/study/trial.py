@@ -29,6 +29,7 @@ from mlpass.runtime.sources import open_source
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import read_reference
+from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site, find_sites
@@ -157,7 +158,8 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
     parts = open_source(package, function_name).parts
     ops = {op for _, function in parts for op in function.block.walk()}
     return sum(
-        stored_bytes(site) * sum(u.op in ops and u.op.type != "gather" for u in site.uses)
+        stored_bytes(site)
+        * sum(u.op in ops and not is_gathered(u.op.type, u.parameter) for u in site.uses)
         for site in find_sites(package.programs)
     )
 

@@ -11,8 +11,9 @@ from mlpass.buffers import empty
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.parallel import map_slabs
 from mlpass.runtime.materialize import materialize
-from mlpass.sparsity.layout import Layout, layout_of
+from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.select import keys_of
+from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.sites import Site
 
 
@@ -43,7 +44,7 @@ def layout_of_site(site: Site) -> Layout:
             layouts[layout] = f"{use.op.type} ({use.parameter})"
         except NotApplicable as error:
             problem = str(error)
-            if use.op.type != "gather":
+            if not is_gathered(use.op.type, use.parameter):
                 raise
     if not layouts:
         raise NotApplicable(problem)

@@ -7,7 +7,7 @@ its storage: it is decided once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,19 +15,8 @@ import numpy as np
 
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
+from mlpass.weights.ops.record import WEIGHT_OPS
 
-# The parameters that hold weights, by op type (MIL ops, iOS13 to iOS18).
-WEIGHT_PARAMETERS: dict[str, frozenset[str]] = {
-    "conv": frozenset({"weight"}),
-    "conv_transpose": frozenset({"weight"}),
-    "linear": frozenset({"weight"}),
-    "matmul": frozenset({"x", "y"}),
-    "einsum": frozenset({"values"}),
-    "gather": frozenset({"x"}),
-    "lstm": frozenset({"weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back"}),
-    "gru": frozenset({"weight_ih", "weight_hh"}),
-    "rnn": frozenset({"weight_ih", "weight_hh"}),
-}
 # What makes another value at each run, or keeps one: no constant, whatever it is given.
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
 _FLOATS = {"fp16", "fp32", "fp64", "bf16", "fp8e4m3fn", "fp8e5m2"}
@@ -130,7 +119,7 @@ class Site:
 
 
 def find_sites(
-    programs: Iterable[Program], parameters: Mapping[str, frozenset[str]] = WEIGHT_PARAMETERS
+    programs: Iterable[Program], parameters: Mapping[str, Collection[str]] = WEIGHT_OPS
 ) -> list[Site]:
     """Returns the weight sites of `programs`, in the order in which they are first made.
 
@@ -202,7 +191,7 @@ def _gather(
     opset: int,
     place: str,
     graph: _Graph,
-    parameters: Mapping[str, frozenset[str]],
+    parameters: Mapping[str, Collection[str]],
 ) -> None:
     for op in block.walk():
         constexpr = op.type.startswith("constexpr_")

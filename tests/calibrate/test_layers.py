@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from threading import Barrier
+from typing import ClassVar
+
 import coremltools as ct
 import numpy as np
 import pytest
@@ -9,8 +12,7 @@ from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import NM, Block, Channel, Magnitude, Percentile, SparseGPT, Wanda
-from mlpass.calibrate import layers as calibrated
-from mlpass.calibrate import sums as site_grams
+from mlpass.solvers.accumulate import GramSum
 from tests import peer
 from tests.calibrate.layers import METHODS, SIZE, samples, save, weights, weights_of
 from tests.runtime.programs import FIXTURES, convert, program, truth
@@ -92,17 +94,17 @@ def test_readers_of_one_activation_share_one_gram(tmp_path, monkeypatch):
 
     sums = []
 
-    class Counting(site_grams.GramSum):
-        def add_all(self, inputs):
-            def counted():
-                for portion in inputs:
-                    sums.append(self)
-                    yield portion
+    add_all = GramSum.add_all
 
-            super().add_all(counted())
+    def counting(self, inputs):
+        def counted():
+            for portion in inputs:
+                sums.append(self)
+                yield portion
 
-    gathered = site_grams._Gathered
-    monkeypatch.setattr(site_grams, "_Gathered", lambda op: gathered(op, _sum=Counting()))
+        add_all(self, counted())
+
+    monkeypatch.setattr(GramSum, "add_all", counting)
     path = save(build, tmp_path)
     report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples(8))
     assert [layer.tokens for layer in report.layers] == [64, 64, 64]
@@ -113,6 +115,19 @@ def test_readers_of_one_activation_share_one_gram(tmp_path, monkeypatch):
         np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
 
 
+class Meeting(SparseGPT):
+    """SparseGPT whose first two solves wait for each other, where they are to."""
+
+    meeting: ClassVar = None
+    begun: ClassVar = []
+
+    def prune(self, problem):
+        self.begun.append(problem)
+        if self.meeting is not None and len(self.begun) <= 2:
+            self.meeting.wait(30)
+        return super().prune(problem)
+
+
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_sites_of_one_activation_are_solved_side_by_side(threads, tmp_path, monkeypatch):
     query, key, value = weights(3)
@@ -121,18 +136,12 @@ def test_sites_of_one_activation_are_solved_side_by_side(threads, tmp_path, monk
         parts = [mb.linear(x=x, weight=weight) for weight in (query, key)]
         return mb.linear(x=mb.add(x=parts[0], y=parts[1]), weight=value)
 
-    together = []
-    decide = calibrated._Pruning.decide
-
-    def counting(self, sites):
-        together.append(len(sites))
-        return decide(self, sites)
-
-    monkeypatch.setattr(calibrated._Pruning, "decide", counting)
+    monkeypatch.setattr(Meeting, "meeting", Barrier(2) if threads == "2" else None)
+    monkeypatch.setattr(Meeting, "begun", [])
     monkeypatch.setenv("MLPASS_THREADS", threads)
     path, out = save(build, tmp_path), tmp_path / "o.mlpackage"
-    report = mlpass.prune(path, out, Percentile(0.5), sample_data=samples(8))
-    assert [count for count in together if count] == [2, 1]
+    report = mlpass.prune(path, out, Percentile(0.5), method=Meeting(), sample_data=samples(8))
+    assert len(Meeting.begun) == 3
     rows = np.concatenate([sample["x"] for sample in samples(8)])
     solved = [
         mlpass.solve(weight, rows.T @ rows, Percentile(0.5), method=SparseGPT())

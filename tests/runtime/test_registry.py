@@ -17,7 +17,7 @@ from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
 from mlpass.runtime.backends.base import open_backend
 from mlpass.runtime.control import CONTROL
-from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.kernels.registry import find_kernel, row_parameter
 
 # `const` states a value: the program holds it, nothing computes it. `_const_symbolic` is of
 # coremltools, for a size that is still unknown while it converts; no file has it.
@@ -119,3 +119,18 @@ def test_every_default_is_the_schemas(backend: str) -> None:
 
 def test_const_has_no_kernel() -> None:
     assert find_kernel("const", 18) is None
+
+
+def test_kernels_that_see_rows_alone_do(backend: str) -> None:
+    function = find_kernel("linear", 18, backend)
+    assert function is not None
+    assert row_parameter(function) == "x"
+    assert row_parameter(find_kernel("softmax", 18, backend)) is None  # type: ignore[arg-type]
+    opened = open_backend(backend)
+    draw = np.random.default_rng(0)
+    rows, weight = (draw.standard_normal(shape).astype(np.float32) for shape in ((6, 8), (4, 8)))
+    given = {"weight": opened.from_numpy(weight)}
+    together = function(opened.xp, x=opened.from_numpy(rows), **given)
+    apart = [function(opened.xp, x=opened.from_numpy(rows[[row]]), **given) for row in range(6)]
+    found = np.concatenate([opened.to_numpy(one) for one in apart])
+    np.testing.assert_allclose(opened.to_numpy(together), found, rtol=1e-5, atol=1e-6)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
+import weakref
 
 import coremltools as ct
 import numpy as np
 import pytest
+import torch
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
+from threadpoolctl import ThreadpoolController
 
-from mlpass.errors import CalibrationError
-from mlpass.runtime import spill
-from mlpass.runtime.constants import Constants
+from mlpass.errors import CalibrationError, ExecutionError
+from mlpass.program.ir import Constant
+from mlpass.runtime import spill, stretches
 from mlpass.runtime.execute import Run
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.replay import replay
+from mlpass.runtime.replay import stops
 from tests.runtime.programs import FIXTURES, program, truth
 
 RNG = np.random.default_rng(3)
@@ -39,49 +43,61 @@ def samples(count=5, shape=(2, 8)):
     return [{"x": rng.standard_normal(shape).astype(np.float32)} for _ in range(count)]
 
 
-class Recorder:
-    """Notes what it is shown, and may put other weights in place."""
+def of_types(*types):
+    """Returns what wants the ops of those types."""
+    return lambda op: op.type in types
 
-    def __init__(self, types=("linear",), weights=()):
-        self.types, self.weights = types, dict(weights)
-        self.seen = {}
-        self.settled = []
 
-    def wants(self, op):
-        return op.type in self.types
+def named(*names):
+    """Returns what wants the ops of those names."""
+    return lambda op: op.name in names
 
-    def see(self, op, kernel, shown):
-        for sample, arguments in shown.items():
-            x = arguments["x"]
-            array = np.array(x if isinstance(x, np.ndarray) else x.numpy())
-            self.seen.setdefault(op.outputs[0].name, []).append((sample, array))
 
-    def settle(self, ops, constants):
-        for op in filter(self.wants, ops):
+LINEAR = of_types("linear")
+
+
+def copied(array):
+    return np.array(array if isinstance(array, np.ndarray) else array.numpy())
+
+
+def shown_at(stop, op):
+    """The number of each sample with what it brings, once for each time that the op runs."""
+    given = stop.arguments(op)
+    return [(number, copied(one["x"])) for number in given for one in given[number]]
+
+
+def seen(walk, weights=None):
+    """What the wanted ops are given, by the name of what they make; `weights` are put in place."""
+    found = {}
+    for stop in walk:
+        for op in stop.wanted:
             name = op.outputs[0].name
-            self.settled.append(name)
-            if name in self.weights:
-                constants.replace(op.inputs["weight"][0], self.weights[name])
+            found[name] = shown_at(stop, op)
+            if name in (weights or {}):
+                stop.replace(op.inputs["weight"][0], weights[name])
+    return found
+
+
+def linears(stop):
+    return [op.name for op in stop.ops if op.type == "linear"]
 
 
 def test_later_layers_meet_what_replaced_weights_make():
     other = FIRST.copy()
     other[:, ::2] = 0
-    recorder = Recorder(weights={"first": other})
-    replay(Interpreter(chain()), samples(), recorder)
-    assert recorder.settled == ["first", "second", "third"]
-    for (number, shown), sample in zip(recorder.seen["third"], samples(), strict=True):
+    found = seen(stops(Interpreter(chain()), samples(), LINEAR), {"first": other})
+    assert list(found) == ["first", "second", "third"]
+    for number, (shown, sample) in enumerate(zip(found["third"], samples(), strict=True)):
         active = np.maximum(sample["x"] @ other.T, 0)
-        assert number == [s["x"].tobytes() for s in samples()].index(sample["x"].tobytes())
-        np.testing.assert_allclose(shown, active @ SECOND.T + active, rtol=1e-5, atol=1e-5)
+        assert shown[0] == number
+        np.testing.assert_allclose(shown[1], active @ SECOND.T + active, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_without_replacements_it_shows_what_a_run_computes(backend):
-    recorder = Recorder()
     interpreter = Interpreter(chain(), backend=backend)
-    replay(interpreter, samples(), recorder)
-    for sample, (_, shown) in zip(samples(), recorder.seen["second"], strict=True):
+    found = seen(stops(interpreter, samples(), LINEAR))
+    for sample, (_, shown) in zip(samples(), found["second"], strict=True):
         (name,) = {op.inputs["x"][0].name for op in ops_of(interpreter) if op.name == "second"}
         np.testing.assert_allclose(shown, interpreter.run(sample, [name])[name], rtol=1e-5)
 
@@ -92,21 +108,19 @@ def ops_of(interpreter):
 
 def test_what_nobody_asks_for_is_not_read(monkeypatch):
     read = []
-    reading = Constants._read
+    reading = Constant.read
 
-    def noting(self, source):
-        read.append(source.name)
-        return reading(self, source)
+    def noting(self):
+        read.append(self.type.shape)
+        return reading(self)
 
-    class Watching(Recorder):
-        def see(self, op, kernel, shown):
-            super().see(op, kernel, shown)
+    monkeypatch.setattr(Constant, "read", noting)
+    for stop in stops(Interpreter(chain()), samples(), LINEAR):
+        for op in stop.wanted:
+            shown_at(stop, op)
             read.append("seen")
-
-    monkeypatch.setattr(Constants, "_read", noting)
-    replay(Interpreter(chain()), samples(), Watching())
-    steps = [name for name in read if name == "seen" or "weight" in name]
-    assert [name == "seen" for name in steps] == [True, False, True, False, True]
+    steps = [one for one in read if one in ("seen", FIRST.shape)]
+    assert [one == "seen" for one in steps] == [True, False, True, False, True]
 
 
 def test_every_op_runs_once_a_sample_and_the_last_wanted_not_at_all(monkeypatch):
@@ -118,90 +132,238 @@ def test_every_op_runs_once_a_sample_and_the_last_wanted_not_at_all(monkeypatch)
         return called(self, step, arguments)
 
     monkeypatch.setattr(Run, "call", counting)
-    recorder = Recorder()
-    replay(Interpreter(chain()), samples(7), recorder)
+    found = seen(stops(Interpreter(chain()), samples(7), LINEAR))
     assert set(rows.values()) == {7 * 2}  # of 7 samples with 2 rows each
     assert {"first", "second"} <= set(rows)
     assert "third" not in rows  # nothing after it is asked for
-    assert [len(shown) for shown in recorder.seen.values()] == [7, 7, 7]
+    assert [len(shown) for shown in found.values()] == [7, 7, 7]
 
 
-def test_what_runs_next_is_settled_together_up_to_the_next_wanted_op():
-    class Told(Recorder):
-        def wants(self, op):
-            return op.name in ("first", "third")
+def test_nothing_runs_before_the_next_stop_is_asked_for(monkeypatch):
+    ran = []
+    called = Run.call
 
-        def settle(self, ops, constants):
-            self.settled.append([op.name for op in ops if op.type == "linear"])
+    def noting(self, step, arguments):
+        ran.append(step.op.name)
+        return called(self, step, arguments)
 
-    recorder = Told()
-    replay(Interpreter(chain()), samples(), recorder)
-    assert recorder.settled == [["first", "second"], ["third"]]
+    monkeypatch.setattr(Run, "call", noting)
+    walk = stops(Interpreter(chain()), samples(1), named("second"))
+    assert linears(next(walk)) == ["first"]
+    assert not ran
+    assert linears(next(walk)) == ["second", "third"]
+    assert "first" in ran
+    assert "second" not in ran
+
+
+def test_a_stop_tells_all_that_runs_up_to_the_next():
+    told = [
+        linears(stop) for stop in stops(Interpreter(chain()), samples(), named("first", "third"))
+    ]
+    assert told == [["first", "second"], ["third"]]
 
 
 def test_few_weights_are_held_at_once_where_nothing_is_wanted(monkeypatch):
-    monkeypatch.setattr("mlpass.runtime.replay._STRETCH", FIRST.nbytes - 1)
-
-    class Told(Recorder):
-        def wants(self, op):
-            return op.name == "third"
-
-        def settle(self, ops, constants):
-            self.settled.append([op.name for op in ops if op.type == "linear"])
-
-    recorder = Told()
-    replay(Interpreter(chain()), samples(), recorder)
-    assert [names for names in recorder.settled if names] == [["first"], ["second"], ["third"]]
+    monkeypatch.setattr(stretches, "_STRETCH", FIRST.nbytes - 1)
+    told = [linears(stop) for stop in stops(Interpreter(chain()), samples(), named("third"))]
+    assert [names for names in told if names] == [["first"], ["second"], ["third"]]
 
 
 @pytest.mark.parametrize("count", [1, 5, 16, 70])
 def test_any_number_of_samples_runs_whole(count):
-    recorder = Recorder()
-    replay(Interpreter(chain()), samples(count), recorder)
+    found = seen(stops(Interpreter(chain()), samples(count), LINEAR))
     rows = np.stack([sample["x"] for sample in samples(count)])
     active = np.maximum(rows @ FIRST.T, 0)
-    shown = np.stack([array for _, array in recorder.seen["second"]])
+    shown = np.stack([array for _, array in found["second"]])
     np.testing.assert_allclose(shown, active, rtol=1e-5, atol=1e-5)
+
+
+def test_samples_go_by_their_numbers():
+    walk = stops(Interpreter(chain()), samples(3), LINEAR)
+    stop = next(walk)
+    given = stop.arguments(stop.wanted[0])
+    assert len(given) == len(stop.samples) == 3
+    assert list(given) == [0, 1, 2]
+    for number, sample in enumerate(samples(3)):
+        (once,) = given[number]
+        np.testing.assert_array_equal(once["x"], sample["x"])
+        np.testing.assert_array_equal(once["weight"], FIRST)
+        made = stop.kernel(stop.wanted[0])(np, **once)
+        np.testing.assert_allclose(made, sample["x"] @ FIRST.T, rtol=1e-5, atol=1e-6)
+    with pytest.raises(KeyError):
+        given[3]
+
+
+def other_weights():
+    """The weights of `chain` with half of each gone."""
+    pruned = {"first": FIRST.copy(), "second": SECOND.copy(), "third": THIRD.copy()}
+    for weight in pruned.values():
+        weight[:, ::2] = 0
+    return pruned
+
+
+def test_two_replays_go_side_by_side_a_stop_at_a_time():
+    """A dense one and one whose weights are replaced: each shows what it shows alone."""
+    pruned = other_weights()
+    alone = seen(stops(Interpreter(chain()), samples(), LINEAR))
+    alone_pruned = seen(stops(Interpreter(chain()), samples(), LINEAR), pruned)
+    walks = [stops(Interpreter(chain()), samples(), LINEAR) for _ in range(2)]
+    names = []
+    for dense, other in zip(*walks, strict=True):
+        for op, same in zip(dense.wanted, other.wanted, strict=True):
+            name = op.outputs[0].name
+            names.append(name)
+            for stop, at, expected in ((dense, op, alone), (other, same, alone_pruned)):
+                for found, wanted in zip(shown_at(stop, at), expected[name], strict=True):
+                    assert found[0] == wanted[0]
+                    assert found[1].tobytes() == wanted[1].tobytes()
+            other.replace(same.inputs["weight"][0], pruned[name])
+    assert names == ["first", "second", "third"]
+    assert alone["third"][0][1].tobytes() != alone_pruned["third"][0][1].tobytes()
+
+
+def long_chain():
+    """Many linear ops, so that what were kept of each would be seen in memory."""
+
+    def build(x):
+        for number in range(12):
+            x = mb.relu(x=mb.linear(x=x, weight=np.eye(256, dtype=np.float32), name=f"l{number}"))
+        return x
+
+    return program(build, (64, 256))
+
+
+def peak_of(*walks):
+    """Peak bytes while replays go side by side, the weights of the last one being replaced."""
+    tracemalloc.start()
+    try:
+        for together in zip(*walks, strict=True):
+            for stop in together:
+                for op in stop.wanted:
+                    shown_at(stop, op)
+                    if stop is together[-1]:
+                        stop.replace(op.inputs["weight"][0], np.zeros((256, 256), np.float32))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_two_replays_take_the_memory_of_two():
+    source, data = long_chain(), samples(16, (64, 256))
+
+    def walk():
+        return stops(Interpreter(source), data, LINEAR)
+
+    peak_of(walk())  # what is made once for all
+    one, two = peak_of(walk()), peak_of(walk(), walk())
+    activation = 16 * 64 * 256 * 4
+    assert one > activation
+    assert two <= 2 * one + activation
+    assert two < 12 * activation  # not one activation for each layer
+
+
+class Counted:
+    """Temporary files that are opened while a replay runs."""
+
+    def __init__(self, monkeypatch):
+        self.opened = []
+        temporary = tempfile.TemporaryFile
+
+        def counting():
+            self.opened.append(temporary())
+            return self.opened[-1]
+
+        monkeypatch.setattr(spill.tempfile, "TemporaryFile", counting)
+
+    @property
+    def all_closed(self):
+        return all(file.closed for file in self.opened)
 
 
 @pytest.mark.parametrize("budget", [0, 100, 300])
 def test_a_small_budget_changes_nothing_and_leaves_no_files(budget, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    opened = []
-    temporary = tempfile.TemporaryFile
-
-    def counting():
-        opened.append(temporary())
-        return opened[-1]
-
-    monkeypatch.setattr(spill.tempfile, "TemporaryFile", counting)
-    with_memory, without = Recorder(), Recorder()
-    replay(Interpreter(chain()), samples(), with_memory)
-    assert not opened
-    replay(Interpreter(chain()), samples(), without, memory_budget=budget)
-    assert opened
-    assert all(file.closed for file in opened)
+    files = Counted(monkeypatch)
+    with_memory = seen(stops(Interpreter(chain()), samples(), LINEAR))
+    assert not files.opened
+    without = seen(stops(Interpreter(chain()), samples(), LINEAR, memory_budget=budget))
+    assert files.opened
+    assert files.all_closed
     assert list(tmp_path.iterdir()) == []
-    for name, shown in with_memory.seen.items():
-        for (_, first), (_, second) in zip(shown, without.seen[name], strict=True):
+    for name, shown in with_memory.items():
+        for (_, first), (_, second) in zip(shown, without[name], strict=True):
             assert first.tobytes() == second.tobytes()
 
 
-def test_files_are_removed_when_an_op_fails(tmp_path, monkeypatch):
-    class Failing(Recorder):
-        def see(self, op, kernel, shown):
-            if op.name == "third":
-                raise CalibrationError("enough")
+def test_files_are_closed_when_an_op_fails(monkeypatch):
+    files = Counted(monkeypatch)
+    called = Run.call
 
-    opened = []
-    temporary = tempfile.TemporaryFile
-    monkeypatch.setattr(
-        spill.tempfile, "TemporaryFile", lambda: opened.append(temporary()) or opened[-1]
-    )
-    with pytest.raises(CalibrationError, match="enough"):
-        replay(Interpreter(chain()), samples(), Failing(), memory_budget=0)
-    assert opened
-    assert all(file.closed for file in opened)
+    def failing(self, step, arguments):
+        if step.op.name == "second":
+            raise ExecutionError("enough")
+        return called(self, step, arguments)
+
+    monkeypatch.setattr(Run, "call", failing)
+    with pytest.raises(ExecutionError, match="enough"):
+        seen(stops(Interpreter(chain()), samples(), LINEAR, memory_budget=0))
+    assert files.opened
+    assert files.all_closed
+
+
+def blas_threads():
+    return [
+        library.num_threads
+        for library in ThreadpoolController().select(user_api="blas").lib_controllers
+    ]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_one_that_is_left_half_way_leaves_nothing_behind(backend, monkeypatch):
+    files, before = Counted(monkeypatch), blas_threads()
+    errors = np.geterr()
+    walk = stops(Interpreter(chain(), backend=backend), samples(), LINEAR, memory_budget=300)
+    next(walk)
+    stop = next(walk)
+    (shown,) = stop.arguments(stop.wanted[0])[0]
+    held = weakref.ref(shown["x"])
+    del shown
+    # While it waits, it holds neither BLAS nor the backend's session.
+    assert blas_threads() == before
+    assert np.geterr() == errors
+    assert not torch.is_inference_mode_enabled()
+    assert files.opened
+    walk.close()
+    assert files.all_closed
+    assert held() is None
+    assert list(walk) == []
+    with pytest.raises(CalibrationError, match="this stop is over; ask for arguments, and replace"):
+        stop.arguments(stop.wanted[0])
+
+
+def test_a_stop_is_over_when_the_next_is_asked_for():
+    walk = stops(Interpreter(chain()), samples(), LINEAR)
+    stop = next(walk)
+    (op,) = stop.wanted
+    given = stop.arguments(op)
+    next(walk)
+    for late in (
+        lambda: stop.arguments(op),
+        lambda: given[0],
+        lambda: stop.replace(op.inputs["weight"][0], FIRST),
+    ):
+        with pytest.raises(CalibrationError, match="replay: this stop is over; ask for arguments"):
+            late()
+
+
+def test_what_is_not_at_a_stop_is_refused():
+    walk = stops(Interpreter(chain()), samples(), named("first", "third"))
+    stop = next(walk)
+    (second,) = [op for op in stop.ops if op.name == "second"]
+    with pytest.raises(CalibrationError, match="'second' is not among the wanted ops of this stop"):
+        stop.arguments(second)
+    with pytest.raises(CalibrationError, match="'second' is not a constant of this program"):
+        stop.replace(second.outputs[0], FIRST)
 
 
 def looped():
@@ -220,25 +382,48 @@ def looped():
 
 
 def test_every_turn_of_a_loop_is_seen_and_its_weight_replaced_for_all():
-    interpreter = Interpreter(looped())
-    recorder = Recorder(weights={"inner": np.zeros((8, 8), np.float32)})
-    replay(interpreter, samples(2), recorder)
-    (name,) = recorder.seen
-    assert [number for number, _ in recorder.seen[name]] == [0, 0, 0, 1, 1, 1]
+    zeros = {"inner": np.zeros((8, 8), np.float32)}
+    found = seen(stops(Interpreter(looped()), samples(2), LINEAR), zeros)
+    (name,) = found
+    assert [number for number, _ in found[name]] == [0, 0, 0, 1, 1, 1]
     value = samples(2)[1]["x"]
-    for _, shown in recorder.seen[name][3:]:
+    for _, shown in found[name][3:]:
         np.testing.assert_allclose(shown, value, rtol=1e-5, atol=1e-6)
         value = value @ (FIRST / 4).T
-    assert recorder.settled == [name]
+
+
+def test_control_flow_is_rehearsed_once_for_all_its_ops(monkeypatch):
+    def build(x):
+        def taken():
+            return mb.linear(x=mb.linear(x=x, weight=FIRST, name="a"), weight=SECOND, name="b")
+
+        return mb.cond(pred=np.bool_(True), _true_fn=taken, _false_fn=lambda: mb.identity(x=x))
+
+    ran = []
+    called = Run.call
+
+    def noting(self, step, arguments):
+        ran.append(step.op.name)
+        return called(self, step, arguments)
+
+    monkeypatch.setattr(Run, "call", noting)
+    walk = stops(Interpreter(program(build, (2, 8))), samples(3), LINEAR)
+    stop = next(walk)
+    assert [op.name for op in stop.wanted] == ["a", "b"]
+    for number, sample in enumerate(samples(3)):
+        for op, wanted in zip(stop.wanted, (sample["x"], sample["x"] @ FIRST.T), strict=True):
+            (once,) = stop.arguments(op)[number]
+            np.testing.assert_allclose(once["x"], wanted, rtol=1e-5, atol=1e-6)
+    assert [ran.count(name) for name in ("a", "b")] == [3, 3]
 
 
 def test_each_sample_has_a_state_of_its_own():
     interpreter = Interpreter(FIXTURES / "stateful_lm.mlpackage")
     inputs, _ = truth("stateful_lm")
     sample = {name: steps[0] for name, steps in inputs.items()}
-    recorder = Recorder()
-    replay(interpreter, [sample, sample], recorder)
-    for shown in recorder.seen.values():
+    found = seen(stops(interpreter, [sample, sample], LINEAR))
+    assert found
+    for shown in found.values():
         assert shown[0][1].tobytes() == shown[1][1].tobytes()
 
 
@@ -256,25 +441,25 @@ def test_a_state_written_in_a_branch_is_not_written_twice():
 
         return mb.cond(pred=np.bool_(True), _true_fn=add, _false_fn=lambda: mb.identity(x=x))
 
-    interpreter = Interpreter(counting)
-    recorder = Recorder()
-    replay(interpreter, [{"x": np.ones(8, np.float32)}], recorder)
-    (shown,) = recorder.seen.values()
-    np.testing.assert_array_equal(shown[0][1].reshape(-1), np.ones(8))
+    walk = stops(Interpreter(counting), [{"x": np.ones(8, np.float32)}] * 2, LINEAR)
+    stop = next(walk)
+    (op,) = stop.wanted
+    for number in (0, 1, 0):  # the first is rehearsed again
+        (once,) = stop.arguments(op)[number]
+        np.testing.assert_array_equal(once["x"].reshape(-1), np.ones(8))
 
 
 def test_parts_of_a_pipeline_follow_each_other():
     interpreter = Interpreter(FIXTURES / "digits_pipeline.mlpackage")
     inputs, _ = truth("digits_pipeline")
-    recorder = Recorder(types=("conv", "linear"))
-    replay(interpreter, [inputs], recorder)
+    found = seen(stops(interpreter, [inputs], of_types("conv", "linear")))
     assert len(interpreter.parts) > 1
-    assert len(recorder.seen) == sum(op.type in ("conv", "linear") for op in ops_of(interpreter))
+    assert len(found) == sum(op.type in ("conv", "linear") for op in ops_of(interpreter))
 
 
 def test_nothing_wanted_is_nothing_run(monkeypatch):
     monkeypatch.setattr(Run, "steps", lambda *_: pytest.fail("ran"))
-    replay(Interpreter(chain()), samples(), Recorder(types=()))
+    assert list(stops(Interpreter(chain()), samples(), of_types())) == []
 
 
 @pytest.mark.parametrize(
@@ -287,11 +472,11 @@ def test_nothing_wanted_is_nothing_run(monkeypatch):
 )
 def test_a_sample_that_does_not_fit_is_named(wrong, message):
     with pytest.raises(CalibrationError, match=message):
-        replay(Interpreter(chain()), [samples()[0], wrong], Recorder())
+        seen(stops(Interpreter(chain()), [samples()[0], wrong], LINEAR))
 
 
 def test_core_ml_itself_shows_no_activations():
     interpreter = Interpreter(chain())
     interpreter.backend = None
     with pytest.raises(CalibrationError, match="Core ML shows no activations"):
-        replay(interpreter, samples(), Recorder())
+        stops(interpreter, samples(), LINEAR)

@@ -12,14 +12,10 @@ from mlpass.solvers.gram import accumulate
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
-from mlpass.sparsity.layout import (
-    Layout,
-    conv_layout,
-    conv_transpose_layout,
-    matmul_layout,
-    matrix_layout,
-)
+from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Mode, Percentile, Threshold
+from mlpass.weights.ops.convolutions import conv_layout, conv_transpose_layout
+from mlpass.weights.ops.products import matmul_layout
 
 MODES: list[Mode] = [
     Threshold(0.07, 0.0),
@@ -52,7 +48,7 @@ GROUPED: list[Layout] = [  # whose columns of different groups are compared
     conv_layout((48, 1, 5, 5), 48),
     conv_layout((64, 8, 3, 3), 8),
     conv_transpose_layout((48, 2, 3), 24),
-    matmul_layout((5, 24, 12), left=False, transposed=False),
+    matmul_layout("y", (5, 24, 12), {}, 0),
 ]
 
 

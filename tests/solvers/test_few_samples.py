@@ -13,8 +13,9 @@ from mlpass.solvers.palettize import Palettization, solve_palettized
 from mlpass.solvers.quantize import Quantization, solve_quantized
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
-from mlpass.sparsity.layout import conv_layout, matrix_layout
+from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Percentile
+from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import exact_error, layer, stored
 from .test_peer import peer_weight

@@ -13,8 +13,10 @@ from mlpass.solvers.quantize import Quantization, solve_quantized
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Wanda
-from mlpass.sparsity.layout import conv_layout, layout_of, matrix_layout
+from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Channel, Percentile
+from mlpass.weights.ops.convolutions import conv_layout
+from mlpass.weights.ops.record import layout_of
 
 from .layers import exact_error, layer, stored
 

@@ -16,8 +16,9 @@ from mlpass.solvers.refit import refit
 from mlpass.solvers.solve import make_problem, solve
 from mlpass.solvers.sparsegpt import SparseGPT, sweep
 from mlpass.solvers.wanda import Magnitude, Wanda
-from mlpass.sparsity.layout import conv_layout, matrix_layout
+from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import GROUPED, LAYOUTS, METHODS, MODES, exact_error, fits, layer, stored
 

@@ -15,8 +15,9 @@ from coremltools.optimize.torch.layerwise_compression.algorithms import (
 from mlpass.solvers.gram import accumulate
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
-from mlpass.sparsity.layout import conv_layout, matrix_layout
+from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Percentile
+from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import exact_error, layer
 

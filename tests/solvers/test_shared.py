@@ -17,8 +17,9 @@ from mlpass.solvers.quantize import Quantization, solve_quantized
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
-from mlpass.sparsity.layout import conv_layout, matrix_layout
+from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Percentile
+from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import METHODS, exact_error, layer, stored
 

@@ -19,8 +19,8 @@ from mlpass.solvers.palettize import Palettization, solve_palettized
 from mlpass.solvers.quantize import Quantization, solve_quantized
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
-from mlpass.sparsity.layout import conv_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Percentile
+from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import METHODS, layer, stored
 

@@ -24,8 +24,9 @@ from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
 from mlpass.sparsity import tensors
-from mlpass.sparsity.layout import conv_layout, matrix_layout
+from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import LAYOUTS, METHODS, MODES, exact_error, fits, layer, stored
 from .test_gram import KINDS, degenerate

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.registries import MODES
-from mlpass.sparsity.layout import conv_layout, layout_of, matrix_layout
+from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+from mlpass.weights.ops.convolutions import conv_layout
+from mlpass.weights.ops.record import layout_of
 
 SHAPES = [(24, 36), (16, 24, 5), (16, 12, 3, 3), (8, 12, 2, 3, 2)]
 

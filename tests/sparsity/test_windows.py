@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpass.errors import NotApplicable
-from mlpass.sparsity.layout import conv_layout, grouped_layout, matrix_layout, transposed_layout
+from mlpass.sparsity.layout import grouped_layout, matrix_layout, transposed_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+from mlpass.weights.ops.convolutions import conv_layout
 
 LAYOUTS = [
     matrix_layout(12, 300),

@@ -17,8 +17,9 @@ import pytest
 import mlpass
 from mlpass import ADMM, NM, Block, Channel, Config, ConfigError, Percentile, SparseGPT
 from mlpass.blas import one_blas_thread
-from mlpass.calibrate import layers as calibrated
+from mlpass.calibrate import walk
 from mlpass.program.mlpackage import Package
+from mlpass.runtime.replay import stops
 from mlpass.study.trial import weight_bytes
 from mlpass.weights.sites import find_sites
 from tests.study.measures import CALLS, LIMIT, share_of_nonzeros
@@ -51,13 +52,12 @@ def test_results_are_those_of_single_runs(model, samples, tmp_path):
 
 def test_what_the_dense_model_shows_is_gathered_once(model, samples, tmp_path, monkeypatch):
     replays = []
-    replay = calibrated.replay
 
     def counting(*arguments, **options):
         replays.append(arguments)
-        return replay(*arguments, **options)
+        return stops(*arguments, **options)
 
-    monkeypatch.setattr(calibrated, "replay", counting)
+    monkeypatch.setattr(walk, "stops", counting)
     dense = {"propagate": "dense"}
     configs = [
         {"target_sparsity": 0.5, **dense},

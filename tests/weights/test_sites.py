@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlpass.program.mlpackage import Package
-from mlpass.weights.sites import WEIGHT_PARAMETERS, find_sites
+from mlpass.weights.sites import find_sites
 
 
 def sites_of(fixtures, name):
@@ -67,11 +67,3 @@ def test_compressed_weights_say_by_what(fixtures):
         "it is already compressed, by constexpr_lut_to_dense"
     }
     assert {(site.dtype, len(site.parts)) for site in compressed} == {("fp16", 1)}
-
-
-def test_weight_parameters_are_those_of_coremltools_ops():
-    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-
-    for op_type, parameters in WEIGHT_PARAMETERS.items():
-        for version in SSAOpRegistry.core_ops[op_type].values():
-            assert parameters <= set(version.input_spec.input_types), op_type

@@ -11,7 +11,7 @@ from mlpass.runtime.kernels import linear as linear_kernels
 from mlpass.runtime.kernels.arguments import flag, ints, number
 from mlpass.runtime.kernels.normalization import batch_norm as batch_norm_of_any
 from mlpass.runtime.kernels.normalization import layer_norm as layer_norm_of_any_axes
-from mlpass.runtime.kernels.registry import kernel
+from mlpass.runtime.kernels.registry import by_rows, kernel
 
 Array = Any
 
@@ -52,6 +52,7 @@ def elu(xp: Any, *, x: Array, alpha: Any) -> Array:
     return functional.elu(x, number(alpha))
 
 
+@by_rows("x")
 @kernel("linear", backend="torch")
 def linear(xp: Any, *, x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x (..., in), weight (out, in), bias (out,) -> (..., out)."""

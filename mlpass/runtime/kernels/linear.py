@@ -7,7 +7,7 @@ from typing import Any
 
 from mlpass.runtime.kernels.arguments import flag
 from mlpass.runtime.kernels.elementwise_unary import is_integral, reuse
-from mlpass.runtime.kernels.registry import kernel
+from mlpass.runtime.kernels.registry import by_rows, kernel
 
 Array = Any
 
@@ -15,6 +15,7 @@ Array = Any
 _EINSUM_EQUATIONS = ("abcd,adce->abce", "abc,cbd->abd")
 
 
+@by_rows("x")
 @kernel("linear")
 def linear(xp: Any, *, x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x (..., in), weight (out, in), bias (out,) -> (..., out)."""

@@ -20,6 +20,7 @@ class Version(NamedTuple):
 
 
 _KERNELS: dict[str, list[Version]] = {}
+_BY_ROWS: dict[Kernel, str] = {}
 
 
 def kernel(
@@ -50,6 +51,27 @@ def find_kernel(op_type: str, opset: int, backend: str = "numpy") -> Kernel | No
     ]
     newest = max(fitting, key=lambda v: (v.since, v.backend is not None), default=None)
     return newest.function if newest else None
+
+
+def by_rows(parameter: str) -> Callable[[Decorated], Decorated]:
+    """Notes of the decorated kernel that it sees the rows of a parameter one by one.
+
+    Those of several samples may so be given to it together: what it makes has a row for each.
+
+    Args:
+        parameter: (..., columns).
+    """
+
+    def note(function: Decorated) -> Decorated:
+        _BY_ROWS[function] = parameter
+        return function
+
+    return note
+
+
+def row_parameter(function: Kernel) -> str | None:
+    """Returns the parameter whose rows a kernel sees one by one, None where it sees more."""
+    return _BY_ROWS.get(function)
 
 
 def registered() -> dict[str, list[Version]]:

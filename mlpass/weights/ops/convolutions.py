@@ -1,4 +1,4 @@
-"""Inputs of convolutions: the window that each output position sees, copied as columns.
+"""Convolutions: what meets the weight is the window that each output position sees, as columns.
 
 A chunk is made as (groups, columns, samples), in which runs of samples are copied whole, and
 handed over transposed.
@@ -6,20 +6,44 @@ handed over transposed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from mlpass.program.ir import Op
 from mlpass.runtime.kernels.conv import geometry
 from mlpass.runtime.kernels.conv_transpose import transposed_geometry
 from mlpass.runtime.kernels.windows import padded, positions, spans_of
+from mlpass.sparsity.layout import Layout
+from mlpass.weights.ops.record import WeightOp, other_arguments, register
 
 Array = Any
+Kernel = Callable[..., Any]
 
 # Elements of a chunk: 16 MB of them.
 _CHUNK = 1 << 22
 # From so many output positions on, one image is enough for a product at full speed.
 _PLANE = 1 << 10
+
+
+def conv_layout(shape: Sequence[int], groups: int) -> Layout:
+    """Returns the layout of `conv.weight` (out, in / groups, *kernel)."""
+    outputs, *rest = shape
+    split = (groups, outputs // groups, *rest)
+    return Layout(tuple(shape), split, ((0,), (1,), (2,), tuple(range(3, len(split)))))
+
+
+def conv_transpose_layout(shape: Sequence[int], groups: int) -> Layout:
+    """Returns the layout of `conv_transpose.weight` (in, out / groups, *kernel)."""
+    inputs, *rest = shape
+    split = (groups, inputs // groups, *rest)
+    return Layout(tuple(shape), split, ((0,), (2,), (1,), tuple(range(3, len(split)))))
+
+
+def windows_key(op: Op, parameter: str, position: int) -> Iterator[Hashable]:
+    """Yields the other arguments, and the shape of the kernel, since windows depend on it."""
+    yield getattr(op.inputs[parameter][position].type, "shape", ())[2:]
+    yield from other_arguments(op, parameter, position)
 
 
 class Windows(NamedTuple):
@@ -35,7 +59,9 @@ class Windows(NamedTuple):
     flipped: bool = False
 
 
-def conv_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Array]:
+def conv_inputs(
+    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+) -> Iterator[Array]:
     """Returns the windows of x (n, channels, *sizes), (groups, samples, columns), chunk by chunk.
 
     Raises:
@@ -58,7 +84,9 @@ def conv_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Array]:
     return _columns(xp, x, shape.groups, windows, lambda part: padded(xp, part, shape.pads))
 
 
-def conv_transpose_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Array]:
+def conv_transpose_inputs(
+    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+) -> Iterator[Array]:
     """Returns what each output position sees of x (n, channels, *sizes), chunk by chunk.
 
     That is a convolution of x, with zeros between its elements and around them, with the kernel
@@ -78,11 +106,11 @@ def conv_transpose_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Arr
         arguments.get("dilations"),
         arguments.get("groups", 1),
     )
-    kernel = list(weight.shape[2:])
+    sizes = list(weight.shape[2:])
     counts = [stop - start for start, stop in shape.kept]
     lengths, taken, places = [], [], []
     for (start, stop), size, span, step in zip(
-        shape.kept, x.shape[2:], spans_of(kernel, shape.dilations), shape.strides, strict=True
+        shape.kept, x.shape[2:], spans_of(sizes, shape.dilations), shape.strides, strict=True
     ):
         # Element i of x is at span - 1 + i * step, counted from the first window at all, that of
         # output 0; the first one kept begins at `start`.
@@ -98,7 +126,7 @@ def conv_transpose_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Arr
         result[(slice(None), slice(None), *places)] = part[(slice(None), slice(None), *taken)]
         return result
 
-    windows = Windows(kernel, shape.dilations, [1] * len(kernel), counts, flipped=True)
+    windows = Windows(sizes, shape.dilations, [1] * len(sizes), counts, flipped=True)
     return _columns(xp, x, shape.groups, windows, spread)
 
 
@@ -140,3 +168,19 @@ def _columns(
             columns = xp.stack(seen[::-1] if flipped else seen, axis=1)
             samples = images.shape[1] * prod(some)
             yield xp.matrix_transpose(xp.reshape(columns, (groups, depth // groups, samples)))
+
+
+def _register(
+    op_type: str,
+    layout: Callable[[Sequence[int], int], Layout],
+    inputs: Callable[[Any, Mapping[str, Any], Kernel, int], Iterator[Array]],
+) -> None:
+    def layout_of(shape: Sequence[int], settings: Mapping[str, Any], position: int) -> Layout:
+        return layout(shape, int(settings.get("groups", 1)))
+
+    beside = frozenset({"bias"})
+    register(WeightOp(op_type, "weight", layout_of, inputs, windows_key, beside=beside))
+
+
+_register("conv", conv_layout, conv_inputs)
+_register("conv_transpose", conv_transpose_layout, conv_transpose_inputs)

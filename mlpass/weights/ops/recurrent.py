@@ -1,25 +1,32 @@
-"""Inputs of recurrent weights: the steps of x, and the hidden states."""
+"""Recurrent layers: what meets the weights are the steps of x, and the hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
+from mlpass.weights.ops.products import plain_layout
+from mlpass.weights.ops.record import WeightOp, register
+
 Array = Any
+Kernel = Callable[..., Any]
 
 _BACK = ("weight_ih", "weight_hh", "bias", "peephole")
 _STATES = ("initial_h", "initial_c")
 
 
-def step_inputs(xp: Any, arguments: Mapping[str, Any]) -> Iterator[Array]:
+def step_inputs(
+    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+) -> Iterator[Array]:
     """Yields x (steps, batch, columns) as (1, samples, columns)."""
     x = arguments["x"]
     yield xp.reshape(x, (1, prod(x.shape[:-1]), x.shape[-1]))
 
 
 def input_states(
-    xp: Any, parameter: str, arguments: Mapping[str, Any], kernel: Callable[..., Any]
+    parameter: str, xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields the hidden states that each step begins with, in their order, (1, samples, columns).
 
@@ -45,3 +52,19 @@ def _one_direction(arguments: Mapping[str, Any], *, back: bool) -> dict[str, Any
     if back:
         own.update((name, arguments.get(f"{name}_back")) for name in _BACK)
     return {**own, "direction": "reverse" if back else "forward"}
+
+
+def _register(op_type: str, *beside: str, suffixes: Sequence[str] = ("",)) -> None:
+    for suffix in suffixes:
+        states = partial(input_states, f"weight_hh{suffix}")
+        for parameter, inputs in (
+            (f"weight_ih{suffix}", step_inputs),
+            (f"weight_hh{suffix}", states),
+        ):
+            layout = partial(plain_layout, f"{op_type}.{parameter}")
+            register(WeightOp(op_type, parameter, layout, inputs, beside=frozenset(beside)))
+
+
+_register("lstm", "bias", "bias_back", "peephole", "peephole_back", suffixes=("", "_back"))
+_register("gru", "bias", "input_bias")
+_register("rnn", "bias")

@@ -1,0 +1,110 @@
+"""A stop of a replay: what all samples bring to an op, before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from mlpass.errors import CalibrationError
+from mlpass.halves import widened
+from mlpass.program.ir import Op, Value
+from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.constants import Constants
+
+Arguments = Mapping[str, Any]
+# Given an op and the number of a sample, returns what it is given, each time that it runs.
+Show = Callable[[Op, int], Sequence[Arguments]]
+
+
+class Own(NamedTuple):
+    """What a program has of its own: what it states, where it runs, the kernel of each op."""
+
+    constants: Constants
+    backend: Backend
+    kernels: Mapping[Op, Callable[..., Any]]
+
+
+class Stop:
+    """Where all samples are at one moment; over as soon as the next stop is asked for.
+
+    Attributes:
+        ops: what runs next, in order, those of nested blocks included; at the last stop, all that
+            is left of the program.
+        wanted: those of them whose arguments can be asked for.
+        samples: the number of each sample.
+        constants: what the program states, replaced weights included.
+    """
+
+    def __init__(
+        self, ops: Sequence[Op], wanted: Sequence[Op], samples: range, show: Show, own: Own
+    ) -> None:
+        """Is made by a replay, which ends it."""
+        self.ops = ops
+        self.wanted = wanted
+        self.samples = samples
+        self.constants = own.constants
+        self._own = own
+        self._show: Show | None = show
+
+    def kernel(self, op: Op) -> Callable[..., Any]:
+        """Returns the kernel of an op that runs next."""
+        return self._own.kernels[op]
+
+    def arguments(self, op: Op) -> Mapping[int, Sequence[Arguments]]:
+        """Returns what the kernel of a wanted op is given, by the number of the sample.
+
+        That is once for each time that the op runs: several times in a loop, and never in a branch
+        that is not taken. It is read when it is asked for; control flow is then rehearsed, so that
+        it is best to ask for all ops of one sample before the next.
+
+        Raises:
+            CalibrationError: the stop is over, or the op is not wanted here.
+        """
+        self._shown()
+        if op not in self.wanted:
+            raise CalibrationError(f"replay: {op.name!r} is not among the wanted ops of this stop")
+        return _ByNumber(self.samples, lambda number: self._shown()(op, number))
+
+    def replace(self, value: Value, array: NDArray[Any]) -> None:
+        """Lets a constant be `array` from now on, for all samples.
+
+        Raises:
+            CalibrationError: the stop is over, or the value is not a constant of this program.
+        """
+        self._shown()
+        if value not in self.constants:
+            raise CalibrationError(f"replay: {value.name!r} is not a constant of this program")
+        self.constants.replace(value, self._own.backend.from_numpy(widened(array)))
+
+    def end(self) -> None:
+        """Lets go of the samples: nothing can be asked for any more."""
+        self._show = None
+
+    def _shown(self) -> Show:
+        if self._show is None:
+            raise CalibrationError(
+                "replay: this stop is over; ask for arguments, and replace weights, before the "
+                "next stop, while the iterator lives"
+            )
+        return self._show
+
+
+class _ByNumber(Mapping[int, Sequence[Arguments]]):
+    """A mapping from numbers to what a function returns for them."""
+
+    def __init__(self, numbers: range, show: Callable[[int], Sequence[Arguments]]) -> None:
+        self._numbers = numbers
+        self._show = show
+
+    def __getitem__(self, number: int) -> Sequence[Arguments]:
+        if number not in self._numbers:
+            raise KeyError(number)
+        return self._show(number)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
