@@ -56,7 +56,7 @@ def prune(
     """Prunes the weights of a model, and returns what was done.
 
     A package or an `MLModel` is pruned to a new package, `prune(source, output, config)`; a pymil
-    `Program` in place, `prune(program, config)`.
+    `Program` in place, `prune(program, config)`, for which `prune_program` is the plainer name.
 
     Without `sample_data` weights are pruned by magnitude. With it the program is run on the samples
     once, op by op, and each weight is solved for on the activations that it meets.
@@ -118,9 +118,11 @@ def prune(
         raise ConfigError("joint_compression: prunes by magnitude alone; give no sample_data")
     if is_pymil(source):
         if output is not None and config is not None:
-            raise ConfigError("output: a Program is pruned in place; call prune(program, config)")
+            raise ConfigError(
+                "output: a Program is pruned in place; call prune_program(program, config)"
+            )
         given = output if config is None else config
-        return prune_program(source, given, calibration, joint_compression=joint_compression)
+        return prune_in_place(source, given, calibration, joint_compression=joint_compression)
     if config is None:
         raise ConfigError(
             "output: name the package to write, prune(source, output, config); "
@@ -180,7 +182,7 @@ def prune_package(
     return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
 
 
-def prune_program(
+def prune_in_place(
     program: Any,
     config: object,
     calibration: Calibration | None = None,
