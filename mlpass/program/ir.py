@@ -91,6 +91,7 @@ class Constant:
         in_file: whether that is a weight file rather than the program's own text.
         peek: returns the stored bytes of its first elements, as many as given, where that is
             cheaper than to load it.
+        stored: the bytes that are stored for it, where those are not its elements', packed.
     """
 
     type: ValueType
@@ -98,6 +99,7 @@ class Constant:
     storage: tuple[str, Hashable] | None = None
     in_file: bool = False
     peek: Callable[[int], Raw] | None = field(default=None, repr=False)
+    stored: int | None = None
 
     @classmethod
     def packed(
@@ -152,6 +154,11 @@ class Constant:
     def nbytes(self) -> int:
         """The number of bytes that a tensor's elements take, packed."""
         return self.dtype.nbytes(self.size)
+
+    @property
+    def stored_nbytes(self) -> int:
+        """The number of bytes that are stored for it."""
+        return self.nbytes if self.stored is None else self.stored
 
     def read(self) -> Any:
         """Returns it as numpy array (a scalar as 0-d array), or as the Python object it is.

@@ -1,8 +1,8 @@
-"""New ops as messages of MIL's protobuf form; `milproto.py` decodes what is there."""
+"""Ops as messages of MIL's protobuf form: those there are, and new ones; `milproto.py` decodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlpass.program import ir
@@ -10,6 +10,14 @@ from mlpass.program.dtypes import BY_NAME
 from mlpass.program.proto import MIL
 
 _FIRST_OPSET_WITH_CONSTEXPR_INPUTS = 18
+
+
+def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields (the list it is in, operation) for every operation message, nested ones included."""
+    for operation in block.operations:
+        yield block.operations, operation
+        for nested in operation.blocks:
+            yield from all_operations(nested)
 
 
 def encode_op(

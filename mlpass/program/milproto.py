@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from mlpass.errors import ModelFormatError
 from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType, pack_elements, unpack_elements
+from mlpass.program.folding import fold_program
 from mlpass.program.messages import encode_op
 from mlpass.program.names import names_in, with_free_names
 
@@ -66,7 +68,16 @@ class MilProto:
         self._attributes(message.attributes, "the program")
         functions = {key: self._function(key, value) for key, value in _ordered(message.functions)}
         opset = max((function.opset for function in functions.values()), default=0)
-        self.program = ir.Program(name, functions, opset)
+        self.program, self._origins = fold_program(ir.Program(name, functions, opset))
+        for new, old in self._origins.items():
+            self._places[new], self._functions[new] = self._places[old], self._functions[old]
+        self._stand_ins = {old: new for new, old in self._origins.items()}
+        self._readers: Counter[ir.Value] = Counter()
+        self._makers: dict[ir.Value, ir.Op] = {}
+        self._halves: set[ir.Value] = set()
+        if self._origins:
+            for function in functions.values():
+                self._note_readers(function.block)
 
     def owns(self, op: ir.Op) -> bool:
         """Returns whether `op` is one of this program's, and not replaced yet."""
@@ -86,6 +97,8 @@ class MilProto:
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
+        if op in self._origins:
+            self._let_go(self._origins[op])
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
             self.sparse.add(function)
@@ -93,10 +106,51 @@ class MilProto:
         named = with_free_names(new_ops, self.names[function])
         *before, last = (encode_op(new, opset, store) for new in named)
         if before:
-            index = next(i for i, candidate in enumerate(container) if candidate is message)
+            index = _index_of(message, container)
             for position, extra in enumerate(before):
                 container.insert(index + position, extra)
         message.CopyFrom(last)
+
+    def other_halves(self) -> list[tuple[ir.Op, ir.Constant]]:
+        """Returns what still reads weights of which other parts were replaced, and what it makes.
+
+        Stored by themselves, such slices take no more than they do in the whole.
+        """
+        found = []
+        for op, origin in self._origins.items():
+            (made,) = op.inputs.get("val", (None,))
+            reads = {one for arguments in origin.inputs.values() for one in arguments}
+            if isinstance(made, ir.Constant) and op in self._places and reads & self._halves:
+                found += [(op, made)] if made.nbytes <= made.stored_nbytes else []
+        return found
+
+    def _note_readers(self, block: ir.Block) -> None:
+        """Counts who reads each value."""
+        for op in block.walk():
+            self._makers.update((value, op) for value in op.outputs)
+            for arguments in op.inputs.values():
+                self._readers.update(one for one in arguments if isinstance(one, ir.Value))
+        for nested in block.walk_blocks():
+            self._readers.update(nested.outputs)
+
+    def _let_go(self, op: ir.Op) -> None:
+        """Takes what an op that was folded reads out of the message, where nothing else does."""
+        waiting = [op]
+        while waiting:
+            for arguments in waiting.pop().inputs.values():
+                for argument in arguments:
+                    self.blobs.pop(argument, None)  # type: ignore[arg-type]
+                    if not isinstance(argument, ir.Value):
+                        continue
+                    self._readers[argument] -= 1
+                    if getattr(argument.type, "dtype", "").startswith("fp"):
+                        self._halves.add(argument)
+                    maker = self._makers.get(argument)
+                    if self._readers[argument] == 0 and maker is not None:
+                        container, message = self._places.pop(maker)
+                        self._places.pop(self._stand_ins.get(maker, maker), None)
+                        del container[_index_of(message, container)]
+                        waiting.append(maker)
 
     def _function(self, name: str, message: Any) -> ir.Function:
         where = f"function {name!r}"
@@ -226,12 +280,8 @@ def opset_number(name: str) -> int:
     return number + 10 if number <= 8 else number + 17  # after iOS18 came iOS26
 
 
-def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields (the list it is in, operation) for every operation message, nested ones included."""
-    for operation in block.operations:
-        yield block.operations, operation
-        for nested in operation.blocks:
-            yield from all_operations(nested)
+def _index_of(message: Any, container: Any) -> int:
+    return next(index for index, candidate in enumerate(container) if candidate is message)
 
 
 def _ordered(mapping: Any) -> list[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from mlpass.errors import ModelFormatError
 from mlpass.files import check_apart, check_free, whole_folder
-from mlpass.program import ir
+from mlpass.program import encode, ir
 from mlpass.program.blobs import BlobFile, BlobWriter
 from mlpass.program.manifest import check_items, find_model, inside, is_within
 from mlpass.program.milproto import MilProto
@@ -211,6 +211,8 @@ class Rewriter:
 
     def _finish(self) -> None:
         for _, part in self._package.parts:
+            for op, made in part.other_halves():
+                self.replace(op, [encode.dense(op, ir.Constant.of(made.read(), made))])
             self._move_blobs(part)
         written = {self._target(self._package.blob_path(name)) for name in self._writers}
         if self._changed:

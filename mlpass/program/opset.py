@@ -12,8 +12,8 @@ import numpy as np
 
 from mlpass.program.dtypes import BY_PROTO
 from mlpass.program.ir import Constant, Op, Value
-from mlpass.program.messages import encode_op
-from mlpass.program.milproto import MilProto, all_operations, opset_number
+from mlpass.program.messages import all_operations, encode_op
+from mlpass.program.milproto import MilProto, opset_number
 from mlpass.program.names import free_name
 
 _SPARSE_OPSET = 16

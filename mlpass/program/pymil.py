@@ -10,6 +10,7 @@ import numpy as np
 
 from mlpass.errors import ModelFormatError
 from mlpass.program.dtypes import BY_NAME, pack_elements
+from mlpass.program.folding import fold_program
 from mlpass.program.ir import (
     Argument,
     Block,
@@ -42,8 +43,9 @@ class LiveProgram:
 
     Attributes:
         graph: the program as a graph that reads the program's own arrays.
-        ops: the pymil op that each `const` and `constexpr_*` op of the graph stands for.
-        variables: the pymil variable that each of their results, and each constant, stands for.
+        ops: the pymil op that each op of the graph stands for.
+        variables: the pymil variable that each result of `const` and `constexpr_*` ops, and each
+            constant, stands for.
     """
 
     graph: Program
@@ -73,7 +75,9 @@ def open_program(program: Any) -> LiveProgram:
         for name, function in program.functions.items()
     }
     opset = max((function.opset for function in functions.values()), default=_OLDEST_OPSET)
-    return LiveProgram(Program("", functions, opset), ops, variables)
+    graph, origins = fold_program(Program("", functions, opset))
+    ops.update((new, ops[old]) for new, old in origins.items())
+    return LiveProgram(graph, ops, variables)
 
 
 def opset_of(function: Any) -> int:
@@ -129,8 +133,8 @@ class _Reader:
                 arguments[parameter] = tuple(self._argument(variable) for variable in several)
         outputs = tuple(self._value(variable) for variable in op.outputs)
         read = Op(op.op_type, op.name, arguments, outputs, blocks)
+        self.ops[read] = op
         if op.op_type == "const" or op.op_type.startswith("constexpr_"):
-            self.ops[read] = op
             self.variables.update(zip(outputs, op.outputs, strict=True))
         return read
 

@@ -96,7 +96,7 @@ class PymilEditor:
         if old.enclosing_block is None:
             return  # two functions may be one block: it was replaced with the other's
         self._enter(old.enclosing_block)
-        parts = dict.fromkeys(variable.op for variable in old.get_flattened_inputs())
+        waiting = list(_parts(old))
         weight_id = _weight_id(old)
         for new in with_free_names(new_ops, self._names):
             self._insert(new, old, weight_id)
@@ -105,8 +105,10 @@ class PymilEditor:
             anchor_op=old, old_var=old.outputs[-1], new_var=result, force_replace=True
         )
         block.remove_ops([old])
-        for part in parts:
-            if part is not None and not _is_read(part):
+        while waiting:
+            part = waiting.pop()
+            if part.enclosing_block is not None and not _is_read(part):
+                waiting += _parts(part)
                 part.enclosing_block.remove_ops([part])
 
     def _enter(self, block: Any) -> None:
@@ -178,6 +180,12 @@ def _weight_id(op: Any) -> str | None:
     if op.op_type in JOINT_FORMS:
         op = op.inputs[JOINT_FORMS[op.op_type][0]].op
     return getattr(op, "weight_id", None)
+
+
+def _parts(op: Any) -> dict[Any, None]:
+    """Returns the ops that make what an op reads."""
+    makers = (variable.op for variable in op.get_flattened_inputs())
+    return dict.fromkeys(maker for maker in makers if maker is not None)
 
 
 def _is_read(op: Any) -> bool:

@@ -39,13 +39,16 @@ from mlpass.solvers.problem import (
 )
 from mlpass.solvers.products import Part
 from mlpass.solvers.refit import refit
+from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.masks import keep_mask
-from mlpass.sparsity.modes import Mask
+from mlpass.sparsity.modes import Mask, Threshold
 from mlpass.sparsity.tensors import host, placed
 
 _RELAXATION = 1.5
 _EXPLORING = 0.5  # of the penalty, for the first half of the iterations
+_ROWS = 64  # of a group, which tell what to expect of all
+_DOUBT = 1.5  # times the error found, above which another's on these is not looked into
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,27 @@ class ADMM(Method):
         split, keep, dampening = self._search(scaled)
         if self.finish:
             split = refit(scaled, keep, split, self.finish, dampening)
-        weight = split / scale
-        power = output_power(weight - problem.weight, problem.gram)
-        plain = Magnitude().prune(problem)
-        if power <= output_power(plain.weight - problem.weight, problem.gram):
-            return Pruned(weight, keep, dampening, power)
-        # The search has gone astray, as it may where whole rows are to go.
-        weight = refit(problem, plain.keep, plain.weight, dampening=dampening)
-        return Pruned(weight, plain.keep, dampening)
+        return self._checked(problem, Pruned(split / scale, keep, dampening))
+
+    def _checked(self, problem: Problem, found: Pruned) -> Pruned:
+        """Returns what the search found, or what a simpler method's mask gives where that is less.
+
+        The search may go astray: where whole rows are to go, or a Gram is close to singular.
+        """
+        power = output_power(found.weight - problem.weight, problem.gram)
+        best = found._replace(power=power)
+        if isinstance(problem.mode, Threshold):  # leaves each method another number of zeros
+            return best
+        swept, _ = SparseGPT(self.dampening).swept(problem)
+        for other in (swept, Magnitude().prune(problem)):
+            other = other._replace(dampening=max(self.dampening, other.dampening))
+            if _may_be_better(problem, other, best):
+                for each in (best, other):
+                    weight, lower = _refitted(problem, each)
+                    if lower < power:
+                        power = lower
+                        best = each._replace(weight=weight, power=power)
+        return best
 
     def _search(self, problem: Problem) -> tuple[Array, Mask, float]:
         """Returns Z after all iterations, its mask, and the dampening that the Gram took."""
@@ -115,6 +131,21 @@ class ADMM(Method):
                 _relax(total, split, target, solver, penalty)
                 split, keep = _project(problem, total)
         return split, keep, dampening
+
+
+def _may_be_better(problem: Problem, other: Pruned, best: Pruned) -> bool:
+    """Returns whether another result may be the better one once it is refitted, by some rows."""
+    some = slice(None, None, max(1, problem.weight.shape[1] // _ROWS))
+    part = replace(problem, weight=problem.weight[:, some])
+    power = output_power(best.weight[:, some] - part.weight, part.gram)
+    other = other._replace(weight=other.weight[:, some], keep=other.keep[:, some])
+    return _refitted(part, other)[1] <= _DOUBT * power
+
+
+def _refitted(problem: Problem, pruned: Pruned) -> tuple[Array, float]:
+    """Returns a result's weight refitted on its mask, and the square sum of its change."""
+    weight = refit(problem, pruned.keep, pruned.weight, dampening=pruned.dampening)
+    return weight, output_power(weight - problem.weight, problem.gram)
 
 
 def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: float) -> None:

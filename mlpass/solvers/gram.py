@@ -16,9 +16,13 @@ from mlpass.solvers.accumulate import accumulate as accumulate
 from mlpass.solvers.arrays import copied, diagonals, namespace, ratio, tensor_form, total
 from mlpass.solvers.factor import factor_in_place, inverse
 from mlpass.solvers.products import Array, pairs, row_parts
-from mlpass.sparsity.tensors import host, taken
+from mlpass.sparsity.tensors import host, placed, taken
 
 Derived = TypeVar("Derived")
+
+# Of a column's own power: what is added to tell whether the others tell all of it, and what is then
+# left at most; and the share of such columns that samples have to be short for.
+_FAINT, _TOLD, _MANY = 1e-5, 1e-4, 0.05
 
 
 class Gram:
@@ -68,6 +72,22 @@ class Gram:
         return self._matrix
 
     @property
+    def means(self) -> Array:
+        """The mean live diagonal of each group, (groups,) fp32; 1 where no sample reaches it.
+
+        A single group has 1, to which the Gram is scaled.
+        """
+        return self.derived("means", self._means)
+
+    def _means(self) -> Array:
+        diagonal = host(self.diagonal)
+        means = diagonal.sum(axis=1) / np.maximum(1, np.count_nonzero(diagonal, axis=1))
+        if len(means) == 1:
+            means[:] = 1
+        found: Array = placed(np.where(means > 0, means, 1).astype(np.float32), self.diagonal)
+        return found
+
+    @property
     def hosted(self) -> Gram:
         """The Gram in numpy's arrays: itself where it is."""
         if tensor_form(self._matrix) is None:
@@ -103,8 +123,30 @@ class Gram:
 
         return self.derived(("conditional", dampening), make)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether of many columns the others tell all, as with fewer samples than columns."""
+        return self.derived("is_short", self._is_short)
+
+    def _is_short(self) -> bool:
+        unit = self._divided(namespace(self.diagonal).sqrt(self.diagonal))
+        try:
+            if form := tensor_form(unit.matrix):
+                uppers, _ = form.dampened_factors(unit.matrix, _FAINT)
+            else:
+                uppers = np.stack([dampened_factor(group, _FAINT)[0] for group in unit.matrix])
+        except CalibrationError:  # of columns so quiet that rounding outweighs what they tell
+            return False
+        own = host(diagonals(uppers)) ** 2
+        live = host(self.diagonal) > 0
+        return bool(np.count_nonzero(live & (own < _TOLD)) >= _MANY * np.count_nonzero(live))
+
     def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
-        """Returns `(G + (dampening + penalty) I)^-1` of each group, and the dampening it took.
+        """Returns `(G + (dampening * mean + penalty) I)^-1` of each group, and its dampening.
+
+        Args:
+            dampening: fraction of a group's mean live diagonal; raised where that is not enough.
+            penalty: the same number for all groups, however loud they are.
 
         Raises:
             CalibrationError: it is not positive semidefinite.
@@ -113,12 +155,15 @@ class Gram:
         return self.derived(key, lambda: self._inverse(dampening, penalty))
 
     def _inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
+        extra = [penalty / mean for mean in host(self.means).tolist()]
+        shares = [dampening + each for each in extra]
         if form := tensor_form(self.matrix):
-            uppers, taking = form.dampened_factors(self.matrix, dampening + penalty)
-            return form.inverses(uppers), max(taking) - penalty
-        parts = [dampened_factor(group, dampening + penalty) for group in self.matrix]
-        solver: Array = np.stack([inverse(upper) for upper, _ in parts])
-        return solver, max(used for _, used in parts) - penalty
+            uppers, taken = form.dampened_factors(self.matrix, shares)
+            solver: Array = form.inverses(uppers)
+        else:
+            parts = [dampened_factor(*each) for each in zip(self.matrix, shares, strict=True)]
+            solver, taken = np.stack([inverse(upper) for upper, _ in parts]), [u for _, u in parts]
+        return solver, max(used - each for used, each in zip(taken, extra, strict=True))
 
     def _divided(self, lengths: Array) -> Gram:
         """Returns the Gram of columns divided by some lengths; those of length 0 stay 0."""

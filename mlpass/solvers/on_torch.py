@@ -102,14 +102,16 @@ def scaled(gram: Tensor) -> Tensor:
     return (wide * (1 / mean)).to(gram.device, torch.float32)
 
 
-def dampened_factors(grams: Tensor, dampening: float) -> tuple[Tensor, list[float]]:
+def dampened_factors(
+    grams: Tensor, dampening: float | Sequence[float]
+) -> tuple[Tensor, list[float]]:
     """Returns U of each group as `dampened_factor` does, and the dampening that each took.
 
     What fp32 cannot factor is left to that function, which knows what to do.
 
     Args:
         grams: (groups, columns, columns).
-        dampening: fraction of a group's mean live diagonal.
+        dampening: fraction of a group's mean live diagonal, of all groups or of each.
 
     Raises:
         CalibrationError: a group is not positive semidefinite.
@@ -118,14 +120,16 @@ def dampened_factors(grams: Tensor, dampening: float) -> tuple[Tensor, list[floa
     live = diagonal != 0
     mean = diagonal.sum(dim=1) / live.sum(dim=1).clamp(min=1)
     mean = torch.where(mean > 0, mean, 1.0)[:, None]
+    shares = [dampening] * len(grams) if isinstance(dampening, float | int) else [*dampening]
     damped = grams.clone()
-    raised = torch.where(live, diagonal, mean) + dampening * mean
+    fractions = placed(np.array(shares, np.float32), grams)[:, None]
+    raised = torch.where(live, diagonal, mean) + fractions * mean
     torch.diagonal(damped, dim1=1, dim2=2).copy_(raised)
     lower, failed = _possible(torch.linalg.cholesky_ex, damped.flip(1, 2))
-    upper, used = lower.flip(1, 2), [dampening] * len(grams)
+    upper, used = lower.flip(1, 2), shares.copy()
     wrong = (failed != 0) | ~upper.isfinite().flatten(1).all(dim=1)
     for group in np.flatnonzero(host(wrong)).tolist():
-        factor, used[group] = dampened_factor(host(grams[group]), dampening)
+        factor, used[group] = dampened_factor(host(grams[group]), shares[group])
         upper[group] = placed(factor, upper)
     return upper, used
 

@@ -25,16 +25,17 @@ def refit(
         keep: (groups, rows, columns).
         weight: where to start, zero outside `keep`.
         iterations: one product with the Gram each.
-        dampening: added to the Gram's diagonal, where few samples would otherwise be fitted.
+        dampening: fraction of a group's mean diagonal that is added to it, where few samples would
+            otherwise be fitted.
     """
     if problem.gram.is_diagonal:
         return weight
-    gram, extra = problem.gram.matrix, float(dampening)
-    inverse = ratio(1, problem.gram.diagonal + extra)
+    gram, added = problem.gram.matrix, dampening * problem.gram.means[:, None, None]
+    inverse = ratio(1, problem.gram.diagonal + added[:, 0])
     result: Array = copied(weight)
 
     def solve_rows(part: Part) -> None:
-        kept, square = keep[part], gram[part[0]]
+        kept, square, extra = keep[part], gram[part[0]], added[part[0]]
         scale = kept * inverse[part[0], None]  # the mask and it in one
         offset: Array = problem.weight[part] - weight[part]
         residual: Any = offset @ square

@@ -15,8 +15,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.solvers.factored import factor
 from mlpass.solvers.problem import Array, Method, Problem, Pruned
-from mlpass.solvers.sparsegpt import Rounding, SparseGPT, factor, sweep
+from mlpass.solvers.sparsegpt import Rounding, SparseGPT, sweep
 from mlpass.sparsity.modes import Mask
 
 # Given column indices in a sweep's order, the rounding of that sweep.
@@ -47,7 +48,7 @@ def prune_rounded(
     windows = problem.mode.windows(problem.layout, sweeper.block_size)
     factored = factor(problem, windows, sweeper.dampening)
     rounding = make(factored.order)
-    if isinstance(method, SparseGPT) and not method.refit:
+    if isinstance(method, SparseGPT) and not method.refits(problem, factored):
         weight, keep, power = sweep(problem.weight, factored, windows, method.block_size, rounding)
         return Pruned(weight, keep, factored.dampening, power)
     weight, keep, _ = sweep(

@@ -12,16 +12,15 @@ two, after every fourth four by four. So nearly all of the work is in a few larg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.parallel import map_items
-from mlpass.solvers.arrays import blank, diagonals, jobs, namespace, tensor_form, total, zeros
-from mlpass.solvers.gram import dampened_factor
+from mlpass.solvers.arrays import blank, diagonals, jobs, namespace, total
+from mlpass.solvers.factored import Factored, factor
 from mlpass.solvers.problem import (
     Array,
     Method,
@@ -29,13 +28,12 @@ from mlpass.solvers.problem import (
     Pruned,
     check_count,
     check_dampening,
-    column_scale,
 )
 from mlpass.solvers.products import Part
 from mlpass.solvers.refit import refit
 from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.modes import Mask, Window
-from mlpass.sparsity.tensors import host, is_tensor, placed
+from mlpass.sparsity.tensors import is_tensor, placed
 
 # Given a column's index in the sweep and its values (groups, rows), returns the values to store.
 Rounding = Callable[[int, Array], Array]
@@ -52,7 +50,9 @@ class SparseGPT(Method):
         dampening: fraction of the Gram's mean diagonal to add to it, 0 to 1; raised where the Gram
             cannot be factored.
         block_size: columns whose mask is decided at once where the mode leaves a choice.
-        refit: whether kept weights are solved for again, exactly, once the mask is known.
+        refit: whether kept weights are solved for again, exactly, once the mask is known. Where
+            samples are fewer than columns they always are: the sweep makes up for a column in those
+            after it alone, which then leaves several times the error that its mask has to.
     """
 
     dampening: float = 0.01
@@ -66,90 +66,27 @@ class SparseGPT(Method):
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned and updated weight."""
+        found, factored = self.swept(problem)
+        if not self.refits(problem, factored):
+            return found
+        weight = refit(problem, found.keep, found.weight, dampening=found.dampening)
+        return found._replace(weight=weight, power=None)
+
+    def swept(self, problem: Problem) -> tuple[Pruned, Factored]:
+        """Returns what one sweep over the columns gives, and the factor that it took."""
         windows = problem.mode.windows(problem.layout, self.block_size)
         factored = factor(problem, windows, self.dampening)
         weight, keep, power = sweep(problem.weight, factored, windows, self.block_size)
-        if not self.refit:
-            return Pruned(weight, keep, factored.dampening, power)
-        weight = refit(problem, keep, weight, dampening=factored.dampening)
-        return Pruned(weight, keep, factored.dampening)
+        return Pruned(weight, keep, factored.dampening, power), factored
 
+    def refits(self, problem: Problem, factored: Factored) -> bool:
+        """Returns whether kept weights are solved for again: where asked for, or samples are few.
 
-@dataclass(frozen=True)
-class Factored:
-    """A Gram made ready for sweeps.
-
-    Attributes:
-        order: of the columns in a sweep.
-        upper: (groups, columns, columns) U of the dampened Gram in that order.
-        scale: (groups, columns) what |w| is multiplied with to give the score, in that order.
-        live: (groups, columns) whether any sample reaches a column, in that order.
-        added: (groups,) what was added to the diagonal.
-        dampening: the same as a fraction of the mean diagonal, the largest of all groups.
-        reaches: what `reach` has returned.
-    """
-
-    order: NDArray[np.intp]
-    upper: Array
-    scale: Array
-    live: NDArray[np.bool_]
-    added: Array
-    dampening: float
-    reaches: dict[tuple[int, ...], tuple[Array, list[Array]]] = field(default_factory=dict)
-
-    def reach(self, edges: tuple[int, ...]) -> tuple[Array, list[Array]]:
-        """Returns what a sweep through the blocks between `edges` needs.
-
-        The first, (groups, columns, columns), has in each block's columns what the changes of the
-        columns before it take from them. The second is each block's own U^-1.
+        Args:
+            problem: one weight.
+            factored: its Gram, which spares most problems a closer look.
         """
-        if edges not in self.reaches:
-            xp, form = namespace(self.upper), tensor_form(self.upper)
-            reach, blocks = zeros(self.upper, self.upper.shape), list(pairwise(edges))
-            inverse = form.triangular_inverse if form else np.linalg.inv
-
-            def invert(block: tuple[int, int]) -> Array:
-                start, stop = block
-                spread: Array = inverse(self.upper[:, start:stop, start:stop])
-                before = self.upper[:, :start, start:stop]
-                xp.matmul(before, spread, out=reach[:, :start, start:stop])
-                return spread
-
-            spreads = [*map(invert, blocks)] if form else map_items(invert, blocks)
-            self.reaches[edges] = reach, spreads
-        return self.reaches[edges]
-
-
-def factor(problem: Problem, windows: list[Window], dampening: float) -> Factored:
-    """Returns the problem's Gram factored for a sweep through `windows`.
-
-    Raises:
-        CalibrationError: the Gram is not positive semidefinite.
-    """
-    order = np.concatenate([window.columns for window in windows])
-    return problem.gram.derived(
-        ("factor", dampening, order.tobytes()),
-        lambda: _factor(problem.gram.matrix, order, dampening),
-    )
-
-
-def _factor(matrix: Array, order: NDArray[np.intp], dampening: float) -> Factored:
-    native = np.array_equal(order, np.arange(order.size))
-    places = placed(order, matrix)
-    gram = matrix if native else matrix[:, places[:, None], places]
-    if form := tensor_form(gram):
-        upper, each = form.dampened_factors(gram, dampening)
-    else:
-        parts = [dampened_factor(group, dampening) for group in gram]
-        upper = parts[0][0][None] if len(parts) == 1 else np.stack([upper for upper, _ in parts])
-        each = [used for _, used in parts]
-    used, diagonal = np.array(each), host(diagonals(gram))
-    live = diagonal > 0
-    scale = column_scale(host(diagonals(upper)) * live)
-    mean = diagonal.sum(axis=1) / np.maximum(1, live.sum(axis=1))
-    added = (used * mean).astype(np.float32)
-    scale, live, added = (placed(part, gram) for part in (scale, live, added))
-    return Factored(order, upper, scale, live, added, float(used.max()))
+        return self.refit or (factored.hides and problem.gram.is_short)
 
 
 def sweep(

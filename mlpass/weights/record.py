@@ -62,7 +62,7 @@ def untouched_record(
 def stored_bytes(site: Site) -> int:
     """Returns the stored bytes of all that a weight is made from, what is shared counted once."""
     if site.constant is not None:
-        return site.constant.nbytes
+        return site.constant.stored_nbytes
     constants = {
         constant.storage or constant: constant
         for op in site.parts

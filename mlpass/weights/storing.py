@@ -68,6 +68,11 @@ def encode_weight(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
     zeros = weight.size - nonzero.size
     forms = [encode.form_of(opset) for opset in site.opsets]
     nbytes = encode.sparse_nbytes(weight.size, nonzero.size, constant.dtype, len(set(forms)))
+    if min(nbytes, constant.nbytes) > constant.stored_nbytes:
+        raise NotApplicable(
+            f"it is cast from {constant.stored_nbytes} bytes, and would take "
+            f"{min(nbytes, constant.nbytes)} with {zeros} of its elements zero"
+        )
     if nbytes >= constant.nbytes:
         new = Constant.of(zero_out(weight, keep), constant)
         ops = [(maker, [encode.dense(maker, new)]) for maker in site.makers]

@@ -17,7 +17,7 @@ import numpy as np
 from mlpass import Config, Percentile, prune
 from mlpass.program.blobs import BlobWriter
 from mlpass.program.dtypes import BY_NAME, pack_elements
-from mlpass.program.milproto import all_operations
+from mlpass.program.messages import all_operations
 from mlpass.program.proto import MIL, Model
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -6,8 +6,10 @@ import functools
 import json
 import shutil
 
+import coremltools as ct
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import NM, Block, Channel, Config, Kernel, Percentile, Threshold
@@ -16,6 +18,7 @@ from mlpass.program.mlpackage import Package
 from mlpass.weights.reading import layout_of_site
 from mlpass.weights.sites import find_sites
 from tests import peer
+from tests.runtime.programs import convert, program
 
 MODES = [
     Threshold(0.02, 0.2),
@@ -126,8 +129,20 @@ def test_same_bytes_on_any_number_of_threads(fixtures, tmp_path, monkeypatch, mo
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-def test_global_scope_is_one_exact_ranking(fixtures, tmp_path):
-    source, out = fixtures / "silero_vad.mlpackage", tmp_path / "out.mlpackage"
+def test_global_scope_is_one_exact_ranking(tmp_path):
+    generator = np.random.default_rng(0)
+
+    def build(x):
+        for size in (64, 48, 96):
+            half = size == 48
+            weight = generator.standard_normal((x.shape[1], size)) * size
+            x = mb.cast(x=x, dtype="fp16" if half else "fp32")
+            x = mb.matmul(x=x, y=weight.astype(np.float16 if half else np.float32))
+        return x
+
+    source, out = tmp_path / "in.mlpackage", tmp_path / "out.mlpackage"
+    made = program(build, (1, 64))
+    convert(made, pass_pipeline=ct.PassPipeline.EMPTY).save(str(source))
     report = mlpass.prune(source, out, Percentile(0.7, scope="global"))
     chosen = [layer.name for layer in report.layers if layer.mode]
     assert {layer.dtype for layer in report.layers if layer.mode} == {"fp16", "fp32"}

@@ -12,7 +12,13 @@ from mlpass.solvers.gram import accumulate
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
-from mlpass.sparsity.layout import Layout, conv_layout, matrix_layout
+from mlpass.sparsity.layout import (
+    Layout,
+    conv_layout,
+    conv_transpose_layout,
+    matmul_layout,
+    matrix_layout,
+)
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Mode, Percentile, Threshold
 
 MODES: list[Mode] = [
@@ -41,6 +47,13 @@ LAYOUTS: list[Layout] = [
     conv_layout((24, 14, 3, 3), 1),
     conv_layout((24, 7, 5), 2),
 ]
+GROUPED: list[Layout] = [  # whose columns of different groups are compared
+    conv_layout((96, 1, 3, 3), 96),
+    conv_layout((48, 1, 5, 5), 48),
+    conv_layout((64, 8, 3, 3), 8),
+    conv_transpose_layout((48, 2, 3), 24),
+    matmul_layout((5, 24, 12), left=False, transposed=False),
+]
 
 
 def layer(
@@ -55,18 +68,34 @@ def layer(
     return weight, inputs / np.float32(np.sqrt(np.mean(np.square(inputs))))
 
 
-def stored(layout: Layout, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Returns a weight in the shape of `layout`, and its Gram (groups, columns, columns)."""
+def stored(
+    layout: Layout, seed: int = 0, samples: float = 4, decay: float = 0.5, loudness: float = 0
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Returns a weight in the shape of `layout`, and its Gram (groups, columns, columns).
+
+    Args:
+        layout: of the weight.
+        seed: of the first group.
+        samples: for each column.
+        decay: of the inputs' spectrum.
+        loudness: by how much groups differ: the spread of the logarithm of their scale.
+    """
     groups, rows, channels, positions = layout.sizes
     columns = channels * positions
-    parts = [layer(rows, columns, seed=seed + group) for group in range(groups)]
+    count = max(2, int(samples * columns))
+    parts = [layer(rows, columns, count, decay, seed + group) for group in range(groups)]
+    scales = np.exp(loudness * np.random.default_rng(seed).standard_normal(groups))
+    inputs = [inputs * np.float32(scale) for (_, inputs), scale in zip(parts, scales, strict=True)]
     weight = np.stack([part[0] for part in parts]).reshape(layout.sizes)
-    gram = accumulate(None, np.stack([part[1] for part in parts]))
-    return np.ascontiguousarray(layout.join(weight)), gram
+    return np.ascontiguousarray(layout.join(weight)), accumulate(None, np.stack(inputs))
 
 
 def fits(mode: Mode, layout: Layout) -> bool:
-    """Returns whether a mode fits a layout: kernels need one."""
+    """Returns whether a mode fits a layout: kernels need one, groups and blocks enough channels."""
+    groups, rows, channels, _ = layout.sizes
+    if isinstance(mode, NM | Block):
+        size = mode.m if isinstance(mode, NM) else mode.block_size
+        return size <= (channels if mode.dim == 1 else groups * rows)
     return not isinstance(mode, Kernel) or bool(layout.axes[3])
 
 

@@ -8,7 +8,7 @@ import scipy.linalg
 
 from mlpass.errors import CalibrationError
 from mlpass.solvers.factor import factor_in_place, inverse
-from mlpass.solvers.gram import GramSum, accumulate, dampened_factor, scaled
+from mlpass.solvers.gram import Gram, GramSum, accumulate, dampened_factor, scaled
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Channel, Percentile
@@ -26,6 +26,16 @@ def test_the_factor_and_its_inverse(columns, dtype):
     assert np.allclose(upper @ upper.T, gram, rtol=1e-10, atol=1e-10 * gram.max())
     tolerance = 1e-2 if dtype == np.float32 else 1e-8
     assert np.allclose(inverse(upper.astype(dtype)) @ gram, np.eye(columns), atol=tolerance)
+
+
+def test_a_penalty_is_the_same_for_loud_groups_and_quiet_ones():
+    parts = [layer(1, 12, seed=seed)[1] * scale for seed, scale in enumerate((0.1, 1, 10))]
+    gram = Gram(accumulate(None, np.stack(parts).astype(np.float32)))
+    solver, used = gram.inverse(0.02, 0.5)
+    for found, group in zip(solver, gram.matrix.astype(np.float64), strict=True):
+        exact = np.linalg.inv(group + (0.02 * np.mean(np.diag(group)) + 0.5) * np.eye(12))
+        np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-5)
+    assert used == pytest.approx(0.02, abs=1e-6)
 
 
 def test_a_gram_that_is_not_positive_definite_has_no_factor():

@@ -59,7 +59,7 @@ def test_a_shared_gram_is_factored_once_for_each_order_and_dampening(monkeypatch
         factored.append(dampening)
         return plain(gram, dampening)
 
-    for module in ("gram", "sparsegpt"):
+    for module in ("gram", "factored"):
         monkeypatch.setattr(f"mlpass.solvers.{module}.dampened_factor", counted)
     weight, inputs = layer(16, 48)
     shared = Gram(accumulate(None, inputs))
@@ -67,10 +67,10 @@ def test_a_shared_gram_is_factored_once_for_each_order_and_dampening(monkeypatch
         solve(weight, shared, mode, method=SparseGPT())
     assert factored == [0.01]
     solve(weight, shared, NM(2, 4), method=SparseGPT(dampening=0.1))
-    assert factored == [0.01, 0.1]
+    assert factored == [0.01, 0.1, 1e-5]  # the last tells whether samples are few
     for _ in range(2):
         solve(weight, shared, NM(2, 4), method=ADMM())
-    assert len(factored) == 5  # one for what columns have of their own, one for each penalty
+    assert len(factored) == 6  # one for what columns have of their own, one for each penalty
 
 
 def test_what_a_gram_holds_goes_with_it():
