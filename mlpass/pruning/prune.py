@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mlpass.runtime.sources import is_pymil
 from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
 from mlpass.solvers.quantize import Quantization
+from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.joint import check_opset
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
@@ -161,7 +163,7 @@ def prune_package(
         resume: whether to go on with what a run that died had finished.
 
     Raises:
-        MlpassError: as `prune`.
+        MlpassError: as `prune`; or the package was not written as the report says.
         OSError: a file cannot be read or written.
     """
     with open_package(source) as package:
@@ -177,6 +179,10 @@ def prune_package(
                 layers = prune_data_free(steps, rewriter)
             else:
                 layers = _prune_calibrated(package, steps, calibration, rewriter, journal)
+            told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
+            rewriter.ensures = partial(
+                ensure_written, target=Path(output), programs=package.programs, told=told
+            )
         bytes_after = package_nbytes(Path(output))
         name, target = str(package.path), os.fspath(output)
     return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
