@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlpass.plan.config import Config, Sized
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
+    from mlpass.pruning.in_place import prune_program
     from mlpass.pruning.prune import prune
     from mlpass.report.choice import Attempt, Choice, Target
     from mlpass.report.comparison import Comparison, OutputRecord
@@ -87,6 +88,7 @@ _HOMES = {
     "kernel": "mlpass.runtime.kernels.registry",
     "pipeline": "mlpass.plugin.passes",
     "prune": "mlpass.pruning.prune",
+    "prune_program": "mlpass.pruning.in_place",
     "prune_weights": "mlpass.pruning.drop_in",
     "solve": "mlpass.solvers.solve",
     "Attempt": "mlpass.report.choice",
@@ -127,6 +129,7 @@ __all__ = [
     "kernel",
     "pipeline",
     "prune",
+    "prune_program",
     "prune_weights",
     "solve",
     "Comparison",

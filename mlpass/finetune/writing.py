@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mlpass.finetune.weights import encode_trained, find_trained, is_weight, ope
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import package_nbytes
 from mlpass.report.records import LayerRecord, Report
+from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded
@@ -55,12 +57,13 @@ def write_module(
 
     Raises:
         ExecutionError: a weight does not fit its stored type.
+        MlpassError: the package was not written as the report says.
         ModelFormatError: the model is no longer the one that was trained.
         OutputExistsError: `output` exists and `force` is False.
         OSError: a file cannot be read or written.
     """
     names = module.parameter_names
-    layers = []
+    told: list[Told] = []
     with open_package(module.source) as package:
         sites = find_trained(package.programs)
         shapes = {site.name: site.shape for site in sites}
@@ -77,10 +80,18 @@ def write_module(
                 for old, new in stored.replacements if stored else ():
                     rewriter.replace(old, new)
                 if is_weight(site):
-                    layers.append(_record(module, site, pruned, skipped, stored))
+                    told.append(Told(site, _record(module, site, pruned, skipped, stored)))
+            rewriter.ensures = partial(
+                ensure_written,
+                target=Path(output),
+                programs=package.programs,
+                told=told,
+                find=find_trained,
+            )
         source = str(package.path)
     bytes_after = package_nbytes(Path(output))
-    return Report(source, os.fspath(output), bytes_before, bytes_after, functions, tuple(layers))
+    layers = tuple(layer for _, layer in told)
+    return Report(source, os.fspath(output), bytes_before, bytes_after, functions, layers)
 
 
 def _encoded(module: ProgramModule, site: Site, name: str | None) -> Encoded | None:

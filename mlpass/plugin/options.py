@@ -41,7 +41,7 @@ def pass_kinds() -> list[PassKind]:
 
 
 def arguments_of(kind: PassKind, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of `prune_program` that a pass' options stand for.
+    """Returns the arguments of `prune_in_place` that a pass' options stand for.
 
     Args:
         kind: of the pass.

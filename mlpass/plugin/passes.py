@@ -22,7 +22,7 @@ from mlpass.errors import ConfigError, MlpassError
 from mlpass.plan.config import as_config
 from mlpass.plugin.options import PassKind, arguments_of, pass_kinds
 from mlpass.program.reload import load_pymil
-from mlpass.pruning.prune import prune_program
+from mlpass.pruning.prune import prune_in_place
 from mlpass.runtime.samples import load_samples
 from mlpass.solvers.problem import Method
 
@@ -56,7 +56,7 @@ class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is unty
         self.arguments()
 
     def arguments(self) -> dict[str, Any]:
-        """Returns what its options say, as arguments of `prune_program`.
+        """Returns what its options say, as arguments of `prune_in_place`.
 
         Raises:
             ConfigError: one is unknown, bad or missing.
@@ -79,7 +79,7 @@ class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is unty
             samples = [_renamed(sample, prog) for sample in calibration.sample_data]
             arguments["calibration"] = replace(calibration, sample_data=samples)
         try:
-            report = prune_program(prog, **arguments)
+            report = prune_in_place(prog, **arguments)
         except MlpassError as error:
             raise type(error)(f"{self}: {error}") from None
         _LOGGER.info("%s:\n%s", self, report)

@@ -112,11 +112,11 @@ class Package:
         """
         target = self.check_target(target, force=force)
         check_items(self.path)
-        with (
-            whole_folder(target, force=force) as building,
-            Rewriter(self, building) as rewriter,
-        ):
-            yield rewriter
+        with whole_folder(target, force=force) as building:
+            with Rewriter(self, building) as rewriter:
+                yield rewriter
+            if rewriter.ensures is not None:
+                rewriter.ensures(building)
 
     def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
@@ -159,7 +159,14 @@ def package_nbytes(path: Path) -> int:
 
 
 class Rewriter:
-    """A package being written: see `Package.rewrite`."""
+    """A package being written: see `Package.rewrite`.
+
+    Attributes:
+        ensures: given the folder that was written before it gets its name, raises where that does
+            not hold what it should; None where nobody says what it should hold.
+    """
+
+    ensures: Callable[[Path], None] | None = None
 
     def __init__(self, package: Package, root: Path) -> None:
         """Begins to write `package` to the empty directory `root`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mlpass.runtime.sources import is_pymil
 from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
 from mlpass.solvers.quantize import Quantization
+from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.joint import check_opset
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
@@ -56,7 +58,7 @@ def prune(
     """Prunes the weights of a model, and returns what was done.
 
     A package or an `MLModel` is pruned to a new package, `prune(source, output, config)`; a pymil
-    `Program` in place, `prune(program, config)`.
+    `Program` in place, `prune(program, config)`, for which `prune_program` is the plainer name.
 
     Without `sample_data` weights are pruned by magnitude. With it the program is run on the samples
     once, op by op, and each weight is solved for on the activations that it meets.
@@ -118,9 +120,11 @@ def prune(
         raise ConfigError("joint_compression: prunes by magnitude alone; give no sample_data")
     if is_pymil(source):
         if output is not None and config is not None:
-            raise ConfigError("output: a Program is pruned in place; call prune(program, config)")
+            raise ConfigError(
+                "output: a Program is pruned in place; call prune_program(program, config)"
+            )
         given = output if config is None else config
-        return prune_program(source, given, calibration, joint_compression=joint_compression)
+        return prune_in_place(source, given, calibration, joint_compression=joint_compression)
     if config is None:
         raise ConfigError(
             "output: name the package to write, prune(source, output, config); "
@@ -159,7 +163,7 @@ def prune_package(
         resume: whether to go on with what a run that died had finished.
 
     Raises:
-        MlpassError: as `prune`.
+        MlpassError: as `prune`; or the package was not written as the report says.
         OSError: a file cannot be read or written.
     """
     with open_package(source) as package:
@@ -175,12 +179,16 @@ def prune_package(
                 layers = prune_data_free(steps, rewriter)
             else:
                 layers = _prune_calibrated(package, steps, calibration, rewriter, journal)
+            told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
+            rewriter.ensures = partial(
+                ensure_written, target=Path(output), programs=package.programs, told=told
+            )
         bytes_after = package_nbytes(Path(output))
         name, target = str(package.path), os.fspath(output)
     return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
 
 
-def prune_program(
+def prune_in_place(
     program: Any,
     config: object,
     calibration: Calibration | None = None,

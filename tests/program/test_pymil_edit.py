@@ -268,7 +268,9 @@ def test_an_mlmodel_of_several_functions_is_pruned_as_its_package(fixtures, tmp_
 
 
 def test_where_to_write_is_told_for_packages_alone(fixtures, tmp_path):
-    with pytest.raises(ConfigError, match="output: a Program is pruned in place; call prune"):
+    with pytest.raises(
+        ConfigError, match="output: a Program is pruned in place; call prune_program"
+    ):
         mlpass.prune(live(), tmp_path / "out.mlpackage", Percentile(0.5))
     with pytest.raises(ConfigError, match="output: name the package to write, prune"):
         mlpass.prune(fixtures / "tiny_lm.mlpackage", Percentile(0.5))

@@ -15,18 +15,8 @@ from mlpass.runtime.backends.base import open_backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import execute
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.kernels import registry
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.plan import plan_function
-
-
-@pytest.fixture
-def forget_kernels() -> Any:
-    """Takes kernels that a test registers out again."""
-    before = registry.registered()
-    yield
-    registry._KERNELS.clear()
-    registry._KERNELS.update(before)
 
 
 def strange_program(*op_types: str) -> ir.Function:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
+
+from mlpass.errors import ConfigError, close_matches
+from mlpass.runtime.control import CONTROL
 
 Kernel = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Kernel)
 
 _FIRST_OPSET = 13
+_BACKENDS = ("numpy", "torch")
 
 
 class Version(NamedTuple):
-    """One kernel of an op: since which iOS opset it holds, and for which backend alone, if any."""
+    """One kernel of an op.
+
+    Attributes:
+        since: the first iOS opset that it holds for.
+        backend: the one that uses it; None for any.
+        function: the kernel.
+        ours: whether it is mlpass's own, rather than a user's.
+    """
 
     since: int
     backend: str | None
     function: Kernel
+    ours: bool
+
+    @property
+    def rank(self) -> tuple[bool, int, bool]:
+        """What decides among the kernels that fit: the highest is taken."""
+        return not self.ours, self.since, self.backend is not None
 
 
 _KERNELS: dict[str, list[Version]] = {}
@@ -28,29 +46,65 @@ def kernel(
 ) -> Callable[[Decorated], Decorated]:
     """Registers the decorated function as the kernel of `op_types`.
 
+    A kernel of a user's takes the place of mlpass's own in every opset that it states, and on every
+    backend. Registered again, the later one holds; an Interpreter keeps those it was made with.
+
     Args:
-        op_types: MIL's op types.
+        op_types: MIL's op types, or the class names of custom layers.
         since: the first iOS opset that it holds for; a later registration takes over from there.
-        backend: "torch" for one that only that backend uses, in the place of the common one.
+        backend: "numpy" or "torch" for one that only that backend uses, in the place of the common
+            one.
+
+    Raises:
+        ConfigError: no op is named, or one that no kernel runs; or there is no such backend; or
+            mlpass itself registers two kernels for the same.
     """
+    if not op_types or not all(isinstance(op_type, str) for op_type in op_types):
+        raise ConfigError('kernel: name the ops that it is for, as in @kernel("gelu")')
+    if backend is not None and backend not in _BACKENDS:
+        raise ConfigError(
+            f"backend: must be one of {', '.join(map(repr, _BACKENDS))}. "
+            f"Got {backend!r}{close_matches(str(backend), _BACKENDS)}."
+        )
+    # By who registers it: a function may come from anywhere, wrapped or shared.
+    module = str(sys._getframe(1).f_globals.get("__name__"))
+    ours = module.split(".")[0] == "mlpass"
 
     def register(function: Decorated) -> Decorated:
         for op_type in op_types:
-            _KERNELS.setdefault(op_type, []).append(Version(since, backend, function))
+            _add(op_type, Version(since, backend, function, ours))
         return function
 
     return register
 
 
+def _add(op_type: str, new: Version) -> None:
+    """Registers one kernel, in the place of the user's for the same, if there is one."""
+    if op_type in CONTROL or op_type == "const":
+        raise ConfigError(f"kernel: {op_type} is run by mlpass itself, never by a kernel")
+    versions = _KERNELS.setdefault(op_type, [])
+    same = [old for old in versions if (old.rank, old.backend) == (new.rank, new.backend)]
+    if new.ours and same:
+        where = f"backend {new.backend!r}" if new.backend else "any backend"
+        raise ConfigError(
+            f"kernel: {op_type} has one already since iOS{new.since} for {where}: "
+            f"{same[0].function.__qualname__} of {same[0].function.__module__}"
+        )
+    versions[:] = [old for old in versions if old not in same] + [new]
+
+
 def find_kernel(op_type: str, opset: int, backend: str = "numpy") -> Kernel | None:
-    """Returns the kernel of `op_type` in `opset`, the backend's own where it has one, or None."""
+    """Returns the kernel of `op_type` in `opset`, a user's before mlpass's own, or None.
+
+    Among those of either the latest opset's is taken, then the backend's own.
+    """
     fitting = [
         version
         for version in _KERNELS.get(op_type, ())
         if version.since <= opset and version.backend in (None, backend)
     ]
-    newest = max(fitting, key=lambda v: (v.since, v.backend is not None), default=None)
-    return newest.function if newest else None
+    best = max(fitting, key=lambda version: version.rank, default=None)
+    return best.function if best else None
 
 
 def by_rows(parameter: str) -> Callable[[Decorated], Decorated]:

@@ -1,0 +1,83 @@
+"""Pruning a pymil `Program` in place, by a call of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlpass.errors import ConfigError
+from mlpass.pruning.prune import prune
+from mlpass.report.records import Report
+from mlpass.runtime.replay import MEMORY_BUDGET
+from mlpass.runtime.sources import is_pymil
+from mlpass.solvers.palettize import Palettization
+from mlpass.solvers.problem import Method
+from mlpass.solvers.quantize import Quantization
+
+
+def prune_program(
+    program: Any,
+    config: Any,
+    *,
+    method: Method | None = None,
+    sample_data: Any = None,
+    quantize: str | Quantization | None = None,
+    palettize: int | Palettization | None = None,
+    allocate: str = "uniform",
+    max_nbytes: int | None = None,
+    propagate: str = "pruned",
+    fallback: str = "skip",
+    memory_budget: int = MEMORY_BUDGET,
+    backend: str = "numpy",
+    device: str | None = None,
+    function_name: str | None = None,
+    joint_compression: bool = False,
+) -> Report:
+    """Prunes the weights of a pymil `Program` in place, and returns what was done.
+
+    Sizes in the report are those of the constants that go to a weight file.
+
+    Args:
+        program: for iOS16 or later.
+        config: which mode each weight gets, in any form that `prune` takes.
+        method: as for `prune`, and so are all that follow.
+        sample_data: samples, keyed by the names of the program's inputs.
+        quantize: kept weights become integers.
+        palettize: kept weights become indices into a table.
+        allocate: how one target sparsity is divided among layers.
+        max_nbytes: with allocate="error", what the pruned weights may take together.
+        propagate: whether a layer meets what the pruned layers before it make.
+        fallback: what becomes of a weight that no sample reaches.
+        memory_budget: bytes of activations that may stay in memory.
+        backend: that the program runs on.
+        device: torch's.
+        function_name: of several functions, the one that the samples are for.
+        joint_compression: whether to prune weights that are compressed already, and those alone.
+
+    Raises:
+        ConfigError: `program` is not a `Program`; or the config or the options are wrong.
+        CalibrationError: the samples do not fit the program, or a layer's inputs hold NaN or inf.
+        ModelFormatError: the program is older than iOS16; than iOS18 for joint forms.
+        UnsupportedOpError: samples are given, and the program has ops without kernels.
+    """
+    if not is_pymil(program):
+        raise ConfigError(
+            f"program: must be a pymil Program. Got {type(program).__name__}; a package or an "
+            "MLModel is pruned to a new package, by prune(source, output, config)."
+        )
+    return prune(
+        program,
+        config=config,
+        method=method,
+        sample_data=sample_data,
+        quantize=quantize,
+        palettize=palettize,
+        allocate=allocate,
+        max_nbytes=max_nbytes,
+        propagate=propagate,
+        fallback=fallback,
+        memory_budget=memory_budget,
+        backend=backend,
+        device=device,
+        function_name=function_name,
+        joint_compression=joint_compression,
+    )

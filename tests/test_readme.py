@@ -1,0 +1,242 @@
+"""README's and CONTRIBUTING's examples are run as they stand, in a folder with what they name."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+from coremltools.converters.mil.mil import Builder as mb
+
+import mlpass
+import mlpass.plugin
+from mlpass import Percentile
+from mlpass.cli import _parser, main
+from mlpass.sparsity.layout import matrix_layout
+from tests import peer
+from tests.runtime.programs import convert, program
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Implicitly cleaning up:ResourceWarning",  # coremltools leaves directories behind
+    "ignore:Output, .* has been renamed:UserWarning",  # a trace has numbers for names
+)
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (1, 3, 16, 16)
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def title(code: str) -> str:
+    """Returns a block's first line that does something, for the name of its test."""
+    lines = [line for line in code.splitlines() if line and "import " not in line]
+    return lines[0].split("(")[0]
+
+
+def commands(document: str) -> list[str]:
+    """Returns the `mlpass` commands of a document's shell examples."""
+    found = []
+    for line in "\n".join(blocks(document, "sh")).splitlines():
+        for part in line.partition("  #")[0].split("&&"):
+            words = part.split()
+            if words and Path(words[0]).name == "mlpass":
+                found.append(" ".join(["mlpass", *words[1:]]))
+    return found
+
+
+# CONTRIBUTING's mode and method are for files that begin with these; its kernel has no body to run.
+STARS = """
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import *
+from mlpass.solvers.problem import *
+"""
+PYTHON = blocks("README.md", "python")
+COMMANDS = commands("README.md")
+# Those that take more than a few seconds here.
+SLOW = ("mlpass sweep", "mlpass choose", "mlpass finetune")
+
+
+def network(image: Any) -> Any:
+    """image (1, 3, 16, 16) -> logits (1, 10), by every kind of op that README's configs name."""
+    rng = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> Any:
+        values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        return mb.const(val=values.astype(np.float32), name=name)
+
+    x = mb.conv(x=image, weight=weight("layer_3_weight", 32, 3, 3, 3), strides=[4, 4], name="conv")
+    x = mb.relu(x=x, name="layer_3_relu")
+    x = mb.reshape(x=x, shape=[1, -1])
+    x = mb.linear(x=x, weight=weight("block_0_ffn_weight", 256, int(x.shape[1])))
+    row = mb.gather(x=weight("table_weight", 256, 256), indices=mb.reduce_argmax(x=x, axis=1))
+    return mb.linear(x=mb.relu(x=mb.add(x=x, y=row)), weight=weight("head", 10, 256), name="logits")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model for iOS17 and for iOS18."""
+    folder = tmp_path_factory.mktemp("models")
+    for opset in (ct.target.iOS17, ct.target.iOS18):
+        source = program(network, SHAPE, opset=opset)
+        convert(source, minimum_deployment_target=opset).save(
+            str(folder / f"{opset.name}.mlpackage")
+        )
+    return folder
+
+
+def inputs(count: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(1).standard_normal((count, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture
+def place(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a block of Python runs in."""
+    for name in ("in.mlpackage", "model.mlpackage"):
+        shutil.copytree(models / "iOS17.mlpackage", tmp_path / name)
+    shutil.copytree(ROOT / "fixtures/stateful_lm.mlpackage", tmp_path / "stateful.mlpackage")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a command runs in."""
+    shutil.copytree(models / "iOS18.mlpackage", tmp_path / "model.mlpackage")
+    mlpass.prune(models / "iOS18.mlpackage", tmp_path / "pruned.mlpackage", Percentile(0.5))
+    shutil.copytree(tmp_path / "pruned.mlpackage", tmp_path / "out.mlpackage")
+    np.savez(tmp_path / "samples.npz", image=inputs(4))
+    np.savez(tmp_path / "x.npz", image=inputs(1)[0])
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    (tmp_path / "prune.yaml").write_text(
+        "global_config: {mode: percentile, target_sparsity: 0.5}\n"
+    )
+    (tmp_path / "accuracy.py").write_text("def top1(package):\n    return 0.75\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def given(place: Path) -> Iterator[dict[str, Any]]:
+    """What README's examples take as there, by name."""
+    del place
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((64, 32)).astype(np.float32)
+    images, labels = torch.from_numpy(inputs(4)[:, 0]), torch.arange(4)
+    with ThreadPoolExecutor(1) as executor:
+        yield {
+            "samples": [{"image": array} for array in inputs(4)],
+            "array": inputs(1)[0],
+            "batches": [(images, labels)] * 2,
+            "weight": rng.standard_normal((16, 32)).astype(np.float32),
+            "gram": rows.T @ rows,
+            "mlmodel": ct.models.MLModel("in.mlpackage", skip_model_load=True),
+            "program": peer.load_programs(Path("in.mlpackage"))[0],
+            "dask_client": SimpleNamespace(get_executor=lambda: executor),  # any executor will do
+        }
+
+
+def imported_before(code: str) -> str:
+    """Returns the imports of all blocks before one, as its reader has seen them."""
+    before = PYTHON[: PYTHON.index(code)]
+    nodes = [node for text in before for node in ast.parse(text).body]
+    return "\n".join(
+        ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+
+
+def run(code: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Returns the names after a block was run, as one that a reader typed."""
+    names["__name__"] = "example"
+    exec(compile(code, "<example>", "exec", dont_inherit=True), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, id=title(code), marks=[pytest.mark.conversion] * ("traced" in code))
+        for code in PYTHON
+    ],
+)
+def test_readme_python(code, given):
+    if "traced" in code:
+        given["traced"] = torch.jit.trace(torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 224, 224))
+    run(imported_before(code), given)
+    try:
+        run(code, given)
+    finally:
+        mlpass.plugin.uninstall()
+
+
+def test_readme_python_is_found_and_can_fail(given):
+    assert len(PYTHON) >= 8
+    with pytest.raises(NameError, match="nothing_of_the_kind"):
+        run("import mlpass\nmlpass.prune(nothing_of_the_kind)", given)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_commands_parse(command):
+    options = _parser().parse_args(shlex.split(command)[1:])
+    assert callable(options.run)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] * command.startswith(SLOW))
+        for command in COMMANDS
+    ],
+)
+def test_readme_commands_run(command, shell, capsys):
+    words = shlex.split(command)[1:]
+    output = getattr(_parser().parse_args(words), "output", None)
+    if output and (shell / output).exists():
+        shutil.rmtree(shell / output)
+    assert main(words) == 0, capsys.readouterr().err
+    assert output is None or (shell / output).exists()
+
+
+def test_readme_commands_are_found():
+    assert {command.split()[1] for command in COMMANDS} == {
+        "prune", "inspect", "predict", "compare", "sweep", "choose", "finetune"
+    }  # fmt: skip
+
+
+def example(beginning: str) -> str:
+    """Returns CONTRIBUTING's block with that in it."""
+    (code,) = (code for code in blocks("CONTRIBUTING.md", "python") if beginning in code)
+    return code
+
+
+def test_contributing_mode():
+    names = run(STARS + example("class Row(Mode)"), {})
+    score = np.random.default_rng(3).random((8, 6), np.float32)
+    keep = names["Row"](0.5).keep(score, matrix_layout(8, 6))
+    ranked = np.argsort(np.linalg.norm(score, axis=1))
+    assert not keep[ranked[:4]].any() and keep[ranked[4:]].all()
+
+
+def test_contributing_method():
+    names = run(STARS + example("class Squares(Method)"), {})
+    rng = np.random.default_rng(4)
+    weight, rows = rng.standard_normal((8, 16)), rng.standard_normal((64, 16))
+    weight, gram = weight.astype(np.float32), (rows.T @ rows).astype(np.float32)
+    solution = mlpass.solve(weight, gram, Percentile(0.5), method=names["Squares"]())
+    score = np.abs(weight) * np.sqrt(np.diagonal(gram))
+    assert np.array_equal(solution.keep, score > np.sort(score, axis=None)[63])

@@ -1,0 +1,205 @@
+"""What was written is held against the report before it gets its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+
+import numpy as np
+import pytest
+
+import mlpass
+from mlpass import Percentile
+from mlpass.errors import MlpassError
+from mlpass.finetune import ConstantSparsity, MagnitudePruner, to_module
+from mlpass.program import blobs, encode, mlpackage
+from mlpass.program.blobs import BlobWriter
+from mlpass.program.dtypes import BY_NAME
+from mlpass.program.messages import all_operations
+from mlpass.program.milproto import MilProto
+
+CONFIG = Percentile(0.6)
+
+
+@pytest.fixture
+def model(fixtures):
+    return fixtures / "tiny_lm.mlpackage"
+
+
+def samples(fixtures):
+    with np.load(fixtures / "tiny_lm.npz") as arrays:
+        return [{name[6:]: arrays[name] for name in arrays.files if name.startswith("input:")}]
+
+
+def edit_message(monkeypatch, edit):
+    """Has `edit` change, as the last thing, the message's op that makes the first sparse weight."""
+    raise_to_sparse = mlpackage.raise_to_sparse
+
+    def wrong(model, part):
+        raise_to_sparse(model, part)
+        for function in part.message.functions.values():
+            block = function.block_specializations[function.opset]
+            operations = [operation for _, operation in all_operations(block)]
+            made = next(one for one in operations if one.type == "constexpr_sparse_to_dense")
+            name = made.outputs[0].name
+            edit(
+                made,
+                next(
+                    one
+                    for one in operations
+                    for argument in one.inputs.values()
+                    if any(binding.name == name for binding in argument.arguments)
+                ),
+            )
+
+    monkeypatch.setattr(mlpackage, "raise_to_sparse", wrong)
+
+
+def another_shape(monkeypatch):
+    def edit(made, _reader):
+        dimensions = made.outputs[0].type.tensorType.dimensions
+        dimensions[0].constant.size += 1
+
+    edit_message(monkeypatch, edit)
+
+
+def another_dtype(monkeypatch):
+    def edit(made, _reader):
+        made.outputs[0].type.tensorType.dataType = BY_NAME["fp64"].proto
+
+    edit_message(monkeypatch, edit)
+
+
+def another_reader(monkeypatch):
+    def edit(_made, reader):
+        reader.type = "relu"
+
+    edit_message(monkeypatch, edit)
+
+
+def not_replaced(monkeypatch):
+    replace, done = MilProto.replace, []
+
+    def wrong(self, op, new_ops, store):
+        if done:
+            return replace(self, op, new_ops, store)
+        done.append(op)
+        return None
+
+    monkeypatch.setattr(MilProto, "replace", wrong)
+
+
+def miscounted(monkeypatch):
+    count = encode.sparse_nbytes
+    monkeypatch.setattr(encode, "sparse_nbytes", lambda *arguments: count(*arguments) - 1)
+
+
+def misplaced(monkeypatch):
+    begin = BlobWriter._begin
+    monkeypatch.setattr(BlobWriter, "_begin", lambda *arguments: begin(*arguments) + 64)
+
+
+def marked_wrong(monkeypatch):
+    begin = BlobWriter._begin
+
+    def wrong(self, dtype, count):
+        return begin(self, dataclasses.replace(dtype, blob=14), count)
+
+    monkeypatch.setattr(BlobWriter, "_begin", wrong)
+
+
+def cut_short(monkeypatch):
+    close = BlobWriter.close
+
+    def wrong(self):
+        os.ftruncate(self._file.fileno(), self._end - 1)
+        close(self)
+
+    monkeypatch.setattr(BlobWriter, "close", wrong)
+
+
+FAULTS = [
+    (another_shape, r"{name}: its shape is \(.*\), the report says \(.*\)"),
+    (another_dtype, "{name}: its dtype is fp64, the report says fp(16|32)"),
+    (another_reader, "{name}: .* reads no weight as '(weight|x)'"),
+    (not_replaced, "{name}: its encoding is dense, the report says sparse"),
+    (miscounted, r"{name}: it takes \d+ bytes, the report says \d+"),
+    (misplaced, "cannot be read back: .*op '.*blob"),
+    (marked_wrong, "cannot be read back: .*op '.*holds elements of code 14"),
+    (cut_short, "cannot be read back: .*op '.*is it truncated"),
+]
+
+
+def first_sparse(model, folder):
+    report = mlpass.prune(model, folder / "good.mlpackage", CONFIG)
+    return next(layer.name for layer in report.layers if layer.encoding == "sparse")
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("plant", "text"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_fault_of_the_writer_is_caught(model, tmp_path, monkeypatch, plant, text):
+    name = first_sparse(model, tmp_path)
+    new, old = tmp_path / "new.mlpackage", tmp_path / "old.mlpackage"
+    mlpass.prune(model, old, Percentile(0.3))
+    before = contents(tmp_path)
+    wanted = (
+        r"mlpackage: was not put there, since what was written is not what was meant\. "
+        f"{text.format(name=re.escape(name))}"
+    )
+    for target, options in ((new, {}), (old, {"force": True})):
+        with monkeypatch.context() as planted:
+            plant(planted)
+            with pytest.raises(MlpassError, match=wanted) as caught:
+                mlpass.prune(model, target, CONFIG, **options)
+        assert str(target) in str(caught.value) and ".partial" not in str(caught.value)
+        assert contents(tmp_path) == before
+        assert {path.name for path in tmp_path.iterdir()} == {"good.mlpackage", "old.mlpackage"}
+
+
+def test_a_fault_is_caught_of_a_calibrated_run(model, fixtures, tmp_path, monkeypatch):
+    not_replaced(monkeypatch)
+    target = tmp_path / "out.mlpackage"
+    with pytest.raises(MlpassError, match="its encoding is dense, the report says sparse"):
+        mlpass.prune(model, target, CONFIG, sample_data=samples(fixtures))
+    assert not target.exists()
+
+
+def test_a_fault_is_caught_of_a_trained_model(fixtures, tmp_path, monkeypatch):
+    module = to_module(fixtures / "digits_ios15.mlpackage")
+    pruner = MagnitudePruner(module, Percentile(0.75), ConstantSparsity(1))
+    pruner.prepare()
+    pruner.step()
+    miscounted(monkeypatch)
+    target = tmp_path / "out.mlpackage"
+    with pytest.raises(MlpassError, match=r": it takes \d+ bytes, the report says \d+"):
+        pruner.finalize(target)
+    assert not target.exists()
+
+
+def test_no_element_of_a_weight_is_read(model, tmp_path, monkeypatch):
+    read: list[int] = []
+    folders = []
+    rewriter = mlpackage.Rewriter
+    finish, load = rewriter._finish, blobs.BlobFile.read
+
+    def finished(self):
+        finish(self)
+        folders.append(self._root)
+
+    def counted(self, offset, dtype, count, first=None):
+        if folders and self.path.is_relative_to(folders[0]):
+            read.append(count)
+        return load(self, offset, dtype, count, first)
+
+    monkeypatch.setattr(rewriter, "_finish", finished)
+    monkeypatch.setattr(blobs.BlobFile, "read", counted)
+    mlpass.prune(model, tmp_path / "out.mlpackage", CONFIG)
+    assert folders and not read
