@@ -22,6 +22,7 @@ import mlpass
 import mlpass.plugin
 from mlpass import Percentile
 from mlpass.cli import _parser, main
+from mlpass.registries import METHODS, MODES
 from mlpass.sparsity.layout import matrix_layout
 from tests import peer
 from tests.runtime.programs import convert, program
@@ -63,6 +64,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
 from mlpass.sparsity.layout import Layout
+from mlpass.options import option
+from mlpass.registries import method, mode
 from mlpass.sparsity.modes import *
 from mlpass.solvers.problem import *
 """
@@ -226,6 +229,7 @@ def example(beginning: str) -> str:
 
 def test_contributing_mode():
     names = run(STARS + example("class Row(Mode)"), {})
+    MODES.remove("row")
     score = np.random.default_rng(3).random((8, 6), np.float32)
     keep = names["Row"](0.5).keep(score, matrix_layout(8, 6))
     ranked = np.argsort(np.linalg.norm(score, axis=1))
@@ -234,6 +238,7 @@ def test_contributing_mode():
 
 def test_contributing_method():
     names = run(STARS + example("class Squares(Method)"), {})
+    METHODS.remove("squares")
     rng = np.random.default_rng(4)
     weight, rows = rng.standard_normal((8, 16)), rng.standard_normal((64, 16))
     weight, gram = weight.astype(np.float32), (rows.T @ rows).astype(np.float32)
