@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,7 @@ def room_of(path: Path) -> str:
 
 
 def imported_modules(path: Path) -> set[str]:
+    """Returns what a file imports by its full name, a name from a module included."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -123,28 +125,78 @@ def imported_modules(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"mlpass(\.\w+)+", str(node.value)):
+            modules.add(node.value)  # for import_module
     return modules
+
+
+def imported_room(module: str) -> str:
+    """Returns the room of mlpass that an import of `module` enters.
+
+    Raises:
+        LookupError: there is no such thing in mlpass.
+    """
+    _, first, *_ = [*module.split("."), "__init__"]
+    if (ROOT / first).is_dir() or (ROOT / f"{first}.py").is_file():
+        return first
+    if module.count(".") == 1 and first in {*mlpass.__all__, "__version__"}:
+        return "__init__"
+    raise LookupError(f"there is no {module}")
+
+
+def check_imports(path: Path, room: str) -> None:
+    for module in imported_modules(path):
+        if module.split(".")[0] == "mlpass":
+            target = imported_room(module)
+            allowed = target == room or target in ARROWS[room]
+            assert allowed, f"{path}: {room} may not import {module}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_follow_the_arrows(path):
-    room = room_of(path)
-    for module in imported_modules(path):
-        parts = module.split(".")
-        if parts[0] != "mlpass":
-            continue
-        target = (
-            parts[1]
-            if (ROOT / parts[1]).exists() or (ROOT / f"{parts[1]}.py").exists()
-            else "__init__"
-        )
-        assert target == room or target in ARROWS[room], f"{path}: {room} may not import {module}"
+    check_imports(path, room_of(path))
 
 
-def test_the_test_of_the_arrows_can_fail(tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from mlpass.pruning import prune",
+        "from mlpass.pruning.prune import prune",
+        "from mlpass import pruning",
+        "from mlpass import prune",
+        "from mlpass import __version__",
+        "import mlpass",
+        "import mlpass.cli",
+        "import numpy, mlpass.cli as commands",
+        "def later():\n    from mlpass.cli import main",
+        "import importlib\nimportlib.import_module('mlpass.cli')",
+    ],
+)
+def test_the_test_of_the_arrows_can_fail(tmp_path, text):
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("from mlpass.pruning import prune\nimport mlpass.cli\n")
-    assert imported_modules(wrong) == {"mlpass.pruning.prune", "mlpass.cli"}
+    wrong.write_text(f"from mlpass.errors import MlpassError\n{text}\n")
+    with pytest.raises(AssertionError, match="sparsity may not import mlpass"):
+        check_imports(wrong, "sparsity")
+    wrong.write_text("from mlpass.errors import MlpassError\n")
+    check_imports(wrong, "sparsity")
+
+
+@pytest.mark.parametrize("room", ["__init__", "cli", "sparsity"])
+@pytest.mark.parametrize(
+    "text", ["from mlpass.nothing import x", "import mlpass.nothing", "from mlpass import nothing"]
+)
+def test_an_import_of_nothing_is_an_error(tmp_path, room, text):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(text)
+    with pytest.raises(LookupError, match=r"there is no mlpass\.nothing"):
+        check_imports(wrong, room)
+
+
+def test_a_relative_import_is_an_error(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from . import prune")
+    with pytest.raises(AssertionError, match="relative import"):
+        check_imports(wrong, "cli")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

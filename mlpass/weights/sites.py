@@ -138,7 +138,13 @@ def find_sites(
         uses = [use for value in outputs for use in graph.readings.get(value, ())]
         if uses:
             others = [graph.others[value] for value in outputs if value in graph.others]
-            sites.append(_site(makers, uses, others[0] if others else None, graph))
+            # What nobody reads is behind ops that are folded, which have sites of their own.
+            read = [
+                maker
+                for maker, value in zip(makers, outputs, strict=True)
+                if value in graph.readings or value in graph.others
+            ]
+            sites.append(_site(read, uses, others[0] if others else None, graph))
     counts = Counter(site.name for site in sites)
     return [
         replace(site, name=f"{graph.places[site.makers[0]]}/{site.name}")

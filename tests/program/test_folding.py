@@ -226,3 +226,42 @@ def test_a_threshold_below_all_changes_nothing(tmp_path):
     source, out = saved(built("concat"), tmp_path / "in.mlpackage"), tmp_path / "out.mlpackage"
     mlpass.prune(source, out, Threshold(1e-9, minimum_sparsity_percentile=0.0))
     assert np.array_equal(run(out), run(source))
+
+
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # of coremltools
+@pytest.mark.parametrize("left", [None, "turned", "plain"])
+def test_functions_that_share_a_constant_each_read_their_own(tmp_path, left):
+    """One function reads it as it is, the other turned round: two weights, decided apart."""
+    square = normal(64, 64)
+
+    def plain(x):
+        return mb.matmul(x=x, y=mb.const(val=square, name="plain"), name="out")
+
+    def turned(x):
+        whole = mb.const(val=square, name="whole")
+        return mb.matmul(x=x, y=mb.transpose(x=whole, perm=[1, 0], name="turned"), name="out")
+
+    functions = ct.utils.MultiFunctionDescriptor()
+    for build in (plain, turned):
+        made = program(build, (1, 64), opset=ct.target.iOS18)
+        path = tmp_path / f"{build.__name__}.mlpackage"
+        options = {"pass_pipeline": ct.PassPipeline.EMPTY}
+        convert(made, minimum_deployment_target=ct.target.iOS18, **options).save(str(path))
+        functions.add_function(str(path), "main", build.__name__)
+    functions.default_function_name = "plain"
+    source, out = tmp_path / "in.mlpackage", tmp_path / "out.mlpackage"
+    ct.utils.save_multifunction(functions, str(source))
+
+    names = {left: None} if left else {}
+    report = mlpass.prune(source, out, Config(Percentile(0.5), op_name_configs=names))
+    with Package(out) as package:
+        weights = {site.names[0]: weight_of(site) for site in find_sites(package.programs)}
+    assert weights.keys() == {"plain", "turned"}
+    for layer in report.layers:
+        whole = square if layer.name == "plain" else square.T
+        mask = weights[layer.name] != 0
+        assert layer.encoding == ("dense" if layer.name == left else "sparse")
+        assert np.count_nonzero(~mask) == layer.zeros
+        assert np.array_equal(weights[layer.name], np.where(mask, whole, 0))
+        (found,) = mlpass.Interpreter(out, function_name=layer.name).predict({"x": X}).values()
+        assert np.allclose(found, X @ weights[layer.name], atol=1e-4)

@@ -6,11 +6,13 @@ import dataclasses
 import os
 import re
 
+import coremltools as ct
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-from mlpass import Percentile
+from mlpass import Config, Percentile
 from mlpass.errors import MlpassError
 from mlpass.finetune import ConstantSparsity, MagnitudePruner, to_module
 from mlpass.program import blobs, encode, mlpackage
@@ -18,6 +20,7 @@ from mlpass.program.blobs import BlobWriter
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.messages import all_operations
 from mlpass.program.milproto import MilProto
+from tests.runtime.programs import convert, program
 
 CONFIG = Percentile(0.6)
 
@@ -162,6 +165,30 @@ def test_a_fault_of_the_writer_is_caught(model, tmp_path, monkeypatch, plant, te
         assert str(target) in str(caught.value) and ".partial" not in str(caught.value)
         assert contents(tmp_path) == before
         assert {path.name for path in tmp_path.iterdir()} == {"good.mlpackage", "old.mlpackage"}
+
+
+def test_what_was_left_may_take_less(tmp_path):
+    """A slice of a constant that is cast to fp16 is stored in fp16 once another slice is pruned."""
+    whole = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float16)
+
+    def build(x):
+        cast = mb.cast(x=mb.const(val=whole.astype(np.float32), name="whole"), dtype="fp16")
+        parts = [
+            mb.slice_by_size(x=cast, begin=[0, at], size=[64, 64], name=name)
+            for name, at in (("left", 0), ("pruned", 64))
+        ]
+        x = mb.cast(x=x, dtype="fp16")
+        first, second = (mb.matmul(x=x, y=part) for part in parts)
+        return mb.cast(x=mb.add(x=first, y=second), dtype="fp32")
+
+    source, target = tmp_path / "in.mlpackage", tmp_path / "out.mlpackage"
+    convert(program(build, (1, 64)), pass_pipeline=ct.PassPipeline.EMPTY).save(str(source))
+    report = mlpass.prune(source, target, Config(CONFIG, op_name_configs={"left": None}))
+    left, pruned = report.layers
+    assert (left.encoding, pruned.encoding) == ("dense", "sparse")
+    after = {layer.name: layer.bytes_after for layer in mlpass.inspect(target).layers}
+    assert after["left"] == 64 * 64 * 2 < left.bytes_after
+    assert after["pruned"] == pruned.bytes_after
 
 
 def test_a_fault_is_caught_of_a_calibrated_run(model, fixtures, tmp_path, monkeypatch):
