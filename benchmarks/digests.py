@@ -80,7 +80,8 @@ def figures(report: Mapping[str, object], folder: Path) -> str:
     kept = {
         key: value for key, value in report.items() if key not in ("seconds", "command", "latency")
     }
-    return json.dumps(kept, sort_keys=True, default=str).replace(str(folder), "")
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return text.replace(str(folder), "").replace(str(FIXTURES), "")
 
 
 def samples_of(name: str, count: int) -> list[dict[str, np.ndarray]]:
