@@ -34,7 +34,8 @@ ARROWS = {
     "files": {"errors"},
     "ledger": {"errors", "files"},
     "options": {"errors"},
-    "registries": {"errors", "options"},
+    # It names the modules of mlpass' own, which are imported when they are first asked for.
+    "registries": {"errors", "options", "sparsity", "solvers"},
     "blas": set(),
     "parallel": {"blas"},
     "halves": {"parallel"},
