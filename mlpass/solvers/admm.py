@@ -24,12 +24,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from mlpass.arrays import Array, copied, host, namespace, placed
 from mlpass.errors import ConfigError
 from mlpass.parallel import map_items
-from mlpass.solvers.arrays import copied, jobs, namespace
 from mlpass.solvers.gram import output_power
 from mlpass.solvers.problem import (
-    Array,
     Method,
     Problem,
     Pruned,
@@ -37,12 +36,10 @@ from mlpass.solvers.problem import (
     check_dampening,
     column_scale,
 )
-from mlpass.solvers.products import Part
+from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.masks import keep_mask
-from mlpass.sparsity.modes import Mask
-from mlpass.sparsity.tensors import host, placed
 
 _RELAXATION = 1.5
 _EXPLORING = 0.5  # of the penalty, for the first half of the iterations
@@ -90,7 +87,7 @@ class ADMM(Method):
         weight = refit(problem, plain.keep, plain.weight, dampening=dampening)
         return Pruned(weight, plain.keep, dampening)
 
-    def _search(self, problem: Problem) -> tuple[Array, Mask, float]:
+    def _search(self, problem: Problem) -> tuple[Array, Array, float]:
         """Returns Z after all iterations, its mask, and the dampening that the Gram took."""
         target = problem.weight
         exploring = self.iterations // 2
@@ -134,7 +131,7 @@ def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: fl
     map_items(relax, jobs(total, total.shape[2] ** 2))
 
 
-def _project(problem: Problem, total: Array) -> tuple[Array, Mask]:
+def _project(problem: Problem, total: Array) -> tuple[Array, Array]:
     """Returns the nearest weight in the mode's pattern, and its mask."""
     keep = keep_mask(problem.mode, namespace(total).abs(total), problem.layout)
     return total * keep, keep

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, host, namespace, placed, total
 from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError
-from mlpass.solvers.arrays import namespace, total
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Percentile
-from mlpass.sparsity.tensors import host, placed
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
     return [sparsity] * len(sizes)
 
 
-def outlier_share(weight: NDArray[Any], gram: NDArray[Any] | Gram, times: float = 5.0) -> float:
+def outlier_share(weight: Array, gram: Array | Gram, times: float = 5.0) -> float:
     """Returns the share of a layer's scores, |w| times input norm, above `times` their mean.
 
     Args:

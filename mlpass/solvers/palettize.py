@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, host
 from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.problem import Array, Method, Problem, check_count
-from mlpass.solvers.rounding import MakeRounding, prune_rounded
+from mlpass.solvers.problem import Method, Problem, check_count
+from mlpass.solvers.rounding import Floats, MakeRounding, prune_rounded
 from mlpass.solvers.solve import (
     Solution,
     begin_powers,
@@ -24,7 +25,7 @@ from mlpass.solvers.solve import (
 )
 from mlpass.solvers.sparsegpt import Rounding
 from mlpass.sparsity.layout import Layout, matrix_layout
-from mlpass.sparsity.modes import Mask, Mode
+from mlpass.sparsity.mode import Mode
 
 _ENTRIES = 16
 _BINS = 1 << 14
@@ -119,7 +120,7 @@ def solve_palettized(
     used = layout or matrix_layout(*weight.shape)
     found = PalettizedSolution(
         **vars(make_solution(problem, pruned, used, weight, powers())),
-        codes=used.join(np.where(pruned.keep, tables.codes, np.uint8(0))),
+        codes=used.join(np.where(host(pruned.keep), tables.codes, np.uint8(0))),
         tables=tables.entries.astype(weight.dtype),
     )
     return placed_like(found, given)
@@ -136,11 +137,11 @@ class _Tables:
         self.entries = np.zeros((groups * rows // size, _ENTRIES), np.float32)
         self.codes = np.zeros(problem.weight.shape, np.uint8)
 
-    def fit(self, weight: Array, keep: Mask) -> MakeRounding:
+    def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Fixes each table to the kept weights of its rows."""
-        power = self.problem.gram.diagonal[:, None, :]
-        shares = np.where(keep, power, np.float32(0)).reshape(len(self.entries), -1)
-        values = weight.reshape(len(self.entries), -1)
+        power = host(self.problem.gram.diagonal)[:, None, :]
+        shares = np.where(host(keep), power, np.float32(0)).reshape(len(self.entries), -1)
+        values = host(weight).reshape(len(self.entries), -1)
         for index, (own, share) in enumerate(zip(values, shares, strict=True)):
             if self.kind == "normal_float":
                 entries = NORMAL_FLOAT * np.abs(own).max(initial=0)
@@ -153,21 +154,21 @@ class _Tables:
         """Returns what rounds the columns of a sweep, and notes their codes."""
         between = (self.entries[:, 1:] + self.entries[:, :-1]) / 2
 
-        def round_column(index: int, values: Array) -> Array:
-            flat = values.reshape(len(between), self.size)
+        def round_column(index: int, column: Array) -> Array:
+            flat = host(column).reshape(len(between), self.size)
             if len(between) == 1:
                 codes = np.searchsorted(between[0], flat, side="left")
             else:
                 codes = np.zeros(flat.shape, np.intp)
                 for edge in range(_ENTRIES - 1):
                     codes += flat > between[:, edge, None]
-            self.codes[:, :, order[index]] = codes.reshape(values.shape)
-            return np.take_along_axis(self.entries, codes, axis=1).reshape(values.shape)
+            self.codes[:, :, order[index]] = codes.reshape(column.shape)
+            return np.take_along_axis(self.entries, codes, axis=1).reshape(column.shape)
 
         return round_column
 
 
-def _kmeans(values: Array, shares: Array) -> Array:
+def _kmeans(values: Floats, shares: Floats) -> Floats:
     """Returns 16 ascending centres for which the weighted square distance of `values` is small.
 
     Values are counted into fine bins first: Lloyd's rounds then cost the same for any number.

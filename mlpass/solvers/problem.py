@@ -8,12 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, host, on_host, placed
 from mlpass.errors import ConfigError
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.products import Array as Array
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import Mask, Mode
-from mlpass.sparsity.tensors import host, is_tensor, placed
+from mlpass.sparsity.mode import Mode
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Problem:
     def scale(self) -> Array:
         """Root mean square of each input column, (groups, columns); see `column_scale`."""
         lengths = np.sqrt(host(self.gram.diagonal))
-        return placed(column_scale(lengths), self.weight)  # type: ignore[no-any-return]
+        return placed(column_scale(lengths), self.weight)
 
     @property
     def hosted(self) -> Problem:
@@ -55,7 +54,7 @@ class Pruned(NamedTuple):
     """
 
     weight: Array
-    keep: Mask
+    keep: Array
     dampening: float = 0.0
     power: float | None = None
 
@@ -86,14 +85,14 @@ def pruned_by(method: Method, problem: Problem) -> Pruned:
         NotApplicable: the mode does not fit this weight.
         CalibrationError: the Gram is none.
     """
-    if method.tensors or not is_tensor(problem.weight):
+    if method.tensors or on_host(problem.weight):
         return method.prune(problem)
     found = method.prune(problem.hosted)
     weight, keep = (placed(each, problem.weight) for each in (found.weight, found.keep))
     return found._replace(weight=weight, keep=keep)
 
 
-def column_scale(lengths: NDArray[Any]) -> Array:
+def column_scale(lengths: NDArray[Any]) -> NDArray[np.float32]:
     """Returns what to multiply the columns of |w| with: `lengths`, with a root mean square of 1.
 
     The score so stays in the weight's own unit, for `Threshold`. Columns that no sample reaches

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, host
 from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.problem import Array, Method, Problem, check_count
-from mlpass.solvers.rounding import MakeRounding, prune_rounded
+from mlpass.solvers.problem import Method, Problem, check_count
+from mlpass.solvers.rounding import Floats, MakeRounding, prune_rounded
 from mlpass.solvers.solve import (
     Solution,
     begin_powers,
@@ -24,7 +25,7 @@ from mlpass.solvers.solve import (
 )
 from mlpass.solvers.sparsegpt import Rounding
 from mlpass.sparsity.layout import Layout, matrix_layout
-from mlpass.sparsity.modes import Mask, Mode
+from mlpass.sparsity.mode import Mode
 
 _BITS = {"int8": 8, "int4": 4, "uint8": 8, "uint4": 4}
 # How far below the largest magnitude a scale may end: what is cut off costs less than what the
@@ -137,10 +138,12 @@ class _Grid:
         self.offset = np.zeros((groups, rows, blocks), np.float32)
         self.codes = np.zeros(problem.weight.shape, np.float32)
 
-    def fit(self, weight: Array, keep: Mask) -> MakeRounding:
+    def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Fixes scales and offsets to the kept weights: least squares, by input power."""
         low, high = self.quantization.limits
-        values = weight.reshape(self.shape)  # zero where not kept, and zero is always on the grid
+        values = host(weight).reshape(
+            self.shape
+        )  # zero where not kept, and zero is always on the grid
         lowest = np.minimum(values.min(axis=3), 0)
         highest = np.maximum(values.max(axis=3), 0)
         if self.quantization.symmetric:
@@ -149,7 +152,7 @@ class _Grid:
             steps = high
         else:
             steps = high - low
-        power = self.problem.gram.diagonal
+        power = host(self.problem.gram.diagonal)
         power = power.reshape(self.shape[0], 1, *self.shape[2:])
         best = np.full(highest.shape, np.inf, np.float32)
         for shrink in _SHRINKS:
@@ -177,13 +180,12 @@ class _Grid:
             column = int(order[index])
             block = column // self.width
             scale, offset = self.scale[:, :, block], self.offset[:, :, block]
-            codes = self._codes(values, scale, offset)
+            codes = self._codes(host(values), scale, offset)
             self.codes[:, :, column] = codes
-            rounded: Array = (codes - offset) * scale
-            return rounded
+            return (codes - offset) * scale
 
         return round_column
 
-    def _codes(self, values: Array, scale: Array, offset: Array) -> Array:
-        codes: Array = np.clip(np.rint(values / scale) + offset, *self.quantization.limits)
+    def _codes(self, values: Floats, scale: Floats, offset: Floats) -> Floats:
+        codes: Floats = np.clip(np.rint(values / scale) + offset, *self.quantization.limits)
         return codes

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from mlpass.arrays import Array, copied, ratio, row_dots
 from mlpass.parallel import map_items
-from mlpass.solvers.arrays import copied, jobs, namespace, ratio
-from mlpass.solvers.problem import Array, Problem
-from mlpass.solvers.products import Part
-from mlpass.sparsity.modes import Mask
+from mlpass.solvers.problem import Problem
+from mlpass.solvers.products import Part, jobs
 
 
 def refit(
-    problem: Problem, keep: Mask, weight: Array, iterations: int = 8, dampening: float = 0.0
+    problem: Problem, keep: Array, weight: Array, iterations: int = 8, dampening: float = 0.0
 ) -> Array:
     """Returns the weight with its kept elements moved towards the smallest output error.
 
@@ -31,16 +28,16 @@ def refit(
         return weight
     gram, extra = problem.gram.matrix, float(dampening)
     inverse = ratio(1, problem.gram.diagonal + extra)
-    result: Array = copied(weight)
+    result = copied(weight)
 
     def solve_rows(part: Part) -> None:
         kept, square = keep[part], gram[part[0]]
         scale = kept * inverse[part[0], None]  # the mask and it in one
-        offset: Array = problem.weight[part] - weight[part]
-        residual: Any = offset @ square
+        offset = problem.weight[part] - weight[part]
+        residual = offset @ square
         residual += extra * offset
         residual *= kept
-        step: Any = residual * scale
+        step = residual * scale
         power = _dots(residual, step)
         for _ in range(iterations):
             image = step @ square
@@ -63,5 +60,4 @@ def refit(
 
 def _dots(first: Array, second: Array) -> Array:
     """Returns the product of each row with its like, (groups, rows, 1)."""
-    products: Array = namespace(first).einsum("grc,grc->gr", first, second)[..., None]
-    return products
+    return row_dots(first, second)[..., None]

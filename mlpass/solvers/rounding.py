@@ -15,10 +15,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.solvers.problem import Array, Method, Problem, Pruned
+from mlpass.arrays import Array, host
+from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.sparsegpt import Rounding, SparseGPT, factor, sweep
-from mlpass.sparsity.modes import Mask
 
+Floats = NDArray[np.float32]
 # Given column indices in a sweep's order, the rounding of that sweep.
 MakeRounding = Callable[[NDArray[np.intp]], Rounding]
 
@@ -26,7 +27,7 @@ MakeRounding = Callable[[NDArray[np.intp]], Rounding]
 def prune_rounded(
     problem: Problem,
     method: Method,
-    fit: Callable[[Array, Mask], MakeRounding],
+    fit: Callable[[Array, Array], MakeRounding],
 ) -> Pruned:
     """Returns the pruned weight with every kept element on the grid that `fit` chose.
 
@@ -58,8 +59,8 @@ def prune_rounded(
 
 def _rounded(pruned: Pruned, rounding: Rounding) -> Array:
     """Returns the kept weights, each on the grid by itself."""
-    weight = np.empty_like(pruned.weight)
+    weight = np.empty_like(host(pruned.weight))
     for column in range(weight.shape[2]):
         weight[:, :, column] = rounding(column, pruned.weight[:, :, column])
-    weight *= pruned.keep
+    weight *= host(pruned.keep)
     return weight

@@ -9,17 +9,25 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import (
+    cast_like,
+    host,
+    in_fp32,
+    largest,
+    limit_of,
+    namespace,
+    on_host,
+    placed,
+    taken,
+)
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError
-from mlpass.halves import narrowed
 from mlpass.parallel import begin
-from mlpass.solvers.arrays import in_fp32, largest, limit_of, namespace
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
-from mlpass.sparsity.modes import Mask, Mode
-from mlpass.sparsity.tensors import host, is_tensor, placed, taken
+from mlpass.sparsity.modes import Mode
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,10 @@ class Solution:
     """
 
     weight: NDArray[Any]
-    keep: Mask
+    keep: NDArray[np.bool_]
     error: float
     dampening: float
     error_before: float | None = None
-
-
-Found = TypeVar("Found", bound=Solution)
 
 
 @one_blas_thread()
@@ -91,7 +96,7 @@ def usable(problem: Problem, method: Method) -> Method:
 
     That is `Magnitude()` where no sample gives an input, and a ranking where it is diagonal.
     """
-    if not problem.gram.diagonal.any():
+    if not host(problem.gram.diagonal).any():
         return Magnitude()
     if problem.gram.is_diagonal and not isinstance(method, Magnitude | Wanda):
         return Uncorrelated()
@@ -121,7 +126,7 @@ def begin_powers(problem: Problem, magnitude: bool) -> Callable[[], Powers]:
         return Powers(whole, output_power(change, problem.gram))
 
     # A device has one queue: nothing is gained there by two threads.
-    return work_out if is_tensor(problem.weight) else begin(work_out)
+    return begin(work_out) if on_host(problem.weight) else work_out
 
 
 def make_solution(
@@ -154,21 +159,16 @@ def hosted(
     return host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
 
 
+Found = TypeVar("Found", bound=Solution)
+
+
 def placed_like(solution: Found, like: Any) -> Found:
     """Returns a solution of numpy's arrays in those of `like`: its weight in the same dtype."""
-    if not is_tensor(like):
+    if on_host(like):
         return solution
     arrays = {name: each for name, each in vars(solution).items() if isinstance(each, np.ndarray)}
     found = {name: placed(each, like) for name, each in arrays.items()}
     return replace(solution, **found | {"weight": cast_like(solution.weight, like)})
-
-
-def cast_like(values: Any, like: Any) -> Any:
-    """Returns values of the kind and dtype, and on the device, of `like`."""
-    found = placed(values, like)
-    if is_tensor(like):
-        return found.to(like.dtype)
-    return narrowed(found) if like.dtype == np.float16 else found.astype(like.dtype, copy=False)
 
 
 def make_problem(
@@ -196,8 +196,10 @@ def make_problem(
         raise CalibrationError(
             f"gram: must be {(groups, columns, columns)} for this weight. Got {got}."
         )
-    weight = taken(weight)
-    if not namespace(weight).isfinite(weight).all():
+    weight = taken(weight)  # type: ignore[assignment]
+    xp = namespace(weight)
+    if not xp.all(xp.isfinite(weight)):
         raise CalibrationError("weight: holds NaN or inf.")
-    here = used.split(placed(weight, shared.diagonal)).reshape((groups, rows, columns))
+    there = used.split(placed(weight, shared.diagonal))
+    here = namespace(there).reshape(there, (groups, rows, columns))
     return Problem(in_fp32(here), shared, grouped_layout(used), mode)

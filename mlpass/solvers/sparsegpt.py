@@ -14,16 +14,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.parallel import map_items
-from mlpass.solvers.arrays import blank, diagonals, jobs, namespace, tensor_form, total, zeros
-from mlpass.solvers.gram import dampened_factor
-from mlpass.solvers.problem import (
+from mlpass.arrays import (
     Array,
+    blank,
+    contiguous,
+    diagonals,
+    host,
+    namespace,
+    on_host,
+    placed,
+    row_dots,
+    total,
+    triangular_inverse,
+    zeros,
+)
+from mlpass.parallel import map_items
+from mlpass.solvers.dampening import dampened_factors
+from mlpass.solvers.problem import (
     Method,
     Problem,
     Pruned,
@@ -31,11 +43,10 @@ from mlpass.solvers.problem import (
     check_dampening,
     column_scale,
 )
-from mlpass.solvers.products import Part
+from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
 from mlpass.sparsity.masks import keep_mask
-from mlpass.sparsity.modes import Mask, Window
-from mlpass.sparsity.tensors import host, is_tensor, placed
+from mlpass.sparsity.mode import Window
 
 # Given a column's index in the sweep and its values (groups, rows), returns the values to store.
 Rounding = Callable[[int, Array], Array]
@@ -92,7 +103,7 @@ class Factored:
     order: NDArray[np.intp]
     upper: Array
     scale: Array
-    live: NDArray[np.bool_]
+    live: Array
     added: Array
     dampening: float
     reaches: dict[tuple[int, ...], tuple[Array, list[Array]]] = field(default_factory=dict)
@@ -104,18 +115,18 @@ class Factored:
         columns before it take from them. The second is each block's own U^-1.
         """
         if edges not in self.reaches:
-            xp, form = namespace(self.upper), tensor_form(self.upper)
-            reach, blocks = zeros(self.upper, self.upper.shape), list(pairwise(edges))
-            inverse = form.triangular_inverse if form else np.linalg.inv
+            xp, blocks = namespace(self.upper), list(pairwise(edges))
+            reach = zeros(self.upper, self.upper.shape)
 
             def invert(block: tuple[int, int]) -> Array:
                 start, stop = block
-                spread: Array = inverse(self.upper[:, start:stop, start:stop])
+                spread = triangular_inverse(self.upper[:, start:stop, start:stop])
                 before = self.upper[:, :start, start:stop]
                 xp.matmul(before, spread, out=reach[:, :start, start:stop])
                 return spread
 
-            spreads = [*map(invert, blocks)] if form else map_items(invert, blocks)
+            alone = not on_host(self.upper)
+            spreads = [*map(invert, blocks)] if alone else map_items(invert, blocks)
             self.reaches[edges] = reach, spreads
         return self.reaches[edges]
 
@@ -137,19 +148,20 @@ def _factor(matrix: Array, order: NDArray[np.intp], dampening: float) -> Factore
     native = np.array_equal(order, np.arange(order.size))
     places = placed(order, matrix)
     gram = matrix if native else matrix[:, places[:, None], places]
-    if form := tensor_form(gram):
-        upper, each = form.dampened_factors(gram, dampening)
-    else:
-        parts = [dampened_factor(group, dampening) for group in gram]
-        upper = parts[0][0][None] if len(parts) == 1 else np.stack([upper for upper, _ in parts])
-        each = [used for _, used in parts]
+    upper, each = dampened_factors(gram, dampening)
     used, diagonal = np.array(each), host(diagonals(gram))
     live = diagonal > 0
     scale = column_scale(host(diagonals(upper)) * live)
     mean = diagonal.sum(axis=1) / np.maximum(1, live.sum(axis=1))
     added = (used * mean).astype(np.float32)
-    scale, live, added = (placed(part, gram) for part in (scale, live, added))
-    return Factored(order, upper, scale, live, added, float(used.max()))
+    return Factored(
+        order,
+        upper,
+        placed(scale, gram),
+        placed(live, gram),
+        placed(added, gram),
+        float(used.max()),
+    )
 
 
 def sweep(
@@ -158,8 +170,8 @@ def sweep(
     windows: list[Window],
     block_size: int,
     rounding: Rounding | None = None,
-    fixed: Mask | None = None,
-) -> tuple[Array, Mask, float]:
+    fixed: Array | None = None,
+) -> tuple[Array, Array, float]:
     """Returns the updated weight, its mask, and the square sum of the change in outputs.
 
     That sum needs no product with the Gram: what the columns lose adds up to it, once what the
@@ -180,7 +192,7 @@ def sweep(
         score = xp.abs(_transposed(weight, every)) * scale[..., None]
         keep = keep_mask(windows[0].mode, score, windows[0].layout)
         fixed = blank(weight, weight.shape, mask=True)
-        fixed[:, :, every] = keep.swapaxes(1, 2)
+        fixed[:, :, every] = keep.mT
     spans = _spans(windows) if fixed is None else _steps(columns, block_size)
     blocks = list(_blocks(spans, block_size))
     edges = (0, *(parts[-1].right for parts in blocks))
@@ -200,8 +212,8 @@ def sweep(
         _put_back(keep, mask, native)
         _take_away(weight, current, native)
         weights = xp.square(diagonals(upper[:, block, block]))
-        squares = weights * _square_sums(lost)
-        squares -= factored.added[:, None] * _square_sums(current)
+        squares = weights * row_dots(lost, lost)
+        squares -= factored.added[:, None] * row_dots(current, current)
         power += total(squares[factored.live[:, block]])
         _bring_up(change, reach, edges, done)  # current, changed in place, is a part of it
     return result, mask, max(0.0, power)
@@ -226,44 +238,43 @@ def _bring_up(change: Array, reach: Array, edges: tuple[int, ...], done: int) ->
 
     def take(part: Part) -> None:
         group, row = part
-        spread = reach[group, left:middle, middle:right].swapaxes(1, 2)
+        spread = reach[group, left:middle, middle:right].mT
         change[group, middle:right, row] -= spread @ change[group, left:middle, row]
 
     work = (middle - left) * (right - middle)
-    map_items(take, jobs(change.swapaxes(1, 2), work))
+    map_items(take, jobs(change.mT, work))
 
 
 def _turned(weight: Array, order: NDArray[np.intp]) -> Array:
     """Returns (groups, rows, columns) as (groups, columns, rows), in the order of a sweep."""
     groups, rows, columns = weight.shape
-    turned: Array = _room(weight, (groups, columns, rows))
+    turned = _room(weight, (groups, columns, rows))
     places = _places(order, weight)
 
     def turn(part: Part) -> None:
         group, row = part
-        turned[group, :, row] = weight[part][:, :, places].swapaxes(1, 2)
+        turned[group, :, row] = weight[part][:, :, places].mT
 
     map_items(turn, jobs(weight, columns * _COPY))
     return turned
 
 
-def _transposed(values: Any, columns: NDArray[np.intp] | slice) -> Any:
+def _transposed(values: Array, columns: Array | slice) -> Array:
     """Returns some columns of (groups, rows, columns) as (groups, columns, rows)."""
-    turned = values[:, :, columns].swapaxes(1, 2)
-    return turned.contiguous() if is_tensor(values) else np.ascontiguousarray(turned)
+    return contiguous(values[:, :, columns].mT)
 
 
-def _room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Any:
-    """Returns an uninitialised array with some room after each row; a tensor without.
+def _room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Array:
+    """Returns an uninitialised array, on the host with some room after each row.
 
     Rows that are a power of two apart share a few lines of the cache: to transpose them is slow.
     """
-    if is_tensor(like):
+    if not on_host(like):
         return blank(like, shape, mask)
     return blank(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
 
 
-def _places(columns: NDArray[np.intp], like: Array) -> NDArray[np.intp] | slice:
+def _places(columns: NDArray[np.intp], like: Array) -> Array | slice:
     """Returns indices of columns where they are used; of neighbours a slice.
 
     A slice is several times as fast to copy through.
@@ -271,31 +282,25 @@ def _places(columns: NDArray[np.intp], like: Array) -> NDArray[np.intp] | slice:
     first, last = int(columns[0]), int(columns[-1]) + 1
     if np.array_equal(columns, np.arange(first, last)):
         return slice(first, last)
-    return placed(columns, like)  # type: ignore[no-any-return]
+    return placed(columns, like)
 
 
-def _square_sums(values: Array) -> Array:
-    """Returns the square sum of each column of (groups, columns, rows)."""
-    sums: Array = namespace(values).einsum("gcr,gcr->gc", values, values)
-    return sums
-
-
-def _take_away(weight: Array, current: Array, columns: NDArray[np.intp] | slice) -> None:
+def _take_away(weight: Array, current: Array, columns: Array | slice) -> None:
     """Subtracts some columns of (groups, rows, columns) from (groups, columns, rows), in place."""
 
     def take(part: Part) -> None:
         group, row = part
-        current[group, :, row] -= weight[part][:, :, columns].swapaxes(1, 2)
+        current[group, :, row] -= weight[part][:, :, columns].mT
 
     map_items(take, jobs(weight, current.shape[1] * _COPY))
 
 
-def _put_back(values: Any, target: Any, columns: NDArray[np.intp] | slice) -> None:
+def _put_back(values: Array, target: Array, columns: Array | slice) -> None:
     """Copies (groups, columns, rows) to some columns of a (groups, rows, columns) target."""
 
     def put(part: Part) -> None:
         group, row = part
-        target[group, row, columns] = values[group, :, row].swapaxes(1, 2)
+        target[group, row, columns] = values[group, :, row].mT
 
     map_items(put, jobs(target, values.shape[1] * _COPY))
 
@@ -335,7 +340,7 @@ def _set_columns(
     current: Array,
     spread: Array,
     scale: Array,
-    keep: Mask,
+    keep: Array,
     rounding: Rounding | None,
 ) -> Array:
     """Returns what each column of one block loses; sets them in turn.
@@ -361,7 +366,7 @@ def _set_columns(
     for span in spans:
         start, stop = span.left - first, span.right - first
         if start:
-            current[:, start:stop] -= unit[:, :start, start:stop].swapaxes(1, 2) @ lost[:, :start]
+            current[:, start:stop] -= unit[:, :start, start:stop].mT @ lost[:, :start]
         if span.window is not None:
             score = xp.abs(current[:, start:stop])
             score *= scale[:, start:stop, None]
@@ -370,7 +375,7 @@ def _set_columns(
         for left in range(start, stop, _CHUNK):
             right = min(stop, left + _CHUNK)
             if left > start:
-                weights = unit[:, start:left, left:right].swapaxes(1, 2)
+                weights = unit[:, start:left, left:right].mT
                 current[:, left:right] -= weights @ lost[:, start:left]
             for column in range(left, right):
                 values = current[:, column]

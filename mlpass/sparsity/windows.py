@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.sparsity.layout import Layout, transposed_layout
-
-if TYPE_CHECKING:
-    from mlpass.sparsity.modes import Mode
-
-
-class Window(NamedTuple):
-    """Columns of a weight matrix that are decided together, and the mode that decides them.
-
-    Attributes:
-        columns: indices into channels times positions, positions last.
-        layout: of their (groups, columns, rows) score, transposed since columns go one by one.
-        mode: with the count that this window has to zero.
-    """
-
-    columns: NDArray[np.intp]
-    layout: Layout
-    mode: Mode
+from mlpass.sparsity.mode import Mode, Window
 
 
 def column_windows(mode: Mode, layout: Layout, width: int, positions: int = 1) -> list[Window]:

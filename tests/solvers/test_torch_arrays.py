@@ -12,10 +12,11 @@ import sys
 import numpy as np
 import pytest
 
+from mlpass import arrays
+from mlpass.arrays import inner
 from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.allocate import error_curve, outlier_share
-from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram, GramSum, accumulate, output_power
 from mlpass.solvers.palettize import Palettization, solve_palettized
 from mlpass.solvers.problem import Method
@@ -23,7 +24,6 @@ from mlpass.solvers.quantize import Quantization, solve_quantized
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
-from mlpass.sparsity import tensors
 from mlpass.sparsity.layout import conv_layout, matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
 
@@ -207,7 +207,7 @@ def test_factors_that_a_device_has_not_are_made_on_the_processor(monkeypatch, me
     gram = accumulate(None, inputs)
     wanted = solve(weight, gram, NM(2, 4), method=method)
     missing = ("linalg_cholesky_ex", "linalg_solve_triangular")
-    monkeypatch.setattr(tensors, "_SINGLE", frozenset({pretended.NAME}))
+    monkeypatch.setattr(arrays, "_SINGLE", frozenset({pretended.NAME}))
     with pretended.Pretending(missing):
         found = solve(weight, pretended.far(gram), NM(2, 4), method=method)
     assert np.array_equal(found.keep, wanted.keep)
@@ -245,7 +245,7 @@ def test_a_diagonal_gram_is_numpys(apart, method, dead):
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_weight_comes_back_in_its_own_dtype(monkeypatch, dtype, shared):
     if not shared:
-        monkeypatch.setattr(tensors, "_SHARED", frozenset())
+        monkeypatch.setattr(arrays, "_SHARED", frozenset())
     weight, inputs = layer(16, 24)
     gram = torch.from_numpy(accumulate(None, inputs))
     given = torch.from_numpy(weight).to(dtype)
