@@ -14,6 +14,7 @@ from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
 from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.solvers.storage import Storage
 from mlpass.solvers.wanda import Magnitude
 
 _ALLOCATIONS = ("uniform", "owl", "error")
@@ -60,6 +61,11 @@ class Calibration:
         """The options that the result depends on, by name; samples left out."""
         others = ("sample_data", "memory_budget", "dense_grams")
         return {name: value for name, value in vars(self).items() if name not in others}
+
+    @property
+    def storage(self) -> Storage | None:
+        """How values are to be kept; None as they come."""
+        return self.quantize or self.palettize
 
     def __post_init__(self) -> None:
         _check_choice("allocate", self.allocate, _ALLOCATIONS)

@@ -21,10 +21,8 @@ from mlpass.report.records import LayerRecord
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.replay import replay
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.palettize import PalettizedSolution, solve_palettized
-from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import QuantizedSolution, solve_quantized
 from mlpass.solvers.solve import Solution, solve
+from mlpass.solvers.storage import Storage
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.joint import check_opset
@@ -34,8 +32,7 @@ from mlpass.weights.sites import Site
 from mlpass.weights.storing import (
     Editor,
     Encoded,
-    encode_palettized,
-    encode_quantized,
+    encode_stored,
     encode_weight,
 )
 
@@ -125,7 +122,7 @@ def _run(
 class _Solved(NamedTuple):
     """What a site comes to: solved for on how many samples and input rows, and encoded."""
 
-    solution: Solution
+    solution: Solution[NDArray[Any]]
     samples: int
     tokens: int
     encoded: Encoded
@@ -173,7 +170,7 @@ class _Pruning:
             if known is None:
                 known = self._solve(step, observed), observed.samples, observed.tokens
                 self._journal.add(step.site, *known)
-            return _Solved(*known, _encoded(step.site, known[0]))
+            return _Solved(*known, _encoded(step.site, known[0], self._calibration.storage))
         except NotApplicable as reason:
             return reason
 
@@ -191,7 +188,7 @@ class _Pruning:
         self.records[site] = replace(
             untouched_record(site, counted=False),
             mode=str(step.mode),
-            method=_name(self._calibration.method),
+            method=str(self._calibration.method),
             zeros=encoded.zeros,
             sparsity=encoded.zeros / solution.keep.size,
             encoding=encoded.encoding,
@@ -206,7 +203,7 @@ class _Pruning:
         self._bar.update()
         return solution.weight if self._calibration.propagate == "pruned" else None
 
-    def _solve(self, step: Step, observed: Observed) -> Solution:
+    def _solve(self, step: Step, observed: Observed) -> Solution[NDArray[Any]]:
         """Returns the solution for a site.
 
         Raises:
@@ -227,14 +224,19 @@ class _Pruning:
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
         return solution
 
-    def _solver(self, weight: NDArray[Any], gram: Gram, mode: Mode, layout: Layout) -> Solution:
+    def _solver(
+        self, weight: NDArray[Any], gram: Gram, mode: Mode, layout: Layout
+    ) -> Solution[NDArray[Any]]:
         how = self._calibration
-        options: dict[str, Any] = {"method": how.method, "layout": layout, "error_before": True}
-        if how.quantize is not None:
-            return solve_quantized(weight, gram, mode, how.quantize, **options)
-        if how.palettize is not None:
-            return solve_palettized(weight, gram, mode, how.palettize, **options)
-        return solve(weight, gram, mode, **options)
+        return solve(
+            weight,
+            gram,
+            mode,
+            method=how.method,
+            storage=how.storage,
+            layout=layout,
+            error_before=True,
+        )
 
 
 def mode_of(step: Step, score: NDArray[Any]) -> Mode:
@@ -261,14 +263,7 @@ def _layout(site: Site, mode: Mode) -> Layout | None:
         return None
 
 
-def _encoded(site: Site, solution: Solution) -> Encoded:
-    if isinstance(solution, QuantizedSolution):
-        return encode_quantized(site, solution)
-    if isinstance(solution, PalettizedSolution):
-        return encode_palettized(site, solution)
+def _encoded(site: Site, solution: Solution[NDArray[Any]], storage: Storage | None) -> Encoded:
+    if storage is not None:
+        return encode_stored(site, solution, storage)
     return encode_weight(site, solution.weight, solution.keep)
-
-
-def _name(method: Method) -> str:
-    refitted = " + refit" if getattr(method, "refit", False) else ""
-    return type(method).__name__.lower() + refitted

@@ -19,7 +19,7 @@ first lets the mask move, a larger one then settles it; X is over-relaxed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -74,14 +74,14 @@ class ADMM(Method):
         """Returns the pruned weight, solved for on its mask."""
         lengths, gram = problem.gram.conditional(self.dampening)
         scale = placed(column_scale(host(lengths)), problem.weight)[:, None, :]
-        scaled = replace(problem, weight=problem.weight * scale, gram=gram)
+        scaled = problem.scaled(scale, gram)
         split, keep, dampening = self._search(scaled)
         if self.finish:
             split = refit(scaled, keep, split, self.finish, dampening)
         weight = split / scale
-        power = output_power(weight - problem.weight, problem.gram)
+        power = output_power(weight - problem.target, problem.gram)
         plain = Magnitude().prune(problem)
-        if power <= output_power(plain.weight - problem.weight, problem.gram):
+        if power <= output_power(plain.weight - problem.target, problem.gram):
             return Pruned(weight, keep, dampening, power)
         # The search has gone astray, as it may where whole rows are to go.
         weight = refit(problem, plain.keep, plain.weight, dampening=dampening)
@@ -89,7 +89,7 @@ class ADMM(Method):
 
     def _search(self, problem: Problem) -> tuple[Array, Array, float]:
         """Returns Z after all iterations, its mask, and the dampening that the Gram took."""
-        target = problem.weight
+        target = problem.target
         exploring = self.iterations // 2
         stages = (
             (self.penalty * _EXPLORING, exploring),

@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +39,8 @@ class Curve:
 
 @one_blas_thread()
 def error_curve(
-    weight: NDArray[Any],
-    gram: NDArray[Any] | Gram,
+    weight: Array,
+    gram: Array | Gram,
     sparsities: Sequence[float],
     *,
     method: Method,

@@ -17,19 +17,28 @@ from mlpass.sparsity.mode import Mode
 
 @dataclass(frozen=True)
 class Problem:
-    """One weight and the inputs it meets: find W' in the mode's pattern with `(W' - W) X^T` small.
+    """One weight and the inputs it meets: find W' in the mode's pattern with `(W' - V) X^T` small.
+
+    V, the target, is the weight W itself where no other is given.
 
     Attributes:
         weight: (groups, rows, columns) fp32, where the Gram is: a numpy array, or a tensor.
         gram: of its inputs, (groups, columns, columns).
         layout: of `weight`: (groups, rows, channels, positions).
         mode: which elements may stay.
+        wanted: like `weight`, what the outputs should be those of; None where that is it.
     """
 
     weight: Array
     gram: Gram
     layout: Layout
     mode: Mode
+    wanted: Array | None = None
+
+    @property
+    def target(self) -> Array:
+        """The weight whose outputs are wanted, like `weight`: by default that itself."""
+        return self.weight if self.wanted is None else self.wanted
 
     @property
     def scale(self) -> Array:
@@ -40,7 +49,13 @@ class Problem:
     @property
     def hosted(self) -> Problem:
         """The same in numpy's arrays."""
-        return replace(self, weight=host(self.weight), gram=self.gram.hosted)
+        wanted = None if self.wanted is None else host(self.wanted)
+        return replace(self, weight=host(self.weight), gram=self.gram.hosted, wanted=wanted)
+
+    def scaled(self, factors: Array, gram: Gram) -> Problem:
+        """Returns the same with its columns multiplied by some factors, on the Gram of those."""
+        wanted = None if self.wanted is None else self.wanted * factors
+        return replace(self, weight=self.weight * factors, gram=gram, wanted=wanted)
 
 
 class Pruned(NamedTuple):
@@ -67,6 +82,11 @@ class Method:
     """
 
     tensors: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        """The name that a report prints."""
+        refitted = " + refit" if getattr(self, "refit", False) else ""
+        return type(self).__name__.lower() + refitted
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight of a problem.

@@ -18,7 +18,7 @@ def refit(
     Inputs that do not correlate leave nothing to make up for: with a diagonal Gram, all stays.
 
     Args:
-        problem: with the weight whose output is wanted.
+        problem: with the target, whose outputs are wanted.
         keep: (groups, rows, columns).
         weight: where to start, zero outside `keep`.
         iterations: one product with the Gram each.
@@ -33,7 +33,7 @@ def refit(
     def solve_rows(part: Part) -> None:
         kept, square = keep[part], gram[part[0]]
         scale = kept * inverse[part[0], None]  # the mask and it in one
-        offset = problem.weight[part] - weight[part]
+        offset = problem.target[part] - weight[part]
         residual = offset @ square
         residual += extra * offset
         residual *= kept

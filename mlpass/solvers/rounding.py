@@ -49,7 +49,7 @@ def prune_rounded(
     factored = factor(problem, windows, sweeper.dampening)
     rounding = make(factored.order)
     if isinstance(method, SparseGPT) and not method.refit:
-        weight, keep, power = sweep(problem.weight, factored, windows, method.block_size, rounding)
+        weight, keep, power = sweep(problem.target, factored, windows, method.block_size, rounding)
         return Pruned(weight, keep, factored.dampening, power)
     weight, keep, _ = sweep(
         pruned.weight, factored, windows, sweeper.block_size, rounding, pruned.keep

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, NamedTuple
 
 from mlpass.arrays import (
+    Array,
+    Kind,
     cast_like,
     host,
     in_fp32,
@@ -18,6 +17,7 @@ from mlpass.arrays import (
     namespace,
     on_host,
     placed,
+    reshaped,
     taken,
 )
 from mlpass.blas import one_blas_thread
@@ -25,41 +25,48 @@ from mlpass.errors import CalibrationError
 from mlpass.parallel import begin
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by
+from mlpass.solvers.rounding import prune_rounded
+from mlpass.solvers.storage import Storage
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
-from mlpass.sparsity.modes import Mode
+from mlpass.sparsity.mode import Mode
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Generic[Kind]):
     """A pruned weight.
 
     Attributes:
         weight: in the shape and dtype that came in, and of that kind; 0 where `keep` is False.
         keep: bool, the same shape.
-        error: `||(W' - W) X^T||^2 / ||W X^T||^2`; 0 where no sample gives an output.
+        error: `||(W' - V) X^T||^2 / ||V X^T||^2`, V being the target, by default W itself; 0 where
+            no sample gives an output.
         dampening: fraction of the Gram's mean diagonal that was added to it.
         error_before: the error of `Magnitude()` in the same mode, what pruning without samples
             would have given; None where it was not asked for.
+        parts: what stands for the weight in its storage, by name; none where that is plain.
     """
 
-    weight: NDArray[Any]
-    keep: NDArray[np.bool_]
+    weight: Kind
+    keep: Kind
     error: float
     dampening: float
     error_before: float | None = None
+    parts: Mapping[str, Kind] = field(default_factory=dict)
 
 
 @one_blas_thread()
 def solve(
-    weight: NDArray[Any],
-    gram: NDArray[Any] | Gram,
+    weight: Kind,
+    gram: Array | Gram,
     mode: Mode,
     *,
     method: Method,
+    storage: Storage | None = None,
+    target: Array | None = None,
     layout: Layout | None = None,
     error_before: bool = False,
-) -> Solution:
+) -> Solution[Kind]:
     """Returns a weight pruned by `method` so that its outputs on the samples change little.
 
     It works where the Gram is: on numpy's arrays, or on torch's tensors on their device (those in
@@ -76,19 +83,30 @@ def solve(
         mode: which elements may stay.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`. Where no sample gives an input,
             it is `Magnitude()` whatever is asked.
+        storage: how values are to be kept, as `Quantization()` or `Palettization()`: they are
+            rounded in the same solve, on numpy's arrays. None keeps them as they come.
+        target: like `weight`, what the outputs should be those of; None for those of `weight`.
         layout: what the axes of `weight` are; None for a plain matrix.
         error_before: whether the solution has it. It costs about a quarter of SparseGPT's work.
 
     Raises:
         CalibrationError: shapes do not fit, the Gram or the weight holds NaN or inf, or the Gram is
             not positive semidefinite.
-        NotApplicable: the mode does not fit this weight.
+        NotApplicable: the mode or the storage does not fit this weight.
     """
-    problem = make_problem(weight, gram, mode, layout)
+    given: Array = weight
+    if storage is not None:  # a shared Gram is brought to the host once
+        given, gram = host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
+    problem = make_problem(given, gram, mode, layout, target)
     powers = begin_powers(problem, error_before)
-    pruned = pruned_by(usable(problem, method), problem)
-    used = layout or matrix_layout(*weight.shape)
-    return make_solution(problem, pruned, used, weight, powers())
+    used, chosen = layout or matrix_layout(*given.shape), usable(problem, method)
+    if storage is None:
+        return make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
+    grid = storage.grid(problem, used, host(given).dtype)
+    pruned = prune_rounded(problem, chosen, grid.fit)
+    found = make_solution(problem, pruned, used, weight, powers())
+    parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}
+    return replace(found, parts=parts)
 
 
 def usable(problem: Problem, method: Method) -> Method:
@@ -119,10 +137,10 @@ def begin_powers(problem: Problem, magnitude: bool) -> Callable[[], Powers]:
     """Returns what waits for the powers of a problem, worked out beside the method."""
 
     def work_out() -> Powers:
-        whole = output_power(problem.weight, problem.gram)
+        whole = output_power(problem.target, problem.gram)
         if not magnitude:
             return Powers(whole, None)
-        change = Magnitude().prune(problem).weight - problem.weight
+        change = Magnitude().prune(problem).weight - problem.target
         return Powers(whole, output_power(change, problem.gram))
 
     # A device has one queue: nothing is gained there by two threads.
@@ -130,15 +148,15 @@ def begin_powers(problem: Problem, magnitude: bool) -> Callable[[], Powers]:
 
 
 def make_solution(
-    problem: Problem, pruned: Pruned, layout: Layout, stored: NDArray[Any], powers: Powers
-) -> Solution:
+    problem: Problem, pruned: Pruned, layout: Layout, stored: Kind, powers: Powers
+) -> Solution[Kind]:
     """Returns a method's result in the shape, kind and dtype of the stored one, with its error."""
     weight, power = pruned.weight, pruned.power
     limit = limit_of(stored)
     if largest(weight) > limit:  # fp16 would make it inf
         weight, power = namespace(weight).clip(weight, -limit, limit), None
     if power is None:
-        power = output_power(weight - problem.weight, problem.gram)
+        power = output_power(weight - problem.target, problem.gram)
 
     def relative(power: float) -> float:
         return power / powers.whole if powers.whole > 0 else 0.0
@@ -152,41 +170,30 @@ def make_solution(
     )
 
 
-def hosted(
-    weight: NDArray[Any], gram: NDArray[Any] | Gram
-) -> tuple[NDArray[Any], NDArray[Any] | Gram]:
-    """Returns a weight and its Gram in numpy's arrays; a shared Gram is brought to them once."""
-    return host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
-
-
-Found = TypeVar("Found", bound=Solution)
-
-
-def placed_like(solution: Found, like: Any) -> Found:
-    """Returns a solution of numpy's arrays in those of `like`: its weight in the same dtype."""
-    if on_host(like):
-        return solution
-    arrays = {name: each for name, each in vars(solution).items() if isinstance(each, np.ndarray)}
-    found = {name: placed(each, like) for name, each in arrays.items()}
-    return replace(solution, **found | {"weight": cast_like(solution.weight, like)})
-
-
 def make_problem(
-    weight: NDArray[Any], gram: NDArray[Any] | Gram, mode: Mode, layout: Layout | None
+    weight: Array,
+    gram: Array | Gram,
+    mode: Mode,
+    layout: Layout | None = None,
+    target: Array | None = None,
 ) -> Problem:
     """Returns the checked problem that `solve` was given.
 
     Raises:
         CalibrationError: as `solve`.
     """
+    shape = tuple(weight.shape)
     if layout is None and weight.ndim != 2:
         raise CalibrationError(
-            "weight: must be (rows, columns) where no layout is given. "
-            f"Got shape {tuple(weight.shape)}."
+            f"weight: must be (rows, columns) where no layout is given. Got shape {shape}."
         )
-    used = layout or matrix_layout(*weight.shape)
-    if used.shape != tuple(weight.shape):
-        raise CalibrationError(f"weight: has shape {tuple(weight.shape)}, its layout {used.shape}.")
+    used = layout or matrix_layout(*shape)
+    if used.shape != shape:
+        raise CalibrationError(f"weight: has shape {shape}, its layout {used.shape}.")
+    if target is not None and tuple(target.shape) != shape:
+        raise CalibrationError(
+            f"target: must have the weight's shape, {shape}. Got {tuple(target.shape)}."
+        )
     groups, rows, channels, positions = used.sizes
     columns = channels * positions
     shared = gram if isinstance(gram, Gram) else Gram(gram)
@@ -196,10 +203,14 @@ def make_problem(
         raise CalibrationError(
             f"gram: must be {(groups, columns, columns)} for this weight. Got {got}."
         )
-    weight = taken(weight)  # type: ignore[assignment]
-    xp = namespace(weight)
-    if not xp.all(xp.isfinite(weight)):
-        raise CalibrationError("weight: holds NaN or inf.")
-    there = used.split(placed(weight, shared.diagonal))
-    here = namespace(there).reshape(there, (groups, rows, columns))
-    return Problem(in_fp32(here), shared, grouped_layout(used), mode)
+
+    def brought(name: str, values: Array) -> Array:
+        values = taken(values)
+        xp = namespace(values)
+        if not xp.all(xp.isfinite(values)):
+            raise CalibrationError(f"{name}: holds NaN or inf.")
+        split = used.split(placed(values, shared.diagonal))
+        return in_fp32(reshaped(split, (groups, rows, columns)))
+
+    wanted = None if target is None else brought("target", target)
+    return Problem(brought("weight", weight), shared, grouped_layout(used), mode, wanted)

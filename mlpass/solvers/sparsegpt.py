@@ -79,7 +79,7 @@ class SparseGPT(Method):
         """Returns the pruned and updated weight."""
         windows = problem.mode.windows(problem.layout, self.block_size)
         factored = factor(problem, windows, self.dampening)
-        weight, keep, power = sweep(problem.weight, factored, windows, self.block_size)
+        weight, keep, power = sweep(problem.target, factored, windows, self.block_size)
         if not self.refit:
             return Pruned(weight, keep, factored.dampening, power)
         weight = refit(problem, keep, weight, dampening=factored.dampening)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.errors import ConfigError
 from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.ranking import Mask, Score
 
@@ -17,6 +18,29 @@ class Mode:
     """A rule that says which elements of a weight stay."""
 
     structured: ClassVar[bool] = False
+
+    @property
+    def target(self) -> float | None:
+        """The sparsity that it leads to; None where the weight decides."""
+        return getattr(self, "target_sparsity", None)
+
+    @property
+    def ranks_together(self) -> bool:
+        """Whether all weights that share it are ranked together."""
+        return False
+
+    def at(self, sparsity: float) -> Mode:
+        """Returns the same mode at another sparsity, 0 to 1.
+
+        Raises:
+            ConfigError: it names no sparsity that could be another.
+        """
+        if self.target is None:
+            raise ConfigError(
+                f"config: {self} names no sparsity that a schedule could lead to; Percentile, NM, "
+                "Block, Kernel and Channel do"
+            )
+        return replace(self, target_sparsity=sparsity)  # type: ignore[call-arg]
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of `score`, in its shape.

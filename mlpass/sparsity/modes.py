@@ -102,9 +102,10 @@ class Percentile(Mode):
         if self.scope not in ("weight", "row", "global"):
             raise ConfigError(f'scope: must be "weight", "row" or "global". Got {self.scope!r}.')
 
-    def zeros_of(self, size: int) -> int:
-        """Returns how many of `size` elements are to be zero."""
-        return math.floor(self.target_sparsity * size)
+    @property
+    def ranks_together(self) -> bool:
+        """Whether all weights that share it are ranked together."""
+        return self.scope == "global"
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of one weight; a global ranking is cut by the pass instead."""
@@ -152,6 +153,15 @@ class NM(Mode):
                 f"Got n={self.n!r} with m={self.m}."
             )
         check_dim(self.dim)
+
+    @property
+    def target(self) -> float:
+        """The share of zeros in every m."""
+        return self.n / self.m
+
+    def at(self, sparsity: float) -> Mode:
+        """Returns the mode with the whole zeros in every m that a sparsity comes to."""
+        return replace(self, n=self.n if sparsity == self.target else int(sparsity * self.m))
 
     def __str__(self) -> str:
         return f"NM({self.n}:{self.m}{', dim=0' if self.dim == 0 else ''})"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -22,13 +20,10 @@ def column_windows(mode: Mode, layout: Layout, width: int, positions: int = 1) -
     ]
 
 
-def with_shares(mode: Any, parts: list[Window], units: list[int]) -> list[Window]:
+def with_shares(mode: Mode, parts: list[Window], units: list[int]) -> list[Window]:
     """Returns the windows, each with the share of its `units` that the mode has to zero there."""
-    shares = _shares(mode.target_sparsity, units)
-    return [
-        part._replace(mode=replace(mode, target_sparsity=share))
-        for part, share in zip(parts, shares, strict=True)
-    ]
+    shares = _shares(mode.target or 0.0, units)
+    return [part._replace(mode=mode.at(share)) for part, share in zip(parts, shares, strict=True)]
 
 
 def _shares(target_sparsity: float, units: list[int]) -> list[float]:

@@ -71,8 +71,7 @@ class Candidate:
     @property
     def method_name(self) -> str:
         """The method as text."""
-        refitted = " + refit" if getattr(self.method, "refit", False) else ""
-        return type(self.method).__name__.lower() + refitted
+        return str(self.method)
 
 
 def default_grid() -> list[Mode]:

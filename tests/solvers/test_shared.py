@@ -12,8 +12,8 @@ from mlpass.errors import CalibrationError
 from mlpass.solvers import dampening as factors
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.gram import Gram, GramSum, accumulate
-from mlpass.solvers.palettize import Palettization, solve_palettized
-from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.palettize import Palettization
+from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
@@ -27,11 +27,16 @@ MODES = [Percentile(0.5), Percentile(0.4, scope="row"), NM(2, 4), Block(0.5, 4),
 
 def same(first, second):
     """Returns whether two solutions are equal in every bit."""
-    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
-    return all(
-        one.tobytes() == other.tobytes() if isinstance(one, np.ndarray) else one == other
-        for one, other in pairs
-    )
+
+    def told(solution):
+        values = vars(solution) | {f"part {name}": part for name, part in solution.parts.items()}
+        del values["parts"]
+        return {
+            name: value.tobytes() if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+
+    return told(first) == told(second)
 
 
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
@@ -45,7 +50,7 @@ def test_a_shared_gram_changes_no_bit(method, mode):
         plain = solve(other, gram, mode, method=method, layout=layout)
         assert same(plain, solve(other, shared, mode, method=method, layout=layout))
     quantized = [
-        solve_quantized(weight, each, mode, Quantization("int4"), method=method, layout=layout)
+        solve(weight, each, mode, storage=Quantization("int4"), method=method, layout=layout)
         for each in (gram, shared)
     ]
     assert same(*quantized)
@@ -155,15 +160,15 @@ def test_admm_on_a_diagonal_gram_is_at_the_optimum(mode):
 def test_joint_results_of_a_diagonal_gram_are_those_of_its_matrix(method):
     weight = layer(24, 40)[0]
     power = np.random.default_rng(3).uniform(0.5, 20, 40).astype(np.float32)
-    for find, how in (
-        (solve_quantized, Quantization("int4", 8)),
-        (solve_quantized, Quantization("uint8")),
-        (solve_palettized, Palettization("kmeans", 4)),
-        (solve_palettized, Palettization("normal_float")),
+    for how in (
+        Quantization("int4", 8),
+        Quantization("uint8"),
+        Palettization("kmeans", 4),
+        Palettization("normal_float"),
     ):
-        short = find(weight, power, NM(2, 4), how, method=method)
-        full = find(weight, np.diag(power), NM(2, 4), how, method=method)
-        assert short.codes.tobytes() == full.codes.tobytes()
+        short = solve(weight, power, NM(2, 4), storage=how, method=method)
+        full = solve(weight, np.diag(power), NM(2, 4), storage=how, method=method)
+        assert short.parts["codes"].tobytes() == full.parts["codes"].tobytes()
         assert np.allclose(short.weight, full.weight, atol=1e-6)
         assert short.error == pytest.approx(full.error, rel=1e-4)
         assert not short.weight[~short.keep].any()
@@ -175,7 +180,7 @@ def test_a_long_diagonal_gram_builds_no_matrix():
     for method in METHODS:
         solution = solve(weight, power, Percentile(0.5), method=method)
         assert np.count_nonzero(solution.keep) * 2 == weight.size
-    found = solve_quantized(weight, power, Percentile(0.5), Quantization(), method=SparseGPT())
+    found = solve(weight, power, Percentile(0.5), storage=Quantization(), method=SparseGPT())
     assert 0 < found.error - solution.error < 1e-2
 
 
@@ -188,8 +193,8 @@ def test_the_error_before_is_what_magnitude_gives(method, mode):
     assert wanted.error_before is None
     found = solve(weight, gram, mode, method=method, error_before=True)
     assert found.error_before == wanted.error
-    joint = solve_quantized(weight, gram, mode, Quantization(), method=method, error_before=True)
-    table = solve_palettized(weight, gram, mode, Palettization(), method=method, error_before=True)
+    joint = solve(weight, gram, mode, storage=Quantization(), method=method, error_before=True)
+    table = solve(weight, gram, mode, storage=Palettization(), method=method, error_before=True)
     assert joint.error_before == table.error_before == wanted.error
 
 

@@ -18,9 +18,9 @@ from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.allocate import error_curve, outlier_share
 from mlpass.solvers.gram import Gram, GramSum, accumulate, output_power
-from mlpass.solvers.palettize import Palettization, solve_palettized
+from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
@@ -293,15 +293,15 @@ def test_joint_results_are_numpys_and_come_back_as_tensors(device, method):
     weight, inputs = layer(24, 40)
     gram = accumulate(None, inputs)
     shared = Gram(pretended.far(gram))
-    for find, how in (
-        (solve_quantized, Quantization("int4", 8)),
-        (solve_quantized, Quantization("uint8")),
-        (solve_palettized, Palettization("kmeans", 4)),
+    for how in (
+        Quantization("int4", 8),
+        Quantization("uint8"),
+        Palettization("kmeans", 4),
     ):
-        ours = find(weight, gram, NM(2, 4), how, method=method)
-        theirs = find(pretended.far(weight), shared, NM(2, 4), how, method=method)
-        assert theirs.codes.device.type == theirs.weight.device.type == pretended.NAME
-        assert np.mean(theirs.codes.cpu().numpy() != ours.codes) < 0.01
+        ours = solve(weight, gram, NM(2, 4), storage=how, method=method)
+        theirs = solve(pretended.far(weight), shared, NM(2, 4), storage=how, method=method)
+        assert theirs.parts["codes"].device.type == theirs.weight.device.type == pretended.NAME
+        assert np.mean(theirs.parts["codes"].cpu().numpy() != ours.parts["codes"]) < 0.01
         assert theirs.error == pytest.approx(ours.error, rel=0.01)
     assert device.fetched.count((1, 40, 40)) == 1  # the Gram, once for all
 
