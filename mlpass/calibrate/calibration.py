@@ -112,7 +112,7 @@ def make_calibration(
         palettize = Palettization()
     if sample_data is None:
         if method not in (None, Magnitude()):
-            raise ConfigError(f"method: {method} needs sample_data")
+            raise ConfigError(f"method: {method!r} needs sample_data")
         if quantize is not None or palettize is not None:
             raise ConfigError("quantize and palettize need sample_data")
         return None

@@ -188,7 +188,7 @@ class _Pruning:
         self.records[site] = replace(
             untouched_record(site, counted=False),
             mode=str(step.mode),
-            method=str(self._calibration.method),
+            method=_name(solution),
             zeros=encoded.zeros,
             sparsity=encoded.zeros / solution.keep.size,
             encoding=encoded.encoding,
@@ -267,3 +267,8 @@ def _encoded(site: Site, solution: Solution[NDArray[Any]], storage: Storage | No
     if storage is not None:
         return encode_stored(site, solution, storage)
     return encode_weight(site, solution.weight, solution.keep)
+
+
+def _name(solution: Solution[NDArray[Any]]) -> str:
+    """Returns what pruned a weight, and why that is not what was asked for."""
+    return f"{solution.method}, {solution.reason}" if solution.reason else solution.method

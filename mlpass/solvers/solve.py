@@ -45,6 +45,8 @@ class Solution(Generic[Kind]):
         error_before: the error of `Magnitude()` in the same mode, what pruning without samples
             would have given; None where it was not asked for.
         parts: what stands for the weight in its storage, by name; none where that is plain.
+        method: what pruned it, as text.
+        reason: why that is not the method that was asked for; None where it is.
     """
 
     weight: Kind
@@ -53,6 +55,8 @@ class Solution(Generic[Kind]):
     dampening: float
     error_before: float | None = None
     parts: Mapping[str, Kind] = field(default_factory=dict)
+    method: str = ""
+    reason: str | None = None
 
 
 @one_blas_thread()
@@ -82,7 +86,7 @@ def solve(
             it alone is worked out once, with the same result.
         mode: which elements may stay.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`. Where no sample gives an input,
-            it is `Magnitude()` whatever is asked.
+            it is `Magnitude()` whatever is asked; `Solution.method` says what it was.
         storage: how values are to be kept, as `Quantization()` or `Palettization()`: they are
             rounded in the same solve, on numpy's arrays. None keeps them as they come.
         target: like `weight`, what the outputs should be those of; None for those of `weight`.
@@ -99,26 +103,33 @@ def solve(
         given, gram = host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
     problem = make_problem(given, gram, mode, layout, target)
     powers = begin_powers(problem, error_before)
-    used, chosen = layout or matrix_layout(*given.shape), usable(problem, method)
+    used = layout or matrix_layout(*given.shape)
+    chosen, reason = usable(problem, method)
     if storage is None:
-        return make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
+        found = make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
+        return replace(found, method=str(chosen), reason=reason)
     grid = storage.grid(problem, used, host(given).dtype)
     pruned = prune_rounded(problem, chosen, grid.fit)
     found = make_solution(problem, pruned, used, weight, powers())
     parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}
-    return replace(found, parts=parts)
+    return replace(found, parts=parts, method=str(chosen), reason=reason)
 
 
-def usable(problem: Problem, method: Method) -> Method:
-    """Returns the method, or what it comes to where the Gram tells less.
+def usable(problem: Problem, method: Method) -> tuple[Method, str | None]:
+    """Returns the method, or what it comes to where the Gram tells less, and then why.
 
     That is `Magnitude()` where no sample gives an input, and a ranking where it is diagonal.
     """
+    chosen, why = method, ""
     if not host(problem.gram.diagonal).any():
-        return Magnitude()
-    if problem.gram.is_diagonal and not isinstance(method, Magnitude | Wanda):
-        return Uncorrelated()
-    return method
+        chosen, why = Magnitude(), "no sample gives it an input"
+    elif problem.gram.is_diagonal:
+        why = "its inputs do not correlate"
+        if isinstance(method, Magnitude | Wanda):
+            chosen = replace(method, refit=False)
+        else:
+            chosen = Uncorrelated()
+    return chosen, None if chosen == method else f"not {method}: {why}"
 
 
 class Powers(NamedTuple):

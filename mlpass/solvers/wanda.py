@@ -61,6 +61,10 @@ class Uncorrelated(Method):
 
     tensors: ClassVar[bool] = True
 
+    def __str__(self) -> str:
+        """The name that a report prints."""
+        return "wanda over the whole weight"
+
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest scores zeroed."""
         return _prune_by(problem, _score(problem), problem.mode, refitted=False)

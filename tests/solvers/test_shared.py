@@ -234,3 +234,26 @@ def test_the_gram_of_faint_inputs_keeps_its_digits():
     total.add(rows * np.float32(1e-20))
     exact = rows.astype(np.float64)
     np.testing.assert_allclose(total.total()[0] / 1e-40, exact.T @ exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("storage", [None, Quantization("int4")], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_solution_says_what_ran_and_why(method, storage):
+    weight, inputs = layer(8, 16)
+    dead, power = np.zeros((16, 16), np.float32), np.square(inputs).sum(axis=0)
+    found, none, apart = (
+        solve(weight, gram, NM(2, 4), method=method, storage=storage)
+        for gram in (accumulate(None, inputs), dead, power)
+    )
+    assert (found.method, found.reason) == (str(method), None)
+    assert none.method == "magnitude"
+    why = f"not {method}: no sample gives it an input"
+    assert none.reason == (None if method == Magnitude() else why)
+    # What ran gives the same when it is asked for.
+    same_mask = solve(weight, dead, NM(2, 4), method=Magnitude(), storage=storage)
+    assert none.weight.tobytes() == same_mask.weight.tobytes()
+    scoring = isinstance(method, Magnitude | Wanda)
+    plain = type(method).__name__.lower()
+    assert apart.method == (plain if scoring else "wanda over the whole weight")
+    why = f"not {method}: its inputs do not correlate"
+    assert apart.reason == (None if str(method) == plain and scoring else why)
