@@ -80,7 +80,7 @@ class GramSum:
         """Yields portions as (groups, samples, columns), which are those of the first."""
         for each, whose in inputs:
             rows = taken(each)
-            rows = rows[None] if rows.ndim == 2 else rows
+            rows = rows[None, ...] if rows.ndim == 2 else rows
             groups, _, columns = rows.shape
             if self._sum is None:
                 self._begin(each, zeros(rows, (groups, columns, columns)))

@@ -90,7 +90,7 @@ def _dampened(grams: Array, dampening: float) -> Array:
     """Returns the Gram of each group with what `dampened_factor` adds to its diagonal."""
     xp, diagonal = namespace(grams), diagonals(grams)
     live = xp.not_equal(diagonal, 0)
-    count = xp.sum(live, axis=1, dtype=xp.float32)
+    count = xp.sum(xp.astype(live, xp.float32), axis=1)
     mean = xp.sum(diagonal, axis=1) / xp.where(count > 0, count, 1.0)
     mean = xp.where(mean > 0, mean, 1.0)[:, None]
     raised = xp.where(live, diagonal, mean) + dampening * mean

@@ -10,13 +10,13 @@ import numpy as np
 from mlpass.arrays import (
     Array,
     blank,
+    cast_like,
     copied,
     diagonals,
     double,
     host,
     namespace,
     on_host,
-    placed,
     ratio,
     row_dots,
     taken,
@@ -56,7 +56,7 @@ class Gram:
         """
         gram = taken(gram)
         self.is_diagonal = gram.ndim == 1
-        grams = gram[None] if gram.ndim <= 2 else gram
+        grams = gram[None, ...] if gram.ndim <= 2 else gram
         if not self.is_diagonal and (grams.ndim != 3 or grams.shape[1] != grams.shape[2]):
             raise CalibrationError(
                 "gram: must be (columns, columns), (groups, columns, columns) or, where it is "
@@ -83,7 +83,7 @@ class Gram:
         """The Gram in numpy's arrays: itself where it is."""
         if on_host(self._matrix):
             return self
-        matrix = self._matrix[0] if self.is_diagonal else self._matrix
+        matrix = self._matrix[0, ...] if self.is_diagonal else self._matrix
         return self.derived("hosted", lambda: Gram(host(matrix)))
 
     def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
@@ -181,7 +181,7 @@ def scaled(gram: Array) -> Array:
 
     def scale(part: Part) -> None:
         exact = gram[part] if narrow else double(gram[part])
-        result[part] = placed(exact * (1 / mean), result)
+        result[part] = cast_like(exact * (1 / mean), result)
 
     map_items(scale, parts)
     return result

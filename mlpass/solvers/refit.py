@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlpass.arrays import Array, copied, ratio, row_dots
+from mlpass.arrays import Array, copied, namespace, ratio, row_dots
 from mlpass.parallel import map_items
 from mlpass.solvers.problem import Problem
 from mlpass.solvers.products import Part, jobs
@@ -31,8 +31,9 @@ def refit(
     result = copied(weight)
 
     def solve_rows(part: Part) -> None:
-        kept, square = keep[part], gram[part[0]]
-        scale = kept * inverse[part[0], None]  # the mask and it in one
+        xp, square = namespace(weight), gram[part[0], ...]
+        kept: Array = xp.astype(keep[part], xp.float32)
+        scale = kept * inverse[part[0], None, :]  # the mask and it in one
         offset = problem.target[part] - weight[part]
         residual = offset @ square
         residual += extra * offset

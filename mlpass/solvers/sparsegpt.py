@@ -237,7 +237,7 @@ def _bring_up(change: Array, reach: Array, edges: tuple[int, ...], done: int) ->
         return
 
     def take(part: Part) -> None:
-        group, row = part
+        group, row, _ = part
         spread = reach[group, left:middle, middle:right].mT
         change[group, middle:right, row] -= spread @ change[group, left:middle, row]
 
@@ -252,7 +252,7 @@ def _turned(weight: Array, order: NDArray[np.intp]) -> Array:
     places = _places(order, weight)
 
     def turn(part: Part) -> None:
-        group, row = part
+        group, row, _ = part
         turned[group, :, row] = weight[part][:, :, places].mT
 
     map_items(turn, jobs(weight, columns * _COPY))
@@ -289,7 +289,7 @@ def _take_away(weight: Array, current: Array, columns: Array | slice) -> None:
     """Subtracts some columns of (groups, rows, columns) from (groups, columns, rows), in place."""
 
     def take(part: Part) -> None:
-        group, row = part
+        group, row, _ = part
         current[group, :, row] -= weight[part][:, :, columns].mT
 
     map_items(take, jobs(weight, current.shape[1] * _COPY))
@@ -299,7 +299,7 @@ def _put_back(values: Array, target: Array, columns: Array | slice) -> None:
     """Copies (groups, columns, rows) to some columns of a (groups, rows, columns) target."""
 
     def put(part: Part) -> None:
-        group, row = part
+        group, row, _ = part
         target[group, row, columns] = values[group, :, row].mT
 
     map_items(put, jobs(target, values.shape[1] * _COPY))

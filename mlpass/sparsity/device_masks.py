@@ -35,7 +35,7 @@ def _threshold(mode: Threshold, score: Array, layout: Layout | None) -> Array:
     xp = namespace(score)
     keep: Array = xp.astype(score, xp.float32, copy=False) > float(limit)
     size = math.prod(score.shape)
-    mode.check_pays(size - int(xp.sum(keep, dtype=xp.int64)), size)
+    mode.check_pays(size - int(xp.sum(xp.astype(keep, xp.int64))), size)
     return keep
 
 
@@ -137,7 +137,7 @@ def _outside_lowest(score: Array, zeros: Array | int) -> Array:
         goes = zeros > numbered(score, score.shape[1])
         cut = xp.max(xp.where(goes, cut, -1.0), axis=1, keepdims=True)
     below, ties = score < cut, score == cut
-    left = zeros - xp.sum(below, axis=1, keepdims=True, dtype=xp.int64)
+    left = zeros - xp.sum(xp.astype(below, xp.int64), axis=1, keepdims=True)
     earlier = xp.cumulative_sum(xp.astype(ties, xp.int32), axis=1, dtype=xp.int32)
     keep: Array = ~(below | (ties & (earlier <= left)))
     return keep
