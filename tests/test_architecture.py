@@ -16,6 +16,7 @@ ROOT = Path(mlpass.__file__).parent
 
 # Room: the rooms it may import. A room may always import itself.
 GROUND = {
+    "arrays",
     "errors",
     "blas",
     "buffers",
@@ -39,6 +40,7 @@ ARROWS = {
     "blas": set(),
     "parallel": {"blas"},
     "halves": {"parallel"},
+    "arrays": {"halves"},
     "report": {"errors", "files"},
     "sparsity": GROUND,
     "solvers": {*GROUND, "sparsity"},
@@ -198,6 +200,30 @@ def test_a_relative_import_is_an_error(tmp_path):
     wrong.write_text("from . import prune")
     with pytest.raises(AssertionError, match="relative import"):
         check_imports(wrong, "cli")
+
+
+def imports_of(path: Path) -> set[str]:
+    """mlpass' modules that a file imports, wherever in it."""
+    names = {name_of(file) for file in FILES}
+    found = imported_modules(path)
+    return {name if name in names else name.rpartition(".")[0] for name in found} & names
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def circles(arrows: dict[str, set[str]]) -> set[str]:
+    """Modules that import each other, by a removal of those that import none of the rest."""
+    left = {name: ends - {name} for name, ends in arrows.items()}
+    while leaves := {name for name, ends in left.items() if not ends & left.keys()}:
+        left = {name: ends for name, ends in left.items() if name not in leaves}
+    return set(left)
+
+
+def test_no_module_imports_what_imports_it():
+    assert not circles({name_of(path): imports_of(path) for path in FILES})
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -22,7 +22,6 @@ from mlpass.solvers.allocate import Curve, error_curve, least_error, outlier_sha
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import Percentile
 from mlpass.weights.reading import layout_of_site, magnitude, weight_of
 from mlpass.weights.sites import Site
 
@@ -52,12 +51,13 @@ def allocate(model: Any, steps: Sequence[Step], calibration: Calibration) -> lis
     if how == "uniform" or not members:
         return list(steps)
     mode = members[0].mode
-    if not isinstance(mode, Percentile) or any(step.mode != mode for step in members):
+    alike = all(step.mode == mode for step in members)
+    if mode is None or mode.structured or mode.target is None or not alike:
         raise ConfigError(
             f"allocate: {how!r} divides one target_sparsity, so all weights need the same "
             "Percentile; use allocate='uniform' for other modes"
         )
-    sparsity = mode.target_sparsity
+    sparsity = mode.target
     below = {share * sparsity for share in _BELOW}
     sparsities = sorted(below | {sparsity + share * (1 - sparsity) for share in _ABOVE})
     outliers: dict[Site, float] = {}
@@ -78,7 +78,7 @@ def allocate(model: Any, steps: Sequence[Step], calibration: Calibration) -> lis
         found = least_error([*curves.values()], sparsity=wanted, nbytes=nbytes)
         shares = dict(zip(curves, found, strict=True))
     return [
-        replace(step, mode=replace(mode, target_sparsity=float(np.clip(shares[step.site], 0, 1))))
+        replace(step, mode=mode.at(float(np.clip(shares[step.site], 0, 1))))
         if step.site in shares
         else step
         for step in steps

@@ -16,6 +16,7 @@ from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
 from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.solvers.storage import Storage
 from mlpass.solvers.wanda import Magnitude
 
 
@@ -81,6 +82,11 @@ class Calibration:
         others = ("sample_data", "memory_budget", "dense_grams")
         return {name: value for name, value in vars(self).items() if name not in others}
 
+    @property
+    def storage(self) -> Storage | None:
+        """How values are to be kept; None as they come."""
+        return self.quantize or self.palettize
+
     def __post_init__(self) -> None:
         check_options(self)
         if self.quantize is not None and self.palettize is not None:
@@ -121,7 +127,7 @@ def make_calibration(
         palettize = Palettization(bits=palettize)
     if sample_data is None:
         if method not in (None, Magnitude()):
-            raise ConfigError(f"method: {method} needs sample_data")
+            raise ConfigError(f"method: {method!r} needs sample_data")
         if quantize is not None or palettize is not None:
             raise ConfigError("quantize and palettize need sample_data")
         return None

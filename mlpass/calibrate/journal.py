@@ -9,28 +9,26 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
 from mlpass.files import hidden_path, whole_file
 from mlpass.ledger import Ledger
 from mlpass.report.plain import to_json
 from mlpass.runtime.samples import read_arrays
-from mlpass.solvers.palettize import PalettizedSolution
-from mlpass.solvers.quantize import QuantizedSolution
 from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
 
-_KINDS = {kind.__name__: kind for kind in (Solution, QuantizedSolution, PalettizedSolution)}
+_PART = "part:"  # before the name of each of a solution's parts
 
 _CHUNK = 1 << 20
 
 # A layer's solution, with how many samples and input rows it was solved on.
-Finished = tuple[Solution, int, int]
+Finished = tuple[Solution[NDArray[Any]], int, int]
 
 
 class Journal:
@@ -83,17 +81,17 @@ class Journal:
             return None
         arrays = read_arrays(self._path(site))
         try:
-            kind = _KINDS[str(arrays.pop("kind"))]
             samples, tokens = int(arrays.pop("samples")), int(arrays.pop("tokens"))
-        except (LookupError, ValueError) as error:
+            named = [name for name in arrays if name.startswith(_PART)]
+            parts = {name.removeprefix(_PART): arrays.pop(name) for name in named}
+            values: dict[str, Any] = {
+                name: value if value.ndim else value.item() for name, value in arrays.items()
+            }
+            return Solution(**values, parts=parts), samples, tokens
+        except (LookupError, ValueError, TypeError) as error:
             raise CalibrationError(f"resume: {self._path(site)} is broken: {error!r}") from None
-        values: dict[str, Any] = {field.name: arrays.get(field.name) for field in fields(kind)}
-        for name, value in values.items():
-            if value is not None and value.ndim == 0:
-                values[name] = value.item()
-        return kind(**values), samples, tokens
 
-    def add(self, site: Site, solution: Solution, samples: int, tokens: int) -> None:
+    def add(self, site: Site, solution: Solution[NDArray[Any]], samples: int, tokens: int) -> None:
         """Notes a finished layer.
 
         Raises:
@@ -102,8 +100,9 @@ class Journal:
         if self._ledger is None:
             return
         content = {name: value for name, value in vars(solution).items() if value is not None}
+        content |= {_PART + name: part for name, part in content.pop("parts").items()}
         with whole_file(self._path(site), force=True) as building, building.open("xb") as file:
-            np.savez(file, kind=type(solution).__name__, samples=samples, tokens=tokens, **content)
+            np.savez(file, samples=samples, tokens=tokens, **content)
 
     def __enter__(self) -> Journal:
         return self

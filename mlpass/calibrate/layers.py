@@ -21,10 +21,8 @@ from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.palettize import PalettizedSolution, solve_palettized
-from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import QuantizedSolution, solve_quantized
 from mlpass.solvers.solve import Solution, solve
+from mlpass.solvers.storage import Storage
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.joint import check_opset
@@ -36,8 +34,7 @@ from mlpass.weights.sites import Site
 from mlpass.weights.storing import (
     Editor,
     Encoded,
-    encode_palettized,
-    encode_quantized,
+    encode_stored,
     encode_weight,
 )
 
@@ -95,7 +92,7 @@ def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
 class _Solved(NamedTuple):
     """What a site comes to: solved for on how many samples and input rows, and encoded."""
 
-    solution: Solution
+    solution: Solution[NDArray[Any]]
     samples: int
     tokens: int
     encoded: Encoded
@@ -142,7 +139,7 @@ class _Pruning:
             if known is None:
                 known = self._solve(step, observed), observed.samples, observed.tokens
                 self._journal.add(step.site, *known)
-            return _Solved(*known, _encoded(step.site, known[0]))
+            return _Solved(*known, _encoded(step.site, known[0], self._calibration.storage))
         except NotApplicable as reason:
             return reason
 
@@ -160,7 +157,7 @@ class _Pruning:
         self.records[site] = replace(
             untouched_record(site, counted=False),
             mode=str(step.mode),
-            method=_name(self._calibration.method),
+            method=_name(solution),
             zeros=encoded.zeros,
             sparsity=encoded.zeros / solution.keep.size,
             encoding=encoded.encoding,
@@ -175,7 +172,7 @@ class _Pruning:
         self._bar.update()
         return solution.weight
 
-    def _solve(self, step: Step, observed: Observed) -> Solution:
+    def _solve(self, step: Step, observed: Observed) -> Solution[NDArray[Any]]:
         """Returns the solution for a site.
 
         Raises:
@@ -196,14 +193,19 @@ class _Pruning:
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
         return solution
 
-    def _solver(self, weight: NDArray[Any], gram: Gram, mode: Mode, layout: Layout) -> Solution:
+    def _solver(
+        self, weight: NDArray[Any], gram: Gram, mode: Mode, layout: Layout
+    ) -> Solution[NDArray[Any]]:
         how = self._calibration
-        options: dict[str, Any] = {"method": how.method, "layout": layout, "error_before": True}
-        if how.quantize is not None:
-            return solve_quantized(weight, gram, mode, how.quantize, **options)
-        if how.palettize is not None:
-            return solve_palettized(weight, gram, mode, how.palettize, **options)
-        return solve(weight, gram, mode, **options)
+        return solve(
+            weight,
+            gram,
+            mode,
+            method=how.method,
+            storage=how.storage,
+            layout=layout,
+            error_before=True,
+        )
 
 
 def mode_of(step: Step, score: NDArray[Any]) -> Mode:
@@ -225,14 +227,12 @@ def _layout(site: Site, mode: Mode) -> Layout:
         return table_layout(site.shape)
 
 
-def _encoded(site: Site, solution: Solution) -> Encoded:
-    if isinstance(solution, QuantizedSolution):
-        return encode_quantized(site, solution)
-    if isinstance(solution, PalettizedSolution):
-        return encode_palettized(site, solution)
+def _encoded(site: Site, solution: Solution[NDArray[Any]], storage: Storage | None) -> Encoded:
+    if storage is not None:
+        return encode_stored(site, solution, storage)
     return encode_weight(site, solution.weight, solution.keep)
 
 
-def _name(method: Method) -> str:
-    refitted = " + refit" if getattr(method, "refit", False) else ""
-    return type(method).__name__.lower() + refitted
+def _name(solution: Solution[NDArray[Any]]) -> str:
+    """Returns what pruned a weight, and why that is not what was asked for."""
+    return f"{solution.method}, {solution.reason}" if solution.reason else solution.method

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, inner, placed
 from mlpass.errors import NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
@@ -18,9 +19,7 @@ from mlpass.runtime.ops import label_of
 from mlpass.runtime.plan import Plan
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
-from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram
-from mlpass.sparsity.tensors import placed
 from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, Use
@@ -272,9 +271,11 @@ class _Gathered:
         return self._sum.shape if self.counts is None else self.counts.shape
 
     @property
-    def total(self) -> NDArray[Any]:
+    def total(self) -> Array:
         """The Gram of all that was added, or its diagonal."""
-        return self._sum.total() if self.counts is None else self.counts.astype(np.float32)
+        if self.counts is None:
+            return self._sum.total()
+        return np.asarray(self.counts, np.float32)
 
     @cached_property
     def gram(self) -> Gram:
@@ -282,7 +283,7 @@ class _Gathered:
         return Gram(self.total)
 
 
-def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]) -> NDArray[Any]:
+def _with_gathering(site: Site, total: Array, counts: NDArray[np.float64]) -> Array:
     """Returns the Gram of a table that is multiplied with and gathered from, as tied ones are.
 
     What a changed row costs those who gather it is its square sum, as often as it is read. Averaged
@@ -306,8 +307,7 @@ def _with_gathering(site: Site, total: NDArray[Any], counts: NDArray[np.float64]
     if not np.isfinite(multiplied) or read == 0:
         return total
     extra = np.eye(total.shape[1]) * (multiplied / read * counts.mean())
-    result: NDArray[Any] = total + placed(extra, total)
-    return result
+    return total + placed(extra, total)
 
 
 def _record(use: Use) -> WeightOp:

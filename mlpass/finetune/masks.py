@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import ConfigError, ExecutionError, NotApplicable
+from mlpass.errors import ExecutionError, NotApplicable
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import NM, Mask, Mode, Percentile
+from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.weights.reading import layout_of_site, magnitude
 from mlpass.weights.sites import Site
 
@@ -33,28 +33,13 @@ class Pruned:
     @property
     def target(self) -> float:
         """The sparsity that its mode leads to."""
-        return target_of(self.mode)
+        assert self.mode.target is not None  # `pruned` refuses such a mode
+        return self.mode.target
 
     @property
     def ranked_globally(self) -> bool:
         """Whether it is ranked together with the other weights of its mode."""
-        return isinstance(self.mode, Percentile) and self.mode.scope == "global"
-
-
-def target_of(mode: Mode) -> float:
-    """Returns the sparsity that a mode leads to.
-
-    Raises:
-        ConfigError: it names none.
-    """
-    if isinstance(mode, NM):
-        return mode.n / mode.m
-    if "target_sparsity" not in {field.name for field in fields(mode)}:
-        raise ConfigError(
-            f"config: {mode} names no sparsity that a schedule could lead to; Percentile, NM, "
-            "Block, Kernel and Channel do"
-        )
-    return float(mode.target_sparsity)  # type: ignore[attr-defined]
+        return self.mode.ranks_together
 
 
 def at_sparsity(mode: Mode, sparsity: float, nested: bool = False) -> Mode:
@@ -63,10 +48,9 @@ def at_sparsity(mode: Mode, sparsity: float, nested: bool = False) -> Mode:
     n:m goes by whole zeros in every m. Before the first of them it prunes without structure, as
     coremltools does; or not at all, where it is to be `nested`: each mask within the one before.
     """
-    if not isinstance(mode, NM):
-        return replace(mode, target_sparsity=sparsity)  # type: ignore[call-arg]
-    zeros = mode.n if sparsity == target_of(mode) else int(sparsity * mode.m)
-    return replace(mode, n=zeros) if zeros or nested else Percentile(sparsity)
+    reached = mode.at(sparsity)
+    none_yet = reached.target == 0 < sparsity
+    return Percentile(sparsity) if none_yet and not nested else reached
 
 
 def pruned(name: str, site: Site, mode: Mode) -> Pruned:
@@ -76,7 +60,7 @@ def pruned(name: str, site: Site, mode: Mode) -> Pruned:
         ConfigError: the mode names no sparsity.
         NotApplicable: the mode does not fit the weight; the text says why.
     """
-    target_of(mode)
+    mode.at(0.0)  # refuses a mode without a sparsity
     try:
         layout = layout_of_site(site)
     except NotApplicable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import floor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config, choose, unmatched
 from mlpass.plan.untrained import reason_untrained
-from mlpass.sparsity.modes import Mask, Mode, Percentile
+from mlpass.sparsity.modes import Mask, Mode
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
 from mlpass.weights.joint import has_joint_form
 from mlpass.weights.ops.record import WEIGHT_OPS
@@ -74,9 +75,8 @@ def rank_globally(steps: Sequence[Step]) -> list[Step]:
     Weights are read one at a time, several times over: memory is that of the largest.
     """
     result = list(steps)
-    modes = {step.mode: None for step in steps if _is_global(step)}
+    modes = {step.mode: None for step in steps if step.mode is not None and _is_global(step)}
     for mode in modes:
-        assert isinstance(mode, Percentile)
         members = []
         for index, step in enumerate(result):
             if step.mode == mode and step.skipped is None:
@@ -103,12 +103,13 @@ class _Ranked:
         return keys_of(score).reshape(-1)
 
 
-def _cuts(steps: Sequence[Step], mode: Percentile) -> Iterator[SiteCut]:
+def _cuts(steps: Sequence[Step], mode: Mode) -> Iterator[SiteCut]:
     """Yields the cut of each step, the ties going to the first."""
     dtypes = {step.site.dtype for step in steps}
     dtype = np.dtype(np.float16 if dtypes == {"fp16"} else np.float32)
     sources = [_Ranked(step, dtype) for step in steps]
-    key, ties = lowest_of_many(sources, mode.zeros_of(sum(source.size for source in sources)))
+    size = sum(source.size for source in sources)
+    key, ties = lowest_of_many(sources, floor((mode.target or 0.0) * size))
     for source in sources:
         here = min(ties, int(np.count_nonzero(source() == key))) if ties else 0
         ties -= here
@@ -116,7 +117,7 @@ def _cuts(steps: Sequence[Step], mode: Percentile) -> Iterator[SiteCut]:
 
 
 def _is_global(step: Step) -> bool:
-    return isinstance(step.mode, Percentile) and step.mode.scope == "global" and not step.skipped
+    return step.mode is not None and step.mode.ranks_together and not step.skipped
 
 
 def _step(site: Site, config: Config, joint: bool) -> Step:

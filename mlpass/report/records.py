@@ -22,7 +22,8 @@ class LayerRecord:
         shape: of the weight.
         dtype: of its elements, coremltools' spelling.
         mode: that pruned it, as text; None where none did.
-        method: that scored it; None where none did.
+        method: that scored it, with the reason where it is not the one that was asked for; None
+            where none did.
         zeros: how many elements are zero; None where that cannot be told.
         sparsity: `zeros` over the number of elements; None likewise.
         encoding: "dense", "sparse", "sparse + quantized", ..., as it is stored now.

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import accumulate as accumulated
 from itertools import chain, pairwise, product
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, blank, copied, double, namespace, on_host, placed, taken, zeros
 from mlpass.blas import one_blas_thread
 from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items
-from mlpass.solvers.arrays import blank, copied, tensor_form, zeros
-from mlpass.solvers.products import Float, mirror, pairs, slabs
-from mlpass.sparsity.tensors import is_tensor, placed, taken
+from mlpass.solvers.device_sum import DeviceSum
+from mlpass.solvers.products import FAINT, LIMIT, Float, mirror, pairs, slabs
 
 _ROWS = 8192  # that one product takes in at most: enough to be fast
 _SLAB = 4096  # of them in a job: with fewer, a product is spent on packing its sides
 _BLOCK = 768  # columns in a job
 _HELD = 1 << 24  # elements that may be held back for it
-LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
-FAINT = 1e-26  # of which a millionth is still a normal fp32
 
 
 class Portion(NamedTuple):
@@ -36,22 +36,21 @@ class Portion(NamedTuple):
 class GramSum:
     """X^T X while its samples come in, where they are.
 
-    numpy's arrays give the same in every bit however they are portioned. Tensors of a device that
+    numpy's arrays give the same in every bit however they are portioned. Those of a device that
     numpy does not read are summed on it.
     """
 
-    def __init__(self, gram: Float | None = None) -> None:
+    def __init__(self, gram: Array | None = None) -> None:
         """Starts from nothing, or from a Gram.
 
         Args:
             gram: (groups, columns, columns) of the samples so far, an array or a tensor.
         """
-        self._sum: Any = None
-        self._like: Any = None
+        self._sum: ArraySum | DeviceSum | None = None
         if gram is not None:
             self._begin(gram, copied(taken(gram)))
 
-    def add(self, inputs: NDArray[Any]) -> None:
+    def add(self, inputs: Array) -> None:
         """Takes in some more rows.
 
         Args:
@@ -63,7 +62,7 @@ class GramSum:
         """
         self.add_all([(inputs, "")])
 
-    def add_all(self, inputs: Iterable[tuple[NDArray[Any], str]]) -> None:
+    def add_all(self, inputs: Iterable[tuple[Array, str]]) -> None:
         """Takes in many portions, and copies them on all cores.
 
         Args:
@@ -74,21 +73,21 @@ class GramSum:
         """
         portions = self._checked(inputs)
         first = next(portions, None)
-        if first is not None:
+        if first is not None and self._sum is not None:
             self._sum.add_all(chain([first], portions))
 
-    def _checked(self, inputs: Iterable[tuple[NDArray[Any], str]]) -> Iterator[Portion]:
+    def _checked(self, inputs: Iterable[tuple[Array, str]]) -> Iterator[Portion]:
         """Yields portions as (groups, samples, columns), which are those of the first."""
         for each, whose in inputs:
             rows = taken(each)
-            rows = rows[None] if rows.ndim == 2 else rows
+            rows = rows[None, ...] if rows.ndim == 2 else rows
             groups, _, columns = rows.shape
             if self._sum is None:
                 self._begin(each, zeros(rows, (groups, columns, columns)))
-            if self._sum.shape != (groups, columns, columns):
+            if self.shape != (groups, columns, columns):
                 raise CalibrationError(
                     f"sample_data: a layer's inputs are (groups, columns) {(groups, columns)}, "
-                    f"before they were {(self._sum.shape[0], self._sum.shape[1])}.{whose}"
+                    f"before they were {self.shape[:2]}.{whose}"
                 )
             yield Portion(rows, whose)
 
@@ -97,7 +96,7 @@ class GramSum:
         """Of the Gram so far; empty before the first row."""
         return () if self._sum is None else self._sum.shape
 
-    def total(self) -> Float:
+    def total(self) -> Array:
         """Returns the Gram of all rows so far, (groups, columns, columns), fp32; fp64 if it must.
 
         It is of the inputs' kind and on their device; fp64 that the device has not is on the CPU.
@@ -107,13 +106,12 @@ class GramSum:
         """
         if self._sum is None:
             raise CalibrationError("sample_data: a layer got no inputs.")
-        gram: Float = self._sum.total()
-        return gram if is_tensor(gram) else placed(gram, self._like)
+        gram = self._sum.total()
+        return placed(gram, self._like) if on_host(gram) else gram
 
-    def _begin(self, like: Any, gram: Any) -> None:
-        form = tensor_form(gram)
-        self._sum = form.TensorSum(gram) if form else ArraySum(gram)
-        self._like = blank(like, (0,))
+    def _begin(self, like: Array, gram: Array) -> None:
+        self._sum = ArraySum(gram) if isinstance(gram, np.ndarray) else DeviceSum(gram)
+        self._like: Array = blank(like, (0,))
 
 
 class ArraySum:
@@ -255,14 +253,13 @@ def _power(rows: NDArray[Any]) -> float:
         return float(np.einsum("gsc,gsc->", exact, exact))
 
 
-def sum_of_grams(grams: Sequence[Float]) -> Float:
-    """Returns the sum of Grams of one kind, some of which may have gone to fp64."""
-    form = tensor_form(grams[0])
-    result: Float = form.added(grams) if form else np.sum(grams, axis=0)
-    return result
+def sum_of_grams(grams: Sequence[Array]) -> Array:
+    """Returns the sum of Grams of one kind; in fp64 where some have gone to that."""
+    wide = any(gram.dtype == namespace(gram).float64 for gram in grams)
+    return reduce(add, map(double, grams) if wide else grams)
 
 
-def accumulate(gram: Float | None, inputs: NDArray[Any]) -> Float:
+def accumulate(gram: Array | None, inputs: Array) -> Array:
     """Returns the Gram with some more input rows in it; `GramSum` is faster for many portions.
 
     Args:

@@ -22,25 +22,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+from mlpass.arrays import Array, copied, host, namespace, placed
 from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import method
-from mlpass.solvers.arrays import copied, jobs, namespace
 from mlpass.solvers.gram import output_power
 from mlpass.solvers.problem import (
-    Array,
     Method,
     Problem,
     Pruned,
     column_scale,
 )
-from mlpass.solvers.products import Part
+from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.masks import keep_mask
-from mlpass.sparsity.modes import Mask, Threshold
-from mlpass.sparsity.tensors import host, placed
 
 _RELAXATION = 1.5
 _EXPLORING = 0.5  # of the penalty, for the first half of the iterations
@@ -72,7 +69,7 @@ class ADMM(Method):
         """Returns the pruned weight, solved for on its mask."""
         lengths, gram = problem.gram.conditional(self.dampening)
         scale = placed(column_scale(host(lengths)), problem.weight)[:, None, :]
-        scaled = replace(problem, weight=problem.weight * scale, gram=gram)
+        scaled = problem.scaled(scale, gram)
         split, keep, dampening = self._search(scaled)
         if self.finish:
             split = refit(scaled, keep, split, self.finish, dampening)
@@ -83,9 +80,9 @@ class ADMM(Method):
 
         The search may go astray: where whole rows are to go, or a Gram is close to singular.
         """
-        power = output_power(found.weight - problem.weight, problem.gram)
+        power = output_power(found.weight - problem.target, problem.gram)
         best = found._replace(power=power)
-        if isinstance(problem.mode, Threshold):  # leaves each method another number of zeros
+        if problem.mode.target is None:  # each method leaves another number of zeros
             return best
         swept, _ = SparseGPT(self.dampening).swept(problem)
         for other in (swept, Magnitude().prune(problem)):
@@ -98,9 +95,9 @@ class ADMM(Method):
                         best = each._replace(weight=weight, power=power)
         return best
 
-    def _search(self, problem: Problem) -> tuple[Array, Mask, float]:
+    def _search(self, problem: Problem) -> tuple[Array, Array, float]:
         """Returns Z after all iterations, its mask, and the dampening that the Gram took."""
-        target = problem.weight
+        target = problem.target
         exploring = self.iterations // 2
         stages = (
             (self.penalty * _EXPLORING, exploring),
@@ -128,8 +125,9 @@ class ADMM(Method):
 def _may_be_better(problem: Problem, other: Pruned, best: Pruned) -> bool:
     """Returns whether another result may be the better one once it is refitted, by some rows."""
     some = slice(None, None, max(1, problem.weight.shape[1] // _ROWS))
-    part = replace(problem, weight=problem.weight[:, some])
-    power = output_power(best.weight[:, some] - part.weight, part.gram)
+    wanted = None if problem.wanted is None else problem.wanted[:, some]
+    part = replace(problem, weight=problem.weight[:, some], wanted=wanted)
+    power = output_power(best.weight[:, some] - part.target, part.gram)
     other = other._replace(weight=other.weight[:, some], keep=other.keep[:, some])
     return _refitted(part, other)[1] <= _DOUBT * power
 
@@ -137,7 +135,7 @@ def _may_be_better(problem: Problem, other: Pruned, best: Pruned) -> bool:
 def _refitted(problem: Problem, pruned: Pruned) -> tuple[Array, float]:
     """Returns a result's weight refitted on its mask, and the square sum of its change."""
     weight = refit(problem, pruned.keep, pruned.weight, dampening=pruned.dampening)
-    return weight, output_power(weight - problem.weight, problem.gram)
+    return weight, output_power(weight - problem.target, problem.gram)
 
 
 def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: float) -> None:
@@ -157,7 +155,7 @@ def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: fl
     map_items(relax, jobs(total, total.shape[2] ** 2))
 
 
-def _project(problem: Problem, total: Array) -> tuple[Array, Mask]:
+def _project(problem: Problem, total: Array) -> tuple[Array, Array]:
     """Returns the nearest weight in the mode's pattern, and its mask."""
     keep = keep_mask(problem.mode, namespace(total).abs(total), problem.layout)
     return total * keep, keep

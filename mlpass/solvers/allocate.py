@@ -6,20 +6,18 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, host, namespace, placed, total
 from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError
-from mlpass.solvers.arrays import namespace, total
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Percentile
-from mlpass.sparsity.tensors import host, placed
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Curve:
 
 @one_blas_thread()
 def error_curve(
-    weight: NDArray[Any],
-    gram: NDArray[Any] | Gram,
+    weight: Array,
+    gram: Array | Gram,
     sparsities: Sequence[float],
     *,
     method: Method,
@@ -79,7 +77,7 @@ def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
     return [sparsity] * len(sizes)
 
 
-def outlier_share(weight: NDArray[Any], gram: NDArray[Any] | Gram, times: float = 5.0) -> float:
+def outlier_share(weight: Array, gram: Array | Gram, times: float = 5.0) -> float:
     """Returns the share of a layer's scores, |w| times input norm, above `times` their mean.
 
     Args:

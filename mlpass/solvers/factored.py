@@ -8,12 +8,20 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import (
+    Array,
+    diagonals,
+    host,
+    namespace,
+    on_host,
+    placed,
+    triangular_inverse,
+    zeros,
+)
 from mlpass.parallel import map_items
-from mlpass.solvers.arrays import diagonals, namespace, tensor_form, zeros
-from mlpass.solvers.gram import dampened_factor
-from mlpass.solvers.problem import Array, Problem, column_scale
-from mlpass.sparsity.modes import Window
-from mlpass.sparsity.tensors import host, placed
+from mlpass.solvers.dampening import dampened_factors
+from mlpass.solvers.problem import Problem, column_scale
+from mlpass.sparsity.mode import Window
 
 _DAMPED = 4  # times what is added to the diagonal: of a column with less left, most is that
 
@@ -35,7 +43,7 @@ class Factored:
     order: NDArray[np.intp]
     upper: Array
     scale: Array
-    live: NDArray[np.bool_]
+    live: Array
     added: Array
     dampening: float
     reaches: dict[tuple[int, ...], tuple[Array, list[Array]]] = field(default_factory=dict)
@@ -53,18 +61,18 @@ class Factored:
         columns before it take from them. The second is each block's own U^-1.
         """
         if edges not in self.reaches:
-            xp, form = namespace(self.upper), tensor_form(self.upper)
-            reach, blocks = zeros(self.upper, self.upper.shape), list(pairwise(edges))
-            inverse = form.triangular_inverse if form else np.linalg.inv
+            xp, blocks = namespace(self.upper), list(pairwise(edges))
+            reach = zeros(self.upper, self.upper.shape)
 
             def invert(block: tuple[int, int]) -> Array:
                 start, stop = block
-                spread: Array = inverse(self.upper[:, start:stop, start:stop])
+                spread = triangular_inverse(self.upper[:, start:stop, start:stop])
                 before = self.upper[:, :start, start:stop]
                 xp.matmul(before, spread, out=reach[:, :start, start:stop])
                 return spread
 
-            spreads = [*map(invert, blocks)] if form else map_items(invert, blocks)
+            alone = not on_host(self.upper)
+            spreads = [*map(invert, blocks)] if alone else map_items(invert, blocks)
             self.reaches[edges] = reach, spreads
         return self.reaches[edges]
 
@@ -86,16 +94,17 @@ def _factor(matrix: Array, order: NDArray[np.intp], dampening: float) -> Factore
     native = np.array_equal(order, np.arange(order.size))
     places = placed(order, matrix)
     gram = matrix if native else matrix[:, places[:, None], places]
-    if form := tensor_form(gram):
-        upper, each = form.dampened_factors(gram, dampening)
-    else:
-        parts = [dampened_factor(group, dampening) for group in gram]
-        upper = parts[0][0][None] if len(parts) == 1 else np.stack([upper for upper, _ in parts])
-        each = [used for _, used in parts]
+    upper, each = dampened_factors(gram, dampening)
     used, diagonal = np.array(each), host(diagonals(gram))
     live = diagonal > 0
     scale = column_scale(host(diagonals(upper)) * live)
     mean = diagonal.sum(axis=1) / np.maximum(1, live.sum(axis=1))
     added = (used * mean).astype(np.float32)
-    scale, live, added = (placed(part, gram) for part in (scale, live, added))
-    return Factored(order, upper, scale, live, added, float(used.max()))
+    return Factored(
+        order,
+        upper,
+        placed(scale, gram),
+        placed(live, gram),
+        placed(added, gram),
+        float(used.max()),
+    )

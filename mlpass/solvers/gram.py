@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlpass.arrays import (
+    Array,
+    blank,
+    cast_like,
+    copied,
+    diagonals,
+    double,
+    host,
+    namespace,
+    on_host,
+    placed,
+    ratio,
+    row_dots,
+    taken,
+    total,
+)
 from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items
 from mlpass.solvers.accumulate import GramSum as GramSum
 from mlpass.solvers.accumulate import accumulate as accumulate
-from mlpass.solvers.arrays import copied, diagonals, namespace, ratio, tensor_form, total
-from mlpass.solvers.factor import factor_in_place, inverse
-from mlpass.solvers.products import Array, pairs, row_parts
-from mlpass.sparsity.tensors import host, placed, taken
+from mlpass.solvers.dampening import dampened_factors, inverses
+from mlpass.solvers.products import Part, jobs, pairs
 
 Derived = TypeVar("Derived")
 
@@ -36,8 +48,8 @@ class Gram:
         is_diagonal: whether there is nothing else, and so no `matrix`.
     """
 
-    def __init__(self, gram: NDArray[Any]) -> None:
-        """Checks and scales a Gram: a numpy array, or a tensor, on whose device all is worked out.
+    def __init__(self, gram: Array) -> None:
+        """Checks and scales a Gram: a numpy array, or one on a device, where all is worked out.
 
         Args:
             gram: (columns, columns), or (groups, columns, columns), or (columns,) where it is
@@ -49,7 +61,7 @@ class Gram:
         """
         gram = taken(gram)
         self.is_diagonal = gram.ndim == 1
-        grams = gram[None] if gram.ndim <= 2 else gram
+        grams = gram[None, ...] if gram.ndim <= 2 else gram
         if not self.is_diagonal and (grams.ndim != 3 or grams.shape[1] != grams.shape[2]):
             raise CalibrationError(
                 "gram: must be (columns, columns), (groups, columns, columns) or, where it is "
@@ -84,15 +96,14 @@ class Gram:
         means = diagonal.sum(axis=1) / np.maximum(1, np.count_nonzero(diagonal, axis=1))
         if len(means) == 1:
             means[:] = 1
-        found: Array = placed(np.where(means > 0, means, 1).astype(np.float32), self.diagonal)
-        return found
+        return placed(np.where(means > 0, means, 1).astype(np.float32), self.diagonal)
 
     @property
     def hosted(self) -> Gram:
         """The Gram in numpy's arrays: itself where it is."""
-        if tensor_form(self._matrix) is None:
+        if on_host(self._matrix):
             return self
-        matrix = self._matrix[0] if self.is_diagonal else self._matrix
+        matrix = self._matrix[0, ...] if self.is_diagonal else self._matrix
         return self.derived("hosted", lambda: Gram(host(matrix)))
 
     def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
@@ -131,10 +142,7 @@ class Gram:
     def _is_short(self) -> bool:
         unit = self._divided(namespace(self.diagonal).sqrt(self.diagonal))
         try:
-            if form := tensor_form(unit.matrix):
-                uppers, _ = form.dampened_factors(unit.matrix, _FAINT)
-            else:
-                uppers = np.stack([dampened_factor(group, _FAINT)[0] for group in unit.matrix])
+            uppers, _ = dampened_factors(unit.matrix, _FAINT)
         except CalibrationError:  # of columns so quiet that rounding outweighs what they tell
             return False
         own = host(diagonals(uppers)) ** 2
@@ -156,14 +164,8 @@ class Gram:
 
     def _inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
         extra = [penalty / mean for mean in host(self.means).tolist()]
-        shares = [dampening + each for each in extra]
-        if form := tensor_form(self.matrix):
-            uppers, taken = form.dampened_factors(self.matrix, shares)
-            solver: Array = form.inverses(uppers)
-        else:
-            parts = [dampened_factor(*each) for each in zip(self.matrix, shares, strict=True)]
-            solver, taken = np.stack([inverse(upper) for upper, _ in parts]), [u for _, u in parts]
-        return solver, max(used - each for used, each in zip(taken, extra, strict=True))
+        uppers, taking = dampened_factors(self.matrix, [dampening + each for each in extra])
+        return inverses(uppers), max(used - each for used, each in zip(taking, extra, strict=True))
 
     def _divided(self, lengths: Array) -> Gram:
         """Returns the Gram of columns divided by some lengths; those of length 0 stay 0."""
@@ -182,21 +184,22 @@ def output_power(weight: Array, gram: Gram) -> float:
     """
     groups, rows, columns = weight.shape
     if gram.is_diagonal:
-        squares = namespace(weight).einsum("grc,grc->gc", weight, weight)
+        squares = row_dots(weight.mT, weight.mT)
         return float(np.vdot(host(squares).astype(np.float64), host(gram.diagonal)))
-    if tensor_form(weight):
-        return max(0.0, total((weight.swapaxes(1, 2) @ weight) * gram.matrix))
+    if not isinstance(weight, np.ndarray):
+        return max(0.0, total((weight.mT @ weight) * gram.matrix))
+    matrix = host(gram.matrix)
 
     def multiply(pair: tuple[slice, slice, slice]) -> float:
         part, left, right = pair
-        square = np.matmul(weight[part, :, left].swapaxes(1, 2), weight[part, :, right])
-        sums = np.einsum("gij,gij->gi", square, gram.matrix[pair])
+        square = np.matmul(weight[part, :, left].mT, weight[part, :, right])
+        sums = np.einsum("gij,gij->gi", square, matrix[pair])
         return float(sums.sum(dtype=np.float64)) * (1 if left == right else 2)
 
     return max(0.0, sum(map_items(multiply, pairs(groups, columns, rows))))
 
 
-def scaled(gram: NDArray[Any]) -> Array:
+def scaled(gram: Array) -> Array:
     """Returns the Gram in fp32, divided by the mean of its live diagonal over all groups.
 
     Args:
@@ -205,50 +208,20 @@ def scaled(gram: NDArray[Any]) -> Array:
     Raises:
         CalibrationError: it holds NaN or inf, or a negative diagonal.
     """
-    if form := tensor_form(gram):
-        return form.scaled(gram)  # type: ignore[no-any-return]
-    diagonal = np.einsum("gii->gi", gram) if gram.ndim == 3 else gram
-    parts = row_parts(gram.shape[0], gram.shape[1], gram.shape[-1])
-    if not all(map_items(lambda part: bool(np.isfinite(gram[part]).all()), parts)):
+    xp, parts = namespace(gram), jobs(gram, gram.shape[-1])
+    diagonal = host(diagonals(gram) if gram.ndim == 3 else gram)
+    if not all(map_items(lambda part: bool(xp.all(xp.isfinite(gram[part]))), parts)):
         raise CalibrationError("gram: holds NaN or inf.")
     if diagonal.min(initial=0.0) < 0:
         raise CalibrationError("gram: has a negative diagonal, so it is no X^T X.")
     power = float(np.sum(diagonal, dtype=np.float64))
-    mean = power / np.count_nonzero(diagonal) if power else 1.0
-    narrow = gram.dtype == np.float32 and 1e-30 < mean < 1e30
-    factor = np.float32(1 / mean) if narrow else 1 / mean
-    result: Array = np.empty(gram.shape, np.float32)
+    mean = power / int(np.count_nonzero(diagonal)) if power else 1.0
+    narrow = gram.dtype == xp.float32 and 1e-30 < mean < 1e30
+    result = blank(gram, gram.shape)
 
-    def scale(part: Any) -> None:
-        np.multiply(gram[part], factor, out=result[part], casting="same_kind")
+    def scale(part: Part) -> None:
+        exact = gram[part] if narrow else double(gram[part])
+        result[part] = cast_like(exact * (1 / mean), result)
 
     map_items(scale, parts)
     return result
-
-
-def dampened_factor(gram: Array, dampening: float) -> tuple[Array, float]:
-    """Returns U of `U U^T = gram + dampening * mean * I`, and the dampening that it took.
-
-    It is worked out in fp64. Where that fails ten times the dampening is tried, up to 1. A column
-    that no sample reaches gets the mean on the diagonal: it is then tied to no other.
-
-    Args:
-        gram: (columns, columns).
-        dampening: fraction of its mean live diagonal, 0 or more.
-
-    Raises:
-        CalibrationError: it is not positive semidefinite.
-    """
-    diagonal = np.einsum("ii->i", gram)
-    mean = diagonal.sum(dtype=np.float64) / max(1, np.count_nonzero(diagonal)) or 1.0
-    raised = np.where(diagonal == 0, mean, diagonal)
-    while True:
-        factor = gram.astype(np.float64)
-        np.einsum("ii->i", factor)[:] = raised + dampening * mean
-        with suppress(np.linalg.LinAlgError):
-            factor_in_place(factor)
-            if np.isfinite(np.einsum("ii", factor)):  # a row's NaN or inf is in its pivot too
-                return factor.astype(np.float32), dampening
-        if dampening >= 1:
-            raise CalibrationError("gram: is not positive semidefinite, so it is no X^T X.")
-        dampening = min(1.0, max(10 * dampening, 1e-6))

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.blas import one_blas_thread
+from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
 from mlpass.options import option
 from mlpass.registries import storage
-from mlpass.solvers.gram import Gram
-from mlpass.solvers.problem import Array, Method, Problem
-from mlpass.solvers.rounding import MakeRounding, prune_rounded
-from mlpass.solvers.solve import (
-    Solution,
-    begin_powers,
-    hosted,
-    make_problem,
-    make_solution,
-    placed_like,
-    usable,
-)
+from mlpass.solvers.problem import Problem
+from mlpass.solvers.rounding import Floats, MakeRounding
 from mlpass.solvers.sparsegpt import Rounding
-from mlpass.sparsity.layout import Layout, matrix_layout
-from mlpass.sparsity.modes import Mask, Mode
+from mlpass.solvers.storage import Grid, Parts, Storage
+from mlpass.sparsity.layout import Layout
 
 _ENTRIES = 16
 _BINS = 1 << 14
@@ -58,8 +48,12 @@ NORMAL_FLOAT = np.array(
 
 
 @storage("palettize", lead="bits")
-class Palettization:
-    """How kept weights become entries of a 4-bit table.
+class Palettization(Storage):
+    """How kept weights become entries of a 4-bit table: `tables[its rows' table, codes]`.
+
+    Its parts are `codes`, uint8 in the weight's shape, 0 to 15, 0 where they are not kept; and
+    `tables`, (tables, 16) in the weight's dtype, ascending, of which table i is for the rows,
+    counted over all groups, from `i * group_size` on.
 
     Args:
         table: "kmeans" fits the entries to the weights, "normal_float" scales a fixed table to the
@@ -78,74 +72,52 @@ class Palettization:
         default=None, low=1, help="rows that share a table; all of them without it"
     )
     bits: int = option(default=4, choices=(4,), must="4", help="bits of an index into the table")
+    form: ClassVar[str] = "constexpr_lut_to_dense"
 
+    def grid(self, problem: Problem, layout: Layout, dtype: np.dtype[Any]) -> Grid:
+        """Returns tables, yet to be fitted.
 
-@dataclass(frozen=True, kw_only=True)
-class PalettizedSolution(Solution):
-    """A pruned weight whose kept elements are `tables[its rows' table, codes]`.
+        Raises:
+            NotApplicable: `group_size` does not divide the rows.
+        """
+        rows = layout.sizes[0] * layout.sizes[1]
+        size = self.group_size or rows
+        if rows % size:
+            raise NotApplicable(f"group_size {size} does not divide its {rows} rows")
+        return _Tables(problem, self.table, layout, size, dtype)
 
-    Attributes:
-        codes: uint8 in the weight's shape, 0 to 15; 0 where `keep` is False.
-        tables: (tables, 16) in the weight's dtype, ascending; table i is for the rows, counted over
-            all groups, from `i * group_size` on.
-    """
+    def stored(
+        self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
+    ) -> tuple[str, dict[str, NDArray[Any]]]:
+        """Returns 4 bits, and the tables in blocks of the weight's axes.
 
-    codes: NDArray[np.uint8]
-    tables: NDArray[Any]
-
-
-@one_blas_thread()
-def solve_palettized(
-    weight: NDArray[Any],
-    gram: NDArray[Any] | Gram,
-    mode: Mode,
-    palettization: Palettization,
-    *,
-    method: Method,
-    layout: Layout | None = None,
-    error_before: bool = False,
-) -> PalettizedSolution:
-    """Returns a weight pruned and palettized together; arguments and errors as `solve`.
-
-    It works on numpy's arrays: a tensor's Gram is brought to them once.
-
-    Raises:
-        NotApplicable: `group_size` does not divide the rows, or the mode does not fit.
-    """
-    given, (weight, gram) = weight, hosted(weight, gram)
-    problem = make_problem(weight, gram, mode, layout)
-    powers = begin_powers(problem, error_before)
-    groups, rows = problem.layout.sizes[:2]
-    size = palettization.group_size or groups * rows
-    if groups * rows % size:
-        raise NotApplicable(f"group_size {size} does not divide its {groups * rows} rows")
-    tables = _Tables(problem, palettization, size, weight.dtype)
-    pruned = prune_rounded(problem, usable(problem, method), tables.fit)
-    used = layout or matrix_layout(*weight.shape)
-    found = PalettizedSolution(
-        **vars(make_solution(problem, pruned, used, weight, powers())),
-        codes=used.join(np.where(pruned.keep, tables.codes, np.uint8(0))),
-        tables=tables.entries.astype(weight.dtype),
-    )
-    return placed_like(found, given)
+        Raises:
+            NotApplicable: there are several tables, that are for no whole blocks of its axes.
+        """
+        tables = parts["tables"]
+        blocks = np.zeros((1,) * kept.ndim, np.intp)
+        if len(tables) > 1:
+            blocks = layout().tabled(len(tables)).join(np.arange(len(tables)))
+        return "uint4", {"lut": tables[blocks][..., None]}  # (*blocks, entries, 1)
 
 
 class _Tables:
     """Tables while they are fitted, and the codes that a sweep leaves."""
 
     def __init__(
-        self, problem: Problem, palettization: Palettization, size: int, dtype: np.dtype[Any]
+        self, problem: Problem, kind: str, layout: Layout, size: int, dtype: np.dtype[Any]
     ) -> None:
-        self.problem, self.kind, self.size, self.dtype = problem, palettization.table, size, dtype
+        self.problem, self.kind, self.size, self.dtype = problem, kind, size, dtype
+        self.layout = layout
         groups, rows = problem.layout.sizes[:2]
         self.entries = np.zeros((groups * rows // size, _ENTRIES), np.float32)
         self.codes = np.zeros(problem.weight.shape, np.uint8)
 
-    def fit(self, weight: Array, keep: Mask) -> MakeRounding:
+    def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Fixes each table to the kept weights of its rows."""
-        power = self.problem.gram.diagonal[:, None, :]
-        shares = np.where(keep, power, np.float32(0)).reshape(len(self.entries), -1)
-        values = weight.reshape(len(self.entries), -1)
+        power = host(self.problem.gram.diagonal)[:, None, :]
+        shares = np.where(host(keep), power, np.float32(0)).reshape(len(self.entries), -1)
+        values = host(weight).reshape(len(self.entries), -1)
         for index, (own, share) in enumerate(zip(values, shares, strict=True)):
             if self.kind == "normal_float":
                 entries = NORMAL_FLOAT * np.abs(own).max(initial=0)
@@ -158,21 +130,28 @@ class _Tables:
         """Returns what rounds the columns of a sweep, and notes their codes."""
         between = (self.entries[:, 1:] + self.entries[:, :-1]) / 2
 
-        def round_column(index: int, values: Array) -> Array:
-            flat = values.reshape(len(between), self.size)
+        def round_column(index: int, column: Array) -> Array:
+            flat = host(column).reshape(len(between), self.size)
             if len(between) == 1:
                 codes = np.searchsorted(between[0], flat, side="left")
             else:
                 codes = np.zeros(flat.shape, np.intp)
                 for edge in range(_ENTRIES - 1):
                     codes += flat > between[:, edge, None]
-            self.codes[:, :, order[index]] = codes.reshape(values.shape)
-            return np.take_along_axis(self.entries, codes, axis=1).reshape(values.shape)
+            self.codes[:, :, order[index]] = codes.reshape(column.shape)
+            return np.take_along_axis(self.entries, codes, axis=1).reshape(column.shape)
 
         return round_column
 
+    def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
+        """Returns codes and tables."""
+        return {
+            "codes": self.layout.join(np.where(host(keep), self.codes, np.uint8(0))),
+            "tables": self.entries.astype(self.dtype),
+        }
 
-def _kmeans(values: Array, shares: Array) -> Array:
+
+def _kmeans(values: Floats, shares: Floats) -> Floats:
     """Returns 16 ascending centres for which the weighted square distance of `values` is small.
 
     Values are counted into fine bins first: Lloyd's rounds then cost the same for any number.

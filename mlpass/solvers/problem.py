@@ -8,40 +8,55 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, host, on_host, placed
 from mlpass.options import check_options
+from mlpass.registries import METHODS
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.products import Array as Array
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import Mask, Mode
-from mlpass.sparsity.tensors import host, is_tensor, placed
+from mlpass.sparsity.mode import Mode
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One weight and the inputs it meets: find W' in the mode's pattern with `(W' - W) X^T` small.
+    """One weight and the inputs it meets: find W' in the mode's pattern with `(W' - V) X^T` small.
+
+    V, the target, is the weight W itself where no other is given.
 
     Attributes:
         weight: (groups, rows, columns) fp32, where the Gram is: a numpy array, or a tensor.
         gram: of its inputs, (groups, columns, columns).
         layout: of `weight`: (groups, rows, channels, positions).
         mode: which elements may stay.
+        wanted: like `weight`, what the outputs should be those of; None where that is it.
     """
 
     weight: Array
     gram: Gram
     layout: Layout
     mode: Mode
+    wanted: Array | None = None
+
+    @property
+    def target(self) -> Array:
+        """The weight whose outputs are wanted, like `weight`: by default that itself."""
+        return self.weight if self.wanted is None else self.wanted
 
     @property
     def scale(self) -> Array:
         """Root mean square of each input column, (groups, columns); see `column_scale`."""
         lengths = np.sqrt(host(self.gram.diagonal))
-        return placed(column_scale(lengths), self.weight)  # type: ignore[no-any-return]
+        return placed(column_scale(lengths), self.weight)
 
     @property
     def hosted(self) -> Problem:
         """The same in numpy's arrays."""
-        return replace(self, weight=host(self.weight), gram=self.gram.hosted)
+        wanted = None if self.wanted is None else host(self.wanted)
+        return replace(self, weight=host(self.weight), gram=self.gram.hosted, wanted=wanted)
+
+    def scaled(self, factors: Array, gram: Gram) -> Problem:
+        """Returns the same with its columns multiplied by some factors, on the Gram of those."""
+        wanted = None if self.wanted is None else self.wanted * factors
+        return replace(self, weight=self.weight * factors, gram=gram, wanted=wanted)
 
 
 class Pruned(NamedTuple):
@@ -55,7 +70,7 @@ class Pruned(NamedTuple):
     """
 
     weight: Array
-    keep: Mask
+    keep: Array
     dampening: float = 0.0
     power: float | None = None
 
@@ -71,6 +86,11 @@ class Method:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def __str__(self) -> str:
+        """The name that a report prints."""
+        refitted = " + refit" if getattr(self, "refit", False) else ""
+        return (METHODS.name_of(self) or type(self).__name__.lower()) + refitted
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight of a problem.
@@ -89,14 +109,14 @@ def pruned_by(method: Method, problem: Problem) -> Pruned:
         NotApplicable: the mode does not fit this weight.
         CalibrationError: the Gram is none.
     """
-    if method.tensors or not is_tensor(problem.weight):
+    if method.tensors or on_host(problem.weight):
         return method.prune(problem)
     found = method.prune(problem.hosted)
     weight, keep = (placed(each, problem.weight) for each in (found.weight, found.keep))
     return found._replace(weight=weight, keep=keep)
 
 
-def column_scale(lengths: NDArray[Any]) -> Array:
+def column_scale(lengths: NDArray[Any]) -> NDArray[np.float32]:
     """Returns what to multiply the columns of |w| with: `lengths`, with a root mean square of 1.
 
     The score so stays in the weight's own unit, for `Threshold`. Columns that no sample reaches

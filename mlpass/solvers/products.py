@@ -7,17 +7,21 @@ own, and what the jobs are follows from the sizes alone.
 from __future__ import annotations
 
 from itertools import pairwise
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, on_host
 from mlpass.parallel import map_items
 
-Array = NDArray[np.float32]
 Float = NDArray[np.float32] | NDArray[np.float64]
-# Some groups, and some rows or columns of them.
-Part = tuple[slice, slice]
+# Some groups, some rows or columns of them, and all that follows.
+Part = tuple[slice, slice, EllipsisType]
+
+LIMIT = 1e38  # below the largest fp32: no sum of products can be above the largest sum of squares
+FAINT = 1e-26  # of which a millionth is still a normal fp32
 
 _JOBS = 16  # at most, along one axis: a power of two, as cores are
 _ROWS = 144  # at least in a job: with fewer, a product is spent on packing its other side
@@ -48,7 +52,16 @@ def row_parts(groups: int, rows: int, work_each: int) -> list[Part]:
     jobs = groups * rows * work_each // _WORK
     over_groups = slabs(groups, jobs)
     most = min(jobs, _JOBS) // len(over_groups)
-    return [(part, rest) for part in over_groups for rest in slabs(rows, min(most, rows // _ROWS))]
+    over_rows = slabs(rows, min(most, rows // _ROWS))
+    return [(part, rest, ...) for part in over_groups for rest in over_rows]
+
+
+def jobs(values: Array, work_each: int) -> list[Part]:
+    """Returns jobs over (groups, rows, ...) as `row_parts`; a device divides its work itself."""
+    groups, rows = values.shape[:2]
+    if not on_host(values):
+        return [(slice(0, groups), slice(0, rows), ...)]
+    return row_parts(groups, rows, work_each)
 
 
 def product(first: Any, second: Any, out: Any = None) -> Any:

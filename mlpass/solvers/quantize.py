@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.blas import one_blas_thread
+from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
 from mlpass.options import option
 from mlpass.registries import storage
-from mlpass.solvers.gram import Gram
-from mlpass.solvers.problem import Array, Method, Problem
-from mlpass.solvers.rounding import MakeRounding, prune_rounded
-from mlpass.solvers.solve import (
-    Solution,
-    begin_powers,
-    hosted,
-    make_problem,
-    make_solution,
-    placed_like,
-    usable,
-)
+from mlpass.solvers.problem import Problem
+from mlpass.solvers.rounding import Floats, MakeRounding
 from mlpass.solvers.sparsegpt import Rounding
-from mlpass.sparsity.layout import Layout, matrix_layout
-from mlpass.sparsity.modes import Mask, Mode
+from mlpass.solvers.storage import Grid, Parts, Storage
+from mlpass.sparsity.layout import Layout
 
 _BITS = {"int8": 8, "int4": 4, "uint8": 8, "uint4": 4}
 # How far below the largest magnitude a scale may end: what is cut off costs less than what the
@@ -35,8 +25,12 @@ _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 @storage("quantize", lead="dtype")
-class Quantization:
-    """How kept weights become integers.
+class Quantization(Storage):
+    """How kept weights become integers: they are `scale * (codes - offset)`.
+
+    Its parts are `codes`, int8 or uint8 in the weight's shape, `offset` where they are not kept;
+    `scale`, in the weight's dtype and rank, one for each row and block; and, where it is affine,
+    `offset`, like `scale` in the dtype of `codes`.
 
     Args:
         dtype: "int8" or "int4" for symmetric codes, "uint8" or "uint4" for affine ones, which
@@ -53,6 +47,7 @@ class Quantization:
     block_size: int | None = option(
         default=None, low=1, help="input channels that share a scale; all of a row without it"
     )
+    form: ClassVar[str] = "constexpr_blockwise_shift_scale"
 
     @property
     def symmetric(self) -> bool:
@@ -65,58 +60,29 @@ class Quantization:
         levels = 1 << _BITS[self.dtype]
         return (1 - levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
 
+    def grid(self, problem: Problem, layout: Layout, dtype: np.dtype[Any]) -> Grid:
+        """Returns scales and offsets, yet to be fitted.
 
-@dataclass(frozen=True, kw_only=True)
-class QuantizedSolution(Solution):
-    """A pruned weight whose kept elements are `scale * (codes - offset)`.
+        Raises:
+            NotApplicable: `block_size` does not divide the input channels.
+        """
+        blocks = _blocks(self, layout.sizes[2])
+        return _Grid(problem, self, layout, layout.reduced(blocks), blocks, dtype)
 
-    Attributes:
-        codes: int8 or uint8 in the weight's shape; `offset` where `keep` is False.
-        scale: in the weight's dtype and rank, one for each row and block.
-        offset: like `scale` in the dtype of `codes`; None where symmetric.
-    """
-
-    codes: NDArray[Any]
-    scale: NDArray[Any]
-    offset: NDArray[Any] | None
+    def stored(
+        self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
+    ) -> tuple[str, dict[str, NDArray[Any]]]:
+        """Returns 4-bit integers where those hold all codes, else 8-bit ones; and the rest."""
+        others = {name: part for name, part in parts.items() if name != "codes"}
+        codes = parts["codes"][kept]
+        return _integer(np.append(codes, parts["offset"]) if "offset" in parts else codes), others
 
 
-@one_blas_thread()
-def solve_quantized(
-    weight: NDArray[Any],
-    gram: NDArray[Any] | Gram,
-    mode: Mode,
-    quantization: Quantization,
-    *,
-    method: Method,
-    layout: Layout | None = None,
-    error_before: bool = False,
-) -> QuantizedSolution:
-    """Returns a weight pruned and quantized together; arguments and errors as `solve`.
-
-    It works on numpy's arrays: a tensor's Gram is brought to them once.
-
-    Raises:
-        NotApplicable: `block_size` does not divide the input channels, or the mode does not fit.
-    """
-    given, (weight, gram) = weight, hosted(weight, gram)
-    problem = make_problem(weight, gram, mode, layout)
-    powers = begin_powers(problem, error_before)
-    used = layout or matrix_layout(*weight.shape)
-    blocks = _blocks(quantization, used.sizes[2])
-    small = used.reduced(blocks)
-    grid = _Grid(problem, quantization, blocks, weight.dtype)
-    pruned = prune_rounded(problem, usable(problem, method), grid.fit)
-    solution = make_solution(problem, pruned, used, weight, powers())
-    integer = np.int8 if quantization.symmetric else np.uint8
-    offset = None if quantization.symmetric else small.join(grid.offset).astype(integer)
-    found = QuantizedSolution(
-        **vars(solution),
-        codes=used.join(grid.codes).astype(integer),
-        scale=small.join(grid.scale).astype(weight.dtype),
-        offset=offset,
-    )
-    return placed_like(found, given)
+def _integer(codes: NDArray[Any]) -> str:
+    """Returns the narrowest integer type that holds all codes, of their signedness."""
+    kind, low, high = ("int", -8, 7) if codes.dtype.kind == "i" else ("uint", 0, 15)
+    fits = low <= codes.min(initial=0) and codes.max(initial=0) <= high
+    return f"{kind}{4 if fits else 8}"
 
 
 def _blocks(quantization: Quantization, channels: int) -> int:
@@ -130,8 +96,15 @@ class _Grid:
     """Scales and offsets while they are fitted, and the codes that a sweep leaves."""
 
     def __init__(
-        self, problem: Problem, quantization: Quantization, blocks: int, dtype: np.dtype[Any]
+        self,
+        problem: Problem,
+        quantization: Quantization,
+        layout: Layout,
+        small: Layout,
+        blocks: int,
+        dtype: np.dtype[Any],
     ) -> None:
+        self.layout, self.small = layout, small
         groups, rows, channels, positions = problem.layout.sizes
         self.problem, self.quantization, self.dtype = problem, quantization, dtype
         self.shape = (groups, rows, blocks, channels // blocks * positions)
@@ -140,10 +113,12 @@ class _Grid:
         self.offset = np.zeros((groups, rows, blocks), np.float32)
         self.codes = np.zeros(problem.weight.shape, np.float32)
 
-    def fit(self, weight: Array, keep: Mask) -> MakeRounding:
+    def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Fixes scales and offsets to the kept weights: least squares, by input power."""
         low, high = self.quantization.limits
-        values = weight.reshape(self.shape)  # zero where not kept, and zero is always on the grid
+        values = host(weight).reshape(
+            self.shape
+        )  # zero where not kept, and zero is always on the grid
         lowest = np.minimum(values.min(axis=3), 0)
         highest = np.maximum(values.max(axis=3), 0)
         if self.quantization.symmetric:
@@ -152,7 +127,7 @@ class _Grid:
             steps = high
         else:
             steps = high - low
-        power = self.problem.gram.diagonal
+        power = host(self.problem.gram.diagonal)
         power = power.reshape(self.shape[0], 1, *self.shape[2:])
         best = np.full(highest.shape, np.inf, np.float32)
         for shrink in _SHRINKS:
@@ -180,13 +155,23 @@ class _Grid:
             column = int(order[index])
             block = column // self.width
             scale, offset = self.scale[:, :, block], self.offset[:, :, block]
-            codes = self._codes(values, scale, offset)
+            codes = self._codes(host(values), scale, offset)
             self.codes[:, :, column] = codes
-            rounded: Array = (codes - offset) * scale
-            return rounded
+            return (codes - offset) * scale
 
         return round_column
 
-    def _codes(self, values: Array, scale: Array, offset: Array) -> Array:
-        codes: Array = np.clip(np.rint(values / scale) + offset, *self.quantization.limits)
+    def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
+        """Returns codes, scales and, where there are any, offsets."""
+        integer = np.int8 if self.quantization.symmetric else np.uint8
+        found: dict[str, NDArray[Any]] = {
+            "codes": self.layout.join(self.codes).astype(integer),
+            "scale": self.small.join(self.scale).astype(self.dtype),
+        }
+        if not self.quantization.symmetric:
+            found["offset"] = self.small.join(self.offset).astype(integer)
+        return found
+
+    def _codes(self, values: Floats, scale: Floats, offset: Floats) -> Floats:
+        codes: Floats = np.clip(np.rint(values / scale) + offset, *self.quantization.limits)
         return codes

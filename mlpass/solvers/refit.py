@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from mlpass.arrays import Array, copied, namespace, ratio, row_dots
 from mlpass.parallel import map_items
-from mlpass.solvers.arrays import copied, jobs, namespace, ratio
-from mlpass.solvers.problem import Array, Problem
-from mlpass.solvers.products import Part
-from mlpass.sparsity.modes import Mask
+from mlpass.solvers.problem import Problem
+from mlpass.solvers.products import Part, jobs
 
 
 def refit(
-    problem: Problem, keep: Mask, weight: Array, iterations: int = 8, dampening: float = 0.0
+    problem: Problem, keep: Array, weight: Array, iterations: int = 8, dampening: float = 0.0
 ) -> Array:
     """Returns the weight with its kept elements moved towards the smallest output error.
 
@@ -21,7 +18,7 @@ def refit(
     Inputs that do not correlate leave nothing to make up for: with a diagonal Gram, all stays.
 
     Args:
-        problem: with the weight whose output is wanted.
+        problem: with the target, whose outputs are wanted.
         keep: (groups, rows, columns).
         weight: where to start, zero outside `keep`.
         iterations: one product with the Gram each.
@@ -31,17 +28,18 @@ def refit(
     if problem.gram.is_diagonal:
         return weight
     gram, added = problem.gram.matrix, dampening * problem.gram.means[:, None, None]
-    inverse = ratio(1, problem.gram.diagonal + added[:, 0])
-    result: Array = copied(weight)
+    inverse = ratio(1, problem.gram.diagonal + added[:, 0, :])
+    result = copied(weight)
 
     def solve_rows(part: Part) -> None:
-        kept, square, extra = keep[part], gram[part[0]], added[part[0]]
-        scale = kept * inverse[part[0], None]  # the mask and it in one
-        offset: Array = problem.weight[part] - weight[part]
-        residual: Any = offset @ square
+        xp, square, extra = namespace(weight), gram[part[0], ...], added[part[0], ...]
+        kept: Array = xp.astype(keep[part], xp.float32)
+        scale = kept * inverse[part[0], None, :]  # the mask and it in one
+        offset = problem.target[part] - weight[part]
+        residual = offset @ square
         residual += extra * offset
         residual *= kept
-        step: Any = residual * scale
+        step = residual * scale
         power = _dots(residual, step)
         for _ in range(iterations):
             image = step @ square
@@ -64,5 +62,4 @@ def refit(
 
 def _dots(first: Array, second: Array) -> Array:
     """Returns the product of each row with its like, (groups, rows, 1)."""
-    products: Array = namespace(first).einsum("grc,grc->gr", first, second)[..., None]
-    return products
+    return row_dots(first, second)[..., None]

@@ -15,11 +15,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, host
 from mlpass.solvers.factored import factor
-from mlpass.solvers.problem import Array, Method, Problem, Pruned
+from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.sparsegpt import Rounding, SparseGPT, sweep
-from mlpass.sparsity.modes import Mask
 
+Floats = NDArray[np.float32]
 # Given column indices in a sweep's order, the rounding of that sweep.
 MakeRounding = Callable[[NDArray[np.intp]], Rounding]
 
@@ -27,7 +28,7 @@ MakeRounding = Callable[[NDArray[np.intp]], Rounding]
 def prune_rounded(
     problem: Problem,
     method: Method,
-    fit: Callable[[Array, Mask], MakeRounding],
+    fit: Callable[[Array, Array], MakeRounding],
 ) -> Pruned:
     """Returns the pruned weight with every kept element on the grid that `fit` chose.
 
@@ -49,7 +50,7 @@ def prune_rounded(
     factored = factor(problem, windows, sweeper.dampening)
     rounding = make(factored.order)
     if isinstance(method, SparseGPT) and not method.refits(problem, factored):
-        weight, keep, power = sweep(problem.weight, factored, windows, method.block_size, rounding)
+        weight, keep, power = sweep(problem.target, factored, windows, method.block_size, rounding)
         return Pruned(weight, keep, factored.dampening, power)
     weight, keep, _ = sweep(
         pruned.weight, factored, windows, sweeper.block_size, rounding, pruned.keep
@@ -59,8 +60,8 @@ def prune_rounded(
 
 def _rounded(pruned: Pruned, rounding: Rounding) -> Array:
     """Returns the kept weights, each on the grid by itself."""
-    weight = np.empty_like(pruned.weight)
+    weight = np.empty_like(host(pruned.weight))
     for column in range(weight.shape[2]):
         weight[:, :, column] = rounding(column, pruned.weight[:, :, column])
-    weight *= pruned.keep
+    weight *= host(pruned.keep)
     return weight

@@ -2,59 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mlpass.arrays import (
+    Array,
+    Kind,
+    cast_like,
+    host,
+    in_fp32,
+    largest,
+    limit_of,
+    namespace,
+    on_host,
+    placed,
+    reshaped,
+    taken,
+)
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError
-from mlpass.halves import narrowed
 from mlpass.parallel import begin
-from mlpass.solvers.arrays import in_fp32, largest, limit_of, namespace
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by
+from mlpass.solvers.rounding import prune_rounded
+from mlpass.solvers.storage import Storage
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
-from mlpass.sparsity.modes import Mask, Mode
-from mlpass.sparsity.tensors import host, is_tensor, placed, taken
+from mlpass.sparsity.mode import Mode
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Generic[Kind]):
     """A pruned weight.
 
     Attributes:
         weight: in the shape and dtype that came in, and of that kind; 0 where `keep` is False.
         keep: bool, the same shape.
-        error: `||(W' - W) X^T||^2 / ||W X^T||^2`; 0 where no sample gives an output.
+        error: `||(W' - V) X^T||^2 / ||V X^T||^2`, V being the target, by default W itself; 0 where
+            no sample gives an output.
         dampening: fraction of the Gram's mean diagonal that was added to it.
         error_before: the error of `Magnitude()` in the same mode, what pruning without samples
             would have given; None where it was not asked for.
+        parts: what stands for the weight in its storage, by name; none where that is plain.
+        method: what pruned it, as text.
+        reason: why that is not the method that was asked for; None where it is.
     """
 
-    weight: NDArray[Any]
-    keep: Mask
+    weight: Kind
+    keep: Kind
     error: float
     dampening: float
     error_before: float | None = None
-
-
-Found = TypeVar("Found", bound=Solution)
+    parts: Mapping[str, Kind] = field(default_factory=dict)
+    method: str = ""
+    reason: str | None = None
 
 
 @one_blas_thread()
 def solve(
-    weight: NDArray[Any],
-    gram: NDArray[Any] | Gram,
+    weight: Kind,
+    gram: Array | Gram,
     mode: Mode,
     *,
     method: Method,
+    storage: Storage | None = None,
+    target: Array | None = None,
     layout: Layout | None = None,
     error_before: bool = False,
-) -> Solution:
+) -> Solution[Kind]:
     """Returns a weight pruned by `method` so that its outputs on the samples change little.
 
     It works where the Gram is: on numpy's arrays, or on torch's tensors on their device (those in
@@ -70,32 +86,50 @@ def solve(
             it alone is worked out once, with the same result.
         mode: which elements may stay.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`. Where no sample gives an input,
-            it is `Magnitude()` whatever is asked.
+            it is `Magnitude()` whatever is asked; `Solution.method` says what it was.
+        storage: how values are to be kept, as `Quantization()` or `Palettization()`: they are
+            rounded in the same solve, on numpy's arrays. None keeps them as they come.
+        target: like `weight`, what the outputs should be those of; None for those of `weight`.
         layout: what the axes of `weight` are; None for a plain matrix.
         error_before: whether the solution has it. It costs about a quarter of SparseGPT's work.
 
     Raises:
         CalibrationError: shapes do not fit, the Gram or the weight holds NaN or inf, or the Gram is
             not positive semidefinite.
-        NotApplicable: the mode does not fit this weight.
+        NotApplicable: the mode or the storage does not fit this weight.
     """
-    problem = make_problem(weight, gram, mode, layout)
+    given: Array = weight
+    if storage is not None:  # a shared Gram is brought to the host once
+        given, gram = host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
+    problem = make_problem(given, gram, mode, layout, target)
     powers = begin_powers(problem, error_before)
-    pruned = pruned_by(usable(problem, method), problem)
-    used = layout or matrix_layout(*weight.shape)
-    return make_solution(problem, pruned, used, weight, powers())
+    used = layout or matrix_layout(*given.shape)
+    chosen, reason = usable(problem, method)
+    if storage is None:
+        found = make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
+        return replace(found, method=str(chosen), reason=reason)
+    grid = storage.grid(problem, used, host(given).dtype)
+    pruned = prune_rounded(problem, chosen, grid.fit)
+    found = make_solution(problem, pruned, used, weight, powers())
+    parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}
+    return replace(found, parts=parts, method=str(chosen), reason=reason)
 
 
-def usable(problem: Problem, method: Method) -> Method:
-    """Returns the method, or what it comes to where the Gram tells less.
+def usable(problem: Problem, method: Method) -> tuple[Method, str | None]:
+    """Returns the method, or what it comes to where the Gram tells less, and then why.
 
     That is `Magnitude()` where no sample gives an input, and a ranking where it is diagonal.
     """
-    if not problem.gram.diagonal.any():
-        return Magnitude()
-    if problem.gram.is_diagonal and not isinstance(method, Magnitude | Wanda):
-        return Uncorrelated()
-    return method
+    chosen, why = method, ""
+    if not host(problem.gram.diagonal).any():
+        chosen, why = Magnitude(), "no sample gives it an input"
+    elif problem.gram.is_diagonal:
+        why = "its inputs do not correlate"
+        if isinstance(method, Magnitude | Wanda):
+            chosen = replace(method, refit=False)
+        else:
+            chosen = Uncorrelated()
+    return chosen, None if chosen == method else f"not {method}: {why}"
 
 
 class Powers(NamedTuple):
@@ -114,26 +148,26 @@ def begin_powers(problem: Problem, magnitude: bool) -> Callable[[], Powers]:
     """Returns what waits for the powers of a problem, worked out beside the method."""
 
     def work_out() -> Powers:
-        whole = output_power(problem.weight, problem.gram)
+        whole = output_power(problem.target, problem.gram)
         if not magnitude:
             return Powers(whole, None)
-        change = Magnitude().prune(problem).weight - problem.weight
+        change = Magnitude().prune(problem).weight - problem.target
         return Powers(whole, output_power(change, problem.gram))
 
     # A device has one queue: nothing is gained there by two threads.
-    return work_out if is_tensor(problem.weight) else begin(work_out)
+    return begin(work_out) if on_host(problem.weight) else work_out
 
 
 def make_solution(
-    problem: Problem, pruned: Pruned, layout: Layout, stored: NDArray[Any], powers: Powers
-) -> Solution:
+    problem: Problem, pruned: Pruned, layout: Layout, stored: Kind, powers: Powers
+) -> Solution[Kind]:
     """Returns a method's result in the shape, kind and dtype of the stored one, with its error."""
     weight, power = pruned.weight, pruned.power
     limit = limit_of(stored)
     if largest(weight) > limit:  # fp16 would make it inf
         weight, power = namespace(weight).clip(weight, -limit, limit), None
     if power is None:
-        power = output_power(weight - problem.weight, problem.gram)
+        power = output_power(weight - problem.target, problem.gram)
 
     def relative(power: float) -> float:
         return power / powers.whole if powers.whole > 0 else 0.0
@@ -147,46 +181,30 @@ def make_solution(
     )
 
 
-def hosted(
-    weight: NDArray[Any], gram: NDArray[Any] | Gram
-) -> tuple[NDArray[Any], NDArray[Any] | Gram]:
-    """Returns a weight and its Gram in numpy's arrays; a shared Gram is brought to them once."""
-    return host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
-
-
-def placed_like(solution: Found, like: Any) -> Found:
-    """Returns a solution of numpy's arrays in those of `like`: its weight in the same dtype."""
-    if not is_tensor(like):
-        return solution
-    arrays = {name: each for name, each in vars(solution).items() if isinstance(each, np.ndarray)}
-    found = {name: placed(each, like) for name, each in arrays.items()}
-    return replace(solution, **found | {"weight": cast_like(solution.weight, like)})
-
-
-def cast_like(values: Any, like: Any) -> Any:
-    """Returns values of the kind and dtype, and on the device, of `like`."""
-    found = placed(values, like)
-    if is_tensor(like):
-        return found.to(like.dtype)
-    return narrowed(found) if like.dtype == np.float16 else found.astype(like.dtype, copy=False)
-
-
 def make_problem(
-    weight: NDArray[Any], gram: NDArray[Any] | Gram, mode: Mode, layout: Layout | None
+    weight: Array,
+    gram: Array | Gram,
+    mode: Mode,
+    layout: Layout | None = None,
+    target: Array | None = None,
 ) -> Problem:
     """Returns the checked problem that `solve` was given.
 
     Raises:
         CalibrationError: as `solve`.
     """
+    shape = tuple(weight.shape)
     if layout is None and weight.ndim != 2:
         raise CalibrationError(
-            "weight: must be (rows, columns) where no layout is given. "
-            f"Got shape {tuple(weight.shape)}."
+            f"weight: must be (rows, columns) where no layout is given. Got shape {shape}."
         )
-    used = layout or matrix_layout(*weight.shape)
-    if used.shape != tuple(weight.shape):
-        raise CalibrationError(f"weight: has shape {tuple(weight.shape)}, its layout {used.shape}.")
+    used = layout or matrix_layout(*shape)
+    if used.shape != shape:
+        raise CalibrationError(f"weight: has shape {shape}, its layout {used.shape}.")
+    if target is not None and tuple(target.shape) != shape:
+        raise CalibrationError(
+            f"target: must have the weight's shape, {shape}. Got {tuple(target.shape)}."
+        )
     groups, rows, channels, positions = used.sizes
     columns = channels * positions
     shared = gram if isinstance(gram, Gram) else Gram(gram)
@@ -196,8 +214,14 @@ def make_problem(
         raise CalibrationError(
             f"gram: must be {(groups, columns, columns)} for this weight. Got {got}."
         )
-    weight = taken(weight)
-    if not namespace(weight).isfinite(weight).all():
-        raise CalibrationError("weight: holds NaN or inf.")
-    here = used.split(placed(weight, shared.diagonal)).reshape((groups, rows, columns))
-    return Problem(in_fp32(here), shared, grouped_layout(used), mode)
+
+    def brought(name: str, values: Array) -> Array:
+        values = taken(values)
+        xp = namespace(values)
+        if not xp.all(xp.isfinite(values)):
+            raise CalibrationError(f"{name}: holds NaN or inf.")
+        split = used.split(placed(values, shared.diagonal))
+        return in_fp32(reshaped(split, (groups, rows, columns)))
+
+    wanted = None if target is None else brought("target", target)
+    return Problem(brought("weight", weight), shared, grouped_layout(used), mode, wanted)

@@ -12,27 +12,35 @@ two, after every fourth four by four. So nearly all of the work is in a few larg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import (
+    Array,
+    blank,
+    contiguous,
+    diagonals,
+    namespace,
+    on_host,
+    placed,
+    row_dots,
+    total,
+)
 from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import method
-from mlpass.solvers.arrays import blank, diagonals, jobs, namespace, total
 from mlpass.solvers.factored import Factored, factor
 from mlpass.solvers.problem import (
-    Array,
     Method,
     Problem,
     Pruned,
 )
-from mlpass.solvers.products import Part
+from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
 from mlpass.sparsity.masks import keep_mask
-from mlpass.sparsity.modes import Mask, Window
-from mlpass.sparsity.tensors import is_tensor, placed
+from mlpass.sparsity.mode import Window
 
 # Given a column's index in the sweep and its values (groups, rows), returns the values to store.
 Rounding = Callable[[int, Array], Array]
@@ -75,7 +83,7 @@ class SparseGPT(Method):
         """Returns what one sweep over the columns gives, and the factor that it took."""
         windows = problem.mode.windows(problem.layout, self.block_size)
         factored = factor(problem, windows, self.dampening)
-        weight, keep, power = sweep(problem.weight, factored, windows, self.block_size)
+        weight, keep, power = sweep(problem.target, factored, windows, self.block_size)
         return Pruned(weight, keep, factored.dampening, power), factored
 
     def refits(self, problem: Problem, factored: Factored) -> bool:
@@ -94,8 +102,8 @@ def sweep(
     windows: list[Window],
     block_size: int,
     rounding: Rounding | None = None,
-    fixed: Mask | None = None,
-) -> tuple[Array, Mask, float]:
+    fixed: Array | None = None,
+) -> tuple[Array, Array, float]:
     """Returns the updated weight, its mask, and the square sum of the change in outputs.
 
     That sum needs no product with the Gram: what the columns lose adds up to it, once what the
@@ -116,7 +124,7 @@ def sweep(
         score = xp.abs(_transposed(weight, every)) * scale[..., None]
         keep = keep_mask(windows[0].mode, score, windows[0].layout)
         fixed = blank(weight, weight.shape, mask=True)
-        fixed[:, :, every] = keep.swapaxes(1, 2)
+        fixed[:, :, every] = keep.mT
     spans = _spans(windows) if fixed is None else _steps(columns, block_size)
     blocks = list(_blocks(spans, block_size))
     edges = (0, *(parts[-1].right for parts in blocks))
@@ -136,8 +144,8 @@ def sweep(
         _put_back(keep, mask, native)
         _take_away(weight, current, native)
         weights = xp.square(diagonals(upper[:, block, block]))
-        squares = weights * _square_sums(lost)
-        squares -= factored.added[:, None] * _square_sums(current)
+        squares = weights * row_dots(lost, lost)
+        squares -= factored.added[:, None] * row_dots(current, current)
         power += total(squares[factored.live[:, block]])
         _bring_up(change, reach, edges, done)  # current, changed in place, is a part of it
     return result, mask, max(0.0, power)
@@ -161,45 +169,44 @@ def _bring_up(change: Array, reach: Array, edges: tuple[int, ...], done: int) ->
         return
 
     def take(part: Part) -> None:
-        group, row = part
-        spread = reach[group, left:middle, middle:right].swapaxes(1, 2)
+        group, row, _ = part
+        spread = reach[group, left:middle, middle:right].mT
         change[group, middle:right, row] -= spread @ change[group, left:middle, row]
 
     work = (middle - left) * (right - middle)
-    map_items(take, jobs(change.swapaxes(1, 2), work))
+    map_items(take, jobs(change.mT, work))
 
 
 def _turned(weight: Array, order: NDArray[np.intp]) -> Array:
     """Returns (groups, rows, columns) as (groups, columns, rows), in the order of a sweep."""
     groups, rows, columns = weight.shape
-    turned: Array = _room(weight, (groups, columns, rows))
+    turned = _room(weight, (groups, columns, rows))
     places = _places(order, weight)
 
     def turn(part: Part) -> None:
-        group, row = part
-        turned[group, :, row] = weight[part][:, :, places].swapaxes(1, 2)
+        group, row, _ = part
+        turned[group, :, row] = weight[part][:, :, places].mT
 
     map_items(turn, jobs(weight, columns * _COPY))
     return turned
 
 
-def _transposed(values: Any, columns: NDArray[np.intp] | slice) -> Any:
+def _transposed(values: Array, columns: Array | slice) -> Array:
     """Returns some columns of (groups, rows, columns) as (groups, columns, rows)."""
-    turned = values[:, :, columns].swapaxes(1, 2)
-    return turned.contiguous() if is_tensor(values) else np.ascontiguousarray(turned)
+    return contiguous(values[:, :, columns].mT)
 
 
-def _room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Any:
-    """Returns an uninitialised array with some room after each row; a tensor without.
+def _room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Array:
+    """Returns an uninitialised array, on the host with some room after each row.
 
     Rows that are a power of two apart share a few lines of the cache: to transpose them is slow.
     """
-    if is_tensor(like):
+    if not on_host(like):
         return blank(like, shape, mask)
     return blank(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
 
 
-def _places(columns: NDArray[np.intp], like: Array) -> NDArray[np.intp] | slice:
+def _places(columns: NDArray[np.intp], like: Array) -> Array | slice:
     """Returns indices of columns where they are used; of neighbours a slice.
 
     A slice is several times as fast to copy through.
@@ -207,31 +214,25 @@ def _places(columns: NDArray[np.intp], like: Array) -> NDArray[np.intp] | slice:
     first, last = int(columns[0]), int(columns[-1]) + 1
     if np.array_equal(columns, np.arange(first, last)):
         return slice(first, last)
-    return placed(columns, like)  # type: ignore[no-any-return]
+    return placed(columns, like)
 
 
-def _square_sums(values: Array) -> Array:
-    """Returns the square sum of each column of (groups, columns, rows)."""
-    sums: Array = namespace(values).einsum("gcr,gcr->gc", values, values)
-    return sums
-
-
-def _take_away(weight: Array, current: Array, columns: NDArray[np.intp] | slice) -> None:
+def _take_away(weight: Array, current: Array, columns: Array | slice) -> None:
     """Subtracts some columns of (groups, rows, columns) from (groups, columns, rows), in place."""
 
     def take(part: Part) -> None:
-        group, row = part
-        current[group, :, row] -= weight[part][:, :, columns].swapaxes(1, 2)
+        group, row, _ = part
+        current[group, :, row] -= weight[part][:, :, columns].mT
 
     map_items(take, jobs(weight, current.shape[1] * _COPY))
 
 
-def _put_back(values: Any, target: Any, columns: NDArray[np.intp] | slice) -> None:
+def _put_back(values: Array, target: Array, columns: Array | slice) -> None:
     """Copies (groups, columns, rows) to some columns of a (groups, rows, columns) target."""
 
     def put(part: Part) -> None:
-        group, row = part
-        target[group, row, columns] = values[group, :, row].swapaxes(1, 2)
+        group, row, _ = part
+        target[group, row, columns] = values[group, :, row].mT
 
     map_items(put, jobs(target, values.shape[1] * _COPY))
 
@@ -271,7 +272,7 @@ def _set_columns(
     current: Array,
     spread: Array,
     scale: Array,
-    keep: Mask,
+    keep: Array,
     rounding: Rounding | None,
 ) -> Array:
     """Returns what each column of one block loses; sets them in turn.
@@ -297,7 +298,7 @@ def _set_columns(
     for span in spans:
         start, stop = span.left - first, span.right - first
         if start:
-            current[:, start:stop] -= unit[:, :start, start:stop].swapaxes(1, 2) @ lost[:, :start]
+            current[:, start:stop] -= unit[:, :start, start:stop].mT @ lost[:, :start]
         if span.window is not None:
             score = xp.abs(current[:, start:stop])
             score *= scale[:, start:stop, None]
@@ -306,7 +307,7 @@ def _set_columns(
         for left in range(start, stop, _CHUNK):
             right = min(stop, left + _CHUNK)
             if left > start:
-                weights = unit[:, start:left, left:right].swapaxes(1, 2)
+                weights = unit[:, start:left, left:right].mT
                 current[:, left:right] -= weights @ lost[:, start:left]
             for column in range(left, right):
                 values = current[:, column]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mlpass.arrays import Array, masked, namespace
 from mlpass.options import option
 from mlpass.registries import method
-from mlpass.solvers.arrays import masked, namespace
-from mlpass.solvers.problem import Array, Method, Problem, Pruned
+from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.refit import refit
 from mlpass.sparsity.masks import keep_mask
-from mlpass.sparsity.modes import Mode
+from mlpass.sparsity.mode import Mode
 
 # Of the mean diagonal: no quiet input gets large weights to stand in for a loud one.
 _DAMPENING = 0.01
@@ -62,6 +62,10 @@ class Uncorrelated(Method):
     """
 
     tensors: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        """The name that a report prints."""
+        return "wanda over the whole weight"
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest scores zeroed."""

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlpass.arrays import Kind, permuted, reshaped
 from mlpass.errors import NotApplicable
-from mlpass.sparsity.tensors import is_tensor
 
 
 @dataclass(frozen=True)
@@ -98,21 +96,14 @@ class Layout:
         shape = (sizes[0] * sizes[1], *sizes[2:]) if merged else tuple(sizes)
         return Layout(shape, tuple(sizes), self.axes)
 
-    def split(self, array: NDArray[Any]) -> NDArray[Any]:
+    def split(self, array: Kind) -> Kind:
         """Returns a stored-shape array as (groups, rows, channels, positions)."""
-        split = _permuted(array.reshape(self.split_shape), self.order)
-        return split.reshape(self.sizes)
+        return reshaped(permuted(reshaped(array, self.split_shape), self.order), self.sizes)
 
-    def join(self, array: NDArray[Any]) -> NDArray[Any]:
+    def join(self, array: Kind) -> Kind:
         """Returns an array of (groups, rows, channels, positions) in the stored shape."""
-        permuted = array.reshape(tuple(self.split_shape[axis] for axis in self.order))
-        return _permuted(permuted, np.argsort(self.order).tolist()).reshape(self.shape)
-
-
-def _permuted(array: Any, order: Sequence[int]) -> NDArray[Any]:
-    """Returns an array, or torch's tensor, with its axes in another order."""
-    permuted: Any = array.permute(*order) if is_tensor(array) else array.transpose(order)
-    return permuted  # type: ignore[no-any-return]
+        split = reshaped(array, [self.split_shape[axis] for axis in self.order])
+        return reshaped(permuted(split, np.argsort(self.order).tolist()), self.shape)
 
 
 def matrix_layout(rows: int, columns: int) -> Layout:

@@ -7,18 +7,19 @@ the weight's `Layout`, which says what its rows and channels are.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
 from mlpass.buffers import empty
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.options import check_options, option
+from mlpass.options import option
 from mlpass.parallel import map_slabs
 from mlpass.registries import mode
 from mlpass.sparsity.layout import Layout, transposed_layout
+from mlpass.sparsity.mode import Mode as Mode
+from mlpass.sparsity.mode import Window as Window
 from mlpass.sparsity.norms import mean_squares, norm_dtype
 from mlpass.sparsity.ranking import (
     Mask as Mask,
@@ -37,54 +38,7 @@ from mlpass.sparsity.ranking import (
     outside_lowest,
 )
 from mlpass.sparsity.select import keys_of
-from mlpass.sparsity.windows import Window as Window
 from mlpass.sparsity.windows import column_windows, with_shares
-
-
-@dataclass(frozen=True)
-class Mode:
-    """A rule that says which elements of a weight stay."""
-
-    structured: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    def keep(self, score: Score, layout: Layout | None = None) -> Mask:
-        """Returns the keep mask of `score`, in its shape.
-
-        Raises:
-            NotApplicable: the mode does not fit this weight; the text says why.
-        """
-        raise NotImplementedError
-
-    def windows(self, layout: Layout, width: int) -> list[Window]:
-        """Returns windows over all columns, for a method that decides columns in turn.
-
-        Their counts add up to exactly what `keep` would zero. A mode that ranks whole rows, or
-        compares with a fixed number, decides all columns at once.
-
-        Args:
-            layout: of the whole weight.
-            width: how many columns to decide at once, where the mode leaves a choice.
-
-        Raises:
-            NotApplicable: the mode does not fit this weight; the text says why.
-        """
-        every = np.arange(layout.sizes[2] * layout.sizes[3])
-        return [Window(every, transposed_layout(*layout.sizes), self)]
-
-    def per_row(self) -> Mode:
-        """Returns the mode that ranks each output row by itself, where there is a choice."""
-        return self
-
-    def __str__(self) -> str:
-        shown = [
-            f"{field.name}={getattr(self, field.name)}" if index else f"{getattr(self, field.name)}"
-            for index, field in enumerate(fields(self))
-            if index == 0 or getattr(self, field.name) != field.default
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @mode("threshold")
@@ -149,9 +103,10 @@ class Percentile(Mode):
         help="what is ranked together",
     )
 
-    def zeros_of(self, size: int) -> int:
-        """Returns how many of `size` elements are to be zero."""
-        return math.floor(self.target_sparsity * size)
+    @property
+    def ranks_together(self) -> bool:
+        """Whether all weights that share it are ranked together."""
+        return self.scope == "global"
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of one weight; a global ranking is cut by the pass instead."""
@@ -202,6 +157,15 @@ class NM(Mode):
                 f"n_m_ratio: n (the number of zeros) must be an int in [0, m]. "
                 f"Got n={self.n!r} with m={self.m}."
             )
+
+    @property
+    def target(self) -> float:
+        """The share of zeros in every m."""
+        return self.n / self.m
+
+    def at(self, sparsity: float) -> Mode:
+        """Returns the mode with the whole zeros in every m that a sparsity comes to."""
+        return replace(self, n=self.n if sparsity == self.target else int(sparsity * self.m))
 
     def __str__(self) -> str:
         return f"NM({self.n}:{self.m}{', dim=0' if self.dim == 0 else ''})"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import Kind, reshaped
 from mlpass.parallel import map_slabs
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.norms import norm_dtype, widened
@@ -158,22 +159,22 @@ def map_groups(
     map_slabs(work_on, -(-channels // size), size * inner)
 
 
-def channels_first(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
+def channels_first(array: Kind, layout: Layout, dim: int) -> Kind:
     """Returns `array` as (outer, channels, inner), with the channels of `dim` in the middle."""
     if dim == 1 and len(layout.axes[2]) == 1:
-        return array.reshape(_around_channels(layout))
+        return reshaped(array, _around_channels(layout))
     groups, rows, channels, positions = layout.sizes
-    split = layout.split(array)
-    if dim == 1:
-        return split.reshape(groups * rows, channels, positions)
-    return split.reshape(1, groups * rows, channels * positions)
+    shape = (groups * rows, channels, positions)
+    if dim == 0:
+        shape = (1, groups * rows, channels * positions)
+    return reshaped(layout.split(array), shape)
 
 
-def channels_back(array: NDArray[Any], layout: Layout, dim: int) -> NDArray[Any]:
+def channels_back(array: Kind, layout: Layout, dim: int) -> Kind:
     """Returns the inverse of `channels_first`."""
     if dim == 1 and len(layout.axes[2]) == 1:
-        return array.reshape(layout.shape)
-    return layout.join(array.reshape(layout.sizes))
+        return reshaped(array, layout.shape)
+    return layout.join(reshaped(array, layout.sizes))
 
 
 def _around_channels(layout: Layout) -> tuple[int, int, int]:

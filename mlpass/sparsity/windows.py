@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.sparsity.layout import Layout, transposed_layout
-
-if TYPE_CHECKING:
-    from mlpass.sparsity.modes import Mode
-
-
-class Window(NamedTuple):
-    """Columns of a weight matrix that are decided together, and the mode that decides them.
-
-    Attributes:
-        columns: indices into channels times positions, positions last.
-        layout: of their (groups, columns, rows) score, transposed since columns go one by one.
-        mode: with the count that this window has to zero.
-    """
-
-    columns: NDArray[np.intp]
-    layout: Layout
-    mode: Mode
+from mlpass.sparsity.mode import Mode, Window
 
 
 def column_windows(mode: Mode, layout: Layout, width: int, positions: int = 1) -> list[Window]:
@@ -39,13 +20,10 @@ def column_windows(mode: Mode, layout: Layout, width: int, positions: int = 1) -
     ]
 
 
-def with_shares(mode: Any, parts: list[Window], units: list[int]) -> list[Window]:
+def with_shares(mode: Mode, parts: list[Window], units: list[int]) -> list[Window]:
     """Returns the windows, each with the share of its `units` that the mode has to zero there."""
-    shares = _shares(mode.target_sparsity, units)
-    return [
-        part._replace(mode=replace(mode, target_sparsity=share))
-        for part, share in zip(parts, shares, strict=True)
-    ]
+    shares = _shares(mode.target or 0.0, units)
+    return [part._replace(mode=mode.at(share)) for part, share in zip(parts, shares, strict=True)]
 
 
 def _shares(target_sparsity: float, units: list[int]) -> list[float]:

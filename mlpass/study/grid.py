@@ -75,12 +75,10 @@ class Candidate:
     @property
     def method_name(self) -> str:
         """The method as text: its name, and its options that are not the default."""
-        name = METHODS.name_of(self.method) or type(self.method).__name__.lower()
         options = options_of(type(self.method)) if METHODS.name_of(self.method) else ()
-        given = {option.name: option.given(self.method) for option in options}
-        refitted = " + refit" if given.pop("refit", None) == "true" else ""
+        given = {each.name: each.given(self.method) for each in options if each.name != "refit"}
         texts = [f"{key}={text}" for key, text in given.items() if text is not None]
-        return name + refitted + (f" ({', '.join(texts)})" if texts else "")
+        return str(self.method) + (f" ({', '.join(texts)})" if texts else "")
 
 
 def default_grid() -> list[Mode]:

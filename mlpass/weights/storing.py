@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,8 +12,9 @@ from mlpass.errors import NotApplicable
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Op
-from mlpass.solvers.palettize import PalettizedSolution
-from mlpass.solvers.quantize import QuantizedSolution
+from mlpass.registries import STORAGES
+from mlpass.solvers.solve import Solution
+from mlpass.solvers.storage import Storage
 from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import pack, zero_out
 from mlpass.weights.joint import check_opset, joint_ops
@@ -86,83 +87,38 @@ def encode_weight(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
     return Encoded("sparse", zeros, nbytes, ops)
 
 
-def encode_quantized(site: Site, solution: QuantizedSolution) -> Encoded:
-    """Returns a weight that was pruned and quantized as it will be stored (iOS18).
-
-    Its codes are 4-bit integers where those hold them all, else 8-bit ones.
-
-    Raises:
-        ModelFormatError: the model is older than iOS18.
-        NotApplicable: the weight is compressed already.
-    """
-    check_opset([site], "quantize")
-    kept = solution.codes[solution.weight != 0]
-    offset = solution.offset
-    dtype = _integer(kept if offset is None else np.append(kept, offset))
-    others = {"scale": solution.scale, "offset": offset}
-    return _encode_joint(site, solution, "constexpr_blockwise_shift_scale", dtype, others)
-
-
-def encode_palettized(site: Site, solution: PalettizedSolution) -> Encoded:
-    """Returns a weight that was pruned and palettized as it will be stored (iOS18).
-
-    Raises:
-        ModelFormatError: the model is older than iOS18.
-        NotApplicable: the weight is compressed already, or has several tables that are for no
-            whole blocks of its axes.
-    """
-    check_opset([site], "palettize")
-    count = len(solution.tables)
-    blocks = np.zeros((1,) * len(site.shape), np.intp)
-    if count > 1:
-        blocks = layout_of_site(site).tabled(count).join(np.arange(count))
-    tables = {"lut": solution.tables[blocks][..., None]}  # (*blocks, entries, 1)
-    return _encode_joint(site, solution, "constexpr_lut_to_dense", "uint4", tables)
-
-
-def _integer(codes: NDArray[Any]) -> str:
-    """Returns the narrowest integer type that holds all codes, of their signedness."""
-    kind, low, high = ("int", -8, 7) if codes.dtype.kind == "i" else ("uint", 0, 15)
-    fits = low <= codes.min(initial=0) and codes.max(initial=0) <= high
-    return f"{kind}{4 if fits else 8}"
-
-
-def _encode_joint(
-    site: Site,
-    solution: QuantizedSolution | PalettizedSolution,
-    form: str,
-    dtype: str,
-    others: Mapping[str, NDArray[Any] | None],
-) -> Encoded:
-    """Returns a solution stored in one of `encode.JOINT_FORMS`.
+def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage) -> Encoded:
+    """Returns a weight that was pruned and rounded as it will be stored (iOS18).
 
     Args:
         site: whose weight it is.
         solution: its result; an element that is kept, but zero, is not stored.
-        form: the op type of the form that is not sparse.
-        dtype: of the codes.
-        others: the form's other parameters; those that are integers are of `dtype`, too.
+        storage: that it was solved for.
 
     Raises:
-        NotApplicable: the weight is compressed already.
+        ModelFormatError: the model is older than iOS18.
+        NotApplicable: the weight is compressed already, or the form cannot say it.
     """
+    check_opset([site], str(STORAGES.name_of(storage)))
     beside = site.constant
     if beside is None:
         raise NotApplicable(str(site.refusal))
+    keep = solution.weight != 0
+    dtype, others = storage.stored(solution.parts, keep, lambda: layout_of_site(site))
 
     def stored(array: NDArray[Any]) -> Constant:
         element = beside.dtype.name if array.dtype.kind == "f" else dtype
         return Constant.packed(pack_elements(array, BY_NAME[element]), element, array.shape, beside)
 
-    keep = solution.weight != 0
     bits = np.packbits(keep, bitorder="little")
     mask = encode.mask_constant(bits, site.shape, site.opset, beside)
-    elements = stored(solution.codes[keep])
-    rest = {name: stored(array) for name, array in others.items() if array is not None}
+    elements = stored(solution.parts["codes"][keep])
+    rest = {name: stored(array) for name, array in others.items()}
     nbytes = sum(constant.nbytes for constant in (mask, elements, *rest.values()))
     parts = {name: (constant,) for name, constant in rest.items()}
     replacements: Replacements = [
-        (maker, encode.sparse_joint(maker, form, mask, elements, parts)) for maker in site.makers
+        (maker, encode.sparse_joint(maker, storage.form, mask, elements, parts))
+        for maker in site.makers
     ]
     encoding = encoding_of(replacements[0][1])
     return Encoded(encoding, keep.size - int(np.count_nonzero(keep)), nbytes, replacements)

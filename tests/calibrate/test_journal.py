@@ -76,7 +76,7 @@ def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
     interrupted(mlp, out, monkeypatch)
     (file,) = journal_path(out).glob("*.npz")
     with file.open("wb") as opened:
-        np.savez(opened, kind="Solution", weight=np.zeros(3))
+        np.savez(opened, samples=1, tokens=2, weight=np.zeros(3))
     with pytest.raises(CalibrationError, match=r"0\.npz is broken"):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
@@ -123,16 +123,16 @@ def test_quantized_and_resumed_alike(tmp_path, monkeypatch):
     options = {"sample_data": samples(), "quantize": "uint4"}
     mlpass.prune(path, whole, Percentile(0.5), **options)
     with monkeypatch.context() as patched:
-        encode = calibrated.encode_quantized
+        encode = calibrated.encode_stored
         done = []
 
-        def dying(site, solution):
+        def dying(site, solution, storage):
             if done:
                 raise KeyboardInterrupt
             done.append(site)
-            return encode(site, solution)
+            return encode(site, solution, storage)
 
-        patched.setattr(calibrated, "encode_quantized", dying)
+        patched.setattr(calibrated, "encode_stored", dying)
         with pytest.raises(KeyboardInterrupt):
             mlpass.prune(path, out, Percentile(0.5), **options)
     mlpass.prune(path, out, Percentile(0.5), resume=True, **options)

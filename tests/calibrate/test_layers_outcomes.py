@@ -90,6 +90,9 @@ def test_odd_samples_give_finite_weights_of_the_wanted_sparsity(mlp, tmp_path, k
         assert np.isfinite(layer.error)
     for weight in weights_of(out).values():
         assert np.isfinite(weight).all()
+    why = f"magnitude, not {method}: no sample gives it an input"
+    replaced = kind == "dead" and str(method) != "magnitude"
+    assert report.layers[0].method == (why if replaced else str(method))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

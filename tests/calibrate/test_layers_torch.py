@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import mlpass
-from mlpass import ADMM, NM, Percentile, SparseGPT, Wanda
+from mlpass import ADMM, NM, Percentile, SparseGPT, Wanda, arrays
 from mlpass.program.mlpackage import Package
-from mlpass.sparsity import tensors
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import find_sites
 
@@ -38,9 +37,9 @@ TOLERANCES = [
 def place(name, monkeypatch):
     """Yields the device that stands for `name`, and the context that knows what left it."""
     if name == "apart":  # torch's own form of the solvers, on the processor
-        monkeypatch.setattr(tensors, "_SHARED", frozenset())
+        monkeypatch.setattr(arrays, "_SHARED", frozenset())
     if name == "device":
-        monkeypatch.setattr(tensors, "_SINGLE", frozenset({pretended.NAME}))
+        monkeypatch.setattr(arrays, "_SINGLE", frozenset({pretended.NAME}))
         with pretended.Pretending() as context:
             yield pretended.NAME, context
     else:

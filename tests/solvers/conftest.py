@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mlpass.sparsity import tensors
+from mlpass import arrays
 
 
 @pytest.fixture
 def apart(monkeypatch):
     """Has torch's form run on the processor, as on any other device."""
-    monkeypatch.setattr(tensors, "_SHARED", frozenset())
+    monkeypatch.setattr(arrays, "_SHARED", frozenset())
 
 
 @pytest.fixture
@@ -19,6 +19,6 @@ def device(monkeypatch):
     pytest.importorskip("torch")
     from tests import pretended
 
-    monkeypatch.setattr(tensors, "_SINGLE", frozenset({pretended.NAME}))
+    monkeypatch.setattr(arrays, "_SINGLE", frozenset({pretended.NAME}))
     with pretended.Pretending() as context:
         yield context

@@ -9,8 +9,8 @@ import torch
 
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.gram import Gram, accumulate
-from mlpass.solvers.palettize import Palettization, solve_palettized
-from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.palettize import Palettization
+from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.layout import matrix_layout
@@ -120,9 +120,9 @@ def test_quantized_and_palettized_weights_gain_as_much(mode):
     weight, inputs = few(32, correlated=False)
     gram = accumulate(None, inputs)
     base = solve(weight, gram, mode, method=SparseGPT()).error
-    fine = solve_quantized(weight, gram, mode, Quantization("int8"), method=SparseGPT())
+    fine = solve(weight, gram, mode, method=SparseGPT(), storage=Quantization("int8"))
     assert fine.error < 1.1 * base
-    coarse = solve_palettized(weight, gram, mode, Palettization("kmeans"), method=SparseGPT())
+    coarse = solve(weight, gram, mode, method=SparseGPT(), storage=Palettization("kmeans"))
     assert coarse.error < base + 0.02
 
 

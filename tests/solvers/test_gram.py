@@ -7,8 +7,9 @@ import pytest
 import scipy.linalg
 
 from mlpass.errors import CalibrationError
+from mlpass.solvers.dampening import dampened_factor
 from mlpass.solvers.factor import factor_in_place, inverse
-from mlpass.solvers.gram import Gram, GramSum, accumulate, dampened_factor, scaled
+from mlpass.solvers.gram import Gram, GramSum, accumulate, scaled
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Channel, Percentile

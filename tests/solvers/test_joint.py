@@ -8,8 +8,8 @@ from coremltools.converters.mil.mil.ops.defs.iOS18 import compression
 
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.solvers.admm import ADMM
-from mlpass.solvers.palettize import NORMAL_FLOAT, Palettization, solve_palettized
-from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.palettize import NORMAL_FLOAT, Palettization
+from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Wanda
@@ -50,21 +50,19 @@ def spread(small, shape):
 def test_codes_stand_for_the_weight(layout, quantization, method, dtype):
     weight, gram = stored(layout)
     weight = weight.astype(dtype)
-    found = solve_quantized(
-        weight, gram, Percentile(0.5), quantization, method=method, layout=layout
-    )
-    assert found.codes.dtype == (np.int8 if quantization.symmetric else np.uint8)
-    assert quantization.limits[0] <= found.codes.min()
-    assert found.codes.max() <= quantization.limits[1]
-    assert found.scale.dtype == dtype and found.scale.ndim == weight.ndim
-    assert (found.offset is None) == quantization.symmetric
+    found = solve(weight, gram, Percentile(0.5), storage=quantization, method=method, layout=layout)
+    assert found.parts["codes"].dtype == (np.int8 if quantization.symmetric else np.uint8)
+    assert quantization.limits[0] <= found.parts["codes"].min()
+    assert found.parts["codes"].max() <= quantization.limits[1]
+    assert found.parts["scale"].dtype == dtype and found.parts["scale"].ndim == weight.ndim
+    assert ("offset" not in found.parts) == quantization.symmetric
     assert np.count_nonzero(~found.keep) == weight.size // 2
     assert not found.weight[~found.keep].any()
-    codes = found.codes.astype(np.float32)
-    if found.offset is not None:
-        codes -= spread(found.offset, weight.shape)
+    codes = found.parts["codes"].astype(np.float32)
+    if "offset" in found.parts:
+        codes -= spread(found.parts["offset"], weight.shape)
     assert not codes[~found.keep].any()
-    decoded = (codes * spread(found.scale, weight.shape).astype(np.float32)).astype(dtype)
+    decoded = (codes * spread(found.parts["scale"], weight.shape).astype(np.float32)).astype(dtype)
     assert np.array_equal(decoded, found.weight)
     wanted = exact_error(weight, found.weight, gram, layout)
     assert found.error == pytest.approx(wanted, rel=0.02 if dtype == np.float16 else 1e-3)
@@ -76,9 +74,11 @@ def test_coremltools_makes_the_weight_of_the_codes(quantization, size):
     weight, inputs = layer(16, 24)
     weight = (weight / np.abs(weight).max() * np.float32(size)).astype(np.float16)
     gram = inputs.T @ inputs
-    found = solve_quantized(weight, gram, NM(2, 4), quantization, method=Wanda())
+    found = solve(weight, gram, NM(2, 4), storage=quantization, method=Wanda())
     decode = compression.constexpr_blockwise_shift_scale.decompress
-    made = np.where(found.keep, decode(found.codes, found.scale, found.offset), 0)
+    parts = found.parts
+    decoded = decode(parts["codes"], parts["scale"], parts.get("offset"))
+    made = np.where(found.keep, decoded, 0)
     assert made.dtype == np.float16 and np.isfinite(made).all()
     assert np.array_equal(made, found.weight)
 
@@ -88,19 +88,19 @@ def test_coremltools_makes_the_weight_of_the_codes(quantization, size):
 def test_rounding_in_the_sweep_beats_rounding_after_it(method, mode):
     weight, inputs = layer(64, 128)
     gram = inputs.T @ inputs
-    found = solve_quantized(weight, gram, mode, Quantization("int4"), method=method)
+    found = solve(weight, gram, mode, storage=Quantization("int4"), method=method)
     plain = solve(weight, gram, mode, method=method)
     scale = np.abs(plain.weight).max(axis=1, keepdims=True) / 7
     after = np.rint(plain.weight / scale) * scale
     assert found.error < exact_error(weight, after, gram, matrix_layout(64, 128))
-    fine = solve_quantized(weight, gram, mode, Quantization("int8"), method=method)
+    fine = solve(weight, gram, mode, storage=Quantization("int8"), method=method)
     assert fine.error < 1.05 * plain.error
 
 
 def test_admm_in_four_bits_is_better_than_sparsegpt_in_float():
     weight, inputs = layer(128, 256)
     gram = inputs.T @ inputs
-    joint = solve_quantized(weight, gram, Percentile(0.5), Quantization("int4", 32), method=ADMM())
+    joint = solve(weight, gram, Percentile(0.5), storage=Quantization("int4", 32), method=ADMM())
     assert joint.error < solve(weight, gram, Percentile(0.5), method=SparseGPT()).error
 
 
@@ -115,15 +115,17 @@ def test_admm_in_four_bits_is_better_than_sparsegpt_in_float():
 def test_table_entries_are_the_weight(layout, palettization, method, dtype):
     weight, gram = stored(layout)
     weight = weight.astype(dtype)
-    found = solve_palettized(weight, gram, NM(2, 4), palettization, method=method, layout=layout)
+    found = solve(weight, gram, NM(2, 4), storage=palettization, method=method, layout=layout)
     rows = weight.shape[0]
-    assert found.tables.shape == (rows // (palettization.group_size or rows), 16)
-    assert found.tables.dtype == dtype
-    assert np.all(np.diff(found.tables.astype(np.float64), axis=1) >= 0)
-    assert found.codes.dtype == np.uint8 and found.codes.max() < 16
-    assert not found.codes[~found.keep].any()
-    tables = np.repeat(found.tables, rows // len(found.tables), axis=0)
-    entries = np.take_along_axis(tables, found.codes.reshape(rows, -1).astype(np.intp), axis=1)
+    assert found.parts["tables"].shape == (rows // (palettization.group_size or rows), 16)
+    assert found.parts["tables"].dtype == dtype
+    assert np.all(np.diff(found.parts["tables"].astype(np.float64), axis=1) >= 0)
+    assert found.parts["codes"].dtype == np.uint8 and found.parts["codes"].max() < 16
+    assert not found.parts["codes"][~found.keep].any()
+    tables = np.repeat(found.parts["tables"], rows // len(found.parts["tables"]), axis=0)
+    entries = np.take_along_axis(
+        tables, found.parts["codes"].reshape(rows, -1).astype(np.intp), axis=1
+    )
     decoded = np.where(found.keep, entries.reshape(weight.shape), 0)
     assert np.array_equal(decoded, found.weight)
     wanted = exact_error(weight, found.weight, gram, layout)
@@ -135,7 +137,7 @@ def test_fitted_tables_beat_the_fixed_one():
     weight, inputs = layer(64, 128)
     gram = inputs.T @ inputs
     fitted, fixed = (
-        solve_palettized(weight, gram, Percentile(0.5), Palettization(table), method=ADMM()).error
+        solve(weight, gram, Percentile(0.5), storage=Palettization(table), method=ADMM()).error
         for table in ("kmeans", "normal_float")
     )
     assert fitted < fixed
@@ -153,10 +155,10 @@ def test_few_or_no_values_make_a_table_too(rows):
     weight = np.ones((rows, 4), np.float32)
     for mode in (Channel(1.0), Percentile(0.5), Percentile(0.0)):
         for table in ("kmeans", "normal_float"):
-            found = solve_palettized(weight, gram, mode, Palettization(table), method=Wanda())
+            found = solve(weight, gram, mode, storage=Palettization(table), method=Wanda())
             assert np.allclose(found.weight, weight * found.keep)
         for dtype in ("int4", "uint4"):
-            found = solve_quantized(weight, gram, mode, Quantization(dtype), method=Wanda())
+            found = solve(weight, gram, mode, storage=Quantization(dtype), method=Wanda())
             assert np.allclose(found.weight, weight * found.keep, atol=0.02)
 
 
@@ -164,8 +166,8 @@ def test_a_dead_layer_is_rounded_all_the_same():
     weight = layer(16, 32)[0]
     gram = np.zeros((32, 32), np.float32)
     for method in METHODS:
-        first = solve_quantized(weight, gram, NM(2, 4), Quantization("int8"), method=method)
-        second = solve_palettized(weight, gram, NM(2, 4), Palettization(), method=method)
+        first = solve(weight, gram, NM(2, 4), storage=Quantization("int8"), method=method)
+        second = solve(weight, gram, NM(2, 4), storage=Palettization(), method=method)
         assert first.error == second.error == 0
         assert np.allclose(first.weight, weight * first.keep, atol=0.02)
         assert np.allclose(second.weight, weight * second.keep, atol=0.2)
@@ -182,9 +184,9 @@ def test_wrong_options_say_which_and_why():
         Palettization("kmeans", 0)
     weight, gram = np.ones((6, 4), np.float32), np.eye(4, dtype=np.float32)
     with pytest.raises(NotApplicable, match="block_size 3 does not divide its 4 input channels"):
-        solve_quantized(weight, gram, NM(2, 4), Quantization("int8", 3), method=Wanda())
+        solve(weight, gram, NM(2, 4), storage=Quantization("int8", 3), method=Wanda())
     with pytest.raises(NotApplicable, match="group_size 4 does not divide its 6 rows"):
-        solve_palettized(weight, gram, NM(2, 4), Palettization("kmeans", 4), method=Wanda())
+        solve(weight, gram, NM(2, 4), storage=Palettization("kmeans", 4), method=Wanda())
 
 
 def test_blocks_need_input_channels_of_one_axis():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mlpass.errors import CalibrationError
-from mlpass.solvers import gram as grams
+from mlpass.solvers import dampening as factors
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.gram import Gram, GramSum, accumulate
-from mlpass.solvers.palettize import Palettization, solve_palettized
-from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.palettize import Palettization
+from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
@@ -28,11 +28,16 @@ MODES = [Percentile(0.5), Percentile(0.4, scope="row"), NM(2, 4), Block(0.5, 4),
 
 def same(first, second):
     """Returns whether two solutions are equal in every bit."""
-    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
-    return all(
-        one.tobytes() == other.tobytes() if isinstance(one, np.ndarray) else one == other
-        for one, other in pairs
-    )
+
+    def told(solution):
+        values = vars(solution) | {f"part {name}": part for name, part in solution.parts.items()}
+        del values["parts"]
+        return {
+            name: value.tobytes() if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+
+    return told(first) == told(second)
 
 
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
@@ -46,7 +51,7 @@ def test_a_shared_gram_changes_no_bit(method, mode):
         plain = solve(other, gram, mode, method=method, layout=layout)
         assert same(plain, solve(other, shared, mode, method=method, layout=layout))
     quantized = [
-        solve_quantized(weight, each, mode, Quantization("int4"), method=method, layout=layout)
+        solve(weight, each, mode, storage=Quantization("int4"), method=method, layout=layout)
         for each in (gram, shared)
     ]
     assert same(*quantized)
@@ -54,14 +59,13 @@ def test_a_shared_gram_changes_no_bit(method, mode):
 
 def test_a_shared_gram_is_factored_once_for_each_order_and_dampening(monkeypatch):
     factored = []
-    plain = grams.dampened_factor
+    plain = factors.dampened_factor
 
     def counted(gram, dampening):
         factored.append(dampening)
         return plain(gram, dampening)
 
-    for module in ("gram", "factored"):
-        monkeypatch.setattr(f"mlpass.solvers.{module}.dampened_factor", counted)
+    monkeypatch.setattr(factors, "dampened_factor", counted)
     weight, inputs = layer(16, 48)
     shared = Gram(accumulate(None, inputs))
     for mode in (Percentile(0.5), Percentile(0.7), NM(2, 4)):
@@ -157,15 +161,15 @@ def test_admm_on_a_diagonal_gram_is_at_the_optimum(mode):
 def test_joint_results_of_a_diagonal_gram_are_those_of_its_matrix(method):
     weight = layer(24, 40)[0]
     power = np.random.default_rng(3).uniform(0.5, 20, 40).astype(np.float32)
-    for find, how in (
-        (solve_quantized, Quantization("int4", 8)),
-        (solve_quantized, Quantization("uint8")),
-        (solve_palettized, Palettization("kmeans", 4)),
-        (solve_palettized, Palettization("normal_float")),
+    for how in (
+        Quantization("int4", 8),
+        Quantization("uint8"),
+        Palettization("kmeans", 4),
+        Palettization("normal_float"),
     ):
-        short = find(weight, power, NM(2, 4), how, method=method)
-        full = find(weight, np.diag(power), NM(2, 4), how, method=method)
-        assert short.codes.tobytes() == full.codes.tobytes()
+        short = solve(weight, power, NM(2, 4), storage=how, method=method)
+        full = solve(weight, np.diag(power), NM(2, 4), storage=how, method=method)
+        assert short.parts["codes"].tobytes() == full.parts["codes"].tobytes()
         assert np.allclose(short.weight, full.weight, atol=1e-6)
         assert short.error == pytest.approx(full.error, rel=1e-4)
         assert not short.weight[~short.keep].any()
@@ -177,7 +181,7 @@ def test_a_long_diagonal_gram_builds_no_matrix():
     for method in METHODS:
         solution = solve(weight, power, Percentile(0.5), method=method)
         assert np.count_nonzero(solution.keep) * 2 == weight.size
-    found = solve_quantized(weight, power, Percentile(0.5), Quantization(), method=SparseGPT())
+    found = solve(weight, power, Percentile(0.5), storage=Quantization(), method=SparseGPT())
     assert 0 < found.error - solution.error < 1e-2
 
 
@@ -190,8 +194,8 @@ def test_the_error_before_is_what_magnitude_gives(method, mode):
     assert wanted.error_before is None
     found = solve(weight, gram, mode, method=method, error_before=True)
     assert found.error_before == wanted.error
-    joint = solve_quantized(weight, gram, mode, Quantization(), method=method, error_before=True)
-    table = solve_palettized(weight, gram, mode, Palettization(), method=method, error_before=True)
+    joint = solve(weight, gram, mode, storage=Quantization(), method=method, error_before=True)
+    table = solve(weight, gram, mode, storage=Palettization(), method=method, error_before=True)
     assert joint.error_before == table.error_before == wanted.error
 
 
@@ -231,3 +235,26 @@ def test_the_gram_of_faint_inputs_keeps_its_digits():
     total.add(rows * np.float32(1e-20))
     exact = rows.astype(np.float64)
     np.testing.assert_allclose(total.total()[0] / 1e-40, exact.T @ exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("storage", [None, Quantization("int4")], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_solution_says_what_ran_and_why(method, storage):
+    weight, inputs = layer(8, 16)
+    dead, power = np.zeros((16, 16), np.float32), np.square(inputs).sum(axis=0)
+    found, none, apart = (
+        solve(weight, gram, NM(2, 4), method=method, storage=storage)
+        for gram in (accumulate(None, inputs), dead, power)
+    )
+    assert (found.method, found.reason) == (str(method), None)
+    assert none.method == "magnitude"
+    why = f"not {method}: no sample gives it an input"
+    assert none.reason == (None if method == Magnitude() else why)
+    # What ran gives the same when it is asked for.
+    same_mask = solve(weight, dead, NM(2, 4), method=Magnitude(), storage=storage)
+    assert none.weight.tobytes() == same_mask.weight.tobytes()
+    scoring = isinstance(method, Magnitude | Wanda)
+    plain = type(method).__name__.lower()
+    assert apart.method == (plain if scoring else "wanda over the whole weight")
+    why = f"not {method}: its inputs do not correlate"
+    assert apart.reason == (None if str(method) == plain and scoring else why)

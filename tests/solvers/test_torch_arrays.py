@@ -12,18 +12,18 @@ import sys
 import numpy as np
 import pytest
 
+from mlpass import arrays
+from mlpass.arrays import inner
 from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.allocate import error_curve, outlier_share
-from mlpass.solvers.arrays import inner
 from mlpass.solvers.gram import Gram, GramSum, accumulate, output_power
-from mlpass.solvers.palettize import Palettization, solve_palettized
+from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
-from mlpass.sparsity import tensors
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
 from mlpass.weights.ops.convolutions import conv_layout
@@ -208,7 +208,7 @@ def test_factors_that_a_device_has_not_are_made_on_the_processor(monkeypatch, me
     gram = accumulate(None, inputs)
     wanted = solve(weight, gram, NM(2, 4), method=method)
     missing = ("linalg_cholesky_ex", "linalg_solve_triangular")
-    monkeypatch.setattr(tensors, "_SINGLE", frozenset({pretended.NAME}))
+    monkeypatch.setattr(arrays, "_SINGLE", frozenset({pretended.NAME}))
     with pretended.Pretending(missing):
         found = solve(weight, pretended.far(gram), NM(2, 4), method=method)
     assert np.array_equal(found.keep, wanted.keep)
@@ -246,7 +246,7 @@ def test_a_diagonal_gram_is_numpys(apart, method, dead):
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_weight_comes_back_in_its_own_dtype(monkeypatch, dtype, shared):
     if not shared:
-        monkeypatch.setattr(tensors, "_SHARED", frozenset())
+        monkeypatch.setattr(arrays, "_SHARED", frozenset())
     weight, inputs = layer(16, 24)
     gram = torch.from_numpy(accumulate(None, inputs))
     given = torch.from_numpy(weight).to(dtype)
@@ -294,15 +294,15 @@ def test_joint_results_are_numpys_and_come_back_as_tensors(device, method):
     weight, inputs = layer(24, 40)
     gram = accumulate(None, inputs)
     shared = Gram(pretended.far(gram))
-    for find, how in (
-        (solve_quantized, Quantization("int4", 8)),
-        (solve_quantized, Quantization("uint8")),
-        (solve_palettized, Palettization("kmeans", 4)),
+    for how in (
+        Quantization("int4", 8),
+        Quantization("uint8"),
+        Palettization("kmeans", 4),
     ):
-        ours = find(weight, gram, NM(2, 4), how, method=method)
-        theirs = find(pretended.far(weight), shared, NM(2, 4), how, method=method)
-        assert theirs.codes.device.type == theirs.weight.device.type == pretended.NAME
-        assert np.mean(theirs.codes.cpu().numpy() != ours.codes) < 0.01
+        ours = solve(weight, gram, NM(2, 4), storage=how, method=method)
+        theirs = solve(pretended.far(weight), shared, NM(2, 4), storage=how, method=method)
+        assert theirs.parts["codes"].device.type == theirs.weight.device.type == pretended.NAME
+        assert np.mean(theirs.parts["codes"].cpu().numpy() != ours.parts["codes"]) < 0.01
         assert theirs.error == pytest.approx(ours.error, rel=0.01)
     assert device.fetched.count((1, 40, 40)) == 1  # the Gram, once for all
 

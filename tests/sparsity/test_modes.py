@@ -294,3 +294,33 @@ def test_the_number_of_threads_changes_nothing(monkeypatch, mode):
         masks.append(mode.keep(np.abs(weight), conv_layout(weight.shape, 1)))
     assert np.array_equal(masks[0], masks[1])
     assert np.array_equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize(
+    ("mode", "target", "half"),
+    [
+        (Percentile(0.75, "row"), 0.75, Percentile(0.5, "row")),
+        (NM(3, 4, 0), 0.75, NM(2, 4, 0)),
+        (NM(2, 7), 2 / 7, NM(3, 7)),
+        (Block(0.2, 4, 1), 0.2, Block(0.5, 4, 1)),
+        (Kernel(0.3), 0.3, Kernel(0.5)),
+        (Channel(1.0), 1.0, Channel(0.5)),
+    ],
+    ids=str,
+)
+def test_a_mode_tells_its_target_and_goes_to_another(mode, target, half):
+    assert mode.target == target
+    assert mode.at(0.5) == half
+    assert mode.at(mode.target) == mode
+
+
+def test_a_threshold_has_no_target():
+    assert Threshold(0.1).target is None
+    with pytest.raises(ConfigError, match=r"Threshold\(0.1\) names no sparsity that a schedule"):
+        Threshold(0.1).at(0.5)
+
+
+def test_only_a_global_percentile_ranks_all_weights_together():
+    modes = (Percentile(0.5, scope="global"), Percentile(0.5), NM(2, 4), Threshold())
+    together = [mode for mode in modes if mode.ranks_together]
+    assert together == [Percentile(0.5, scope="global")]

@@ -12,15 +12,16 @@ from coremltools.converters.mil.mil import Builder as mb
 
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.program.mlpackage import Package
-from mlpass.solvers.palettize import Palettization, solve_palettized
-from mlpass.solvers.quantize import Quantization, solve_quantized
+from mlpass.solvers.palettize import Palettization
+from mlpass.solvers.quantize import Quantization
+from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Wanda
 from mlpass.sparsity.modes import NM, Percentile
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import encoding_of, stored_bytes
 from mlpass.weights.sites import find_sites
-from mlpass.weights.storing import encode_palettized, encode_quantized
+from mlpass.weights.storing import encode_stored
 from tests import peer
 from tests.conftest import FIXTURES
 from tests.solvers.layers import stored
@@ -86,14 +87,18 @@ def gram_of(layout):
     return stored(layout)[1]
 
 
-def rewrite(source, target, solve, encode):
-    """Returns, by weight, its solution and how it is stored, having written them to `target`."""
+def rewrite(source, target, find):
+    """Returns, by weight, its solution and how it is stored, having written them to `target`.
+
+    Args:
+        find: given a weight, its Gram and its layout, returns a solution and its storage.
+    """
     written = {}
     with Package(source) as package, package.rewrite(target) as rewriter:
         for site in find_sites(package.programs):
             layout = layout_of_site(site)
-            solution = solve(weight_of(site), gram_of(layout), layout)
-            encoded = encode(site, solution)
+            solution, storage = find(weight_of(site), gram_of(layout), layout)
+            encoded = encode_stored(site, solution, storage)
             for old, new in encoded.replacements:
                 rewriter.replace(old, new)
             written[site.name] = site, solution, encoded
@@ -122,14 +127,14 @@ def check_decoded(target, written, encoding):
     [("int4", None), ("int4", 32), ("int8", None), ("uint4", None), ("uint8", 16)],
 )
 def test_quantized_weights_decode_to_the_solution(source, tmp_path, dtype, block_size):
-    def solve(weight, gram, layout):
+    def find(weight, gram, layout):
         block = None if layout.sizes[2] == 1 else block_size  # depthwise has one input channel
         how = Quantization(dtype, block)
-        return solve_quantized(
-            weight, gram, Percentile(0.5), how, method=SparseGPT(), layout=layout
-        )
+        return solve(
+            weight, gram, Percentile(0.5), storage=how, method=SparseGPT(), layout=layout
+        ), how
 
-    written = rewrite(source, tmp_path / "out.mlpackage", solve, encode_quantized)
+    written = rewrite(source, tmp_path / "out.mlpackage", find)
     assert len(written) == len(SHAPES)
     check_decoded(tmp_path / "out.mlpackage", written, "sparse + quantized")
     before = sum(site.constant.size * 2 for site, *_ in written.values())
@@ -149,14 +154,14 @@ def test_quantized_weights_decode_to_the_solution(source, tmp_path, dtype, block
     [("kmeans", None), ("kmeans", 4), ("normal_float", None), ("normal_float", 8)],
 )
 def test_palettized_weights_decode_to_the_solution(source, tmp_path, table, group_size):
-    def solve(weight, gram, layout):
+    def find(weight, gram, layout):
         rows = layout.sizes[0] * layout.sizes[1]
         how = Palettization(table, group_size and min(group_size, rows))
-        return solve_palettized(
-            weight, gram, Percentile(0.5), how, method=SparseGPT(), layout=layout
-        )
+        return solve(
+            weight, gram, Percentile(0.5), storage=how, method=SparseGPT(), layout=layout
+        ), how
 
-    written = rewrite(source, tmp_path / "out.mlpackage", solve, encode_palettized)
+    written = rewrite(source, tmp_path / "out.mlpackage", find)
     assert len(written) == len(SHAPES)
     check_decoded(tmp_path / "out.mlpackage", written, "sparse + palettized")
     for site, solution, encoded in written.values():
@@ -164,7 +169,7 @@ def test_palettized_weights_decode_to_the_solution(source, tmp_path, table, grou
         assert op.type == "constexpr_lut_to_sparse"
         (lut,) = op.inputs["lut"]
         assert lut.shape[-2:] == (16, 1) and len(lut.shape) == len(site.shape) + 2
-        assert lut.size == solution.tables.size
+        assert lut.size == solution.parts["tables"].size
 
 
 def site_of(package, name):
@@ -176,22 +181,21 @@ def test_tables_that_are_for_no_whole_blocks(source):
         site = site_of(package, "batched")  # 8 groups of 24 rows
         layout = layout_of_site(site)
         how = Palettization("kmeans", 32)
-        solution = solve_palettized(
-            weight_of(site), gram_of(layout), NM(2, 4), how, method=Wanda(), layout=layout
+        solution = solve(
+            weight_of(site), gram_of(layout), NM(2, 4), storage=how, method=Wanda(), layout=layout
         )
         with pytest.raises(NotApplicable, match="6 tables are for no whole blocks of its axes"):
-            encode_palettized(site, solution)
+            encode_stored(site, solution, how)
 
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_hardly_anything_kept(source, tmp_path, kept):
-    def solve(weight, gram, layout):
+    def find(weight, gram, layout):
         mode = Percentile(1 - kept / weight.size)
-        return solve_quantized(
-            weight, gram, mode, Quantization("int8"), method=Wanda(), layout=layout
-        )
+        how = Quantization("int8")
+        return solve(weight, gram, mode, storage=how, method=Wanda(), layout=layout), how
 
-    written = rewrite(source, tmp_path / "out.mlpackage", solve, encode_quantized)
+    written = rewrite(source, tmp_path / "out.mlpackage", find)
     assert all(np.count_nonzero(found.weight) == kept for _, found, _ in written.values())
     check_decoded(tmp_path / "out.mlpackage", written, "sparse + quantized")
 
@@ -201,8 +205,9 @@ def test_small_constants_are_stated_in_the_program(source):
         for name, in_file in [("linear", True), ("narrow", False)]:
             weight = weight_of(site := site_of(package, name))
             gram = gram_of(layout_of_site(site))[0]
-            found = solve_quantized(weight, gram, NM(2, 4), Quantization("int4"), method=Wanda())
-            encoded = encode_quantized(site, found)
+            how = Quantization("int4")
+            found = solve(weight, gram, NM(2, 4), storage=how, method=Wanda())
+            encoded = encode_stored(site, found, how)
             ((op, _),) = (new for _, new in encoded.replacements)
             assert op.inputs["scale"][0].in_file == in_file
             assert op.inputs["nonzero_data"][0].in_file and op.inputs["data_mask"][0].in_file
@@ -214,26 +219,26 @@ def test_older_models_say_what_to_do():
         site = find_sites(package.programs)[0]
         text = "needs an iOS18 model, this is iOS17: convert with minimum_deployment_target=core"
         with pytest.raises(ModelFormatError, match=f"quantize {text}"):
-            encode_quantized(site, None)
+            encode_stored(site, None, Quantization())
         with pytest.raises(ModelFormatError, match=f"palettize {text}"):
-            encode_palettized(site, None)
+            encode_stored(site, None, Palettization())
 
 
 def test_what_is_compressed_is_left():
     with Package(FIXTURES / "quantized_digits.mlpackage") as package:
         site = next(site for site in find_sites(package.programs) if site.constant is None)
         weight, gram = np.ones((4, 8), np.float32), np.eye(8, dtype=np.float32)
-        solution = solve_quantized(weight, gram, NM(2, 4), Quantization(), method=Wanda())
+        solution = solve(weight, gram, NM(2, 4), storage=Quantization(), method=Wanda())
         with pytest.raises(NotApplicable, match="it is already compressed, by constexpr_blockwise"):
-            encode_quantized(site, solution)
+            encode_stored(site, solution, Quantization())
 
 
 def test_the_check_of_what_is_decoded_can_fail(source, tmp_path):
-    def solve(weight, gram, layout):
+    def find(weight, gram, layout):
         how = Quantization("int8")
-        return solve_quantized(weight, gram, Percentile(0.5), how, method=Wanda(), layout=layout)
+        return solve(weight, gram, Percentile(0.5), storage=how, method=Wanda(), layout=layout), how
 
-    written = rewrite(source, tmp_path / "out.mlpackage", solve, encode_quantized)
+    written = rewrite(source, tmp_path / "out.mlpackage", find)
     for _, solution, _ in written.values():
         solution.weight[solution.weight != 0] *= 2
     with pytest.raises(AssertionError):

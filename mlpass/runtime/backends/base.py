@@ -1,43 +1,19 @@
-"""A backend: an array namespace, with the ways into it and out of it."""
+"""Opens a backend by its name, with all its kernels registered."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.errors import BackendError, ConfigError, close_matches
 from mlpass.runtime import kernels
-
-Array = Any
+from mlpass.runtime.backends.backend import Backend as Backend
 
 NAMES = ("numpy", "torch", "coreml")
-
-
-@dataclass(frozen=True)
-class Backend:
-    """Where kernels run.
-
-    Attributes:
-        name: as kernels are registered for it.
-        xp: its array API namespace.
-        from_numpy: makes its array of a numpy array, which may share memory.
-        to_numpy: the other way round.
-        session: makes the context that kernels run in; its argument says whether gradients are
-            wanted.
-    """
-
-    name: str
-    xp: Any
-    from_numpy: Callable[[NDArray[Any]], Array]
-    to_numpy: Callable[[Array], NDArray[Any]]
-    session: Callable[[bool], AbstractContextManager[Any]] = nullcontext
 
 
 def open_backend(name: str, device: str | None = None) -> Backend:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlpass.errors import BackendError
-from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.backends.backend import Backend
 
 
 def torch_backend(device: str) -> Backend:

@@ -1,0 +1,32 @@
+"""A backend: an array namespace, with the ways into it and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where kernels run.
+
+    Attributes:
+        name: as kernels are registered for it.
+        xp: its array API namespace.
+        from_numpy: makes its array of a numpy array, which may share memory.
+        to_numpy: the other way round.
+        session: makes the context that kernels run in; its argument says whether gradients are
+            wanted.
+    """
+
+    name: str
+    xp: Any
+    from_numpy: Callable[[NDArray[Any]], Array]
+    to_numpy: Callable[[Array], NDArray[Any]]
+    session: Callable[[bool], AbstractContextManager[Any]] = nullcontext

@@ -1,0 +1,75 @@
+"""What a storage is: how kept weights are rounded, and the named parts that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.arrays import Array
+from mlpass.solvers.problem import Problem
+from mlpass.solvers.rounding import MakeRounding
+from mlpass.sparsity.layout import Layout
+
+Parts = Mapping[str, NDArray[Any]]
+
+
+class Grid(Protocol):
+    """The values that a weight may take, while they are fitted to it."""
+
+    def fit(self, weight: Array, keep: Array) -> MakeRounding:
+        """Fixes the values to a pruned weight; returns what rounds columns, and notes their codes.
+
+        Args:
+            weight: (groups, rows, columns), zero where it is not kept.
+            keep: the same shape.
+        """
+        ...
+
+    def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
+        """Returns the parts that stand for the weight that was rounded last.
+
+        Args:
+            keep: its mask, (groups, rows, columns).
+        """
+        ...
+
+
+class Storage:
+    """How a weight's values are kept.
+
+    Attributes:
+        form: the op type of the form that is not sparse, one of `encode.JOINT_FORMS`.
+    """
+
+    form: ClassVar[str]
+
+    def grid(self, problem: Problem, layout: Layout, dtype: np.dtype[Any]) -> Grid:
+        """Returns the grid of one weight.
+
+        Args:
+            problem: the weight and its inputs, in numpy's arrays.
+            layout: of the weight as it is stored, whose shape `codes` has.
+            dtype: in which it is stored.
+
+        Raises:
+            NotApplicable: it does not fit this weight; the text says why.
+        """
+        raise NotImplementedError
+
+    def stored(
+        self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
+    ) -> tuple[str, dict[str, NDArray[Any]]]:
+        """Returns the dtype of the codes, and the other parameters of `form`.
+
+        Args:
+            parts: from a grid; `codes` are in the weight's shape.
+            kept: which of them are stored.
+            layout: makes the layout of the weight.
+
+        Raises:
+            NotApplicable: the form cannot say it; the text says why.
+        """
+        raise NotImplementedError
