@@ -119,8 +119,13 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Returns what a file imports by its full name, a name from a module included."""
+def imported_modules(path: Path, *, by_name: bool = True) -> set[str]:
+    """Returns what a file imports by its full name, a name from a module included.
+
+    Args:
+        path: of the file.
+        by_name: whether modules that it names in a text, for `import_module`, are among them.
+    """
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -128,8 +133,8 @@ def imported_modules(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             modules |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and re.fullmatch(r"mlpass(\.\w+)+", str(node.value)):
-            modules.add(node.value)  # for import_module
+        elif by_name and re.fullmatch(r"mlpass(\.\w+)+", str(getattr(node, "value", ""))):
+            modules.add(node.value)  # type: ignore[attr-defined]
     return modules
 
 
@@ -205,7 +210,7 @@ def test_a_relative_import_is_an_error(tmp_path):
 def imports_of(path: Path) -> set[str]:
     """mlpass' modules that a file imports, wherever in it."""
     names = {name_of(file) for file in FILES}
-    found = imported_modules(path)
+    found = imported_modules(path, by_name=False)
     return {name if name in names else name.rpartition(".")[0] for name in found} & names
 
 

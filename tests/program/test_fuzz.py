@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import mlpass
 from mlpass import cli
 from mlpass.examine.inspect import inspect
 from tests.program.packages import (
@@ -44,9 +45,10 @@ MODES = (
     "--n-m-ratio 1:4 --dim 0",
     "--threshold 0.01 --minimum-sparsity-percentile 0",
 )
-# Where the interpreter itself may look when it imports a module late.
+# Where the interpreter itself may look when it imports a module late, and --help for options.
 LIBRARIES = tuple(
-    os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, os.path.dirname(cli.__file__))
+    os.path.realpath(path)
+    for path in (sys.prefix, sys.base_prefix, os.path.dirname(mlpass.__file__))
 )
 
 Corrupt = Callable[[random.Random, bytearray, list[range]], None]
