@@ -6,23 +6,18 @@ writes it back; `distill` trains it with nothing but sample inputs.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from mlpass.errors import BackendError
 
-for _needed in ("torch", "array_api_compat"):
-    try:
-        import_module(_needed)
-    except ModuleNotFoundError as error:
-        raise BackendError(
-            f"mlpass.finetune needs {error.name}: pip install 'mlpass[torch]'"
-        ) from None
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError:
+    raise BackendError("mlpass.finetune needs torch: pip install 'mlpass[torch]'") from None
 
-from mlpass.finetune.distillation import distill, distillation_loss  # noqa: E402
-from mlpass.finetune.label_free import finetune  # noqa: E402
-from mlpass.finetune.module import ProgramModule, to_module  # noqa: E402
-from mlpass.finetune.pruner import MagnitudePruner  # noqa: E402
-from mlpass.finetune.schedules import (  # noqa: E402
+from mlpass.finetune.distillation import distill, distillation_loss
+from mlpass.finetune.label_free import finetune
+from mlpass.finetune.module import ProgramModule, to_module
+from mlpass.finetune.pruner import MagnitudePruner
+from mlpass.finetune.schedules import (
     ConstantSparsity,
     PolynomialDecay,
     Schedule,
