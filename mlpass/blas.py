@@ -53,9 +53,10 @@ def one_blas_thread() -> Iterator[None]:
 def held_here() -> Iterator[None]:
     """Holds BLAS to one thread in a job's thread too, while anybody holds it at all.
 
-    An OpenBLAS on OpenMP counts its threads for each caller's thread apart.
+    An OpenBLAS on OpenMP counts its threads for each caller's thread apart; the holder has seen to
+    all others, and no job waits for the lock on their account.
     """
-    if not _held.holders:
+    if not any(map(_counts_by_thread, _held.libraries)):
         yield
         return
     with one_blas_thread():

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 from mlpass.blas import held_here
@@ -78,12 +78,12 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> list
     threads = thread_count()
     if threads == 1 or len(items) <= 1 or getattr(_here, "worker", False):
         return [function(item) for item in items]
-    return list(_pool(threads).map(lambda item: _run(lambda: function(item)), items))
+    return list(_pool(threads).map(partial(_run, function), items))
 
 
-def _run(job: Callable[[], Result]) -> Result:
+def _run(job: Callable[..., Result], *given: object) -> Result:
     with held_here():
-        return job()
+        return job(*given)
 
 
 def begin(function: Callable[[], Result]) -> Callable[[], Result]:

@@ -20,7 +20,6 @@ from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
-from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import Solution, solve
 from mlpass.solvers.storage import Storage
 from mlpass.sparsity.layout import Layout
@@ -186,26 +185,20 @@ class _Pruning:
         mode = mode_of(step, score)
         layout = _layout(step.site, mode)
         try:
-            solution = self._solver(weight, observed.gram, mode, layout)
+            solution = solve(
+                weight,
+                observed.gram,
+                mode,
+                method=self._calibration.method,
+                storage=self._calibration.storage,
+                layout=layout,
+                error_before=True,
+            )
         except CalibrationError as error:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
         if solution.keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
         return solution
-
-    def _solver(
-        self, weight: NDArray[Any], gram: Gram, mode: Mode, layout: Layout
-    ) -> Solution[NDArray[Any]]:
-        how = self._calibration
-        return solve(
-            weight,
-            gram,
-            mode,
-            method=how.method,
-            storage=how.storage,
-            layout=layout,
-            error_before=True,
-        )
 
 
 def mode_of(step: Step, score: NDArray[Any]) -> Mode:
