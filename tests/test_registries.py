@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -333,16 +334,22 @@ def test_what_is_read_is_what_is_declared(registry):
         assert declared(registry)[name] == (live, registry[name].words)
 
 
-def test_modules_without_their_text_are_asked_themselves(monkeypatch):
+def _no_source(self, name):
+    raise ImportError("source not available through get_data()")
+
+
+def test_modules_whose_text_cannot_be_read_are_asked_themselves(monkeypatch):
     read = declared(STORAGES)
-    monkeypatch.setattr("mlpass.cli.declared._source", lambda module: None)
+    monkeypatch.setattr("importlib.machinery.SourceFileLoader.get_source", _no_source)
     monkeypatch.setattr(STORAGES, "loaded", lambda name: None)
     assert declared(STORAGES) == read
     live = options_of(Calibration, declared=True)
     assert declared_by("mlpass.calibrate.calibration", "Calibration") == live
 
 
-def test_what_is_read_of_other_dataclasses():
+def test_what_is_read_of_other_dataclasses(monkeypatch):
+    for module in ("mlpass.plan.config", "mlpass.calibrate.calibration"):
+        monkeypatch.delitem(sys.modules, module)
     assert declared_by("mlpass.plan.config", "Config") == options_of(Config, declared=True)
     read = declared_by("mlpass.calibrate.calibration", "Calibration")
     live = options_of(Calibration, declared=True)

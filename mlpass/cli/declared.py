@@ -7,6 +7,7 @@ itself; of any other module the text is read: its class statements, their decora
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING
 from functools import cache
@@ -39,8 +40,8 @@ def declared(registry: Registry) -> dict[str, Declared]:
 
 
 def declared_by(module: str, kind: str) -> tuple[Option, ...]:
-    """Returns the options that a dataclass of mlpass declares; its other fields are none."""
-    if _source(module) is None:
+    """Returns the options that a dataclass of mlpass declares, without its other fields."""
+    if module in sys.modules or _source(module) is None:
         return options_of(getattr(import_module(module), kind), declared=True)
     return _read(module)[kind].options
 
@@ -54,9 +55,12 @@ def _of_registry(registry: Registry, name: str) -> Declared:
 
 
 def _source(module: str) -> str | None:
-    """Returns the text of a module; None where only its bytecode was installed."""
+    """Returns the text of a module; None where there is only bytecode, or it cannot be read."""
     loader: Any = getattr(find_spec(module), "loader", None)
-    text: str | None = loader.get_source(module)
+    try:
+        text: str | None = loader.get_source(module)
+    except ImportError:
+        return None
     return text
 
 
