@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from mlpass.runtime.kernels.registry import kernel
     from mlpass.solvers.admm import ADMM
     from mlpass.solvers.gram import Gram
-    from mlpass.solvers.palettize import Palettization
-    from mlpass.solvers.quantize import Quantization
     from mlpass.solvers.solve import Solution, solve
     from mlpass.solvers.sparsegpt import SparseGPT
     from mlpass.solvers.wanda import Magnitude, Wanda
     from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+    from mlpass.storage.palette import Palette
+    from mlpass.storage.quantized import Quantized
     from mlpass.study.choose import choose
     from mlpass.study.sensitivity import sensitivity
     from mlpass.study.sweep import sweep
@@ -73,9 +73,9 @@ _HOMES = {
     "OutputBusyError": "mlpass.errors",
     "OutputExistsError": "mlpass.errors",
     "OutputRecord": "mlpass.report.comparison",
-    "Palettization": "mlpass.solvers.palettize",
+    "Palette": "mlpass.storage.palette",
     "Percentile": "mlpass.sparsity.modes",
-    "Quantization": "mlpass.solvers.quantize",
+    "Quantized": "mlpass.storage.quantized",
     "Report": "mlpass.report.records",
     "Sized": "mlpass.plan.config",
     "Solution": "mlpass.solvers.solve",
@@ -121,8 +121,8 @@ __all__ = [
     "SparseGPT",
     "Wanda",
     "Gram",
-    "Palettization",
-    "Quantization",
+    "Palette",
+    "Quantized",
     "Interpreter",
     "compare",
     "inspect",

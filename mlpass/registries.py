@@ -168,7 +168,7 @@ def _checked(kind: type[Kind]) -> type[Kind]:
     return kind if "__dataclass_fields__" in vars(kind) else dataclass(frozen=True)(kind)
 
 
-_MODES, _SOLVERS = "mlpass.sparsity.modes", "mlpass.solvers"
+_MODES, _SOLVERS, _STORAGE = "mlpass.sparsity.modes", "mlpass.solvers", "mlpass.storage"
 
 MODES = Registry(
     "mode", dict.fromkeys(("threshold", "percentile", "nm", "block", "kernel", "channel"), _MODES)
@@ -185,7 +185,7 @@ METHODS = Registry(
 DEFAULT_METHOD = "sparsegpt"  # where there are samples
 
 STORAGES = Registry(
-    "storage", {"quantize": f"{_SOLVERS}.quantize", "palettize": f"{_SOLVERS}.palettize"}
+    "storage", {"quantize": f"{_STORAGE}.quantized", "palettize": f"{_STORAGE}.palette"}
 )
 
 

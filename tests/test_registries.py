@@ -195,7 +195,7 @@ def test_a_sweep(fixtures, samples, tmp_path, toys, capsys):
         (
             {
                 "target_sparsity": 0.5,
-                "quantize": mlpass.Quantization(),
+                "quantize": mlpass.Quantized(),
                 "quantize_block_size": 3,
             },
             "quantize_block_size: say it in quantize itself",

@@ -12,12 +12,12 @@ from mlpass.options import check_options, option
 from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import load_samples
-from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.sparsegpt import SparseGPT
-from mlpass.solvers.storage import Storage
 from mlpass.solvers.wanda import Magnitude
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
+from mlpass.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Calibration:
 
     method: Method
     sample_data: Sequence[Mapping[str, Any]]
-    quantize: Quantization | None = None
-    palettize: Palettization | None = None
+    quantize: Quantized | None = None
+    palettize: Palette | None = None
     allocate: str = option(
         default="uniform",
         choices=("uniform", "owl", "error"),
@@ -99,8 +99,8 @@ def make_calibration(
     method: Method | None,
     sample_data: Any,
     *,
-    quantize: str | Quantization | None = None,
-    palettize: int | Palettization | None = None,
+    quantize: str | Quantized | None = None,
+    palettize: int | Palette | None = None,
     **options: Any,
 ) -> Calibration | None:
     """Returns how weights are solved for; None where that is by magnitude, without data.
@@ -108,8 +108,8 @@ def make_calibration(
     Args:
         method: None is `SparseGPT()` with samples, `Magnitude()` without.
         sample_data: in any form that `load_samples` takes, or None.
-        quantize: a dtype, or a `Quantization`.
-        palettize: the bits, 4, or a `Palettization`.
+        quantize: a dtype, or a `Quantized`.
+        palettize: the bits, 4, or a `Palette`.
         **options: the other fields of a `Calibration`.
 
     Raises:
@@ -120,11 +120,11 @@ def make_calibration(
     if method is not None and not isinstance(method, Method):
         raise ConfigError(f"method: must be {_method_names()}. Got {method!r}.")
     if isinstance(quantize, str):
-        quantize = Quantization(quantize)
+        quantize = Quantized(quantize)
     if isinstance(palettize, int):
         if palettize != 4:
             raise ConfigError(f"palettize: must be 4 bits. Got {palettize!r}.")
-        palettize = Palettization(bits=palettize)
+        palettize = Palette(bits=palettize)
     if sample_data is None:
         if method not in (None, Magnitude()):
             raise ConfigError(f"method: {method!r} needs sample_data")

@@ -21,9 +21,9 @@ from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.solve import Solution, solve
-from mlpass.solvers.storage import Storage
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
+from mlpass.storage.storage import Storage
 from mlpass.weights.joint import check_opset
 from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered

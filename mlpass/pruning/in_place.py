@@ -9,9 +9,9 @@ from mlpass.pruning.prune import prune
 from mlpass.report.records import Report
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.sources import is_pymil
-from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import Quantization
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
 
 
 def prune_program(
@@ -20,8 +20,8 @@ def prune_program(
     *,
     method: Method | None = None,
     sample_data: Any = None,
-    quantize: str | Quantization | None = None,
-    palettize: int | Palettization | None = None,
+    quantize: str | Quantized | None = None,
+    palettize: int | Palette | None = None,
     allocate: str = "uniform",
     max_nbytes: int | None = None,
     propagate: str = "pruned",

@@ -24,9 +24,9 @@ from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.sources import is_pymil
-from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import Quantization
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.joint import check_opset
 from mlpass.weights.record import function_records, untouched_record
@@ -41,8 +41,8 @@ def prune(
     *,
     method: Method | None = None,
     sample_data: Any = None,
-    quantize: str | Quantization | None = None,
-    palettize: int | Palettization | None = None,
+    quantize: str | Quantized | None = None,
+    palettize: int | Palette | None = None,
     allocate: str = "uniform",
     max_nbytes: int | None = None,
     propagate: str = "pruned",
@@ -72,9 +72,9 @@ def prune(
             there are samples.
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
             leading sample axis; or of a folder of `.npz` files, one a sample.
-        quantize: "int8" or "int4", or a `Quantization`: kept weights become integers in the same
+        quantize: "int8" or "int4", or a `Quantized`: kept weights become integers in the same
             solve (iOS18).
-        palettize: 4, or a `Palettization`: they become indices into a table of 16 values (iOS18).
+        palettize: 4, or a `Palette`: they become indices into a table of 16 values (iOS18).
         allocate: how one target sparsity is divided among layers: "uniform", all the same; "owl",
             which spares layers with many outliers; "error", for the least summed output error.
         max_nbytes: with "error": what the weights that are pruned may take together, in place of

@@ -13,16 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host
 from mlpass.solvers.factored import factor
 from mlpass.solvers.problem import Method, Problem, Pruned
-from mlpass.solvers.sparsegpt import Rounding, SparseGPT, sweep
-
-Floats = NDArray[np.float32]
-# Given column indices in a sweep's order, the rounding of that sweep.
-MakeRounding = Callable[[NDArray[np.intp]], Rounding]
+from mlpass.solvers.sparsegpt import SparseGPT, sweep
+from mlpass.storage.storage import MakeRounding, Rounding
 
 
 def prune_rounded(

@@ -26,10 +26,10 @@ from mlpass.parallel import begin
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by
 from mlpass.solvers.rounding import prune_rounded
-from mlpass.solvers.storage import Storage
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
 from mlpass.sparsity.mode import Mode
+from mlpass.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def solve(
         mode: which elements may stay.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`. Where no sample gives an input,
             it is `Magnitude()` whatever is asked; `Solution.method` says what it was.
-        storage: how values are to be kept, as `Quantization()` or `Palettization()`: they are
+        storage: how values are to be kept, as `Quantized()` or `Palette()`: they are
             rounded in the same solve, on numpy's arrays. None keeps them as they come.
         target: like `weight`, what the outputs should be those of; None for those of `weight`.
         layout: what the axes of `weight` are; None for a plain matrix.
@@ -108,7 +108,7 @@ def solve(
     if storage is None:
         found = make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
         return replace(found, method=str(chosen), reason=reason)
-    grid = storage.grid(problem, used, host(given).dtype)
+    grid = storage.grid(used, host(problem.gram.diagonal), host(given).dtype)
     pruned = prune_rounded(problem, chosen, grid.fit)
     found = make_solution(problem, pruned, used, weight, powers())
     parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}

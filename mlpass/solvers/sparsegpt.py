@@ -11,7 +11,7 @@ two, after every fourth four by four. So nearly all of the work is in a few larg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -41,9 +41,7 @@ from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
 from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.mode import Window
-
-# Given a column's index in the sweep and its values (groups, rows), returns the values to store.
-Rounding = Callable[[int, Array], Array]
+from mlpass.storage.storage import Rounding
 
 _COPY = 16  # multiplications that copying an element across is worth
 _CHUNK = 16  # columns that are brought up to date one by one

@@ -14,9 +14,9 @@ from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Op
 from mlpass.registries import STORAGES
 from mlpass.solvers.solve import Solution
-from mlpass.solvers.storage import Storage
 from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import pack, zero_out
+from mlpass.storage.storage import Storage
 from mlpass.weights.joint import check_opset, joint_ops
 from mlpass.weights.reading import layout_of_site
 from mlpass.weights.record import encoding_of

@@ -9,12 +9,12 @@ import torch
 
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.gram import Gram, accumulate
-from mlpass.solvers.palettize import Palettization
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Percentile
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import exact_error, layer, stored
@@ -120,9 +120,9 @@ def test_quantized_and_palettized_weights_gain_as_much(mode):
     weight, inputs = few(32, correlated=False)
     gram = accumulate(None, inputs)
     base = solve(weight, gram, mode, method=SparseGPT()).error
-    fine = solve(weight, gram, mode, method=SparseGPT(), storage=Quantization("int8"))
+    fine = solve(weight, gram, mode, method=SparseGPT(), storage=Quantized("int8"))
     assert fine.error < 1.1 * base
-    coarse = solve(weight, gram, mode, method=SparseGPT(), storage=Palettization("kmeans"))
+    coarse = solve(weight, gram, mode, method=SparseGPT(), storage=Palette("kmeans"))
     assert coarse.error < base + 0.02
 
 

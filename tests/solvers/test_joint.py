@@ -8,13 +8,13 @@ from coremltools.converters.mil.mil.ops.defs.iOS18 import compression
 
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.solvers.admm import ADMM
-from mlpass.solvers.palettize import NORMAL_FLOAT, Palettization
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Wanda
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Channel, Percentile
+from mlpass.storage.palette import NORMAL_FLOAT, Palette
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 from mlpass.weights.ops.record import layout_of
 
@@ -29,10 +29,10 @@ LAYOUTS = [
     layout_of("matmul", "y", 0, (48, 20), {}),
 ]
 QUANTIZATIONS = [
-    Quantization("int8"),
-    Quantization("int4", block_size=4),
-    Quantization("uint8", block_size=12),
-    Quantization("uint4"),
+    Quantized("int8"),
+    Quantized("int4", block_size=4),
+    Quantized("uint8", block_size=12),
+    Quantized("uint4"),
 ]
 
 
@@ -88,19 +88,19 @@ def test_coremltools_makes_the_weight_of_the_codes(quantization, size):
 def test_rounding_in_the_sweep_beats_rounding_after_it(method, mode):
     weight, inputs = layer(64, 128)
     gram = inputs.T @ inputs
-    found = solve(weight, gram, mode, storage=Quantization("int4"), method=method)
+    found = solve(weight, gram, mode, storage=Quantized("int4"), method=method)
     plain = solve(weight, gram, mode, method=method)
     scale = np.abs(plain.weight).max(axis=1, keepdims=True) / 7
     after = np.rint(plain.weight / scale) * scale
     assert found.error < exact_error(weight, after, gram, matrix_layout(64, 128))
-    fine = solve(weight, gram, mode, storage=Quantization("int8"), method=method)
+    fine = solve(weight, gram, mode, storage=Quantized("int8"), method=method)
     assert fine.error < 1.05 * plain.error
 
 
 def test_admm_in_four_bits_is_better_than_sparsegpt_in_float():
     weight, inputs = layer(128, 256)
     gram = inputs.T @ inputs
-    joint = solve(weight, gram, Percentile(0.5), storage=Quantization("int4", 32), method=ADMM())
+    joint = solve(weight, gram, Percentile(0.5), storage=Quantized("int4", 32), method=ADMM())
     assert joint.error < solve(weight, gram, Percentile(0.5), method=SparseGPT()).error
 
 
@@ -108,7 +108,7 @@ def test_admm_in_four_bits_is_better_than_sparsegpt_in_float():
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize(
     "palettization",
-    [Palettization(), Palettization("kmeans", 4), Palettization("normal_float", 2)],
+    [Palette(), Palette("kmeans", 4), Palette("normal_float", 2)],
     ids=str,
 )
 @pytest.mark.parametrize("layout", LAYOUTS[:3], ids=lambda layout: str(layout.shape))
@@ -137,7 +137,7 @@ def test_fitted_tables_beat_the_fixed_one():
     weight, inputs = layer(64, 128)
     gram = inputs.T @ inputs
     fitted, fixed = (
-        solve(weight, gram, Percentile(0.5), storage=Palettization(table), method=ADMM()).error
+        solve(weight, gram, Percentile(0.5), storage=Palette(table), method=ADMM()).error
         for table in ("kmeans", "normal_float")
     )
     assert fitted < fixed
@@ -155,10 +155,10 @@ def test_few_or_no_values_make_a_table_too(rows):
     weight = np.ones((rows, 4), np.float32)
     for mode in (Channel(1.0), Percentile(0.5), Percentile(0.0)):
         for table in ("kmeans", "normal_float"):
-            found = solve(weight, gram, mode, storage=Palettization(table), method=Wanda())
+            found = solve(weight, gram, mode, storage=Palette(table), method=Wanda())
             assert np.allclose(found.weight, weight * found.keep)
         for dtype in ("int4", "uint4"):
-            found = solve(weight, gram, mode, storage=Quantization(dtype), method=Wanda())
+            found = solve(weight, gram, mode, storage=Quantized(dtype), method=Wanda())
             assert np.allclose(found.weight, weight * found.keep, atol=0.02)
 
 
@@ -166,8 +166,8 @@ def test_a_dead_layer_is_rounded_all_the_same():
     weight = layer(16, 32)[0]
     gram = np.zeros((32, 32), np.float32)
     for method in METHODS:
-        first = solve(weight, gram, NM(2, 4), storage=Quantization("int8"), method=method)
-        second = solve(weight, gram, NM(2, 4), storage=Palettization(), method=method)
+        first = solve(weight, gram, NM(2, 4), storage=Quantized("int8"), method=method)
+        second = solve(weight, gram, NM(2, 4), storage=Palette(), method=method)
         assert first.error == second.error == 0
         assert np.allclose(first.weight, weight * first.keep, atol=0.02)
         assert np.allclose(second.weight, weight * second.keep, atol=0.2)
@@ -175,18 +175,18 @@ def test_a_dead_layer_is_rounded_all_the_same():
 
 def test_wrong_options_say_which_and_why():
     with pytest.raises(ConfigError, match="must be one of int8, int4, uint8, uint4. Got 'i'"):
-        Quantization("i")
+        Quantized("i")
     with pytest.raises(ConfigError, match="block_size: must be an int of 1 or more. Got 0"):
-        Quantization("int8", 0)
+        Quantized("int8", 0)
     with pytest.raises(ConfigError, match='table: must be "kmeans" or "normal_float". Got 3'):
-        Palettization(3)
+        Palette(3)
     with pytest.raises(ConfigError, match="group_size: must be an int of 1 or more. Got 0"):
-        Palettization("kmeans", 0)
+        Palette("kmeans", 0)
     weight, gram = np.ones((6, 4), np.float32), np.eye(4, dtype=np.float32)
     with pytest.raises(NotApplicable, match="block_size 3 does not divide its 4 input channels"):
-        solve(weight, gram, NM(2, 4), storage=Quantization("int8", 3), method=Wanda())
+        solve(weight, gram, NM(2, 4), storage=Quantized("int8", 3), method=Wanda())
     with pytest.raises(NotApplicable, match="group_size 4 does not divide its 6 rows"):
-        solve(weight, gram, NM(2, 4), storage=Palettization("kmeans", 4), method=Wanda())
+        solve(weight, gram, NM(2, 4), storage=Palette("kmeans", 4), method=Wanda())
 
 
 def test_blocks_need_input_channels_of_one_axis():

@@ -12,13 +12,13 @@ from mlpass.errors import CalibrationError
 from mlpass.solvers import dampening as factors
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.gram import Gram, GramSum, accumulate
-from mlpass.solvers.palettize import Palettization
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Percentile
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import METHODS, exact_error, layer, stored
@@ -51,7 +51,7 @@ def test_a_shared_gram_changes_no_bit(method, mode):
         plain = solve(other, gram, mode, method=method, layout=layout)
         assert same(plain, solve(other, shared, mode, method=method, layout=layout))
     quantized = [
-        solve(weight, each, mode, storage=Quantization("int4"), method=method, layout=layout)
+        solve(weight, each, mode, storage=Quantized("int4"), method=method, layout=layout)
         for each in (gram, shared)
     ]
     assert same(*quantized)
@@ -162,10 +162,10 @@ def test_joint_results_of_a_diagonal_gram_are_those_of_its_matrix(method):
     weight = layer(24, 40)[0]
     power = np.random.default_rng(3).uniform(0.5, 20, 40).astype(np.float32)
     for how in (
-        Quantization("int4", 8),
-        Quantization("uint8"),
-        Palettization("kmeans", 4),
-        Palettization("normal_float"),
+        Quantized("int4", 8),
+        Quantized("uint8"),
+        Palette("kmeans", 4),
+        Palette("normal_float"),
     ):
         short = solve(weight, power, NM(2, 4), storage=how, method=method)
         full = solve(weight, np.diag(power), NM(2, 4), storage=how, method=method)
@@ -181,7 +181,7 @@ def test_a_long_diagonal_gram_builds_no_matrix():
     for method in METHODS:
         solution = solve(weight, power, Percentile(0.5), method=method)
         assert np.count_nonzero(solution.keep) * 2 == weight.size
-    found = solve(weight, power, Percentile(0.5), storage=Quantization(), method=SparseGPT())
+    found = solve(weight, power, Percentile(0.5), storage=Quantized(), method=SparseGPT())
     assert 0 < found.error - solution.error < 1e-2
 
 
@@ -194,8 +194,8 @@ def test_the_error_before_is_what_magnitude_gives(method, mode):
     assert wanted.error_before is None
     found = solve(weight, gram, mode, method=method, error_before=True)
     assert found.error_before == wanted.error
-    joint = solve(weight, gram, mode, storage=Quantization(), method=method, error_before=True)
-    table = solve(weight, gram, mode, storage=Palettization(), method=method, error_before=True)
+    joint = solve(weight, gram, mode, storage=Quantized(), method=method, error_before=True)
+    table = solve(weight, gram, mode, storage=Palette(), method=method, error_before=True)
     assert joint.error_before == table.error_before == wanted.error
 
 
@@ -237,7 +237,7 @@ def test_the_gram_of_faint_inputs_keeps_its_digits():
     np.testing.assert_allclose(total.total()[0] / 1e-40, exact.T @ exact, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("storage", [None, Quantization("int4")], ids=str)
+@pytest.mark.parametrize("storage", [None, Quantized("int4")], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_solution_says_what_ran_and_why(method, storage):
     weight, inputs = layer(8, 16)

@@ -7,12 +7,12 @@ import pytest
 
 from mlpass.errors import CalibrationError
 from mlpass.solvers.admm import ADMM
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Percentile
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import layer, stored
@@ -65,7 +65,7 @@ def test_what_is_kept_is_near_numpys_least_squares_on_the_mask(method, mode):
 def test_the_weight_itself_as_the_target_changes_nothing(method, layout):
     weight, gram = stored(layout)
     options = {"method": method, "layout": layout, "error_before": True}
-    for storage in (None, Quantization("int8")):
+    for storage in (None, Quantized("int8")):
         alone = solve(weight, gram, Percentile(0.5), storage=storage, **options)
         aimed = solve(weight, gram, Percentile(0.5), storage=storage, target=weight, **options)
         assert alone.weight.tobytes() == aimed.weight.tobytes()

@@ -15,11 +15,11 @@ from mlpass.blas import one_blas_thread
 from mlpass.solvers.accumulate import accumulate
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.allocate import error_curve
-from mlpass.solvers.palettize import Palettization
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.modes import NM, Block, Channel, Percentile
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import METHODS, layer, stored
@@ -54,9 +54,9 @@ def digests():
             found = solve(weight, gram, mode, method=method, error_before=True)
             yield f"{method} {mode}", digest(*vars(found).values())
     for method in (SparseGPT(), ADMM()):
-        found = solve(weight, gram, NM(2, 4), storage=Quantization("int4"), method=method)
+        found = solve(weight, gram, NM(2, 4), storage=Quantized("int4"), method=method)
         yield f"quantized {method}", digest(*vars(found).values())
-        found = solve(weight, gram, Percentile(0.5), storage=Palettization(), method=method)
+        found = solve(weight, gram, Percentile(0.5), storage=Palette(), method=method)
         yield f"palettized {method}", digest(*vars(found).values())
     weight, gram = convolution
     for method in METHODS:

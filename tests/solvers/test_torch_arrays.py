@@ -18,14 +18,14 @@ from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.allocate import error_curve, outlier_share
 from mlpass.solvers.gram import Gram, GramSum, accumulate, output_power
-from mlpass.solvers.palettize import Palettization
 from mlpass.solvers.problem import Method
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 
 from .layers import LAYOUTS, METHODS, MODES, exact_error, fits, layer, stored
@@ -295,9 +295,9 @@ def test_joint_results_are_numpys_and_come_back_as_tensors(device, method):
     gram = accumulate(None, inputs)
     shared = Gram(pretended.far(gram))
     for how in (
-        Quantization("int4", 8),
-        Quantization("uint8"),
-        Palettization("kmeans", 4),
+        Quantized("int4", 8),
+        Quantized("uint8"),
+        Palette("kmeans", 4),
     ):
         ours = solve(weight, gram, NM(2, 4), storage=how, method=method)
         theirs = solve(pretended.far(weight), shared, NM(2, 4), storage=how, method=method)

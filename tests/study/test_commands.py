@@ -11,9 +11,9 @@ from mlpass import (
     Config,
     Kernel,
     Magnitude,
-    Palettization,
+    Palette,
     Percentile,
-    Quantization,
+    Quantized,
     SparseGPT,
     Threshold,
 )
@@ -64,11 +64,11 @@ def test_every_option_of_a_method(method):
 @pytest.mark.parametrize(
     ("options", "storage"),
     [
-        ({"quantize": "int4", "quantize_block_size": 32}, {"quantize": Quantization("int4", 32)}),
-        ({"quantize": Quantization("uint8")}, {"quantize": "uint8"}),
+        ({"quantize": "int4", "quantize_block_size": 32}, {"quantize": Quantized("int4", 32)}),
+        ({"quantize": Quantized("uint8")}, {"quantize": "uint8"}),
         (
             {"palettize": {"table": "normal_float", "group_size": 8}},
-            {"palettize": Palettization("normal_float", 8)},
+            {"palettize": Palette("normal_float", 8)},
         ),
     ],
     ids=str,

@@ -12,12 +12,12 @@ from coremltools.converters.mil.mil import Builder as mb
 
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.program.mlpackage import Package
-from mlpass.solvers.palettize import Palettization
-from mlpass.solvers.quantize import Quantization
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Wanda
 from mlpass.sparsity.modes import NM, Percentile
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import encoding_of, stored_bytes
 from mlpass.weights.sites import find_sites
@@ -129,7 +129,7 @@ def check_decoded(target, written, encoding):
 def test_quantized_weights_decode_to_the_solution(source, tmp_path, dtype, block_size):
     def find(weight, gram, layout):
         block = None if layout.sizes[2] == 1 else block_size  # depthwise has one input channel
-        how = Quantization(dtype, block)
+        how = Quantized(dtype, block)
         return solve(
             weight, gram, Percentile(0.5), storage=how, method=SparseGPT(), layout=layout
         ), how
@@ -156,7 +156,7 @@ def test_quantized_weights_decode_to_the_solution(source, tmp_path, dtype, block
 def test_palettized_weights_decode_to_the_solution(source, tmp_path, table, group_size):
     def find(weight, gram, layout):
         rows = layout.sizes[0] * layout.sizes[1]
-        how = Palettization(table, group_size and min(group_size, rows))
+        how = Palette(table, group_size and min(group_size, rows))
         return solve(
             weight, gram, Percentile(0.5), storage=how, method=SparseGPT(), layout=layout
         ), how
@@ -180,7 +180,7 @@ def test_tables_that_are_for_no_whole_blocks(source):
     with Package(source) as package:
         site = site_of(package, "batched")  # 8 groups of 24 rows
         layout = layout_of_site(site)
-        how = Palettization("kmeans", 32)
+        how = Palette("kmeans", 32)
         solution = solve(
             weight_of(site), gram_of(layout), NM(2, 4), storage=how, method=Wanda(), layout=layout
         )
@@ -192,7 +192,7 @@ def test_tables_that_are_for_no_whole_blocks(source):
 def test_hardly_anything_kept(source, tmp_path, kept):
     def find(weight, gram, layout):
         mode = Percentile(1 - kept / weight.size)
-        how = Quantization("int8")
+        how = Quantized("int8")
         return solve(weight, gram, mode, storage=how, method=Wanda(), layout=layout), how
 
     written = rewrite(source, tmp_path / "out.mlpackage", find)
@@ -205,7 +205,7 @@ def test_small_constants_are_stated_in_the_program(source):
         for name, in_file in [("linear", True), ("narrow", False)]:
             weight = weight_of(site := site_of(package, name))
             gram = gram_of(layout_of_site(site))[0]
-            how = Quantization("int4")
+            how = Quantized("int4")
             found = solve(weight, gram, NM(2, 4), storage=how, method=Wanda())
             encoded = encode_stored(site, found, how)
             ((op, _),) = (new for _, new in encoded.replacements)
@@ -219,23 +219,23 @@ def test_older_models_say_what_to_do():
         site = find_sites(package.programs)[0]
         text = "needs an iOS18 model, this is iOS17: convert with minimum_deployment_target=core"
         with pytest.raises(ModelFormatError, match=f"quantize {text}"):
-            encode_stored(site, None, Quantization())
+            encode_stored(site, None, Quantized())
         with pytest.raises(ModelFormatError, match=f"palettize {text}"):
-            encode_stored(site, None, Palettization())
+            encode_stored(site, None, Palette())
 
 
 def test_what_is_compressed_is_left():
     with Package(FIXTURES / "quantized_digits.mlpackage") as package:
         site = next(site for site in find_sites(package.programs) if site.constant is None)
         weight, gram = np.ones((4, 8), np.float32), np.eye(8, dtype=np.float32)
-        solution = solve(weight, gram, NM(2, 4), storage=Quantization(), method=Wanda())
+        solution = solve(weight, gram, NM(2, 4), storage=Quantized(), method=Wanda())
         with pytest.raises(NotApplicable, match="it is already compressed, by constexpr_blockwise"):
-            encode_stored(site, solution, Quantization())
+            encode_stored(site, solution, Quantized())
 
 
 def test_the_check_of_what_is_decoded_can_fail(source, tmp_path):
     def find(weight, gram, layout):
-        how = Quantization("int8")
+        how = Quantized("int8")
         return solve(weight, gram, Percentile(0.5), storage=how, method=Wanda(), layout=layout), how
 
     written = rewrite(source, tmp_path / "out.mlpackage", find)

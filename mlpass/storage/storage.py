@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array
-from mlpass.solvers.problem import Problem
-from mlpass.solvers.rounding import MakeRounding
 from mlpass.sparsity.layout import Layout
 
+Floats = NDArray[np.float32]
 Parts = Mapping[str, NDArray[Any]]
+# Given a column's index in the sweep and its values, (groups, rows), the values to store.
+Rounding = Callable[[int, Array], Array]
+# Given column indices in a sweep's order, the rounding of that sweep.
+MakeRounding = Callable[[NDArray[np.intp]], Rounding]
 
 
 class Grid(Protocol):
@@ -46,12 +49,12 @@ class Storage:
 
     form: ClassVar[str]
 
-    def grid(self, problem: Problem, layout: Layout, dtype: np.dtype[Any]) -> Grid:
+    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
         """Returns the grid of one weight.
 
         Args:
-            problem: the weight and its inputs, in numpy's arrays.
             layout: of the weight as it is stored, whose shape `codes` has.
+            power: (groups, columns), how much an error in each column counts.
             dtype: in which it is stored.
 
         Raises:

@@ -12,11 +12,8 @@ from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
 from mlpass.options import option
 from mlpass.registries import storage
-from mlpass.solvers.problem import Problem
-from mlpass.solvers.rounding import Floats, MakeRounding
-from mlpass.solvers.sparsegpt import Rounding
-from mlpass.solvers.storage import Grid, Parts, Storage
-from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.layout import Layout, grouped_layout
+from mlpass.storage.storage import Floats, Grid, MakeRounding, Parts, Rounding, Storage
 
 _ENTRIES = 16
 _BINS = 1 << 14
@@ -48,7 +45,7 @@ NORMAL_FLOAT = np.array(
 
 
 @storage("palettize", lead="bits")
-class Palettization(Storage):
+class Palette(Storage):
     """How kept weights become entries of a 4-bit table: `tables[its rows' table, codes]`.
 
     Its parts are `codes`, uint8 in the weight's shape, 0 to 15, 0 where they are not kept; and
@@ -74,7 +71,7 @@ class Palettization(Storage):
     bits: int = option(default=4, choices=(4,), must="4", help="bits of an index into the table")
     form: ClassVar[str] = "constexpr_lut_to_dense"
 
-    def grid(self, problem: Problem, layout: Layout, dtype: np.dtype[Any]) -> Grid:
+    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
         """Returns tables, yet to be fitted.
 
         Raises:
@@ -84,7 +81,7 @@ class Palettization(Storage):
         size = self.group_size or rows
         if rows % size:
             raise NotApplicable(f"group_size {size} does not divide its {rows} rows")
-        return _Tables(problem, self.table, layout, size, dtype)
+        return _Tables(self.table, layout, power, size, dtype)
 
     def stored(
         self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
@@ -105,18 +102,19 @@ class _Tables:
     """Tables while they are fitted, and the codes that a sweep leaves."""
 
     def __init__(
-        self, problem: Problem, kind: str, layout: Layout, size: int, dtype: np.dtype[Any]
+        self, kind: str, layout: Layout, power: Floats, size: int, dtype: np.dtype[Any]
     ) -> None:
-        self.problem, self.kind, self.size, self.dtype = problem, kind, size, dtype
-        self.layout = layout
-        groups, rows = problem.layout.sizes[:2]
+        self.kind, self.size, self.dtype = kind, size, dtype
+        self.layout, self.power = layout, power
+        groups, rows, channels, positions = grouped_layout(layout).sizes
         self.entries = np.zeros((groups * rows // size, _ENTRIES), np.float32)
-        self.codes = np.zeros(problem.weight.shape, np.uint8)
+        self.codes = np.zeros((groups, rows, channels * positions), np.uint8)
 
     def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Fixes each table to the kept weights of its rows."""
-        power = host(self.problem.gram.diagonal)[:, None, :]
-        shares = np.where(host(keep), power, np.float32(0)).reshape(len(self.entries), -1)
+        shares = np.where(host(keep), self.power[:, None, :], np.float32(0)).reshape(
+            len(self.entries), -1
+        )
         values = host(weight).reshape(len(self.entries), -1)
         for index, (own, share) in enumerate(zip(values, shares, strict=True)):
             if self.kind == "normal_float":

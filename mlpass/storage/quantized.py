@@ -12,11 +12,8 @@ from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
 from mlpass.options import option
 from mlpass.registries import storage
-from mlpass.solvers.problem import Problem
-from mlpass.solvers.rounding import Floats, MakeRounding
-from mlpass.solvers.sparsegpt import Rounding
-from mlpass.solvers.storage import Grid, Parts, Storage
-from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.layout import Layout, grouped_layout
+from mlpass.storage.storage import Floats, Grid, MakeRounding, Parts, Rounding, Storage
 
 _BITS = {"int8": 8, "int4": 4, "uint8": 8, "uint4": 4}
 # How far below the largest magnitude a scale may end: what is cut off costs less than what the
@@ -25,7 +22,7 @@ _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 @storage("quantize", lead="dtype")
-class Quantization(Storage):
+class Quantized(Storage):
     """How kept weights become integers: they are `scale * (codes - offset)`.
 
     Its parts are `codes`, int8 or uint8 in the weight's shape, `offset` where they are not kept;
@@ -60,14 +57,14 @@ class Quantization(Storage):
         levels = 1 << _BITS[self.dtype]
         return (1 - levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
 
-    def grid(self, problem: Problem, layout: Layout, dtype: np.dtype[Any]) -> Grid:
+    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
         """Returns scales and offsets, yet to be fitted.
 
         Raises:
             NotApplicable: `block_size` does not divide the input channels.
         """
         blocks = _blocks(self, layout.sizes[2])
-        return _Grid(problem, self, layout, layout.reduced(blocks), blocks, dtype)
+        return _Grid(self, layout, power, blocks, dtype)
 
     def stored(
         self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
@@ -85,7 +82,7 @@ def _integer(codes: NDArray[Any]) -> str:
     return f"{kind}{4 if fits else 8}"
 
 
-def _blocks(quantization: Quantization, channels: int) -> int:
+def _blocks(quantization: Quantized, channels: int) -> int:
     size = quantization.block_size or channels
     if channels % size:
         raise NotApplicable(f"block_size {size} does not divide its {channels} input channels")
@@ -97,21 +94,21 @@ class _Grid:
 
     def __init__(
         self,
-        problem: Problem,
-        quantization: Quantization,
+        quantization: Quantized,
         layout: Layout,
-        small: Layout,
+        power: Floats,
         blocks: int,
         dtype: np.dtype[Any],
     ) -> None:
-        self.layout, self.small = layout, small
-        groups, rows, channels, positions = problem.layout.sizes
-        self.problem, self.quantization, self.dtype = problem, quantization, dtype
+        self.layout, self.small = layout, layout.reduced(blocks)
+        groups, rows, channels, positions = grouped_layout(layout).sizes
+        self.quantization, self.dtype = quantization, dtype
         self.shape = (groups, rows, blocks, channels // blocks * positions)
         self.width = self.shape[3]
         self.scale = np.ones((groups, rows, blocks), np.float32)
         self.offset = np.zeros((groups, rows, blocks), np.float32)
-        self.codes = np.zeros(problem.weight.shape, np.float32)
+        self.power = power.reshape(groups, 1, *self.shape[2:])
+        self.codes = np.zeros((groups, rows, channels * positions), np.float32)
 
     def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Fixes scales and offsets to the kept weights: least squares, by input power."""
@@ -127,8 +124,6 @@ class _Grid:
             steps = high
         else:
             steps = high - low
-        power = host(self.problem.gram.diagonal)
-        power = power.reshape(self.shape[0], 1, *self.shape[2:])
         best = np.full(highest.shape, np.inf, np.float32)
         for shrink in _SHRINKS:
             scale = (highest - lowest) * np.float32(shrink / steps)
@@ -138,7 +133,7 @@ class _Grid:
             offset = np.zeros_like(scale) if self.quantization.symmetric else offset
             rounded = self._codes(values, scale[..., None], offset[..., None])
             rounded = (rounded - offset[..., None]) * scale[..., None] - values
-            error = np.sum(power * np.square(rounded), axis=3)
+            error = np.sum(self.power * np.square(rounded), axis=3)
             reach = np.maximum(offset - low, high - offset) * scale
             error = np.where(reach > np.finfo(self.dtype).max, np.inf, error)  # decoded to inf
             better = error < best
