@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host, namespace, placed, total
-from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
@@ -37,7 +36,6 @@ class Curve:
     nbytes: Sequence[int] | None = None
 
 
-@one_blas_thread()
 def error_curve(
     weight: Array,
     gram: Array | Gram,
