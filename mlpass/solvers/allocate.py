@@ -65,16 +65,6 @@ def error_curve(
     return Curve(prod(weight.shape), list(sparsities), errors)
 
 
-def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
-    """Returns the same sparsity for every layer.
-
-    Raises:
-        ConfigError: the sparsity is not in [0, 1].
-    """
-    _check(sparsity)
-    return [sparsity] * len(sizes)
-
-
 def outlier_share(weight: Array, gram: Array | Gram, times: float = 5.0) -> float:
     """Returns the share of a layer's scores, |w| times input norm, above `times` their mean.
 
