@@ -42,33 +42,23 @@ def measure_layers(
     Raises:
         OSError: a file cannot be read.
     """
-    try:
-        return magnitude_errors(setting, candidates), None
-    except CalibrationError as error:
-        return [], f"no errors by layer: {error}"
-
-
-def magnitude_errors(setting: Setting, candidates: Sequence[Candidate]) -> list[LayerErrors]:
-    """Returns the first part of what `measure_layers` does.
-
-    Raises:
-        CalibrationError: a layer's inputs hold NaN or inf.
-        OSError: a file cannot be read.
-    """
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
         plans = [_plan(sites, candidate) for candidate in candidates]
         errors: list[dict[Site, float]] = [{} for _ in candidates]
         steps = _pruned_somewhere(sites, plans)
         calibration = calibration_of(setting, setting.test_data)
-        with observe_dense(package, steps, calibration) as found:
-            for step, observed in found:
-                with suppress(NotApplicable):  # then it has no error
-                    layer = calibrated(step.site, observed)
-                    for planned, known in zip(plans, errors, strict=True):
-                        with suppress(NotApplicable):
-                            known[step.site] = _error_of(planned.get(step.site), *layer)
-        return [tuple(known.get(site) for site in sites) for known in errors]
+        try:
+            with observe_dense(package, steps, calibration) as found:
+                for step, observed in found:
+                    with suppress(NotApplicable):  # then it has no error
+                        layer = calibrated(step.site, observed)
+                        for planned, known in zip(plans, errors, strict=True):
+                            with suppress(NotApplicable):
+                                known[step.site] = _error_of(planned.get(step.site), *layer)
+        except CalibrationError as error:
+            return [], f"no errors by layer: {error}"
+        return [tuple(known.get(site) for site in sites) for known in errors], None
 
 
 def _error_of(step: Step | None, weight: NDArray[Any], gram: Gram, layout: Layout) -> float:
