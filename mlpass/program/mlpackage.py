@@ -87,7 +87,7 @@ class Package:
     @property
     def files(self) -> list[Path]:
         """All its files."""
-        return _files_of(self.path)
+        return _contents(self.path)[1]
 
     @property
     def nbytes(self) -> int:
@@ -155,7 +155,7 @@ def pipeline_of(model: Any) -> Any:
 
 def package_nbytes(path: Path) -> int:
     """Returns the sizes of all files of a package together."""
-    return sum(file.stat().st_size for file in _files_of(path))
+    return sum(file.stat().st_size for file in _contents(path)[1])
 
 
 class Rewriter:
@@ -294,11 +294,6 @@ def _raise_pipelines(model: Any) -> None:
     for part in pipeline.models if pipeline is not None else ():
         _raise_pipelines(part)
         model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
-
-
-def _files_of(package: Path) -> list[Path]:
-    """Returns every file of a package; raises as `_contents`."""
-    return _contents(package)[1]
 
 
 def _contents(package: Path) -> tuple[list[Path], list[Path]]:
