@@ -30,12 +30,7 @@ from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
-from mlpass.weights.storing import (
-    Editor,
-    Encoded,
-    encode_stored,
-    encode_weight,
-)
+from mlpass.weights.storing import Editor, Encoded, encode_stored, encode_weight
 
 
 def prune_calibrated(

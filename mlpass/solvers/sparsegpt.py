@@ -16,14 +16,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from mlpass.arrays import (
-    Array,
-    blank,
-    diagonals,
-    namespace,
-    row_dots,
-    total,
-)
+from mlpass.arrays import Array, blank, diagonals, namespace, row_dots, total
 from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import method

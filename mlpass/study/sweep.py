@@ -15,12 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpass.calibrate.journal import journal_path
-from mlpass.errors import (
-    CalibrationError,
-    ConfigError,
-    InputError,
-    close_matches,
-)
+from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
 from mlpass.files import check_file, naming
 from mlpass.program.mlmodel import check_outside, open_package
 from mlpass.program.mlpackage import Package
