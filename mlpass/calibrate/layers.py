@@ -63,7 +63,8 @@ def prune_calibrated(
 
     steps = allocate(model, steps, calibration)
     journal.number(step.site for step in steps)
-    with _Pruning(steps, calibration, editor, journal) as pruning:
+    pruning = _Pruning(steps, calibration, editor, journal)
+    with pruning.bar:
         if calibration.dense_grams and calibration.propagate == "dense":
             for observed in calibration.dense_grams.read(steps):
                 pruning.solve([observed])
@@ -107,13 +108,7 @@ class _Pruning:
         self._editor = editor
         self._journal = journal
         count = sum(step.skipped is None and step.mode is not None for step in steps)
-        self._bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
-
-    def __enter__(self) -> _Pruning:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
 
     def solve(self, observed: Sequence[tuple[Step, Observed]]) -> list[tuple[Site, NDArray[Any]]]:
         """Solves for sites and has them written; returns the weights of those that change."""
@@ -143,7 +138,7 @@ class _Pruning:
         if isinstance(found, NotApplicable):
             if self._calibration.fallback == "skip":
                 self.records[site] = untouched_record(site, str(found))
-            self._bar.update()
+            self.bar.update()
             return None
         solution, encoded = found.solution, found.encoded
         for old, new in encoded.replacements:
@@ -162,8 +157,8 @@ class _Pruning:
             samples=found.samples,
             tokens=found.tokens,
         )
-        self._bar.set_postfix_str(f"{site.name}: error {solution.error:.2g}")
-        self._bar.update()
+        self.bar.set_postfix_str(f"{site.name}: error {solution.error:.2g}")
+        self.bar.update()
         return solution.weight
 
     def _solve(self, step: Step, observed: Observed) -> Solution[NDArray[Any]]:
