@@ -132,7 +132,7 @@ class Constant:
         """The element type of a tensor.
 
         Raises:
-            TypeError: it is no tensor.
+            TypeError: it is not a tensor.
         """
         if not isinstance(self.type, TensorType):
             raise TypeError(f"a constant of type {self.type} has no element type")

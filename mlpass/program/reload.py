@@ -36,7 +36,7 @@ def load_pymil(path: str | os.PathLike[str], version: int | None, description: A
         )
     if description is None and (what := _beyond_tensors(spec.description)):
         raise ConfigError(
-            f"model_description: {path} has {what}, which its program does not tell of; pass "
+            f"model_description: {path} has {what}, which its program does not hold; pass "
             "model_description=coremltools.models.MLModel(path, skip_model_load=True)"
             ".get_spec().description"
         )
