@@ -30,7 +30,7 @@ class Problems:
         self._malformed.append(text)
 
     def check(self, op: Op, function: Callable[..., Any] | None) -> None:
-        """Notes what is wrong with an op, given its kernel, None where there is none."""
+        """Notes what is wrong with an op, given its kernel, or None where it has no kernel."""
         label = label_of(op)
         if function is None:
             kind = kernel_name(op)

@@ -127,7 +127,7 @@ class Constants:
             part = self._plan.makers.get(argument)
             if part is None:
                 raise ModelFormatError(
-                    f"{maker.type} {label_of(maker)!r}: its {parameter} is no constant"
+                    f"{maker.type} {label_of(maker)!r}: its {parameter} is not a constant"
                 )
             if part.type == "const":
                 arguments[parameter] = self._constant_of(part, argument).read()

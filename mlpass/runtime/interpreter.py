@@ -114,7 +114,7 @@ class Interpreter:
             return self._core_ml.predict(inputs, state)  # type: ignore[no-any-return]
         if isinstance(inputs, list):
             if state is not None:
-                raise InputError("state: a list of inputs runs without state, one by one")
+                raise InputError("state: does not go with a list of inputs; call predict for each")
             return [self.predict(one) for one in inputs]
         values = self._run(inputs, state, wanted=None)
         return {
@@ -134,7 +134,7 @@ class Interpreter:
             state: as for `predict`.
 
         Raises:
-            InputError: as `predict`; or there is no such value, or the run did not come by it.
+            InputError: as `predict`; or there is no such value, or the run did not compute it.
             ExecutionError: an op failed.
         """
         if self._core_ml:
@@ -148,8 +148,8 @@ class Interpreter:
         made = self._run(inputs, state, wanted=list(outputs))
         if missed := [name for name in outputs if name not in made]:
             raise InputError(
-                f"outputs: the run did not come by {', '.join(map(repr, missed))}: "
-                "they are in a branch that was not taken"
+                f"outputs: the run did not compute {', '.join(map(repr, missed))}, made in a "
+                "branch that was not taken; ask for values that every branch makes"
             )
         return {name: made[name] for name in outputs}
 

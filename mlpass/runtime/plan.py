@@ -58,7 +58,7 @@ class Plan:
         function: the function.
         block: its block.
         makers: the op that makes each constant value.
-        steering: constants that only say how, and are no data.
+        steering: constants that only say how, and are not data.
         names: every value by name.
     """
 
@@ -126,7 +126,7 @@ def _function_of(op: Op, opset: int, backend: str) -> Callable[..., Any] | None:
 def _in_declared_type(function: Callable[..., Any], op: Op) -> Callable[..., Any]:
     """Returns a `matmul` of an int and a float operand that gives what the program declares.
 
-    Its result is of the type of the operand that is no constant, which a kernel cannot know.
+    Its result is of the type of the operand that is not a constant, which a kernel cannot know.
     """
     declared = op.outputs[0].type
     if not isinstance(declared, TensorType):

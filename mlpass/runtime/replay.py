@@ -103,7 +103,7 @@ def _working(backend: Backend) -> Iterator[None]:
 
 
 def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
-    """Returns the number of the last part with a wanted op, -1 where there is none."""
+    """Returns the number of the last part with a wanted op, -1 without any."""
     return max(
         (
             number

@@ -45,7 +45,7 @@ def open_source(model: Any, function_name: str | None) -> Source:
     Raises:
         ConfigError: there is no such function.
         ModelFormatError: the model cannot be read.
-        UnsupportedOpError: a part of a pipeline is no ML Program.
+        UnsupportedOpError: a part of a pipeline is not an ML Program.
         OSError: its files cannot be read.
     """
     if is_pymil(model):
@@ -77,7 +77,7 @@ def _of_package(package: Package, function_name: str | None) -> Source:
     if strange := sorted(set(_strange_parts(package.spec))):
         raise UnsupportedOpError(
             f"{package.path}: a pipeline with parts of kind {', '.join(strange)}; "
-            "mlpass runs ML Programs alone"
+            "mlpass only runs ML Programs"
         )
     if len(package.parts) > 1 and function_name is not None:
         raise ConfigError(f"function_name: a pipeline has no functions. Got {function_name!r}.")

@@ -1,4 +1,4 @@
-"""Sample data in every form, and what is wrong with those that are none."""
+"""Sample data in every form, and what is wrong with anything else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_iterables_can_be_gone_through_again():
     [
         ({"x": np.zeros(3), "y": np.zeros(2)}, r"differ in their leading axis: x \(3,\), y \(2,\)"),
         ({"x": np.zeros(())}, "differ in their leading axis"),
-        ({"x": np.zeros((0, 2))}, "there is not one sample in it"),
+        ({"x": np.zeros((0, 2))}, "holds no samples; give at least one"),
         ({"x": np.array([{}], dtype=object)}, "is no .npz of arrays"),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_single_array_is_no_sample_set(tmp_path):
     [
         (3, "must be an iterable of .input name: array."),
         ({"x": np.zeros(3)}, "must be an iterable of"),
-        ([], "there is not one sample in it"),
+        ([], "holds no samples; give at least one"),
         ([np.zeros(3)], "a sample must map input names to arrays. Got ndarray"),
     ],
 )
