@@ -99,13 +99,14 @@ class GramSum:
     def total(self) -> Array:
         """Returns the Gram of all rows so far, (groups, columns, columns), fp32; fp64 if it must.
 
-        It is of the inputs' kind and on their device; fp64 that the device has not is on the CPU.
+        It is of the inputs' kind and on their device; on the CPU where it is fp64 and their device
+        has none.
 
         Raises:
-            CalibrationError: there were none.
+            CalibrationError: no inputs came in.
         """
         if self._sum is None:
-            raise CalibrationError("sample_data: a layer got no inputs.")
+            raise CalibrationError("sample_data: no inputs came in for a layer.")
         gram = self._sum.total()
         return placed(gram, self._like) if on_host(gram) else gram
 
@@ -171,7 +172,7 @@ class ArraySum:
             self._rows = empty((groups, self._most, columns), self._sum.dtype)
 
     def _take_whole(self, portion: Portion) -> None:
-        """Takes in as many rows as one product does, while none is held."""
+        """Takes in as many rows as one product does, while no rows are held."""
         self._guard([portion], [_power(portion.rows)])
         self._add_product(portion.rows.astype(self._sum.dtype, copy=False))
 

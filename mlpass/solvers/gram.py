@@ -213,7 +213,7 @@ def scaled(gram: Array) -> Array:
     if not all(map_items(lambda part: bool(xp.all(xp.isfinite(gram[part]))), parts)):
         raise CalibrationError("gram: holds NaN or inf.")
     if diagonal.min(initial=0.0) < 0:
-        raise CalibrationError("gram: has a negative diagonal, so it is no X^T X.")
+        raise CalibrationError("gram: has a negative diagonal, so it is not X^T X.")
     power = float(np.sum(diagonal, dtype=np.float64))
     mean = power / int(np.count_nonzero(diagonal)) if power else 1.0
     narrow = gram.dtype == xp.float32 and 1e-30 < mean < 1e30
