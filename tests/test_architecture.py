@@ -1,4 +1,4 @@
-"""The rooms: who may import whom, and what importing costs."""
+"""The rooms: which may import which, and what importing costs."""
 
 from __future__ import annotations
 

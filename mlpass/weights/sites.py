@@ -17,7 +17,7 @@ from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 from mlpass.weights.ops.record import WEIGHT_OPS
 
-# What makes another value at each run, or keeps one: no constant, whatever it is given.
+# Ops that make another value at each run, or keep one: never a constant, whatever they read.
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
 _FLOATS = {"fp16", "fp32", "fp64", "bf16", "fp8e4m3fn", "fp8e5m2"}
 
@@ -223,7 +223,7 @@ def _gather(
                     graph.readings.setdefault(value, []).append(use)
                 else:
                     graph.others[value] = (
-                        f"it is also read by {op.type} ({parameter}), as no weight"
+                        f"it is also read by {op.type} ({parameter}), not as a weight"
                     )
     for nested in block.walk_blocks():
         for value in nested.outputs:
