@@ -56,8 +56,8 @@ class Journal:
             if _read_digest(head) != digest:
                 self._ledger.free()
                 raise CalibrationError(
-                    f"resume: {folder} is of a run with another model, config, method or samples; "
-                    "start anew without resume, which deletes it"
+                    f"resume: {folder} belongs to a run with another model, config, method or "
+                    "samples; without resume, the run starts anew and deletes it"
                 )
             return
         self._ledger.clear()
@@ -89,7 +89,8 @@ class Journal:
             }
             return Solution(**values, parts=parts), samples, tokens
         except (LookupError, ValueError, TypeError) as error:
-            raise CalibrationError(f"resume: {self._path(site)} is broken: {error!r}") from None
+            path = self._path(site)
+            raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
 
     def add(self, site: Site, solution: Solution[NDArray[Any]], samples: int, tokens: int) -> None:
         """Notes a finished layer.

@@ -175,8 +175,8 @@ class _Pruning:
         """Returns the solution for a site.
 
         Raises:
-            NotApplicable: there is none; the text says why.
-            CalibrationError: the Gram is none.
+            NotApplicable: it cannot be solved for; the text says why.
+            CalibrationError: the Gram is not positive semidefinite.
         """
         if observed.gram is None:
             raise NotApplicable(observed.refusal or "no sample reaches it")

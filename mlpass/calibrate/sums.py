@@ -31,8 +31,8 @@ class Observed:
 
     Attributes:
         gram: of its inputs; of a table that is gathered from a diagonal one: how often each row
-            was read. None where there is none.
-        refusal: why there is none.
+            was read. None where there is no Gram.
+        refusal: why there is no Gram.
         samples: how many samples reached it.
         tokens: how many input rows it met.
     """
@@ -300,7 +300,7 @@ def _with_gathering(site: Site, total: Array, counts: NDArray[np.float64]) -> Ar
     except NotApplicable:
         return total
     if layout.axes[1] != (0,) or layout.sizes[0] != 1 or layout.sizes[1] != counts.size:
-        return total  # rows that are gathered are no rows of the matrix
+        return total  # rows that are gathered are not rows of the matrix
     weight = layout.split(weight_of(site))[0].reshape(counts.size, -1).astype(np.float32)
     read = float(counts @ np.einsum("rc,rc->r", weight, weight).astype(np.float64))
     multiplied = inner(weight.T @ weight, total[0])

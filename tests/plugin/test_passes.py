@@ -123,7 +123,7 @@ def test_a_pipeline_prunes_after_all_that_its_base_does(base):
 
 def test_a_pipeline_that_prunes_already_is_no_base():
     base = mlpass.pipeline(Percentile(0.5))
-    with pytest.raises(ConfigError, match="base: it has mlpass::prune already; join the two"):
+    with pytest.raises(ConfigError, match="base: it has mlpass::prune already; merge the two"):
         mlpass.pipeline(Percentile(0.7), base=base)
 
 
@@ -135,7 +135,7 @@ def test_a_base_that_is_no_pipeline():
 def test_the_report_is_logged(caplog):
     with caplog.at_level("INFO", "mlpass"):
         run("prune_percentile", {"target_sparsity": "0.75", "weight_threshold": "5000"})
-    assert "its 4096 elements are no more than weight_threshold 5000" in caplog.text
+    assert "its 4096 elements are not more than weight_threshold 5000" in caplog.text
 
 
 def test_a_config_that_is_none_is_an_error_at_once():
@@ -354,7 +354,7 @@ def test_the_front_end_needs_descriptions_that_programs_do_not_have(
     fixtures, tmp_path, source, what
 ):
     path = source(fixtures, tmp_path)
-    text = f"model_description: .* has {what}, which its program does not tell of; pass model_de"
+    text = f"model_description: .* has {what}, which its program does not hold; pass model_de"
     with pytest.raises(ConfigError, match=text):
         reconverted(path, specification_version=9)
 
