@@ -22,7 +22,7 @@ from mlpass.runtime.plan import BlockPlan, Step
 Kernel = Callable[..., Any]
 Rule = Callable[[Kernel, Any, Mapping[str, Any]], Any]
 
-# They hand on what they are given, and look into none of it.
+# They hand on what they are given without looking into it.
 _STRUCTURAL = frozenset(
     {"read_state", "write_state", "coreml_update_state", "make_list", "list_read", "list_write"}
 )

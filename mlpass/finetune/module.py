@@ -241,7 +241,7 @@ def _values_of(site: Site) -> list[Value]:
 
 
 def _agreed(sizes: Mapping[str, int | None]) -> int | None:
-    """Returns how many samples there are, None for one that is no batch."""
+    """Returns how many samples there are, None for a single one without a batch axis."""
     given = {name: size for name, size in sizes.items() if size is not None}
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name!r} {size}" for name, size in given.items())

@@ -55,7 +55,7 @@ class MagnitudePruner:
             frozen: whether what was pruned once stays out.
 
         Raises:
-            ConfigError: an option or the config says what cannot be.
+            ConfigError: an option or the config is not valid.
             OSError: a YAML file cannot be read.
         """
         if not isinstance(module, ProgramModule):
@@ -172,15 +172,15 @@ class MagnitudePruner:
         if set(state["sparsities"]) != set(self._sparsities):
             strange = sorted(set(state["sparsities"]) ^ set(self._sparsities))
             raise ConfigError(
-                f"state: is of another config: {', '.join(map(repr, strange[:3]))} "
-                "pruned in one of them alone"
+                f"state: belongs to another config: only one of the two prunes "
+                f"{', '.join(map(repr, strange[:3]))}"
             )
         self.step_count = int(state["step_count"])
         self._sparsities = {name: float(value) for name, value in state["sparsities"].items()}
 
     def _prepared(self, what: str) -> dict[str, Pruned]:
         if self._pruned is None:
-            raise ConfigError(f"{what}: needs prepare() before it")
+            raise ConfigError(f"{what}: call prepare() first")
         return self._pruned
 
     def _update(self, weights: Mapping[str, Pruned]) -> None:
