@@ -34,7 +34,7 @@ LayerErrors = tuple[float | None, ...]
 def measure_layers(
     setting: Setting, candidates: Sequence[Candidate]
 ) -> tuple[list[LayerErrors], str | None]:
-    """Returns each layer's relative output error for each candidate, and why there are none.
+    """Returns each layer's relative output error for each candidate; or why there is nothing.
 
     Weights are pruned by magnitude, and each layer is taken by itself: what it meets is what the
     model as it is makes of the test samples. One replay does for all candidates.

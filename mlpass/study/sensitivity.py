@@ -54,9 +54,9 @@ def sensitivity(
         memory_budget: bytes of activations that may stay in memory.
 
     Raises:
-        ConfigError: an option says what cannot be.
+        ConfigError: an option is not valid.
         CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
-        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        ModelFormatError: `model` is not a package with an ML Program, or is broken.
         UnsupportedOpError: the program has ops without kernels.
         OSError: a file cannot be read.
     """
