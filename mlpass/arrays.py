@@ -2,8 +2,8 @@
 
 Arrays stay where the data is, and what is done to them is written once, in the array API standard.
 A tensor in the host's memory is a numpy array at the same time, and numpy is the faster one on
-processors: so it is read as such, without a copy. Any other array is on a device, which has one
-queue and divides its work itself. Nothing here imports torch: who has a tensor has done so.
+processors: so it is read as one, without a copy. Any other array is on a device, which has one
+queue and divides its work itself. Nothing here imports torch: whoever has a tensor has done so.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def add_product(target: Array, left: Array, right: Array) -> None:
 
 
 def cholesky(matrices: Array) -> tuple[Array, Array]:
-    """Returns the lower factors of (groups, columns, columns), and which groups have none."""
+    """Returns the lower factors of (groups, columns, columns), and which groups have failed."""
     xp = namespace(matrices)
     if array_api_compat.is_torch_array(matrices):
         lower, failed = _possible(xp.linalg.cholesky_ex, matrices)

@@ -83,7 +83,10 @@ def test_what_came_meanwhile_is_kept(
     _old_system(number, monkeypatch)
     target, elsewhere = tmp_path / "target", _folder(tmp_path / "elsewhere", "theirs")
     with (  # noqa: PT012
-        pytest.raises(OutputExistsError, match=r"target exists: name another (file|target), or f"),
+        pytest.raises(
+            OutputExistsError,
+            match=r"target: already exists; pass force=True to replace it, or name another",
+        ),
         whole(target, force=False) as building,
     ):
         _fill(building, "ours")
@@ -144,7 +147,7 @@ def test_a_folder_filled_in_the_moment_it_holds_the_place_is_kept(
 
     monkeypatch.setattr(Path, "mkdir", filled)
     with (
-        pytest.raises(OutputExistsError, match="target exists"),
+        pytest.raises(OutputExistsError, match="target: already exists"),
         files.whole_folder(target, force=False) as building,
     ):
         _fill(building, "ours")
@@ -165,7 +168,7 @@ def test_a_disk_without_second_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
         _fill(building, "new")
     assert _text(target) == "new"
     with (  # noqa: PT012
-        pytest.raises(OutputExistsError, match="other exists"),
+        pytest.raises(OutputExistsError, match="other: already exists"),
         files.whole_file(tmp_path / "other", force=False) as building,
     ):
         _fill(building, "ours")
@@ -177,7 +180,7 @@ def test_a_disk_without_second_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @WHOLE
 def test_a_target_that_is_there_is_refused_at_once(whole: Whole, tmp_path: Path) -> None:
     target = _fill(tmp_path / "target", "old")
-    with pytest.raises(OutputExistsError, match="exists: name"), whole(target, force=False):
+    with pytest.raises(OutputExistsError, match="already exists; pass"), whole(target, force=False):
         pytest.fail("it was not refused")
     assert os.listdir(tmp_path) == ["target"]
 
