@@ -159,7 +159,7 @@ def permuted(values: Kind, axes: Sequence[int]) -> Kind:
     return cast(Kind, namespace(values).permute_dims(values, tuple(axes)))
 
 
-def blank(like: Array, shape: Sequence[int], mask: bool = False) -> Array:
+def empty_like(like: Array, shape: Sequence[int], mask: bool = False) -> Array:
     """Returns uninitialised fp32, or bool for a mask."""
     xp, device = namespace(like), array_api_compat.device(like)
     return cast(Array, xp.empty(tuple(shape), dtype=xp.bool if mask else xp.float32, device=device))

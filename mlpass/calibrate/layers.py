@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.calibrate.allocation import allocate
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.journal import Journal
+from mlpass.calibrate.shares import allocate
 from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.walk import walk
 from mlpass.errors import CalibrationError, NotApplicable

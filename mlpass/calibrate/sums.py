@@ -15,8 +15,8 @@ from mlpass.errors import NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.ops import label_of
-from mlpass.runtime.plan import Plan
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.gram import Gram
@@ -53,7 +53,7 @@ class SiteGrams:
     def __init__(
         self,
         steps: Iterable[Step],
-        plans: Sequence[Plan],
+        plans: Sequence[FunctionPlan],
         backend: Backend,
         known: Callable[[Site], bool],
     ) -> None:
@@ -314,7 +314,7 @@ def _record(use: Use) -> WeightOp:
     return WEIGHT_OPS[use.op.type][use.parameter]  # whose uses alone are sites
 
 
-def _homes(plan: Plan) -> Iterable[tuple[Op, Block]]:
+def _homes(plan: FunctionPlan) -> Iterable[tuple[Op, Block]]:
     """Yields every op of a function with the block it is in, in order of execution."""
 
     def walk(block: Block) -> Iterable[tuple[Op, Block]]:

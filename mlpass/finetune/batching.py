@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mlpass.runtime.control import CONTROL
+from mlpass.runtime.function_plan import BlockPlan, OpPlan
 from mlpass.runtime.kernels.arguments import integer
-from mlpass.runtime.plan import BlockPlan, Step
 
 Kernel = Callable[..., Any]
 Rule = Callable[[Kernel, Any, Mapping[str, Any]], Any]
@@ -53,7 +53,7 @@ def mapped(block: BlockPlan) -> BlockPlan:
     return replace(block, steps=tuple(map(_mapped_step, block.steps)))
 
 
-def _mapped_step(step: Step) -> Step:
+def _mapped_step(step: OpPlan) -> OpPlan:
     function = step.function
     if step.op.type not in CONTROL and step.op.type not in _STRUCTURAL:
         function = _over_samples(function, _RULES.get(step.op.type))

@@ -21,9 +21,9 @@ from mlpass.program.ir import Argument, StateType, Value
 from mlpass.program.mlmodel import open_package
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
+from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.kernels.states import Cell
-from mlpass.runtime.plan import Plan
 from mlpass.runtime.sources import close_with
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site
@@ -60,7 +60,7 @@ class Stage:
     """
 
     part: Part
-    plan: Plan
+    plan: FunctionPlan
     results: Mapping[str, Argument]
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.finetune.masks import Pruned, keep_masks, pruned
+from mlpass.finetune.masks import PrunedParameter, keep_masks, pruned_parameter
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.schedules import ConstantSparsity, Schedule
 from mlpass.finetune.weights import opened
@@ -78,7 +78,7 @@ class MagnitudePruner:
         self.initial_sparsity = float(initial_sparsity)
         self.frozen = frozen
         self.step_count = 0
-        self._pruned: dict[str, Pruned] | None = None
+        self._pruned: dict[str, PrunedParameter] | None = None
         self._skipped: dict[str, str] = {}
         self._sparsities: dict[str, float] = {}
 
@@ -97,13 +97,13 @@ class MagnitudePruner:
                 if site.name in names and not (keep := weight_of(site) != 0).all():
                     self.module.set_mask(names[site.name], torch.from_numpy(keep))
             return self.module
-        found: dict[str, Pruned] = {}
+        found: dict[str, PrunedParameter] = {}
         for step in plan([opened(site) for site in self.module.weights], self.config):
             reason = step.skipped or (None if step.site.name in names else _UNREAD)
             try:
                 if reason is None and step.mode is not None:
                     name = names[step.site.name]
-                    found[name] = pruned(name, step.site, step.mode)
+                    found[name] = pruned_parameter(name, step.site, step.mode)
             except NotApplicable as error:
                 reason = str(error)
             if reason is not None:
@@ -178,12 +178,12 @@ class MagnitudePruner:
         self.step_count = int(state["step_count"])
         self._sparsities = {name: float(value) for name, value in state["sparsities"].items()}
 
-    def _prepared(self, what: str) -> dict[str, Pruned]:
+    def _prepared(self, what: str) -> dict[str, PrunedParameter]:
         if self._pruned is None:
             raise ConfigError(f"{what}: call prepare() first")
         return self._pruned
 
-    def _update(self, weights: Mapping[str, Pruned]) -> None:
+    def _update(self, weights: Mapping[str, PrunedParameter]) -> None:
         """Makes the masks of `weights` anew."""
         masters = {name: self._master(name) for name in weights}
         outside = {name: self._stay_out(name) for name in weights}

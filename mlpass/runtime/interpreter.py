@@ -20,8 +20,8 @@ from mlpass.runtime.constants import Constants
 from mlpass.runtime.description import Description
 from mlpass.runtime.execute import Listener, execute
 from mlpass.runtime.features import check_names, read_input, restored, write_output
-from mlpass.runtime.plan import Plan, plan_function
-from mlpass.runtime.sources import Source, close_with, open_source
+from mlpass.runtime.function_plan import FunctionPlan, plan_function
+from mlpass.runtime.sources import Runnable, close_with, open_source
 from mlpass.runtime.state import State
 
 Array = Any
@@ -40,7 +40,7 @@ class Part:
     """
 
     description: Description
-    plan: Plan
+    plan: FunctionPlan
     constants: Constants
 
 
@@ -217,7 +217,7 @@ class Interpreter:
 
 
 def bind(
-    plan: Plan, arrays: Mapping[str, Any], state: State | None, backend: Backend
+    plan: FunctionPlan, arrays: Mapping[str, Any], state: State | None, backend: Backend
 ) -> Iterator[tuple[Value, Any]]:
     """Yields each input of a function with what it is in one run.
 
@@ -238,7 +238,7 @@ def bind(
         yield value, backend.from_numpy(array)
 
 
-def _plan_parts(source: Source, backend: Backend) -> tuple[Part, ...]:
+def _plan_parts(source: Runnable, backend: Backend) -> tuple[Part, ...]:
     """Returns the parts ready to run; what is wrong with any of them is one error."""
     parts: list[Part] = []
     problems: list[MlpassError] = []

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, blank, copied, double, namespace, on_host, placed, taken, zeros
+from mlpass.arrays import (
+    Array,
+    copied,
+    double,
+    empty_like,
+    namespace,
+    on_host,
+    placed,
+    taken,
+    zeros,
+)
 from mlpass.blas import one_blas_thread
 from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
@@ -112,7 +122,7 @@ class GramSum:
 
     def _begin(self, like: Array, gram: Array) -> None:
         self._sum = ArraySum(gram) if isinstance(gram, np.ndarray) else DeviceSum(gram)
-        self._like: Array = blank(like, (0,))
+        self._like: Array = empty_like(like, (0,))
 
 
 class ArraySum:

@@ -9,11 +9,11 @@ import numpy as np
 
 from mlpass.arrays import (
     Array,
-    blank,
     cast_like,
     copied,
     diagonals,
     double,
+    empty_like,
     host,
     namespace,
     on_host,
@@ -217,7 +217,7 @@ def scaled(gram: Array) -> Array:
     power = float(np.sum(diagonal, dtype=np.float64))
     mean = power / int(np.count_nonzero(diagonal)) if power else 1.0
     narrow = gram.dtype == xp.float32 and 1e-30 < mean < 1e30
-    result = blank(gram, gram.shape)
+    result = empty_like(gram, gram.shape)
 
     def scale(part: Part) -> None:
         exact = gram[part] if narrow else double(gram[part])

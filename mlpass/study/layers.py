@@ -10,10 +10,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mlpass.calibrate.allocation import calibrated
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.layers import mode_of
+from mlpass.calibrate.shares import calibrated
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.plan.steps import Step, plan, rank_globally

@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mlpass.calibrate.allocation import layer_curve
 from mlpass.calibrate.plain import method_of
+from mlpass.calibrate.shares import layer_curve
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config

@@ -29,11 +29,11 @@ from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate, make_candidates
-from mlpass.study.journal import TrialJournal
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
 from mlpass.study.trial import FITTED, Evaluate, Setting, run_trial, weight_bytes
+from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.weights.sites import find_sites
 

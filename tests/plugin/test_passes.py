@@ -418,7 +418,7 @@ def test_a_pipeline_checks_what_goes_with_samples():
             {"config": Percentile(0.5), "sample_data": [{}], "fallback": "x"},
             "mlpass::sparsegpt: fallback: must be 'skip' or 'magnitude'",
         ),
-        ({"config": Percentile(0.5), "sample_data": []}, "not one sample in it"),
+        ({"config": Percentile(0.5), "sample_data": []}, "holds no samples"),
     ],
 )
 def test_the_sparsegpt_pass_names_itself_and_the_option(options, message):

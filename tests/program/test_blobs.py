@@ -202,7 +202,7 @@ class Broken(NamedTuple):
 
 
 BROKEN = {
-    "no multiple of 64": Broken(
+    "not a multiple of 64": Broken(
         lambda _: None, "the blob at 65: the offset is not a multiple of 64", 65
     ),
     "offset past the end": Broken(

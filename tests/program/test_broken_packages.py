@@ -132,7 +132,8 @@ REFUSED = {
         "is not a Core ML model message: ",
     ),
     "model is empty": Refused(
-        lambda p: (p / MODEL).write_bytes(b""), "holds a model of unknown kind; mlpass reads ML"
+        lambda p: (p / MODEL).write_bytes(b""),
+        "holds a model of unknown kind; mlpass only reads ML",
     ),
     "model is a neural network": Refused(
         _other_model(neural_network()), "holds a neuralNetwork; mlpass only reads ML Programs"

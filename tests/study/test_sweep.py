@@ -286,8 +286,8 @@ def test_a_sweep_that_died_goes_on(model, stacked, tmp_path):
 def test_a_journal_that_is_of_other_samples_or_broken(model, samples, tmp_path):
     from mlpass.calibrate.journal import journal_path
     from mlpass.study.grid import make_candidates
-    from mlpass.study.journal import TrialJournal
     from mlpass.study.trial import Setting
+    from mlpass.study.trial_journal import TrialJournal
 
     output = tmp_path / "report.json"
     (candidate,) = make_candidates([NM(2, 4)])
