@@ -185,7 +185,7 @@ HOSTILE = {
     "message is too deep": Hostile(_deep_message, "is not a Core ML model message"),
     "op that reads its own output": Hostile(_cycle, "which nothing before it makes"),
     "ops that read each other": Hostile(_mutual_cycle, "which nothing before it makes"),
-    "neural network": Hostile(_neural_network, "holds a neuralNetwork; mlpass reads ML Programs"),
+    "neural network": Hostile(_neural_network, "holds a neuralNetwork; mlpass only reads"),
     "function of no known opset": Hostile(
         lambda p: edit_spec(p, lambda s: setattr(main_function(s), "opset", "CoreML")),
         "is not one of Core ML's",

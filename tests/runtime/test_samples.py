@@ -40,7 +40,7 @@ def test_iterables_can_be_gone_through_again():
         ({"x": np.zeros(3), "y": np.zeros(2)}, r"differ in their leading axis: x \(3,\), y \(2,\)"),
         ({"x": np.zeros(())}, "differ in their leading axis"),
         ({"x": np.zeros((0, 2))}, "holds no samples; give at least one"),
-        ({"x": np.array([{}], dtype=object)}, "is no .npz of arrays"),
+        ({"x": np.array([{}], dtype=object)}, "is not an .npz of arrays"),
     ],
 )
 def test_archives_that_are_no_samples(tmp_path, arrays, text):
@@ -54,7 +54,7 @@ def test_archives_that_are_no_samples(tmp_path, arrays, text):
 def test_files_that_are_no_archives(tmp_path, content):
     path = tmp_path / "samples.npz"
     path.write_bytes(content)
-    with pytest.raises(CalibrationError, match=r"is no \.npz of arrays"):
+    with pytest.raises(CalibrationError, match=r"is not an \.npz of arrays"):
         load_samples(path)
 
 
