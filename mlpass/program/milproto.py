@@ -27,7 +27,7 @@ class BlobReader(Protocol):
     """Where blobs are read: see `blobs.BlobFile`."""
 
     def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> ir.Raw:
-        """Returns the stored bytes of a blob, or of its first elements alone."""
+        """Returns the stored bytes of a blob, or only those of its first elements."""
         ...
 
     def check(self, offset: int, dtype: DType, count: int) -> None:

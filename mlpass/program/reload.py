@@ -50,7 +50,7 @@ def load_pymil(path: str | os.PathLike[str], version: int | None, description: A
 
 
 def _beyond_tensors(description: Any) -> str | None:
-    """Returns what a description says that types of tensors do not, None where that is nothing."""
+    """Returns what a description says beyond the types of tensors, None where it says no more."""
     if description.predictedFeatureName:
         return "class labels"
     for holder in (description, *description.functions):

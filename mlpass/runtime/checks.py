@@ -59,7 +59,7 @@ class Problems:
 
         Raises:
             UnsupportedOpError: ops have no kernel.
-            ModelFormatError: ops have kernels all, but do not fit them.
+            ModelFormatError: all ops have kernels, but some do not fit theirs.
         """
         texts = []
         if self._unsupported:

@@ -73,7 +73,7 @@ class Constants:
         return array.tolist() if steers or single else array
 
     def replace(self, source: Source, array: Array) -> None:
-        """Lets `source` be `array`, of the backend, from now on."""
+        """Replaces the array of `source` with `array`, one of the backend's, from now on."""
         self._arrays[source] = array
         self._arguments.clear()
 

@@ -97,7 +97,7 @@ def _stops(
 
 @contextmanager
 def _working(backend: Backend) -> Iterator[None]:
-    """Holds what running needs, and never while somebody else has the word."""
+    """Holds what running needs, but not while the caller has control."""
     with one_blas_thread(), backend.session(False):
         yield
 
@@ -235,7 +235,7 @@ class _Replay:
         return recording.found
 
     def _run(self, steps: Sequence[OpPlan], last: int) -> None:
-        """Runs steps for all samples; some of them on each core, where that is up to us.
+        """Runs steps for all samples; some of them on each core, where that is left to us.
 
         Args:
             steps: neighbours.
@@ -264,7 +264,7 @@ class _Replay:
                 run_some(some)
 
     def _run_together(self, steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str) -> None:
-        """Runs ops that see rows alone on those of several samples: one large product for each.
+        """Runs ops that work row by row on the rows of several samples: a large product for each.
 
         Args:
             steps: neighbours.

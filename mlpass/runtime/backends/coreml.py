@@ -1,4 +1,4 @@
-"""Core ML itself, through coremltools: on macOS alone."""
+"""Core ML itself, through coremltools: only on macOS."""
 
 from __future__ import annotations
 
