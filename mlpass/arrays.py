@@ -150,7 +150,7 @@ def contiguous(values: Array) -> Array:
 
 
 def reshaped(values: Kind, shape: Sequence[int]) -> Kind:
-    """Returns values in another shape, a view where that can be."""
+    """Returns values in another shape, a view where possible."""
     return cast(Kind, namespace(values).reshape(values, tuple(shape)))
 
 
@@ -196,7 +196,7 @@ def ratio(over: Array | float, under: Array) -> Array:
 
 
 def diagonals(matrices: Array) -> Array:
-    """Returns the diagonals of (groups, columns, columns), a view where that can be."""
+    """Returns the diagonals of (groups, columns, columns), a view where possible."""
     return cast(Array, namespace(matrices).linalg.diagonal(matrices))
 
 
@@ -227,7 +227,7 @@ def total(values: Array) -> float:
 
 
 def largest(values: Array) -> float:
-    """Returns the largest magnitude, 0 of nothing."""
+    """Returns the largest magnitude, 0 of an empty array."""
     xp = namespace(values)
     return float(xp.max(xp.abs(values))) if math.prod(values.shape) else 0.0
 

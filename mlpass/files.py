@@ -104,7 +104,7 @@ def check_apart(target: Path, source: Path, what: str) -> None:
 
 @contextlib.contextmanager
 def naming(target: Path, hidden: Path) -> Iterator[None]:
-    """Has an OSError that names nothing, or what is at or below `hidden`, name `target`."""
+    """Makes an OSError name `target` where it names nothing, or something at or below `hidden`."""
     try:
         yield
     except OSError as error:

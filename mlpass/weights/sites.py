@@ -114,7 +114,7 @@ class Site:
     @property
     def _type(self) -> TensorType:
         value_type = self.makers[0].outputs[-1].type
-        assert isinstance(value_type, TensorType)  # find_sites takes tensors alone
+        assert isinstance(value_type, TensorType)  # find_sites only takes tensors
         return value_type
 
 
@@ -245,7 +245,7 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
 
 
 def _is_of_constants(op: Op, graph: _Graph) -> bool:
-    """Returns whether an op makes of constants alone what it makes at every run."""
+    """Returns whether an op makes the same at every run, from nothing but constants."""
     arguments = [argument for several in op.inputs.values() for argument in several]
     return (
         bool(arguments)
@@ -265,7 +265,7 @@ def _note_computed(value: Value, opset: int, place: str, graph: _Graph) -> None:
 
 
 def _identity(op: Op, graph: _Graph) -> Hashable:
-    """Returns what two ops have in common that make one stored weight."""
+    """Returns a key that is equal for two ops that make one stored weight."""
     parts: list[Hashable] = []
     for parameter, arguments in sorted(op.inputs.items()):
         for argument in arguments:
