@@ -95,7 +95,7 @@ class SiteGrams:
             self._users.setdefault(key, set()).add(step.site)
 
     def _activation(self, use: Use) -> Hashable:
-        """Returns what two uses have in common that meet the same inputs."""
+        """Returns a key that is equal for two uses that meet the same inputs."""
         parts = _record(use).key(use.op, use.parameter, use.position)
         return use.op.type, use.parameter, use.position, *map(self._identity, parts)
 
@@ -267,7 +267,7 @@ class _Gathered:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of `total`, which takes a copy to make."""
+        """The shape of `total`, which itself takes a copy to make."""
         return self._sum.shape if self.counts is None else self.counts.shape
 
     @property
@@ -279,7 +279,7 @@ class _Gathered:
 
     @cached_property
     def gram(self) -> Gram:
-        """The same, shared by all sites that meet these inputs alone."""
+        """The same, shared by all sites that meet only these inputs."""
         return Gram(self.total)
 
 
@@ -311,7 +311,7 @@ def _with_gathering(site: Site, total: Array, counts: NDArray[np.float64]) -> Ar
 
 
 def _record(use: Use) -> WeightOp:
-    return WEIGHT_OPS[use.op.type][use.parameter]  # whose uses alone are sites
+    return WEIGHT_OPS[use.op.type][use.parameter]  # which has an entry for every use of a site
 
 
 def _homes(plan: FunctionPlan) -> Iterable[tuple[Op, Block]]:

@@ -1,6 +1,6 @@
 """Batches: a program for one sample runs on many.
 
-A converted program states its batch all over: in the shapes that it reshapes to, in slices, in
+A converted program has its batch size everywhere: in the shapes that it reshapes to, in slices, in
 initial states. So it is not edited. What depends on the samples goes through it as a `Batch`, and
 each op is mapped over that: by a rule where one is known, else by `torch.func.vmap`, else sample by
 sample. A batch of B is B single runs by construction.

@@ -1,4 +1,4 @@
-"""Distillation: training with sample inputs alone, towards what the dense model gives for them."""
+"""Distillation: training with nothing but sample inputs, towards the dense model's outputs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def read_feature(feature: Feature, value: Any, device: torch.device) -> Tensor:
     """Returns an input as a tensor of the type that the program runs on.
 
     Raises:
-        InputError: it is not one.
+        InputError: it is not a tensor of that type.
     """
     if value is None:
         return torch.from_numpy(read_input(feature, None)).to(device)

@@ -88,7 +88,7 @@ def encode_trained(site: Site, master: NDArray[np.float32], keep: Mask | None) -
         keep: its mask, None where it is not pruned.
 
     Raises:
-        ExecutionError: a value is too large for the site's type, or none at all.
+        ExecutionError: a value is too large for the site's type, or is not a number.
     """
     constant = site.constant
     assert constant is not None  # no other is trained

@@ -117,7 +117,7 @@ def prune(
         function_name=function_name,
     )
     if calibration is not None and joint_compression:
-        raise ConfigError("joint_compression: prunes by magnitude alone; give no sample_data")
+        raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
     if is_pymil(source):
         if output is not None and config is not None:
             raise ConfigError(
