@@ -39,7 +39,7 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import NM, Block, Channel, Mode, Percentile
 
-# What a study says itself of how models are run.
+# Options of how models are run, which a study sets itself.
 _SAID = ("sample_data", "backend", "function_name")
 
 

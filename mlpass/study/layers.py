@@ -49,7 +49,7 @@ def measure_layers(
 
 
 def magnitude_errors(setting: Setting, candidates: Sequence[Candidate]) -> list[LayerErrors]:
-    """Returns the first part of what `measure_layers` does.
+    """Returns what `measure_layers` returns first.
 
     Raises:
         CalibrationError: a layer's inputs hold NaN or inf.
@@ -112,7 +112,7 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
 
 
 def calibration_of(setting: Setting, samples: Any, **options: Any) -> Calibration:
-    """Returns how a study runs a model on samples, to look at it alone."""
+    """Returns how a study runs a model on samples, only to look at it."""
     return Calibration(
         Magnitude(),
         load_samples(samples),

@@ -64,7 +64,7 @@ def sweep(
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
         sample_data: as for `prune`. Outputs are compared on it, and methods with data calibrate on
-            it. Without it there are sizes alone.
+            it. Without it only sizes are measured.
         configs: a sequence of configs, or the path of a YAML file with one; None for twenty that
             need no data.
         method: by which to try each, a method, its name, or several; None is by magnitude.
