@@ -53,7 +53,7 @@ def test_json_is_one_document_and_nothing_else(fixtures, tmp_path):
     assert layer["shape"] == [64, 32, 3, 3]
     assert content["bytes_after"] < content["bytes_before"]
     skipped = [layer["skipped"] for layer in content["layers"] if layer["skipped"]]
-    assert skipped == ["its 288 elements are not more than weight_threshold 2048"]
+    assert skipped == ["its 288 elements are no more than weight_threshold 2048"]
 
 
 def test_inspect_lists_functions_ops_and_weights(fixtures, capsys):

@@ -139,7 +139,7 @@ def _unfit(site: Site, weight_threshold: int) -> str | None:
     """Returns why no mode may prune a site, None where one may."""
     size, rank = math.prod(site.shape), len(site.shape)
     if size <= weight_threshold:
-        return f"its {size} elements are not more than weight_threshold {weight_threshold}"
+        return f"its {size} elements are no more than weight_threshold {weight_threshold}"
     if not 2 <= rank <= 5:
         return f"its rank is {rank}; weights of rank 2 to 5 can be pruned"
     return reason_untrained(site)

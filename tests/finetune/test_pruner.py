@@ -119,7 +119,7 @@ def test_report_says_what_is_pruned_and_what_is_skipped(all_layers):
     assert now["first_weight"].mode == "Kernel(0.5)"
     assert now["first_weight"].method == "magnitude"
     assert now["first_weight"].sparsity == pytest.approx(0.5)
-    assert now["head_weight"].skipped == "its 512 elements are not more than weight_threshold 700"
+    assert now["head_weight"].skipped == "its 512 elements are no more than weight_threshold 700"
     assert now["grouped_weight"].skipped == "op_name_configs['grouped'] is None"
     assert report.output is None and report.to_dict()["layers"]
 

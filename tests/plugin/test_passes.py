@@ -135,7 +135,7 @@ def test_a_base_that_is_no_pipeline():
 def test_the_report_is_logged(caplog):
     with caplog.at_level("INFO", "mlpass"):
         run("prune_percentile", {"target_sparsity": "0.75", "weight_threshold": "5000"})
-    assert "its 4096 elements are not more than weight_threshold 5000" in caplog.text
+    assert "its 4096 elements are no more than weight_threshold 5000" in caplog.text
 
 
 def test_a_config_that_is_none_is_an_error_at_once():

@@ -248,7 +248,7 @@ SKIPS = [
         "basic_pitch",
         Percentile(0.5),
         "squeeze_0",
-        "its 256 elements are not more than weight_threshold",
+        "its 256 elements are no more than weight_threshold",
     ),
     ("digits_ios15", Kernel(0.5), "var_1_1_weight_to_fp16", "it has no spatial kernels"),
     (

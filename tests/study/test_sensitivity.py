@@ -50,7 +50,7 @@ def test_what_is_skipped_says_why(fixtures):
     report = mlpass.sensitivity(fixtures / "digits_classifier.mlpackage", image, (0.5,))
     small = report.layers[0]
     assert small.errors == ()
-    assert small.skipped == "its 288 elements are not more than weight_threshold 2048"
+    assert small.skipped == "its 288 elements are no more than weight_threshold 2048"
     assert "skipped: its 288 elements" in str(report)
     every = mlpass.sensitivity(
         fixtures / "digits_classifier.mlpackage", image, (0.5,), weight_threshold=0
