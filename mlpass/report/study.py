@@ -248,7 +248,7 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
     """Returns the trial that `dataclasses.asdict` made a record of.
 
     Raises:
-        LookupError, TypeError, ValueError: it is not a record of a trial.
+        LookupError, TypeError, ValueError: the record is not that of a trial.
     """
     content = dict(record)
     if content["report"] is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, blank, on_host, placed
+from mlpass.arrays import Array, empty_like, on_host, placed
 from mlpass.parallel import map_items
 from mlpass.solvers.products import Part, jobs
 
@@ -31,8 +31,8 @@ def room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Array:
     Rows that are a power of two apart share a few lines of the cache: to transpose them is slow.
     """
     if not on_host(like):
-        return blank(like, shape, mask)
-    return blank(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
+        return empty_like(like, shape, mask)
+    return empty_like(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
 
 
 def turned(weight: Array, order: NDArray[np.intp]) -> Array:

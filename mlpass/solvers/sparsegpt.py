@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from mlpass.arrays import Array, blank, diagonals, namespace, row_dots, total
+from mlpass.arrays import Array, diagonals, empty_like, namespace, row_dots, total
 from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import method
@@ -105,13 +105,13 @@ def sweep(
     change = turned(weight, order)
     if fixed is None and windows[0].columns.size == order.size:  # decided before anything changes
         keep = keep_mask(windows[0].mode, xp.abs(change) * scale[..., None], windows[0].layout)
-        fixed = blank(weight, weight.shape, mask=True)
+        fixed = empty_like(weight, weight.shape, mask=True)
         put_back(keep, fixed, places(order, weight))
     spans = _spans(windows) if fixed is None else _steps(order.size, block_size)
     blocks = list(_blocks(spans, block_size))
     edges = (0, *(parts[-1].right for parts in blocks))
     reach, spreads = factored.reach(edges)
-    result, mask = blank(weight, weight.shape), blank(weight, weight.shape, mask=True)
+    result, mask = empty_like(weight, weight.shape), empty_like(weight, weight.shape, mask=True)
 
     def set_block(number: int) -> float:
         """Sets the columns of a block, and returns the square sum of what its outputs lose."""
