@@ -103,8 +103,8 @@ def _leave(mine: dict[str, int]) -> None:
 def _loaded_libraries() -> list[Any]:
     """Returns threadpoolctl's controller of each BLAS that is loaded now.
 
-    To look for them takes as long as a small solve. A BLAS comes with a module that is imported, so
-    where there is none since, they are those of last time.
+    The search takes up to a tenth of a small solve. A BLAS comes with a module that is imported, so
+    as long as no module came in, the libraries of the last search are all.
     """
     return _libraries_with(len(sys.modules))
 
