@@ -9,6 +9,13 @@ from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.proto import MIL
 
+# Where a message states elements; those of all other types are in its bytes.
+_FIELDS = {
+    "bool": "bools",
+    "fp32": "floats",
+    **dict.fromkeys(("int16", "int32", "uint16"), "ints"),
+    "string": "strings",
+}
 _FIRST_OPSET_WITH_CONSTEXPR_INPUTS = 18
 
 
@@ -84,17 +91,10 @@ def _encode_constant(
         message.blobFileValue.fileName = file_name
         message.blobFileValue.offset = offset
         return
-    tensor = message.immediateValue.tensor
-    if constant.dtype.name == "fp32":
-        tensor.floats.SetInParent()  # marks which field holds the values, even where there are none
-        tensor.floats.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "int32":
-        tensor.ints.SetInParent()
-        tensor.ints.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "bool":
-        tensor.bools.SetInParent()
-        tensor.bools.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "string":
-        tensor.strings.values.append(constant.read())
-    else:
+    tensor, kind = message.immediateValue.tensor, constant.dtype.name
+    if kind not in _FIELDS:
         tensor.bytes.values = constant.load().tobytes()
+        return
+    field, value = getattr(tensor, _FIELDS[kind]), constant.read()
+    field.SetInParent()  # marks which field holds the values, even where there are none
+    field.values.extend([value] if kind == "string" else value.reshape(-1).tolist())

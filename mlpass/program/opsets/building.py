@@ -23,11 +23,11 @@ class Facts:
     """What is known of the values of a function.
 
     Attributes:
-        constants: those that the program states.
+        constants: those that the program states, and those that new ops do.
         makers: the op that makes each.
     """
 
-    constants: Mapping[Value, Constant]
+    constants: dict[Value, Constant]
     makers: Mapping[Value, Op]
 
     @classmethod
@@ -117,6 +117,7 @@ class Builder:
         constant = given if isinstance(given, Constant) else _constant(given)
         name = f"{self.op.outputs[0].name}_{parameter}"
         value = Value(name, constant.type)
+        self.facts.constants[value] = constant
         self.ops.append(Op("const", name, {"val": (constant,)}, (value,)))
         return value
 
