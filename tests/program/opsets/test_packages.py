@@ -19,14 +19,12 @@ from mlpass.program.opsets.packages import raise_package
 from mlpass.runtime.interpreter import Interpreter
 from tests import peer
 from tests.program.opsets.raised import check, package_of, raise_to
-from tests.program.packages import FIXTURES, MODEL, WEIGHTS, read_spec
+from tests.program.packages import FIXTURES, MODEL, read_spec
 from tests.program.test_mixed_opsets import mixed
 from tests.runtime.programs import truth
 
 NAMES = sorted(path.stem for path in FIXTURES.glob("*.mlpackage"))
-OLDER = [
-    name for name in NAMES if read_spec(FIXTURES / f"{name}.mlpackage").specificationVersion < 9
-]
+VERSIONS = {name: read_spec(FIXTURES / f"{name}.mlpackage").specificationVersion for name in NAMES}
 
 
 def predict(package: Path, name: str) -> dict[str, np.ndarray]:
@@ -40,27 +38,25 @@ def predict(package: Path, name: str) -> dict[str, np.ndarray]:
     return Interpreter(package).predict(inputs)
 
 
-@pytest.mark.parametrize("name", OLDER)
+@pytest.mark.parametrize("name", [name for name in NAMES if VERSIONS[name] < 9])
 def test_fixtures_make_the_same_and_coremltools_loads_them(name, tmp_path):
     old = FIXTURES / f"{name}.mlpackage"
-    with Package(old) as package:
-        first = package.programs[0].opset
     before = predict(old, name)
-    for opset in {16: 7, 17: 8, 18: 9}.items():
-        if opset[0] <= first:
+    for opset, version in {16: 7, 17: 8, 18: 9}.items():
+        if version <= VERSIONS[name]:
             continue
-        new = raise_to(old, tmp_path / f"{opset[0]}.mlpackage", opset[0])
+        new = raise_to(old, tmp_path / f"{opset}.mlpackage", opset)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = ct.models.MLModel(str(new), skip_model_load=True)
             programs = peer.load_programs(new)
-        assert model.get_spec().specificationVersion == opset[1]
-        assert {
-            function.opset_version
-            for program in programs
-            for function in program.functions.values()
-        } == {getattr(ct.target, f"iOS{opset[0]}")}
-        assert (new / WEIGHTS).read_bytes() == (old / WEIGHTS).read_bytes()
+        assert model.get_spec().specificationVersion == version
+        functions = [one for program in programs for one in program.functions.values()]
+        assert {one.opset_version for one in functions} == {getattr(ct.target, f"iOS{opset}")}
+        files = [path.relative_to(old) for path in old.rglob("*.bin")]
+        assert files
+        for file in files:
+            assert (new / file).read_bytes() == (old / file).read_bytes()
         for key, array in predict(new, name).items():
             np.testing.assert_array_equal(array, before[key], err_msg=key)
 
