@@ -96,5 +96,5 @@ def _encode_constant(
         tensor.bytes.values = constant.load().tobytes()
         return
     field, value = getattr(tensor, _FIELDS[kind]), constant.read()
-    field.SetInParent()  # marks which field holds the values, even where there are none
+    field.SetInParent()  # marks which field holds the values, even of an empty one
     field.values.extend([value] if kind == "string" else value.reshape(-1).tolist())

@@ -18,6 +18,7 @@ def raise_package(package: Package, opset: int) -> None:
     Raises:
         ConfigError: one of them is for a newer one.
         UnsupportedOpError: `opset` cannot say what some ops do; all are named.
+        ModelFormatError: a constant that decides about an op is broken.
     """
     functions = [one for program in package.programs for one in program.functions.values()]
     newest = max(function.opset for function in functions)
@@ -28,7 +29,7 @@ def raise_package(package: Package, opset: int) -> None:
         )
     if all(function.opset == opset for function in functions):
         return
-    found = [text for function in functions for text in refusals(function, opset)]
+    found = dict.fromkeys(text for function in functions for text in refusals(function, opset))
     if found:
         raise UnsupportedOpError(
             f"{package.path} cannot be raised to iOS{opset}: {'; '.join(found)}. Convert its "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from mlpass.errors import ModelFormatError
 from mlpass.program.ir import Constant, Function, Op, Value
 from mlpass.program.messages import all_operations
 from mlpass.program.milproto import MilProto
@@ -16,15 +17,23 @@ Store = Callable[[Constant], tuple[str, int]]
 
 
 def refusals(function: Function, opset: int) -> list[str]:
-    """Returns which ops of a function `opset` has no words for, each with the reason."""
+    """Returns which ops of a function cannot be said in `opset`, each with the reason.
+
+    Raises:
+        ModelFormatError: a constant that decides about an op is broken.
+    """
     found, facts = [], Facts.of(function)
     for op in function.block.walk():
+        name = op.name or (op.outputs[0].name if op.outputs else "")
         try:
             check(op, facts, function.opset, opset)
             raised(op, facts, function.opset, opset)
         except Refused as reason:
-            name = op.name or (op.outputs[0].name if op.outputs else "")
             found.append(f"{op.type} {name!r}: {reason}")
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{op.type} {name!r}: {error}") from None
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            found.append(f"{op.type} {name!r}: it is not formed as iOS{function.opset} has it")
     return found
 
 

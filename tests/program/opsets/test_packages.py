@@ -19,7 +19,7 @@ from mlpass.program.opsets.packages import raise_package
 from mlpass.runtime.interpreter import Interpreter
 from tests import peer
 from tests.program.opsets.raised import check, package_of, raise_to
-from tests.program.packages import FIXTURES, MODEL, read_spec
+from tests.program.packages import FIXTURES, MODEL, edit_spec, operations, read_spec
 from tests.program.test_mixed_opsets import mixed
 from tests.runtime.programs import truth
 
@@ -133,6 +133,44 @@ def test_bounds_that_are_not_apart(bounds, tmp_path):
     )
     found = check(old, {"x": np.linspace(-1, 1, 9, dtype=np.float32)}, 17)
     assert found == (["clip"] if bounds[0] < bounds[1] else ["maximum", "minimum"])
+
+
+def test_ops_that_are_not_formed_as_their_opset_has_them(tmp_path):
+    def build(x):
+        picked = mb.gather(x=x, indices=np.array([1, 0], np.int32), axis=1, name="picked")
+        return mb.clip(x=picked, alpha=0.5, beta=0.25, name="bounds")
+
+    old = package_of(tmp_path, build, [mb.TensorSpec((2, 5))], 16)
+
+    def edit(spec):
+        for operation in operations(spec):
+            for parameter in ("indices", "beta"):
+                operation.inputs.pop(parameter, None)
+
+    edit_spec(old, edit)
+    text = (
+        "gather 'picked': it is not formed as iOS16 has it; "
+        "clip 'bounds': it is not formed as iOS16 has it"
+    )
+    with pytest.raises(mlpass.UnsupportedOpError, match=text):
+        raise_to(old, tmp_path / "new.mlpackage", 17)
+
+
+def test_a_broken_constant_is_named(tmp_path):
+    def build(x):
+        return mb.gather(x=x, indices=np.array([1, 0, 1], np.int32), axis=1, name="picked")
+
+    old = package_of(tmp_path, build, [mb.TensorSpec((2, 5))], 16)
+
+    def edit(spec):
+        for operation in operations(spec):
+            value = operation.attributes["val"] if operation.type == "const" else None
+            if value is not None and len(value.immediateValue.tensor.ints.values) == 3:
+                del value.immediateValue.tensor.ints.values[:]
+
+    edit_spec(old, edit)
+    with pytest.raises(mlpass.ModelFormatError, match=r"gather 'picked': .* states 0 bytes"):
+        raise_to(old, tmp_path / "new.mlpackage", 17)
 
 
 def test_an_op_that_is_gone_is_named_with_all_others(tmp_path, monkeypatch):
