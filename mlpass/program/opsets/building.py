@@ -111,7 +111,7 @@ class Builder:
         return [*self.ops[:-1], replace(self.ops[-1], name=self.op.name)]
 
     def _argument(self, parameter: str, given: Any) -> Argument:
-        """Returns an argument; a const op states what is no value yet, as in coremltools."""
+        """Returns an argument; a const op states what is not a value yet, as in coremltools."""
         if isinstance(given, Value):
             return given
         constant = given if isinstance(given, Constant) else _constant(given)
