@@ -1,4 +1,4 @@
-"""What changed in MIL's ops from each opset to the next: a rewrite, or why there is none.
+"""What changed in MIL's ops from each opset to the next: a rewrite, or why it needs no rewrite.
 
 A test holds both tables against coremltools' own registry: whatever it defines anew is here.
 """
