@@ -307,9 +307,9 @@ def test_an_allocation_keeps_to_bytes(mlp, tmp_path):
 @pytest.mark.parametrize(
     ("options", "encoding", "share"),
     [
-        ({"quantize": "int4"}, "sparse + quantized", 0.25),
-        ({"quantize": "int8"}, "sparse + quantized", 0.36),
-        ({"palettize": 4}, "sparse + palettized", 0.25),
+        ({"storage": "int4"}, "sparse + quantized", 0.25),
+        ({"storage": "int8"}, "sparse + quantized", 0.36),
+        ({"storage": {"palettize": 4}}, "sparse + palettized", 0.25),
     ],
     ids=str,
 )
