@@ -17,7 +17,7 @@ from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.walk import walk
 from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.parallel import map_items, thread_count
-from mlpass.plan.steps import Step, check_storages, keep_by_cut
+from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.solve import Solution, solve
@@ -52,12 +52,10 @@ def prune_calibrated(
     Raises:
         CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
         ConfigError: the options do not go together.
-        ModelFormatError: a joint form is asked for that the model is too old for.
         UnsupportedOpError: ops without kernels, all named at once.
         ExecutionError: an op failed.
         OSError: the disk is full.
     """
-    check_storages(steps)
     steps = allocate(model, steps, calibration)
     journal.number(step.site for step in steps)
     with _Pruning(steps, calibration, editor, journal) as pruning:

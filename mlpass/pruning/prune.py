@@ -15,7 +15,7 @@ from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
 from mlpass.plan.config import Config, as_config, configured
-from mlpass.plan.steps import Step, plan, rank_globally
+from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package, package_nbytes
@@ -222,12 +222,14 @@ def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -
 
     Raises:
         ConfigError: an entry of the config matches nothing, or two contradict each other.
-        ModelFormatError: a program is too old for joint compression.
+        ModelFormatError: a program is too old for joint compression, or for a storage.
     """
     sites = find_sites(programs)
+    steps = plan(sites, config, joint=joint)
     if joint:
         check_opset(sites)
-    return plan(sites, config, joint=joint)
+    check_storages(steps)
+    return steps
 
 
 def _in_place(
