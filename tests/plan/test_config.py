@@ -142,14 +142,14 @@ def test_a_missing_yaml_is_the_systems_own_error(tmp_path):
         as_config(tmp_path / "none.yaml")
 
 
-JOINT = OpConfig(HALF, Palette(bits=4, group_size=8))
+JOINT = OpConfig(HALF, Palette(bits=4, group_size=16))
 
 
 @pytest.mark.parametrize(
     ("entry", "found"),
     [
-        ({"target_sparsity": 0.5, "palettize": 4, "group_size": 8}, JOINT),
-        ({"target_sparsity": 0.5, "storage": {"palettize": 4, "group_size": 8}}, JOINT),
+        ({"target_sparsity": 0.5, "palettize": 4, "group_size": 16}, JOINT),
+        ({"target_sparsity": 0.5, "storage": {"palettize": 4, "group_size": 16}}, JOINT),
         ({"quantize": "int8"}, OpConfig(storage=Quantized("int8"))),
         ({"storage": "int8", "weight_threshold": 3}, OpConfig(None, Quantized("int8"), 3)),
         (
@@ -222,4 +222,4 @@ def test_an_op_config_checks_its_parts():
         OpConfig(storage=4)
     with pytest.raises(ConfigError, match="weight_threshold: must be an int of 0 or more. Got -1"):
         OpConfig(HALF, weight_threshold=-1)
-    assert str(JOINT) == "Percentile(0.5) + Palette(4, group_size=8)"
+    assert str(JOINT) == "Percentile(0.5) + Palette(4, group_size=16)"

@@ -77,7 +77,7 @@ def test_words_are_those_that_no_mode_has():
     [
         (Quantized("int4"), "Quantized(int4)"),
         (Quantized("int8", 32), "Quantized(int8, block_size=32)"),
-        (Palette("normal_float", 8), "Palette(4, table=normal_float, group_size=8)"),
+        (Palette("normal_float", group_size=16), "Palette(4, table=normal_float, group_size=16)"),
         (Plain(), "Plain()"),
     ],
 )

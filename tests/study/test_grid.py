@@ -49,7 +49,7 @@ def test_storages_are_data_free_without_a_method():
     found = make_candidates(
         [
             {"quantize": "int8"},
-            {"target_sparsity": 0.5, "palettize": 4, "group_size": 8, "method": "sparsegpt"},
+            {"target_sparsity": 0.5, "palettize": 4, "group_size": 16, "method": "sparsegpt"},
             {"config": Percentile(0.5), "storage": "int4"},
             Quantized("int4", 32),
             {"global_config": {"n_m_ratio": [2, 4]}, "quantize": "int4"},
@@ -59,7 +59,7 @@ def test_storages_are_data_free_without_a_method():
     )
     assert [(c.name, c.data_free) for c in found] == [
         ("Quantized(int8)", True),
-        ("Percentile(0.5) + Palette(4, group_size=8)", False),
+        ("Percentile(0.5) + Palette(4, group_size=16)", False),
         ("Percentile(0.5) + Quantized(int4)", True),
         ("Quantized(int4, block_size=32)", True),
         ("NM(2:4) + Quantized(int4)", True),
