@@ -26,7 +26,7 @@ from mlpass.storage.storage import Storage
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate, make_candidates
 from tests.calibrate.layers import SIZE, samples, save, weights, weights_of
-from tests.runtime.programs import program
+from tests.runtime.programs import convert, program
 
 SEEN: list[Storage] = []
 
@@ -108,8 +108,6 @@ def build(x):
 @pytest.fixture
 def model(tmp_path):
     source = program(build, (8, SIZE), opset=NEWEST)
-    from tests.runtime.programs import convert
-
     path = tmp_path / "model.mlpackage"
     convert(source, minimum_deployment_target=NEWEST).save(str(path))
     return path
@@ -165,8 +163,12 @@ def test_yaml(model, tmp_path, toy):
     config.write_text("stairs: 6\nglobal_config: {target_sparsity: 0.5}\n")
     mlpass.prune(model, out, config, force=True, storage="int8")  # the file's own is nearer
     check(out, 0.5, toy(6))
+    config.write_text("op_type_configs: {linear: {target_sparsity: 0.25}}\n")
+    command = ["prune", str(model), "-o", str(out), "--config", str(config), "--stairs", "3"]
+    assert main([*command, "--force"]) == 0  # the flag is for entries that name none
+    check(out, 0.25, toy(3))
     config.write_text("global_config: {stairs: 0}\n")
-    with pytest.raises(ConfigError, match="steps_up: must be a number|steps_up: must be an int in"):
+    with pytest.raises(ConfigError, match="steps_up: must be an int in"):
         mlpass.prune(model, out, config, force=True)
 
 

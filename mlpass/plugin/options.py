@@ -64,7 +64,9 @@ def arguments_of(kind: PassKind, options: Mapping[str, Any]) -> dict[str, Any]:
     if kind.mode is None:
         config = given.pop("config", None)
         if config is None and storage is None:
-            raise ConfigError("needs the option config: a mode, a Config, or the path of a YAML; or a storage")
+            raise ConfigError(
+                "needs the option config, a mode, a Config or a YAML path; or a storage"
+            )
         arguments: dict[str, Any] = {"config": configured(config, storage)}
         if "sample_data" in kind.options:
             if given.get("sample_data") is None:
