@@ -231,7 +231,7 @@ def test_a_whole_config_as_object_and_as_path(tmp_path):
         ("prune_block", {"target_sparsity": "0.5"}, "Block: needs block_size"),
         ("prune_threshold", {"weight_threshold": "-1"}, "weight_threshold: must be an int of 0 or"),
         ("prune_percentile", None, "Percentile: needs target_sparsity"),
-        ("prune", None, "needs the option config: a mode, a Config, or the path of a YAML"),
+        ("prune", None, "needs the option config, a mode, a Config or a YAML path"),
         ("prune", {"config": 3}, "config: must be a mode, a storage"),
         (
             "prune",
