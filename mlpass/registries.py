@@ -223,6 +223,6 @@ def storage(name: str, *, lead: str) -> Callable[[type[Kind]], type[Kind]]:
 
     Args:
         name: in lower case; the flag and the key that take its leading option.
-        lead: the field that this is; "" where there is none, and so neither flag nor key.
+        lead: the field that this is; "" for a storage without options, which has no flag or key.
     """
     return STORAGES.add(name, {"lead": lead})

@@ -75,7 +75,7 @@ def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         given: options by name; strings are read as what they stand for.
 
     Raises:
-        ConfigError: an option is unknown or cannot be.
+        ConfigError: an option is unknown, or its value is not valid.
     """
     given, words = dict(given), method_words()
     arguments: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from mlpass.weights.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
-class Pruned:
+class PrunedParameter:
     """A weight that is pruned.
 
     Attributes:
@@ -38,7 +38,7 @@ class Pruned:
     @property
     def target(self) -> float:
         """The sparsity that its mode leads to."""
-        assert self.mode.target is not None  # `pruned` refuses such a mode
+        assert self.mode.target is not None  # `pruned_parameter` refuses such a mode
         return self.mode.target
 
     @property
@@ -58,7 +58,9 @@ def at_sparsity(mode: Mode, sparsity: float, nested: bool = False) -> Mode:
     return Percentile(sparsity) if none_yet and not nested else reached
 
 
-def pruned(name: str, site: Site, mode: Mode, storage: Storage | None = None) -> Pruned:
+def pruned_parameter(
+    name: str, site: Site, mode: Mode, storage: Storage | None = None
+) -> PrunedParameter:
     """Returns what prunes a site.
 
     Args:
@@ -82,11 +84,11 @@ def pruned(name: str, site: Site, mode: Mode, storage: Storage | None = None) ->
     if storage is not None:
         nothing = np.zeros(site.shape, str(BY_NAME[site.dtype].numpy))
         encode_nearest(site, nothing, nothing == 0, mode, storage)  # likewise
-    return Pruned(name, mode, layout, storage)
+    return PrunedParameter(name, mode, layout, storage)
 
 
 def keep_masks(
-    weights: Sequence[Pruned],
+    weights: Sequence[PrunedParameter],
     masters: Mapping[str, NDArray[Any]],
     sparsities: Mapping[str, float],
     *,
@@ -104,7 +106,7 @@ def keep_masks(
         ExecutionError: a weight holds NaN or inf.
     """
     masks: dict[str, Mask] = {}
-    together: dict[Mode, list[Pruned]] = {}
+    together: dict[Mode, list[PrunedParameter]] = {}
     for weight in weights:
         mode = at_sparsity(weight.mode, sparsities[weight.name], nested)
         if weight.ranked_globally:

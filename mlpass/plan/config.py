@@ -155,7 +155,7 @@ def as_config(config: object) -> Config:
     """Returns any form of config as a `Config`.
 
     Raises:
-        ConfigError: it has no such form, or an entry cannot be read.
+        ConfigError: it is not a config, or holds an option that does not exist.
         OSError: a YAML file cannot be read.
     """
     if isinstance(config, Config):
@@ -180,7 +180,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     """Returns what a YAML file says.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not YAML, or not a mapping.
         OSError: it cannot be read.
     """
     import yaml

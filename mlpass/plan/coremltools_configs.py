@@ -93,7 +93,7 @@ def _quantized(given: Mapping[str, Any]) -> Quantized:
 
 
 def _must_be(name: str, given: Mapping[str, Any], values: tuple[Any, ...]) -> None:
-    """Raises ConfigError where an option is none of the values that a storage here has."""
+    """Raises ConfigError where an option has a value that no storage here stands for."""
     if given[name] not in values:
         raise ConfigError(
             f"{name}: mlpass stores no weights so; it must be {' or '.join(map(repr, values))}. "

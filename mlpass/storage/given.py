@@ -15,7 +15,7 @@ StorageLike = Storage | Mapping[str, Any] | str | None
 
 
 def as_storage(given: object) -> Storage | None:
-    """Returns any form of storage as one; None where there is none.
+    """Returns any form of storage as a `Storage`; None as it is.
 
     Args:
         given: a storage; a mapping such as `{"palettize": 4, "group_size": 8}`; or a text: a
@@ -71,7 +71,7 @@ def take_storage(options: dict[str, Any]) -> Storage | None:
     others = {word: options.pop(word) for word in [*options] if word in words}
     others = {word: value for word, value in others.items() if value is not None}
     if whole is not None and (named or others):
-        raise ConfigError(f"{next(iter({**named, **others}))}: say it in storage itself")
+        raise ConfigError(f"{next(iter({**named, **others}))}: set it in storage itself")
     if len(named) > 1:
         first, second, *_ = named
         raise ConfigError(f"{first}: does not go with {second}; choose one")
@@ -82,7 +82,7 @@ def take_storage(options: dict[str, Any]) -> Storage | None:
             raise ConfigError(f"{word}: {what}")
     for name, value in named.items():
         if isinstance(value, Mapping | Storage) and others:
-            raise ConfigError(f"{next(iter(others))}: say it in {name} itself")
+            raise ConfigError(f"{next(iter(others))}: set it in {name} itself")
         return _built(name, value, {words[word][name].name: each for word, each in others.items()})
     return whole
 

@@ -33,10 +33,10 @@ def weight_of(site: Site) -> NDArray[Any]:
 
 
 def layout_of_site(site: Site) -> Layout:
-    """Returns the layout that the uses of a site agree on; gather tables have none of their own.
+    """Returns the layout that the uses of a site agree on; a gather table does not count.
 
     Raises:
-        NotApplicable: there is none; the text says why.
+        NotApplicable: it is not read as one matrix; the text says why.
     """
     layouts: dict[Layout, str] = {}
     problem = ""
@@ -59,7 +59,7 @@ def layout_to_solve(site: Site, mode: Mode) -> Layout:
     """Returns a site's layout; that of a table where rows are gathered from it alone.
 
     Raises:
-        NotApplicable: there is none, or the mode needs another; the text says why.
+        NotApplicable: it has no layout, or the mode needs another; the text says why.
     """
     try:
         return layout_of_site(site)

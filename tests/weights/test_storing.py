@@ -184,7 +184,7 @@ def test_tables_that_are_for_no_whole_blocks(source):
         solution = solve(
             weight_of(site), gram_of(layout), NM(2, 4), storage=how, method=Wanda(), layout=layout
         )
-        with pytest.raises(NotApplicable, match="6 tables are for no whole blocks of its axes"):
+        with pytest.raises(NotApplicable, match="6 tables do not split its axes into whole blocks"):
             encode_stored(site, solution, how)
 
 
