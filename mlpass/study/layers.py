@@ -20,9 +20,11 @@ from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.samples import load_samples
 from mlpass.solvers.gram import Gram
+from mlpass.solvers.nearest import nearest
 from mlpass.solvers.solve import solve
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Percentile
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
 from mlpass.weights.reading import magnitude
@@ -70,7 +72,12 @@ def _error_of(step: Step | None, weight: NDArray[Any], gram: Gram, layout: Layou
     if step is None or step.skipped or step.mode is None:
         raise NotApplicable("it is not pruned")
     mode = mode_of(step, magnitude(weight))
-    return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
+    if step.storage is None:
+        return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
+    keep = mode.keep(magnitude(weight), layout)
+    found = nearest(weight, keep, step.storage, layout).weight
+    whole = Percentile(0.0)  # it is measured as it is
+    return solve(found, gram, whole, method=Magnitude(), target=weight, layout=layout).error
 
 
 def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path) -> Setting:
