@@ -21,18 +21,15 @@ from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.solve import Solution, solve
-from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.storage.storage import Storage
-from mlpass.weights.joint import check_opset
-from mlpass.weights.ops.gather import table_layout
-from mlpass.weights.ops.record import is_gathered
-from mlpass.weights.reading import layout_of_site, magnitude, weight_of
+from mlpass.weights.reading import layout_of_site, magnitude, matrix_of_site, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import (
     Editor,
     Encoded,
+    check_storage,
     encode_stored,
     encode_weight,
 )
@@ -62,10 +59,8 @@ def prune_calibrated(
         ExecutionError: an op failed.
         OSError: the disk is full.
     """
-    for option in ("quantize", "palettize"):
-        if getattr(calibration, option) is not None:
-            check_opset([step.site for step in steps], option)
-
+    if calibration.storage is not None:
+        check_stored(steps, calibration.storage)
     steps = allocate(model, steps, calibration)
     journal.number(step.site for step in steps)
     with _Pruning(steps, calibration, editor, journal) as pruning:
@@ -79,6 +74,14 @@ def prune_calibrated(
                     if calibration.propagate == "pruned":
                         put(stop, site, weight)
     return pruning.records
+
+
+def check_stored(steps: Sequence[Step], storage: Storage) -> None:
+    """Raises ModelFormatError where a function is too old for what its weights are to become."""
+    members = [step for step in steps if step.skipped is None and step.mode is not None]
+    zeroed = [step.site for step in members if step.mode is None or step.mode.target != 0]
+    check_storage([step.site for step in members], storage)
+    check_storage(zeroed, storage, zeros=True)
 
 
 def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
@@ -183,7 +186,7 @@ class _Pruning:
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
         mode = mode_of(step, score)
-        layout = _layout(step.site, mode)
+        layout = (layout_of_site if mode.structured else matrix_of_site)(step.site)
         try:
             solution = solve(
                 weight,
@@ -196,7 +199,7 @@ class _Pruning:
             )
         except CalibrationError as error:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
-        if solution.keep.all():
+        if solution.keep.all() and self._calibration.storage is None:
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
         return solution
 
@@ -208,16 +211,6 @@ def mode_of(step: Step, score: NDArray[Any]) -> Mode:
         return step.mode
     zeros = score.size - int(np.count_nonzero(keep_by_cut(score, step.cut)))
     return Percentile(min(1.0, (zeros + 0.5) / score.size) if zeros < score.size else 1.0)
-
-
-def _layout(site: Site, mode: Mode) -> Layout:
-    """Returns a site's layout; that of a table where it is gathered from alone."""
-    try:
-        return layout_of_site(site)
-    except NotApplicable:
-        if mode.structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
-            raise
-        return table_layout(site.shape)
 
 
 def _encoded(site: Site, solution: Solution[NDArray[Any]], storage: Storage | None) -> Encoded:

@@ -13,6 +13,7 @@ from mlpass.parallel import map_slabs
 from mlpass.runtime.materialize import materialize
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.select import keys_of
+from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.sites import Site
 
@@ -51,6 +52,20 @@ def layout_of_site(site: Site) -> Layout:
     if len(layouts) > 1:
         raise NotApplicable(f"{' and '.join(layouts.values())} read it in different layouts")
     return next(iter(layouts))
+
+
+def matrix_of_site(site: Site) -> Layout:
+    """Returns a site's layout; that of a table, its rows one by one, where it is gathered from.
+
+    Raises:
+        NotApplicable: there is none; the text says why.
+    """
+    try:
+        return layout_of_site(site)
+    except NotApplicable:
+        if not all(is_gathered(use.op.type, use.parameter) for use in site.uses):
+            raise
+        return table_layout(site.shape)
 
 
 def magnitude(weight: NDArray[Any]) -> NDArray[Any]:

@@ -68,7 +68,7 @@ def test_every_option_of_a_method(method):
         ({"quantize": Quantized("uint8")}, {"quantize": "uint8"}),
         (
             {"palettize": {"table": "normal_float", "group_size": 8}},
-            {"palettize": Palette("normal_float", 8)},
+            {"palettize": Palette(4, 8, "normal_float")},
         ),
     ],
     ids=str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 
 import coremltools as ct
@@ -156,7 +157,7 @@ def test_quantized_weights_decode_to_the_solution(source, tmp_path, dtype, block
 def test_palettized_weights_decode_to_the_solution(source, tmp_path, table, group_size):
     def find(weight, gram, layout):
         rows = layout.sizes[0] * layout.sizes[1]
-        how = Palette(table, group_size and min(group_size, rows))
+        how = Palette(4, group_size and min(group_size, rows), table)
         return solve(
             weight, gram, Percentile(0.5), storage=how, method=SparseGPT(), layout=layout
         ), how
@@ -174,18 +175,6 @@ def test_palettized_weights_decode_to_the_solution(source, tmp_path, table, grou
 
 def site_of(package, name):
     return next(site for site in find_sites(package.programs) if site.shape == SHAPES[name])
-
-
-def test_tables_that_are_for_no_whole_blocks(source):
-    with Package(source) as package:
-        site = site_of(package, "batched")  # 8 groups of 24 rows
-        layout = layout_of_site(site)
-        how = Palette("kmeans", 32)
-        solution = solve(
-            weight_of(site), gram_of(layout), NM(2, 4), storage=how, method=Wanda(), layout=layout
-        )
-        with pytest.raises(NotApplicable, match="6 tables are for no whole blocks of its axes"):
-            encode_stored(site, solution, how)
 
 
 @pytest.mark.parametrize("kept", [0, 1])
@@ -217,11 +206,25 @@ def test_small_constants_are_stated_in_the_program(source):
 def test_older_models_say_what_to_do():
     with Package(FIXTURES / "tiny_lm.mlpackage") as package:
         site = find_sites(package.programs)[0]
-        text = "needs an iOS18 model, this is iOS17: convert with minimum_deployment_target=core"
-        with pytest.raises(ModelFormatError, match=f"quantize {text}"):
-            encode_stored(site, None, Quantized())
-        with pytest.raises(ModelFormatError, match=f"palettize {text}"):
-            encode_stored(site, None, Palette())
+        cure = 'needs iOS18: minimum_deployment_target="iOS18"'
+        for storage, text in [
+            (Quantized("int4"), f"quantize: int4 {cure}"),
+            (Quantized("uint8", 32), f"quantize: block_size=32 {cure}"),
+            (Palette(), f"palettize: group_size=8 {cure}"),
+            (Palette(3, 0), f"palettize: bits=3 {cure}"),
+        ]:
+            with pytest.raises(ModelFormatError, match=re.escape(text)) as raised:
+                encode_stored(site, None, storage)
+            assert "this model is iOS17. Or ask for " in str(raised.value)
+        zeroed = solve(
+            np.ones((4, 8), np.float32),
+            np.eye(8, dtype=np.float32),
+            NM(2, 4),
+            storage=Quantized(),
+            method=Wanda(),
+        )
+        with pytest.raises(ModelFormatError, match="quantize: a mask, which zeros take, needs"):
+            encode_stored(site, zeroed, Quantized())
 
 
 def test_what_is_compressed_is_left():
