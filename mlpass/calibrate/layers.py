@@ -23,7 +23,7 @@ from mlpass.runtime.stop import Stop
 from mlpass.solvers.solve import Solution, solve
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.storage.storage import Storage
-from mlpass.weights.reading import layout_of_site, magnitude, matrix_of_site, weight_of
+from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import (
@@ -186,7 +186,7 @@ class _Pruning:
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
         mode = mode_of(step, score)
-        layout = (layout_of_site if mode.structured else matrix_of_site)(step.site)
+        layout = layout_to_solve(step.site, mode)
         try:
             solution = solve(
                 weight,

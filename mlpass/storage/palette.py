@@ -132,7 +132,9 @@ class Palette(Storage):
             if len(tables) > 1:
                 raise not_before_ios18(f"a palette of {len(tables)} tables")
             shape = np.array(layout.shape, np.uint32)
-            return Stored(_FORM, "indices", element, {"lut": tables[0], "shape": shape})
+            return Stored(
+                _FORM, "indices", element, {"lut": tables[0], "shape": shape}, packed=True
+            )
         blocks = np.zeros((1,) * len(layout.shape), np.intp)
         if len(tables) > 1:
             blocks = layout.tabled(len(tables)).join(np.arange(len(tables)))

@@ -64,12 +64,14 @@ class Stored(NamedTuple):
         codes: the parameter of that op that the codes are.
         element: the MIL type of a code.
         others: the op's other parameters.
+        packed: whether the op takes codes as the bytes that they are packed in.
     """
 
     form: str
     codes: str
     element: str
     others: dict[str, NDArray[Any]]
+    packed: bool = False
 
 
 class Storage:

@@ -12,6 +12,7 @@ from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.parallel import map_slabs
 from mlpass.runtime.materialize import materialize
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.select import keys_of
 from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered, layout_of
@@ -54,16 +55,21 @@ def layout_of_site(site: Site) -> Layout:
     return next(iter(layouts))
 
 
-def matrix_of_site(site: Site) -> Layout:
-    """Returns a site's layout; that of a table, its rows one by one, where it is gathered from.
+def layout_to_solve(site: Site, mode: Mode | None = None) -> Layout:
+    """Returns a site's layout; that of a table where rows are gathered from it alone.
+
+    Args:
+        site: whose weight it is.
+        mode: by which it is pruned; None where any will do.
 
     Raises:
-        NotApplicable: there is none; the text says why.
+        NotApplicable: there is none, or the mode needs another; the text says why.
     """
     try:
         return layout_of_site(site)
     except NotApplicable:
-        if not all(is_gathered(use.op.type, use.parameter) for use in site.uses):
+        structured = mode is not None and mode.structured
+        if structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
             raise
         return table_layout(site.shape)
 

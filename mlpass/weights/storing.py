@@ -19,7 +19,7 @@ from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import pack, zero_out
 from mlpass.storage.storage import NEEDS_IOS18, Storage
 from mlpass.weights.joint import joint_ops
-from mlpass.weights.reading import matrix_of_site
+from mlpass.weights.reading import layout_to_solve
 from mlpass.weights.record import ATTRIBUTES, encoding_of, nbytes_of
 from mlpass.weights.sites import Site
 
@@ -105,7 +105,7 @@ def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage
     beside = site.constant
     if beside is None:
         raise NotApplicable(str(site.refusal))
-    layout = matrix_of_site(site)
+    layout = layout_to_solve(site)
     nonzero = solution.weight != 0
     size, kept = nonzero.size, int(np.count_nonzero(nonzero))
     masked = not solution.keep.all() and storage.masked(size, kept)
@@ -145,8 +145,6 @@ def _stored_op(
 
     def constant(array: NDArray[Any], element: str) -> Constant:
         raw = pack_elements(array, BY_NAME[element])
-        if opset < encode.SUB_BYTE_OPSET and BY_NAME[element].bits < 8:  # stated as their bytes
-            return Constant.packed(raw, "uint8", raw.shape, beside)
         return Constant.packed(raw, element, array.shape, beside)
 
     def other(name: str, array: NDArray[Any]) -> Constant:
@@ -158,6 +156,9 @@ def _stored_op(
     codes = parts["codes"]
     if nonzero is None:
         elements = constant(codes, stored.element)
+        if stored.packed:
+            raw = pack_elements(codes, BY_NAME[stored.element])
+            elements = Constant.packed(raw, "uint8", raw.shape, beside)
         return lambda maker: [
             encode.whole(maker, stored.form, {stored.codes: (elements,), **others})
         ]

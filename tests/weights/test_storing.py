@@ -40,11 +40,11 @@ SHAPES = {
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
 
 
-def build(weights):
+def build(weights, target=ct.target.iOS18):
     """Returns a program with one op for each of the weights."""
     specs = [mb.TensorSpec((1, 64, 8)), mb.TensorSpec((1, 64, 8, 4)), mb.TensorSpec((8, 5, 64))]
 
-    @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
+    @mb.program(input_specs=specs, opset_version=target)
     def program(signal, image, cube):
         rows = mb.transpose(x=signal, perm=[0, 2, 1])
         return (
@@ -64,23 +64,28 @@ def build(weights):
 @pytest.fixture(scope="module", params=DTYPES)
 def source(request, tmp_path_factory):
     """A package with one weight of each kind, iOS18."""
+    path = tmp_path_factory.mktemp("joint") / "source.mlpackage"
+    write_source(path, request.param, ct.target.iOS18)
+    return path
+
+
+def write_source(path, dtype, target):
+    """Writes a package with one weight of each kind."""
     generator = np.random.default_rng(3)
     weights = {
         name: generator.standard_normal(shape, np.float32) / 8 for name, shape in SHAPES.items()
     }
-    precision = ct.precision.FLOAT16 if request.param == "fp16" else ct.precision.FLOAT32
+    precision = ct.precision.FLOAT16 if dtype == "fp16" else ct.precision.FLOAT32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # coremltools leaves a directory behind
         model = ct.convert(
-            build(weights),
+            build(weights, target),
             convert_to="mlprogram",
             compute_precision=precision,
-            minimum_deployment_target=ct.target.iOS18,
+            minimum_deployment_target=target,
             skip_model_load=True,
         )
-        path = tmp_path_factory.mktemp("joint") / "source.mlpackage"
         model.save(str(path))
-    return path
 
 
 @functools.cache
@@ -106,13 +111,22 @@ def rewrite(source, target, find):
     return written
 
 
-def check_decoded(target, written, encoding):
-    """Fails where what is stored is not the solution, or not what was said of it."""
+def check_decoded(target, written, encoding, *, only=False):
+    """Fails where what is stored is not the solution, or not what was said of it.
+
+    Args:
+        target: the package.
+        written: by weight, its site, solution and how it was said to be stored.
+        encoding: that all of them have.
+        only: whether to leave those out that have another.
+    """
     ops = {op.outputs[-1].name: op for op in peer.all_ops(peer.load_programs(target))}
     with Package(target) as package:
         found = {site.name: site for site in find_sites(package.programs)}
         assert set(found) == set(written)
         for name, (site, solution, encoded) in written.items():
+            if only and encoded.encoding != encoding:
+                continue
             wanted = solution.weight + 0  # a zero has no sign once it is not stored
             assert wanted.dtype == DTYPES[site.dtype]
             assert peer.same(peer.value_of(ops[name]), wanted)
