@@ -68,7 +68,7 @@ class Quantized(Storage):
     def limits(self) -> tuple[int, int]:
         """The lowest and the highest code."""
         levels = 1 << self.code_bits
-        return (1 - levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
+        return (-levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
 
     @property
     def code_bits(self) -> int:
@@ -190,15 +190,14 @@ class _Grid:
         lowest = np.minimum(values.min(axis=2), 0)
         highest = np.maximum(values.max(axis=2), 0)
         if self.quantization.symmetric:
-            highest = np.maximum(highest, -lowest)
-            lowest = np.zeros_like(highest)
-            steps = high
+            width = np.maximum(highest / high, lowest / low)
+            lowest = np.zeros_like(width)
         else:
-            steps = high - low
+            width = (highest - lowest) / (high - low)
         best = np.full(highest.shape, np.inf, np.float32)
         found = np.ones_like(highest), np.zeros_like(highest)
         for shrink in _SHRINKS:
-            scale = (highest - lowest) * np.float32(shrink / steps)
+            scale = width * np.float32(shrink)
             scale = scale.astype(self.dtype).astype(np.float32)  # as it will be stored
             scale = np.where(scale > 0, scale, np.float32(1))
             offset = np.clip(np.rint(-lowest * np.float32(shrink) / scale), low, high)
