@@ -114,7 +114,10 @@ def test_config_file_and_weight_threshold(fixtures, tmp_path, capsys):
         (["--block-size", "4"], "no mode: give one of target_sparsity, n_m_ratio and threshold"),
         (["--threshold", "1", "--dim", "0"], "dim: does not go with Threshold"),
         (["--target-sparsity", "0.5", "--weight-threshold", "-1"], "weight_threshold: must be an"),
-        (["--config", "x", "--dim", "0"], "--config says it all: --dim cannot go with it"),
+        (
+            ["--config", "x", "--dim", "0"],
+            "--config and --dim do not go together; put it all in the file",
+        ),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
@@ -143,7 +146,7 @@ def test_failures_are_one_line_and_end_with_1(fixtures, tmp_path, capsys):
         capsys, "prune", tmp_path / "none.mlpackage", "-o", out, *half
     )
     out.mkdir()
-    assert "exists: name another target, or force it (--force)" in failure(
+    assert "already exists; pass --force to replace it, or name another target" in failure(
         capsys, "prune", model, "-o", out, *half
     )
     assert "a package's name must end in .mlpackage" in failure(

@@ -77,7 +77,7 @@ class BlobFile:
             first: how many of them to read; None is all.
 
         Raises:
-            ModelFormatError: the blob is not all of that.
+            ModelFormatError: the blob does not hold all of that.
         """
         header = self._header(offset, dtype, count)
         nbytes = header.nbytes if first is None else dtype.nbytes(first)
@@ -103,7 +103,7 @@ class BlobFile:
     def _header(self, offset: int, dtype: DType, count: int) -> _Header:
         where = f"{self.path}: the blob at {offset}"
         if offset % _ALIGNMENT:
-            raise ModelFormatError(f"{where}: the offset is no multiple of {_ALIGNMENT}")
+            raise ModelFormatError(f"{where}: the offset is not a multiple of {_ALIGNMENT}")
         raw = self._read(offset, _BLOB_HEADER.size, f"the blob header at {offset}")
         sentinel, *rest = _BLOB_HEADER.unpack(raw.tobytes())
         header = _Header(*rest)

@@ -71,7 +71,7 @@ def _encode_constant(
         return
     tensor = message.immediateValue.tensor
     if constant.dtype.name == "fp32":
-        tensor.floats.SetInParent()  # marks which field holds the values, even where there are none
+        tensor.floats.SetInParent()  # marks which field holds the values, even an empty one
         tensor.floats.values.extend(constant.read().reshape(-1).tolist())
     elif constant.dtype.name == "int32":
         tensor.ints.SetInParent()

@@ -55,7 +55,7 @@ class Package:
             spec: a model message to take in the place of the one that is stored there.
 
         Raises:
-            ModelFormatError: it is no package with an ML Program, or a broken one.
+            ModelFormatError: it is not a package with an ML Program, or is broken.
             OSError: it cannot be read.
         """
         self.path = Path(path)
@@ -148,7 +148,7 @@ class Package:
 
 
 def pipeline_of(model: Any) -> Any:
-    """Returns the pipeline that a model message holds, None where it is no pipeline."""
+    """Returns the pipeline that a model message holds, None where it is not a pipeline."""
     unwrap = _PIPELINES.get(model.WhichOneof("Type"))
     return unwrap(model) if unwrap else None
 
@@ -262,7 +262,9 @@ def _parse(path: Path) -> Any:
     try:
         spec.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ModelFormatError(f"{path}: is no Core ML model message: {error}") from None
+        raise ModelFormatError(
+            f"{path}: is not a Core ML model message: {error}; copy or convert the model again"
+        ) from None
     return spec
 
 
@@ -283,7 +285,7 @@ def _ml_programs(model: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]
         yield name, model
     else:
         raise ModelFormatError(
-            f"{path}: holds a {kind or 'model of unknown kind'}; mlpass reads ML Programs alone "
+            f"{path}: holds a {kind or 'model of unknown kind'}; mlpass only reads ML Programs "
             "(convert with coremltools' convert_to='mlprogram')"
         )
 
@@ -312,9 +314,9 @@ def _contents(package: Path) -> tuple[list[Path], list[Path]]:
         for name in directories + names:
             path = Path(directory, name)
             if path.is_symlink() and (path.is_dir() or not is_within(path, package)):
-                raise ModelFormatError(f"{path}: is a link that leads out of its place")
+                raise ModelFormatError(f"{path}: is a link that leads out of the package")
             if not path.is_dir() and not path.is_file():
-                raise ModelFormatError(f"{path}: is no regular file")
+                raise ModelFormatError(f"{path}: is not a regular file")
         all_directories += [Path(directory, name) for name in directories]
         files += [Path(directory, name) for name in names]
     return sorted(all_directories), sorted(files)

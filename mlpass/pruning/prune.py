@@ -93,10 +93,10 @@ def prune(
         resume: whether to go on with what a run that died had finished, rather than anew.
 
     Raises:
-        ConfigError: the config or the options say what cannot be.
+        ConfigError: the config or an option is not valid.
         CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
-        ModelFormatError: `source` is no package with an ML Program, or a broken one; or a `Program`
-            older than iOS16; or older than iOS18 where a joint form is asked for.
+        ModelFormatError: `source` is not a package with an ML Program, or is broken; or a `Program`
+            is older than iOS16; or older than iOS18 where a joint form is asked for.
         UnsupportedOpError: samples are given, and the program has ops without kernels.
         OutputExistsError: `output` exists and `force` is False.
         OutputBusyError: another calibrated run is writing it.
@@ -117,7 +117,7 @@ def prune(
         function_name=function_name,
     )
     if calibration is not None and joint_compression:
-        raise ConfigError("joint_compression: prunes by magnitude alone; give no sample_data")
+        raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
     if is_pymil(source):
         if output is not None and config is not None:
             raise ConfigError(
@@ -206,7 +206,7 @@ def prune_in_place(
         joint_compression: as for `prune`.
 
     Raises:
-        ConfigError: the config says what cannot be.
+        ConfigError: the config is not valid.
         CalibrationError: the samples do not fit.
         ModelFormatError: the program is older than iOS16; than iOS18 for joint forms.
         UnsupportedOpError: samples are given, and the program has ops without kernels.

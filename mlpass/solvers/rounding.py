@@ -26,7 +26,7 @@ def prune_rounded(problem: Problem, method: Method, grid: Grid) -> Pruned:
         grid: of the weight's storage.
 
     Raises:
-        CalibrationError: the Gram is none.
+        CalibrationError: the Gram is not positive semidefinite.
         NotApplicable: the mode does not fit this weight.
     """
     pruned = method.prune(problem)

@@ -42,7 +42,7 @@ def joint_ops(site: Site, keep: Mask) -> tuple[list[tuple[Op, list[Op]]], int]:
         keep: of the weight as the ops read it; False where it is zero already.
 
     Raises:
-        NotApplicable: its joint form would not pay, or there is none; the text says why.
+        NotApplicable: its joint form does not exist, or would not be smaller; the text says why.
     """
     stored_name = encode.JOINT_FORMS[site.makers[0].type][0]
     (stored,) = site.makers[0].inputs[stored_name]

@@ -202,8 +202,8 @@ class Broken(NamedTuple):
 
 
 BROKEN = {
-    "no multiple of 64": Broken(
-        lambda _: None, "the blob at 65: the offset is no multiple of 64", 65
+    "not a multiple of 64": Broken(
+        lambda _: None, "the blob at 65: the offset is not a multiple of 64", 65
     ),
     "offset past the end": Broken(
         lambda _: None, "the blob header at 6400 ends at 6464, past the end of the file", 6400
