@@ -155,10 +155,9 @@ def _stored_op(
     others = {name: (other(name, array),) for name, array in stored.others.items()}
     codes = parts["codes"]
     if nonzero is None:
-        elements = constant(codes, stored.element)
-        if stored.packed:
-            raw = pack_elements(codes, BY_NAME[stored.element])
-            elements = Constant.packed(raw, "uint8", raw.shape, beside)
+        if stored.packed:  # as the bytes that they make
+            codes = pack_elements(codes, BY_NAME[stored.element])
+        elements = constant(codes, "uint8" if stored.packed else stored.element)
         return lambda maker: [
             encode.whole(maker, stored.form, {stored.codes: (elements,), **others})
         ]
