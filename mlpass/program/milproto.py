@@ -84,14 +84,19 @@ class MilProto:
         return op in self._places
 
     def replace(
-        self, op: ir.Op, new_ops: Sequence[ir.Op], store: Callable[[ir.Constant], tuple[str, int]]
+        self,
+        op: ir.Op,
+        new_ops: Sequence[ir.Op],
+        store: Callable[[ir.Constant], tuple[str, int]],
+        opset: int | None = None,
     ) -> None:
-        """Puts `new_ops` in the place of `op`; the last has outputs of the same names.
+        """Puts `new_ops` in the place of `op`, of this program.
 
         Args:
-            op: of this program.
-            new_ops: in order of execution; all but the last get names that are free.
+            op: what it makes keeps its names, and so does the last of the new ops.
+            new_ops: in order of execution; all else about them gets names that are free.
             store: writes a constant to a weight file and returns (file name, offset).
+            opset: that they are written for; None for the function's own.
         """
         container, message = self._places.pop(op)
         for arguments in op.inputs.values():
@@ -102,8 +107,8 @@ class MilProto:
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
             self.sparse.add(function)
-        opset = self.program.functions[function].opset
-        named = with_free_names(new_ops, self.names[function])
+        opset = opset or self.program.functions[function].opset
+        named = with_free_names(new_ops, self.names[function], op.outputs)
         *before, last = (encode_op(new, opset, store) for new in named)
         if before:
             index = _index_of(message, container)
