@@ -55,8 +55,12 @@ def layout_of_site(site: Site) -> Layout:
     return next(iter(layouts))
 
 
-def layout_to_solve(site: Site, mode: Mode) -> Layout:
+def layout_to_solve(site: Site, mode: Mode | None = None) -> Layout:
     """Returns a site's layout; that of a table where rows are gathered from it alone.
+
+    Args:
+        site: whose weight it is.
+        mode: by which it is pruned; None where any will do.
 
     Raises:
         NotApplicable: it has no layout, or the mode needs another; the text says why.
@@ -64,7 +68,8 @@ def layout_to_solve(site: Site, mode: Mode) -> Layout:
     try:
         return layout_of_site(site)
     except NotApplicable:
-        if mode.structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
+        structured = mode is not None and mode.structured
+        if structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
             raise
         return table_layout(site.shape)
 
