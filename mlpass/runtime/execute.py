@@ -7,14 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlpass.arrays import Array, Namespace
 from mlpass.errors import ExecutionError, MlpassError
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.ops import Source, label_of
 from mlpass.runtime.plan import BlockPlan, Plan, Step
-
-Array = Any
 
 
 class Listener(Protocol):
@@ -27,8 +26,8 @@ class Listener(Protocol):
         """Sees `op` and its results."""
 
 
-class Values(dict[Source, Array]):
-    """The values at hand, and behind them the constants.
+class Values(dict[Source, Any]):
+    """The values at hand, arrays and what else kernels make, and behind them the constants.
 
     Attributes:
         constants: of the function.
@@ -39,7 +38,7 @@ class Values(dict[Source, Array]):
         super().__init__()
         self.constants = constants
 
-    def __missing__(self, source: Source) -> Array:
+    def __missing__(self, source: Source) -> Any:
         return self.constants[source]
 
     def of(self, source: Source | tuple[Source, ...]) -> Any:
@@ -110,7 +109,7 @@ class Run:
         self,
         values: Values,
         wanted: Collection[Value],
-        xp: Any,
+        xp: Namespace,
         listeners: Sequence[Listener] = (),
     ) -> None:
         """Has run nothing yet.
@@ -210,13 +209,14 @@ class _Reading(Mapping[str, Any]):
 
     def __init__(self, values: Values, step: Step) -> None:
         self._values = values
+        self._step = step
         self._sources = dict(step.arguments)
         self._given = {parameter for parameter, _ in step.given}
 
     def __getitem__(self, parameter: str) -> Any:
         source, values = self._sources[parameter], self._values
         if parameter not in self._given:
-            return values.constants.argument(parameter, source)
+            return values.constants.argument(self._step, parameter, source)
         return values.of(source)
 
     def __iter__(self) -> Iterator[str]:

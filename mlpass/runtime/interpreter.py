@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from mlpass.arrays import Array
 from mlpass.errors import (
     InputError,
     MlpassError,
@@ -24,7 +25,6 @@ from mlpass.runtime.plan import Plan, plan_function
 from mlpass.runtime.sources import Source, close_with, open_source
 from mlpass.runtime.state import State
 
-Array = Any
 Inputs = Mapping[str, Any]
 Outputs = dict[str, Any]
 

@@ -38,8 +38,6 @@ from mlpass.runtime.stretches import (
     uses_of,
 )
 
-Array = Any
-
 MEMORY_BUDGET = 2 << 30
 
 

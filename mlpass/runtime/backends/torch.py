@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import array_api_compat.torch as xp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlpass.arrays import Namespace
 from mlpass.errors import BackendError
 from mlpass.runtime.backends.backend import Backend
 
@@ -44,7 +45,7 @@ def torch_backend(device: str) -> Backend:
         # Arrays that kernels make are to be where their arguments are.
         return mode if place.type == "cpu" else _both(mode, place)
 
-    return Backend("torch", xp, from_numpy, to_numpy, session)
+    return Backend("torch", cast(Namespace, xp), from_numpy, to_numpy, session)
 
 
 @contextmanager

@@ -6,11 +6,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlpass.arrays import Array
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.ir import Op
 from mlpass.sparsity.layout import Layout
-
-Array = Any
 
 
 def other_arguments(op: Op, parameter: str, position: int) -> Iterator[Hashable]:
