@@ -81,7 +81,7 @@ def prune_calibrated(
     return pruning.records
 
 
-def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
+def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
     """Lets a program go on with another weight."""
     for value in (maker.outputs[-1] for maker in site.makers):
         if value in stop.constants:  # other functions may share it
@@ -201,7 +201,7 @@ class _Pruning:
         return solution
 
 
-def mode_of(step: Step, score: NDArray[Any]) -> Mode:
+def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:
     """Returns the mode of a step; where it ranks all weights together, this one's share of it."""
     assert step.mode is not None
     if step.cut is None:

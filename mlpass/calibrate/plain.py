@@ -52,7 +52,7 @@ def calibration_words(*, without: Collection[str] = ()) -> list[str]:
     return ["sample_data", "method", *method_words(), *storage_words(), *options]
 
 
-def method_of(method: object, given: Mapping[str, Any] | None = None) -> Method:
+def method_of(method: object, given: Mapping[str, object] | None = None) -> Method:
     """Returns a method given as one, by its name, or as a mapping of it and its options.
 
     Args:
@@ -78,7 +78,7 @@ def method_of(method: object, given: Mapping[str, Any] | None = None) -> Method:
     return built
 
 
-def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+def plain_arguments(given: Mapping[str, object]) -> dict[str, Any]:
     """Returns the arguments of `make_calibration` that plain options stand for.
 
     Args:
@@ -110,7 +110,7 @@ def _words_of(name: str) -> dict[str, Option]:
     return {key: words[key] for key in words if key == name or key.startswith(f"{name}_")}
 
 
-def _storage(name: str, found: Mapping[str, Any]) -> Any:
+def _storage(name: str, found: Mapping[str, object]) -> Any:
     """Returns a storage as it was given; one object where several options say it."""
     words, entry = _words_of(name), STORAGES[name]
     others = {key: value for key, value in found.items() if key != name and value is not None}

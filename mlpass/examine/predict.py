@@ -57,7 +57,7 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) ->
                 write(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
 
 
-def as_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def as_arrays(outputs: Mapping[str, object]) -> dict[str, np.ndarray[Any, Any]]:
     """Returns outputs as arrays; probabilities by label as two, NAME and NAME.labels.
 
     Where an output has that very name, underscores follow until it is free.

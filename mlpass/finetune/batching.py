@@ -105,7 +105,7 @@ def _filled(arguments: Mapping[str, Any], samples: Iterator[Tensor]) -> dict[str
     return {parameter: fill(value) for parameter, value in arguments.items()}
 
 
-def _each(function: Callable[[Any], Any], made: Any) -> Any:
+def _each(function: Callable[[Any], Any], made: object) -> Any:
     return tuple(map(function, made)) if isinstance(made, tuple) else function(made)
 
 

@@ -43,7 +43,7 @@ def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
 def distill(
     module: ProgramModule,
     dense: Any,
-    samples: Any,
+    samples: object,
     steps: int,
     *,
     optimizer: torch.optim.Optimizer | None = None,

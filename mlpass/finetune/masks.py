@@ -73,7 +73,7 @@ def pruned(name: str, site: Site, mode: Mode) -> Pruned:
 
 def keep_masks(
     weights: Sequence[Pruned],
-    masters: Mapping[str, NDArray[Any]],
+    masters: Mapping[str, NDArray[np.generic]],
     sparsities: Mapping[str, float],
     *,
     nested: bool,
@@ -106,7 +106,7 @@ def keep_masks(
     return masks
 
 
-def _score(name: str, masters: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _score(name: str, masters: Mapping[str, NDArray[np.generic]]) -> NDArray[Any]:
     try:
         return magnitude(masters[name])
     except NotApplicable as reason:

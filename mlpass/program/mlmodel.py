@@ -61,7 +61,7 @@ def check_outside(output: str | os.PathLike[str], source: Any, what: str) -> Non
         check_apart(Path(output), Path(place), what)
 
 
-def make_mlmodel(write: Callable[[Path], object], like: Any) -> Any:
+def make_mlmodel(write: Callable[[Path], object], like: object) -> Any:
     """Returns the package that `write` writes to a path as an `MLModel`, and deletes it with that.
 
     Where that is kept until then, it goes when the interpreter exits.

@@ -47,7 +47,7 @@ def raise_to_sparse(model: Any, part: MilProto) -> None:
         model.specificationVersion = max(model.specificationVersion, _SPARSE_SPECIFICATION_VERSION)
 
 
-def _state_defaults(block: Any, taken: set[str]) -> None:
+def _state_defaults(block: object, taken: set[str]) -> None:
     for container, operation in list(all_operations(block)):
         for parameter, value in _NEW_PARAMETERS.get(operation.type, {}).items():
             if parameter in operation.inputs or not operation.outputs:

@@ -144,7 +144,7 @@ class Constants:
                 arguments[parameter] = made[argument]
         return decompress(maker, arguments, self._plan.function.opset)
 
-    def _placed(self, source: Source, value: Any) -> Any:
+    def _placed(self, source: Source, value: object) -> Any:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
             return value
         stays = source in self._plan.attributes
@@ -154,7 +154,7 @@ class Constants:
         return self._backend.from_numpy(value)
 
 
-def _widened(value: Any) -> Any:
+def _widened(value: object) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return widened(value)
     if isinstance(value, np.ndarray) and value.dtype == np.int64:

@@ -19,10 +19,10 @@ from mlpass.runtime.plan import BlockPlan, Plan, Step
 class Listener(Protocol):
     """Something that sees each op run, those of nested blocks included."""
 
-    def before(self, op: Op, inputs: Mapping[str, Any]) -> None:
+    def before(self, op: Op, inputs: Mapping[str, object]) -> None:
         """Sees `op` and its arguments before it runs: data are arrays of the backend."""
 
-    def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
+    def after(self, op: Op, outputs: tuple[object, ...]) -> None:
         """Sees `op` and its results."""
 
 
@@ -154,7 +154,7 @@ class Run:
             self.finish(step, results)
             del results  # or what nothing reads would live on through the next op
 
-    def finish(self, step: Step, results: tuple[Any, ...]) -> None:
+    def finish(self, step: Step, results: tuple[object, ...]) -> None:
         """Takes in what a step has made, and lets go of what nothing after it reads."""
         values, wanted = self.values, self.wanted
         values.update(zip(step.op.outputs, results, strict=True))
@@ -162,7 +162,7 @@ class Run:
             if value not in wanted:
                 values.pop(value, None)
 
-    def call(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+    def call(self, step: Step, arguments: dict[str, object]) -> tuple[Any, ...]:
         """Returns what a step makes of arguments.
 
         Raises:
@@ -191,7 +191,7 @@ class Run:
         return results
 
     def _blocks(self, step: Step) -> Any:
-        def run(number: int, arguments: Sequence[Any] = ()) -> tuple[Any, ...]:
+        def run(number: int, arguments: Sequence[object] = ()) -> tuple[Any, ...]:
             block = step.blocks[number]
             self.values.update(zip(block.inputs, arguments, strict=True))
             self.steps(block.steps)
@@ -226,11 +226,11 @@ class _Reading(Mapping[str, Any]):
         return len(self._sources)
 
 
-def _with_axes(result: Any) -> Any:
+def _with_axes(result: object) -> Any:
     return np.asarray(result) if isinstance(result, np.generic) else result
 
 
-def _described(arguments: Mapping[str, Any]) -> str:
+def _described(arguments: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={_shape_of(value)}" for name, value in arguments.items())
 
 

@@ -204,7 +204,7 @@ class Interpreter:
                 given[feature.name] = write_output(feature, given[feature.name])
         return made
 
-    def _check_state(self, state: Any) -> None:
+    def _check_state(self, state: object) -> None:
         if self.states and state is None:
             raise InputError("state: this model keeps one; pass state=interpreter.make_state()")
         if state is None:
@@ -256,7 +256,7 @@ def _plan_parts(source: Source, backend: Backend) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _is_plain(result: Any) -> bool:
+def _is_plain(result: object) -> bool:
     return isinstance(result, str | int | float | dict | list) or not hasattr(result, "shape")
 
 

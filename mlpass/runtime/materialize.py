@@ -36,7 +36,7 @@ def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
     return np.asarray(values[parts[-1].outputs[-1]])
 
 
-def decompress(op: Op, arguments: Mapping[str, Any], opset: int) -> tuple[Any, ...]:
+def decompress(op: Op, arguments: Mapping[str, object], opset: int) -> tuple[Any, ...]:
     """Returns what one `constexpr_*` op makes of its arguments, in the order of its outputs.
 
     Raises:

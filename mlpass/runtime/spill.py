@@ -42,7 +42,7 @@ class SampleValues(Values):
                 return array
         return super().__missing__(source)
 
-    def pop(self, value: Source, default: Any = None) -> Any:
+    def pop(self, value: Source, default: object = None) -> Any:
         """Lets go of a value, wherever it is; `Spill.note` is yet to be told."""
         if isinstance(value, Value):
             self.dropped.append(value)

@@ -41,7 +41,7 @@ from mlpass.weights.sites import find_sites
 def sweep(
     model: Any,
     sample_data: Any = None,
-    configs: Any = None,
+    configs: object = None,
     *,
     method: Any = None,
     evaluate: Evaluate | None = None,
@@ -234,7 +234,7 @@ def path_of(model: Any, folder: Path) -> tuple[str, str]:
         return str(path), str(package.path)
 
 
-def sendable(data: Any) -> Any:
+def sendable(data: object) -> Any:
     """Returns sample data in a form that another process can be given: a path, or a list.
 
     Raises:

@@ -53,7 +53,7 @@ def layout_of_site(site: Site) -> Layout:
     return next(iter(layouts))
 
 
-def magnitude(weight: NDArray[Any]) -> NDArray[Any]:
+def magnitude(weight: NDArray[np.generic]) -> NDArray[Any]:
     """Returns the score of data-free pruning: |w|.
 
     Raises:
@@ -81,7 +81,7 @@ def zeros_of(site: Site) -> int | None:
     return weight.size - count_nonzero(weight)
 
 
-def count_nonzero(weight: NDArray[Any]) -> int:
+def count_nonzero(weight: NDArray[np.generic]) -> int:
     """Returns how many elements are not zero; floats by their bits, which is faster."""
     if weight.dtype.kind != "f":
         return int(np.count_nonzero(weight))

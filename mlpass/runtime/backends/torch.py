@@ -29,13 +29,13 @@ def torch_backend(device: str) -> Backend:
         raise BackendError(f"device {device!r}: torch cannot use it here: {reason}") from None
     place = torch.device(device)
 
-    def from_numpy(array: NDArray[Any]) -> torch.Tensor:
+    def from_numpy(array: NDArray[np.generic]) -> torch.Tensor:
         # torch warns of read-only memory, and refuses negative strides and foreign byte order.
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
             array = array.copy()
         return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)).to(place)
 
-    def to_numpy(tensor: Any) -> NDArray[Any]:
+    def to_numpy(tensor: object) -> NDArray[Any]:
         if isinstance(tensor, torch.Tensor):
             return np.asarray(tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
         return np.asarray(tensor)
@@ -50,7 +50,7 @@ def torch_backend(device: str) -> Backend:
 
 @contextmanager
 def _both(
-    first: AbstractContextManager[Any], second: AbstractContextManager[Any]
+    first: AbstractContextManager[object], second: AbstractContextManager[object]
 ) -> Iterator[None]:
     with first, second:
         yield

@@ -101,7 +101,8 @@ def read(kinds: Kinds, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def annotations_of(function: Callable[..., object]) -> dict[str, str]:
+@cache
+def annotations_of(function: Callable[..., object]) -> Mapping[str, str]:
     """Returns the text of each annotation: it names types that need not be there at run time."""
     written: dict[str, object] = getattr(function, "__annotations__", {})
     return {

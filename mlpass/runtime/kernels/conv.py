@@ -169,7 +169,7 @@ def conv_quantized(
     )
 
 
-def _array(xp: Namespace, value: Any, like: Array) -> Array:
+def _array(xp: Namespace, value: object, like: Array) -> Array:
     return (
         xp.astype(value, like.dtype)
         if hasattr(value, "ndim")

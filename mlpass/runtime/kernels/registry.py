@@ -108,14 +108,14 @@ def find_kinds(op_type: str, opset: int, backend: str = "numpy") -> Kinds:
 
     Those that a user's kernel does not annotate are what they are to mlpass's own.
     """
+    fitting = _fitting(op_type, opset, backend)
     attributes: dict[str, Reader] = {}
     variadic: set[str] = set()
-    for version in _fitting(op_type, opset, backend):
-        kinds = kinds_of(version.function)
-        annotated = annotations_of(version.function).keys()
-        attributes = {name: attributes[name] for name in attributes.keys() - annotated}
+    for version in (*[version for version in fitting if version.ours][-1:], *fitting[-1:]):
+        told, kinds = annotations_of(version.function).keys(), kinds_of(version.function)
+        attributes = {name: attributes[name] for name in attributes.keys() - told}
         attributes.update(kinds.attributes)
-        variadic = (variadic - annotated) | kinds.variadic
+        variadic = (variadic - told) | kinds.variadic
     return Kinds(attributes, frozenset(variadic))
 
 

@@ -61,7 +61,7 @@ class Windows(NamedTuple):
 
 
 def conv_inputs(
-    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the windows of x (n, channels, *sizes), (groups, samples, columns), chunk by chunk.
 
@@ -87,7 +87,7 @@ def conv_inputs(
 
 
 def conv_transpose_inputs(
-    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns what each output position sees of x (n, channels, *sizes), chunk by chunk.
 

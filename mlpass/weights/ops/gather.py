@@ -13,7 +13,7 @@ from mlpass.sparsity.layout import Layout
 from mlpass.weights.ops.record import WeightOp, register
 
 
-def gather_layout(shape: Sequence[int], settings: Mapping[str, Any], position: int) -> Layout:
+def gather_layout(shape: Sequence[int], settings: Mapping[str, object], position: int) -> Layout:
     """Returns no layout: who reads rows alone says nothing of the others.
 
     Raises:
@@ -28,7 +28,7 @@ def table_layout(shape: tuple[int, ...]) -> Layout:
 
 
 def gather_inputs(
-    xp: Namespace, arguments: Mapping[str, Any], kernel: Callable[..., Any], position: int
+    xp: Namespace, arguments: Mapping[str, object], kernel: Callable[..., object], position: int
 ) -> Iterator[Array]:
     """Yields how often each row is read.
 

@@ -84,7 +84,11 @@ def is_gathered(op_type: str, parameter: str) -> bool:
 
 
 def layout_of(
-    op_type: str, parameter: str, position: int, shape: Sequence[int], settings: Mapping[str, Any]
+    op_type: str,
+    parameter: str,
+    position: int,
+    shape: Sequence[int],
+    settings: Mapping[str, object],
 ) -> Layout:
     """Returns the layout of a weight by the op that reads it.
 

@@ -26,7 +26,7 @@ def step_inputs(
 
 
 def input_states(
-    parameter: str, xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    parameter: str, xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields the hidden states that each step begins with, in their order, (1, samples, columns).
 
