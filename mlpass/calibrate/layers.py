@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,12 @@ from mlpass.weights.storing import (
     encode_weight,
 )
 
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 
 def prune_calibrated(
-    model: Any,
+    model: ModelLike,
     steps: Sequence[Step],
     calibration: Calibration,
     editor: Editor,

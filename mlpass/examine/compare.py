@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,19 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import SampleData, load_samples
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 Outputs = Mapping[str, Any]
 
 _SHOWN = 5  # labels in a message
 
 
-def compare(model: Any, other: object, sample_data: Any, *, backend: str = "numpy") -> Comparison:
+def compare(
+    model: ModelLike, other: object, sample_data: SampleData, *, backend: str = "numpy"
+) -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
 
     Args:

@@ -18,7 +18,7 @@ from mlpass.finetune.batching import Batch, mapped
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_sparse, is_trained, is_weight, opened
 from mlpass.program.ir import Argument, StateType, Value
-from mlpass.program.mlmodel import open_package
+from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
 from mlpass.runtime.interpreter import Interpreter, Part
@@ -30,7 +30,7 @@ from mlpass.weights.sites import Site
 
 
 def to_module(
-    model: Any, *, device: str | None = None, function_name: str | None = None
+    model: ModelLike, *, device: str | None = None, function_name: str | None = None
 ) -> ProgramModule:
     """Returns a model as a module to train.
 
@@ -81,7 +81,7 @@ class ProgramModule(nn.Module):
         sparse: names of the parameters that are stored sparse: they keep their zeros.
     """
 
-    def __init__(self, model: Any, *, device: str | None, function_name: str | None) -> None:
+    def __init__(self, model: ModelLike, *, device: str | None, function_name: str | None) -> None:
         """Reads the model: see `to_module`."""
         super().__init__()
         self.source = model

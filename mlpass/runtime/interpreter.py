@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from mlpass.arrays import Array
 from mlpass.errors import (
@@ -24,6 +24,9 @@ from mlpass.runtime.features import check_names, read_input, restored, write_out
 from mlpass.runtime.plan import Plan, plan_function
 from mlpass.runtime.sources import Source, close_with, open_source
 from mlpass.runtime.state import State
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 Inputs = Mapping[str, Any]
 Outputs = dict[str, Any]
@@ -58,7 +61,7 @@ class Interpreter:
 
     def __init__(
         self,
-        model: Any,
+        model: ModelLike,
         *,
         backend: str = "numpy",
         device: str | None = None,
