@@ -36,7 +36,7 @@ def compare(
         backend: of the Interpreter.
 
     Raises:
-        CalibrationError: the samples are none, or the models have no output in common.
+        CalibrationError: there are no samples, or the models have no output in common.
         InputError: a sample does not fit the models.
         ModelFormatError: a model cannot be read.
         UnsupportedOpError: a model has ops that cannot be run.
@@ -46,7 +46,10 @@ def compare(
     names = [feature.name for feature in first.outputs]
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:
-        raise CalibrationError(f"the models have no output in common: one has {', '.join(names)}")
+        others = ", ".join(feature.name for feature in second.outputs)
+        raise CalibrationError(
+            f"the models have no output in common: one has {', '.join(names)}, the other {others}"
+        )
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
     pairs = ((predict_once(first, sample), predict_once(second, sample)) for sample in bar)
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
@@ -148,7 +151,7 @@ def _differences(wanted: NDArray[np.generic], made: NDArray[Any]) -> NDArray[Any
 
 
 def _labels(output: object) -> str:
-    """Returns an output's first labels as text, "none" where there are none."""
+    """Returns an output's first labels as text, "none" of an empty one."""
     if not isinstance(output, Mapping):
         return "none"
     texts = [repr(label) for label in list(output)[:_SHOWN]]

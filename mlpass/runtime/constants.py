@@ -12,9 +12,9 @@ from mlpass.errors import ExecutionError, ModelFormatError
 from mlpass.halves import widened
 from mlpass.program.ir import Constant, Op, Value
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.function_plan import FunctionPlan, OpPlan
 from mlpass.runtime.materialize import decompress
 from mlpass.runtime.ops import Source, label_of
-from mlpass.runtime.plan import Plan, Step
 
 
 class Constants:
@@ -24,7 +24,7 @@ class Constants:
     constants that are one blob of a weight file are one array.
     """
 
-    def __init__(self, plan: Plan, backend: Backend, shared: dict[Hashable, Array]) -> None:
+    def __init__(self, plan: FunctionPlan, backend: Backend, shared: dict[Hashable, Array]) -> None:
         """Reads nothing yet.
 
         Args:
@@ -36,7 +36,7 @@ class Constants:
         self._backend = backend
         self._arrays: dict[Source, Array] = {}
         self._shared = shared
-        self._arguments: dict[Step, dict[str, Any]] = {}
+        self._arguments: dict[OpPlan, dict[str, Any]] = {}
 
     def __contains__(self, source: Source) -> bool:
         return isinstance(source, Constant) or source in self._plan.makers
@@ -47,7 +47,7 @@ class Constants:
             array = self._arrays[source] = self._read(source)
         return array
 
-    def arguments(self, step: Step) -> dict[str, Any]:
+    def arguments(self, step: OpPlan) -> dict[str, Any]:
         """Returns what the program itself gives to the kernel of `step`; not to be changed."""
         found = self._arguments.get(step)
         if found is None:
@@ -58,7 +58,7 @@ class Constants:
             }
         return found
 
-    def argument(self, step: Step, parameter: str, source: Source | tuple[Source, ...]) -> Any:
+    def argument(self, step: OpPlan, parameter: str, source: Source | tuple[Source, ...]) -> Any:
         """Returns what the program itself gives to a parameter of the kernel of `step`.
 
         Raises:
@@ -68,7 +68,7 @@ class Constants:
             return self._read_as(step, parameter, self[source])
         return tuple([self._read_as(step, parameter, self[item]) for item in source])
 
-    def _read_as(self, step: Step, parameter: str, value: Array) -> object:
+    def _read_as(self, step: OpPlan, parameter: str, value: Array) -> object:
         """Returns an attribute as the Python value that it is annotated as, data as they are."""
         reader = step.attributes.get(parameter)
         if reader is None:
@@ -81,7 +81,7 @@ class Constants:
             ) from None
 
     def replace(self, source: Source, array: Array) -> None:
-        """Lets `source` be `array`, of the backend, from now on."""
+        """Replaces the array of `source` with `array`, one of the backend's, from now on."""
         self._arrays[source] = array
         self._arguments.clear()
 
@@ -135,7 +135,7 @@ class Constants:
             part = self._plan.makers.get(argument)
             if part is None:
                 raise ModelFormatError(
-                    f"{maker.type} {label_of(maker)!r}: its {parameter} is no constant"
+                    f"{maker.type} {label_of(maker)!r}: its {parameter} is not a constant"
                 )
             if part.type == "const":
                 arguments[parameter] = self._constant_of(part, argument).read()

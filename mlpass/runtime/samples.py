@@ -27,7 +27,7 @@ def load_samples(source: object) -> Sequence[Sample]:
             their names.
 
     Raises:
-        CalibrationError: it is none of these, or there is not one sample.
+        CalibrationError: it is not one of these, or holds no samples.
         OSError: a file cannot be read.
     """
     if isinstance(source, str | os.PathLike):
@@ -41,7 +41,7 @@ def load_samples(source: object) -> Sequence[Sample]:
             f"sample axis, or a folder of .npz files. Got {type(source).__name__}."
         )
     if not len(samples):
-        raise CalibrationError("sample_data: there is not one sample in it")
+        raise CalibrationError("sample_data: holds no samples; give at least one")
     for sample in () if isinstance(samples, _Sequence) else samples:
         if not isinstance(sample, Mapping):
             raise CalibrationError(
@@ -55,7 +55,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Returns the arrays of an `.npz` by name.
 
     Raises:
-        CalibrationError: it is none, or holds Python objects.
+        CalibrationError: it is not an `.npz`, or holds Python objects.
         OSError: it cannot be read.
     """
     try:
@@ -67,7 +67,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         if isinstance(error, CalibrationError):
             raise
-        raise CalibrationError(f"{path}: is no .npz of arrays: {error}") from None
+        raise CalibrationError(f"{path}: is not an .npz of arrays: {error}") from None
 
 
 class _Sequence(Sequence[Sample]):

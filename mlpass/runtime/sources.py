@@ -20,7 +20,7 @@ from mlpass.runtime.description import (
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Runnable:
     """A model to run.
 
     Attributes:
@@ -34,7 +34,7 @@ class Source:
     package: Package | None
 
 
-def open_source(model: ModelLike, function_name: str | None) -> Source:
+def open_source(model: ModelLike, function_name: str | None) -> Runnable:
     """Returns `model` ready to be planned.
 
     Args:
@@ -45,7 +45,7 @@ def open_source(model: ModelLike, function_name: str | None) -> Source:
     Raises:
         ConfigError: there is no such function.
         ModelFormatError: the model cannot be read.
-        UnsupportedOpError: a part of a pipeline is no ML Program.
+        UnsupportedOpError: a part of a pipeline is not an ML Program.
         OSError: its files cannot be read.
     """
     if is_pymil(model):
@@ -67,17 +67,17 @@ def open_source(model: ModelLike, function_name: str | None) -> Source:
         raise
 
 
-def _of_program(program: Program, function_name: str | None) -> Source:
+def _of_program(program: Program, function_name: str | None) -> Runnable:
     function = program.functions[choose_function(None, program.functions, function_name)]
     description = describe_function(function)
-    return Source(description, ((description, function),), None)
+    return Runnable(description, ((description, function),), None)
 
 
-def _of_package(package: Package, function_name: str | None) -> Source:
+def _of_package(package: Package, function_name: str | None) -> Runnable:
     if strange := sorted(set(_strange_parts(package.spec))):
         raise UnsupportedOpError(
             f"{package.path}: a pipeline with parts of kind {', '.join(strange)}; "
-            "mlpass runs ML Programs alone"
+            "mlpass only runs ML Programs"
         )
     if len(package.parts) > 1 and function_name is not None:
         raise ConfigError(f"function_name: a pipeline has no functions. Got {function_name!r}.")
@@ -87,7 +87,7 @@ def _of_package(package: Package, function_name: str | None) -> Source:
         function = functions[choose_function(message, functions, function_name)]
         parts.append((describe_message(message, function), function))
     whole = describe_message(package.spec, parts[-1][1])
-    return Source(whole, tuple(parts), package)
+    return Runnable(whole, tuple(parts), package)
 
 
 def is_pymil(model: object) -> bool:

@@ -127,7 +127,7 @@ def _shift_scale(data: Numbers, scale: Numbers, offset: Numbers | None) -> Numbe
 def _unpack(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """Returns `count` bits; numpy would make up those that are not there."""
     if packed.size * 8 < count:
-        raise ValueError(f"{packed.size} bytes hold no {count} bits")
+        raise ValueError(f"{packed.size} bytes are too few for {count} bits")
     return np.unpackbits(packed, count=count, bitorder="little")
 
 

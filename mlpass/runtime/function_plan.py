@@ -21,7 +21,7 @@ Argument = tuple[str, Source | tuple[Source, ...]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Step:
+class OpPlan:
     """An op made ready.
 
     Attributes:
@@ -48,20 +48,20 @@ class BlockPlan:
     """A block made ready; `own` are the values of its outputs that it makes or is given."""
 
     inputs: tuple[Value, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[OpPlan, ...]
     outputs: tuple[Value, ...]
     own: tuple[Value, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class FunctionPlan:
     """A function made ready.
 
     Attributes:
         function: the function.
         block: its block.
         makers: the op that makes each constant value.
-        attributes: constants that say how and are no data: they stay where Python can read them.
+        attributes: constants that say how and are not data: they stay where Python can read them.
         names: every value by name.
     """
 
@@ -72,7 +72,7 @@ class Plan:
     names: Mapping[str, Value]
 
 
-def plan_function(function: Function, backend: str) -> Plan:
+def plan_function(function: Function, backend: str) -> FunctionPlan:
     """Returns `function` ready to run on a backend.
 
     Raises:
@@ -96,7 +96,7 @@ def plan_function(function: Function, backend: str) -> Plan:
 
     block = _plan_block(function.block, makers, function.opset, backend, kinds)
     names = {value.name: value for value in _values(function.block)}
-    return Plan(function, block, makers, _find_attributes(function.block, kinds), names)
+    return FunctionPlan(function, block, makers, _find_attributes(function.block, kinds), names)
 
 
 def _plan_block(
@@ -109,7 +109,7 @@ def _plan_block(
     ops = [op for op in block.ops if not is_constant(op)]
     own = set(block.inputs) | {output for op in ops for output in op.outputs}
     needed = set(block.outputs)
-    steps: list[Step] = []
+    steps: list[OpPlan] = []
     for op in reversed(ops):
         used = dict.fromkeys(value for value in reads(op) if value in own)
         release = [value for value in (*used, *op.outputs) if value not in needed]
@@ -129,7 +129,7 @@ def _plan_block(
         if made:
             function = _reading(function, Kinds(made, variadic))
         last_uses = tuple(dict.fromkeys(release))
-        steps.append(Step(op, function, arguments, given, attributes, blocks, last_uses))
+        steps.append(OpPlan(op, function, arguments, given, attributes, blocks, last_uses))
     outputs_of_own = tuple(value for value in dict.fromkeys(block.outputs) if value in own)
     return BlockPlan(block.inputs, tuple(reversed(steps)), block.outputs, outputs_of_own)
 
@@ -171,7 +171,7 @@ def _find_attributes(block: Block, kinds: Callable[[str], Kinds]) -> frozenset[S
 def _in_declared_type(function: Callable[..., object], op: Op) -> Callable[..., object]:
     """Returns a `matmul` of an int and a float operand that gives what the program declares.
 
-    Its result is of the type of the operand that is no constant, which a kernel cannot know.
+    Its result is of the type of the operand that is not a constant, which a kernel cannot know.
     """
     declared = op.outputs[0].type
     if not isinstance(declared, TensorType):
