@@ -124,7 +124,7 @@ def journal_path(output: str | os.PathLike[str]) -> Path:
 
 
 def digest_of(
-    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Mapping[str, Any]]
+    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Mapping[str, object]]
 ) -> str:
     """Returns a digest of all that a run's result depends on.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,12 @@ from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Editor, Encoded, encode_stored, encode_weight
 
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 
 def prune_calibrated(
-    model: Any,
+    model: ModelLike,
     steps: Sequence[Step],
     calibration: Calibration,
     editor: Editor,
@@ -67,7 +70,7 @@ def prune_calibrated(
     return pruning.records
 
 
-def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
+def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
     """Lets a program go on with another weight."""
     for value in (maker.outputs[-1] for maker in site.makers):
         if value in stop.constants:  # other functions may share it
@@ -181,7 +184,7 @@ class _Pruning:
         return solution
 
 
-def mode_of(step: Step, score: NDArray[Any]) -> Mode:
+def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:
     """Returns the mode of a step; where it ranks all weights together, this one's share of it."""
     assert step.mode is not None
     if step.cut is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,19 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import SampleData, load_samples
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 Outputs = Mapping[str, Any]
 
 _SHOWN = 5  # labels in a message
 
 
-def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
+def compare(
+    model: ModelLike, other: object, sample_data: SampleData, *, backend: str = "numpy"
+) -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
 
     Args:
@@ -69,7 +74,7 @@ def tally_outputs(
     return tuple(tally.record(name) for name, tally in tallies.items())
 
 
-def predict_once(interpreter: Interpreter, sample: Mapping[str, Any]) -> Outputs:
+def predict_once(interpreter: Interpreter, sample: Mapping[str, object]) -> Outputs:
     """Returns the outputs for one sample, from a new state where the model keeps one.
 
     Raises:
@@ -92,7 +97,7 @@ class _Tally:
     same: int = 0
     places: int = 0
 
-    def add(self, reference: Any, result: Any) -> None:
+    def add(self, reference: object, result: Any) -> None:
         if isinstance(reference, str | int):
             self.same += reference == result
             self.places += 1
@@ -134,7 +139,7 @@ class _Tally:
         )
 
 
-def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
+def _differences(wanted: NDArray[np.generic], made: NDArray[Any]) -> NDArray[Any]:
     """Returns the absolute differences, without the places where both are NaN.
 
     They are 0 for equal infinities, and infinite for any other pair that is not two numbers.
@@ -145,7 +150,7 @@ def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
     return measured
 
 
-def _labels(output: Any) -> str:
+def _labels(output: object) -> str:
     """Returns an output's first labels as text, "none" of an empty one."""
     if not isinstance(output, Mapping):
         return "none"

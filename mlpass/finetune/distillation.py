@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.runtime.features import check_names, read_input
 from mlpass.runtime.samples import Sample, load_samples
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 Outputs = Mapping[str, Tensor]
 LEARNING_RATE = 1e-4
@@ -44,8 +47,8 @@ def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
 
 def distill(
     module: ProgramModule,
-    dense: Any,
-    samples: Any,
+    dense: ModelLike,
+    samples: object,
     steps: int,
     *,
     optimizer: torch.optim.Optimizer | None = None,

@@ -18,7 +18,7 @@ from mlpass.finetune.batching import Batch, mapped
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_sparse, is_trained, is_weight, opened
 from mlpass.program.ir import Argument, StateType, Value
-from mlpass.program.mlmodel import open_package
+from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
 from mlpass.runtime.function_plan import FunctionPlan
@@ -30,7 +30,7 @@ from mlpass.weights.sites import Site
 
 
 def to_module(
-    model: Any, *, device: str | None = None, function_name: str | None = None
+    model: ModelLike, *, device: str | None = None, function_name: str | None = None
 ) -> ProgramModule:
     """Returns a model as a module to train.
 
@@ -81,7 +81,7 @@ class ProgramModule(nn.Module):
         sparse: names of the parameters that are stored sparse: they keep their zeros.
     """
 
-    def __init__(self, model: Any, *, device: str | None, function_name: str | None) -> None:
+    def __init__(self, model: ModelLike, *, device: str | None, function_name: str | None) -> None:
         """Reads the model: see `to_module`."""
         super().__init__()
         self.source = model
@@ -115,7 +115,7 @@ class ProgramModule(nn.Module):
         if not self.sites:
             raise ModelFormatError(f"{package.path}: has no float weights to train")
 
-    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+    def forward(self, **inputs: object) -> dict[str, Tensor]:
         """Returns the outputs by name, floats as fp32.
 
         A batch is what single samples are, one after another along their leading axis; so are its
@@ -155,7 +155,7 @@ class ProgramModule(nn.Module):
         wanted = [feature.name for feature in self.outputs if feature.name in values]
         return {name: write_value(values[name], count) for name in wanted}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ProgramModule:
+    def __deepcopy__(self, memo: dict[int, object]) -> ProgramModule:
         twin = ProgramModule(self.source, **self._options)
         for name in self.sites:
             if (mask := self.mask_of(name)) is not None:
@@ -182,7 +182,7 @@ class ProgramModule(nn.Module):
         assert master is not None
         return master if mask is None else master * mask
 
-    def _run(self, stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, stage: Stage, values: Mapping[str, object]) -> dict[str, Any]:
         plan, constants = stage.plan, stage.part.constants
         trained = {
             value: self.weight(name)
@@ -204,7 +204,7 @@ class ProgramModule(nn.Module):
             for name, value in stage.results.items()
         }
 
-    def _bind(self, stage: Stage, values: Mapping[str, Any]) -> Iterator[tuple[Value, Any]]:
+    def _bind(self, stage: Stage, values: Mapping[str, object]) -> Iterator[tuple[Value, Any]]:
         for value in stage.plan.block.inputs:
             if isinstance(value.type, StateType):
                 yield value, Cell(torch.zeros(self._states[value.name], device=self._device))

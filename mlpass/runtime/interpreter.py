@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
+from mlpass.arrays import Array
 from mlpass.errors import (
     InputError,
     MlpassError,
@@ -24,7 +25,9 @@ from mlpass.runtime.function_plan import FunctionPlan, plan_function
 from mlpass.runtime.sources import Runnable, close_with, open_source
 from mlpass.runtime.state import State
 
-Array = Any
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 Inputs = Mapping[str, Any]
 Outputs = dict[str, Any]
 
@@ -58,7 +61,7 @@ class Interpreter:
 
     def __init__(
         self,
-        model: Any,
+        model: ModelLike,
         *,
         backend: str = "numpy",
         device: str | None = None,
@@ -204,7 +207,7 @@ class Interpreter:
                 given[feature.name] = write_output(feature, given[feature.name])
         return made
 
-    def _check_state(self, state: Any) -> None:
+    def _check_state(self, state: object) -> None:
         if self.states and state is None:
             raise InputError("state: this model keeps one; pass state=interpreter.make_state()")
         if state is None:
@@ -256,7 +259,7 @@ def _plan_parts(source: Runnable, backend: Backend) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _is_plain(result: Any) -> bool:
+def _is_plain(result: object) -> bool:
     return isinstance(result, str | int | float | dict | list) or not hasattr(result, "shape")
 
 

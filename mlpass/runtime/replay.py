@@ -38,14 +38,12 @@ from mlpass.runtime.stretches import (
     uses_of,
 )
 
-Array = Any
-
 MEMORY_BUDGET = 2 << 30
 
 
 def stops(
     interpreter: Interpreter,
-    samples: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, object]],
     wanted: Callable[[Op], bool],
     *,
     memory_budget: int = MEMORY_BUDGET,
@@ -78,7 +76,7 @@ def stops(
 def _stops(
     interpreter: Interpreter,
     backend: Backend,
-    samples: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, object]],
     wanted: Callable[[Op], bool],
     memory_budget: int,
 ) -> Generator[Stop, None, None]:
@@ -124,7 +122,7 @@ class _Recording:
         if op in self.found:
             self.found[op].append(inputs)
 
-    def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
+    def after(self, op: Op, outputs: tuple[object, ...]) -> None:
         """Has seen enough before."""
 
 
@@ -143,7 +141,9 @@ class _Replay:
         self._runs.clear()
         self._spill.__exit__()
 
-    def begin(self, samples: Sequence[Mapping[str, Any]], states: Sequence[State | None]) -> None:
+    def begin(
+        self, samples: Sequence[Mapping[str, object]], states: Sequence[State | None]
+    ) -> None:
         """Reads the inputs of all samples.
 
         Raises:
@@ -153,7 +153,7 @@ class _Replay:
             for number, (sample, state) in enumerate(zip(samples, states, strict=True)):
                 self._begin(number, sample, state)
 
-    def _begin(self, number: int, sample: Mapping[str, Any], state: State | None) -> None:
+    def _begin(self, number: int, sample: Mapping[str, object], state: State | None) -> None:
         description, plan = self._part.description, self._part.plan
         if not isinstance(sample, Mapping):
             raise CalibrationError(

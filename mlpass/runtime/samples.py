@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from mlpass.errors import CalibrationError
 
 Sample = Mapping[str, Any]
+# What sample data may be given as; `load_samples` has the forms.
+SampleData: TypeAlias = "str | os.PathLike[str] | Iterable[Sample]"
 
 
-def load_samples(source: Any) -> Sequence[Sample]:
+def load_samples(source: object) -> Sequence[Sample]:
     """Returns sample data as a sequence, which may be gone through several times.
 
     Args:

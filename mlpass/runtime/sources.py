@@ -9,7 +9,7 @@ from typing import Any
 
 from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.ir import Function, Program
-from mlpass.program.mlmodel import open_package
+from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.program.mlpackage import Package, pipeline_of
 from mlpass.runtime.description import (
     Description,
@@ -34,7 +34,7 @@ class Runnable:
     package: Package | None
 
 
-def open_source(model: Any, function_name: str | None) -> Runnable:
+def open_source(model: ModelLike, function_name: str | None) -> Runnable:
     """Returns `model` ready to be planned.
 
     Args:
@@ -90,7 +90,7 @@ def _of_package(package: Package, function_name: str | None) -> Runnable:
     return Runnable(whole, tuple(parts), package)
 
 
-def is_pymil(model: Any) -> bool:
+def is_pymil(model: object) -> bool:
     """Returns whether `model` is a pymil `Program`, without importing coremltools."""
     return any(
         kind.__module__ == "coremltools.converters.mil.mil.program" and kind.__name__ == "Program"

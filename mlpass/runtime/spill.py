@@ -11,14 +11,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from mlpass.arrays import Array
 from mlpass.buffers import empty
 from mlpass.program.ir import Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import Values
 from mlpass.runtime.ops import Source
-
-Array = Any
 
 
 class SampleValues(Values):
@@ -36,14 +35,14 @@ class SampleValues(Values):
         self.number = number
         self.dropped: list[Value] = []
 
-    def __missing__(self, source: Source) -> Array:
+    def __missing__(self, source: Source) -> Any:
         if isinstance(source, Value):
             array = self._spill.read(self.number, source)
             if array is not None:
                 return array
         return super().__missing__(source)
 
-    def pop(self, value: Source, default: Any = None) -> Any:
+    def pop(self, value: Source, default: object = None) -> Any:
         """Lets go of a value, wherever it is; `Spill.note` is yet to be told."""
         if isinstance(value, Value):
             self.dropped.append(value)

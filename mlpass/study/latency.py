@@ -21,7 +21,7 @@ def can_measure() -> bool:
 
 def measure_latency(
     path: str,
-    sample: Mapping[str, Any],
+    sample: Mapping[str, object],
     *,
     function_name: str | None = None,
     load: Callable[..., Any] = load_on,

@@ -69,7 +69,7 @@ def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[Any]]]:
         yield f"{_OUTPUT}{name}", np.asarray(value)
 
 
-def _output(name: str, stored: Mapping[str, NDArray[Any]]) -> Any:
+def _output(name: str, stored: Mapping[str, NDArray[np.generic]]) -> Any:
     """Returns an output as it was: an array, a label, or probabilities by label."""
     labels, array = stored.get(f"{_LABELS}{name}"), stored[f"{_OUTPUT}{name}"]
     if labels is not None:

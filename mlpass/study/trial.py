@@ -23,7 +23,7 @@ from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.runtime.sources import open_source
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate
@@ -60,8 +60,8 @@ class Setting:
     """
 
     model: str
-    sample_data: Any = None
-    test_data: Any = None
+    sample_data: SampleData | None = None
+    test_data: SampleData | None = None
     reference: str | None = None
     evaluate: Evaluate | None = None
     backend: str = "numpy"

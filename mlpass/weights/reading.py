@@ -74,7 +74,7 @@ def layout_to_solve(site: Site, mode: Mode | None = None) -> Layout:
         return table_layout(site.shape)
 
 
-def magnitude(weight: NDArray[Any]) -> NDArray[Any]:
+def magnitude(weight: NDArray[np.generic]) -> NDArray[Any]:
     """Returns the score of data-free pruning: |w|.
 
     Raises:
@@ -102,7 +102,7 @@ def zeros_of(site: Site) -> int | None:
     return weight.size - count_nonzero(weight)
 
 
-def count_nonzero(weight: NDArray[Any]) -> int:
+def count_nonzero(weight: NDArray[np.generic]) -> int:
     """Returns how many elements are not zero; floats by their bits, which is faster."""
     if weight.dtype.kind != "f":
         return int(np.count_nonzero(weight))
