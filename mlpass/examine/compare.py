@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import Sample, load_samples, steps_of
 
 Outputs = Mapping[str, Any]
 
@@ -43,7 +43,11 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
     if not common:
         raise CalibrationError(f"the models have no output in common: one has {', '.join(names)}")
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
-    pairs = ((predict_once(first, sample), predict_once(second, sample)) for sample in bar)
+    pairs = (
+        pair
+        for sample in bar
+        for pair in zip(predict_each(first, sample), predict_each(second, sample), strict=True)
+    )
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
 
 
@@ -54,7 +58,7 @@ def tally_outputs(
 
     Args:
         names: of the outputs.
-        pairs: for each sample the outputs of the reference, and those to compare with it.
+        pairs: for each prediction the outputs of the reference, and those to compare with it.
 
     Raises:
         CalibrationError: an output has different shapes.
@@ -66,15 +70,16 @@ def tally_outputs(
     return tuple(tally.record(name) for name, tally in tallies.items())
 
 
-def predict_once(interpreter: Interpreter, sample: Mapping[str, Any]) -> Outputs:
-    """Returns the outputs for one sample, from a new state where the model keeps one.
+def predict_each(interpreter: Interpreter, sample: Sample) -> Iterator[Outputs]:
+    """Yields the outputs for each step of a sample, on a new state where the model keeps one.
 
     Raises:
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
     state = interpreter.make_state() if interpreter.states else None
-    return interpreter.predict(dict(sample), state)
+    for step in steps_of(sample):
+        yield interpreter.predict(dict(step), state)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.blas import one_blas_thread
-from mlpass.examine.compare import predict_once
+from mlpass.examine.compare import predict_each
 from mlpass.examine.predict import write_arrays
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
@@ -22,7 +22,7 @@ _OUTPUT, _LABELS = "output:", "labels:"
 
 
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
-    """Writes the outputs for each sample to a file of its own in `folder`.
+    """Writes the outputs for each sample, and each step of one, to a file of its own in `folder`.
 
     Raises:
         InputError: a sample does not fit the model.
@@ -30,15 +30,15 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
         OSError: the disk is full.
     """
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
-    for number, sample in enumerate(bar):
-        with one_blas_thread():
-            outputs = predict_once(interpreter, sample)
-        with (folder / f"{number}.npz").open("xb") as file:
-            write_arrays(file, dict(_stored(outputs)))
+    made = (outputs for sample in bar for outputs in predict_each(interpreter, sample))
+    with one_blas_thread():
+        for number, outputs in enumerate(made):
+            with (folder / f"{number}.npz").open("xb") as file:
+                write_arrays(file, dict(_stored(outputs)))
 
 
 def read_reference(folder: Path) -> Iterator[Outputs]:
-    """Yields the outputs for each sample, in order, as `Interpreter.predict` gave them.
+    """Yields the outputs of each prediction, in order, as `Interpreter.predict` gave them.
 
     Raises:
         OSError: a file cannot be read.

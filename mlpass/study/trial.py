@@ -17,7 +17,7 @@ from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
-from mlpass.examine.compare import predict_once, tally_outputs
+from mlpass.examine.compare import predict_each, tally_outputs
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
@@ -172,7 +172,7 @@ def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     samples = load_samples(setting.test_data)
     # BLAS on one thread gives the same bits in every process, whatever its number of cores.
     with one_blas_thread():
-        made = (predict_once(interpreter, sample) for sample in samples)
+        made = (outputs for sample in samples for outputs in predict_each(interpreter, sample))
         return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
 
 
