@@ -20,7 +20,7 @@ from typing import Any
 
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
-from mlpass.parallel import map_items
+from mlpass.parallel import map_items, thread_count
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.description import Feature
@@ -243,15 +243,21 @@ class _Replay:
 
     def _showing(self, steps: Sequence[Step], wanted: Sequence[Op]) -> Show:
         """Returns what shows the arguments of wanted ops, by the number of the sample."""
-        first = steps[0]
+        first, at_once = steps[0], 1 if len(steps) == 1 else thread_count()
         if len(steps) == 1 and not first.blocks:
             return lambda _, number: [run.reading(first) for run in self._samples[number]]
         rehearsed: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
 
+        def rehearse(number: int) -> Mapping[Op, Sequence[Arguments]]:
+            with self._backend.session(False):
+                return self._rehearsed(steps, number, wanted)
+
         def show(op: Op, number: int) -> Sequence[Arguments]:
             if number not in rehearsed:
-                rehearsed.clear()  # or the values of two samples would be held at once
-                rehearsed[number] = self._rehearsed(steps, number, wanted)
+                rehearsed.clear()  # or the values of all samples would be held at once
+                some = range(number, min(number + at_once, len(self._samples)))
+                with _working(self._backend):
+                    rehearsed.update(zip(some, self._map(rehearse, some), strict=True))
             return rehearsed[number][op]
 
         return show
@@ -269,16 +275,21 @@ class _Replay:
         own |= {value for step in steps for block in step.op.blocks for value in made_in(block)}
         given = [value for value in read if value not in own and value not in constants]
         recording, cells = _Recording(wanted), dict[Value, Cell]()
-        with _working(self._backend):
-            for run in self._samples[number]:
-                values = SampleValues(constants, self._spill, -1)
-                for value in given:
-                    found = run.values[value]
-                    if isinstance(found, Cell):  # the steps of a sequence share it
-                        found = cells.setdefault(value, Cell(found.value))
-                    values[value] = found
-                Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
+        for run in self._samples[number]:
+            values = SampleValues(constants, self._spill, -1)
+            for value in given:
+                found = run.values[value]
+                if isinstance(found, Cell):  # the steps of a sequence share it
+                    found = cells.setdefault(value, Cell(found.value))
+                values[value] = found
+            Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
         return recording.found
+
+    def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Returns `function(item)` for each item; on all cores, where that is up to us."""
+        if self._backend.name == "numpy":
+            return map_items(function, items)
+        return [function(item) for item in items]
 
     def _run(self, steps: Sequence[Step], last: int, *, step_by_step: bool) -> None:
         """Runs steps for all samples; some of them on each core, where that is up to us.
@@ -302,11 +313,7 @@ class _Replay:
 
         runs = self._runs
         jobs = self._samples if step_by_step else [runs[some] for some in jobs_of(len(runs))]
-        if self._backend.name == "numpy":
-            map_items(run_some, jobs)
-        else:
-            for some in jobs:
-                run_some(some)
+        self._map(run_some, jobs)
 
     def _run_abreast(self, steps: Sequence[Step], runs: Sequence[Run]) -> None:
         """Runs neighbouring steps for some runs, one step after another for all of them."""

@@ -12,9 +12,8 @@ from mlpass.errors import CalibrationError
 from mlpass.runtime.execute import Run
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.replay import stops
-from tests.runtime.programs import FIXTURES, truth
+from tests.runtime.sequences import STATEFUL, copied, lm_sequences, predicted
 
-STATEFUL = FIXTURES / "stateful_lm.mlpackage"
 WEIGHTS = np.random.default_rng(0).standard_normal((12, 4, 4)).astype(np.float32) / 2
 
 
@@ -62,35 +61,6 @@ def linear(op):
     return op.type == "linear"
 
 
-class Recording:
-    """A listener that keeps what linear ops are given."""
-
-    def __init__(self):
-        self.found = {}
-
-    def before(self, op, inputs):
-        if linear(op):
-            self.found.setdefault(op.outputs[0].name, []).append(copied(inputs["x"]))
-
-    def after(self, op, outputs):
-        """Nothing."""
-
-
-def copied(array):
-    return np.array(array if isinstance(array, np.ndarray) else array.numpy())
-
-
-def predicted(interpreter, sample):
-    """What linear ops are given by a sequence, predicted step by step on one state."""
-    recording = Recording()
-    interpreter.listeners.append(recording)
-    state = interpreter.make_state()
-    for step in sample:
-        interpreter.predict(step, state)
-    interpreter.listeners.remove(recording)
-    return recording.found
-
-
 def replayed(interpreter, samples, weights=(), **options):
     """The same by name and sample, from one replay; weights are put in place by name."""
     found = {}
@@ -107,20 +77,12 @@ def replayed(interpreter, samples, weights=(), **options):
 
 def same_bytes(found, interpreter, samples):
     for number, sample in enumerate(samples):
-        wanted = predicted(interpreter, sample)
+        wanted, _ = predicted(interpreter, sample)
         assert set(wanted) == set(found)
         for name, inputs in wanted.items():
             assert [one.tobytes() for one in inputs] == [
                 one.tobytes() for one in found[name][number]
             ], name
-
-
-def lm_sequences(*lengths):
-    inputs, _ = truth("stateful_lm")
-    return [
-        [{name: steps[step] for name, steps in inputs.items()} for step in range(length)]
-        for length in lengths
-    ]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
