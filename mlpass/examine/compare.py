@@ -24,6 +24,8 @@ _SHOWN = 5  # labels in a message
 def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
 
+    Of a pipeline with parts that are no ML Programs, the outputs of those before them are compared.
+
     Args:
         model: the reference: a path, an `MLModel` or a pymil `Program`.
         other: likewise, with inputs and outputs of the same names.
@@ -37,7 +39,9 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
         UnsupportedOpError: a model has ops that cannot be run.
     """
     samples = load_samples(sample_data)
-    first, second = Interpreter(model, backend=backend), Interpreter(other, backend=backend)
+    first, second = (
+        Interpreter(each, backend=backend, partial=backend != "coreml") for each in (model, other)
+    )
     names = [feature.name for feature in first.outputs]
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:

@@ -89,7 +89,9 @@ class ProgramModule(nn.Module):
         package = open_package(model)
         close_with(self, package)
         named = function_name or getattr(model, "function_name", None)
-        runner = Interpreter(package, backend="torch", device=device, function_name=named)
+        runner = Interpreter(
+            package, backend="torch", device=device, function_name=named, partial=True
+        )
         self.inputs, self.outputs = runner.inputs, runner.outputs
         self._states = {name: state.shape for name, state in runner.states.items()}
         assert runner.backend is not None  # Core ML runs nothing here
