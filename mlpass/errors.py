@@ -14,7 +14,7 @@ class MlpassError(Exception):
 
 
 class ConfigError(MlpassError, ValueError):
-    """An option, a mode or a configuration that cannot be."""
+    """An option, a mode or a configuration that is not valid."""
 
 
 class ModelFormatError(MlpassError, ValueError):
@@ -58,6 +58,6 @@ class NotApplicable(MlpassError):  # noqa: N818  (no error where a pass makes it
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:
-    """Returns ", did you mean 'x'?" for the nearest known words, or "" where none is near."""
+    """Returns ", did you mean 'x'?" for the nearest known words, or "" where nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=3)
     return f", did you mean {' or '.join(repr(match) for match in near)}?" if near else ""

@@ -34,7 +34,7 @@ def load_function(option: str, place: str | None) -> Any:
     Modules of the current directory are found, here and in processes that are started from here.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such function.
     """
     import os
     import sys
@@ -54,7 +54,7 @@ def load_function(option: str, place: str | None) -> Any:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{option}: {place}: {error}") from None
     if not callable(function):
-        raise ConfigError(f"{option}: {place} is no function")
+        raise ConfigError(f"{option}: {place} is not a function")
     return function
 
 

@@ -24,7 +24,7 @@ _SHOWN = 5  # labels in a message
 def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
 
-    Of a pipeline with parts that are no ML Programs, the outputs of those before them are compared.
+    Of a pipeline with other parts, what the ML Programs before the first of them give is compared.
 
     Args:
         model: the reference: a path, an `MLModel` or a pymil `Program`.
@@ -33,7 +33,7 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
         backend: of the Interpreter.
 
     Raises:
-        CalibrationError: the samples are none, or the models have no output in common.
+        CalibrationError: there are no samples, or the models have no output in common.
         InputError: a sample does not fit the models.
         ModelFormatError: a model cannot be read.
         UnsupportedOpError: a model has ops that cannot be run.
@@ -45,7 +45,10 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
     names = [feature.name for feature in first.outputs]
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:
-        raise CalibrationError(f"the models have no output in common: one has {', '.join(names)}")
+        others = ", ".join(feature.name for feature in second.outputs)
+        raise CalibrationError(
+            f"the models have no output in common: one has {', '.join(names)}, the other {others}"
+        )
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
     pairs = (
         pair
@@ -152,7 +155,7 @@ def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
 
 
 def _labels(output: Any) -> str:
-    """Returns an output's first labels as text, "none" where there are none."""
+    """Returns an output's first labels as text, "none" of an empty one."""
     if not isinstance(output, Mapping):
         return "none"
     texts = [repr(label) for label in list(output)[:_SHOWN]]

@@ -29,7 +29,7 @@ def predict_to_file(
 
     Raises:
         OutputExistsError: `output` exists and `force` is False.
-        CalibrationError: `inputs` is no `.npz` of arrays.
+        CalibrationError: `inputs` is not an `.npz` of arrays.
         InputError: they do not fit the model.
         ModelFormatError: the model cannot be read; or `output` is within it.
         UnsupportedOpError: it has ops that cannot be run.

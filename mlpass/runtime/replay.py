@@ -26,10 +26,10 @@ from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.description import Feature
 from mlpass.runtime.execute import Run
 from mlpass.runtime.features import check_names, read_input, write_output
+from mlpass.runtime.function_plan import OpPlan, reads
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.kernels.registry import row_parameter
 from mlpass.runtime.kernels.states import Cell
-from mlpass.runtime.plan import Step, reads
 from mlpass.runtime.samples import Inputs, Sample, steps_of
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
@@ -128,13 +128,13 @@ def _label(number: int, place: int, sample: Sequence[Inputs]) -> str:
 
 @contextmanager
 def _working(backend: Backend) -> Iterator[None]:
-    """Holds what running needs, and never while somebody else has the word."""
+    """Holds what running needs, but not while the caller has control."""
     with one_blas_thread(), backend.session(False):
         yield
 
 
 def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
-    """Returns the number of the last part with a wanted op, -1 where there is none."""
+    """Returns the number of the last part with a wanted op, -1 without any."""
     return max(
         (
             number
@@ -241,7 +241,7 @@ class _Replay:
                 for source in forgotten.get(index, ()):
                     constants.forget(source)
 
-    def _showing(self, steps: Sequence[Step], wanted: Sequence[Op]) -> Show:
+    def _showing(self, steps: Sequence[OpPlan], wanted: Sequence[Op]) -> Show:
         """Returns what shows the arguments of wanted ops, by the number of the sample."""
         first, at_once = steps[0], 1 if len(steps) == 1 else thread_count()
         if len(steps) == 1 and not first.blocks:
@@ -263,7 +263,7 @@ class _Replay:
         return show
 
     def _rehearsed(
-        self, steps: Sequence[Step], number: int, wanted: Sequence[Op]
+        self, steps: Sequence[OpPlan], number: int, wanted: Sequence[Op]
     ) -> Mapping[Op, Sequence[Arguments]]:
         """Returns what wanted ops are given by a sample, each time that they run.
 
@@ -291,7 +291,7 @@ class _Replay:
             return map_items(function, items)
         return [function(item) for item in items]
 
-    def _run(self, steps: Sequence[Step], last: int, *, step_by_step: bool) -> None:
+    def _run(self, steps: Sequence[OpPlan], last: int, *, step_by_step: bool) -> None:
         """Runs steps for all samples; some of them on each core, where that is up to us.
 
         Args:
@@ -315,7 +315,7 @@ class _Replay:
         jobs = self._samples if step_by_step else [runs[some] for some in jobs_of(len(runs))]
         self._map(run_some, jobs)
 
-    def _run_abreast(self, steps: Sequence[Step], runs: Sequence[Run]) -> None:
+    def _run_abreast(self, steps: Sequence[OpPlan], runs: Sequence[Run]) -> None:
         """Runs neighbouring steps for some runs, one step after another for all of them."""
         for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
             if parameter is not None:
@@ -325,8 +325,8 @@ class _Replay:
             for run in runs:
                 run.steps(stretch)
 
-    def _run_together(self, steps: Sequence[Step], runs: Sequence[Run], parameter: str) -> None:
-        """Runs ops that see rows alone on those of several samples: one large product for each.
+    def _run_together(self, steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str) -> None:
+        """Runs ops that work row by row on the rows of several samples: a large product for each.
 
         Args:
             steps: neighbours.

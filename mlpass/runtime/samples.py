@@ -37,7 +37,7 @@ def load_samples(source: Any) -> Sequence[Sample]:
             of their names, where numbers count as such.
 
     Raises:
-        CalibrationError: it is none of these, there is not one sample, or a sequence has no steps.
+        CalibrationError: it is not one of these, or holds no samples, or a sequence no steps.
         OSError: a file cannot be read.
     """
     if isinstance(source, str | os.PathLike):
@@ -52,14 +52,14 @@ def load_samples(source: Any) -> Sequence[Sample]:
             f"Got {type(source).__name__}."
         )
     if not len(samples):
-        raise CalibrationError("sample_data: there is not one sample in it")
+        raise CalibrationError("sample_data: holds no samples; give at least one")
     for sample in () if isinstance(samples, _Sequence) else samples:
         _check(sample)
     return samples
 
 
 def _check(sample: Any) -> None:
-    """Raises CalibrationError where a sample is none."""
+    """Raises CalibrationError where a sample is not one."""
     steps = steps_of(sample)
     what = "a step of a sequence" if steps is sample else "a sample"
     for step in steps:
@@ -75,7 +75,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Returns the arrays of an `.npz` by name.
 
     Raises:
-        CalibrationError: it is none, or holds Python objects.
+        CalibrationError: it is not an `.npz`, or holds Python objects.
         OSError: it cannot be read.
     """
     try:
@@ -87,7 +87,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         if isinstance(error, CalibrationError):
             raise
-        raise CalibrationError(f"{path}: is no .npz of arrays: {error}") from None
+        raise CalibrationError(f"{path}: is not an .npz of arrays: {error}") from None
 
 
 class _Sequence(Sequence[Sample]):

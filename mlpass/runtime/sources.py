@@ -21,7 +21,7 @@ from mlpass.runtime.suppression import SUPPRESSION, Suppression
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Runnable:
     """A model to run.
 
     Attributes:
@@ -36,7 +36,7 @@ class Source:
     package: Package | None
 
 
-def open_source(model: Any, function_name: str | None, *, partial: bool = False) -> Source:
+def open_source(model: Any, function_name: str | None, *, partial: bool = False) -> Runnable:
     """Returns `model` ready to be planned.
 
     Args:
@@ -71,13 +71,13 @@ def open_source(model: Any, function_name: str | None, *, partial: bool = False)
         raise
 
 
-def _of_program(program: Program, function_name: str | None) -> Source:
+def _of_program(program: Program, function_name: str | None) -> Runnable:
     function = program.functions[choose_function(None, program.functions, function_name)]
     description = describe_function(function)
-    return Source(description, ((description, function),), None)
+    return Runnable(description, ((description, function),), None)
 
 
-def _of_package(package: Package, function_name: str | None, partial: bool) -> Source:
+def _of_package(package: Package, function_name: str | None, partial: bool) -> Runnable:
     leaves, programs = list(_leaves(package.spec)), functions_of(package, function_name)
     count = next((n for n, leaf in enumerate(leaves) if _kind(leaf) != "mlProgram"), len(leaves))
     strange = sorted({_kind(leaf) for leaf in leaves} - {"mlProgram", SUPPRESSION})
@@ -86,7 +86,7 @@ def _of_package(package: Package, function_name: str | None, partial: bool) -> S
     if strange and not (partial and count):
         raise UnsupportedOpError(
             f"{package.path}: a pipeline with parts of kind {', '.join(strange)}; "
-            "mlpass runs ML Programs alone"
+            "mlpass only runs ML Programs"
         )
     left = leaves[count:] if partial else []
     described = iter(programs)
@@ -98,7 +98,7 @@ def _of_package(package: Package, function_name: str | None, partial: bool) -> S
     if len(leaves) > 1:
         run = [each.description if isinstance(each, Suppression) else each[0] for each in stages]
         whole = _of_stages(whole, run, left)
-    return Source(whole, stages, package)
+    return Runnable(whole, stages, package)
 
 
 def _of_stages(whole: Description, run: Sequence[Description], left: Sequence[Any]) -> Description:

@@ -66,9 +66,9 @@ def choose(
         force: whether to replace an `output` that exists.
 
     Raises:
-        ConfigError: the target or an option says what cannot be.
+        ConfigError: the target or an option is not valid.
         CalibrationError: the samples do not fit the model.
-        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        ModelFormatError: `model` is not a package with an ML Program, or is broken.
         UnsupportedOpError: the program has ops without kernels.
         OutputExistsError: `output` exists and `force` is False.
         OSError: a file cannot be read or written.
@@ -120,7 +120,7 @@ def parse_size(size: str | int, before: int) -> int:
         before: bytes of the model as it is.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is not a size.
     """
     found = re.fullmatch(
         r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", str(size).lower().strip()
@@ -178,7 +178,7 @@ def _check(
     evaluate: Evaluate | None,
     up_to: str,
 ) -> None:
-    """Raises ConfigError where the targets are none, or do not go together."""
+    """Raises ConfigError where there are no targets, or they do not go together."""
     if max_size is None and min_snr is None and min_accuracy is None:
         raise ConfigError("target: give max_size, min_snr or min_accuracy")
     if min_accuracy is not None and evaluate is None:

@@ -1,4 +1,4 @@
-"""Sample data in every form, and what is wrong with those that are none."""
+"""Sample data in every form, and what is wrong with anything else."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_iterables_can_be_gone_through_again():
     [
         ({"x": np.zeros(3), "y": np.zeros(2)}, r"differ in their leading axis: x \(3,\), y \(2,\)"),
         ({"x": np.zeros(())}, "differ in their leading axis"),
-        ({"x": np.zeros((0, 2))}, "there is not one sample in it"),
-        ({"x": np.array([{}], dtype=object)}, "is no .npz of arrays"),
+        ({"x": np.zeros((0, 2))}, "holds no samples; give at least one"),
+        ({"x": np.array([{}], dtype=object)}, "is not an .npz of arrays"),
     ],
 )
 def test_archives_that_are_no_samples(tmp_path, arrays, text):
@@ -82,7 +82,7 @@ def test_archives_that_are_no_samples(tmp_path, arrays, text):
 def test_files_that_are_no_archives(tmp_path, content):
     path = tmp_path / "samples.npz"
     path.write_bytes(content)
-    with pytest.raises(CalibrationError, match=r"is no \.npz of arrays"):
+    with pytest.raises(CalibrationError, match=r"is not an \.npz of arrays"):
         load_samples(path)
 
 
@@ -97,7 +97,7 @@ def test_a_single_array_is_no_sample_set(tmp_path):
     [
         (3, "must be an iterable of .input name: array."),
         ({"x": np.zeros(3)}, "must be an iterable of"),
-        ([], "there is not one sample in it"),
+        ([], "holds no samples; give at least one"),
         ([[]], "a sequence must have a step or more. Got none"),
         ([[{"x": 1}, 3]], "a step of a sequence must map input names to arrays. Got int"),
         (["ab"], "a step of a sequence must map input names to arrays. Got str"),
