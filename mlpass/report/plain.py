@@ -13,9 +13,10 @@ from typing import Any
 _KEPT = "nonfinite"
 
 
-def plain(content: Any) -> Any:
+def plain(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns content as dicts, lists, texts and finite numbers; None for a number that is not."""
-    return _each(content, lambda _: None)
+    found: dict[str, Any] = _each(content, lambda _: None)
+    return found
 
 
 def to_json(content: Any, *, indent: int | None = None) -> str:
@@ -24,7 +25,7 @@ def to_json(content: Any, *, indent: int | None = None) -> str:
     Raises:
         TypeError: there is something in it that JSON has no form for.
     """
-    return json.dumps(plain(content), indent=indent, allow_nan=False)
+    return json.dumps(_each(content, lambda _: None), indent=indent, allow_nan=False)
 
 
 def keep(content: Any) -> str:

@@ -40,7 +40,7 @@ def prune_rounded(
     pruned = method.prune(problem)
     make = fit(pruned.weight, pruned.keep)
     if problem.gram.is_diagonal:
-        return Pruned(_rounded(pruned, make(np.arange(pruned.weight.shape[2]))), pruned.keep)
+        return Pruned(rounded(pruned, make(np.arange(pruned.weight.shape[2]))), pruned.keep)
     sweeper = method if isinstance(method, SparseGPT) else SparseGPT()
     windows = problem.mode.windows(problem.layout, sweeper.block_size)
     factored = factor(problem, windows, sweeper.dampening)
@@ -54,7 +54,7 @@ def prune_rounded(
     return Pruned(weight, keep, max(pruned.dampening, factored.dampening))
 
 
-def _rounded(pruned: Pruned, rounding: Rounding) -> Array:
+def rounded(pruned: Pruned, rounding: Rounding) -> Array:
     """Returns the kept weights, each on the grid by itself."""
     weight = np.empty_like(host(pruned.weight))
     for column in range(weight.shape[2]):

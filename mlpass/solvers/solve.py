@@ -29,6 +29,7 @@ from mlpass.solvers.rounding import prune_rounded
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
 from mlpass.sparsity.mode import Mode
+from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import Storage
 
 
@@ -99,6 +100,7 @@ def solve(
         NotApplicable: the mode or the storage does not fit this weight.
     """
     given: Array = weight
+    storage = rounding_of(storage)
     if storage is not None:  # a shared Gram is brought to the host once
         given, gram = host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
     problem = make_problem(given, gram, mode, layout, target)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array
+from mlpass.options import text_of
+from mlpass.registries import STORAGES
 from mlpass.sparsity.layout import Layout
 
 Floats = NDArray[np.float32]
@@ -48,6 +50,11 @@ class Storage:
     """
 
     form: ClassVar[str]
+
+    def __str__(self) -> str:
+        """How reports show it."""
+        name = STORAGES.name_of(self)
+        return text_of(self, "" if name is None else STORAGES[name].words["lead"])
 
     def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
         """Returns the grid of one weight.

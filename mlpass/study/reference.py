@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,19 @@ Outputs = Mapping[str, Any]
 _OUTPUT, _LABELS = "output:", "labels:"
 
 
+def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
+    """Yields the outputs of each prediction, the same bits in every process, whatever its cores.
+
+    Raises:
+        InputError: a sample does not fit the model.
+        ExecutionError: an op failed.
+    """
+    for sample in samples:
+        with one_blas_thread():
+            outputs = list(predict_each(interpreter, sample))
+        yield from outputs
+
+
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
     """Writes the outputs for each sample, and each step of one, to a file of its own in `folder`.
 
@@ -30,11 +43,9 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
         OSError: the disk is full.
     """
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
-    made = (outputs for sample in bar for outputs in predict_each(interpreter, sample))
-    with one_blas_thread():
-        for number, outputs in enumerate(made):
-            with (folder / f"{number}.npz").open("xb") as file:
-                write_arrays(file, dict(_stored(outputs)))
+    for number, outputs in enumerate(outputs_of(interpreter, bar)):
+        with (folder / f"{number}.npz").open("xb") as file:
+            write_arrays(file, dict(_stored(outputs)))
 
 
 def read_reference(folder: Path) -> Iterator[Outputs]:

@@ -81,7 +81,7 @@ def sensitivity(
                     except NotApplicable as reason:
                         found[step.site] = observed.refusal or str(reason)
     layers = tuple(_record(step, found.get(step.site, "no sample reaches it")) for step in steps)
-    shown = type(solver).__name__.lower()
+    shown = str(solver)
     return SensitivityReport(name, shown, len(samples), tuple(shares), layers)
 
 

@@ -15,12 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpass.calibrate.journal import journal_path
-from mlpass.errors import (
-    CalibrationError,
-    ConfigError,
-    InputError,
-    close_matches,
-)
+from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
 from mlpass.files import check_file, naming
 from mlpass.program.mlmodel import check_outside, open_package
 from mlpass.program.mlpackage import Package
@@ -28,6 +23,7 @@ from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import load_samples
+from mlpass.storage.given import StorageLike
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
@@ -44,6 +40,7 @@ def sweep(
     configs: Any = None,
     *,
     method: Any = None,
+    storage: StorageLike = None,
     evaluate: Evaluate | None = None,
     test_data: Any = None,
     executor: Executor | None = None,
@@ -68,6 +65,7 @@ def sweep(
         configs: a sequence of configs, or the path of a YAML file with one; None for twenty that
             need no data.
         method: by which to try each, a method, its name, or several; None is by magnitude.
+        storage: of the configs that name none themselves.
         evaluate: your own measure of a model: given the path of a package, returns a number, the
             higher the better. It then takes the SNR's place in the front.
         test_data: samples to compare outputs on, where they should be others than `sample_data`.
@@ -96,7 +94,7 @@ def sweep(
         OSError: a file cannot be read or written.
     """
     began = time.perf_counter()
-    candidates = make_candidates(configs, method)
+    candidates = make_candidates(configs, method, storage)
     _check(candidates, sample_data, backend, output, resume, force)
     if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
         raise ConfigError(f"jobs: must be an int of 1 or more. Got {jobs!r}.")

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
-from mlpass.examine.compare import predict_each, tally_outputs
+from mlpass.examine.compare import tally_outputs
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
@@ -28,7 +27,7 @@ from mlpass.runtime.samples import load_samples
 from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate
-from mlpass.study.reference import read_reference
+from mlpass.study.reference import outputs_of, read_reference
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import stored_bytes
@@ -169,11 +168,8 @@ def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     named = setting.function_name
     interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     names = [feature.name for feature in interpreter.outputs]
-    samples = load_samples(setting.test_data)
-    # BLAS on one thread gives the same bits in every process, whatever its number of cores.
-    with one_blas_thread():
-        made = (outputs for sample in samples for outputs in predict_each(interpreter, sample))
-        return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
+    made = outputs_of(interpreter, load_samples(setting.test_data))
+    return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
 
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:

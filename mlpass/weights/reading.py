@@ -12,7 +12,9 @@ from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.parallel import map_slabs
 from mlpass.runtime.materialize import materialize
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.select import keys_of
+from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.sites import Site
 
@@ -51,6 +53,20 @@ def layout_of_site(site: Site) -> Layout:
     if len(layouts) > 1:
         raise NotApplicable(f"{' and '.join(layouts.values())} read it in different layouts")
     return next(iter(layouts))
+
+
+def layout_to_solve(site: Site, mode: Mode) -> Layout:
+    """Returns a site's layout; that of a table where rows are gathered from it alone.
+
+    Raises:
+        NotApplicable: it has no layout, or the mode needs another; the text says why.
+    """
+    try:
+        return layout_of_site(site)
+    except NotApplicable:
+        if mode.structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
+            raise
+        return table_layout(site.shape)
 
 
 def magnitude(weight: NDArray[Any]) -> NDArray[Any]:
