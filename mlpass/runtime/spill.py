@@ -156,10 +156,13 @@ class Spill:
             spilled = self._files[value] = _File(tempfile.TemporaryFile(), {})  # noqa: SIM115
         offset = spilled.file.seek(0, 2)
         for number, values in self._held.pop(value).items():
-            array = np.ascontiguousarray(self._backend.to_numpy(values[value]))
+            held = values.get(value)
+            if held is None:
+                continue  # its run, in another thread, has let go of it, and is yet to say so
+            array = np.ascontiguousarray(self._backend.to_numpy(held))
             spilled.file.write(memoryview(array.data).cast("B"))
             spilled.places[number] = _Place(offset, array.dtype, array.shape)
             offset += array.nbytes
-            del values[value]
+            dict.pop(values, value, None)
             self._used -= self._sizes.pop((number, value))
         spilled.file.flush()

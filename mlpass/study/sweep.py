@@ -199,7 +199,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     Raises:
         CalibrationError: a sample does not fit the model.
     """
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     place = folder / "reference"
     place.mkdir()
     try:
