@@ -19,7 +19,8 @@ of those that fit, and which of mlpass', and, where this mlpass has `budget=`, i
     python benchmarks/bench_bytes.py --json bytes.json             # goes on where it was stopped
     python benchmarks/bench_bytes.py --models tiny_lm --forms int8 int4 --json bytes.json
 
-A form that takes longer than `--limit` seconds is left out, and named in the table.
+A form that takes longer than `--limit` seconds is left out, and named in the table. coremltools'
+k-means needs scikit-learn: pip install -e '.[bench]'
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def measure(model: str, options: argparse.Namespace, done: Sequence[Run]) -> Ite
             measured = run(name, tool, form, str(options.samples), **kept)
         except subprocess.TimeoutExpired:
             measured = {"model": name, "tool": tool, "method": form, "limit": options.limit}
-        print(f"{name}, {tool}, {form}: {cells(measured)}", file=sys.stderr, flush=True)
+        print(f"{name}, {tool}, {form}: {' '.join(cells(measured))}", file=sys.stderr, flush=True)
         yield measured
 
 
@@ -164,7 +165,8 @@ def cells(one: Run) -> list[str]:
 def table(runs: Sequence[Run]) -> str:
     """Returns a Markdown table of a model's runs: a row a form, each tool's columns beside."""
     tools = [tool for tool in TOOLS if any(one["tool"] == tool for one in runs)]
-    title = next(FIGURES[key][0] for key in FIGURES if any(key in one for one in runs))
+    titles = (FIGURES[key][0] for key in FIGURES if any(key in one for one in runs))
+    title = next(titles, "figure")
     head = ["Form"] + [
         f"{tool}: {part}" for tool in tools for part in ("bytes", "bits per weight", title)
     ]
