@@ -189,6 +189,7 @@ STORAGES = Registry(
         "quantize": f"{_STORAGE}.quantized",
         "palettize": f"{_STORAGE}.palette",
         "plain": f"{_STORAGE}.plain",
+        "lossless": f"{_STORAGE}.lossless",
     },
 )
 
@@ -219,11 +220,12 @@ def method(name: str) -> Callable[[type[Kind]], type[Kind]]:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option, field))
-def storage(name: str, *, lead: str) -> Callable[[type[Kind]], type[Kind]]:
+def storage(name: str, *, lead: str, **words: str) -> Callable[[type[Kind]], type[Kind]]:
     """Returns a decorator that registers a storage.
 
     Args:
         name: in lower case; the flag and the key that take its leading option.
         lead: the field that this is; "" for a storage without options, which has no flag or key.
+        **words: `flag`: where nothing leads it, the help of a flag of its name that asks for it.
     """
-    return STORAGES.add(name, {"lead": lead})
+    return STORAGES.add(name, {"lead": lead, **words})

@@ -22,6 +22,7 @@ from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.solve import Solution, solve
 from mlpass.sparsity.modes import Mode, Percentile
+from mlpass.weights.lossless import encode_lossless
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
@@ -163,6 +164,8 @@ class _Pruning:
         """
         if observed.gram is None:
             raise NotApplicable(observed.refusal or "no sample reaches it")
+        if step.site.is_sparse and step.storage is not None and not step.storage.exact:
+            raise NotApplicable("it is sparse already: give the model that it was made from")
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
         mode = mode_of(step, score)
@@ -194,6 +197,8 @@ def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:
 
 
 def _encoded(step: Step, solution: Solution[NDArray[Any]]) -> Encoded:
+    if step.storage is not None and step.storage.exact:
+        return encode_lossless(step.site, solution.weight, solution.keep)
     if step.storage is not None:
         return encode_stored(step.site, solution, step.storage)
     return encode_weight(step.site, solution.weight, solution.keep)

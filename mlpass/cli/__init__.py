@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from mlpass.cli.choose import add_choose
 from mlpass.cli.compare import add_compare
+from mlpass.cli.explain import add_explain
 from mlpass.cli.finetune import add_finetune
 from mlpass.cli.inspect import add_inspect
 from mlpass.cli.predict import add_predict
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         add_sweep,
         add_choose,
         add_inspect,
+        add_explain,
         add_predict,
         add_compare,
     ):

@@ -71,7 +71,10 @@ def take_storage(options: dict[str, Any]) -> Storage | None:
     others = {word: options.pop(word) for word in [*options] if word in words}
     others = {word: value for word, value in others.items() if value is not None}
     if whole is not None and (named or others):
-        raise ConfigError(f"{next(iter({**named, **others}))}: set it in storage itself")
+        word, name = next(iter({**named, **others})), STORAGES.name_of(whole)
+        if name is not None and not options_of(STORAGES[name].kind):
+            raise ConfigError(f"{word}: does not go with {name}; choose one")
+        raise ConfigError(f"{word}: set it in storage itself")
     if len(named) > 1:
         first, second, *_ = named
         raise ConfigError(f"{first}: does not go with {second}; choose one")
