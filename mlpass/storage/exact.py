@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlpass.errors import NotApplicable
 from mlpass.sparsity.layout import Layout
 from mlpass.storage.blocking import Blocking, channel_blockings, row_blockings
-from mlpass.storage.exact_scales import Scaled, exact_scales
+from mlpass.storage.exact_scales import Scaled, exact_scales, sampled_bits
 from mlpass.storage.exact_tables import few_valued, numbered, tables_of, valued
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
@@ -88,13 +88,18 @@ def _codes_sizes(size: int, kept: int, bits: int, masked: bool) -> tuple[int, ..
 
 
 def _scales(weight: NDArray[Any], layout: Layout) -> Iterator[_Scales]:
-    """Yields the blocks of a weight that are integers with a scale each."""
+    """Yields the longest blocks of a weight that are integers of 4 or 8 bits, with a scale each."""
     rows = list(row_blockings(layout))
-    for blocking in [*reversed(list(channel_blockings(layout))), rows[0], rows[-1]]:
-        scaled = exact_scales(blocking.split(weight))
-        if scaled is None:
-            return  # nor are longer ones
-        yield _Scales(Quantized(scaled.dtype), blocking, scaled)
+    found = [
+        (blocking, sampled_bits(blocking.split(weight)))
+        for blocking in [rows[-1], rows[0], *channel_blockings(layout)]  # the longest first
+    ]
+    for bits in (4, 8):
+        for blocking in (blocking for blocking, sampled in found if sampled == bits):
+            scaled = exact_scales(blocking.split(weight))
+            if scaled is not None:
+                yield _Scales(Quantized(scaled.dtype), blocking, scaled)
+                break
 
 
 class _Tables(NamedTuple):

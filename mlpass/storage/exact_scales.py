@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,15 @@ class Scaled(NamedTuple):
     offset: NDArray[Any] | None
 
 
+def sampled_bits(blocks: NDArray[Any]) -> int | None:
+    """Returns the bits, 4 or 8, of the integers that some of the blocks are; None where not all."""
+    found = _steps(_sample(blocks), range(1, _MOST + 1))
+    if found is None:
+        return None
+    low, high = found[0].min(axis=1), found[0].max(axis=1)
+    return 4 if (np.maximum(high, 0) - np.minimum(low, 0)).max() < 16 else 8
+
+
 def exact_scales(blocks: NDArray[Any]) -> Scaled | None:
     """Returns blocks as integers with a scale each, in the fewest bits; None where they are not.
 
@@ -39,9 +49,13 @@ def exact_scales(blocks: NDArray[Any]) -> Scaled | None:
     Args:
         blocks: (blocks, elements), fp16 or fp32, finite.
     """
-    width = blocks.shape[1]
-    part = blocks[:, :: max(1, width // _SAMPLE)]
-    if _steps(some_of(part, _SAMPLE)) is None or (found := _steps(blocks)) is None:
+    every = range(1, _MOST + 1)
+    sample = _steps(_sample(blocks), every)
+    if sample is None:
+        return None
+    likely = np.unique(np.abs(sample[0]).max(axis=1))
+    found = _steps(blocks, [*(int(each) for each in likely if each), *every])
+    if found is None:
         return None
     steps, scale = found
     low, high = steps.min(axis=1), steps.max(axis=1)
@@ -57,11 +71,17 @@ def exact_scales(blocks: NDArray[Any]) -> Scaled | None:
     return None
 
 
-def _steps(blocks: NDArray[Any]) -> tuple[NDArray[np.int16], NDArray[Any]] | None:
-    """Returns the fewest steps, and the scale, that each block is; None where one is not.
+def _sample(blocks: NDArray[Any]) -> NDArray[Any]:
+    return some_of(blocks[:, :: max(1, blocks.shape[1] // _SAMPLE)], _SAMPLE)
 
-    The largest magnitude of a block is some number of steps: each is tried, with the scales that
-    round to it.
+
+def _steps(
+    blocks: NDArray[Any], numbers: Iterable[int]
+) -> tuple[NDArray[np.int16], NDArray[Any]] | None:
+    """Returns the steps, and the scale, that each block is; None where one is not.
+
+    The largest magnitude of a block is some number of steps: each is tried in turn, with the scales
+    that round to it.
     """
     largest = np.abs(blocks).max(axis=1)
     steps = np.zeros(blocks.shape, np.int16)
@@ -69,7 +89,7 @@ def _steps(blocks: NDArray[Any]) -> tuple[NDArray[np.int16], NDArray[Any]] | Non
     done = largest == 0
     first = blocks[:, :: max(1, blocks.shape[1] // _FIRST)]
     ends = blocks.dtype.type(0), blocks.dtype.type(np.inf)
-    for number in range(1, _MOST + 1):
+    for number in numbers:
         middle = (largest.astype(np.float32) / np.float32(number)).astype(blocks.dtype)
         for tried in (middle, *(np.nextafter(middle, end) for end in ends)):
             left = np.flatnonzero(~done & (tried > 0))

@@ -94,10 +94,8 @@ def lossless(source, target, **options):
 @pytest.mark.parametrize("kind", VALUES)
 def test_values_are_the_same_in_fewer_bytes(tmp_path, kind, dtype, opset):
     source, target = tmp_path / "a.mlpackage", tmp_path / "b.mlpackage"
-    weights = {
-        name: VALUES[kind](shape).astype(DTYPES[dtype]) + np.float32(0)
-        for name, shape in SHAPES.items()
-    }
+    values = {name: VALUES[kind](shape).astype(DTYPES[dtype]) for name, shape in SHAPES.items()}
+    weights = {name: each.astype(np.float32) for name, each in values.items()}
     aim = getattr(ct.target, f"iOS{opset}")
     save(build(weights, aim), source, aim, dtype)
     report = lossless(source, target)
