@@ -1,7 +1,5 @@
 """`python -m mlpass`: the same as the `mlpass` command."""
 
-import sys
+from mlpass.cli import run
 
-from mlpass.cli import main
-
-sys.exit(main())
+run()

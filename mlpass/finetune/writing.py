@@ -45,6 +45,7 @@ def write_module(
     skipped: Mapping[str, str],
     *,
     force: bool,
+    keep: bool = False,
 ) -> Report:
     """Writes a module's model with its trained weights, and returns what was done.
 
@@ -54,6 +55,7 @@ def write_module(
         pruned: as for `report_module`.
         skipped: likewise.
         force: whether to replace an `output` that exists.
+        keep: whether a package that may not take its place is kept beside it.
 
     Raises:
         ExecutionError: a weight does not fit its stored type.
@@ -74,7 +76,7 @@ def write_module(
                     "not the model that was trained"
                 )
         functions, bytes_before = function_records(package.programs), package.nbytes
-        with package.rewrite(output, force=force) as rewriter:
+        with package.rewrite(output, force=force, keep=keep) as rewriter:
             for site in sites:
                 stored = _encoded(module, site, names.get(site.name))
                 for old, new in stored.replacements if stored else ():

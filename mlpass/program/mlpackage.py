@@ -95,7 +95,9 @@ class Package:
         return package_nbytes(self.path)
 
     @contextmanager
-    def rewrite(self, target: str | os.PathLike[str], *, force: bool = False) -> Iterator[Rewriter]:
+    def rewrite(
+        self, target: str | os.PathLike[str], *, force: bool = False, keep: bool = False
+    ) -> Iterator[Rewriter]:
         """Writes a copy to `target`, with the ops replaced that the caller replaces meanwhile.
 
         A package can be rewritten once: its message is edited.
@@ -103,6 +105,7 @@ class Package:
         Args:
             target: a new `.mlpackage`.
             force: whether to replace one that is there.
+            keep: whether one that may not take its place is kept beside it: see `whole_folder`.
 
         Raises:
             OutputExistsError: it is there, now or at the end, and `force` is False.
@@ -110,9 +113,9 @@ class Package:
                 this package in it. Or something that its manifest lists is missing.
             OSError: it cannot be written.
         """
-        target = self.check_target(target, force=force)
+        target = self.check_target(target, force=force or keep)
         check_items(self.path)
-        with whole_folder(target, force=force) as building:
+        with whole_folder(target, force=force, keep=keep) as building:
             with Rewriter(self, building) as rewriter:
                 yield rewriter
             if rewriter.ensures is not None:
