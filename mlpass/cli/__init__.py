@@ -40,12 +40,11 @@ def run() -> NoReturn:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = shlex.join(["mlpass", *given])
     try:
         with ended_by_signals():
+            options = _parser().parse_args(arguments)
+            given = sys.argv[1:] if arguments is None else arguments
+            options.command = shlex.join(["mlpass", *given])
             _print(options.run(options))
     except OutputExistsError as error:
         return _fail(str(error).replace("pass force=True", "pass --force"), error)

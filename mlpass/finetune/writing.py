@@ -14,7 +14,6 @@ from mlpass.finetune.masks import PrunedParameter
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.weights import encode_trained, find_trained, is_weight, opened
 from mlpass.program.mlmodel import open_package
-from mlpass.program.mlpackage import package_nbytes
 from mlpass.report.records import LayerRecord, Report
 from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.record import function_records, untouched_record
@@ -91,9 +90,8 @@ def write_module(
                 find=find_trained,
             )
         source = str(package.path)
-    bytes_after = package_nbytes(Path(output))
     layers = tuple(layer for _, layer in told)
-    return Report(source, os.fspath(output), bytes_before, bytes_after, functions, layers)
+    return Report(source, os.fspath(output), bytes_before, rewriter.nbytes, functions, layers)
 
 
 def _encoded(module: ProgramModule, site: Site, name: str | None) -> Encoded | None:

@@ -120,6 +120,7 @@ class Package:
                 yield rewriter
             if rewriter.ensures is not None:
                 rewriter.ensures(building)
+            rewriter.nbytes = package_nbytes(building)
 
     def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
@@ -170,6 +171,7 @@ class Rewriter:
     """
 
     ensures: Callable[[Path], None] | None = None
+    nbytes: int = 0
 
     def __init__(self, package: Package, root: Path) -> None:
         """Begins to write `package` to the empty directory `root`."""

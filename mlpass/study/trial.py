@@ -120,7 +120,9 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
             function_name=setting.function_name,
             dense_grams=None if setting.grams is None else GramFolder(Path(setting.grams)),
         )
-    return prune_package(setting.model, output, candidate.config, calibration, force=True)
+    return prune_package(
+        setting.model, output, candidate.config, calibration, force=True, journaled=False
+    )
 
 
 def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
