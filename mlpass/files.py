@@ -77,7 +77,7 @@ def temporary_folder() -> Iterator[Path]:
     folder = Path(tempfile.gettempdir()) / f"mlpass-{uuid.uuid4().hex[:12]}"
     end = surely(partial(discard, folder))
     try:
-        with naming_temporary():
+        with naming_temporary(folder):
             folder.mkdir(mode=0o700)
             yield folder
     finally:
@@ -85,14 +85,19 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming_temporary() -> Iterator[None]:
-    """Makes an OSError of what is written to the temporary folder name that, and the cure."""
-    place = Path(tempfile.gettempdir())
+def naming_temporary(folder: Path | None = None) -> Iterator[None]:
+    """Makes the OSError of a full disk name the temporary folder, and the cure.
+
+    Args:
+        folder: what is written to, within that; where an error names nothing, it is meant, too.
+    """
     try:
-        with naming(place, place):
-            yield
+        yield
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename == str(place):
+        names = [Path(os.fsdecode(name)) for name in (error.filename,) if name is not None]
+        ours = all(folder is not None and name.is_relative_to(folder) for name in names)
+        if ours and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename, error.filename2 = tempfile.gettempdir(), None
             add_note(error, "set TMPDIR to a folder with more room")
         raise
 

@@ -326,8 +326,12 @@ def test_a_full_temporary_folder_is_named_with_the_cure(
         raise full
     assert caught.value.filename == str(tmp_path)
     assert vars(caught.value)["__notes__"] == ["set TMPDIR to a folder with more room"]
-    with pytest.raises(FileNotFoundError) as missing, files.temporary_folder():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "elsewhere")
-    assert missing.value.filename == "elsewhere"
-    assert not vars(missing.value)
+    for number, name in ((errno.ENOSPC, "elsewhere"), (errno.EROFS, None)):
+        with pytest.raises(OSError, match=r".") as other, files.temporary_folder():
+            raise OSError(number, os.strerror(number), name)
+        assert other.value.filename == name
+        assert not vars(other.value)
+    with pytest.raises(OSError, match="No space left") as inside, files.temporary_folder() as made:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(made / "file"))
+    assert inside.value.filename == str(tmp_path)
     assert os.listdir(tmp_path) == []

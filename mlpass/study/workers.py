@@ -62,13 +62,19 @@ def open_executor(
     context = multiprocessing.get_context("spawn")
     end, held = context.Pipe(duplex=False)
     begin = max(1, cores // workers), folder, end
-    with held, end, _Pool(workers, context, _begin, begin) as pool:
+    with held, end:
         try:
-            yield pool
-        except BaseException:
-            held.close()
-            pool.shutdown(cancel_futures=True)
-            raise
+            made = _Pool(workers, context, _begin, begin)
+        except (OSError, ImportError):  # as without /dev/shm, where their locks live
+            yield None
+            return
+        with made as pool:
+            try:
+                yield pool
+            except BaseException:
+                held.close()
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 class _Pool(ProcessPoolExecutor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -57,6 +58,19 @@ def test_few_jobs_run_here(monkeypatch):
     with open_executor(None, 9, None) as executor:
         assert executor is None
         assert list(run_all(executor, [(int, ("7",)), (abs, (-2,))])) == [(0, 7), (1, 2)]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), OSError("no such call"), ImportError()])
+def test_where_there_can_be_no_processes_jobs_run_here(error, monkeypatch):
+    """Without /dev/shm there are no locks for them."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setenv("MLPASS_THREADS", "4")
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    with open_executor(None, 9, None) as executor:
+        assert list(run_all(executor, [(int, ("7",))])) == [(0, 7)]
 
 
 def test_other_errors_of_a_job_are_its_own():
