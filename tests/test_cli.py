@@ -39,6 +39,17 @@ def test_prune_prints_a_table_and_writes_the_package(fixtures, tmp_path, capsys)
     assert out.is_dir()
 
 
+def test_a_model_is_raised_to_the_target_that_is_asked_for(fixtures, tmp_path, capsys):
+    command = ["prune", str(fixtures / "tiny_lm.mlpackage"), "--target-sparsity", "0.5"]
+    for name, status in {"iOS18": 0, "iOS17": 0, "iOS16": 1}.items():
+        out = tmp_path / f"{name}.mlpackage"
+        assert main([*command, "-o", str(out), "--minimum-deployment-target", name]) == status
+        assert out.exists() == (status == 0)
+    assert "cannot be lowered to iOS16" in capsys.readouterr().err
+    main(["inspect", str(tmp_path / "iOS18.mlpackage")])
+    assert "iOS18" in capsys.readouterr().out
+
+
 def test_json_is_one_document_and_nothing_else(fixtures, tmp_path):
     out = tmp_path / "out.mlpackage"
     done = run(
@@ -257,8 +268,12 @@ def test_the_table_of_a_calibrated_run_shows_errors(digits, tmp_path, capsys):
     ("options", "message"),
     [
         (["--method", "admm"], "--method: needs --sample-data"),
-        (["--quantize", "int4"], "--quantize: needs --sample-data"),
-        (["--sample-data", "x", "--quantize-block-size", "32"], "needs --quantize"),
+        (["--allocate", "error"], "--allocate: needs --sample-data"),
+        (["--quantize-block-size", "32"], "--quantize-block-size: needs --quantize"),
+        (["--quantize", "int4", "--group-size", "8"], "--group-size: does not go with --quantize"),
+        (["--quantize", "int4", "--palettize", "4"], "--quantize: does not go with --palettize"),
+        (["--quantize", "int5"], "--quantize: invalid choice: 'int5'"),
+        (["--palettize", "4", "--group-size", "0"], "--group-size: must be an int of 1 or"),
         (
             ["--sample-data", "x", "--method", "admm", "--refit"],
             "--method admm: does not take --refit",

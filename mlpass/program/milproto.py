@@ -84,14 +84,19 @@ class MilProto:
         return op in self._places
 
     def replace(
-        self, op: ir.Op, new_ops: Sequence[ir.Op], store: Callable[[ir.Constant], tuple[str, int]]
+        self,
+        op: ir.Op,
+        new_ops: Sequence[ir.Op],
+        store: Callable[[ir.Constant], tuple[str, int]],
+        opset: int | None = None,
     ) -> None:
-        """Puts `new_ops` in the place of `op`; the last has outputs of the same names.
+        """Puts `new_ops` in the place of `op`, of this program.
 
         Args:
-            op: of this program.
-            new_ops: in order of execution; all but the last get names that are free.
+            op: what it makes keeps its names, and so does the last of the new ops.
+            new_ops: in order of execution; all else about them gets names that are free.
             store: writes a constant to a weight file and returns (file name, offset).
+            opset: that they are written for; None for the function's own.
         """
         container, message = self._places.pop(op)
         for arguments in op.inputs.values():
@@ -102,8 +107,8 @@ class MilProto:
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
             self.sparse.add(function)
-        opset = self.program.functions[function].opset
-        named = with_free_names(new_ops, self.names[function])
+        opset = opset or self.program.functions[function].opset
+        named = with_free_names(new_ops, self.names[function], op.outputs)
         *before, last = (encode_op(new, opset, store) for new in named)
         if before:
             index = _index_of(message, container)
@@ -175,7 +180,7 @@ class MilProto:
         outputs = tuple(_lookup(scope, name, f"{where}, its outputs") for name in message.outputs)
         return ir.Block(inputs, ops, outputs)
 
-    def _op(self, message: Any, container: Any, scope: dict[str, ir.Value], where: str) -> ir.Op:
+    def _op(self, message: Any, container: object, scope: dict[str, ir.Value], where: str) -> ir.Op:
         label = message.outputs[0].name if message.outputs else message.type
         where = f"{where}, op {label!r} ({message.type})"
         name = ""
@@ -219,7 +224,7 @@ class MilProto:
             if isinstance(arguments[0], ir.Value) and arguments[0] not in self._stated:
                 raise ModelFormatError(f"{where}: its {parameter!r} is not a constant")
 
-    def _attributes(self, attributes: Any, where: str) -> dict[str, ir.Constant]:
+    def _attributes(self, attributes: object, where: str) -> dict[str, ir.Constant]:
         return {
             key: self._constant(value, f"{where}, {key}") for key, value in _ordered(attributes)
         }
@@ -280,7 +285,7 @@ def opset_number(name: str) -> int:
     return number + 10 if number <= 8 else number + 17  # after iOS18 came iOS26
 
 
-def _index_of(message: Any, container: Any) -> int:
+def _index_of(message: object, container: Any) -> int:
     return next(index for index, candidate in enumerate(container) if candidate is message)
 
 
@@ -377,7 +382,7 @@ def _tensor(message: Any, value_type: ir.TensorType, where: str) -> Any:
     return raw
 
 
-def _cast(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
+def _cast(values: NDArray[np.generic], dtype: DType) -> NDArray[Any]:
     """Returns stated values as elements of `dtype`, which floats may round to.
 
     Raises:
@@ -391,5 +396,5 @@ def _cast(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
     return elements
 
 
-def _trim(elements: NDArray[Any], dtype: DType) -> NDArray[Any]:
+def _trim(elements: NDArray[np.generic], dtype: DType) -> NDArray[Any]:
     return unpack_elements(pack_elements(elements, dtype), dtype, elements.size)

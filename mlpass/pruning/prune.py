@@ -14,19 +14,20 @@ from mlpass.calibrate.journal import Journal, digest_of, journal_path
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
-from mlpass.plan.config import Config, as_config
-from mlpass.plan.steps import Step, plan, rank_globally
+from mlpass.plan.config import Config, as_config, configured
+from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
+from mlpass.program.opsets.packages import raise_package
+from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import edit_program
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.sources import is_pymil
+from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
-from mlpass.storage.palette import Palette
-from mlpass.storage.quantized import Quantized
+from mlpass.storage.given import StorageLike
 from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.joint import check_opset
 from mlpass.weights.record import function_records, untouched_record
@@ -41,8 +42,7 @@ def prune(
     *,
     method: Method | None = None,
     sample_data: Any = None,
-    quantize: str | Quantized | None = None,
-    palettize: int | Palette | None = None,
+    storage: StorageLike = None,
     allocate: str = "uniform",
     max_nbytes: int | None = None,
     propagate: str = "pruned",
@@ -52,6 +52,7 @@ def prune(
     device: str | None = None,
     function_name: str | None = None,
     joint_compression: bool = False,
+    minimum_deployment_target: Any = None,
     force: bool = False,
     resume: bool = False,
 ) -> Report:
@@ -66,15 +67,18 @@ def prune(
     Args:
         source: path of an `.mlpackage`, or an `MLModel`: neither is changed. Or a pymil `Program`.
         output: path of the `.mlpackage` to write. It appears whole or not at all.
-        config: which mode each weight gets: a mode, a `Config`, a coremltools
-            `OptimizationConfig`, a mapping, or a YAML path.
+        config: which mode and storage each weight gets: a mode, a storage, a `Config`, a
+            coremltools `OptimizationConfig`, a mapping, or a YAML path.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
             there are samples.
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
-            leading sample axis; or of a folder of `.npz` files, one a sample.
-        quantize: "int8" or "int4", or a `Quantized`: kept weights become integers in the same
-            solve (iOS18).
-        palettize: 4, or a `Palette`: they become indices into a table of 16 values (iOS18).
+            leading sample axis; or of a folder of `.npz` files, one a sample. For a model that
+            keeps a state, a sample may be a sequence of {input name: array}, or a sub-folder: steps
+            that share the state.
+        storage: how the values are kept of weights whose entry in `config` names no storage:
+            `Quantized()` or `Palette()` (iOS18), in the same solve where there are samples; a
+            mapping such as `{"palettize": 4, "group_size": 8}`, or a text such as "int8". None, as
+            `Plain()`, keeps them as they come. Without a `config` nothing becomes zero.
         allocate: how one target sparsity is divided among layers: "uniform", all the same; "owl",
             which spares layers with many outliers; "error", for the least summed output error.
         max_nbytes: with "error": what the weights that are pruned may take together, in place of
@@ -89,6 +93,8 @@ def prune(
         function_name: of a model with several functions, the one that the samples are for.
         joint_compression: whether to prune the weights that are quantized or palettized already,
             and those alone, into joint sparse forms (iOS18).
+        minimum_deployment_target: "iOS18", "macOS15", `coremltools.target.iOS18`: a package for an
+            older one is raised to it, without its source; None leaves it what it is.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished, rather than anew.
 
@@ -97,7 +103,8 @@ def prune(
         CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
         ModelFormatError: `source` is not a package with an ML Program, or is broken; or a `Program`
             is older than iOS16; or older than iOS18 where a joint form is asked for.
-        UnsupportedOpError: samples are given, and the program has ops without kernels.
+        UnsupportedOpError: samples are given, and the program has ops without kernels; or the model
+            has ops that cannot be raised.
         OutputExistsError: `output` exists and `force` is False.
         OutputBusyError: another calibrated run is writing it.
         OSError: a file cannot be read or written.
@@ -105,8 +112,6 @@ def prune(
     calibration = make_calibration(
         method,
         sample_data,
-        quantize=quantize,
-        palettize=palettize,
         allocate=allocate,
         max_nbytes=max_nbytes,
         propagate=propagate,
@@ -119,13 +124,18 @@ def prune(
     if calibration is not None and joint_compression:
         raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
     if is_pymil(source):
+        if minimum_deployment_target is not None:
+            raise ConfigError(
+                "minimum_deployment_target: raises packages; a Program is for the one that it was "
+                "made for: convert with that target"
+            )
         if output is not None and config is not None:
             raise ConfigError(
                 "output: a Program is pruned in place; call prune_program(program, config)"
             )
-        given = output if config is None else config
+        given = configured(output if config is None else config, storage)
         return prune_in_place(source, given, calibration, joint_compression=joint_compression)
-    if config is None:
+    if output is None or (config is None and storage is None):
         raise ConfigError(
             "output: name the package to write, prune(source, output, config); "
             "or call prune_weights(mlmodel, config), which returns an MLModel"
@@ -133,9 +143,10 @@ def prune(
     return prune_package(
         source,
         output,
-        as_config(config),
+        configured(config, storage),
         calibration,
         joint_compression=joint_compression,
+        minimum_deployment_target=minimum_deployment_target,
         force=force,
         resume=resume,
     )
@@ -148,6 +159,7 @@ def prune_package(
     calibration: Calibration | None = None,
     *,
     joint_compression: bool = False,
+    minimum_deployment_target: Any = None,
     force: bool = False,
     resume: bool = False,
     journaled: bool = True,
@@ -160,6 +172,7 @@ def prune_package(
         config: which mode each weight gets.
         calibration: how weights are solved for on samples; None where they are not.
         joint_compression: whether to prune compressed weights.
+        minimum_deployment_target: that it is raised to; None where it is not.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished.
         journaled: whether what is finished is kept for that.
@@ -169,6 +182,8 @@ def prune_package(
         OSError: a file cannot be read or written.
     """
     with open_package(source) as package:
+        if minimum_deployment_target is not None:
+            raise_package(package, opset_of(minimum_deployment_target))
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
         package.check_target(output, force=force)
@@ -227,12 +242,14 @@ def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -
 
     Raises:
         ConfigError: an entry of the config matches nothing, or two contradict each other.
-        ModelFormatError: a program is too old for joint compression.
+        ModelFormatError: a program is too old for joint compression, or for a storage.
     """
     sites = find_sites(programs)
+    steps = plan(sites, config, joint=joint)
     if joint:
         check_opset(sites)
-    return plan(sites, config, joint=joint)
+    check_storages(steps)
+    return steps
 
 
 def _in_place(
@@ -253,12 +270,14 @@ def _prune_calibrated(
 ) -> list[LayerRecord]:
     """Returns a record for each step, those that the samples did not decide included."""
     decided = prune_calibrated(model, steps, calibration, editor, journal)
+    beyond = unreached(model)
 
     def undecided(step: Step) -> LayerRecord:
         if step.skipped or step.mode is None:
             return untouched_record(step.site, step.skipped)
         if calibration.fallback == "skip":
-            return untouched_record(step.site, "no sample reaches it")
+            reasons = (beyond[use.op] for use in step.site.uses if use.op in beyond)
+            return untouched_record(step.site, next(reasons, "no sample reaches it"))
         return carry_out(step, editor)
 
     return [decided.get(step.site) or undecided(step) for step in steps]

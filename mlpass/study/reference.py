@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.blas import one_blas_thread
-from mlpass.examine.compare import predict_once
+from mlpass.examine.compare import predict_each
 from mlpass.examine.predict import write_arrays
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
@@ -21,8 +21,21 @@ Outputs = Mapping[str, Any]
 _OUTPUT, _LABELS = "output:", "labels:"
 
 
+def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
+    """Yields the outputs of each prediction, the same bits in every process, whatever its cores.
+
+    Raises:
+        InputError: a sample does not fit the model.
+        ExecutionError: an op failed.
+    """
+    for sample in samples:
+        with one_blas_thread():
+            outputs = list(predict_each(interpreter, sample))
+        yield from outputs
+
+
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
-    """Writes the outputs for each sample to a file of its own in `folder`.
+    """Writes the outputs for each sample, and each step of one, to a file of its own in `folder`.
 
     Raises:
         InputError: a sample does not fit the model.
@@ -30,15 +43,13 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
         OSError: the disk is full.
     """
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
-    for number, sample in enumerate(bar):
-        with one_blas_thread():
-            outputs = predict_once(interpreter, sample)
+    for number, outputs in enumerate(outputs_of(interpreter, bar)):
         with (folder / f"{number}.npz").open("xb") as file:
             write_arrays(file, dict(_stored(outputs)))
 
 
 def read_reference(folder: Path) -> Iterator[Outputs]:
-    """Yields the outputs for each sample, in order, as `Interpreter.predict` gave them.
+    """Yields the outputs of each prediction, in order, as `Interpreter.predict` gave them.
 
     Raises:
         OSError: a file cannot be read.
@@ -58,7 +69,7 @@ def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[Any]]]:
         yield f"{_OUTPUT}{name}", np.asarray(value)
 
 
-def _output(name: str, stored: Mapping[str, NDArray[Any]]) -> Any:
+def _output(name: str, stored: Mapping[str, NDArray[np.generic]]) -> Any:
     """Returns an output as it was: an array, a label, or probabilities by label."""
     labels, array = stored.get(f"{_LABELS}{name}"), stored[f"{_OUTPUT}{name}"]
     if labels is not None:

@@ -28,7 +28,7 @@ _UNGUARDED = "in a script, put the call under `if __name__ == '__main__':`, or p
 def open_executor(
     executor: Executor | None,
     jobs: int,
-    task: Any,
+    task: object,
     limit: int | None = None,
     folder: Path | None = None,
 ) -> Iterator[Executor | None]:
@@ -90,7 +90,7 @@ class _Pool(ProcessPoolExecutor):
 
 
 def run_all(
-    executor: Executor | None, calls: Sequence[tuple[Callable[..., Result], tuple[Any, ...]]]
+    executor: Executor | None, calls: Sequence[tuple[Callable[..., Result], tuple[object, ...]]]
 ) -> Iterator[tuple[int, Result]]:
     """Yields each call's number and result, as they come.
 
@@ -125,7 +125,7 @@ def run_all(
             future.cancel()
 
 
-def _can_be_sent(task: Any) -> bool:
+def _can_be_sent(task: object) -> bool:
     """Returns whether another process can be given what the trials need."""
     try:
         sent = pickle.dumps(task)

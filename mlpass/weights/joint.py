@@ -29,8 +29,9 @@ def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> Non
         if site.opset < _JOINT_OPSET:
             what = "this" if newest < _JOINT_OPSET else f"a function that has {site.name!r}"
             raise ModelFormatError(
-                f"{option} needs an iOS18 model, {what} is iOS{site.opset}: convert with "
-                "minimum_deployment_target=coremltools.target.iOS18"
+                f"{option} needs an iOS18 model, {what} is iOS{site.opset}: raise a package with "
+                "--minimum-deployment-target iOS18 (minimum_deployment_target='iOS18' in Python); "
+                "convert with minimum_deployment_target=coremltools.target.iOS18 otherwise"
             )
 
 
