@@ -158,7 +158,7 @@ def _findings(seen: _Seen, command: str) -> Iterator[Finding]:
 
 
 def _mask_costs(site: Site, weight: NDArray[Any]) -> str | None:
-    """Returns that a mask costs more than it saves; None where there is none, or it does not."""
+    """Returns that a mask costs more than it saves; None where it does not."""
     for part in site.parts:
         for parameter in ("nonzero_data", "indices_nonzero_data"):
             for stored in part.inputs.get(parameter, ()):

@@ -25,7 +25,7 @@ class WeightCost:
         encoding: how it is stored: "dense", "sparse + palettized", ...
         nbytes: stored bytes of elements, masks, tables and scales.
         smallest: the smallest form of the very same values in the model's op set, in a few words;
-            None where there is none that is smaller.
+            None where it is stored in that.
         smallest_nbytes: what it would take.
     """
 

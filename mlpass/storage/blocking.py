@@ -80,7 +80,7 @@ def row_blockings(layout: Layout) -> Iterator[Blocking]:
     for size in divisors(rows):
         try:
             yield Blocking(layout, layout.tabled(rows // size))
-        except NotApplicable:  # they are no block of its axes
+        except NotApplicable:  # its axes do not divide so
             continue
 
 
