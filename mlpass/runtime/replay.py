@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
@@ -20,10 +21,12 @@ from mlpass.parallel import map_items
 from mlpass.program.ir import Op
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import Run
+from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import check_names, read_input, write_output
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.kernels.registry import row_parameter
 from mlpass.runtime.kernels.states import Cell
+from mlpass.runtime.ops import Source
 from mlpass.runtime.plan import Step, reads
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
@@ -112,6 +115,29 @@ def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
         ),
         default=-1,
     )
+
+
+class _Joined(NamedTuple):
+    """The rows of several samples below each other, with what each of them was."""
+
+    source: tuple[Source, ...]
+    rows: Array
+    shapes: Sequence[tuple[int, ...]]
+
+    def split(self, xp: Any, made: Array) -> list[Array]:
+        """Returns what was made of the rows, (rows, columns), by sample."""
+        results, stop = [], 0
+        for shape in self.shapes:
+            start, stop = stop, stop + prod(shape[:-1])
+            results.append(xp.reshape(made[start:stop], (*shape[:-1], made.shape[-1])))
+        return results
+
+
+def _join(xp: Any, source: tuple[Source, ...], inputs: Sequence[Array]) -> _Joined:
+    """Returns the rows of (..., columns) each."""
+    rows = [xp.reshape(x, (prod(x.shape[:-1]), x.shape[-1])) for x in inputs]
+    joined = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
+    return _Joined(source, joined, [tuple(x.shape) for x in inputs])
 
 
 class _Recording:
@@ -231,7 +257,8 @@ class _Replay:
                 found = run.values[value]
                 values[value] = Cell(found.value) if isinstance(found, Cell) else found
             outputs = self._part.plan.block.outputs
-            Run(values, outputs, self._backend.xp, (recording,)).steps([step])
+            with of_sample(number):
+                Run(values, outputs, self._backend.xp, (recording,)).steps([step])
         return recording.found
 
     def _run(self, steps: Sequence[Step], last: int) -> None:
@@ -248,11 +275,12 @@ class _Replay:
             with self._backend.session(False):
                 for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
                     if parameter is not None:
-                        self._run_together(list(group), runs, parameter)
+                        self._run_together(list(group), runs, some.start, parameter)
                         continue
                     stretch = list(group)
-                    for run in runs:
-                        run.steps(stretch)
+                    for number, run in enumerate(runs, some.start):
+                        with of_sample(number):
+                            run.steps(stretch)
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
@@ -263,33 +291,43 @@ class _Replay:
             for some in jobs:
                 run_some(some)
 
-    def _run_together(self, steps: Sequence[Step], runs: Sequence[Run], parameter: str) -> None:
+    def _run_together(
+        self, steps: Sequence[Step], runs: Sequence[Run], first: int, parameter: str
+    ) -> None:
         """Runs ops that see rows alone on those of several samples: one large product for each.
 
         Args:
             steps: neighbours.
             runs: of some samples.
+            first: the number of the first of them.
             parameter: whose rows the ops see.
         """
         xp = self._backend.xp
-        joined, before = None, None
+        joined: _Joined | None = None
         for step in steps:
-            arguments = runs[0].arguments(step)
             source = step.op.inputs[parameter]
-            if source != before:
-                inputs = [run.arguments(step)[parameter] for run in runs]
-                rows = [xp.reshape(x, (-1, x.shape[-1])) for x in inputs]
-                joined, before = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0), source
-            (made,) = runs[0].call(step, {**arguments, parameter: joined})
-            stop = 0
-            for run, x, own in zip(runs, inputs, rows, strict=True):
-                start, stop = stop, stop + own.shape[0]
-                run.finish(step, (xp.reshape(made[start:stop], (*x.shape[:-1], -1)),))
+            try:
+                if joined is None or joined.source != source:
+                    joined = _join(xp, source, [run.arguments(step)[parameter] for run in runs])
+                arguments = {**runs[0].arguments(step), parameter: joined.rows}
+                results = joined.split(xp, runs[0].call(step, arguments)[0])
+            except Exception:  # each by itself says of which sample that is
+                joined = None
+                for number, run in enumerate(runs, first):
+                    with of_sample(number):
+                        run.steps([step])
+                continue
+            for run, result in zip(runs, results, strict=True):
+                run.finish(step, (result,))
 
     def outputs(self) -> list[Mapping[str, Any]]:
         """Returns each sample's outputs as the inputs of the next part."""
         with _working(self._backend):
-            return [self._outputs(run) for run in self._runs]
+            return [self._named_outputs(number, run) for number, run in enumerate(self._runs)]
+
+    def _named_outputs(self, number: int, run: Run) -> Mapping[str, Any]:
+        with of_sample(number):
+            return self._outputs(run)
 
     def _outputs(self, run: Run) -> Mapping[str, Any]:
         outputs = {value.name: value for value in self._part.plan.block.outputs}

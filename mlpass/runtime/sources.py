@@ -11,6 +11,7 @@ from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.ir import Function, Program
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package, pipeline_of
+from mlpass.runtime.agreement import check_agreement
 from mlpass.runtime.description import (
     Description,
     choose_function,
@@ -44,7 +45,7 @@ def open_source(model: Any, function_name: str | None) -> Source:
 
     Raises:
         ConfigError: there is no such function.
-        ModelFormatError: the model cannot be read.
+        ModelFormatError: the model cannot be read, or says of a function what it is not.
         UnsupportedOpError: a part of a pipeline is no ML Program.
         OSError: its files cannot be read.
     """
@@ -83,9 +84,12 @@ def _of_package(package: Package, function_name: str | None) -> Source:
         raise ConfigError(f"function_name: a pipeline has no functions. Got {function_name!r}.")
     parts = []
     for message, part in package.parts:
+        label = part.program.name and f"part {part.program.name!r}"
         functions = part.program.functions
         function = functions[choose_function(message, functions, function_name)]
-        parts.append((describe_message(message, function), function))
+        description = describe_message(message, function)
+        check_agreement(description, function, " ".join(filter(None, (str(package.path), label))))
+        parts.append((description, function))
     whole = describe_message(package.spec, parts[-1][1])
     return Source(whole, tuple(parts), package)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlpass.runtime.kernels.arguments import flag, ints, maybe_ints
 from mlpass.runtime.kernels.registry import kernel
-from mlpass.runtime.kernels.windows import Pads, counts_of, padded, resolve_pads
+from mlpass.runtime.kernels.windows import Pads, counts_of, padded, resolve_pads, spans_of
 
 Array = Any
 
@@ -71,6 +71,7 @@ def _pooling(
         raise ValueError(
             f"pool: x {x}, kernel_sizes {window} and strides {steps} differ in their spatial axes"
         )
+    window = spans_of(window, [1] * len(window))
     pads = resolve_pads(pad_type, pad, sizes, window, steps)
     if not ceil_mode:
         counts = counts_of(sizes, pads, window, steps)
