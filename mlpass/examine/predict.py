@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from mlpass.errors import ExecutionError
 from mlpass.files import check_file, whole_file
 from mlpass.program.mlmodel import check_outside
 from mlpass.runtime.interpreter import Interpreter
@@ -61,6 +62,9 @@ def as_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """Returns outputs as arrays; probabilities by label as two, NAME and NAME.labels.
 
     Where an output has that very name, underscores follow until it is free.
+
+    Raises:
+        ExecutionError: an output is not an array.
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, value in outputs.items():
@@ -70,5 +74,15 @@ def as_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
                 labels += "_"
             arrays[name], arrays[labels] = np.array(list(value.values())), np.array(list(value))
         else:
-            arrays[name] = np.asarray(value)
+            arrays[name] = _array(name, value)
     return arrays
+
+
+def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ExecutionError(f"output {name!r}: is not an array: {error}") from None
+    if array.dtype.hasobject:
+        raise ExecutionError(f"output {name!r}: is not an array. Got {type(value).__name__}.")
+    return array

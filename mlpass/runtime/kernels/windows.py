@@ -62,7 +62,7 @@ def spans_of(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
     """
     if min([*kernel, *dilations], default=1) < 1:
         raise ValueError(
-            f"a window of {list(kernel)}, dilations {list(dilations)}: numbers of 1 or more expected"
+            f"a window of {list(kernel)}, dilations {list(dilations)}: must be 1 or more"
         )
     return [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
 
