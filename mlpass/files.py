@@ -11,12 +11,13 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mlpass.errors import ModelFormatError, OutputExistsError
+from mlpass.errors import MlpassError, ModelFormatError, OutputExistsError
 
 _AT_FDCWD = -100
 # Linux has renameat2, macOS renamex_np.
@@ -72,6 +73,16 @@ def check_free(target: Path, *, force: bool, what: str = "target") -> None:
     """Raises OutputExistsError where something is at `target`, and `force` is False."""
     if os.path.lexists(target) and not force:
         raise OutputExistsError(f"{target} exists: name another {what}, or force it")
+
+
+def check_regular(path: Path, error: type[MlpassError]) -> None:
+    """Raises `error` where there is something else than a file: a folder, a pipe, a device.
+
+    Raises:
+        OSError: there is nothing, or nothing that can be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise error(f"{path}: is not a regular file")
 
 
 def check_apart(target: Path, source: Path, what: str) -> None:

@@ -17,10 +17,11 @@ from mlpass.cli.choose import add_choose
 from mlpass.cli.compare import add_compare
 from mlpass.cli.finetune import add_finetune
 from mlpass.cli.inspect import add_inspect
+from mlpass.cli.options import print_text
 from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
 from mlpass.cli.sweep import add_sweep
-from mlpass.errors import MlpassError, OutputExistsError
+from mlpass.errors import MlpassError, OutputExistsError, visible
 from mlpass.version import __version__
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command = shlex.join(["mlpass", *given])
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _print(options.run(options))
+        print_text(options.run(options))
         sys.stdout.flush()
     except OutputExistsError as error:
         return _fail(f"{error} (--force)", error)
@@ -76,15 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print(text: str) -> None:
-    """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
 def _fail(message: str, error: BaseException, status: int = 1) -> int:
     """Prints one line, with what was noted on the way about what is left, and returns `status`."""
-    line = "; ".join([message, *vars(error).get("__notes__", ())])
+    line = visible("; ".join([message, *vars(error).get("__notes__", ())]))
     print(f"mlpass: error: {' '.join(line.split())}", file=sys.stderr)
     return status
 

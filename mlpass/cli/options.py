@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mlpass.errors import visible
+
 Subparsers = Any  # argparse gives its own type no public name
 
 SAMPLE_HELP = """\
@@ -33,7 +35,7 @@ def load_function(option: str, place: str | None) -> Any:
     Modules of the current directory are found, here and in processes that are started from here.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or its module cannot be imported.
     """
     import os
     import sys
@@ -52,9 +54,21 @@ def load_function(option: str, place: str | None) -> Any:
         function = getattr(import_module(file), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{option}: {place}: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever a module does as it is imported
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{option}: {place}: {type(error).__name__}: {text}") from error
     if not callable(function):
         raise ConfigError(f"{option}: {place} is no function")
     return function
+
+
+def print_text(text: str) -> None:
+    """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
+    import sys
+
+    text = "\n".join(map(visible, text.split("\n")))
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def shown(report: Any, options: argparse.Namespace) -> str:

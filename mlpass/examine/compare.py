@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
+from mlpass.runtime.failures import of_sample
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import load_samples
 
@@ -43,7 +44,7 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
     if not common:
         raise CalibrationError(f"the models have no output in common: one has {', '.join(names)}")
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
-    pairs = ((predict_once(first, sample), predict_once(second, sample)) for sample in bar)
+    pairs = zip(predict_each(first, bar), predict_each(second, samples), strict=True)
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
 
 
@@ -64,6 +65,21 @@ def tally_outputs(
         for name, tally in tallies.items():
             tally.add(reference[name], result[name])
     return tuple(tally.record(name) for name, tally in tallies.items())
+
+
+def predict_each(
+    interpreter: Interpreter, samples: Iterable[Mapping[str, Any]]
+) -> Iterator[Outputs]:
+    """Yields the outputs for each sample.
+
+    Raises:
+        InputError: a sample does not fit the model; the text names it.
+        ExecutionError: an op failed; likewise.
+    """
+    for number, sample in enumerate(samples):
+        with of_sample(number):
+            outputs = predict_once(interpreter, sample)
+        yield outputs
 
 
 def predict_once(interpreter: Interpreter, sample: Mapping[str, Any]) -> Outputs:

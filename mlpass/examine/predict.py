@@ -9,11 +9,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from mlpass.errors import ExecutionError
+from mlpass.errors import ExecutionError, brief
 from mlpass.files import check_file, whole_file
 from mlpass.program.mlmodel import check_outside
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import read_arrays
+
+_LONGEST_NAME = 65_000  # bytes, in a zip file
 
 
 def predict_to_file(
@@ -49,10 +51,16 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) ->
     """Writes an `.npz`; unlike those of `numpy.savez`, an array may be called "file".
 
     Raises:
+        ExecutionError: a name is none that an `.npz` can hold.
         OSError: the disk is full.
     """
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
+            if "\0" in name or len(name.encode()) > _LONGEST_NAME:
+                raise ExecutionError(
+                    f"output {brief(name)}: an .npz takes no array of that name, with NUL or of "
+                    f"more than {_LONGEST_NAME} bytes; the Interpreter gives it in Python"
+                )
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 write = np.lib.format.write_array
                 write(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import check_options, option, options_of
+from mlpass.plan.yaml_files import read_yaml
 from mlpass.registries import MODES
 from mlpass.sparsity.modes import Mode
 
@@ -66,7 +67,7 @@ class Config:
         for section in ("op_type_configs", "op_name_configs"):
             settings = getattr(self, section)
             if not isinstance(settings, Mapping):
-                raise ConfigError(f"{section}: must map names to modes. Got {settings!r}.")
+                raise ConfigError(f"{section}: must map names to modes. Got {brief(settings)}.")
             for key, setting in settings.items():
                 _check_setting(f"{section}[{key!r}]", setting)
 
@@ -182,17 +183,19 @@ def mode_from_options(options: Mapping[str, Any]) -> Mode:
     known = mode_words()
     for key in options:
         if key not in known:
-            raise ConfigError(f"unknown option {key!r}" + close_matches(key, known))
+            raise ConfigError(f"unknown option {brief(key)}" + close_matches(key, known))
     kind = options.pop("config_type", None)
     if kind is not None and kind not in _CONFIG_TYPES:
-        raise ConfigError(f"config_type: {kind!r} does not prune; {' and '.join(_CONFIG_TYPES)} do")
+        raise ConfigError(
+            f"config_type: {brief(kind)} does not prune; {' and '.join(_CONFIG_TYPES)} do"
+        )
     if kind == "OpThresholdPrunerConfig":
         return _build("threshold", options)
     granularity = options.get("granularity")
     granularities = {word for word in map(granularity_of, MODES) if word is not None}
     if granularity is not None and granularity not in granularities:
         known_ones = ", ".join(dict.fromkeys(filter(None, map(granularity_of, MODES))))
-        raise ConfigError(f"granularity: must be one of {known_ones}. Got {granularity!r}.")
+        raise ConfigError(f"granularity: must be one of {known_ones}. Got {brief(granularity)}.")
     name = _described(options)
     if granularity_of(name) == granularity:
         options.pop("granularity", None)
@@ -250,7 +253,7 @@ def _by_name(name: object) -> str:
     if isinstance(name, str) and name.lower() in [*MODES]:
         return name.lower()
     classes = [MODES[known].kind.__name__ for known in MODES]
-    raise ConfigError(f"mode: unknown {name!r}" + close_matches(str(name), classes))
+    raise ConfigError(f"mode: unknown {brief(name)}" + close_matches(name, classes))
 
 
 def _build(name: str, options: Mapping[str, Any]) -> Mode:
@@ -279,23 +282,6 @@ def _choice(config: Config, setting: Setting, why: str) -> Choice:
     return Choice(setting, config.weight_threshold, why)
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Returns what a YAML file says.
-
-    Raises:
-        ConfigError: it is none.
-        OSError: it cannot be read.
-    """
-    import yaml
-
-    with open(path, encoding="utf-8") as file:
-        try:
-            return yaml.safe_load(file)
-        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
-
-
 def _from_yaml(path: str | os.PathLike[str]) -> Config:
     content = read_yaml(path)
     if not isinstance(content, Mapping):
@@ -312,12 +298,12 @@ def _from_mapping(content: Mapping[str, Any]) -> Config:
         return Config(global_config=_setting("config", content, kind))
     for key in content:
         if key not in (*_SECTIONS, "config_type"):
-            raise ConfigError(f"unknown section {key!r}" + close_matches(str(key), _SECTIONS))
+            raise ConfigError(f"unknown section {brief(key)}" + close_matches(key, _SECTIONS))
     sections: dict[str, dict[str, Setting]] = {}
     for section in ("op_type_configs", "op_name_configs"):
         settings = content.get(section) or {}
         if not isinstance(settings, Mapping):
-            raise ConfigError(f"{section}: must map names to modes. Got {settings!r}.")
+            raise ConfigError(f"{section}: must map names to modes. Got {brief(settings)}.")
         sections[section] = {
             str(key): _setting(f"{section}[{key!r}]", value, kind)
             for key, value in settings.items()
@@ -334,7 +320,7 @@ def _setting(where: str, value: object, kind: object) -> Setting:
     if value is None or isinstance(value, Mode | Sized):
         return value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: must be the options of a mode, or null. Got {value!r}.")
+        raise ConfigError(f"{where}: must be the options of a mode, or null. Got {brief(value)}.")
     options = dict(value)
     if kind is not None and "mode" not in options:
         options.setdefault("config_type", kind)
@@ -379,4 +365,4 @@ def _from_coremltools(config: Any) -> Config:
 
 def _check_setting(where: str, setting: object) -> None:
     if setting is not None and not isinstance(setting, Mode | Sized):
-        raise ConfigError(f"{where}: must be a mode or None. Got {setting!r}.")
+        raise ConfigError(f"{where}: must be a mode or None. Got {brief(setting)}.")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.table import bytes_text, table
 
@@ -128,14 +129,14 @@ class Report:
         pruned = sum(layer.skipped is None and layer.mode is not None for layer in self.layers)
         if self.output is None:
             return (
-                f"{self.source}: {len(self.layers)} weights, {bytes_text(self.bytes_before)}, "
-                f"sparsity {self.sparsity:.4f}"
+                f"{visible(self.source)}: {len(self.layers)} weights, "
+                f"{bytes_text(self.bytes_before)}, sparsity {self.sparsity:.4f}"
             )
         ratio = self.bytes_before / self.bytes_after if self.bytes_after else 0.0
         return (
             f"{pruned} of {len(self.layers)} weights pruned, sparsity {self.sparsity:.4f}, "
             f"{bytes_text(self.bytes_before)} -> {bytes_text(self.bytes_after)} "
-            f"({ratio:.2f}x smaller): {self.output}"
+            f"({ratio:.2f}x smaller): {visible(self.output)}"
         )
 
 

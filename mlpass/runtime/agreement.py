@@ -32,7 +32,9 @@ def _problems(description: Description, function: Function) -> Iterator[str]:
     inputs = [value for value in function.block.inputs if not isinstance(value.type, StateType)]
     yield from _differences("input", description.inputs, inputs)
     yield from _differences("state", description.states, states)
-    yield from _differences("output", description.outputs, function.block.outputs)
+    outputs = [one.name for one in description.outputs]  # it may leave some out
+    given = [value for value in function.block.outputs if value.name in outputs]
+    yield from _differences("output", description.outputs, given)
     for feature in (*description.inputs, *description.states):
         if feature.kind not in ("array", "image"):
             kind = "of no type" if feature.kind == "other" else f"a {feature.kind}"

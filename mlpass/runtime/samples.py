@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
+import tokenize
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -12,8 +17,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
+from mlpass.files import check_regular
 
 Sample = Mapping[str, Any]
+
+_NPY = b"\x93NUMPY"  # how a stored array begins
+_MOST_OF_NOTHING = 1 << 24  # the longest axis of an array without elements
+# What reading a member comes to that is broken, locked, oddly compressed, or absurdly large.
+_BROKEN = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    SyntaxError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 def load_samples(source: Any) -> Sequence[Sample]:
@@ -53,19 +80,53 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Returns the arrays of an `.npz` by name.
 
     Raises:
-        CalibrationError: it is none, or holds Python objects.
+        CalibrationError: it is not one, is broken, or holds something else.
         OSError: it cannot be read.
     """
+    check_regular(path, CalibrationError)
+    with path.open("rb") as file:
+        if file.read(len(_NPY)) == _NPY:
+            raise CalibrationError(f"{path}: is a single array, not an .npz of named ones")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return {
+                    info.filename.removesuffix(".npy"): _member(path, archive, info)
+                    for info in archive.infolist()
+                }
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+            if isinstance(error, CalibrationError):
+                raise
+            raise CalibrationError(
+                f"{path}: is no .npz of arrays, which is a zip file, or a broken one: {error}"
+            ) from None
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """Returns one array of an `.npz`.
+
+    Raises:
+        CalibrationError: it is not an array, or cannot be read.
+    """
+    name = info.filename
     try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise CalibrationError(f"{path}: is a single array, not an .npz of named ones")
-            return {name: stored[name] for name in stored.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, CalibrationError):
-            raise
-        raise CalibrationError(f"{path}: is no .npz of arrays: {error}") from None
+        with archive.open(info) as member:
+            if member.read(len(_NPY)) != _NPY:
+                raise CalibrationError(f"{path}: is no .npz of arrays: {name!r} in it is none")
+        with archive.open(info) as member, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+            array = np.lib.format.read_array(member, allow_pickle=False)  # type: ignore[no-untyped-call]
+    except CalibrationError:
+        raise
+    except _BROKEN as error:
+        # numpy speaks of its own options.
+        objects = "allow_pickle" in str(error)
+        why = "holds Python objects, not numbers" if objects else f"cannot be read: {error}"
+        raise CalibrationError(f"{path}: is no .npz of arrays: {name!r} in it {why}") from None
+    if array.size == 0 and max(array.shape, default=0) > _MOST_OF_NOTHING:
+        raise CalibrationError(
+            f"{path}: is no .npz of samples: {name!r} in it has the shape {array.shape}"
+        )
+    return np.asarray(array)
 
 
 class _Sequence(Sequence[Sample]):

@@ -31,9 +31,10 @@ from mlpass.calibrate.plain import (
     plain_arguments,
     storage_words,
 )
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, brief
 from mlpass.options import options_of
-from mlpass.plan.config import Config, Sized, as_config, read_yaml
+from mlpass.plan.config import Config, Sized, as_config
+from mlpass.plan.yaml_files import read_yaml
 from mlpass.registries import METHODS
 from mlpass.solvers.problem import Method
 from mlpass.solvers.wanda import Magnitude
@@ -154,6 +155,8 @@ def _candidates(entry: Any, number: int, methods: Sequence[Method]) -> list[Cand
         if set(entry) == {"config"}:
             entry = entry["config"]
     config = as_config(entry)
+    if name is not None and not isinstance(name, str | int | float):
+        raise ConfigError(f"name: must be a text. Got {brief(name)}.")
     name = str(name or _name(config, number))
     return [Candidate(name, config, method, options) for method in methods]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.blas import one_blas_thread
-from mlpass.examine.compare import predict_once
+from mlpass.examine.compare import predict_each
 from mlpass.examine.predict import write_arrays
+from mlpass.report.plain import to_json
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
 
 Outputs = Mapping[str, Any]
 
-_OUTPUT, _LABELS = "output:", "labels:"
+_NAMES, _OUTPUT, _LABELS = "names", "output:", "labels:"
 
 
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
@@ -30,9 +32,10 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
         OSError: the disk is full.
     """
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
-    for number, sample in enumerate(bar):
+    made = predict_each(interpreter, bar)
+    for number in range(len(samples)):
         with one_blas_thread():
-            outputs = predict_once(interpreter, sample)
+            outputs = next(made)
         with (folder / f"{number}.npz").open("xb") as file:
             write_arrays(file, dict(_stored(outputs)))
 
@@ -45,22 +48,28 @@ def read_reference(folder: Path) -> Iterator[Outputs]:
     """
     for number in range(len(list(folder.glob("*.npz")))):
         stored = read_arrays(folder / f"{number}.npz")
-        names = [key.removeprefix(_OUTPUT) for key in stored if key.startswith(_OUTPUT)]
-        yield {name: _output(name, stored) for name in names}
+        names = json.loads(stored[_NAMES].tobytes())
+        yield {name: _output(place, stored) for place, name in enumerate(names)}
 
 
 def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields the arrays that outputs are kept as; whatever their names, no two are the same."""
-    for name, value in outputs.items():
+    """Yields the arrays that outputs are kept as: by number, since a name can be anything."""
+    yield _NAMES, _as_bytes(list(outputs))
+    for place, value in enumerate(outputs.values()):
         if isinstance(value, Mapping):
-            yield f"{_LABELS}{name}", np.array(list(value))
+            yield f"{_LABELS}{place}", _as_bytes(list(value))
             value = list(value.values())
-        yield f"{_OUTPUT}{name}", np.asarray(value)
+        yield f"{_OUTPUT}{place}", np.asarray(value)
 
 
-def _output(name: str, stored: Mapping[str, NDArray[Any]]) -> Any:
+def _as_bytes(content: list[Any]) -> NDArray[np.uint8]:
+    """Returns texts or ints as an array; numpy's own of texts drops what ends them, such as NUL."""
+    return np.frombuffer(to_json(content).encode(), np.uint8)
+
+
+def _output(place: int, stored: Mapping[str, NDArray[Any]]) -> Any:
     """Returns an output as it was: an array, a label, or probabilities by label."""
-    labels, array = stored.get(f"{_LABELS}{name}"), stored[f"{_OUTPUT}{name}"]
+    labels, array = stored.get(f"{_LABELS}{place}"), stored[f"{_OUTPUT}{place}"]
     if labels is not None:
-        return dict(zip(labels.tolist(), array, strict=True))
+        return dict(zip(json.loads(labels.tobytes()), array, strict=True))
     return array.item() if array.ndim == 0 else array

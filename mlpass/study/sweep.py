@@ -28,12 +28,13 @@ from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import load_samples
+from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.journal import TrialJournal
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
-from mlpass.study.trial import FITTED, Evaluate, Setting, run_trial, weight_bytes
+from mlpass.study.trial import FITTED, Setting, run_trial, weight_bytes
 from mlpass.study.workers import open_executor, run_all
 from mlpass.weights.sites import find_sites
 
@@ -84,7 +85,7 @@ def sweep(
         command: that the report says made it.
 
     Raises:
-        ConfigError: a config or an option says what cannot be.
+        ConfigError: a config or an option says what cannot be, or `evaluate` fails on the model.
         CalibrationError: the samples do not fit the model.
         ModelFormatError: `model` is no package with an ML Program, or a broken one; or `output` is
             within it.
@@ -126,13 +127,14 @@ def sweep(
             closing.enter_context(journal)
         if tested is not None:
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
+        value = None if evaluate is None else evaluated(evaluate, path)
         trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
             weight_bytes_before=weight_bytes(package, function_name),
             samples=0 if tested is None else len(load_samples(tested)),
-            value_before=None if evaluate is None else float(evaluate(path)),
+            value_before=value,
             latency_before=_latency(setting, path) if can_measure() else None,
             trials=with_front(trials),
             command=command or f"mlpass.sweep({name!r}, ...)",

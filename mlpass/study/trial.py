@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -17,7 +16,7 @@ from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
-from mlpass.examine.compare import predict_once, tally_outputs
+from mlpass.examine.compare import predict_each, tally_outputs
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
@@ -27,14 +26,13 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import load_samples
 from mlpass.runtime.sources import open_source
 from mlpass.study.commands import prune_command
+from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import read_reference
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site, find_sites
-
-Evaluate = Callable[[str], float]
 
 _CORNER = 64  # rows and columns of a pattern's picture
 
@@ -138,7 +136,7 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
         trial,
         report=report,
         outputs=outputs,
-        value=None if setting.evaluate is None else float(setting.evaluate(path)),
+        value=None if setting.evaluate is None else evaluated(setting.evaluate, path),
         weight_bytes=read,
         layer_errors=tuple(layer.error for layer in report.layers),
         pattern=pattern,
@@ -172,7 +170,7 @@ def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     samples = load_samples(setting.test_data)
     # BLAS on one thread gives the same bits in every process, whatever its number of cores.
     with one_blas_thread():
-        made = (predict_once(interpreter, sample) for sample in samples)
+        made = predict_each(interpreter, samples)
         return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
 
 

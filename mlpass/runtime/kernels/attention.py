@@ -24,6 +24,9 @@ def scaled_dot_product_attention(
     that may attend to nothing, as padding does, gets zeros: torch, which MIL refers to, gives that;
     the formula alone would give NaN, which every layer behind it would meet.
     """
+    shape = (*query.shape[:-1], value.shape[-1])
+    if 0 in shape or key.shape[-2] == 0:
+        return xp.zeros(shape, dtype=query.dtype, device=query.device)
     query = query * (1.0 / query.shape[-1] ** 0.5)
     if xp is np:
         return _in_parts(query, key, value, attn_mask)

@@ -66,8 +66,11 @@ RECORDS = [
     case("infinite_mask", (2,), np.where(some(4, 5), 0, -np.inf).astype(np.float32)),
     case("nothing_to_attend_to", (2,), NOTHING),
     case("infinite_mask_of_all_keys", (2,), np.where(NOTHING, 0, -np.inf).astype(np.float32)),
-    case("banned_in_heads", (2, 3), np.where(some(4, 5) & (np.arange(4) != 1)[:, None], 0, -np.inf)
-         .astype(np.float32)),
+    case(
+        "banned_in_heads",
+        (2, 3),
+        np.where(some(4, 5) & (np.arange(4) != 1)[:, None], 0, -np.inf).astype(np.float32),
+    ),
     case("one_key", (2,), source=1),
     case("one_query", (2, 2), length=1),
 ]
