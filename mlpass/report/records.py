@@ -70,6 +70,7 @@ class Report:
         bytes_after: size of all files of `output`.
         functions: one entry a function: its program, name, opset and number of ops.
         layers: one record a weight site.
+        notes: what else there is to tell, such as what training came to.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Report:
     bytes_after: int
     functions: tuple[FunctionRecord, ...]
     layers: tuple[LayerRecord, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def sparsity(self) -> float:
@@ -116,7 +118,8 @@ class Report:
                 row += [_how(layer)]
             rows.append(row)
         functions = f"{self._functions_text()}\n\n" if inspected else ""
-        return f"{functions}{table(headers, rows)}\n\n{self._total_text()}"
+        notes = "".join(f"\n{visible(note)}" for note in self.notes)
+        return f"{functions}{table(headers, rows)}\n\n{self._total_text()}{notes}"
 
     def _functions_text(self) -> str:
         rows = [

@@ -265,6 +265,7 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
         report["layers"] = tuple(
             LayerRecord(**{**one, "shape": tuple(one["shape"])}) for one in report["layers"]
         )
+        report["notes"] = tuple(report["notes"])
         content["report"] = Report(**report)
     content["outputs"] = tuple(OutputRecord(**one) for one in content["outputs"])
     content["layer_errors"] = tuple(content["layer_errors"])

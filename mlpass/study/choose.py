@@ -43,11 +43,11 @@ def choose(
 ) -> Choice:
     """Writes a pruned model that holds a target, and returns what was tried and what it gave.
 
-    The model as it is must hold `min_accuracy`, which is seen to first. It climbs from pruning by
-    magnitude to SparseGPT, ADMM and fine-tuning. With a size and a quality it stops at the first
-    step that holds both. With a size alone it goes through all and picks the best outputs, with a
-    quality alone the smallest model. Where no step holds the target, nothing is written, and
-    `picked` is None.
+    The model as it is must hold `min_accuracy`, which is seen to first, unless your own `finetune`
+    may teach it. It climbs from pruning by magnitude to SparseGPT, ADMM and fine-tuning. With a
+    size and a quality it stops at the first step that holds both. With a size alone it goes through
+    all and picks the best outputs, with a quality alone the smallest model. Where no step holds the
+    target, nothing is written, and `picked` is None.
 
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
@@ -98,9 +98,12 @@ def choose(
         nbytes = None if max_size is None else parse_size(max_size, before)
         value = None if evaluate is None else evaluated(evaluate, path)
         climb = Climb(setting, Target(nbytes, min_snr, min_accuracy), folder)
-        reason = _out_of_reach(climb.target, value)
-        if reason is None:
-            reason = _go(climb, RUNGS[: RUNGS.index(up_to) + 1], finetune, finetune_steps)
+        rungs = RUNGS[: RUNGS.index(up_to) + 1]
+        lacking = _lacking(climb.target, value)
+        if lacking is not None and (finetune is None or "fine-tuning" not in rungs):
+            reason = f"{climb.target} cannot be met: {lacking}, before anything is pruned"
+        else:  # training of the user's own may teach what the model did not know
+            reason = _go(climb, rungs, finetune, finetune_steps)
         fitted = any(attempt.rung != "data-free" for attempt in climb.attempts)
         best = climb.best
         if best is not None:
@@ -114,7 +117,7 @@ def choose(
         picked=None if best is None else climb.attempts[best].trial,
         output=None if best is None else os.fspath(output),
         reason=reason,
-        notes=(FITTED,) if setting.fitted and fitted else (),
+        notes=tuple(filter(None, (lacking, FITTED if setting.fitted and fitted else None))),
     )
 
 
@@ -141,14 +144,11 @@ def parse_size(size: str | int, before: int) -> int:
     return int(wanted)
 
 
-def _out_of_reach(target: Target, value: float | None) -> str | None:
-    """Returns why nothing needs to be tried, None where something does."""
+def _lacking(target: Target, value: float | None) -> str | None:
+    """Returns what the model as it is falls short of, given its value; None where it does not."""
     if target.value is None or value is None or value >= target.value:
         return None
-    return (
-        f"{target} cannot be met: evaluate gives {value:g} for the model as it is, before anything "
-        "is pruned"
-    )
+    return f"evaluate gives {value:g} for the model as it is"
 
 
 def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_steps: int) -> str:
@@ -199,7 +199,7 @@ def _check(
     """Raises ConfigError where the targets are none, or do not go together."""
     for name, least in (("min_snr", min_snr), ("min_accuracy", min_accuracy)):
         number = isinstance(least, int | float) and not isinstance(least, bool)
-        if least is not None and not (number and abs(least) < float("inf") and least == least):
+        if least is not None and not (number and abs(least) < _LARGEST):
             raise ConfigError(f"{name}: must be a number. Got {brief(least)}.")
     if max_size is None and min_snr is None and min_accuracy is None:
         raise ConfigError("target: give max_size, min_snr or min_accuracy")
