@@ -102,6 +102,8 @@ def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in (*known, "sample_data"):
             raise ConfigError(f"unknown option {key!r}" + close_matches(key, calibration_words()))
         arguments[key] = known[key].parse(value) if key in known else value
+        for part in known[key].parts if key in known else ():
+            part.check(arguments[key])
     return arguments
 
 
@@ -126,6 +128,8 @@ def _storage(name: str, found: Mapping[str, Any]) -> Any:
             raise ConfigError(f"{next(iter(others))}: say it in {name} itself")
         return value
     value = words[name].parse(value)
+    for part in words[name].parts if value is not None else ():
+        part.check(value)
     if not others:
         return value
     given = {key.removeprefix(f"{name}_"): words[key].parse(each) for key, each in others.items()}
