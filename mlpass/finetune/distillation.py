@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
+from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import check_names, read_input
 from mlpass.runtime.samples import Sample, load_samples
 
@@ -118,15 +119,16 @@ def _batches(
         while len(waiting) < batch_size:
             waiting += generator.permutation(len(samples)).tolist()
         chosen, waiting = waiting[:batch_size], waiting[batch_size:]
-        yield _joined([_read(module, samples[number]) for number in chosen])
+        yield _joined([_read(module, samples[number], number) for number in chosen])
 
 
-def _read(module: ProgramModule, sample: Sample) -> dict[str, Tensor]:
-    check_names(sample, module.inputs)
-    return {
-        feature.name: torch.from_numpy(np.array(read_input(feature, sample.get(feature.name))))
-        for feature in module.inputs
-    }
+def _read(module: ProgramModule, sample: Sample, number: int) -> dict[str, Tensor]:
+    with of_sample(number):
+        check_names(sample, module.inputs)
+        return {
+            feature.name: torch.from_numpy(np.array(read_input(feature, sample.get(feature.name))))
+            for feature in module.inputs
+        }
 
 
 def _joined(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
