@@ -44,7 +44,7 @@ package, module, given, target = sys.argv[1:]
 inputs = dict(np.load(given))
 clear = Path("/proc/self/clear_refs")
 if clear.exists():
-    clear.write_text("5")  # the peak of the imports is no floor
+    clear.write_text("5")  # the peak of the imports does not count
 before = peak()
 {work}
 outputs = call()

@@ -55,7 +55,7 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
                 calibrated |= JOINT.get(method) or {"method": METHODS[method]}
             output = Path(folder, "pruned.mlpackage")
             open_backend(backend)
-            prune = mlpass.prune  # imported here: that is none of the run's
+            prune = mlpass.prune  # imported here: that is not part of the run
             before = cleared()
             began = time.perf_counter()
             report = prune(package, output, chosen, **calibrated)
@@ -105,7 +105,7 @@ def cleared() -> int:
     """Returns the peak of this process' memory in bytes, from now on where that can be told."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
-        clear.write_text("5")  # the peak of the imports is no floor
+        clear.write_text("5")  # the peak of the imports does not count
     return peak()
 
 

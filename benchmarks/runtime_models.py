@@ -159,7 +159,7 @@ FIXTURES = {"efficientnet_lite0": efficientnet, "tiny_lm": tiny_lm, "digits_ios1
 
 
 def build(name: str, folder: str) -> None:
-    """Saves a model's torch module and inputs, and its package if that is no fixture."""
+    """Saves a model's torch module and inputs, and its package unless that is a fixture."""
     torch.manual_seed(0)
     if name in FIXTURES:
         module = FIXTURES[name]().eval()

@@ -2,8 +2,8 @@
 
 Arrays stay where the data is, and what is done to them is written once, in the array API standard.
 A tensor in the host's memory is a numpy array at the same time, and numpy is the faster one on
-processors: so it is read as such, without a copy. Any other array is on a device, which has one
-queue and divides its work itself. Nothing here imports torch: who has a tensor has done so.
+processors: so it is read as one, without a copy. Any other array is on a device, which has one
+queue and divides its work itself. Nothing here imports torch: whoever has a tensor has done so.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def contiguous(values: Array) -> Array:
 
 
 def reshaped(values: Kind, shape: Sequence[int]) -> Kind:
-    """Returns values in another shape, a view where that can be."""
+    """Returns values in another shape, a view where possible."""
     return cast(Kind, namespace(values).reshape(values, tuple(shape)))
 
 
@@ -159,7 +159,7 @@ def permuted(values: Kind, axes: Sequence[int]) -> Kind:
     return cast(Kind, namespace(values).permute_dims(values, tuple(axes)))
 
 
-def blank(like: Array, shape: Sequence[int], mask: bool = False) -> Array:
+def empty_like(like: Array, shape: Sequence[int], mask: bool = False) -> Array:
     """Returns uninitialised fp32, or bool for a mask."""
     xp, device = namespace(like), array_api_compat.device(like)
     return cast(Array, xp.empty(tuple(shape), dtype=xp.bool if mask else xp.float32, device=device))
@@ -196,7 +196,7 @@ def ratio(over: Array | float, under: Array) -> Array:
 
 
 def diagonals(matrices: Array) -> Array:
-    """Returns the diagonals of (groups, columns, columns), a view where that can be."""
+    """Returns the diagonals of (groups, columns, columns), a view where possible."""
     return cast(Array, namespace(matrices).linalg.diagonal(matrices))
 
 
@@ -227,7 +227,7 @@ def total(values: Array) -> float:
 
 
 def largest(values: Array) -> float:
-    """Returns the largest magnitude, 0 of nothing."""
+    """Returns the largest magnitude, 0 of an empty array."""
     xp = namespace(values)
     return float(xp.max(xp.abs(values))) if math.prod(values.shape) else 0.0
 
@@ -255,7 +255,7 @@ def add_product(target: Array, left: Array, right: Array) -> None:
 
 
 def cholesky(matrices: Array) -> tuple[Array, Array]:
-    """Returns the lower factors of (groups, columns, columns), and which groups have none."""
+    """Returns the lower factors of (groups, columns, columns), and which groups have failed."""
     xp = namespace(matrices)
     if array_api_compat.is_torch_array(matrices):
         lower, failed = _possible(xp.linalg.cholesky_ex, matrices)

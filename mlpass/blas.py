@@ -2,7 +2,7 @@
 
 How a BLAS divides a product depends on its number of threads, and the order of a sum with it. The
 number is set through threadpoolctl and then read back: a library that does not follow is named in
-one warning, which says what cannot be promised then.
+one warning, which says what then does not hold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class _Held:
-    """Who holds BLAS to one thread, and how many threads each library had before."""
+    """The threads that hold BLAS to one thread, and how many threads each library had before."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

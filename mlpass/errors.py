@@ -24,7 +24,7 @@ class MlpassError(Exception):
 
 
 class ConfigError(MlpassError, ValueError):
-    """An option, a mode or a configuration that cannot be."""
+    """An option, a mode or a configuration that is not valid."""
 
 
 class ModelFormatError(MlpassError, ValueError):
@@ -87,7 +87,7 @@ def brief(value: object) -> str:
 
 
 def close_matches(word: object, known: Iterable[str]) -> str:
-    """Returns ", did you mean 'x'?" for the nearest known words, or "" where none is near."""
+    """Returns ", did you mean 'x'?" for the nearest known words, or "" where nothing is near."""
     if not isinstance(word, str):
         return ""
     near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), n=3)

@@ -72,7 +72,9 @@ def check_file(target: Path, *, force: bool) -> None:
 def check_free(target: Path, *, force: bool, what: str = "target") -> None:
     """Raises OutputExistsError where something is at `target`, and `force` is False."""
     if os.path.lexists(target) and not force:
-        raise OutputExistsError(f"{target} exists: name another {what}, or force it")
+        raise OutputExistsError(
+            f"{target}: already exists; pass force=True to replace it, or name another {what}"
+        )
 
 
 def check_regular(path: Path, error: type[MlpassError]) -> None:
@@ -113,7 +115,7 @@ def check_apart(target: Path, source: Path, what: str) -> None:
 
 @contextlib.contextmanager
 def naming(target: Path, hidden: Path) -> Iterator[None]:
-    """Has an OSError that names nothing, or what is at or below `hidden`, name `target`."""
+    """Makes an OSError name `target` where it names nothing, or something at or below `hidden`."""
     try:
         yield
     except OSError as error:
@@ -205,7 +207,7 @@ def _take_as_folder(building: Path, target: Path) -> None:
 
 
 def _take_as_file(building: Path, target: Path) -> None:
-    """A second name replaces nothing; where there are none, an empty file holds the place."""
+    """A second name replaces nothing; without hard links, an empty file holds the place."""
     try:
         os.link(building, target)
     except FileExistsError:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlpass.parallel import map_slabs
 
 _SIGN, _INFINITY, _ONE = np.uint32(0x8000), np.uint32(0x7C00), np.uint32(1)
-_LOST = np.uint32(13)  # bits of an fp32 mantissa that fp16 has not
+_LOST = np.uint32(13)  # bits of an fp32 mantissa that fp16 lacks
 _HALF = np.float32(0.5)  # its last bit is 2^-24, the smallest fp16
 _NORMAL = 0x38800000  # the bits of 2^-14, the smallest normal fp16 ...
 _OWN = np.uint32(0x400)  # ... and its own as fp16

@@ -103,7 +103,7 @@ class Part:
             raise ConfigError(f"{self.label} must be {self.range}. Got {brief(value)}.")
 
     def parse(self, text: str) -> Any:
-        """Returns the value that a plain string stands for; raises ValueError where there is none.
+        """Returns the value that a plain string stands for; raises ValueError for any other string.
 
         Whether the value is in range is for `check` to say.
         """

@@ -1,4 +1,4 @@
-"""The rooms: who may import whom, and what importing costs."""
+"""The rooms: which may import which, and what importing costs."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def name_of(path: Path) -> str:
 
 
 def circles(arrows: dict[str, set[str]]) -> set[str]:
-    """Modules that import each other, by a removal of those that import none of the rest."""
+    """Modules that import each other, by a removal of those that do not import any of the rest."""
     left = {name: ends - {name} for name, ends in arrows.items()}
     while leaves := {name for name, ends in left.items() if not ends & left.keys()}:
         left = {name: ends for name, ends in left.items() if name not in leaves}

@@ -75,8 +75,8 @@ def test_what_is_made_is_numpys(make):
     assert arrays.largest(make(VALUES[:0])) == 0
     assert arrays.limit_of(given) == np.finfo(np.float32).max
     assert arrays.inner(VALUES, given) == pytest.approx(float(np.sum(VALUES**2)), rel=1e-5)
-    assert arrays.blank(given, (2, 3)).shape == (2, 3)
-    assert arrays.host(arrays.blank(given, (2,), mask=True)).dtype == bool
+    assert arrays.empty_like(given, (2, 3)).shape == (2, 3)
+    assert arrays.host(arrays.empty_like(given, (2,), mask=True)).dtype == bool
 
 
 def test_a_copy_is_of_its_own(make):

@@ -39,6 +39,17 @@ def test_prune_prints_a_table_and_writes_the_package(fixtures, tmp_path, capsys)
     assert out.is_dir()
 
 
+def test_a_model_is_raised_to_the_target_that_is_asked_for(fixtures, tmp_path, capsys):
+    command = ["prune", str(fixtures / "tiny_lm.mlpackage"), "--target-sparsity", "0.5"]
+    for name, status in {"iOS18": 0, "iOS17": 0, "iOS16": 1}.items():
+        out = tmp_path / f"{name}.mlpackage"
+        assert main([*command, "-o", str(out), "--minimum-deployment-target", name]) == status
+        assert out.exists() == (status == 0)
+    assert "cannot be lowered to iOS16" in capsys.readouterr().err
+    main(["inspect", str(tmp_path / "iOS18.mlpackage")])
+    assert "iOS18" in capsys.readouterr().out
+
+
 def test_json_is_one_document_and_nothing_else(fixtures, tmp_path):
     out = tmp_path / "out.mlpackage"
     done = run(
@@ -114,7 +125,10 @@ def test_config_file_and_weight_threshold(fixtures, tmp_path, capsys):
         (["--block-size", "4"], "no mode: give one of target_sparsity, n_m_ratio and threshold"),
         (["--threshold", "1", "--dim", "0"], "dim: does not go with Threshold"),
         (["--target-sparsity", "0.5", "--weight-threshold", "-1"], "weight_threshold: must be an"),
-        (["--config", "x", "--dim", "0"], "--config says it all: --dim cannot go with it"),
+        (
+            ["--config", "x", "--dim", "0"],
+            "--config and --dim do not go together; put it all in the file",
+        ),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
@@ -143,7 +157,7 @@ def test_failures_are_one_line_and_end_with_1(fixtures, tmp_path, capsys):
         capsys, "prune", tmp_path / "none.mlpackage", "-o", out, *half
     )
     out.mkdir()
-    assert "exists: name another target, or force it (--force)" in failure(
+    assert "already exists; pass --force to replace it, or name another target" in failure(
         capsys, "prune", model, "-o", out, *half
     )
     assert "a package's name must end in .mlpackage" in failure(

@@ -6,54 +6,17 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from mlpass import files
 from mlpass.errors import ModelFormatError, OutputExistsError
+from tests.targets import WHOLE, Whole, fill, folder, old_system, text
 
-ONLY_NEW, SWAP = files._ONLY_NEW, files._SWAP
-Whole = Callable[..., AbstractContextManager[Path]]
-WHOLE = pytest.mark.parametrize("whole", [files.whole_file, files.whole_folder])
 OLD_SYSTEMS = pytest.mark.parametrize(
     "number", [None, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP], ids=str
 )
-
-
-def _fill(path: Path, text: str) -> Path:
-    """Writes `text` to a file at `path`, or into a folder there."""
-    (path / "file" if path.is_dir() else path).write_text(text)
-    return path
-
-
-def _folder(path: Path, text: str) -> Path:
-    path.mkdir()
-    return _fill(path, text)
-
-
-def _text(path: Path) -> str:
-    return (path / "file" if path.is_dir() else path).read_text()
-
-
-def _refuse(number: int, *kinds: int) -> Callable[[Path, Path, int], None]:
-    """Returns a rename that fails with an error number where it is of one of these kinds."""
-    rename = files._rename
-
-    def refusing(first: Path, second: Path, how: int) -> None:
-        if how in kinds:
-            raise OSError(number, os.strerror(number), str(second))
-        rename(first, second, how)
-
-    return refusing
-
-
-def _old_system(number: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the file system know nothing but a plain rename; None leaves it as it is."""
-    if number is not None:
-        monkeypatch.setattr(files, "_rename", _refuse(number, ONLY_NEW, SWAP))
 
 
 @WHOLE
@@ -61,16 +24,16 @@ def _old_system(number: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_free_place_is_taken(
     whole: Whole, number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _old_system(number, monkeypatch)
+    old_system(number, monkeypatch)
     target = tmp_path / "target"
     for force in (False, True):
         with whole(target, force=force) as building:
             assert building.parent == tmp_path
             assert building.name.startswith(".target.")
             assert building.suffix == ".partial"
-            _fill(building, f"new {force}")
+            fill(building, f"new {force}")
             assert force == target.exists()
-        assert _text(target) == f"new {force}"
+        assert text(target) == f"new {force}"
         assert os.listdir(tmp_path) == ["target"]
 
 
@@ -80,17 +43,20 @@ def test_a_free_place_is_taken(
 def test_what_came_meanwhile_is_kept(
     late: str, whole: Whole, number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _old_system(number, monkeypatch)
-    target, elsewhere = tmp_path / "target", _folder(tmp_path / "elsewhere", "theirs")
+    old_system(number, monkeypatch)
+    target, elsewhere = tmp_path / "target", folder(tmp_path / "elsewhere", "theirs")
     with (  # noqa: PT012
-        pytest.raises(OutputExistsError, match=r"target exists: name another (file|target), or f"),
+        pytest.raises(
+            OutputExistsError,
+            match=r"target: already exists; pass force=True to replace it, or name another",
+        ),
         whole(target, force=False) as building,
     ):
-        _fill(building, "ours")
+        fill(building, "ours")
         if late == "file":
-            _fill(target, "theirs")
+            fill(target, "theirs")
         elif late == "folder":
-            _folder(target, "theirs")
+            folder(target, "theirs")
         elif late == "empty folder":
             target.mkdir()
         else:
@@ -99,7 +65,7 @@ def test_what_came_meanwhile_is_kept(
 
     assert target.lstat().st_ino == inode
     if late in ("file", "folder", "link"):
-        assert _text(target) == "theirs"
+        assert text(target) == "theirs"
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "target"]
 
 
@@ -108,12 +74,12 @@ def test_what_came_meanwhile_is_kept(
 def test_force_takes_the_place_of_what_came_meanwhile_and_is_not_put_off_by_what_went(
     whole: Whole, number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _old_system(number, monkeypatch)
+    old_system(number, monkeypatch)
     target = tmp_path / "target"
     with whole(target, force=True) as building:
-        _fill(building, "ours")
-        _folder(target, "theirs") if building.is_dir() else _fill(target, "theirs")
-    assert _text(target) == "ours"
+        fill(building, "ours")
+        folder(target, "theirs") if building.is_dir() else fill(target, "theirs")
+    assert text(target) == "ours"
 
     placed, rename = [], files._rename_new
 
@@ -126,35 +92,35 @@ def test_force_takes_the_place_of_what_came_meanwhile_and_is_not_put_off_by_what
 
     monkeypatch.setattr(files, "_rename_new", vanishing)
     with whole(target, force=True) as building:
-        _fill(building, "ours again")
-    assert _text(target) == "ours again"
+        fill(building, "ours again")
+    assert text(target) == "ours again"
     assert os.listdir(tmp_path) == ["target"]
 
 
 def test_a_folder_filled_in_the_moment_it_holds_the_place_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _old_system(errno.EINVAL, monkeypatch)
+    old_system(errno.EINVAL, monkeypatch)
     target, mkdir = tmp_path / "target", Path.mkdir
 
     def filled(self: Path, *given: object, **named: object) -> None:
         mkdir(self)
         if self == target:
-            _fill(self, "theirs")
+            fill(self, "theirs")
 
     monkeypatch.setattr(Path, "mkdir", filled)
     with (
-        pytest.raises(OutputExistsError, match="target exists"),
+        pytest.raises(OutputExistsError, match="target: already exists"),
         files.whole_folder(target, force=False) as building,
     ):
-        _fill(building, "ours")
-    assert _text(target) == "theirs"
+        fill(building, "ours")
+    assert text(target) == "theirs"
     assert os.listdir(tmp_path) == ["target"]
 
 
 def test_a_disk_without_second_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As FAT is: an empty file holds the place, which nobody has taken before."""
-    _old_system(errno.EINVAL, monkeypatch)
+    old_system(errno.EINVAL, monkeypatch)
 
     def link(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -162,28 +128,28 @@ def test_a_disk_without_second_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(files.os, "link", link)
     target = tmp_path / "target"
     with files.whole_file(target, force=False) as building:
-        _fill(building, "new")
-    assert _text(target) == "new"
+        fill(building, "new")
+    assert text(target) == "new"
     with (  # noqa: PT012
-        pytest.raises(OutputExistsError, match="other exists"),
+        pytest.raises(OutputExistsError, match="other: already exists"),
         files.whole_file(tmp_path / "other", force=False) as building,
     ):
-        _fill(building, "ours")
-        _fill(tmp_path / "other", "theirs")
-    assert _text(tmp_path / "other") == "theirs"
+        fill(building, "ours")
+        fill(tmp_path / "other", "theirs")
+    assert text(tmp_path / "other") == "theirs"
     assert sorted(os.listdir(tmp_path)) == ["other", "target"]
 
 
 @WHOLE
 def test_a_target_that_is_there_is_refused_at_once(whole: Whole, tmp_path: Path) -> None:
-    target = _fill(tmp_path / "target", "old")
-    with pytest.raises(OutputExistsError, match="exists: name"), whole(target, force=False):
+    target = fill(tmp_path / "target", "old")
+    with pytest.raises(OutputExistsError, match="already exists; pass"), whole(target, force=False):
         pytest.fail("it was not refused")
     assert os.listdir(tmp_path) == ["target"]
 
 
 def test_a_file_takes_no_folders_place(tmp_path: Path) -> None:
-    target = _folder(tmp_path / "target", "kept")
+    target = folder(tmp_path / "target", "kept")
     with (
         pytest.raises(IsADirectoryError) as caught,
         files.whole_file(target, force=True),
@@ -192,18 +158,18 @@ def test_a_file_takes_no_folders_place(tmp_path: Path) -> None:
     assert caught.value.filename == str(target)
     (tmp_path / "link").symlink_to(target)  # which is replaced itself
     with files.whole_file(tmp_path / "link", force=True) as building:
-        _fill(building, "new")
+        fill(building, "new")
     assert (tmp_path / "link").read_text() == "new"
-    assert _text(target) == "kept"
+    assert text(target) == "kept"
 
     with (  # noqa: PT012
         pytest.raises(IsADirectoryError) as caught,
         files.whole_file(tmp_path / "late", force=True) as building,
     ):
-        _fill(building, "new")
-        _folder(tmp_path / "late", "kept")
+        fill(building, "new")
+        folder(tmp_path / "late", "kept")
     assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "late"), None)
-    assert _text(tmp_path / "late") == "kept"
+    assert text(tmp_path / "late") == "kept"
 
 
 @WHOLE
@@ -215,138 +181,12 @@ def test_a_target_in_no_directory_is_named(whole: Whole, tmp_path: Path) -> None
 
 
 @WHOLE
-@pytest.mark.parametrize("failure", [ValueError("theirs"), KeyboardInterrupt(), SystemExit(143)])
-def test_a_caller_that_fails_leaves_nothing(
-    whole: Whole, failure: BaseException, tmp_path: Path
-) -> None:
-    with (  # noqa: PT012
-        pytest.raises(type(failure)),
-        whole(tmp_path / "target", force=True) as building,
-    ):
-        _fill(building, "half")
-        raise failure
-    assert os.listdir(tmp_path) == []
-
-
-@WHOLE
 def test_the_longest_name(whole: Whole, tmp_path: Path) -> None:
     for name in ("n" * 255, "n" + "\u00e9" * 127):
         with whole(tmp_path / name, force=False) as building:
-            _fill(building, "new")
-        assert _text(tmp_path / name) == "new"
+            fill(building, "new")
+        assert text(tmp_path / name) == "new"
     assert len(os.listdir(tmp_path)) == 2
-
-
-def test_any_other_failure_leaves_both_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "_rename", _refuse(errno.EACCES, SWAP))
-    target = _folder(tmp_path / "target", "old")
-    with (
-        pytest.raises(PermissionError),
-        files.whole_folder(target, force=True) as building,
-    ):
-        _fill(building, "new")
-    assert _text(target) == "old"
-    assert os.listdir(tmp_path) == ["target"]
-
-    monkeypatch.setattr(files, "_rename", _refuse(errno.EACCES, ONLY_NEW))
-    with (
-        pytest.raises(PermissionError),
-        files.whole_folder(tmp_path / "free", force=False) as building,
-    ):
-        _fill(building, "new")
-    assert os.listdir(tmp_path) == ["target"]
-
-    _old_system(errno.EINVAL, monkeypatch)
-    rename = Path.rename
-
-    def failing(self: Path, other: Path) -> Path:
-        if other.name == "free":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return rename(self, other)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with (
-        pytest.raises(OSError, match="Input/output error"),
-        files.whole_folder(tmp_path / "free", force=False) as building,
-    ):
-        _fill(building, "new")
-    assert os.listdir(tmp_path) == ["target"]
-
-
-@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_a_failing_second_step_is_taken_back(
-    failure: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = _folder(tmp_path / "target", "old")
-    rename = files._rename_new
-
-    def failing(first: Path, second: Path) -> None:
-        if first.suffix == ".partial" and not second.exists():
-            raise failure
-        rename(first, second)
-
-    _old_system(errno.EINVAL, monkeypatch)
-    monkeypatch.setattr(files, "_rename_new", failing)
-    with pytest.raises(type(failure)), files.whole_folder(target, force=True) as building:
-        _fill(building, "new")
-
-    assert _text(target) == "old"
-    assert os.listdir(tmp_path) == ["target"]
-
-
-def test_a_building_that_is_gone_is_told(tmp_path: Path) -> None:
-    target = _folder(tmp_path / "target", "old")
-    with (
-        pytest.raises(FileNotFoundError),
-        files.whole_folder(target, force=True) as building,
-    ):
-        building.rmdir()
-    assert _text(target) == "old"
-
-
-def test_no_such_rename_on_this_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())
-    monkeypatch.setattr(files.sys, "platform", "linux")
-    with pytest.raises(OSError, match="no call here renames so") as caught:
-        files._rename(tmp_path, tmp_path, SWAP)
-    assert caught.value.errno == errno.ENOSYS
-
-
-def test_a_failing_rename_says_why(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        files._rename(_folder(tmp_path / "new", "new"), tmp_path / "nowhere", SWAP)
-    assert caught.value.filename == str(tmp_path / "nowhere")
-
-
-def test_what_was_swapped_out_is_discarded_whatever_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elsewhere = _folder(tmp_path / "elsewhere", "kept")
-    _fill(tmp_path / "file", "old")
-    (tmp_path / "link").symlink_to(elsewhere)
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    _folder(tmp_path / "directory", "old")
-
-    for name in ("file", "link", "dangling", "directory", "never there"):
-        files.discard(tmp_path / name)
-    assert os.listdir(tmp_path) == ["elsewhere"]
-    assert _text(elsewhere) == "kept"
-
-    _folder(tmp_path / "directory", "old")
-    rmtree, calls = files.shutil.rmtree, []
-
-    def interrupted(*given: object, **named: object) -> None:
-        calls.append(given)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        rmtree(*given, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(files.shutil, "rmtree", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        files.discard(tmp_path / "directory")
-    assert os.listdir(tmp_path) == ["elsewhere"]
 
 
 def test_a_target_apart_from_a_folder(tmp_path: Path) -> None:
@@ -391,6 +231,8 @@ for round in range(int(rounds)):
     else:
         print("won", flush=True)
 """
+
+
 ROUNDS = 40
 
 
@@ -419,7 +261,7 @@ def test_of_two_processes_at_one_target_one_wins(kind: str, tmp_path: Path) -> N
             for name, racer in zip(("one", "two"), racers, strict=True)
         }
         assert sorted(outcomes.values()) == ["lost", "won"], number
-        assert outcomes[_text(tmp_path / str(number))] == "won"
+        assert outcomes[text(tmp_path / str(number))] == "won"
     for racer in racers:
         racer.communicate()
         assert racer.returncode == 0

@@ -100,7 +100,7 @@ def test_what_can_be_gone_on_with_is_kept_and_told(tmp_path: Path) -> None:
 def test_a_folder_that_its_run_deletes_meanwhile_is_claimed_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lock on a file that has no name any more is no claim to that name."""
+    """A lock on a file that has lost its name does not claim that name."""
     folder, flock = tmp_path / "folder", fcntl.flock
     first = Ledger(folder, "*.npz")
     calls = []

@@ -198,7 +198,7 @@ def test_a_sweep(fixtures, samples, tmp_path, toys, capsys):
                 "quantize": mlpass.Quantized(),
                 "quantize_block_size": 3,
             },
-            "quantize_block_size: say it in quantize itself",
+            "quantize_block_size: set it in quantize itself",
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_mode_without_a_sparsity_cannot_be_trained(fixtures):
     try:
         module = mlpass.finetune.to_module(fixtures / MODEL)
         pruner = mlpass.finetune.MagnitudePruner(module, Upper())
-        with pytest.raises(ConfigError, match="names no sparsity that a schedule could lead to"):
+        with pytest.raises(ConfigError, match="has no target sparsity for a schedule to lead to"):
             pruner.prepare()
         assert mode_from_options({"mode": "upper"}) == Upper()
         assert mode_from_options({"target_sparsity": 0.5}) == Percentile(0.5)

@@ -114,7 +114,7 @@ def make_calibration(
 
     Raises:
         ConfigError: the options do not go together.
-        CalibrationError: the samples are of no such form.
+        CalibrationError: the samples are in a form that `load_samples` does not take.
         OSError: they cannot be read.
     """
     if method is not None and not isinstance(method, Method):

@@ -45,7 +45,7 @@ class Journal:
 
         Raises:
             CalibrationError: what is there is of another run.
-            OutputBusyError: another run is at it.
+            OutputBusyError: another run is using it.
             OSError: it cannot be read or written.
         """
         self._ledger = None if folder is None else Ledger(folder, "*.npz")
@@ -57,8 +57,8 @@ class Journal:
             if _read_digest(head) != digest:
                 self._ledger.free()
                 raise CalibrationError(
-                    f"resume: {folder} is of a run with another model, config, method or samples; "
-                    "start anew without resume, which deletes it"
+                    f"resume: {folder} belongs to a run with another model, config, method or "
+                    "samples; without resume, the run starts anew and deletes it"
                 )
             return
         self._ledger.clear()
@@ -66,7 +66,7 @@ class Journal:
             building.write_text(to_json({"digest": digest}))
 
     def number(self, sites: Iterable[Site]) -> None:
-        """Numbers the sites of the run: their files are called by that."""
+        """Numbers the sites of the run; their files are named by these numbers."""
         self._numbers = {site: number for number, site in enumerate(sites)}
 
     def __contains__(self, site: object) -> bool:
@@ -115,7 +115,7 @@ class Journal:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Deletes it where the run is done, or nothing is in it to go on with."""
+        """Deletes it when the run is done, or when it holds nothing to go on with."""
         if self._ledger is not None:
             self._ledger.close(error)
 
@@ -138,7 +138,7 @@ def _check(found: Solution[NDArray[Any]], site: Site) -> None:
 
 
 def journal_path(output: str | os.PathLike[str]) -> Path:
-    """Returns where the journal of a run is kept that writes `output`."""
+    """Returns where the journal of the run that writes `output` is kept."""
     return hidden_path(Path(output).absolute(), "resume")
 
 

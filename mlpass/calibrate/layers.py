@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.calibrate.allocation import allocate
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.journal import Finished, Journal
+from mlpass.calibrate.shares import allocate
 from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.walk import walk
 from mlpass.errors import CalibrationError, MlpassError, NotApplicable, visible
@@ -57,7 +57,7 @@ def prune_calibrated(
     Raises:
         CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
         ConfigError: the options do not go together.
-        ModelFormatError: a joint form is asked for that the model is too old for.
+        ModelFormatError: the model is too old for the joint form that is asked for.
         UnsupportedOpError: ops without kernels, all named at once.
         ExecutionError: an op failed.
         OSError: the disk is full.
@@ -132,7 +132,7 @@ class _Pruning:
         return [(site, weight) for site, weight in weights if weight is not None]
 
     def _solved(self, step: Step, observed: Observed) -> _Solved | NotApplicable:
-        """Returns what a site comes to, or why to nothing."""
+        """Returns a site's solution, or the reason why it cannot be solved for."""
         try:
             known = self._journal.get(step.site)
             if known is not None:
@@ -190,8 +190,8 @@ class _Pruning:
         """Returns the solution for a site.
 
         Raises:
-            NotApplicable: there is none; the text says why.
-            CalibrationError: the Gram is none.
+            NotApplicable: it cannot be solved for; the text says why.
+            CalibrationError: the Gram is not positive semidefinite.
         """
         if observed.gram is None:
             raise NotApplicable(observed.refusal or "no sample reaches it")

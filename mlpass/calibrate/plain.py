@@ -85,7 +85,7 @@ def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         given: options by name; strings are read as what they stand for.
 
     Raises:
-        ConfigError: an option is unknown or cannot be.
+        ConfigError: an option is unknown, or its value is not valid.
     """
     given, words = dict(given), method_words()
     arguments: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def _storage(name: str, found: Mapping[str, Any]) -> Any:
         value = STORAGES.build(name, given)
     if isinstance(value, entry.kind):
         if others:
-            raise ConfigError(f"{next(iter(others))}: say it in {name} itself")
+            raise ConfigError(f"{next(iter(others))}: set it in {name} itself")
         return value
     value = words[name].parse(value)
     for part in words[name].parts if value is not None else ():

@@ -16,8 +16,8 @@ from mlpass.plan.steps import Step
 from mlpass.program.ir import Block, Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import failure, of_sample
+from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.ops import label_of
-from mlpass.runtime.plan import Plan
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.gram import Gram
@@ -33,8 +33,8 @@ class Observed:
 
     Attributes:
         gram: of its inputs; of a table that is gathered from a diagonal one: how often each row
-            was read. None where there is none.
-        refusal: why there is none.
+            was read. None where there is no Gram.
+        refusal: why there is no Gram.
         samples: how many samples reached it.
         tokens: how many input rows it met.
     """
@@ -55,7 +55,7 @@ class SiteGrams:
     def __init__(
         self,
         steps: Iterable[Step],
-        plans: Sequence[Plan],
+        plans: Sequence[FunctionPlan],
         backend: Backend,
         known: Callable[[Site], bool],
     ) -> None:
@@ -97,7 +97,7 @@ class SiteGrams:
             self._users.setdefault(key, set()).add(step.site)
 
     def _activation(self, use: Use) -> Hashable:
-        """Returns what two uses have in common that meet the same inputs."""
+        """Returns a key that is equal for two uses that meet the same inputs."""
         parts = _record(use).key(use.op, use.parameter, use.position)
         return use.op.type, use.parameter, use.position, *map(self._identity, parts)
 
@@ -247,7 +247,7 @@ class _Reading:
             return None
 
     def check(self, shape: Sequence[int]) -> None:
-        """Raises ValueError where inputs (groups, rows, columns) are none of the weight's."""
+        """Raises ValueError where inputs (groups, rows, columns) do not fit the weight."""
         if self.layout is None:
             return
         groups, _, channels, positions = self.layout.sizes
@@ -313,7 +313,7 @@ class _Gathered:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of `total`, which takes a copy to make."""
+        """The shape of `total`, which itself takes a copy to make."""
         return self._sum.shape if self.counts is None else self.counts.shape
 
     @property
@@ -325,7 +325,7 @@ class _Gathered:
 
     @cached_property
     def gram(self) -> Gram:
-        """The same, shared by all sites that meet these inputs alone."""
+        """The same, shared by all sites that meet only these inputs."""
         return Gram(self.total)
 
 
@@ -346,7 +346,7 @@ def _with_gathering(site: Site, total: Array, counts: NDArray[np.float64]) -> Ar
     except NotApplicable:
         return total
     if layout.axes[1] != (0,) or layout.sizes[0] != 1 or layout.sizes[1] != counts.size:
-        return total  # rows that are gathered are no rows of the matrix
+        return total  # rows that are gathered are not rows of the matrix
     weight = layout.split(weight_of(site))[0].reshape(counts.size, -1).astype(np.float32)
     read = float(counts @ np.einsum("rc,rc->r", weight, weight).astype(np.float64))
     multiplied = inner(weight.T @ weight, total[0])
@@ -357,10 +357,10 @@ def _with_gathering(site: Site, total: Array, counts: NDArray[np.float64]) -> Ar
 
 
 def _record(use: Use) -> WeightOp:
-    return WEIGHT_OPS[use.op.type][use.parameter]  # whose uses alone are sites
+    return WEIGHT_OPS[use.op.type][use.parameter]  # which has an entry for every use of a site
 
 
-def _homes(plan: Plan) -> Iterable[tuple[Op, Block]]:
+def _homes(plan: FunctionPlan) -> Iterable[tuple[Op, Block]]:
     """Yields every op of a function with the block it is in, in order of execution."""
 
     def walk(block: Block) -> Iterable[tuple[Op, Block]]:

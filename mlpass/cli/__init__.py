@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_text(options.run(options))
         sys.stdout.flush()
     except OutputExistsError as error:
-        return _fail(f"{error} (--force)", error)
+        return _fail(str(error).replace("pass force=True", "pass --force"), error)
     except MlpassError as error:
         return _fail(str(error), error)
     except BrokenPipeError:

@@ -55,7 +55,7 @@ def methods_of(options: argparse.Namespace) -> list[Any]:
     Each gets those options that it takes.
 
     Raises:
-        ConfigError: an option is taken by none of them, or out of its range.
+        ConfigError: no method takes an option, or its value is out of range.
     """
     given = given_flags(options, "method")
     named = [options.method] if isinstance(options.method, str) else options.method

@@ -18,7 +18,7 @@ from mlpass.cli.sweep import EVALUATE_HELP
 from mlpass.errors import TargetError
 
 _CHOOSE_HELP = """\
-Say what the model must be; get a pruned model that is so, or the reason why there is none.
+Say what the model must be; get a pruned model that is so, or the reason why it cannot be had.
 
   mlpass choose model.mlpackage --sample-data samples.npz --max-size 0.4x -o out.mlpackage
   mlpass choose model.mlpackage --sample-data samples.npz --min-snr 25 -o out.mlpackage

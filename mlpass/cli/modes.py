@@ -45,7 +45,7 @@ def config_of(options: argparse.Namespace) -> Any:
     given.pop("config", None)
     if options.config is not None and given:
         flags = ", ".join(flag_of("mode", name, TAKEN - set(_WORDS)) for name in given)
-        options.parser.error(f"--config says it all: {flags} cannot go with it")
+        options.parser.error(f"--config and {flags} do not go together; put it all in the file")
     if options.config is not None:
         config = as_config(options.config)
     elif not given:

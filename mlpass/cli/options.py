@@ -35,7 +35,7 @@ def load_function(option: str, place: str | None) -> Any:
     Modules of the current directory are found, here and in processes that are started from here.
 
     Raises:
-        ConfigError: there is none, or its module cannot be imported.
+        ConfigError: there is no such function, or its module cannot be imported.
     """
     import os
     import sys
@@ -58,7 +58,7 @@ def load_function(option: str, place: str | None) -> Any:
         text = " ".join(str(error).split())
         raise ConfigError(f"{option}: {place}: {type(error).__name__}: {text}") from error
     if not callable(function):
-        raise ConfigError(f"{option}: {place} is no function")
+        raise ConfigError(f"{option}: {place} is not a function")
     return function
 
 

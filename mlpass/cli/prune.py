@@ -35,6 +35,8 @@ the activations that the layers pruned before it produce:
     ... --quantize int4 | --palettize 4  in the same solve (iOS18 models)
     ... --allocate error                 layers that bear it lose more, at the same total
 
+--minimum-deployment-target iOS18 raises a package for an older one, which has no such forms, first.
+
 If such a run dies, the same command with --resume goes on from its last finished layer.
 
 Only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gather, lstm, gru and
@@ -56,6 +58,11 @@ def add_prune(commands: Subparsers) -> None:
     )
     add_modes(prune)
     add_calibration(prune)
+    prune.add_argument(
+        "--minimum-deployment-target",
+        metavar="TARGET",
+        help="iOS16, iOS17, iOS18, macOS15, ...: raise the model to it, without its source",
+    )
     prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     prune.set_defaults(run=_prune, parser=prune)
 
@@ -65,5 +72,12 @@ def _prune(options: argparse.Namespace) -> str:
 
     config = config_of(options)
     calibration = calibration_of(options)
-    report = prune(options.model, options.output, config, force=options.force, **calibration)
+    report = prune(
+        options.model,
+        options.output,
+        config,
+        minimum_deployment_target=options.minimum_deployment_target,
+        force=options.force,
+        **calibration,
+    )
     return shown(report, options)

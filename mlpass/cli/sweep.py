@@ -17,7 +17,7 @@ macOS, its speed.
 
 Without more, that is twenty configs that need no data. The samples are there to compare outputs on:
 a few dozen real inputs are enough. report.html is one file to open, send and keep; a name that ends
-in .json gets the figures alone.
+in .json gets only the figures.
 
   --method sparsegpt                     solved on the samples; may be given several times
   --configs grid.yaml                    your own configs:

@@ -32,7 +32,7 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
         backend: of the Interpreter.
 
     Raises:
-        CalibrationError: the samples are none, or the models have no output in common.
+        CalibrationError: there are no samples, or the models have no output in common.
         InputError: a sample does not fit the models.
         ModelFormatError: a model cannot be read.
         UnsupportedOpError: a model has ops that cannot be run.
@@ -42,7 +42,10 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
     names = [feature.name for feature in first.outputs]
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:
-        raise CalibrationError(f"the models have no output in common: one has {', '.join(names)}")
+        others = ", ".join(feature.name for feature in second.outputs)
+        raise CalibrationError(
+            f"the models have no output in common: one has {', '.join(names)}, the other {others}"
+        )
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
     pairs = zip(predict_each(first, bar), predict_each(second, samples), strict=True)
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
@@ -159,7 +162,7 @@ def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
 
 
 def _labels(output: Any) -> str:
-    """Returns an output's first labels as text, "none" where there are none."""
+    """Returns an output's first labels as text, "none" of an empty one."""
     if not isinstance(output, Mapping):
         return "none"
     texts = [repr(label) for label in list(output)[:_SHOWN]]

@@ -17,7 +17,7 @@ def inspect(source: Any) -> Report:
         source: path of an `.mlpackage`, or an `MLModel`.
 
     Raises:
-        ModelFormatError: it is no package with an ML Program, or a broken one.
+        ModelFormatError: it is not a package with an ML Program, or is broken.
         OSError: it cannot be read.
     """
     with open_package(source) as package:

@@ -32,7 +32,7 @@ def predict_to_file(
 
     Raises:
         OutputExistsError: `output` exists and `force` is False.
-        CalibrationError: `inputs` is no `.npz` of arrays.
+        CalibrationError: `inputs` is not an `.npz` of arrays.
         InputError: they do not fit the model.
         ModelFormatError: the model cannot be read; or `output` is within it.
         UnsupportedOpError: it has ops that cannot be run.
@@ -51,7 +51,7 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) ->
     """Writes an `.npz`; unlike those of `numpy.savez`, an array may be called "file".
 
     Raises:
-        ExecutionError: a name is none that an `.npz` can hold.
+        ExecutionError: an `.npz` cannot hold an array of that name.
         OSError: the disk is full.
     """
     with zipfile.ZipFile(file, "w") as archive:

@@ -1,6 +1,6 @@
 """Batches: a program for one sample runs on many.
 
-A converted program states its batch all over: in the shapes that it reshapes to, in slices, in
+A converted program has its batch size everywhere: in the shapes that it reshapes to, in slices, in
 initial states. So it is not edited. What depends on the samples goes through it as a `Batch`, and
 each op is mapped over that: by a rule where one is known, else by `torch.func.vmap`, else sample by
 sample. A batch of B is B single runs by construction.
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from mlpass.runtime.control import CONTROL
+from mlpass.runtime.function_plan import BlockPlan, OpPlan
 from mlpass.runtime.kernels.arguments import integer
-from mlpass.runtime.plan import BlockPlan, Step
 
 Kernel = Callable[..., Any]
 Rule = Callable[[Kernel, Any, Mapping[str, Any]], Any]
 
-# They hand on what they are given, and look into none of it.
+# They hand on what they are given without looking into it.
 _STRUCTURAL = frozenset(
     {"read_state", "write_state", "coreml_update_state", "make_list", "list_read", "list_write"}
 )
@@ -53,7 +53,7 @@ def mapped(block: BlockPlan) -> BlockPlan:
     return replace(block, steps=tuple(map(_mapped_step, block.steps)))
 
 
-def _mapped_step(step: Step) -> Step:
+def _mapped_step(step: OpPlan) -> OpPlan:
     function = step.function
     if step.op.type not in CONTROL and step.op.type not in _STRUCTURAL:
         function = _over_samples(function, _RULES.get(step.op.type))

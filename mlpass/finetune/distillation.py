@@ -1,4 +1,4 @@
-"""Distillation: training with sample inputs alone, towards what the dense model gives for them."""
+"""Distillation: training with nothing but sample inputs, towards the dense model's outputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
             error = (outputs[name] - target).masked_fill(infinite, 0).square().sum()
             parts.append(error / power.clamp_min(torch.finfo(target.dtype).tiny))
     if not parts:
-        raise CalibrationError(f"outputs: none of {', '.join(wanted)} is a float of both models")
+        raise CalibrationError(
+            f"outputs: not one of {', '.join(wanted)} is a float output of both models"
+        )
     return torch.stack(parts).mean()
 
 
@@ -69,8 +71,8 @@ def distill(
         seed: of the order of the samples.
 
     Raises:
-        ConfigError: a number is none that can be.
-        CalibrationError: the samples are none, or differ in shape.
+        ConfigError: a number is out of its range.
+        CalibrationError: there are no samples, or they differ in shape.
         InputError: a sample does not fit the models.
         ExecutionError: the loss is no longer finite, or an op failed.
     """

@@ -18,14 +18,14 @@ def read_feature(feature: Feature, value: Any, device: torch.device) -> Tensor:
     """Returns an input as a tensor of the type that the program runs on.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a tensor of that type.
     """
     if value is None:
         return torch.from_numpy(read_input(feature, None)).to(device)
     try:
         tensor = torch.as_tensor(value, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"input {feature.name!r}: is no tensor: {error}") from None
+        raise InputError(f"input {feature.name!r}: is not a tensor: {error}") from None
     if feature.dtype.startswith(("int", "uint")):
         if tensor.is_floating_point():
             raise InputError(

@@ -53,8 +53,8 @@ def finetune(
         force: whether to replace an `output` that exists.
 
     Raises:
-        ConfigError: the config or a number says what cannot be.
-        CalibrationError: the samples are none, or differ in shape.
+        ConfigError: the config or a number is not valid.
+        CalibrationError: there are no samples, or they differ in shape.
         InputError: a sample does not fit the models.
         ExecutionError: the loss is no longer finite, or an op failed.
         ModelFormatError: a model cannot be read.
@@ -63,7 +63,7 @@ def finetune(
         OSError: a file cannot be read or written.
     """
     with open_package(model) as package:
-        package.check_target(output, force=force)  # now, not after an hour
+        package.check_target(output, force=force)  # now, not after an hour of work
     check_outside(output, model if dense is None else dense, "the model to learn from")
     module = to_module(model, device=device)
     teacher = to_module(model if dense is None else dense, device=device)

@@ -17,7 +17,7 @@ from mlpass.weights.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
-class Pruned:
+class PrunedParameter:
     """A weight that is pruned.
 
     Attributes:
@@ -33,7 +33,7 @@ class Pruned:
     @property
     def target(self) -> float:
         """The sparsity that its mode leads to."""
-        assert self.mode.target is not None  # `pruned` refuses such a mode
+        assert self.mode.target is not None  # `pruned_parameter` refuses such a mode
         return self.mode.target
 
     @property
@@ -53,7 +53,7 @@ def at_sparsity(mode: Mode, sparsity: float, nested: bool = False) -> Mode:
     return Percentile(sparsity) if none_yet and not nested else reached
 
 
-def pruned(name: str, site: Site, mode: Mode) -> Pruned:
+def pruned_parameter(name: str, site: Site, mode: Mode) -> PrunedParameter:
     """Returns what prunes a site.
 
     Raises:
@@ -68,11 +68,11 @@ def pruned(name: str, site: Site, mode: Mode) -> Pruned:
             raise
         layout = None
     mode.keep(np.zeros(site.shape, np.float32), layout)  # says here what it has to say
-    return Pruned(name, mode, layout)
+    return PrunedParameter(name, mode, layout)
 
 
 def keep_masks(
-    weights: Sequence[Pruned],
+    weights: Sequence[PrunedParameter],
     masters: Mapping[str, NDArray[Any]],
     sparsities: Mapping[str, float],
     *,
@@ -90,7 +90,7 @@ def keep_masks(
         ExecutionError: a weight holds NaN or inf.
     """
     masks: dict[str, Mask] = {}
-    together: dict[Mode, list[Pruned]] = {}
+    together: dict[Mode, list[PrunedParameter]] = {}
     for weight in weights:
         mode = at_sparsity(weight.mode, sparsities[weight.name], nested)
         if weight.ranked_globally:

@@ -21,9 +21,9 @@ from mlpass.program.ir import Argument, StateType, Value
 from mlpass.program.mlmodel import open_package
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
+from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.kernels.states import Cell
-from mlpass.runtime.plan import Plan
 from mlpass.runtime.sources import close_with
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site
@@ -60,7 +60,7 @@ class Stage:
     """
 
     part: Part
-    plan: Plan
+    plan: FunctionPlan
     results: Mapping[str, Argument]
 
 
@@ -241,7 +241,7 @@ def _values_of(site: Site) -> list[Value]:
 
 
 def _agreed(sizes: Mapping[str, int | None]) -> int | None:
-    """Returns how many samples there are, None for one that is no batch."""
+    """Returns how many samples there are, None for a single one without a batch axis."""
     given = {name: size for name, size in sizes.items() if size is not None}
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name!r} {size}" for name, size in given.items())

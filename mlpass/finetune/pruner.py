@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.finetune.masks import Pruned, keep_masks, pruned
+from mlpass.finetune.masks import PrunedParameter, keep_masks, pruned_parameter
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.schedules import ConstantSparsity, Schedule
 from mlpass.finetune.weights import opened
@@ -55,7 +55,7 @@ class MagnitudePruner:
             frozen: whether what was pruned once stays out.
 
         Raises:
-            ConfigError: an option or the config says what cannot be.
+            ConfigError: an option or the config is not valid.
             OSError: a YAML file cannot be read.
         """
         if not isinstance(module, ProgramModule):
@@ -78,7 +78,7 @@ class MagnitudePruner:
         self.initial_sparsity = float(initial_sparsity)
         self.frozen = frozen
         self.step_count = 0
-        self._pruned: dict[str, Pruned] | None = None
+        self._pruned: dict[str, PrunedParameter] | None = None
         self._skipped: dict[str, str] = {}
         self._sparsities: dict[str, float] = {}
 
@@ -97,13 +97,13 @@ class MagnitudePruner:
                 if site.name in names and not (keep := weight_of(site) != 0).all():
                     self.module.set_mask(names[site.name], torch.from_numpy(keep))
             return self.module
-        found: dict[str, Pruned] = {}
+        found: dict[str, PrunedParameter] = {}
         for step in plan([opened(site) for site in self.module.weights], self.config):
             reason = step.skipped or (None if step.site.name in names else _UNREAD)
             try:
                 if reason is None and step.mode is not None:
                     name = names[step.site.name]
-                    found[name] = pruned(name, step.site, step.mode)
+                    found[name] = pruned_parameter(name, step.site, step.mode)
             except NotApplicable as error:
                 reason = str(error)
             if reason is not None:
@@ -172,18 +172,18 @@ class MagnitudePruner:
         if set(state["sparsities"]) != set(self._sparsities):
             strange = sorted(set(state["sparsities"]) ^ set(self._sparsities))
             raise ConfigError(
-                f"state: is of another config: {', '.join(map(repr, strange[:3]))} "
-                "pruned in one of them alone"
+                f"state: belongs to another config: only one of the two prunes "
+                f"{', '.join(map(repr, strange[:3]))}"
             )
         self.step_count = int(state["step_count"])
         self._sparsities = {name: float(value) for name, value in state["sparsities"].items()}
 
-    def _prepared(self, what: str) -> dict[str, Pruned]:
+    def _prepared(self, what: str) -> dict[str, PrunedParameter]:
         if self._pruned is None:
-            raise ConfigError(f"{what}: needs prepare() before it")
+            raise ConfigError(f"{what}: call prepare() first")
         return self._pruned
 
-    def _update(self, weights: Mapping[str, Pruned]) -> None:
+    def _update(self, weights: Mapping[str, PrunedParameter]) -> None:
         """Makes the masks of `weights` anew."""
         masters = {name: self._master(name) for name in weights}
         outside = {name: self._stay_out(name) for name in weights}

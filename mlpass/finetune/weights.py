@@ -88,7 +88,7 @@ def encode_trained(site: Site, master: NDArray[np.float32], keep: Mask | None) -
         keep: its mask, None where it is not pruned.
 
     Raises:
-        ExecutionError: a value is too large for the site's type, or none at all.
+        ExecutionError: a value is too large for the site's type, or is not a number.
     """
     constant = site.constant
     assert constant is not None  # no other is trained
@@ -98,7 +98,7 @@ def encode_trained(site: Site, master: NDArray[np.float32], keep: Mask | None) -
     if lost.any():
         value = float(master[np.unravel_index(int(np.argmax(lost)), lost.shape)])
         raise ExecutionError(
-            f"{site.name!r}: holds {value:g}, which {site.dtype} has no room for: train with a "
+            f"{site.name!r}: holds {value:g}, which does not fit {site.dtype}: train with a "
             "lower rate"
         )
     if keep is not None and not keep.all():

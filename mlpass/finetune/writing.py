@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 from mlpass.errors import ModelFormatError
-from mlpass.finetune.masks import Pruned
+from mlpass.finetune.masks import PrunedParameter
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.weights import encode_trained, find_trained, is_weight, opened
 from mlpass.program.mlmodel import open_package
@@ -23,7 +23,7 @@ from mlpass.weights.storing import Encoded
 
 
 def report_module(
-    module: ProgramModule, pruned: Mapping[str, Pruned], skipped: Mapping[str, str]
+    module: ProgramModule, pruned: Mapping[str, PrunedParameter], skipped: Mapping[str, str]
 ) -> Report:
     """Returns a module's weights as they are now.
 
@@ -41,7 +41,7 @@ def report_module(
 def write_module(
     module: ProgramModule,
     output: str | os.PathLike[str],
-    pruned: Mapping[str, Pruned],
+    pruned: Mapping[str, PrunedParameter],
     skipped: Mapping[str, str],
     *,
     force: bool,
@@ -106,7 +106,7 @@ def _encoded(module: ProgramModule, site: Site, name: str | None) -> Encoded | N
 def _record(
     module: ProgramModule,
     site: Site,
-    pruned: Mapping[str, Pruned],
+    pruned: Mapping[str, PrunedParameter],
     skipped: Mapping[str, str],
     stored: Encoded | None = None,
 ) -> LayerRecord:

@@ -145,7 +145,7 @@ def as_config(config: object) -> Config:
     """Returns any form of config as a `Config`.
 
     Raises:
-        ConfigError: it is none, or says what cannot be.
+        ConfigError: it is not a config, or holds an option that does not exist.
         OSError: a YAML file cannot be read.
     """
     if isinstance(config, Config):
@@ -175,7 +175,7 @@ def mode_from_options(options: Mapping[str, Any]) -> Mode:
             for it, where they leave it open.
 
     Raises:
-        ConfigError: they describe none.
+        ConfigError: they do not describe a mode.
     """
     options = {key: value for key, value in options.items() if value is not None}
     if "mode" in options:
@@ -203,7 +203,7 @@ def mode_from_options(options: Mapping[str, Any]) -> Mode:
 
 
 def granularity_of(name: str) -> str | None:
-    """Returns the granularity under which coremltools knows a mode; None where there is none."""
+    """Returns coremltools' granularity for a mode; None where it does not name one."""
     return MODES[name].words.get("granularity")
 
 

@@ -136,7 +136,7 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
 
 
 def _unfit(site: Site, weight_threshold: int) -> str | None:
-    """Returns why no mode is right for a site, None where one may be."""
+    """Returns why no mode may prune a site, None where one may."""
     size, rank = math.prod(site.shape), len(site.shape)
     if size <= weight_threshold:
         return f"its {size} elements are no more than weight_threshold {weight_threshold}"

@@ -18,7 +18,7 @@ _HEAD = 1 << 15  # elements; more are read only where those look like a transfor
 
 
 def reason_untrained(site: Site) -> str | None:
-    """Returns why a weight is no trained one, by its numbers; None where it may be.
+    """Returns why a weight is not a trained one, by its numbers; None where it may be.
 
     Most are told apart by their first elements: the others are not read.
 

@@ -18,7 +18,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     """Returns what a YAML file says.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not YAML, or comes to far too much.
         OSError: it cannot be read.
     """
     import yaml
@@ -40,7 +40,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         except _BAD_YAML as error:
             if isinstance(error, ConfigError):
                 raise
-            # A scalar that is none of its kind is told in Python's words, or in none.
+            # A scalar that is not of its kind is told in Python's words, or in none.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
         except yaml.YAMLError as error:

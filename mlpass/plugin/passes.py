@@ -70,7 +70,7 @@ class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is unty
         """Prunes the weights of a pymil program in place, and logs the report.
 
         Raises:
-            ConfigError: the options, or the config among them, say what cannot be.
+            ConfigError: an option, or the config among them, is not valid.
             ModelFormatError: the program is older than iOS16.
         """
         arguments = self.arguments()
@@ -113,9 +113,9 @@ def pipeline(
             method, where it is given by its name.
 
     Raises:
-        ConfigError: the config or the options say what cannot be, or `base` is no pipeline, or one
+        ConfigError: an option or the config is not valid, or `base` is not a pipeline, or is one
             that prunes with a config already.
-        CalibrationError: the samples are of no form that `prune` takes.
+        CalibrationError: the samples are in a form that `prune` does not take.
     """
     given: dict[str, Any] = {"config": as_config(config)}
     kind = "prune"
@@ -128,7 +128,7 @@ def pipeline(
     if not isinstance(base, PassPipeline):
         raise ConfigError(f"base: must be a coremltools PassPipeline. Got {type(base).__name__}.")
     if found := [each for each in base.passes if each in _WITH_CONFIG]:
-        raise ConfigError(f"base: it has {found[0]} already; join the two configs to one")
+        raise ConfigError(f"base: it has {found[0]} already; merge the two configs into one")
     name = f"{_NAMESPACE}::{kind}"
     result = PassPipeline(_with_pruning(base.passes, name), f"{base.pipeline_name}_pruned")
     result.set_options_by_another_pipeline(base)
@@ -214,7 +214,7 @@ class PackageFrontend:
 def _renamed(sample: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
     """Returns a sample keyed by the inputs' names in a package.
 
-    Those are the source's with whatever is no letter, digit or underscore replaced.
+    Those are the source's, with anything but letters, digits and underscores replaced.
     """
     known = {name for function in program.functions.values() for name in function.inputs}
     return {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -22,7 +22,7 @@ from mlpass.buffers import empty
 from mlpass.errors import ModelFormatError
 from mlpass.parallel import map_slabs
 from mlpass.program.dtypes import DType
-from mlpass.program.ir import Raw
+from mlpass.program.ir import Constant, Raw
 
 _SENTINEL = 0xDEADBEEF
 _VERSION = 2
@@ -77,7 +77,7 @@ class BlobFile:
             first: how many of them to read; None is all.
 
         Raises:
-            ModelFormatError: the blob is not all of that.
+            ModelFormatError: the blob does not hold all of that.
         """
         header = self._header(offset, dtype, count)
         nbytes = header.nbytes if first is None else dtype.nbytes(first)
@@ -103,7 +103,7 @@ class BlobFile:
     def _header(self, offset: int, dtype: DType, count: int) -> _Header:
         where = f"{self.path}: the blob at {offset}"
         if offset % _ALIGNMENT:
-            raise ModelFormatError(f"{where}: the offset is no multiple of {_ALIGNMENT}")
+            raise ModelFormatError(f"{where}: the offset is not a multiple of {_ALIGNMENT}")
         raw = self._read(offset, _BLOB_HEADER.size, f"the blob header at {offset}")
         sentinel, *rest = _BLOB_HEADER.unpack(raw.tobytes())
         header = _Header(*rest)
@@ -153,6 +153,34 @@ class BlobFile:
             done += got
 
 
+class GrownBlobs:
+    """A weight file together with blobs that are not in it yet, at offsets past its end."""
+
+    def __init__(self, file: BlobFile, added: Mapping[int, Constant]) -> None:
+        """Adds to `file` the constants of `added`, by their offsets."""
+        self._file = file
+        self._added = added
+
+    def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> Raw:
+        """Returns the bytes of the blob at `offset`: see `BlobFile.read`."""
+        if offset not in self._added:
+            return self._file.read(offset, dtype, count, first)
+        raw: Raw = self._added[offset].load()
+        return raw if first is None else raw[: dtype.nbytes(first)]
+
+    def chunks(self, offset: int, dtype: DType, count: int) -> Iterator[memoryview]:
+        """Yields the same bytes in pieces: see `BlobFile.chunks`."""
+        if offset in self._added:
+            yield self.read(offset, dtype, count).data
+        else:
+            yield from self._file.chunks(offset, dtype, count)
+
+    def check(self, offset: int, dtype: DType, count: int) -> None:
+        """Raises ModelFormatError where `read` would, without reading the data."""
+        if offset not in self._added:
+            self._file.check(offset, dtype, count)
+
+
 class BlobWriter:
     """A weight file being written, from its start to its end."""
 
@@ -179,7 +207,7 @@ class BlobWriter:
         self._write(raw.data)
         return offset
 
-    def copy(self, source: BlobFile, offset: int, dtype: DType, count: int) -> int:
+    def copy(self, source: BlobFile | GrownBlobs, offset: int, dtype: DType, count: int) -> int:
         """Appends a blob of another file, chunk by chunk, and returns its new offset."""
         new_offset = self._begin(dtype, count)
         for chunk in source.chunks(offset, dtype, count):

@@ -137,7 +137,7 @@ def _settings(op: Op, known: Mapping[Value, Constant]) -> dict[str, Any]:
     """Returns the other parameters of an op, as Python values.
 
     Raises:
-        LookupError: one is no constant.
+        LookupError: one is not a constant.
     """
     settings = {}
     for parameter, arguments in op.inputs.items():

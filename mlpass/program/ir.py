@@ -1,7 +1,7 @@
 """A MIL program as a small immutable graph.
 
 Two sources make it: an `.mlpackage` (`mlpackage.py`) and a coremltools `Program` (`pymil.py`). A
-pass reads this graph alone, and hands its source new ops for the ones it wants replaced.
+pass reads nothing but this graph, and hands its source new ops for the ones it wants replaced.
 
 Ops, values and constants are compared by identity: each is one place in one program.
 """
@@ -132,7 +132,7 @@ class Constant:
         """The element type of a tensor.
 
         Raises:
-            TypeError: it is no tensor.
+            TypeError: it is not a tensor.
         """
         if not isinstance(self.type, TensorType):
             raise TypeError(f"a constant of type {self.type} has no element type")

@@ -24,14 +24,16 @@ def find_model(package: Path) -> Path:
         )
     manifest = package / _MANIFEST
     if not manifest.is_file():
-        raise ModelFormatError(f"{package}: has no {_MANIFEST}: not a package, or half a copy")
+        raise ModelFormatError(
+            f"{package}: has no {_MANIFEST}: not a package, or an incomplete copy"
+        )
     try:
         content = json.loads(manifest.read_bytes())
         relative = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ModelFormatError(f"{manifest}: names no root model ({error!r})") from None
     if not isinstance(relative, str):
-        raise ModelFormatError(f"{manifest}: the root model's path is no text: {relative!r}")
+        raise ModelFormatError(f"{manifest}: the root model's path is not text: {relative!r}")
     path = inside(package / "Data", relative, package)
     if not path.is_file():
         raise ModelFormatError(f"{manifest}: the root model {relative!r} is missing")
@@ -67,7 +69,7 @@ def inside(base: Path, relative: str, package: Path) -> Path:
     parts = relative.split("/")
     plain = not any(part in ("", ".", "..") or "\0" in part for part in parts)
     if not plain or any("\ud800" <= letter <= "\udfff" for letter in relative):
-        raise ModelFormatError(f"{package}: {relative!r} is no plain path within the package")
+        raise ModelFormatError(f"{package}: {relative!r} is not a plain path within the package")
     path = base.joinpath(*parts)
     if not is_within(path, package):
         raise ModelFormatError(f"{package}: {relative!r} leads out of the package")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.proto import MIL
 
+# Where a message states elements; those of all other types are in its bytes.
+_FIELDS = {
+    "bool": "bools",
+    "fp32": "floats",
+    **dict.fromkeys(("int16", "int32", "uint16"), "ints"),
+    "string": "strings",
+}
 _FIRST_OPSET_WITH_CONSTEXPR_INPUTS = 18
 
 
@@ -23,10 +30,10 @@ def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
 def encode_op(
     op: ir.Op, opset: int, store: Callable[[ir.Constant], tuple[str, int]] | None = None
 ) -> Any:
-    """Returns a new op, a `const` or a `constexpr_*`, as a message.
+    """Returns a new op as a message.
 
     Args:
-        op: the op.
+        op: the op, without blocks of its own.
         opset: iOS version; from 18 on, the parameters of a `constexpr_*` are inputs.
         store: writes a constant to a weight file and returns (file name, offset); needed where the
             op has one that goes there.
@@ -35,20 +42,31 @@ def encode_op(
     name = message.attributes["name"]
     name.type.tensorType.dataType = MIL.STRING
     name.immediateValue.tensor.strings.values.append(op.name)
-    as_attributes = op.type == "const" or opset < _FIRST_OPSET_WITH_CONSTEXPR_INPUTS
-    for parameter, (argument,) in op.inputs.items():
-        if isinstance(argument, ir.Value):
-            message.inputs[parameter].arguments.add(name=argument.name)
-            continue
-        if as_attributes:
-            value = message.attributes[parameter]
+    older = op.type.startswith("constexpr_") and opset < _FIRST_OPSET_WITH_CONSTEXPR_INPUTS
+    for parameter, arguments in op.inputs.items():
+        if op.type == "const" or (older and isinstance(arguments[0], ir.Constant)):
+            (stated,) = arguments
+            assert isinstance(stated, ir.Constant)  # a const has no other
+            _encode_constant(stated, message.attributes[parameter], store)
         else:
-            value = message.inputs[parameter].arguments.add().value
-        _encode_constant(argument, value, store)
+            encode_arguments(arguments, message.inputs[parameter], store)
     for output in op.outputs:
         named = message.outputs.add(name=output.name)
         _encode_type(output.type, named.type)
     return message
+
+
+def encode_arguments(
+    arguments: Sequence[ir.Argument],
+    message: Any,
+    store: Callable[[ir.Constant], tuple[str, int]] | None = None,
+) -> None:
+    """Adds arguments to the message of one of an op's inputs."""
+    for argument in arguments:
+        if isinstance(argument, ir.Value):
+            message.arguments.add(name=argument.name)
+        else:
+            _encode_constant(argument, message.arguments.add().value, store)
 
 
 def _encode_type(value_type: ir.ValueType, message: Any) -> None:
@@ -57,7 +75,11 @@ def _encode_type(value_type: ir.ValueType, message: Any) -> None:
     tensor.dataType = BY_NAME[value_type.dtype].proto
     tensor.rank = len(value_type.shape)
     for size in value_type.shape:
-        tensor.dimensions.add().constant.size = size or 0
+        dimension = tensor.dimensions.add()
+        if size is None:
+            dimension.unknown.SetInParent()
+        else:
+            dimension.constant.size = size
 
 
 def _encode_constant(
@@ -69,14 +91,10 @@ def _encode_constant(
         message.blobFileValue.fileName = file_name
         message.blobFileValue.offset = offset
         return
-    tensor = message.immediateValue.tensor
-    if constant.dtype.name == "fp32":
-        tensor.floats.SetInParent()  # marks which field holds the values, even where there are none
-        tensor.floats.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "int32":
-        tensor.ints.SetInParent()
-        tensor.ints.values.extend(constant.read().reshape(-1).tolist())
-    elif constant.dtype.name == "bool":
-        tensor.bools.values.extend(constant.read().reshape(-1).tolist())
-    else:
+    tensor, kind = message.immediateValue.tensor, constant.dtype.name
+    if kind not in _FIELDS:
         tensor.bytes.values = constant.load().tobytes()
+        return
+    field, value = getattr(tensor, _FIELDS[kind]), constant.read()
+    field.SetInParent()  # marks which field holds the values, even of an empty one
+    field.values.extend([value] if kind == "string" else value.reshape(-1).tolist())

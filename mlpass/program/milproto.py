@@ -18,7 +18,7 @@ from mlpass.program.folding import fold_program
 from mlpass.program.messages import encode_op
 from mlpass.program.names import names_in, with_free_names
 
-# What nests here is no deeper than protobuf parses (100 messages), so recursion is safe.
+# What nests here is never deeper than protobuf parses (100 messages), so recursion is safe.
 _MOST_ELEMENTS = 1 << 48  # more than any file holds, and few enough for numpy to count their bytes
 _HIGHEST_RANK = 64  # numpy's
 
@@ -27,7 +27,7 @@ class BlobReader(Protocol):
     """Where blobs are read: see `blobs.BlobFile`."""
 
     def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> ir.Raw:
-        """Returns the stored bytes of a blob, or of its first elements alone."""
+        """Returns the stored bytes of a blob, or only those of its first elements."""
         ...
 
     def check(self, offset: int, dtype: DType, count: int) -> None:
@@ -43,7 +43,7 @@ class MilProto:
         program: the graph.
         blobs: every constant of the graph that is stored in a weight file, with its message.
         names: by function, those that are taken in it.
-        sparse: the functions that got ops which are no plain constants.
+        sparse: the functions that got ops which are not plain constants.
     """
 
     def __init__(self, message: Any, name: str, open_blobs: Callable[[str], BlobReader]) -> None:
@@ -55,7 +55,7 @@ class MilProto:
             open_blobs: opens the weight file that a message names.
 
         Raises:
-            ModelFormatError: the message is no program that can be read; nothing is half-read.
+            ModelFormatError: the message is not a program that can be read; nothing is half-read.
         """
         self.message = message
         self._open_blobs = open_blobs
@@ -84,14 +84,19 @@ class MilProto:
         return op in self._places
 
     def replace(
-        self, op: ir.Op, new_ops: Sequence[ir.Op], store: Callable[[ir.Constant], tuple[str, int]]
+        self,
+        op: ir.Op,
+        new_ops: Sequence[ir.Op],
+        store: Callable[[ir.Constant], tuple[str, int]],
+        opset: int | None = None,
     ) -> None:
-        """Puts `new_ops` in the place of `op`; the last has outputs of the same names.
+        """Puts `new_ops` in the place of `op`, of this program.
 
         Args:
-            op: of this program.
-            new_ops: in order of execution; all but the last get names that are free.
+            op: what it makes keeps its names, and so does the last of the new ops.
+            new_ops: in order of execution; all else about them gets names that are free.
             store: writes a constant to a weight file and returns (file name, offset).
+            opset: that they are written for; None for the function's own.
         """
         container, message = self._places.pop(op)
         for arguments in op.inputs.values():
@@ -102,8 +107,8 @@ class MilProto:
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
             self.sparse.add(function)
-        opset = self.program.functions[function].opset
-        named = with_free_names(new_ops, self.names[function])
+        opset = opset or self.program.functions[function].opset
+        named = with_free_names(new_ops, self.names[function], op.outputs)
         *before, last = (encode_op(new, opset, store) for new in named)
         if before:
             index = _index_of(message, container)
@@ -217,7 +222,7 @@ class MilProto:
             if len(arguments) != 1:
                 raise ModelFormatError(f"{where}: has {len(arguments)} arguments for {parameter!r}")
             if isinstance(arguments[0], ir.Value) and arguments[0] not in self._stated:
-                raise ModelFormatError(f"{where}: its {parameter!r} is no constant")
+                raise ModelFormatError(f"{where}: its {parameter!r} is not a constant")
 
     def _attributes(self, attributes: Any, where: str) -> dict[str, ir.Constant]:
         return {
@@ -262,7 +267,7 @@ class MilProto:
                 for item in value.values
             ]
             if any(getattr(key.type, "shape", None) != () for key, _ in pairs):
-                raise ModelFormatError(f"{where}: its keys are no single values")
+                raise ModelFormatError(f"{where}: its keys are not single values")
             return lambda: {_key(key.read()): value.read() for key, value in pairs}
         raise ModelFormatError(f"{where}: states no value of its type {value_type}")
 
@@ -275,7 +280,7 @@ def opset_number(name: str) -> int:
     """
     match = re.fullmatch(r"CoreML(\d{1,3})", name)
     if not match:
-        raise ModelFormatError(f"opset {name!r} is none of Core ML's (CoreML5, CoreML6, ...)")
+        raise ModelFormatError(f"opset {name!r} is not one of Core ML's (CoreML5, CoreML6, ...)")
     number = int(match.group(1))
     return number + 10 if number <= 8 else number + 17  # after iOS18 came iOS26
 
@@ -292,7 +297,7 @@ def _ordered(mapping: Any) -> list[tuple[str, Any]]:
 def _text(constant: ir.Constant, where: str) -> str:
     value = constant.read()
     if not isinstance(value, str):
-        raise ModelFormatError(f"{where}: its name is no text")
+        raise ModelFormatError(f"{where}: its name is not text")
     return value
 
 
@@ -368,7 +373,7 @@ def _tensor(message: Any, value_type: ir.TensorType, where: str) -> Any:
         try:
             raw = pack_elements(_cast(np.asarray(values), dtype), dtype)
         except (ArithmeticError, ValueError, TypeError) as error:
-            raise ModelFormatError(f"{where}: its values are no {dtype.name}: {error}") from None
+            raise ModelFormatError(f"{where}: its values are not {dtype.name}: {error}") from None
     if raw.size != dtype.nbytes(count):
         raise ModelFormatError(
             f"{where}: states {raw.size} bytes where {count} elements of {dtype.name} "

@@ -35,7 +35,7 @@ def open_package(source: Any) -> Package:
         )
     if source.package_path is None:
         raise ModelFormatError(
-            "source: this MLModel is no ML Program; convert with convert_to='mlprogram'"
+            "source: this MLModel is not an ML Program; convert with convert_to='mlprogram'"
         )
     spec = Model()
     spec.CopyFrom(source.get_spec())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +20,10 @@ from google.protobuf.message import DecodeError
 from mlpass.errors import ModelFormatError
 from mlpass.files import check_apart, check_free, whole_folder
 from mlpass.program import encode, ir
-from mlpass.program.blobs import BlobFile, BlobWriter
+from mlpass.program.blobs import BlobFile, BlobWriter, GrownBlobs
 from mlpass.program.manifest import check_items, find_model, inside, is_within
 from mlpass.program.milproto import MilProto
-from mlpass.program.opset import raise_to_sparse
+from mlpass.program.opsets.raising import raise_functions
 from mlpass.program.proto import Model
 
 _MODEL_PATH = "@model_path/"
@@ -42,6 +42,8 @@ class Package:
         spec: its model message.
         programs: its ML Program; or those of a pipeline, in order.
         parts: the model message and decoded program of each.
+        edited: whether its message is another than the one that is stored there.
+        added: by weight file, the blobs that its message refers to, but that are not there yet.
         owner: what the package must not outlive; kept while this is.
     """
 
@@ -55,24 +57,21 @@ class Package:
             spec: a model message to take in the place of the one that is stored there.
 
         Raises:
-            ModelFormatError: it is no package with an ML Program, or a broken one.
+            ModelFormatError: it is not a package with an ML Program, or is broken.
             OSError: it cannot be read.
         """
         self.path = Path(path)
         self._closing = ExitStack()
         self._files: dict[str, BlobFile] = {}
+        self.added: Mapping[str, Mapping[int, ir.Constant]] = {}
+        self.edited = spec is not None
         try:
             self.model_path = find_model(self.path)
             self.spec = _parse(self.model_path) if spec is None else spec
-            self.edited = spec is not None
-            self.parts = [
-                (model, MilProto(model.mlProgram, name, self.open_blobs))
-                for name, model in _ml_programs(self.spec, "", self.path)
-            ]
+            self._decode()
         except BaseException:
             self.close()
             raise
-        self.programs = [part.program for _, part in self.parts]
 
     def __enter__(self) -> Package:
         return self
@@ -127,7 +126,23 @@ class Package:
         check_apart(target, self.path, "the model to prune")
         return target
 
-    def open_blobs(self, file_name: str) -> BlobFile:
+    def edit(self, added: Mapping[str, Mapping[int, ir.Constant]]) -> None:
+        """Decodes its message anew, which was edited: its graphs are others from here on.
+
+        Args:
+            added: by weight file, blobs that the message refers to by offsets past its end.
+        """
+        self.added, self.edited = added, True
+        self._decode()
+
+    def _decode(self) -> None:
+        self.parts = [
+            (model, MilProto(model.mlProgram, name, self.open_blobs))
+            for name, model in _ml_programs(self.spec, "", self.path)
+        ]
+        self.programs = [part.program for _, part in self.parts]
+
+    def open_blobs(self, file_name: str) -> BlobFile | GrownBlobs:
         """Returns the weight file of that name in the program."""
         if file_name not in self._files:
             path = self.blob_path(file_name)
@@ -138,7 +153,8 @@ class Package:
             blobs = BlobFile(path)
             self._closing.callback(blobs.close)
             self._files[file_name] = blobs
-        return self._files[file_name]
+        file, added = self._files[file_name], self.added.get(file_name)
+        return GrownBlobs(file, added) if added else file
 
     def blob_path(self, file_name: str) -> Path:
         """Returns where the weight file of that name in the program is."""
@@ -148,9 +164,17 @@ class Package:
 
 
 def pipeline_of(model: Any) -> Any:
-    """Returns the pipeline that a model message holds, None where it is no pipeline."""
+    """Returns the pipeline that a model message holds, None where it is not a pipeline."""
     unwrap = _PIPELINES.get(model.WhichOneof("Type"))
     return unwrap(model) if unwrap else None
+
+
+def raise_pipelines(model: Any) -> None:
+    """Lifts a pipeline's specification version to that of its newest part."""
+    pipeline = pipeline_of(model)
+    for part in pipeline.models if pipeline is not None else ():
+        raise_pipelines(part)
+        model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
 
 
 def package_nbytes(path: Path) -> int:
@@ -217,6 +241,8 @@ class Rewriter:
         return self._writers[file_name]
 
     def _finish(self) -> None:
+        for file_name in self._package.added:
+            self._writer(file_name)
         for _, part in self._package.parts:
             for op, made in part.other_halves():
                 self.replace(op, [encode.dense(op, ir.Constant.of(made.read(), made))])
@@ -224,8 +250,9 @@ class Rewriter:
         written = {self._target(self._package.blob_path(name)) for name in self._writers}
         if self._changed:
             for model, part in self._package.parts:
-                raise_to_sparse(model, part)
-            _raise_pipelines(self._package.spec)
+                older = sorted(part.sparse)
+                raise_functions(model, part, older, encode.FIRST_SPARSE_OPSET, self._placed)
+            raise_pipelines(self._package.spec)
             model_target = self._target(self._package.model_path)
             model_target.parent.mkdir(parents=True, exist_ok=True)
             model_target.write_bytes(self._package.spec.SerializeToString(deterministic=True))
@@ -253,6 +280,12 @@ class Rewriter:
                 )
             message.blobFileValue.offset = self._places[constant.storage]
 
+    def _placed(self, constant: ir.Constant) -> tuple[str, int]:
+        """Returns where a constant of a weight file is, now that all are moved."""
+        assert constant.storage is not None
+        file_name, place = constant.storage
+        return file_name, self._places.get(constant.storage, cast(int, place))
+
     def _target(self, source: Path) -> Path:
         return self._root / source.relative_to(self._package.path)
 
@@ -262,7 +295,9 @@ def _parse(path: Path) -> Any:
     try:
         spec.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ModelFormatError(f"{path}: is no Core ML model message: {error}") from None
+        raise ModelFormatError(
+            f"{path}: is not a Core ML model message: {error}; copy or convert the model again"
+        ) from None
     return spec
 
 
@@ -283,17 +318,9 @@ def _ml_programs(model: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]
         yield name, model
     else:
         raise ModelFormatError(
-            f"{path}: holds a {kind or 'model of unknown kind'}; mlpass reads ML Programs alone "
+            f"{path}: holds a {kind or 'model of unknown kind'}; mlpass only reads ML Programs "
             "(convert with coremltools' convert_to='mlprogram')"
         )
-
-
-def _raise_pipelines(model: Any) -> None:
-    """Lifts a pipeline's specification version to that of its newest part."""
-    pipeline = pipeline_of(model)
-    for part in pipeline.models if pipeline is not None else ():
-        _raise_pipelines(part)
-        model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
 
 
 def _files_of(package: Path) -> list[Path]:
@@ -312,9 +339,9 @@ def _contents(package: Path) -> tuple[list[Path], list[Path]]:
         for name in directories + names:
             path = Path(directory, name)
             if path.is_symlink() and (path.is_dir() or not is_within(path, package)):
-                raise ModelFormatError(f"{path}: is a link that leads out of its place")
+                raise ModelFormatError(f"{path}: is a link that leads out of the package")
             if not path.is_dir() and not path.is_file():
-                raise ModelFormatError(f"{path}: is no regular file")
+                raise ModelFormatError(f"{path}: is not a regular file")
         all_directories += [Path(directory, name) for name in directories]
         files += [Path(directory, name) for name in names]
     return sorted(all_directories), sorted(files)

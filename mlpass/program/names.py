@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mlpass.program.ir import Argument, Block, Op, Value
@@ -30,20 +30,25 @@ def free_name(wanted: str, taken: set[str]) -> str:
     return free
 
 
-def with_free_names(new_ops: Sequence[Op], taken: set[str]) -> list[Op]:
+def with_free_names(
+    new_ops: Sequence[Op], taken: set[str], kept: Collection[Value] = ()
+) -> list[Op]:
     """Returns the ops that take the place of one, under free names; the last keeps its own.
 
     Args:
         new_ops: in order of execution. The last stands for the old one, under the same names.
         taken: the names in the function that they are put into; those that are given are added.
+        kept: values that keep their names, too, whichever op makes them.
     """
     *before, last = new_ops
     renamed: dict[Argument, Value] = {}
     named = []
     for op in before:
-        wanted = dict.fromkeys([op.name, *(value.name for value in op.outputs)])
-        names = {name: free_name(name, taken) for name in wanted}
-        outputs = tuple(Value(names[value.name], value.type) for value in op.outputs)
+        new = [value.name for value in op.outputs if value not in kept]
+        names = {name: free_name(name, taken) for name in dict.fromkeys([op.name, *new])}
+        outputs = tuple(
+            value if value in kept else Value(names[value.name], value.type) for value in op.outputs
+        )
         named.append(replace(op, name=names[op.name], inputs=_of(op, renamed), outputs=outputs))
         renamed.update(zip(op.outputs, outputs, strict=True))
     return [*named, replace(last, inputs=_of(last, renamed))]

@@ -146,7 +146,7 @@ class _Reader:
         kind = _type(variable.sym_type)
         if variable.val is None:
             raise ModelFormatError(
-                f"{variable.name!r} is read before it is made, and is no constant"
+                f"{variable.name!r} is read before it is made, and is not a constant"
             )
         if isinstance(kind, TensorType) and kind.dtype != "string":
             dtype = BY_NAME[kind.dtype]
@@ -209,7 +209,7 @@ def _type(builtin: Any) -> ValueType:
     if name == "str":
         name = "string"
     if name not in BY_NAME:
-        raise ModelFormatError(f"type {name!r} is none of MIL's")
+        raise ModelFormatError(f"type {name!r} is not one of MIL's")
     return TensorType(name, ())
 
 

@@ -18,8 +18,8 @@ from mlpass.program.pymil import open_program
 def edit_program(program: Any) -> Iterator[PymilEditor]:
     """Opens a pymil program for editing.
 
-    What the caller replaces meanwhile is replaced at once; that what it leads to is no plain
-    constant any more is noted in the program as each block is left.
+    What the caller replaces meanwhile is replaced at once; that what it leads to is not a
+    plain constant any more is noted in the program as each block is left.
 
     Args:
         program: a coremltools pymil `Program`.

@@ -22,7 +22,7 @@ def images_of(function: Any, name: str) -> dict[str, Any]:
 
     Args:
         function: the pymil function.
-        name: of the function: coremltools knows images in "main" alone.
+        name: of the function: coremltools only knows images in "main".
     """
     if name != _PREPROCESSED:
         return {}

@@ -36,7 +36,7 @@ def load_pymil(path: str | os.PathLike[str], version: int | None, description: A
         )
     if description is None and (what := _beyond_tensors(spec.description)):
         raise ConfigError(
-            f"model_description: {path} has {what}, which its program does not tell of; pass "
+            f"model_description: {path} has {what}, which its program does not hold; pass "
             "model_description=coremltools.models.MLModel(path, skip_model_load=True)"
             ".get_spec().description"
         )
@@ -50,7 +50,7 @@ def load_pymil(path: str | os.PathLike[str], version: int | None, description: A
 
 
 def _beyond_tensors(description: Any) -> str | None:
-    """Returns what a description says that types of tensors do not, None where that is nothing."""
+    """Returns what a description says beyond the types of tensors, None where it says no more."""
     if description.predictedFeatureName:
         return "class labels"
     for holder in (description, *description.functions):

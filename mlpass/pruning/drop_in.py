@@ -19,8 +19,8 @@ def prune_weights(mlmodel: Any, config: object, joint_compression: bool = False)
             into coremltools' joint sparse forms. Needs an iOS18 model.
 
     Raises:
-        ConfigError: the config says what cannot be.
-        ModelFormatError: the model is no ML Program; or one too old for joint compression.
+        ConfigError: the config is not valid.
+        ModelFormatError: the model is not an ML Program, or is too old for joint compression.
     """
 
     def write(path: Path) -> None:

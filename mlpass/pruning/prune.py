@@ -19,6 +19,8 @@ from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package, package_nbytes
+from mlpass.program.opsets.packages import raise_package
+from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import edit_program
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord, Report
@@ -52,6 +54,7 @@ def prune(
     device: str | None = None,
     function_name: str | None = None,
     joint_compression: bool = False,
+    minimum_deployment_target: Any = None,
     force: bool = False,
     resume: bool = False,
 ) -> Report:
@@ -89,15 +92,18 @@ def prune(
         function_name: of a model with several functions, the one that the samples are for.
         joint_compression: whether to prune the weights that are quantized or palettized already,
             and those alone, into joint sparse forms (iOS18).
+        minimum_deployment_target: "iOS18", "macOS15", `coremltools.target.iOS18`: a package for an
+            older one is raised to it, without its source; None leaves it what it is.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished, rather than anew.
 
     Raises:
-        ConfigError: the config or the options say what cannot be.
+        ConfigError: the config or an option is not valid.
         CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
-        ModelFormatError: `source` is no package with an ML Program, or a broken one; or a `Program`
-            older than iOS16; or older than iOS18 where a joint form is asked for.
-        UnsupportedOpError: samples are given, and the program has ops without kernels.
+        ModelFormatError: `source` is not a package with an ML Program, or is broken; or a `Program`
+            is older than iOS16; or older than iOS18 where a joint form is asked for.
+        UnsupportedOpError: samples are given, and the program has ops without kernels; or the model
+            has ops that cannot be raised.
         OutputExistsError: `output` exists and `force` is False.
         OutputBusyError: another calibrated run is writing it.
         OSError: a file cannot be read or written.
@@ -117,8 +123,13 @@ def prune(
         function_name=function_name,
     )
     if calibration is not None and joint_compression:
-        raise ConfigError("joint_compression: prunes by magnitude alone; give no sample_data")
+        raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
     if is_pymil(source):
+        if minimum_deployment_target is not None:
+            raise ConfigError(
+                "minimum_deployment_target: raises packages; a Program is for the one that it was "
+                "made for: convert with that target"
+            )
         if output is not None and config is not None:
             raise ConfigError(
                 "output: a Program is pruned in place; call prune_program(program, config)"
@@ -136,6 +147,7 @@ def prune(
         as_config(config),
         calibration,
         joint_compression=joint_compression,
+        minimum_deployment_target=minimum_deployment_target,
         force=force,
         resume=resume,
     )
@@ -148,6 +160,7 @@ def prune_package(
     calibration: Calibration | None = None,
     *,
     joint_compression: bool = False,
+    minimum_deployment_target: Any = None,
     force: bool = False,
     resume: bool = False,
 ) -> Report:
@@ -159,6 +172,7 @@ def prune_package(
         config: which mode each weight gets.
         calibration: how weights are solved for on samples; None where they are not.
         joint_compression: whether to prune compressed weights.
+        minimum_deployment_target: that it is raised to; None where it is not.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished.
 
@@ -167,6 +181,8 @@ def prune_package(
         OSError: a file cannot be read or written.
     """
     with open_package(source) as package:
+        if minimum_deployment_target is not None:
+            raise_package(package, opset_of(minimum_deployment_target))
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
         package.check_target(output, force=force)
@@ -206,7 +222,7 @@ def prune_in_place(
         joint_compression: as for `prune`.
 
     Raises:
-        ConfigError: the config says what cannot be.
+        ConfigError: the config is not valid.
         CalibrationError: the samples do not fit.
         ModelFormatError: the program is older than iOS16; than iOS18 for joint forms.
         UnsupportedOpError: samples are given, and the program has ops without kernels.

@@ -256,7 +256,7 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
     """Returns the trial that `trial_to_record` made plain.
 
     Raises:
-        LookupError, TypeError, ValueError: the record is none.
+        LookupError, TypeError, ValueError: the record is not that of a trial.
     """
     content = dict(record)
     if content["report"] is not None:

@@ -30,7 +30,7 @@ class Problems:
         self._malformed.append(text)
 
     def check(self, op: Op, function: Callable[..., Any] | None) -> None:
-        """Notes what is wrong with an op, given its kernel, None where there is none."""
+        """Notes what is wrong with an op, given its kernel, or None where it has no kernel."""
         label = label_of(op)
         if function is None:
             kind = kernel_name(op)
@@ -60,7 +60,7 @@ class Problems:
 
         Raises:
             UnsupportedOpError: ops have no kernel.
-            ModelFormatError: ops have kernels all, but do not fit them.
+            ModelFormatError: all ops have kernels, but some do not fit theirs.
         """
         texts = []
         if self._unsupported:

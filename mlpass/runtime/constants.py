@@ -11,9 +11,9 @@ from mlpass.errors import ModelFormatError
 from mlpass.halves import widened
 from mlpass.program.ir import Constant, Op, Value
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.function_plan import FunctionPlan, OpPlan
 from mlpass.runtime.materialize import decompress
 from mlpass.runtime.ops import Source, label_of
-from mlpass.runtime.plan import Plan, Step
 from mlpass.runtime.steering import NUMBERS
 
 Array = Any
@@ -26,7 +26,7 @@ class Constants:
     constants that are one blob of a weight file are one array.
     """
 
-    def __init__(self, plan: Plan, backend: Backend, shared: dict[Hashable, Array]) -> None:
+    def __init__(self, plan: FunctionPlan, backend: Backend, shared: dict[Hashable, Array]) -> None:
         """Reads nothing yet.
 
         Args:
@@ -38,7 +38,7 @@ class Constants:
         self._backend = backend
         self._arrays: dict[Source, Array] = {}
         self._shared = shared
-        self._arguments: dict[Step, dict[str, Any]] = {}
+        self._arguments: dict[OpPlan, dict[str, Any]] = {}
 
     def __contains__(self, source: Source) -> bool:
         return isinstance(source, Constant) or source in self._plan.makers
@@ -49,7 +49,7 @@ class Constants:
             array = self._arrays[source] = self._read(source)
         return array
 
-    def arguments(self, step: Step) -> dict[str, Any]:
+    def arguments(self, step: OpPlan) -> dict[str, Any]:
         """Returns what the program itself gives to the kernel of `step`; not to be changed."""
         found = self._arguments.get(step)
         if found is None:
@@ -73,7 +73,7 @@ class Constants:
         return array.tolist() if steers or single else array
 
     def replace(self, source: Source, array: Array) -> None:
-        """Lets `source` be `array`, of the backend, from now on."""
+        """Replaces the array of `source` with `array`, one of the backend's, from now on."""
         self._arrays[source] = array
         self._arguments.clear()
 
@@ -127,7 +127,7 @@ class Constants:
             part = self._plan.makers.get(argument)
             if part is None:
                 raise ModelFormatError(
-                    f"{maker.type} {label_of(maker)!r}: its {parameter} is no constant"
+                    f"{maker.type} {label_of(maker)!r}: its {parameter} is not a constant"
                 )
             if part.type == "const":
                 arguments[parameter] = self._constant_of(part, argument).read()

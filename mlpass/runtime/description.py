@@ -87,12 +87,12 @@ def choose_function(model: Any, functions: Mapping[str, Function], name: str | N
     """Returns the name of the function to run.
 
     Args:
-        model: the model message; None where there is none.
+        model: the model message; None for a program without one.
         functions: of its program.
         name: the one asked for; None for the model's own choice.
 
     Raises:
-        ConfigError: there is no such function, or several and no choice.
+        ConfigError: there is no such function; or there are several, and no choice was made.
     """
     described = model.description.defaultFunctionName if model is not None else ""
     chosen = name or described or ("main" if "main" in functions else "")

@@ -12,8 +12,8 @@ from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.failures import failure, title_of
+from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan
 from mlpass.runtime.ops import Source
-from mlpass.runtime.plan import BlockPlan, Plan, Step
 
 Array = Any
 
@@ -51,7 +51,7 @@ class Values(dict[Source, Array]):
 
 
 def execute(
-    plan: Plan,
+    plan: FunctionPlan,
     constants: Constants,
     backend: Backend,
     inputs: Mapping[Value, Array],
@@ -76,7 +76,7 @@ def execute(
     """
     run = Run(Values(constants), wanted, backend.xp, listeners)
     run.values.update(inputs.items())
-    steps: Iterable[Step] = plan.block.steps
+    steps: Iterable[OpPlan] = plan.block.steps
     if stop_early:
         steps = steps_to(plan.block, run.wanted)
     run.steps(steps)
@@ -86,7 +86,7 @@ def execute(
     }
 
 
-def steps_to(block: BlockPlan, wanted: Collection[Value]) -> Sequence[Step]:
+def steps_to(block: BlockPlan, wanted: Collection[Value]) -> Sequence[OpPlan]:
     """Returns the steps of a block up to the last that makes a wanted value."""
     last = 0
     for number, step in enumerate(block.steps, 1):
@@ -127,7 +127,7 @@ class Run:
         self._xp = xp
         self._listeners = listeners
 
-    def arguments(self, step: Step) -> dict[str, Any]:
+    def arguments(self, step: OpPlan) -> dict[str, Any]:
         """Returns what the kernel of a step is given.
 
         Raises:
@@ -144,11 +144,11 @@ class Run:
             raise failure(step.op, error) from error
         return arguments
 
-    def reading(self, step: Step) -> Mapping[str, Any]:
+    def reading(self, step: OpPlan) -> Mapping[str, Any]:
         """Returns the same as `arguments`, each read when it is asked for."""
         return _Reading(self.values, step)
 
-    def steps(self, steps: Iterable[Step]) -> None:
+    def steps(self, steps: Iterable[OpPlan]) -> None:
         """Runs some steps, one after another.
 
         Raises:
@@ -165,7 +165,7 @@ class Run:
             self.finish(step, results)
             del results  # or what nothing reads would live on through the next op
 
-    def finish(self, step: Step, results: tuple[Any, ...]) -> None:
+    def finish(self, step: OpPlan, results: tuple[Any, ...]) -> None:
         """Takes in what a step has made, and lets go of what nothing after it reads."""
         values, wanted = self.values, self.wanted
         values.update(zip(step.op.outputs, results, strict=True))
@@ -173,7 +173,7 @@ class Run:
             if value not in wanted:
                 values.pop(value, None)
 
-    def call(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+    def call(self, step: OpPlan, arguments: dict[str, Any]) -> tuple[Any, ...]:
         """Returns what a step makes of arguments.
 
         Raises:
@@ -198,7 +198,7 @@ class Run:
                 return tuple(map(_with_axes, results))
         return results
 
-    def _blocks(self, step: Step) -> Any:
+    def _blocks(self, step: OpPlan) -> Any:
         def run(number: int, arguments: Sequence[Any] = ()) -> tuple[Any, ...]:
             block = step.blocks[number]
             self.values.update(zip(block.inputs, arguments, strict=True))
@@ -215,7 +215,7 @@ class Run:
 class _Reading(Mapping[str, Any]):
     """What the kernel of a step is given, each read when it is asked for."""
 
-    def __init__(self, values: Values, step: Step) -> None:
+    def __init__(self, values: Values, step: OpPlan) -> None:
         self._values = values
         self._sources = dict(step.arguments)
         self._given = {parameter for parameter, _ in step.given}

@@ -17,7 +17,7 @@ def failure(op: Op, error: Exception, arguments: Mapping[str, Any] | None = None
     Args:
         op: the op.
         error: what was raised.
-        arguments: that the op was given; None where there are none yet.
+        arguments: that the op was given; None before they are read.
     """
     given = "" if arguments is None else f" (arguments: {_described(arguments)})"
     return ExecutionError(f"{title_of(op)}: {type(error).__name__}: {error}{given}")

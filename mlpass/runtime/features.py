@@ -127,7 +127,7 @@ def _as_array(feature: Feature, value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise InputError(f"input {feature.name!r}: is no array: {error}") from None
+        raise InputError(f"input {feature.name!r}: is not an array: {error}") from None
     if array.dtype.kind not in "biuf":
         raise InputError(
             f"input {feature.name!r}: must be {expected(feature)}. "

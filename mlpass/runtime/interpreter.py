@@ -20,8 +20,8 @@ from mlpass.runtime.constants import Constants
 from mlpass.runtime.description import Description
 from mlpass.runtime.execute import Listener, execute
 from mlpass.runtime.features import check_names, read_input, restored, write_output
-from mlpass.runtime.plan import Plan, plan_function
-from mlpass.runtime.sources import Source, close_with, open_source
+from mlpass.runtime.function_plan import FunctionPlan, plan_function
+from mlpass.runtime.sources import Runnable, close_with, open_source
 from mlpass.runtime.state import State
 
 Array = Any
@@ -40,7 +40,7 @@ class Part:
     """
 
     description: Description
-    plan: Plan
+    plan: FunctionPlan
     constants: Constants
 
 
@@ -114,7 +114,7 @@ class Interpreter:
             return self._core_ml.predict(inputs, state)  # type: ignore[no-any-return]
         if isinstance(inputs, list):
             if state is not None:
-                raise InputError("state: a list of inputs runs without state, one by one")
+                raise InputError("state: does not go with a list of inputs; call predict for each")
             return [self.predict(one) for one in inputs]
         values = self._run(inputs, state, wanted=None)
         return {
@@ -134,7 +134,7 @@ class Interpreter:
             state: as for `predict`.
 
         Raises:
-            InputError: as `predict`; or there is no such value, or the run did not come by it.
+            InputError: as `predict`; or there is no such value, or the run did not compute it.
             ExecutionError: an op failed.
         """
         if self._core_ml:
@@ -148,8 +148,8 @@ class Interpreter:
         made = self._run(inputs, state, wanted=list(outputs))
         if missed := [name for name in outputs if name not in made]:
             raise InputError(
-                f"outputs: the run did not come by {', '.join(map(repr, missed))}: "
-                "they are in a branch that was not taken"
+                f"outputs: the run did not compute {', '.join(map(repr, missed))}, made in a "
+                "branch that was not taken; ask for values that every branch makes"
             )
         return {name: made[name] for name in outputs}
 
@@ -217,7 +217,7 @@ class Interpreter:
 
 
 def bind(
-    plan: Plan, arrays: Mapping[str, Any], state: State | None, backend: Backend
+    plan: FunctionPlan, arrays: Mapping[str, Any], state: State | None, backend: Backend
 ) -> Iterator[tuple[Value, Any]]:
     """Yields each input of a function with what it is in one run.
 
@@ -238,7 +238,7 @@ def bind(
         yield value, backend.from_numpy(array)
 
 
-def _plan_parts(source: Source, backend: Backend) -> tuple[Part, ...]:
+def _plan_parts(source: Runnable, backend: Backend) -> tuple[Part, ...]:
     """Returns the parts ready to run; what is wrong with any of them is one error."""
     parts: list[Part] = []
     problems: list[MlpassError] = []

@@ -45,7 +45,7 @@ def parameters_of(op: Op) -> Iterator[tuple[str, tuple[Source, ...]]]:
 
 
 def arguments_of(op: Op) -> Iterator[tuple[str, Source | tuple[Source, ...]]]:
-    """Yields the same, with the one source alone where a parameter takes only one."""
+    """Yields the same, with a single source where a parameter takes only one."""
     for parameter, sources in parameters_of(op):
         several = parameter in VARIADIC or len(sources) != 1
         yield parameter, sources if several else sources[0]

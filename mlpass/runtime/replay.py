@@ -23,11 +23,11 @@ from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import Run
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import check_names, read_input, write_output
+from mlpass.runtime.function_plan import OpPlan, reads
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.kernels.registry import row_parameter
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.ops import Source
-from mlpass.runtime.plan import Step, reads
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
 from mlpass.runtime.stop import Arguments, Own, Show, Stop
@@ -100,13 +100,13 @@ def _stops(
 
 @contextmanager
 def _working(backend: Backend) -> Iterator[None]:
-    """Holds what running needs, and never while somebody else has the word."""
+    """Holds what running needs, but not while the caller has control."""
     with one_blas_thread(), backend.session(False):
         yield
 
 
 def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
-    """Returns the number of the last part with a wanted op, -1 where there is none."""
+    """Returns the number of the last part with a wanted op, -1 without any."""
     return max(
         (
             number
@@ -227,7 +227,7 @@ class _Replay:
                 for source in forgotten.get(index, ()):
                     constants.forget(source)
 
-    def _showing(self, step: Step, wanted: Sequence[Op]) -> Show:
+    def _showing(self, step: OpPlan, wanted: Sequence[Op]) -> Show:
         """Returns what shows the arguments of a step's wanted ops, by the number of the sample."""
         if not step.blocks:
             return lambda _, number: (self._runs[number].reading(step),)
@@ -242,7 +242,7 @@ class _Replay:
         return show
 
     def _rehearsed(
-        self, step: Step, number: int, wanted: Sequence[Op]
+        self, step: OpPlan, number: int, wanted: Sequence[Op]
     ) -> Mapping[Op, Sequence[Arguments]]:
         """Returns what wanted ops are given within control flow, each time that they run.
 
@@ -261,8 +261,8 @@ class _Replay:
                 Run(values, outputs, self._backend.xp, (recording,)).steps([step])
         return recording.found
 
-    def _run(self, steps: Sequence[Step], last: int) -> None:
-        """Runs steps for all samples; some of them on each core, where that is up to us.
+    def _run(self, steps: Sequence[OpPlan], last: int) -> None:
+        """Runs steps for all samples; some of them on each core, where that is left to us.
 
         Args:
             steps: neighbours.
@@ -292,9 +292,9 @@ class _Replay:
                 run_some(some)
 
     def _run_together(
-        self, steps: Sequence[Step], runs: Sequence[Run], first: int, parameter: str
+        self, steps: Sequence[OpPlan], runs: Sequence[Run], first: int, parameter: str
     ) -> None:
-        """Runs ops that see rows alone on those of several samples: one large product for each.
+        """Runs ops that work row by row on the rows of several samples: a large product for each.
 
         Args:
             steps: neighbours.

@@ -52,7 +52,7 @@ def load_samples(source: Any) -> Sequence[Sample]:
             their names.
 
     Raises:
-        CalibrationError: it is none of these, or there is not one sample.
+        CalibrationError: it is not one of these, or holds no samples.
         OSError: a file cannot be read.
     """
     if isinstance(source, str | os.PathLike):
@@ -66,7 +66,7 @@ def load_samples(source: Any) -> Sequence[Sample]:
             f"sample axis, or a folder of .npz files. Got {type(source).__name__}."
         )
     if not len(samples):
-        raise CalibrationError("sample_data: there is not one sample in it")
+        raise CalibrationError("sample_data: holds no samples; give at least one")
     for sample in () if isinstance(samples, _Sequence) else samples:
         if not isinstance(sample, Mapping):
             raise CalibrationError(
@@ -80,7 +80,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Returns the arrays of an `.npz` by name.
 
     Raises:
-        CalibrationError: it is not one, is broken, or holds something else.
+        CalibrationError: it is not an `.npz`, is broken, or holds something else.
         OSError: it cannot be read.
     """
     check_regular(path, CalibrationError)
@@ -97,7 +97,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             if isinstance(error, CalibrationError):
                 raise
             raise CalibrationError(
-                f"{path}: is no .npz of arrays, which is a zip file, or a broken one: {error}"
+                f"{path}: is not an .npz of arrays, which is a zip file, or a broken one: {error}"
             ) from None
 
 
@@ -111,7 +111,9 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
     try:
         with archive.open(info) as member:
             if member.read(len(_NPY)) != _NPY:
-                raise CalibrationError(f"{path}: is no .npz of arrays: {name!r} in it is none")
+                raise CalibrationError(
+                    f"{path}: is not an .npz of arrays: {name!r} in it is not an array"
+                )
         with archive.open(info) as member, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers that Python 2 wrote
             array = np.lib.format.read_array(member, allow_pickle=False)  # type: ignore[no-untyped-call]
@@ -121,10 +123,10 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
         # numpy speaks of its own options.
         objects = "allow_pickle" in str(error)
         why = "holds Python objects, not numbers" if objects else f"cannot be read: {error}"
-        raise CalibrationError(f"{path}: is no .npz of arrays: {name!r} in it {why}") from None
+        raise CalibrationError(f"{path}: is not an .npz of arrays: {name!r} in it {why}") from None
     if array.size == 0 and max(array.shape, default=0) > _MOST_OF_NOTHING:
         raise CalibrationError(
-            f"{path}: is no .npz of samples: {name!r} in it has the shape {array.shape}"
+            f"{path}: is not an .npz of samples: {name!r} in it has the shape {array.shape}"
         )
     return np.asarray(array)
 

@@ -21,7 +21,7 @@ from mlpass.runtime.description import (
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Runnable:
     """A model to run.
 
     Attributes:
@@ -35,7 +35,7 @@ class Source:
     package: Package | None
 
 
-def open_source(model: Any, function_name: str | None) -> Source:
+def open_source(model: Any, function_name: str | None) -> Runnable:
     """Returns `model` ready to be planned.
 
     Args:
@@ -45,8 +45,8 @@ def open_source(model: Any, function_name: str | None) -> Source:
 
     Raises:
         ConfigError: there is no such function.
-        ModelFormatError: the model cannot be read, or says of a function what it is not.
-        UnsupportedOpError: a part of a pipeline is no ML Program.
+        ModelFormatError: the model cannot be read, or its description does not agree with it.
+        UnsupportedOpError: a part of a pipeline is not an ML Program.
         OSError: its files cannot be read.
     """
     if is_pymil(model):
@@ -68,17 +68,17 @@ def open_source(model: Any, function_name: str | None) -> Source:
         raise
 
 
-def _of_program(program: Program, function_name: str | None) -> Source:
+def _of_program(program: Program, function_name: str | None) -> Runnable:
     function = program.functions[choose_function(None, program.functions, function_name)]
     description = describe_function(function)
-    return Source(description, ((description, function),), None)
+    return Runnable(description, ((description, function),), None)
 
 
-def _of_package(package: Package, function_name: str | None) -> Source:
+def _of_package(package: Package, function_name: str | None) -> Runnable:
     if strange := sorted(set(_strange_parts(package.spec))):
         raise UnsupportedOpError(
             f"{package.path}: a pipeline with parts of kind {', '.join(strange)}; "
-            "mlpass runs ML Programs alone"
+            "mlpass only runs ML Programs"
         )
     if len(package.parts) > 1 and function_name is not None:
         raise ConfigError(f"function_name: a pipeline has no functions. Got {function_name!r}.")
@@ -91,7 +91,7 @@ def _of_package(package: Package, function_name: str | None) -> Source:
         check_agreement(description, function, " ".join(filter(None, (str(package.path), label))))
         parts.append((description, function))
     whole = describe_message(package.spec, parts[-1][1])
-    return Source(whole, tuple(parts), package)
+    return Runnable(whole, tuple(parts), package)
 
 
 def is_pymil(model: Any) -> bool:

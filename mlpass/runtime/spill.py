@@ -119,7 +119,7 @@ class Spill:
                 self._spill(max(self._held, key=lambda value: self._next_use(value, step)))
 
     def read(self, number: int, value: Value) -> Array | None:
-        """Returns a spilled array of a sample, None where there is none."""
+        """Returns a spilled array of a sample, None where it was not spilled."""
         with self._lock:
             spilled = self._files.get(value)
             place = spilled.places.get(number) if spilled else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlpass.program.ir import Block, ListType
 from mlpass.runtime.ops import Source, is_float
 
-# Integer and bool parameters that say how, and are no data: they need not move to a device.
+# Integer and bool parameters that say how, and are not data: they need not move to a device.
 STEERING = frozenset(
     {
         "align_corners",
@@ -70,7 +70,7 @@ NUMBERS = frozenset({"alpha", "beta", "epsilon"})
 
 
 def find_steering(block: Block) -> frozenset[Source]:
-    """Returns the constants of a block, nested ones included, that are no data of any op."""
+    """Returns the constants of a block, nested ones included, that are not data of any op."""
     steering: set[Source] = set()
     data: set[Source] = set(block.outputs)
     for nested in block.walk_blocks():

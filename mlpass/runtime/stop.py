@@ -68,7 +68,7 @@ class Stop:
         return _ByNumber(self.samples, lambda number: self._shown()(op, number))
 
     def replace(self, value: Value, array: NDArray[Any]) -> None:
-        """Lets a constant be `array` from now on, for all samples.
+        """Replaces a constant with `array` from now on, for all samples.
 
         Raises:
             CalibrationError: the stop is over, or the value is not a constant of this program.

@@ -8,8 +8,8 @@ from typing import Any
 
 from mlpass.program.ir import Block, Op, TensorType, Value
 from mlpass.runtime.constants import Constants
+from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, reads
 from mlpass.runtime.ops import Source
-from mlpass.runtime.plan import BlockPlan, Plan, Step, reads
 
 _TOGETHER = 8  # samples at most that a thread runs through a stretch: one large product for all
 _SHARES = 8  # and at least so many jobs, where there are enough samples
@@ -29,7 +29,7 @@ def jobs_of(samples: int) -> list[slice]:
 
 
 def stretches(
-    steps: Sequence[Step], wanted: Sequence[Sequence[Op]], constants: Constants
+    steps: Sequence[OpPlan], wanted: Sequence[Sequence[Op]], constants: Constants
 ) -> Iterator[tuple[int, int]]:
     """Yields bounds of neighbouring steps that run together.
 
@@ -59,7 +59,7 @@ def _constant_nbytes(op: Op, constants: Constants) -> int:
     )
 
 
-def ops_of(step: Step) -> Iterator[Op]:
+def ops_of(step: OpPlan) -> Iterator[Op]:
     """Yields a step's op, and those of its nested blocks."""
     yield step.op
     for block in step.op.blocks:
@@ -82,7 +82,7 @@ def made_in(block: Block) -> Iterator[Value]:
         yield from op.outputs
 
 
-def uses_of(plan: Plan) -> Mapping[Value, Sequence[int]]:
+def uses_of(plan: FunctionPlan) -> Mapping[Value, Sequence[int]]:
     """Returns at which steps each value is read; outputs after the last."""
     uses: dict[Value, list[int]] = {}
     for index, step in enumerate(plan.block.steps):
@@ -93,7 +93,7 @@ def uses_of(plan: Plan) -> Mapping[Value, Sequence[int]]:
     return uses
 
 
-def last_reads(plan: Plan, constants: Constants) -> Mapping[int, Iterable[Source]]:
+def last_reads(plan: FunctionPlan, constants: Constants) -> Mapping[int, Iterable[Source]]:
     """Returns, by step, the constants that no step after it reads."""
     last: dict[Source, int] = {}
     for index, step in enumerate(plan.block.steps):

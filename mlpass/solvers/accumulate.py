@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, blank, copied, double, namespace, on_host, placed, taken, zeros
+from mlpass.arrays import (
+    Array,
+    copied,
+    double,
+    empty_like,
+    namespace,
+    on_host,
+    placed,
+    taken,
+    zeros,
+)
 from mlpass.blas import one_blas_thread
 from mlpass.buffers import empty
 from mlpass.errors import CalibrationError
@@ -99,19 +109,20 @@ class GramSum:
     def total(self) -> Array:
         """Returns the Gram of all rows so far, (groups, columns, columns), fp32; fp64 if it must.
 
-        It is of the inputs' kind and on their device; fp64 that the device has not is on the CPU.
+        It is of the inputs' kind and on their device; on the CPU where it is fp64 and their device
+        has none.
 
         Raises:
-            CalibrationError: there were none.
+            CalibrationError: no inputs came in.
         """
         if self._sum is None:
-            raise CalibrationError("sample_data: a layer got no inputs.")
+            raise CalibrationError("sample_data: no inputs came in for a layer.")
         gram = self._sum.total()
         return placed(gram, self._like) if on_host(gram) else gram
 
     def _begin(self, like: Array, gram: Array) -> None:
         self._sum = ArraySum(gram) if isinstance(gram, np.ndarray) else DeviceSum(gram)
-        self._like: Array = blank(like, (0,))
+        self._like: Array = empty_like(like, (0,))
 
 
 class ArraySum:
@@ -171,7 +182,7 @@ class ArraySum:
             self._rows = empty((groups, self._most, columns), self._sum.dtype)
 
     def _take_whole(self, portion: Portion) -> None:
-        """Takes in as many rows as one product does, while none is held."""
+        """Takes in as many rows as one product does, while no rows are held."""
         self._guard([portion], [_power(portion.rows)])
         self._add_product(portion.rows.astype(self._sum.dtype, copy=False))
 

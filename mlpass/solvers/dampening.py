@@ -84,7 +84,7 @@ def dampened_factor(gram: NDArray[Any], dampening: float) -> tuple[NDArray[np.fl
             if np.isfinite(np.einsum("ii", factor)):  # a row's NaN or inf is in its pivot too
                 return factor.astype(np.float32), dampening
         if dampening >= 1:
-            raise CalibrationError("gram: is not positive semidefinite, so it is no X^T X.")
+            raise CalibrationError("gram: is not positive semidefinite, so it is not X^T X.")
         dampening = min(1.0, max(10 * dampening, 1e-6))
 
 

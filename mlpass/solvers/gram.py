@@ -9,11 +9,11 @@ import numpy as np
 
 from mlpass.arrays import (
     Array,
-    blank,
     cast_like,
     copied,
     diagonals,
     double,
+    empty_like,
     host,
     namespace,
     on_host,
@@ -213,11 +213,11 @@ def scaled(gram: Array) -> Array:
     if not all(map_items(lambda part: bool(xp.all(xp.isfinite(gram[part]))), parts)):
         raise CalibrationError("gram: holds NaN or inf.")
     if diagonal.min(initial=0.0) < 0:
-        raise CalibrationError("gram: has a negative diagonal, so it is no X^T X.")
+        raise CalibrationError("gram: has a negative diagonal, so it is not X^T X.")
     power = float(np.sum(diagonal, dtype=np.float64))
     mean = power / int(np.count_nonzero(diagonal)) if power else 1.0
     narrow = gram.dtype == xp.float32 and 1e-30 < mean < 1e30
-    result = blank(gram, gram.shape)
+    result = empty_like(gram, gram.shape)
 
     def scale(part: Part) -> None:
         exact = gram[part] if narrow else double(gram[part])

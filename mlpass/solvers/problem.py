@@ -97,7 +97,7 @@ class Method:
 
         Raises:
             NotApplicable: the mode does not fit this weight.
-            CalibrationError: the Gram is none.
+            CalibrationError: the Gram is not positive semidefinite.
         """
         raise NotImplementedError
 
@@ -107,7 +107,7 @@ def pruned_by(method: Method, problem: Problem) -> Pruned:
 
     Raises:
         NotApplicable: the mode does not fit this weight.
-        CalibrationError: the Gram is none.
+        CalibrationError: the Gram is not positive semidefinite.
     """
     if method.tensors or on_host(problem.weight):
         return method.prune(problem)

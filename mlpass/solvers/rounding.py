@@ -34,7 +34,7 @@ def prune_rounded(
         fit: given the pruned weight and its mask, (groups, rows, columns), fixes the grid.
 
     Raises:
-        CalibrationError: the Gram is none.
+        CalibrationError: the Gram is not positive semidefinite.
         NotApplicable: the mode does not fit this weight.
     """
     pruned = method.prune(problem)

@@ -86,7 +86,7 @@ def solve(
             it alone is worked out once, with the same result.
         mode: which elements may stay.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`. Where no sample gives an input,
-            it is `Magnitude()` whatever is asked; `Solution.method` says what it was.
+            it is `Magnitude()`, whatever is asked for; `Solution.method` names what ran.
         storage: how values are to be kept, as `Quantized()` or `Palette()`: they are
             rounded in the same solve, on numpy's arrays. None keeps them as they come.
         target: like `weight`, what the outputs should be those of; None for those of `weight`.

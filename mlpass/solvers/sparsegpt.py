@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import (
     Array,
-    blank,
     contiguous,
     diagonals,
+    empty_like,
     namespace,
     on_host,
     placed,
@@ -121,7 +121,7 @@ def sweep(
         every = placed(order, weight)
         score = xp.abs(_transposed(weight, every)) * scale[..., None]
         keep = keep_mask(windows[0].mode, score, windows[0].layout)
-        fixed = blank(weight, weight.shape, mask=True)
+        fixed = empty_like(weight, weight.shape, mask=True)
         fixed[:, :, every] = keep.mT
     spans = _spans(windows) if fixed is None else _steps(columns, block_size)
     blocks = list(_blocks(spans, block_size))
@@ -129,7 +129,7 @@ def sweep(
     reach, spreads = factored.reach(edges)
     # What is to come as the changes so far leave it, and what is done: by how much it has changed.
     change = _turned(weight, order)
-    result, mask = blank(weight, weight.shape), blank(weight, weight.shape, mask=True)
+    result, mask = empty_like(weight, weight.shape), empty_like(weight, weight.shape, mask=True)
     power = 0.0
     for done, (parts, spread) in enumerate(zip(blocks, spreads, strict=True), 1):
         block = slice(*edges[done - 1 : done + 1])
@@ -200,8 +200,8 @@ def _room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Array:
     Rows that are a power of two apart share a few lines of the cache: to transpose them is slow.
     """
     if not on_host(like):
-        return blank(like, shape, mask)
-    return blank(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
+        return empty_like(like, shape, mask)
+    return empty_like(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
 
 
 def _places(columns: NDArray[np.intp], like: Array) -> Array | slice:

@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from mlpass.arrays import Array, blank, double, has_double, namespace, numbered, placed, reshaped
+from mlpass.arrays import (
+    Array,
+    double,
+    empty_like,
+    has_double,
+    namespace,
+    numbered,
+    placed,
+    reshaped,
+)
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.modes import (
@@ -129,7 +138,7 @@ def _outside_lowest(score: Array, zeros: Array | int) -> Array:
     """
     xp = namespace(score)
     if 0 in score.shape:
-        return ~blank(score, score.shape, mask=True)
+        return ~empty_like(score, score.shape, mask=True)
     cut = xp.sort(score, axis=1)  # and of that the highest that goes
     if isinstance(zeros, int):
         cut = cut[:, max(0, zeros - 1), None]

@@ -76,7 +76,7 @@ class Layout:
             tables: how many; they follow each other through the rows of all groups.
 
         Raises:
-            NotApplicable: the rows of one are no block of the stored axes.
+            NotApplicable: the rows of one table are not a block of the stored axes.
         """
         sizes = [1] * len(self.split_shape)
         rows = self.sizes[0] * self.sizes[1] // tables
@@ -87,7 +87,7 @@ class Layout:
             elif size % rows == 0:
                 sizes[axis], rows = size // rows, 1
             else:
-                raise NotApplicable(f"{tables} tables are for no whole blocks of its axes")
+                raise NotApplicable(f"{tables} tables do not split its axes into whole blocks")
         return self._resized(sizes)
 
     def _resized(self, sizes: Sequence[int]) -> Layout:

@@ -41,7 +41,7 @@ class Mode:
         """
         if self.target is None:
             raise ConfigError(
-                f"config: {self} names no sparsity that a schedule could lead to; Percentile, NM, "
+                f"config: {self} has no target sparsity for a schedule to lead to; Percentile, NM, "
                 "Block, Kernel and Channel do"
             )
         return replace(self, target_sparsity=sparsity)  # type: ignore[call-arg]

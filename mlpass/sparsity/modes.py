@@ -324,7 +324,7 @@ class Channel(Mode):
 
 
 def check_fits(mode: NM | Block, channels: int, size: int) -> None:
-    """Raises NotApplicable where the channels make not one group or block."""
+    """Raises NotApplicable where the channels do not fill one group or block."""
     if channels < size:
         name = "m" if isinstance(mode, NM) else "block_size"
         raise NotApplicable(
@@ -339,7 +339,7 @@ def check_kernels(layout: Layout) -> None:
 
 
 def needed(mode: Mode, layout: Layout | None) -> Layout:
-    """Returns the layout; raises NotApplicable where there is none."""
+    """Returns the layout; raises NotApplicable where it is None."""
     if layout is None:
         raise NotApplicable(f"{type(mode).__name__} needs input and output channels")
     return layout

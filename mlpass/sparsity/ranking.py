@@ -185,7 +185,7 @@ def _around_channels(layout: Layout) -> tuple[int, int, int]:
 
 
 def largest_not_above(limit: float, dtype: np.dtype[Any]) -> int:
-    """Returns the key of the largest value of `dtype` that is no larger than `limit`."""
+    """Returns the key of the largest value of `dtype` that is at most `limit`."""
     with np.errstate(over="ignore"):
         rounded = np.asarray(limit, dtype)
     if float(rounded) > limit:

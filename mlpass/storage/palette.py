@@ -89,7 +89,7 @@ class Palette(Storage):
         """Returns 4 bits, and the tables in blocks of the weight's axes.
 
         Raises:
-            NotApplicable: there are several tables, that are for no whole blocks of its axes.
+            NotApplicable: there are several tables, which do not split its axes into whole blocks.
         """
         tables = parts["tables"]
         blocks = np.zeros((1,) * kept.ndim, np.intp)

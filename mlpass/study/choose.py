@@ -69,9 +69,9 @@ def choose(
         force: whether to replace an `output` that exists.
 
     Raises:
-        ConfigError: the target or an option says what cannot be, or `evaluate` fails on the model.
+        ConfigError: the target or an option is not valid, or `evaluate` fails on the model.
         CalibrationError: the samples do not fit the model.
-        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        ModelFormatError: `model` is not a package with an ML Program, or is broken.
         UnsupportedOpError: the program has ops without kernels.
         OutputExistsError: `output` exists and `force` is False.
         OSError: a file cannot be read or written.
@@ -129,7 +129,7 @@ def parse_size(size: str | int, before: int) -> int:
         before: bytes of the model as it is.
 
     Raises:
-        ConfigError: it is none of these, or beyond all sizes.
+        ConfigError: it is not a size, or beyond all sizes.
     """
     text = size if isinstance(size, str) else brief(size)
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", text.lower().strip())
@@ -196,7 +196,7 @@ def _check(
     evaluate: Evaluate | None,
     up_to: str,
 ) -> None:
-    """Raises ConfigError where the targets are none, or do not go together."""
+    """Raises ConfigError where there are no targets, or they do not go together."""
     for name, least in (("min_snr", min_snr), ("min_accuracy", min_accuracy)):
         number = isinstance(least, int | float) and not isinstance(least, bool)
         if least is not None and not (number and abs(least) < _LARGEST):

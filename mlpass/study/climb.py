@@ -113,7 +113,7 @@ class Climb:
         return (size, quality) if self.wants_quality else (quality, size)
 
     def smallest_sparsity(self) -> float | None:
-        """Returns the least sparsity at which the size holds, None where none is enough."""
+        """Returns the least sparsity at which the size holds, None where nothing is enough."""
         assert self.target.nbytes is not None
         probe = str(self.folder / "probe.mlpackage")
         low, high = 0, round(1 / _FINE)  # of sparsities; the low one is not enough

@@ -40,7 +40,7 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import NM, Block, Channel, Mode, Percentile
 
-# What a study says itself of how models are run.
+# Options of how models are run, which a study sets itself.
 _SAID = ("sample_data", "backend", "function_name")
 
 
@@ -104,7 +104,7 @@ def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
             its options, or several.
 
     Raises:
-        ConfigError: one of them says what cannot be, there are none, or two are the same.
+        ConfigError: one of them is not valid, two are the same, or the list is empty.
         OSError: the file cannot be read.
     """
     where = "configs"
@@ -127,11 +127,13 @@ def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
         except ConfigError as error:
             raise ConfigError(f"{where}[{number}]: {error}") from None
     if not found:
-        raise ConfigError(f"{where}: there is not one config to try")
+        raise ConfigError(f"{where}: holds no configs; give at least one")
     keys = Counter((one.name, one.method_name, repr(one.options)) for one in found)
     (name, by, _), count = keys.most_common(1)[0]
     if count > 1:
-        raise ConfigError(f"{where}: {name!r} by {by} is there {count} times; name them apart")
+        raise ConfigError(
+            f"{where}: {name!r} by {by} appears {count} times; give each its own name"
+        )
     return found
 
 

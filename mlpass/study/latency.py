@@ -1,4 +1,4 @@
-"""How long Core ML takes for one prediction: measured on macOS, and nowhere else made up."""
+"""How long Core ML takes for one prediction: measured on macOS, and never estimated elsewhere."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mlpass.calibrate.allocation import calibrated
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.layers import mode_of
+from mlpass.calibrate.shares import calibrated
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.plan.steps import Step, plan, rank_globally
@@ -34,7 +34,7 @@ LayerErrors = tuple[float | None, ...]
 def measure_layers(
     setting: Setting, candidates: Sequence[Candidate]
 ) -> tuple[list[LayerErrors], str | None]:
-    """Returns each layer's relative output error for each candidate, and why there are none.
+    """Returns each layer's relative output error for each candidate; or why there is nothing.
 
     Weights are pruned by magnitude, and each layer is taken by itself: what it meets is what the
     model as it is makes of the test samples. One replay does for all candidates.
@@ -49,7 +49,7 @@ def measure_layers(
 
 
 def magnitude_errors(setting: Setting, candidates: Sequence[Candidate]) -> list[LayerErrors]:
-    """Returns the first part of what `measure_layers` does.
+    """Returns what `measure_layers` returns first.
 
     Raises:
         CalibrationError: a layer's inputs hold NaN or inf.
@@ -112,7 +112,7 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
 
 
 def calibration_of(setting: Setting, samples: Any, **options: Any) -> Calibration:
-    """Returns how a study runs a model on samples, to look at it alone."""
+    """Returns how a study runs a model on samples, only to look at it."""
     return Calibration(
         Magnitude(),
         load_samples(samples),

@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mlpass.calibrate.allocation import layer_curve
 from mlpass.calibrate.plain import method_of
+from mlpass.calibrate.shares import layer_curve
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config
@@ -54,9 +54,9 @@ def sensitivity(
         memory_budget: bytes of activations that may stay in memory.
 
     Raises:
-        ConfigError: an option says what cannot be.
+        ConfigError: an option is not valid.
         CalibrationError: the samples do not fit the model, or a layer's inputs hold NaN or inf.
-        ModelFormatError: `model` is no package with an ML Program, or a broken one.
+        ModelFormatError: `model` is not a package with an ML Program, or is broken.
         UnsupportedOpError: the program has ops without kernels.
         OSError: a file cannot be read.
     """

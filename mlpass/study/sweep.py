@@ -30,11 +30,11 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import load_samples
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
-from mlpass.study.journal import TrialJournal
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
 from mlpass.study.trial import FITTED, Setting, run_trial, weight_bytes
+from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.weights.sites import find_sites
 
@@ -65,7 +65,7 @@ def sweep(
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
         sample_data: as for `prune`. Outputs are compared on it, and methods with data calibrate on
-            it. Without it there are sizes alone.
+            it. Without it only sizes are measured.
         configs: a sequence of configs, or the path of a YAML file with one; None for twenty that
             need no data.
         method: by which to try each, a method, its name, or several; None is by magnitude.
@@ -75,7 +75,7 @@ def sweep(
         executor: that runs the trials, such as that of a `dask.distributed` client; it must see the
             same files. None is processes on this machine where there are cores for several, and
             this process where `evaluate`, a mode or a method cannot be sent to another.
-        jobs: how many processes to start at most; None is one a core, 1 is none.
+        jobs: how many processes to start at most; None is one a core, 1 is this process alone.
         output: a report to write: `.html` for one to look at (the report extra), `.json`.
         resume: whether to go on with what a sweep to the same `output` that died had finished.
         force: whether to replace an `output` that exists.
@@ -85,9 +85,9 @@ def sweep(
         command: that the report says made it.
 
     Raises:
-        ConfigError: a config or an option says what cannot be, or `evaluate` fails on the model.
+        ConfigError: a config or an option is not valid, or `evaluate` fails on the model.
         CalibrationError: the samples do not fit the model.
-        ModelFormatError: `model` is no package with an ML Program, or a broken one; or `output` is
+        ModelFormatError: `model` is not a package with an ML Program, or is broken; or `output` is
             within it.
         UnsupportedOpError: samples are given, and the program has ops without kernels.
         BackendError: an HTML report is asked for without the report extra.
@@ -240,7 +240,7 @@ def sendable(data: Any) -> Any:
     """Returns sample data in a form that another process can be given: a path, or a list.
 
     Raises:
-        CalibrationError: it is of no form that `load_samples` takes.
+        CalibrationError: it is in a form that `load_samples` does not take.
     """
     if data is None:
         return None
@@ -271,7 +271,7 @@ def _check(
         )
     if output is None:
         if resume:
-            raise ConfigError("resume: needs the output that the sweep which died was to write")
+            raise ConfigError("resume: needs output, the report of the sweep that was interrupted")
         return
     path = Path(output)
     check_target(path)
@@ -282,5 +282,5 @@ def _check_weight(package: Package, weight: str | None) -> None:
     names = [site.name for site in find_sites(package.programs)]
     if weight is not None and weight not in names:
         raise ConfigError(
-            f"weight: the model has none of that name: {weight!r}{close_matches(weight, names)}"
+            f"weight: the model has no weight named {weight!r}{close_matches(weight, names)}"
         )

@@ -151,7 +151,7 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
 
     Raises:
         ConfigError: there is no such function.
-        UnsupportedOpError: a part of a pipeline is no ML Program.
+        UnsupportedOpError: a part of a pipeline is not an ML Program.
     """
     parts = open_source(package, function_name).parts
     ops = {op for _, function in parts for op in function.block.walk()}

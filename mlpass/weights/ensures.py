@@ -78,7 +78,7 @@ def ensure_written(
 
 def _fault(target: Path, what: str) -> MlpassError:
     return MlpassError(
-        f"{target}: was not put there, since what was written is not what was meant. {what}. This "
+        f"{target}: was not written, since the new package differs from its report. {what}. This "
         "is a fault in mlpass, or of the disk: please report it."
     )
 

@@ -29,8 +29,9 @@ def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> Non
         if site.opset < _JOINT_OPSET:
             what = "this" if newest < _JOINT_OPSET else f"a function that has {site.name!r}"
             raise ModelFormatError(
-                f"{option} needs an iOS18 model, {what} is iOS{site.opset}: convert with "
-                "minimum_deployment_target=coremltools.target.iOS18"
+                f"{option} needs an iOS18 model, {what} is iOS{site.opset}: raise a package with "
+                "--minimum-deployment-target iOS18 (minimum_deployment_target='iOS18' in Python); "
+                "convert with minimum_deployment_target=coremltools.target.iOS18 otherwise"
             )
 
 
@@ -42,7 +43,7 @@ def joint_ops(site: Site, keep: Mask) -> tuple[list[tuple[Op, list[Op]]], int]:
         keep: of the weight as the ops read it; False where it is zero already.
 
     Raises:
-        NotApplicable: its joint form would not pay, or there is none; the text says why.
+        NotApplicable: its joint form does not exist, or would not be smaller; the text says why.
     """
     stored_name = encode.JOINT_FORMS[site.makers[0].type][0]
     (stored,) = site.makers[0].inputs[stored_name]

@@ -31,10 +31,10 @@ def weight_of(site: Site) -> NDArray[Any]:
 
 
 def layout_of_site(site: Site) -> Layout:
-    """Returns the layout that the uses of a site agree on; gather tables have none of their own.
+    """Returns the layout that the uses of a site agree on; a gather table does not count.
 
     Raises:
-        NotApplicable: there is none; the text says why.
+        NotApplicable: it is not read as one matrix; the text says why.
     """
     layouts: dict[Layout, str] = {}
     problem = ""

@@ -17,7 +17,7 @@ from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 from mlpass.weights.ops.record import WEIGHT_OPS
 
-# What makes another value at each run, or keeps one: no constant, whatever it is given.
+# Ops that make another value at each run, or keep one: never a constant, whatever they read.
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
 _FLOATS = {"fp16", "fp32", "fp64", "bf16", "fp8e4m3fn", "fp8e5m2"}
 
@@ -114,7 +114,7 @@ class Site:
     @property
     def _type(self) -> TensorType:
         value_type = self.makers[0].outputs[-1].type
-        assert isinstance(value_type, TensorType)  # find_sites takes tensors alone
+        assert isinstance(value_type, TensorType)  # find_sites only takes tensors
         return value_type
 
 
@@ -223,7 +223,7 @@ def _gather(
                     graph.readings.setdefault(value, []).append(use)
                 else:
                     graph.others[value] = (
-                        f"it is also read by {op.type} ({parameter}), as no weight"
+                        f"it is also read by {op.type} ({parameter}), not as a weight"
                     )
     for nested in block.walk_blocks():
         for value in nested.outputs:
@@ -245,7 +245,7 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
 
 
 def _is_of_constants(op: Op, graph: _Graph) -> bool:
-    """Returns whether an op makes of constants alone what it makes at every run."""
+    """Returns whether an op makes the same at every run, from nothing but constants."""
     arguments = [argument for several in op.inputs.values() for argument in several]
     return (
         bool(arguments)
@@ -265,7 +265,7 @@ def _note_computed(value: Value, opset: int, place: str, graph: _Graph) -> None:
 
 
 def _identity(op: Op, graph: _Graph) -> Hashable:
-    """Returns what two ops have in common that make one stored weight."""
+    """Returns a key that is equal for two ops that make one stored weight."""
     parts: list[Hashable] = []
     for parameter, arguments in sorted(op.inputs.items()):
         for argument in arguments:

@@ -57,7 +57,7 @@ def encode_weight(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
         keep: the same shape; what is False becomes zero.
 
     Raises:
-        NotApplicable: there is no way to store it that pays.
+        NotApplicable: no way to store it would be smaller.
     """
     constant = site.constant
     if constant is None:

@@ -65,7 +65,9 @@ def interrupted(mlp, out, monkeypatch):
 def test_what_another_run_left_is_not_taken_up(mlp, tmp_path, monkeypatch):
     out = tmp_path / "out.mlpackage"
     interrupted(mlp, out, monkeypatch)
-    with pytest.raises(CalibrationError, match="is of a run with another model, config, method"):
+    with pytest.raises(
+        CalibrationError, match="belongs to a run with another model, config, method"
+    ):
         mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples(), resume=True)
     mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples())  # anew, without it
     assert not journal_path(out).exists()
@@ -77,7 +79,7 @@ def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
     (file,) = journal_path(out).glob("*.npz")
     with file.open("wb") as opened:
         np.savez(opened, samples=1, tokens=2, weight=np.zeros(3))
-    with pytest.raises(CalibrationError, match=r"0\.npz is broken"):
+    with pytest.raises(CalibrationError, match=r"0\.npz is broken, delete it: "):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
 
@@ -120,7 +122,7 @@ def test_a_broken_head_is_of_another_run(mlp, tmp_path, monkeypatch, head):
     out = tmp_path / "out.mlpackage"
     interrupted(mlp, out, monkeypatch)
     (journal_path(out) / "run.json").write_bytes(head.encode("latin-1"))
-    with pytest.raises(CalibrationError, match="is of a run with another model, config, method"):
+    with pytest.raises(CalibrationError, match="a run with another model, config, method"):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
 

@@ -158,7 +158,7 @@ def test_modes_that_zero_nothing_and_configs_are_obeyed(mlp, tmp_path):
         ({"allocate": "fair", "sample_data": [{}]}, "allocate: must be 'uniform' or 'owl'"),
         ({"max_nbytes": 9, "sample_data": [{}]}, "max_nbytes: needs allocate='error'"),
         ({"backend": "coreml", "sample_data": [{}]}, "backend: must be 'numpy' or 'torch'"),
-        ({"joint_compression": True, "sample_data": [{}]}, "joint_compression: prunes by magnit"),
+        ({"joint_compression": True, "sample_data": [{}]}, "joint_compression: only prunes by"),
     ],
     ids=str,
 )

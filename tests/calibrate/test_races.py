@@ -157,7 +157,7 @@ def test_what_came_meanwhile_is_kept_and_so_is_what_was_finished(words, command,
         out.write_text("theirs")
     status, err = slow.finish()
     assert status == 1
-    assert f"{out} exists: name another" in err
+    assert f"{out}: already exists; pass --force" in err
     assert "(--force); what was finished is kept in " in err
     assert f"{journal_path(out)}: go on with resume (--resume), or delete that folder" in err
     if command == "prune":
@@ -185,7 +185,10 @@ def test_a_prediction_keeps_what_came_meanwhile(tmp_path, monkeypatch):
         return as_arrays(outputs)
 
     monkeypatch.setattr(predict, "as_arrays", late)
-    with pytest.raises(OutputExistsError, match=r"y\.npz exists: name another file, or force it"):
+    with pytest.raises(
+        OutputExistsError,
+        match=r"y\.npz: already exists; pass force=True to replace it, or name another file",
+    ):
         predict.predict_to_file(FIXTURES / "digits_ios15.mlpackage", inputs, out)
     assert out.read_text() == "theirs"
     assert hidden(tmp_path) == []
@@ -230,7 +233,7 @@ def test_a_killed_run_holds_nobody_up(words, tmp_path):
     assert slow.finish(signal.SIGKILL)[0] == -signal.SIGKILL
     other = run(words("prune", out, "--resume", sparsity=0.75))
     assert other.returncode == 1
-    assert "is of a run with another model, config, method or samples" in other.stderr
+    assert "belongs to a run with another model, config, method or samples" in other.stderr
     resumed = run(words("prune", out, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert tree(out) == tree(alone)
@@ -262,7 +265,7 @@ def test_a_model_with_other_weights_and_the_same_looks_is_another_run(mlp, tmp_p
     content[-3] ^= 1
     weights.write_bytes(content)
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(CalibrationError, match="is of a run with another model"):
+    with pytest.raises(CalibrationError, match="belongs to a run with another model"):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
 
@@ -284,7 +287,7 @@ def test_an_open_model_that_was_edited_is_another_run(mlp, tmp_path, monkeypatch
     _interrupted(model, out, monkeypatch)
     edited = MLModel(str(mlp), skip_model_load=True)
     edited.short_description = "edited since it was loaded"
-    with pytest.raises(CalibrationError, match="is of a run with another model"):
+    with pytest.raises(CalibrationError, match="belongs to a run with another model"):
         mlpass.prune(edited, out, Percentile(0.5), sample_data=samples(), resume=True)
     mlpass.prune(model, out, Percentile(0.5), sample_data=samples(), resume=True)
 
@@ -336,5 +339,7 @@ def test_races_of_two_runs_at_one_output(force, mlp, tmp_path):
     for each in racers:
         _, err = each.communicate()
         assert each.returncode == 0
-        assert all("exists: name another target, or force it" in line for line in err.splitlines())
+        assert all(
+            "already exists; pass --force to replace it" in line for line in err.splitlines()
+        )
     assert hidden(tmp_path) == []

@@ -30,6 +30,7 @@ from coremltools.converters.mil import testing_utils
 from coremltools.models import model as ct_model
 from coremltools.models import utils as ct_utils
 from exceptions import EXCEPTIONS
+from raising import check_raised, raised
 
 from mlpass.errors import ExecutionError
 from mlpass.program.ir import TensorType
@@ -103,6 +104,7 @@ def predict(self: Any, data: Any, state: States | None = None) -> Any:
     """Stands in for `MLModel.predict`: the first backend's answer, once the others agree."""
     global compared
     compared += 1
+    check_raised(self, data)
     first, *others = predict_each(self, data, state)
     if not any(op.startswith("random_") for op in seen_ops):
         for other in others:
@@ -131,6 +133,7 @@ def compare_backend(
             continue
         array = np.asarray(value, np.float32)
         input_key_values[name] = array.reshape(1) if array.shape == () else array
+    check_raised(mlmodel, input_key_values)
     answers = predict_each(mlmodel, input_key_values, state)
     if computes_in_fp16(mlmodel):
         dtype = "fp16"  # coremltools converts to fp32, but the test's own program is in fp16
@@ -211,6 +214,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     global compared
     compared = 0
     seen_ops.clear()
+    raised.clear()
     # They draw their inputs: by the test's own name, a run shows again what an earlier one showed.
     seed = crc32(item.nodeid.encode())
     random.seed(seed)
@@ -221,6 +225,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         record = {
             "test": item.nodeid,
             "compared": compared,
+            "raised": list(raised),
             "ops": sorted(seen_ops),
             "failed": outcome.excinfo is not None,
             "error": str(outcome.excinfo[1])[:400] if outcome.excinfo else None,

@@ -4,7 +4,8 @@
     python tests/conformance/run.py iOS14/test_conv.py    one file
     python tests/conformance/run.py --sample              the sample that runs by default
 
-Further arguments go to pytest; `-n` needs pytest-xdist.
+With MLPASS_CONFORMANCE_RAISE=1 in the environment every model is also raised to all newer opsets,
+and run again. Further arguments go to pytest; `-n` needs pytest-xdist.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ UNTESTED = {
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     log = tmp_path_factory.mktemp("conformance") / "log.jsonl"
-    done = run([f"@{SAMPLE}"], MLPASS_CONFORMANCE_LOG=str(log))
+    done = run([f"@{SAMPLE}"], MLPASS_CONFORMANCE_LOG=str(log), MLPASS_CONFORMANCE_RAISE="1")
     assert done.returncode == 0, "see pytest's own report above"
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
@@ -54,6 +55,17 @@ def test_sample_covers_every_op(records: list[dict[str, object]]) -> None:
     known = {op for op in SSAOpRegistry.core_ops if not op.startswith("_")}
     assert sorted(known - ran - UNTESTED) == []
     assert sorted(UNTESTED & ran) == []
+
+
+def test_models_of_the_sample_were_raised_and_made_the_same(
+    records: list[dict[str, object]],
+) -> None:
+    steps = Counter(step for record in records for step in record["raised"])  # type: ignore[attr-defined]
+    refused = [step for step in steps if step.startswith("refused")]
+    assert all("UNALIGN_CORNERS mirrors a picture beyond its edges" in text for text in refused)
+    assert len(refused) == 4  # one test of iOS15, by each target
+    assert {f"{old} -> {new}" for old in (15, 16, 17) for new in (18, 26)} <= {*steps}
+    assert sum(steps.values()) > 600
 
 
 def test_exceptions_are_few_and_have_reasons() -> None:

@@ -85,7 +85,10 @@ def test_the_commands(fixtures, tmp_path, capsys, samples):
     with np.load(output) as written:
         assert np.array_equal(written["logits"], Interpreter(model).predict(samples[0])["logits"])
     assert main(["predict", str(model), "--inputs", str(inputs), "-o", str(output)]) == 1
-    assert "exists: name another file, or force it (--force)" in capsys.readouterr().err
+    assert (
+        "already exists; pass --force to replace it, or name another file"
+        in capsys.readouterr().err
+    )
 
     stacked = tmp_path / "samples.npz"
     np.savez(stacked, tokens=np.stack([sample["tokens"] for sample in samples]))

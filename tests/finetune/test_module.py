@@ -241,7 +241,7 @@ def test_inputs_that_do_not_fit_are_refused():
         module(image=torch.zeros(0, 1, 28, 28))
     with pytest.raises(InputError, match="there is no input 'images', did you mean 'image'"):
         module(images=torch.zeros(1, 1, 28, 28))
-    with pytest.raises(InputError, match="input 'image': is no tensor"):
+    with pytest.raises(InputError, match="input 'image': is not a tensor"):
         module(image="cat")
     lm = to_module(FIXTURES / "tiny_lm.mlpackage")
     with pytest.raises(

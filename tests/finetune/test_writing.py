@@ -77,7 +77,7 @@ def test_training_may_go_on_after_finalize(tmp_path):
     train(module, pruner, 2, 2, optimizer)
     report = pruner.finalize(tmp_path / "late.mlpackage")
     assert report.sparsity > mlpass.inspect(tmp_path / "early.mlpackage").sparsity
-    with pytest.raises(OutputExistsError, match=r"late.mlpackage exists: name another target"):
+    with pytest.raises(OutputExistsError, match=r"late.mlpackage: already exists; pass force=True"):
         pruner.finalize(tmp_path / "late.mlpackage")
     pruner.finalize(tmp_path / "late.mlpackage", force=True)
 
@@ -150,7 +150,7 @@ def test_weights_too_large_for_their_type_are_refused(tmp_path):
     name = by_rank(module, 2)[1]
     with torch.no_grad():
         module.get_parameter(name)[0] = 70000
-    text = rf"'{name}': holds 70000, which fp16 has no room for: train with a lower rate"
+    text = rf"'{name}': holds 70000, which does not fit fp16: train with a lower rate"
     with pytest.raises(ExecutionError, match=text):
         pruner.finalize(tmp_path / "out.mlpackage")
     assert not list(tmp_path.iterdir())

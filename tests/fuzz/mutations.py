@@ -33,15 +33,19 @@ def names_of(spec: Any) -> Names:
 
 
 def mutate(generator: Random, spec: Any, names: Names) -> str:
-    """Changes a model's message in one place, and returns what was done."""
-    while True:
+    """Changes a model's message in one place, and returns what was done.
+
+    Where earlier changes left no op, nothing is done.
+    """
+    while operations(spec):
         change = generator.choice(CHANGES)
         if change(generator, spec, names):
             return change.__name__
+    return "nothing"
 
 
 def _op(generator: Random, spec: Any, *, reading: bool = True) -> Any:
-    """Returns an op of the model, one with inputs where that is asked for; None where none is."""
+    """Returns an op of the model, with inputs where that is asked for; None without such an op."""
     found = [op for op in operations(spec) if op.inputs or not reading]
     return generator.choice(found) if found else None
 

@@ -1,4 +1,4 @@
-"""Weights that nobody trained, known by their numbers, and trained ones that are none of those."""
+"""Weights that nobody trained, known by their numbers, and trained ones for comparison."""
 
 from __future__ import annotations
 

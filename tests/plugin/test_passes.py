@@ -123,7 +123,7 @@ def test_a_pipeline_prunes_after_all_that_its_base_does(base):
 
 def test_a_pipeline_that_prunes_already_is_no_base():
     base = mlpass.pipeline(Percentile(0.5))
-    with pytest.raises(ConfigError, match="base: it has mlpass::prune already; join the two"):
+    with pytest.raises(ConfigError, match="base: it has mlpass::prune already; merge the two"):
         mlpass.pipeline(Percentile(0.7), base=base)
 
 
@@ -354,7 +354,7 @@ def test_the_front_end_needs_descriptions_that_programs_do_not_have(
     fixtures, tmp_path, source, what
 ):
     path = source(fixtures, tmp_path)
-    text = f"model_description: .* has {what}, which its program does not tell of; pass model_de"
+    text = f"model_description: .* has {what}, which its program does not hold; pass model_de"
     with pytest.raises(ConfigError, match=text):
         reconverted(path, specification_version=9)
 
@@ -418,7 +418,7 @@ def test_a_pipeline_checks_what_goes_with_samples():
             {"config": Percentile(0.5), "sample_data": [{}], "fallback": "x"},
             "mlpass::sparsegpt: fallback: must be 'skip' or 'magnitude'",
         ),
-        ({"config": Percentile(0.5), "sample_data": []}, "not one sample in it"),
+        ({"config": Percentile(0.5), "sample_data": []}, "holds no samples"),
     ],
 )
 def test_the_sparsegpt_pass_names_itself_and_the_option(options, message):

@@ -225,7 +225,7 @@ def named(operation: Any, name: str) -> None:
 
 
 def neural_network() -> Any:
-    """Returns the message of a model that is no ML Program."""
+    """Returns the message of a model that is not an ML Program."""
     spec = Model(specificationVersion=4)
     spec.neuralNetwork.SetInParent()
     return spec

@@ -12,8 +12,9 @@ import pytest
 from coremltools.libmilstoragepython import _BlobStorageReader, _BlobStorageWriter
 
 from mlpass.errors import ModelFormatError
-from mlpass.program.blobs import BlobFile, BlobWriter
+from mlpass.program.blobs import BlobFile, BlobWriter, GrownBlobs
 from mlpass.program.dtypes import BY_NAME, DType, pack_elements, unpack_elements
+from mlpass.program.ir import Constant
 
 
 class Peer(NamedTuple):
@@ -202,8 +203,8 @@ class Broken(NamedTuple):
 
 
 BROKEN = {
-    "no multiple of 64": Broken(
-        lambda _: None, "the blob at 65: the offset is no multiple of 64", 65
+    "not a multiple of 64": Broken(
+        lambda _: None, "the blob at 65: the offset is not a multiple of 64", 65
     ),
     "offset past the end": Broken(
         lambda _: None, "the blob header at 6400 ends at 6464, past the end of the file", 6400
@@ -310,3 +311,31 @@ def test_a_failing_read_names_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         blobs.read(HEADER, BY_NAME["fp16"], 100)
     assert caught.value.filename == str(path)
     blobs.close()
+
+
+def test_blobs_that_are_not_in_their_file_yet_are_read_and_copied_with_the_others(
+    tmp_path: Path,
+) -> None:
+    floats, codes = np.arange(5, dtype=np.float32), np.arange(9, dtype=np.uint8)
+    writer = BlobWriter(tmp_path / "old.bin")
+    place = writer.write(pack_elements(floats, BY_NAME["fp32"]), BY_NAME["fp32"], 5)
+    writer.close()
+    added = Constant.packed(pack_elements(codes, BY_NAME["uint4"]), "uint4", (9,))
+    file = BlobFile(tmp_path / "old.bin")
+    grown = GrownBlobs(file, {1 << 48: added})
+    for offset, dtype, count in ((place, BY_NAME["fp32"], 5), (1 << 48, BY_NAME["uint4"], 9)):
+        grown.check(offset, dtype, count)
+        assert grown.read(offset, dtype, count).size == dtype.nbytes(count)
+        assert grown.read(offset, dtype, count, 2).size == dtype.nbytes(2)
+    with pytest.raises(ModelFormatError, match="past the end of the file"):
+        grown.check((1 << 48) + 64, BY_NAME["uint4"], 9)
+    writer = BlobWriter(tmp_path / "new.bin")
+    places = [
+        writer.copy(grown, place, BY_NAME["fp32"], 5),
+        writer.copy(grown, 1 << 48, BY_NAME["uint4"], 9),
+    ]
+    writer.close()
+    file.close()
+    reader = _BlobStorageReader(str(tmp_path / "new.bin"))
+    assert np.array_equal(reader.read_float_data(places[0]), floats)
+    assert np.array_equal(reader.read_uint4_data(places[1]), codes)

@@ -81,14 +81,14 @@ NAMES_NO_ROOT = "Manifest.json: names no root model ("
 REFUSED = {
     "no manifest": Refused(
         lambda p: (p / "Manifest.json").unlink(),
-        "has no Manifest.json: not a package, or half a copy",
+        "has no Manifest.json: not a package, or an incomplete copy",
     ),
     "manifest is a directory": Refused(
         lambda p: (p / "Manifest.json").unlink() or (p / "Manifest.json").mkdir(),
         "has no Manifest.json",
     ),
-    "manifest is no JSON": Refused(_manifest("{"), NAMES_NO_ROOT),
-    "manifest is no UTF-8": Refused(_manifest(b'{"\xff": 1}'), NAMES_NO_ROOT),
+    "manifest is not JSON": Refused(_manifest("{"), NAMES_NO_ROOT),
+    "manifest is not UTF-8": Refused(_manifest(b'{"\xff": 1}'), NAMES_NO_ROOT),
     "manifest is a number": Refused(_manifest("7"), NAMES_NO_ROOT),
     "manifest is empty": Refused(_manifest("{}"), NAMES_NO_ROOT),
     "manifest of lists": Refused(
@@ -98,17 +98,17 @@ REFUSED = {
     "root of an unhashable name": Refused(
         _manifest('{"itemInfoEntries": {}, "rootModelIdentifier": []}'), NAMES_NO_ROOT
     ),
-    "root path is no text": Refused(_root_path(7), "the root model's path is no text: 7"),
+    "root path is not text": Refused(_root_path(7), "the root model's path is not text: 7"),
     "root path climbs out": Refused(
-        _root_path("../../other.mlmodel"), "'../../other.mlmodel' is no plain path within"
+        _root_path("../../other.mlmodel"), "'../../other.mlmodel' is not a plain path within"
     ),
     "root path is absolute": Refused(
-        _root_path("/etc/passwd"), "'/etc/passwd' is no plain path within the package"
+        _root_path("/etc/passwd"), "'/etc/passwd' is not a plain path within the package"
     ),
-    "root path is empty": Refused(_root_path(""), "'' is no plain path within the package"),
-    "root path has a NUL": Refused(_root_path("a\0b"), "'a\\x00b' is no plain path within"),
+    "root path is empty": Refused(_root_path(""), "'' is not a plain path within the package"),
+    "root path has a NUL": Refused(_root_path("a\0b"), "'a\\x00b' is not a plain path within"),
     "root path has half a letter": Refused(
-        _root_path("a\ud800b"), "'a\\ud800b' is no plain path within the package"
+        _root_path("a\ud800b"), "'a\\ud800b' is not a plain path within the package"
     ),
     "root model is missing": Refused(
         lambda p: (p / MODEL).unlink(), f"the root model '{ROOT}' is missing"
@@ -121,21 +121,22 @@ REFUSED = {
         lambda p: (p / MODEL).unlink() or (p / MODEL).symlink_to("model.mlmodel"),
         f"the root model '{ROOT}' is missing",
     ),
-    "model is no message": Refused(
-        lambda p: (p / MODEL).write_bytes(b"\xff" * 100), "is no Core ML model message: "
+    "model is not a message": Refused(
+        lambda p: (p / MODEL).write_bytes(b"\xff" * 100), "is not a Core ML model message: "
     ),
     "model is cut": Refused(
-        lambda p: os.truncate(p / MODEL, 5000), "is no Core ML model message: "
+        lambda p: os.truncate(p / MODEL, 5000), "is not a Core ML model message: "
     ),
     "model holds invalid UTF-8": Refused(
         lambda p: (p / MODEL).write_bytes((p / MODEL).read_bytes().replace(b"main", b"ma\xffn", 1)),
-        "is no Core ML model message: ",
+        "is not a Core ML model message: ",
     ),
     "model is empty": Refused(
-        lambda p: (p / MODEL).write_bytes(b""), "holds a model of unknown kind; mlpass reads ML"
+        lambda p: (p / MODEL).write_bytes(b""),
+        "holds a model of unknown kind; mlpass only reads ML",
     ),
     "model is a neural network": Refused(
-        _other_model(neural_network()), "holds a neuralNetwork; mlpass reads ML Programs alone"
+        _other_model(neural_network()), "holds a neuralNetwork; mlpass only reads ML Programs"
     ),
     "pipeline of neural networks": Refused(
         _other_model(_pipeline_of_networks()), "no part of its pipeline is an ML Program"
@@ -162,10 +163,11 @@ REFUSED = {
     ),
     "weight name climbs out": Refused(
         _blob_name("@model_path/../../../weight.bin"),
-        "'../../../weight.bin' is no plain path within the package",
+        "'../../../weight.bin' is not a plain path within the package",
     ),
     "weight name is absolute": Refused(
-        _blob_name("@model_path//etc/passwd"), "'/etc/passwd' is no plain path within the package"
+        _blob_name("@model_path//etc/passwd"),
+        "'/etc/passwd' is not a plain path within the package",
     ),
     "weight name has no root": Refused(
         _blob_name("/etc/passwd"), "weight file name '/etc/passwd' is not below '@model_path/'"
@@ -194,7 +196,7 @@ def test_a_broken_package_is_refused(case: str, tmp_path: Path) -> None:
         ("nothing.mlpackage", "is not there; mlpass reads ML Programs, which are .mlpackage"),
         ("model.mlmodel", "is a single file; mlpass reads ML Programs, which are .mlpackage"),
         ("model.mlmodelc", "is compiled; give the .mlpackage it was compiled from"),
-        ("directory", "has no Manifest.json: not a package, or half a copy"),
+        ("directory", "has no Manifest.json: not a package, or an incomplete copy"),
     ],
 )
 def test_what_is_no_package_is_refused(name: str, message: str, tmp_path: Path) -> None:
@@ -210,15 +212,15 @@ def test_what_is_no_package_is_refused(name: str, message: str, tmp_path: Path) 
 STRANGERS = {
     "a link out": (
         lambda p: unlisted(p).symlink_to("/etc/passwd"),
-        "is a link that leads out of its place",
+        "is a link that leads out of the package",
     ),
     "a link to a directory": (
         lambda p: unlisted(p).symlink_to("com.apple.CoreML"),
-        "is a link that leads out of its place",
+        "is a link that leads out of the package",
     ),
-    "a link to itself": (lambda p: unlisted(p).symlink_to("extra"), "is no regular file"),
-    "a link to nothing": (lambda p: unlisted(p).symlink_to("nothing"), "is no regular file"),
-    "a FIFO": (lambda p: os.mkfifo(unlisted(p)), "is no regular file"),
+    "a link to itself": (lambda p: unlisted(p).symlink_to("extra"), "is not a regular file"),
+    "a link to nothing": (lambda p: unlisted(p).symlink_to("nothing"), "is not a regular file"),
+    "a FIFO": (lambda p: os.mkfifo(unlisted(p)), "is not a regular file"),
 }
 
 

@@ -97,7 +97,7 @@ MADE = "function 'main', op 'made' (constexpr_cast)"
 REFUSED = {
     "unknown opset": Refused(
         lambda p: setattr(p.functions["main"], "opset", "iOS17"),
-        "opset 'iOS17' is none of Core ML's (CoreML5, CoreML6, ...)",
+        "opset 'iOS17' is not one of Core ML's (CoreML5, CoreML6, ...)",
     ),
     "no block": Refused(
         lambda p: setattr(p.functions["main"], "opset", "CoreML8"),
@@ -143,7 +143,7 @@ REFUSED = {
         ),
         "states no value of its type ListType(",
     ),
-    "a list as key": Refused(_list_key, "op 'y' (relu), extra: its keys are no single values"),
+    "a list as key": Refused(_list_key, "op 'y' (relu), extra: its keys are not single values"),
     "a broken blob": Refused(_blob, f"{WEIGHT}, val: no such blob"),
     "a broken blob of a function": Refused(
         lambda p: typed(p.functions["main"].attributes["a"]).blobFileValue.SetInParent(),
@@ -183,14 +183,14 @@ REFUSED = {
         ),
         f"{WEIGHT}, val: a weight file cannot hold a TensorType(dtype='fp32', shape=(None,))",
     ),
-    "a name that is no text": Refused(
+    "a name that is not text": Refused(
         lambda p: (
             block_of(p)
             .operations[2]
             .attributes["name"]
             .CopyFrom(block_of(p).operations[1].attributes["val"])
         ),
-        "op 'y' (relu): its name is no text",
+        "op 'y' (relu): its name is not text",
     ),
     "const without val": Refused(
         lambda p: block_of(p).operations[0].attributes.__delitem__("val"),
@@ -223,7 +223,7 @@ REFUSED = {
         _constexpr(source_val=0), f"{MADE}: has 0 arguments for 'source_val'"
     ),
     "constexpr that reads an activation": Refused(
-        _constexpr(source_val="y"), f"{MADE}: its 'source_val' is no constant"
+        _constexpr(source_val="y"), f"{MADE}: its 'source_val' is not a constant"
     ),
     "too few values": Refused(
         lambda p: weight_of(p).immediateValue.tensor.floats.values.pop(),
@@ -261,7 +261,7 @@ REFUSED = {
             _both_types(dtype="int8"),
             lambda p: weight_of(p).immediateValue.tensor.ints.values.extend([1, 128]),
         ),
-        f"{WEIGHT}, val: its values are no int8: ",
+        f"{WEIGHT}, val: its values are not int8: ",
         read=True,
     ),
     "floats beyond fp16": Refused(
@@ -269,7 +269,7 @@ REFUSED = {
             _both_types(dtype="fp16"),
             lambda p: weight_of(p).immediateValue.tensor.floats.values.__setitem__(0, 1e9),
         ),
-        f"{WEIGHT}, val: its values are no fp16: ",
+        f"{WEIGHT}, val: its values are not fp16: ",
         read=True,
     ),
 }

@@ -35,7 +35,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
         path.chmod(0o755)
     directory.chmod(0o555)
     root = os.geteuid() == 0
-    if root:  # whom permissions do not bind: become nobody
+    if root:  # permissions do not bind root: become nobody
         os.seteuid(65534)
     try:
         yield directory

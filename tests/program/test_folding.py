@@ -190,7 +190,7 @@ def test_what_others_read_too_is_listed_and_left(tmp_path):
     )
     report = mlpass.prune(source, out, Percentile(0.75))
     reasons = {layer.name: layer.skipped for layer in report.layers}
-    assert reasons["table"] == "it is also read by transpose (x), as no weight"
+    assert reasons["table"] == "it is also read by transpose (x), not as a weight"
     assert reasons["turned"].startswith("the model makes it as it runs, by transpose")
     assert np.array_equal(run(out), run(source))
 

@@ -148,11 +148,11 @@ HOSTILE = {
     ),
     "another shape than that of the blob": Hostile(_shape(3, 5), "the program says 15 elements"),
     "weight name climbs out": Hostile(
-        _blob_name("@model_path/../../../outside.bin"), "is no plain path within the package"
+        _blob_name("@model_path/../../../outside.bin"), "is not a plain path within the package"
     ),
     "weight name is absolute": Hostile(_blob_name("/etc/passwd"), "is not below '@model_path/'"),
     "weight name is absolute below the root": Hostile(
-        _blob_name("@model_path//etc/passwd"), "is no plain path within the package"
+        _blob_name("@model_path//etc/passwd"), "is not a plain path within the package"
     ),
     "weight name through a link": Hostile(_link_out, "leads out of the package"),
     "weights are a FIFO": Hostile(_replace(WEIGHTS, os.mkfifo), "is missing, or no file"),
@@ -161,7 +161,7 @@ HOSTILE = {
     "manifest is missing": Hostile(
         lambda p: (p / "Manifest.json").unlink(), "has no Manifest.json"
     ),
-    "manifest is no JSON": Hostile(
+    "manifest is not JSON": Hostile(
         lambda p: (p / "Manifest.json").write_text("no JSON"), "names no root model"
     ),
     "manifest is nested absurdly": Hostile(
@@ -172,30 +172,30 @@ HOSTILE = {
         "names no root model",
     ),
     "manifest climbs out": Hostile(
-        _root_path("../../other.mlmodel"), "is no plain path within the package"
+        _root_path("../../other.mlmodel"), "is not a plain path within the package"
     ),
     "manifest names a root of half a letter": Hostile(
-        _root_path("a\ud800"), "is no plain path within the package"
+        _root_path("a\ud800"), "is not a plain path within the package"
     ),
     "manifest names a root that is far too long": Hostile(_root_path("a" * 300), "name too long"),
     "program holds invalid UTF-8": Hostile(
         lambda p: (p / MODEL).write_bytes((p / MODEL).read_bytes().replace(b"main", b"m\xffin", 1)),
-        "is no Core ML model message",
+        "is not a Core ML model message",
     ),
-    "message is too deep": Hostile(_deep_message, "is no Core ML model message"),
+    "message is too deep": Hostile(_deep_message, "is not a Core ML model message"),
     "op that reads its own output": Hostile(_cycle, "which nothing before it makes"),
     "ops that read each other": Hostile(_mutual_cycle, "which nothing before it makes"),
-    "neural network": Hostile(_neural_network, "holds a neuralNetwork; mlpass reads ML Programs"),
+    "neural network": Hostile(_neural_network, "holds a neuralNetwork; mlpass only reads"),
     "function of no known opset": Hostile(
         lambda p: edit_spec(p, lambda s: setattr(main_function(s), "opset", "CoreML")),
-        "is none of Core ML's",
+        "is not one of Core ML's",
     ),
-    "a FIFO beside": Hostile(lambda p: os.mkfifo(p / "Data/pipe"), "is no regular file"),
+    "a FIFO beside": Hostile(lambda p: os.mkfifo(p / "Data/pipe"), "is not a regular file"),
     "a link that leads out beside": Hostile(
         lambda p: (p / "Data/link").symlink_to("/etc/passwd"), "is a link that leads out"
     ),
     "a link to itself beside": Hostile(
-        lambda p: (p / "Data/link").symlink_to("link"), "is no regular file"
+        lambda p: (p / "Data/link").symlink_to("link"), "is not a regular file"
     ),
 }
 

@@ -160,7 +160,7 @@ LACKING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a plain path": (
         lambda p: edit_manifest(p, lambda m: m["itemInfoEntries"].update(x={"path": "../.."})),
-        "'../..' is no plain path within the package",
+        "'../..' is not a plain path within the package",
     ),
     "names": (
         lambda p: edit_manifest(

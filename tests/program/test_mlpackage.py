@@ -78,7 +78,7 @@ def test_a_target_that_exists_is_replaced_by_force_alone(kind: str, tmp_path: Pa
     before = tree(tmp_path)
 
     with Package(FIXTURES / "digits_ios15.mlpackage") as package:
-        message = "out.mlpackage exists: name another target, or force it"
+        message = "out.mlpackage: already exists; pass force=True to replace it"
         with pytest.raises(OutputExistsError, match=message), package.rewrite(target):
             pytest.fail("it was not refused")
         assert tree(tmp_path) == before
@@ -213,7 +213,7 @@ def test_a_package_that_was_never_saved_is_refused() -> None:
         def get_spec(self) -> Any:
             return neural_network()
 
-    with pytest.raises(ModelFormatError, match="this MLModel is no ML Program; convert with"):
+    with pytest.raises(ModelFormatError, match="this MLModel is not an ML Program; convert with"):
         prune(Unsaved(), "out.mlpackage", Percentile(0.5))
     with pytest.raises(ModelFormatError, match="source: must be the path of an .mlpackage or an"):
         prune(7, "out.mlpackage", Percentile(0.5))

@@ -361,3 +361,17 @@ def test_what_reads_a_renamed_value_reads_it_still() -> None:
     assert named[1].inputs == {"x": named[0].outputs, "y": (constant,)}
     assert named[2].inputs["x"] == (named[1].outputs[0], named[0].outputs[0])
     assert named[2].outputs == (last,)
+
+
+def test_results_of_the_old_op_keep_their_names_wherever_they_are_made() -> None:
+    kind = TensorType("fp32", (1,))
+    kept, last, new = Value("best", kind), Value("count", kind), Value("best", kind)
+    ops = [
+        Op("made_up", "op", {}, (kept, new)),
+        Op("made_up", "op", {"x": (kept, new)}, (last,)),
+    ]
+    named = with_free_names(ops, {"best", "count", "op"}, (kept, last))
+    assert [value.name for value in named[0].outputs] == ["best", "best_1"]
+    assert named[0].outputs[0] is kept
+    assert named[1].inputs["x"] == named[0].outputs
+    assert named[1].outputs == (last,)

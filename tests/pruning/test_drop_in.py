@@ -167,7 +167,7 @@ def test_a_model_without_a_program_is_refused():
         def get_spec(self):
             raise AssertionError("not reached")
 
-    with pytest.raises(ModelFormatError, match="this MLModel is no ML Program"):
+    with pytest.raises(ModelFormatError, match="this MLModel is not an ML Program"):
         mlpass.prune_weights(Other(), Percentile(0.5))
 
 

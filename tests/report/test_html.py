@@ -179,7 +179,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no room")
 
-    with pytest.raises(OutputExistsError, match="report.html exists: name another file, or force"):
+    with pytest.raises(OutputExistsError, match="report.html: already exists; pass force=True"):
         write_report(report(), path)
     write_report(report(), path, force=True)
     monkeypatch.setattr(html.Path, "write_text", fail)

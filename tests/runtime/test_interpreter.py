@@ -109,7 +109,7 @@ def test_shapes_are_checked() -> None:
         ([1, 2**40], r"must be int32. Got int64 with the value 1099511627776 at \(1,\)"),
         ([0, np.nan], "with the value nan"),
         (["a", "b"], "must be int32 .*Got list of <U1"),
-        ([[1], [1, 2]], "is no array"),
+        ([[1], [1, 2]], "is not an array"),
     ],
 )
 def test_values_that_do_not_fit(value: Any, text: str) -> None:
@@ -236,7 +236,7 @@ def test_backend_names_and_devices() -> None:
     ):
         Interpreter(TINY, backend="nunpy")
     with pytest.raises(
-        ConfigError, match="device: the numpy backend runs on the cpu alone. Got 'mps'"
+        ConfigError, match="device: the numpy backend only runs on the cpu. Got 'mps'"
     ):
         Interpreter(TINY, device="mps")
     pytest.importorskip("torch")
@@ -246,7 +246,7 @@ def test_backend_names_and_devices() -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is there")
 def test_core_ml_is_on_macos_alone() -> None:
-    with pytest.raises(BackendError, match="backend 'coreml' runs on macOS alone: use"):
+    with pytest.raises(BackendError, match="backend 'coreml' only runs on macOS: use"):
         Interpreter(TINY, backend="coreml")
 
 
@@ -276,7 +276,7 @@ def test_core_ml_predicts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert interpreter.predict({"tokens": 1}, "state") == {"logits": (["tokens"], "state")}  # type: ignore[call-overload]
     assert interpreter.make_state() == "state"
     with pytest.raises(
-        ConfigError, match="device: is torch's; Core ML chooses for itself. Got 'cpu'"
+        ConfigError, match="device: is for the torch backend; Core ML chooses its own. Got 'cpu'"
     ):
         Interpreter(FakeCoreML(), backend="coreml", device="cpu")
 

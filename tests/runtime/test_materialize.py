@@ -93,7 +93,7 @@ def test_casts():
                 shape=np.array([80], np.uint32),
             ),
             16,
-            "1 bytes hold no 80 bits",
+            "1 bytes are too few for 80 bits",
         ),
     ],
 )

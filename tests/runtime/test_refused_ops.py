@@ -14,9 +14,9 @@ from mlpass.program import ir
 from mlpass.runtime.backends.base import open_backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import execute
+from mlpass.runtime.function_plan import plan_function
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.kernels.registry import kernel
-from mlpass.runtime.plan import plan_function
 
 
 def strange_program(*op_types: str) -> ir.Function:

@@ -236,7 +236,7 @@ def test_state_errors() -> None:
         state.read_state("totl")
     with pytest.raises(InputError, match=r"input 'total': must be of shape \(2,\). Got \(3,\)"):
         state.write_state("total", [1, 2, 3])
-    with pytest.raises(InputError, match="a list of inputs runs without state"):
+    with pytest.raises(InputError, match="does not go with a list of inputs; call predict"):
         interpreter.predict([{"x": [1, 2]}], state)  # type: ignore[call-overload]
     with pytest.raises(InputError, match="make_state: this model keeps no state"):
         Interpreter(program(chain, (2,))).make_state()

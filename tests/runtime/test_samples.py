@@ -1,4 +1,4 @@
-"""Sample data in every form, and what is wrong with those that are none."""
+"""Sample data in every form, and what is wrong with anything else."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_iterables_can_be_gone_through_again():
     [
         ({"x": np.zeros(3), "y": np.zeros(2)}, r"differ in their leading axis: x \(3,\), y \(2,\)"),
         ({"x": np.zeros(())}, "differ in their leading axis"),
-        ({"x": np.zeros((0, 2))}, "there is not one sample in it"),
-        ({"x": np.array([{}], dtype=object)}, "is no .npz of arrays"),
+        ({"x": np.zeros((0, 2))}, "holds no samples; give at least one"),
+        ({"x": np.array([{}], dtype=object)}, "is not an .npz of arrays"),
     ],
 )
 def test_archives_that_are_no_samples(tmp_path, arrays, text):
@@ -59,7 +59,7 @@ def test_archives_that_are_no_samples(tmp_path, arrays, text):
 def test_files_that_are_no_archives(tmp_path, content):
     path = tmp_path / "samples.npz"
     path.write_bytes(content)
-    with pytest.raises(CalibrationError, match=r"is no \.npz of arrays"):
+    with pytest.raises(CalibrationError, match=r"is not an \.npz of arrays"):
         load_samples(path)
 
 
@@ -74,7 +74,7 @@ def test_a_single_array_is_no_sample_set(tmp_path):
     [
         (3, "must be an iterable of .input name: array."),
         ({"x": np.zeros(3)}, "must be an iterable of"),
-        ([], "there is not one sample in it"),
+        ([], "holds no samples; give at least one"),
         ([np.zeros(3)], "a sample must map input names to arrays. Got ndarray"),
     ],
 )
@@ -123,16 +123,19 @@ HEADER, ENTRY = b"PK\x03\x04", b"PK\x01\x02"
 X = ("x.npy", stored(np.arange(12.0).reshape(3, 4)))
 EXOTIC = (99).to_bytes(2, "little")  # a way of compressing that Python does not know
 BAD_FILES = {
-    "nothing": (lambda p: p.write_bytes(b""), "is no .npz of arrays"),
-    "text": (lambda p: p.write_text("x = 1"), "is no .npz of arrays"),
-    "a pickle": (lambda p: p.write_bytes(pickle.dumps([1])), "is no .npz of arrays"),
+    "nothing": (lambda p: p.write_bytes(b""), "is not an .npz of arrays"),
+    "text": (lambda p: p.write_text("x = 1"), "is not an .npz of arrays"),
+    "a pickle": (lambda p: p.write_bytes(pickle.dumps([1])), "is not an .npz of arrays"),
     "half of one": (
         lambda p: zipped(p, X).write_bytes(zipped(p, X).read_bytes()[:100]),
-        "is no .npz of arrays",
+        "is not an .npz of arrays",
     ),
     "one array": (lambda p: p.write_bytes(X[1]), "is a single array"),
-    "a text in it": (lambda p: zipped(p, X, ("readme.txt", "hello")), "'readme.txt' in it is none"),
-    "an empty member": (lambda p: zipped(p, X, ("y.npy", b"")), "'y.npy' in it is none"),
+    "a text in it": (
+        lambda p: zipped(p, X, ("readme.txt", "hello")),
+        "'readme.txt' in it is not",
+    ),
+    "an empty member": (lambda p: zipped(p, X, ("y.npy", b"")), "'y.npy' in it is not an array"),
     "objects": (
         lambda p: zipped(p, ("x.npy", stored(np.array([{}], object)))),
         "'x.npy' in it holds Python objects, not numbers",

@@ -225,7 +225,7 @@ def test_a_sum_does_not_depend_on_its_portions(columns, groups):
 
 
 def test_a_sum_of_nothing_is_an_error():
-    with pytest.raises(CalibrationError, match="sample_data: a layer got no inputs"):
+    with pytest.raises(CalibrationError, match="sample_data: no inputs came in for a layer"):
         GramSum().total()
 
 

@@ -46,7 +46,7 @@ def name_of(value):
 
 
 def solved(weight, gram, mode, method, layout, as_tensor):
-    """Returns numpy's solution and torch's; for each its refusal where there is none."""
+    """Returns numpy's solution and torch's; for each its refusal where it has no solution."""
     found = []
     for make in (np.asarray, as_tensor):
         try:
@@ -183,7 +183,7 @@ def test_degenerate_samples_come_out_as_numpys(apart, kind, mode, method):
     found = theirs.weight.numpy()
     assert np.isfinite(found).all()
     assert np.count_nonzero(theirs.keep) == np.count_nonzero(ours.keep)
-    # What rounding decides, among columns of which one is the other's copy, is no loss.
+    # What rounding decides, among columns of which one is the other's copy, costs nothing.
     assert theirs.error == pytest.approx(ours.error, rel=0.25, abs=1e-4)
     if kind in ("dead", "one live column", "dead columns", "loud column"):
         assert np.mean(theirs.keep.numpy() != ours.keep) <= 0.01

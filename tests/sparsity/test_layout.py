@@ -36,5 +36,5 @@ def test_tables_are_for_runs_of_rows(case, tables, shape):
 
 def test_tables_that_are_for_no_block_say_so():
     layout = layout_of("conv", "weight", 0, (12, 4, 3), {"groups": 3})
-    with pytest.raises(NotApplicable, match="2 tables are for no whole blocks of its axes"):
+    with pytest.raises(NotApplicable, match="2 tables do not split its axes into whole blocks"):
         layout.tabled(2)

@@ -316,7 +316,9 @@ def test_a_mode_tells_its_target_and_goes_to_another(mode, target, half):
 
 def test_a_threshold_has_no_target():
     assert Threshold(0.1).target is None
-    with pytest.raises(ConfigError, match=r"Threshold\(0.1\) names no sparsity that a schedule"):
+    with pytest.raises(
+        ConfigError, match=r"Threshold\(0.1\) has no target sparsity for a schedule"
+    ):
         Threshold(0.1).at(0.5)
 
 

@@ -217,5 +217,8 @@ def test_targets_that_are_none(model, samples, tmp_path, arguments, message):
 
 
 def test_an_output_that_exists(model, samples):
-    with pytest.raises(OutputExistsError, match="exists: name another target, or force it"):
+    with pytest.raises(
+        OutputExistsError,
+        match="already exists; pass force=True to replace it, or name another target",
+    ):
         mlpass.choose(model, model, sample_data=samples, min_snr=3)

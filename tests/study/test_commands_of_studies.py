@@ -33,7 +33,10 @@ def test_sweep_prints_a_table_and_writes_its_figures(model, stacked, tmp_path, c
     assert [trial["method"] for trial in content["trials"]] == ["magnitude", "wanda"]
     assert content["trials"][0]["value"] == pytest.approx(1 - content["trials"][0]["sparsity"])
     assert main([*command, "-o", str(out)]) == 1
-    assert "exists: name another file, or force it (--force)" in capsys.readouterr().err
+    assert (
+        "already exists; pass --force to replace it, or name another file"
+        in capsys.readouterr().err
+    )
     assert main([*command, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["trials"]) == 2
 
@@ -79,7 +82,7 @@ def test_wrong_usage(arguments, message, capsys):
         ("measures", "--evaluate: must be MODULE:FUNCTION or FILE.py:FUNCTION. Got 'measures'."),
         ("no_such_module:f", "--evaluate: no_such_module:f: No module named 'no_such_module'"),
         ("tests.study.measures:nothing", "has no attribute 'nothing'"),
-        ("tests.study.measures:not_a_function", "not_a_function is no function"),
+        ("tests.study.measures:not_a_function", "not_a_function is not a function"),
     ],
 )
 def test_measures_that_are_none(model, place, message, capsys):

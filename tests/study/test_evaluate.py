@@ -40,7 +40,7 @@ FAILING = {
     "two numbers": (lambda path: np.ones(2), "must return a number. Got array"),
     "more than a float holds": (lambda path: 10**400, "must return a number. .*OverflowError"),
     "more than can be written": (lambda path: 10**5000, "must return a number. .*OverflowError"),
-    "what cannot be shown": (lambda path: Odd(), "must return a number. Got "),
+    "something that is not to be shown": (lambda path: Odd(), "must return a number. Got "),
 }
 
 
@@ -93,7 +93,7 @@ def test_what_fails_on_a_pruned_model_is_a_row_that_failed(model):
         ("raise RuntimeError('a\\nb')\n", "RuntimeError: a b"),
         ("\0", "null bytes"),
         ("def g(path): return 1\n", "has no attribute 'f'"),
-        ("f = 3\n", "is no function"),
+        ("f = 3\n", "is not a function"),
         ("def f(): return 1\n", "evaluate: raised TypeError: f() takes 0 positional arguments"),
     ],
 )

@@ -65,7 +65,7 @@ def test_grid_files(tmp_path):
         ("global_config: {}", "must hold a list of configs, or a mapping with configs and methods"),
         ("3", "must hold a list of configs"),
         ("[: :", "is not YAML"),
-        ("[]", "there is not one config to try"),
+        ("[]", "holds no configs; give at least one"),
         ("configs: 3", "must be a list of configs, or the path of a YAML file with one. Got int"),
         ("- {target_sparsity: 2}", r"\[0\]: config: target_sparsity: must be a number in \[0, 1\]"),
     ],
@@ -78,7 +78,7 @@ def test_files_that_are_no_grid(tmp_path, text, message):
 
 
 def test_the_same_twice():
-    with pytest.raises(ConfigError, match=r"'NM\(2:4\)' by magnitude is there 2 times; name them"):
+    with pytest.raises(ConfigError, match=r"'NM\(2:4\)' by magnitude appears 2 times; give each"):
         make_candidates([NM(2, 4), NM(2, 4)])
 
 

@@ -11,8 +11,8 @@ from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError
 from mlpass.program.mlpackage import Package
 from mlpass.study.grid import make_candidates
-from mlpass.study.journal import TrialJournal
 from mlpass.study.trial import Setting, run_trial
+from mlpass.study.trial_journal import TrialJournal
 
 
 @pytest.fixture

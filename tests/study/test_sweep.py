@@ -228,9 +228,9 @@ def test_layers_that_cannot_be_measured_are_a_note(fixtures):
     [
         ({"method": "admm"}, ConfigError, "sample_data: 'Percentile\\(0.1\\)' by admm needs samp"),
         ({"backend": "coreml"}, ConfigError, "backend: must be 'numpy' or 'torch'. Got 'coreml'"),
-        ({"resume": True}, ConfigError, "resume: needs the output that the sweep which died"),
+        ({"resume": True}, ConfigError, "resume: needs output, the report of the sweep"),
         ({"output": "report.pdf"}, ConfigError, "must end in .html or .json. Got 'report.pdf'"),
-        ({"weight": "embeding_weight"}, ConfigError, "weight: the model has none of that name"),
+        ({"weight": "embeding_weight"}, ConfigError, "weight: the model has no weight named"),
     ],
 )
 def test_arguments_that_cannot_be(model, arguments, error, message):
@@ -241,7 +241,10 @@ def test_arguments_that_cannot_be(model, arguments, error, message):
 def test_an_output_that_exists(model, tmp_path):
     there = tmp_path / "report.json"
     there.touch()
-    with pytest.raises(mlpass.OutputExistsError, match="exists: name another file, or force it"):
+    with pytest.raises(
+        mlpass.OutputExistsError,
+        match="already exists; pass force=True to replace it, or name another file",
+    ):
         mlpass.sweep(model, output=there)
 
 
@@ -283,8 +286,8 @@ def test_a_sweep_that_died_goes_on(model, stacked, tmp_path):
 def test_a_journal_that_is_of_other_samples_or_broken(model, samples, tmp_path):
     from mlpass.calibrate.journal import journal_path
     from mlpass.study.grid import make_candidates
-    from mlpass.study.journal import TrialJournal
     from mlpass.study.trial import Setting
+    from mlpass.study.trial_journal import TrialJournal
 
     output = tmp_path / "report.json"
     (candidate,) = make_candidates([NM(2, 4)])

@@ -154,7 +154,7 @@ def test_a_fault_of_the_writer_is_caught(model, tmp_path, monkeypatch, plant, te
     mlpass.prune(model, old, Percentile(0.3))
     before = contents(tmp_path)
     wanted = (
-        r"mlpackage: was not put there, since what was written is not what was meant\. "
+        r"mlpackage: was not written, since the new package differs from its report\. "
         f"{text.format(name=re.escape(name))}"
     )
     for target, options in ((new, {}), (old, {"force": True})):

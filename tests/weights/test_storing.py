@@ -184,7 +184,7 @@ def test_tables_that_are_for_no_whole_blocks(source):
         solution = solve(
             weight_of(site), gram_of(layout), NM(2, 4), storage=how, method=Wanda(), layout=layout
         )
-        with pytest.raises(NotApplicable, match="6 tables are for no whole blocks of its axes"):
+        with pytest.raises(NotApplicable, match="6 tables do not split its axes into whole blocks"):
             encode_stored(site, solution, how)
 
 
@@ -217,7 +217,7 @@ def test_small_constants_are_stated_in_the_program(source):
 def test_older_models_say_what_to_do():
     with Package(FIXTURES / "tiny_lm.mlpackage") as package:
         site = find_sites(package.programs)[0]
-        text = "needs an iOS18 model, this is iOS17: convert with minimum_deployment_target=core"
+        text = "needs an iOS18 model, this is iOS17: raise a package with --minimum-deploym"
         with pytest.raises(ModelFormatError, match=f"quantize {text}"):
             encode_stored(site, None, Quantized())
         with pytest.raises(ModelFormatError, match=f"palettize {text}"):

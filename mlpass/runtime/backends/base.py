@@ -29,7 +29,7 @@ def open_backend(name: str, device: str | None = None) -> Backend:
     """
     if name == "numpy":
         if device not in (None, "cpu"):
-            raise ConfigError(f"device: the numpy backend runs on the cpu alone. Got {device!r}.")
+            raise ConfigError(f"device: the numpy backend only runs on the cpu. Got {device!r}.")
         backend = Backend("numpy", np, np.asarray, np.asarray, _quietly)
     elif name == "torch":
         try:

@@ -1,4 +1,4 @@
-"""Core ML itself, through coremltools: on macOS alone."""
+"""Core ML itself, through coremltools: only on macOS."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ class CoreMLModel:
 
         Raises:
             BackendError: this is not macOS, or coremltools found no Core ML.
-            ConfigError: the source or device is none that Core ML takes.
+            ConfigError: a device is given, which Core ML chooses for itself.
         """
         if platform.system() != "Darwin":
             raise BackendError(
-                "backend 'coreml' runs on macOS alone: use backend='numpy' or 'torch' here"
+                "backend 'coreml' only runs on macOS: use backend='numpy' or 'torch' here"
             )
         if device is not None:
-            raise ConfigError(f"device: is torch's; Core ML chooses for itself. Got {device!r}.")
+            raise ConfigError(
+                f"device: is for the torch backend; Core ML chooses its own. Got {device!r}."
+            )
         from coremltools.models import MLModel
 
         if not hasattr(model, "predict"):

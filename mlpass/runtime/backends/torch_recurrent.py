@@ -168,7 +168,7 @@ def gru(
     plain = _is_named(recurrent_activation, "sigmoid") and _is_named(
         activation, "tanh", "scaled_tanh"
     )
-    if plain and flag(reset_after):  # torch's gru resets after the product, alone
+    if plain and flag(reset_after):  # torch's gru only resets after the product
         zeros = weight_ih.new_zeros(weight_ih.shape[0])
         weights = []
         for part in (weight_ih, weight_hh, input_bias, bias):

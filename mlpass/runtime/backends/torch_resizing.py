@@ -133,7 +133,7 @@ def resample(
     value = number(padding_value) if padding == "zeros" else 0.0
     if (
         padding is None
-        or value  # zeros alone
+        or value  # only zeros
         or mode not in ("normalized_minus_one_to_one", "normalized_zero_to_one")
         or sampling_mode.lower() not in ("bilinear", "nearest")
     ):

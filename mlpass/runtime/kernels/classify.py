@@ -24,7 +24,7 @@ def classify(
             f"Got {len(labels)}."
         )
     flat = xp.reshape(probabilities, (-1,))
-    # One transfer from the device, and none of torch's warnings about gradients.
+    # One transfer from the device, without torch's warnings about gradients.
     values = (
         flat.tolist() if hasattr(flat, "tolist") else [float(flat[i]) for i in range(len(labels))]
     )

@@ -121,7 +121,7 @@ def _shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
 def _unpack(packed: Array, count: int) -> Array:
     """Returns `count` bits; numpy would make up those that are not there."""
     if packed.size * 8 < count:
-        raise ValueError(f"{packed.size} bytes hold no {count} bits")
+        raise ValueError(f"{packed.size} bytes are too few for {count} bits")
     return np.unpackbits(packed, count=count, bitorder="little")
 
 

@@ -71,7 +71,7 @@ def stable_argsort(xp: Any, x: Array, axis: int, ascending: bool) -> Array:
         x = xp.astype(x, xp.int32)
     if ascending:
         return xp.astype(xp.argsort(x, axis=axis, stable=True), xp.int64)
-    # Not `descending=True`, which numpy has not, and no negation, which unsigned ints have not.
+    # Neither `descending=True`, which numpy lacks, nor negation, which unsigned ints lack.
     order = xp.argsort(xp.flip(x, axis=axis), axis=axis, stable=True)
     return xp.flip(x.shape[axis] - 1 - xp.astype(order, xp.int64), axis=axis)
 
@@ -134,7 +134,7 @@ def combine_rows(xp: Any, data: Array, rows: Array, updates: Array, mode: str) -
     that "update" a row, the last one stays. Integers are divided as C does it, towards zero.
 
     Raises:
-        ValueError: `mode` is none of `MODES`.
+        ValueError: `mode` is not one of `MODES`.
     """
     if mode not in MODES:
         raise ValueError(f"mode: must be one of {', '.join(MODES)}. Got {mode!r}.")

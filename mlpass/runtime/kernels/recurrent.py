@@ -21,7 +21,7 @@ def activation_of(xp: Any, name: str) -> Activation:
     """Returns an activation function; those with parameters have their standard ones.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no activation of that name.
     """
     known: dict[str, Activation] = {
         "tanh": xp.tanh,
@@ -43,7 +43,7 @@ def _sigmoid(xp: Any, x: Array) -> Array:
 
 
 def check_direction(direction: str, known: Sequence[str]) -> str:
-    """Returns the direction; raises a ValueError where it is none of `known`."""
+    """Returns the direction; raises a ValueError where it is not one of `known`."""
     if direction not in known:
         raise ValueError(f"direction: one of {', '.join(known)} expected. Got {direction!r}.")
     return direction

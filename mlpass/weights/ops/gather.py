@@ -15,7 +15,7 @@ Array = Any
 
 
 def gather_layout(shape: Sequence[int], settings: Mapping[str, Any], position: int) -> Layout:
-    """Returns no layout: who reads rows alone says nothing of the others.
+    """Never returns a layout: an op that only reads rows says nothing of the other axes.
 
     Raises:
         NotApplicable: always.
@@ -54,7 +54,9 @@ def row_counts(xp: Any, arguments: Mapping[str, Any]) -> Array:
     table, indices = arguments["x"], arguments["indices"]
     axis = axis_of(integer(arguments.get("axis", 0)), table.ndim)
     if axis:
-        raise NotApplicable(f"gather reads along axis {axis} of its table, which makes no rows")
+        raise NotApplicable(
+            f"gather reads along axis {axis} of its table, so it does not read rows"
+        )
     size = table.shape[0]
     places = xp.reshape(xp.astype(indices, xp.int64), (-1,))
     places, inside = read_indices(xp, xp.where(places < 0, places + size, places), size, IGNORE)

@@ -22,7 +22,7 @@ def plain_layout(
     """Returns the layout of a weight (rows, columns), which is `name` in messages.
 
     Raises:
-        NotApplicable: it has not two axes.
+        NotApplicable: it does not have two axes.
     """
     if len(shape) != 2:
         raise NotApplicable(f"{name} of rank {len(shape)} has no channels")
@@ -113,7 +113,7 @@ def einsum_inputs(
     labels = operands.split(",")
     own, others, x = labels[position], labels[1 - position], values[1 - position]
     if len(set(own)) < len(own) or len(set(others)) < len(others):
-        raise NotApplicable("einsum.values is read along a diagonal, which is no matrix")
+        raise NotApplicable("einsum.values is read along a diagonal, which is not a matrix")
     sizes = dict(zip(own, values[position].shape, strict=True))
     groups = {name: sizes[name] for name in own if name in output and name in others}
     columns = {name: sizes[name] for name in own if name not in output}

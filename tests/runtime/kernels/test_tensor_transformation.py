@@ -276,7 +276,7 @@ def test_gradients_flow(record):
 
 
 def _zeros_added(record):
-    """The elements of the result that are no element of x."""
+    """The elements of the result that are not elements of x."""
     if record.op != "space_to_batch":
         return 0
     (top, bottom), (left, right) = record.arguments["paddings"]

@@ -1,4 +1,4 @@
-"""No rows: what meets a weight where no token of a sample reaches it is none, and no error."""
+"""No rows: nothing meets a weight where no token of a sample reaches it, which is not an error."""
 
 from __future__ import annotations
 

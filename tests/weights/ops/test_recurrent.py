@@ -77,7 +77,7 @@ def test_gru(direction, after, namespace):
     before = own.reshape(STEPS, BATCH, HIDDEN)
     reset, update = (sigmoid((steps + products)[..., part]) for part in gates_of(0, 2))
     (output,) = gates_of(1)
-    # Where the reset gate comes before the product, it is no product with the hidden states.
+    # Where the reset gate comes before the product, it is not a product with the hidden states.
     inner = reset * products[..., output]
     if not after:
         inner = (reset * before) @ arguments["weight_hh"][output].T

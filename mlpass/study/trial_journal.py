@@ -38,7 +38,7 @@ class TrialJournal:
             resume: whether to keep what is there.
 
         Raises:
-            OutputBusyError: another run is at it.
+            OutputBusyError: another run is using it.
             OSError: it cannot be written.
         """
         self._common = _digest(files, setting)
@@ -73,7 +73,7 @@ class TrialJournal:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Deletes it where the sweep is done, or nothing is in it to go on with."""
+        """Deletes it when the sweep is done, or when it holds nothing to go on with."""
         self._ledger.close(error)
 
     def _path(self, candidate: Candidate) -> Path:

@@ -105,7 +105,7 @@ def layer_curve(
 
     Raises:
         NotApplicable: there is no Gram to measure with, or the weight cannot be pruned.
-        CalibrationError: the Gram is none.
+        CalibrationError: the Gram is not positive semidefinite.
     """
     weight, gram, layout = calibrated(site, observed)
     curve = error_curve(weight, gram, sparsities, method=method, layout=layout)
@@ -124,7 +124,7 @@ def calibrated(site: Site, observed: Observed) -> tuple[NDArray[Any], Gram, Layo
     """Returns a site's weight, its Gram and its layout.
 
     Raises:
-        NotApplicable: there is no such Gram, or no sense in one.
+        NotApplicable: there is no such Gram, or it would mean nothing.
     """
     if observed.gram is None or observed.gram.is_diagonal:
         raise NotApplicable("there is no Gram to measure with")

@@ -20,7 +20,7 @@ Argument = tuple[str, Source | tuple[Source, ...]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Step:
+class OpPlan:
     """An op made ready.
 
     Attributes:
@@ -45,20 +45,20 @@ class BlockPlan:
     """A block made ready; `own` are the values of its outputs that it makes or is given."""
 
     inputs: tuple[Value, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[OpPlan, ...]
     outputs: tuple[Value, ...]
     own: tuple[Value, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class FunctionPlan:
     """A function made ready.
 
     Attributes:
         function: the function.
         block: its block.
         makers: the op that makes each constant value.
-        steering: constants that only say how, and are no data.
+        steering: constants that only say how, and are not data.
         names: every value by name.
     """
 
@@ -69,7 +69,7 @@ class Plan:
     names: Mapping[str, Value]
 
 
-def plan_function(function: Function, backend: str) -> Plan:
+def plan_function(function: Function, backend: str) -> FunctionPlan:
     """Returns `function` ready to run on a backend.
 
     Raises:
@@ -86,14 +86,14 @@ def plan_function(function: Function, backend: str) -> Plan:
     problems.report()
     block = _plan_block(function.block, makers, function.opset, backend)
     names = {value.name: value for value in _values(function.block)}
-    return Plan(function, block, makers, find_steering(function.block), names)
+    return FunctionPlan(function, block, makers, find_steering(function.block), names)
 
 
 def _plan_block(block: Block, makers: Mapping[Value, Op], opset: int, backend: str) -> BlockPlan:
     ops = [op for op in block.ops if not is_constant(op)]
     own = set(block.inputs) | {output for op in ops for output in op.outputs}
     needed = set(block.outputs)
-    steps: list[Step] = []
+    steps: list[OpPlan] = []
     for op in reversed(ops):
         used = dict.fromkeys(value for value in reads(op) if value in own)
         release = [value for value in (*used, *op.outputs) if value not in needed]
@@ -106,7 +106,7 @@ def _plan_block(block: Block, makers: Mapping[Value, Op], opset: int, backend: s
         arguments = tuple(arguments_of(op))
         given = tuple(one for one in arguments if not _is_stated(one, makers))
         last_uses = tuple(dict.fromkeys(release))
-        steps.append(Step(op, function, arguments, given, blocks, last_uses))
+        steps.append(OpPlan(op, function, arguments, given, blocks, last_uses))
     outputs_of_own = tuple(value for value in dict.fromkeys(block.outputs) if value in own)
     return BlockPlan(block.inputs, tuple(reversed(steps)), block.outputs, outputs_of_own)
 
@@ -126,7 +126,7 @@ def _function_of(op: Op, opset: int, backend: str) -> Callable[..., Any] | None:
 def _in_declared_type(function: Callable[..., Any], op: Op) -> Callable[..., Any]:
     """Returns a `matmul` of an int and a float operand that gives what the program declares.
 
-    Its result is of the type of the operand that is no constant, which a kernel cannot know.
+    Its result is of the type of the operand that is not a constant, which a kernel cannot know.
     """
     declared = op.outputs[0].type if op.outputs else None
     if not isinstance(declared, TensorType):

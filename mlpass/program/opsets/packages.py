@@ -1,0 +1,55 @@
+"""Raising a whole package: all functions of all its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from mlpass.errors import ConfigError, UnsupportedOpError
+from mlpass.program.ir import Constant
+from mlpass.program.mlpackage import Package, raise_pipelines
+from mlpass.program.opsets.raising import raise_functions, refusals
+
+_FIRST_OFFSET = 1 << 48  # of a blob that is not in its file yet: no file is so long
+
+
+def raise_package(package: Package, opset: int) -> None:
+    """Raises every function of a package to `opset`, in memory: its graphs are others afterwards.
+
+    Raises:
+        ConfigError: one of them is for a newer one.
+        UnsupportedOpError: `opset` cannot say what some ops do; all are named.
+        ModelFormatError: a constant that decides about an op is broken.
+    """
+    functions = [one for program in package.programs for one in program.functions.values()]
+    newest = max(function.opset for function in functions)
+    if newest > opset:
+        raise ConfigError(
+            f"minimum_deployment_target: {package.path} is for iOS{newest}, and a model cannot be "
+            f"lowered to iOS{opset}: convert its source again for that"
+        )
+    if all(function.opset == opset for function in functions):
+        return
+    found = dict.fromkeys(text for function in functions for text in refusals(function, opset))
+    if found:
+        raise UnsupportedOpError(
+            f"{package.path} cannot be raised to iOS{opset}: {'; '.join(found)}. Convert its "
+            f"source again with minimum_deployment_target=coremltools.target.iOS{opset}"
+        )
+    added = {name: dict(blobs) for name, blobs in package.added.items()}
+    first = _FIRST_OFFSET + 64 * sum(map(len, added.values()))
+    offsets: dict[tuple[str, Hashable], int] = {}
+
+    def store(constant: Constant) -> tuple[str, int]:
+        assert constant.storage is not None  # it is in a file
+        file_name, place = constant.storage
+        if isinstance(place, int):  # it is there already
+            return file_name, place
+        if constant.storage not in offsets:
+            offsets[constant.storage] = offset = first + 64 * len(offsets)
+            added.setdefault(file_name, {})[offset] = constant
+        return file_name, offsets[constant.storage]
+
+    for model, part in package.parts:
+        raise_functions(model, part, sorted(part.program.functions), opset, store)
+    raise_pipelines(package.spec)
+    package.edit(added)
