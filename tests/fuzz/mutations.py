@@ -329,7 +329,9 @@ def edit_message(generator: Random, spec: Any, names: Names) -> bool:
         message.ClearField(field.name)
     elif is_message:
         same = [other for other in candidates if other.DESCRIPTOR is value.DESCRIPTOR]
-        value.CopyFrom(generator.choice(same or [value]))
+        kept = type(value)()  # apart: protobuf does not bear a copy of what holds the message
+        kept.CopyFrom(generator.choice(same or [value]))
+        value.CopyFrom(kept)
     elif field.type == field.TYPE_STRING:
         known = [*names.values, *names.types, "", "CoreML6"]
         setattr(message, field.name, generator.choice(known))
