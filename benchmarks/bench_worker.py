@@ -27,8 +27,8 @@ METHODS = {
     "admm": mlpass.ADMM(),
 }
 JOINT: dict[str, dict[str, Any]] = {
-    "sparsegpt+int4": {"quantize": "int4"},
-    "sparsegpt+palette4": {"palettize": 4},
+    "sparsegpt+int4": {"storage": "int4"},
+    "sparsegpt+palette4": {"storage": {"palettize": 4}},
 }
 
 

@@ -60,9 +60,9 @@ METHODS = {
     "dense": (Percentile(0.5), {"propagate": "dense"}),
 }
 JOINT = {
-    "int4": (Percentile(0.5), {"quantize": "int4"}),
-    "int8": (NM(2, 4), {"quantize": "int8"}),
-    "palette": (Percentile(0.5), {"palettize": 4}),
+    "int4": (Percentile(0.5), {"storage": "int4"}),
+    "int8": (NM(2, 4), {"storage": "int8"}),
+    "palette": (Percentile(0.5), {"storage": {"palettize": 4}}),
 }
 
 

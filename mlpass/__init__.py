@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from mlpass.examine.compare import compare
     from mlpass.examine.inspect import inspect
-    from mlpass.plan.config import Config, Sized
+    from mlpass.plan.config import Config, OpConfig
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
     from mlpass.pruning.in_place import prune_program
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mlpass.solvers.wanda import Magnitude, Wanda
     from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
     from mlpass.storage.palette import Palette
+    from mlpass.storage.plain import Plain
     from mlpass.storage.quantized import Quantized
     from mlpass.study.choose import choose
     from mlpass.study.sensitivity import sensitivity
@@ -74,10 +75,11 @@ _HOMES = {
     "OutputExistsError": "mlpass.errors",
     "OutputRecord": "mlpass.report.comparison",
     "Palette": "mlpass.storage.palette",
+    "Plain": "mlpass.storage.plain",
     "Percentile": "mlpass.sparsity.modes",
     "Quantized": "mlpass.storage.quantized",
     "Report": "mlpass.report.records",
-    "Sized": "mlpass.plan.config",
+    "OpConfig": "mlpass.plan.config",
     "Solution": "mlpass.solvers.solve",
     "SparseGPT": "mlpass.solvers.sparsegpt",
     "Threshold": "mlpass.sparsity.modes",
@@ -114,7 +116,7 @@ __all__ = [
     "Kernel",
     "NM",
     "Percentile",
-    "Sized",
+    "OpConfig",
     "Threshold",
     "ADMM",
     "Magnitude",
@@ -122,6 +124,7 @@ __all__ = [
     "Wanda",
     "Gram",
     "Palette",
+    "Plain",
     "Quantized",
     "Interpreter",
     "compare",

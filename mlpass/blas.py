@@ -8,11 +8,15 @@ one warning, which says what then does not hold.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 
 class _Held:
@@ -97,7 +101,16 @@ def _leave(mine: dict[str, int]) -> None:
 
 
 def _loaded_libraries() -> list[Any]:
-    """Returns threadpoolctl's controller of each BLAS that is loaded now."""
+    """Returns threadpoolctl's controller of each BLAS that is loaded now.
+
+    The search takes up to a tenth of a small solve. A BLAS comes with a module that is imported, so
+    as long as no module came in, the libraries of the last search are all.
+    """
+    return _libraries_with(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _libraries_with(modules: int) -> list[Any]:
     from threadpoolctl import ThreadpoolController
 
     libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -119,7 +132,7 @@ def _set_threads(library: Any, threads: int) -> None:
         lift(force=True)
 
 
-def _counts_by_thread(library: Any) -> bool:
+def _counts_by_thread(library: object) -> bool:
     return getattr(library, "threading_layer", None) == "openmp"
 
 
@@ -141,8 +154,6 @@ def _check(library: Any) -> None:
 
 def _unseen() -> tuple[str, str, str]:
     """Returns what to tell of a BLAS that threadpoolctl does not see."""
-    import numpy as np
-
     config: Any = np.show_config(mode="dicts")
     name = config.get("Build Dependencies", {}).get("blas", {}).get("name", "unknown")
     return (

@@ -67,6 +67,10 @@ class NotApplicable(MlpassError):  # noqa: N818  (no error where a pass makes it
     """A mode that does not fit a weight: a pass records its text as the reason of the skip."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM has come: unlike a `SystemExit` of the user's own code, it ends everything."""
+
+
 def visible(text: str) -> str:
     """Returns a text with all that does not print escaped, as in a string literal.
 

@@ -242,6 +242,22 @@ def check_options(holder: Any) -> None:
             part.check(getattr(holder, part.name))
 
 
+def text_of(holder: Any, first: str = "") -> str:
+    """Returns an object as reports show it: one value, and by name those that are not the default.
+
+    Args:
+        holder: of a dataclass.
+        first: the field whose value comes first, whatever it is.
+    """
+    shown = [
+        f"{each.name}={getattr(holder, each.name)}"
+        for each in fields(holder)
+        if each.name != first and getattr(holder, each.name) != each.default
+    ]
+    lead = [str(getattr(holder, first))] if first else []
+    return f"{type(holder).__name__}({', '.join([*lead, *shown])})"
+
+
 def flag_of(what: str, name: str, taken: Collection[str] = ()) -> str:
     """Returns an option's flag: `what` it belongs to comes first where its name alone is taken."""
     return "--" + (f"{what}_{name}" if name in taken else name).replace("_", "-")

@@ -25,14 +25,13 @@ else:  # it tells type checkers alone that `mode`, `method` and `storage` make d
 
 Kind = TypeVar("Kind")
 
-# What commands, configs and grids have a use of their own for: an option of such a name has
-# `mode` or `method` before it there.
+# What commands, configs and grids have a use of their own for.
 _TAKEN = """
     help model output json force config weight_threshold granularity mode method sample_data resume
-    quantize quantize_block_size palettize palettize_table palettize_group_size name
-    steps dense batch_size learning_rate seed device test_data configs evaluate weight jobs
+    storage name steps dense batch_size learning_rate seed test_data configs evaluate weight jobs
+    allocate max_nbytes propagate fallback memory_budget backend device function_name
+    minimum_deployment_target
 """
-TAKEN = frozenset(_TAKEN.split())
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,21 @@ METHODS = Registry(
 DEFAULT_METHOD = "sparsegpt"  # where there are samples
 
 STORAGES = Registry(
-    "storage", {"quantize": f"{_STORAGE}.quantized", "palettize": f"{_STORAGE}.palette"}
+    "storage",
+    {
+        "quantize": f"{_STORAGE}.quantized",
+        "palettize": f"{_STORAGE}.palette",
+        "plain": f"{_STORAGE}.plain",
+    },
 )
+
+
+def taken_names() -> set[str]:
+    """Returns the names that an option cannot have alone where all kinds of options meet.
+
+    `mode`, `method` or the storage's own name is written before it there.
+    """
+    return {*_TAKEN.split(), *STORAGES}
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option, field))
@@ -211,7 +223,7 @@ def storage(name: str, *, lead: str) -> Callable[[type[Kind]], type[Kind]]:
     """Returns a decorator that registers a storage.
 
     Args:
-        name: of the argument of `mlpass.prune` that takes it.
-        lead: the field that a plain value given there stands for.
+        name: in lower case; the flag and the key that take its leading option.
+        lead: the field that this is; "" for a storage without options, which has no flag or key.
     """
     return STORAGES.add(name, {"lead": lead})

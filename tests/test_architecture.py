@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mlpass
+from mlpass.registries import METHODS, MODES, STORAGES
 
 ROOT = Path(mlpass.__file__).parent
 
@@ -48,9 +49,9 @@ ARROWS = {
     "program": GROUND,
     "runtime": {*GROUND, "program"},
     "weights": {*GROUND, "sparsity", "solvers", "storage", "program", "runtime", "report"},
-    "plan": {*GROUND, "sparsity", "weights"},
+    "plan": {*GROUND, "sparsity", "storage", "weights"},
     "examine": {*GROUND, "program", "runtime", "report", "weights"},
-    "finetune": {*GROUND, "sparsity", "program", "runtime", "report", "weights", "plan"},
+    "finetune": {*GROUND, "sparsity", "storage", "program", "runtime", "report", "weights", "plan"},
     "calibrate": {
         *GROUND,
         "sparsity",
@@ -92,6 +93,7 @@ ARROWS = {
     },
     "cli": {
         *GROUND,
+        "storage",
         "report",
         "runtime",
         "calibrate",
@@ -252,6 +254,61 @@ def test_coremltools_internals_are_imported_in_their_place(path):
 def test_files_stay_short():
     long = {str(path): n for path in FILES if (n := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def classes_asked_for(text: str) -> set[str]:
+    """Returns the names of classes that a text holds objects against, in whatever way."""
+    found: list[ast.expr] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            found.append(node.args[1])
+        elif isinstance(node, ast.MatchClass):
+            found.append(node.cls)
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if any(ast.unparse(side).startswith("type(") for side in sides):
+                found += sides
+    names = [name for each in found for name in ast.walk(each)]
+    texts = {str(each.value) for each in names if isinstance(each, ast.Constant)}
+    attributes = {each.attr for each in names if isinstance(each, ast.Attribute)}
+    return texts | attributes | {each.id for each in names if isinstance(each, ast.Name)}
+
+
+# The rooms of modes, methods and storages. Elsewhere they are asked what they do, by methods and
+# attributes, or built by name from their registry; so a new one is known to all of the code. What
+# a user gave may be held against `Mode`, `Method` and `Storage` themselves, which all of them are.
+OWN_ROOMS = {"sparsity", "solvers", "storage"}
+CONCRETE = {
+    registry[name].kind.__name__ for registry in (MODES, METHODS, STORAGES) for name in registry
+} | {"Uncorrelated"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if room_of(path) not in OWN_ROOMS],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_mode_method_or_storage_is_asked_for_its_class(path):
+    assert not classes_asked_for(path.read_text()) & CONCRETE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "isinstance(mode, Percentile)",
+        "isinstance(x, (Mode, modes.Percentile))",
+        "isinstance(x, Mode | Percentile | None)",
+        "issubclass(type(x), Percentile)",
+        "type(x) is Percentile",
+        "Percentile == type(x)",
+        "type(x).__name__ == 'Percentile'",
+        "type(x) in (Percentile, NM)",
+        "match x:\n    case Percentile(): pass",
+    ],
+)
+def test_the_test_of_classes_can_fail(text):
+    assert "Percentile" in classes_asked_for(text) & CONCRETE
+    assert not classes_asked_for("isinstance(x, Mode)\nPercentile(0.5) == x") & CONCRETE
 
 
 def loaded_by(code: str) -> set[str]:

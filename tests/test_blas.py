@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +219,35 @@ def test_a_library_that_counts_by_thread_is_held_in_jobs_too(planted, monkeypatc
     assert library.num_threads == 4
     with held_here():
         assert library.num_threads == 4
+
+
+def test_a_blas_that_is_imported_between_two_holds_is_held_in_the_second():
+    pytest.importorskip("scipy")
+    script = """
+from threadpoolctl import threadpool_info
+
+from mlpass.blas import one_blas_thread
+
+
+def threads():
+    with one_blas_thread():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+before = threads()
+import scipy.linalg
+print(before, threads())
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", script],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() in ("[1] [1, 1]", "[1] [1]")  # scipy may share numpy's
 
 
 def test_all_of_what_is_loaded_is_seen():

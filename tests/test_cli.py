@@ -268,8 +268,12 @@ def test_the_table_of_a_calibrated_run_shows_errors(digits, tmp_path, capsys):
     ("options", "message"),
     [
         (["--method", "admm"], "--method: needs --sample-data"),
-        (["--quantize", "int4"], "--quantize: needs --sample-data"),
-        (["--sample-data", "x", "--quantize-block-size", "32"], "needs --quantize"),
+        (["--allocate", "error"], "--allocate: needs --sample-data"),
+        (["--quantize-block-size", "32"], "--quantize-block-size: needs --quantize"),
+        (["--quantize", "int4", "--group-size", "8"], "--group-size: does not go with --quantize"),
+        (["--quantize", "int4", "--palettize", "4"], "--quantize: does not go with --palettize"),
+        (["--quantize", "int5"], "--quantize: invalid choice: 'int5'"),
+        (["--palettize", "4", "--group-size", "0"], "--group-size: must be an int of 1 or"),
         (
             ["--sample-data", "x", "--method", "admm", "--refit"],
             "--method admm: does not take --refit",

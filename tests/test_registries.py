@@ -1,4 +1,4 @@
-"""A mode and a method are one class each: every place that takes options finds them there."""
+"""A mode, a method and a storage are one class each: all that takes options finds them there."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.cli import _parser, main
 from mlpass.cli.declared import _read, declared, declared_by
 from mlpass.options import option, options_of
-from mlpass.plan.config import Config, mode_from_options
-from mlpass.registries import METHODS, MODES, STORAGES, TAKEN, method, mode
+from mlpass.plan.config import Config
+from mlpass.plan.mode_options import mode_from_options
+from mlpass.registries import METHODS, MODES, STORAGES, method, mode, taken_names
 from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.sparsity.modes import Layout, Mask, Mode, Score
+from mlpass.storage.given import storage_words
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.weights.reading import weight_of
@@ -191,7 +193,10 @@ def test_a_sweep(fixtures, samples, tmp_path, toys, capsys):
             {"target_sparsity": 0.5, "method": mlpass.ADMM(), "iterations": 3},
             "iterations: goes with the name of a method; got",
         ),
-        ({"target_sparsity": 0.5, "quantize_block_size": 3}, "quantize_block_size: needs quantize"),
+        (
+            {"config": Percentile(0.5), "quantize_block_size": 3},
+            "quantize_block_size: needs quantize",
+        ),
         (
             {
                 "target_sparsity": 0.5,
@@ -309,7 +314,7 @@ def test_prune_and_finetune_have_every_option():
 
 
 def flag_name(what: str, name: str) -> str:
-    return "--" + (f"{what}-{name}" if name in TAKEN else name).replace("_", "-")
+    return "--" + (f"{what}-{name}" if name in taken_names() else name).replace("_", "-")
 
 
 def test_what_the_commands_use_themselves_is_taken():
@@ -321,7 +326,9 @@ def test_what_the_commands_use_themselves_is_taken():
     calibration = {each.name for each in options_of(Calibration, declared=True)}
     target = {"max_size", "min_snr", "min_accuracy", "up_to", "finetune_steps"}  # of choose, alone
     prefixed = {f"mode_{name}" for name in modes} | {f"method_{name}" for name in methods}
-    assert free - {*modes, *methods, *calibration, *target} - prefixed <= TAKEN
+    storages = {*storage_words()}
+    assert free - {*modes, *methods, *storages, *target} - prefixed <= taken_names()
+    assert calibration <= taken_names()
 
 
 @pytest.mark.parametrize("registry", [MODES, METHODS, STORAGES], ids=lambda one: one.what)
@@ -361,7 +368,8 @@ def test_what_is_read_of_other_dataclasses(monkeypatch):
 def test_prune_is_written_with_the_fields_of_a_calibration():
     written = inspect.signature(mlpass.prune).parameters
     fields = inspect.signature(Calibration).parameters
-    own = ["source", "output", "config", "joint_compression", "force", "resume"]
+    own = ["source", "output", "config", "storage", "joint_compression"]
+    own += ["minimum_deployment_target", "force", "resume"]
     assert [name for name in written if name not in own] == [
         name for name in fields if name != "dense_grams"
     ]
@@ -369,7 +377,9 @@ def test_prune_is_written_with_the_fields_of_a_calibration():
         assert written[each.name].default == fields[each.name].default
         assert written[each.name].annotation == fields[each.name].annotation
         assert f"        {each.name}: " in mlpass.prune.__doc__
-    assert {*STORAGES} <= {*written}
+    assert inspect.signature(mlpass.prune_program).parameters.items() >= {
+        (name, each) for name, each in written.items() if name in {*fields, "storage"}
+    } - {("method", written["method"])}
 
 
 @pytest.mark.parametrize("function", [mlpass.sweep, mlpass.choose, mlpass.sensitivity])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,10 @@ from mlpass.errors import ConfigError, brief
 from mlpass.options import check_options, option
 from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import Sample, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
-from mlpass.storage.palette import Palette
-from mlpass.storage.quantized import Quantized
-from mlpass.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,7 @@ class Calibration:
 
     Attributes:
         method: that scores, and may update what is kept.
-        sample_data: what the program is run on, {input name: array} each.
-        quantize: how kept weights become integers in the same solve; None where they do not.
-        palettize: how they become indices into a table; None where they do not.
+        sample_data: what the program is run on, {input name: array} each, or a sequence of such.
         allocate: how one target sparsity is divided among layers: "uniform"; "owl", which spares
             layers with many outliers; or "error", for the least summed error of all layers.
         max_nbytes: with "error": what the pruned weights may take together, instead of the target.
@@ -43,9 +38,7 @@ class Calibration:
     """
 
     method: Method
-    sample_data: Sequence[Mapping[str, Any]]
-    quantize: Quantized | None = None
-    palettize: Palette | None = None
+    sample_data: Sequence[Sample]
     allocate: str = option(
         default="uniform",
         choices=("uniform", "owl", "error"),
@@ -82,15 +75,8 @@ class Calibration:
         others = ("sample_data", "memory_budget", "dense_grams")
         return {name: value for name, value in vars(self).items() if name not in others}
 
-    @property
-    def storage(self) -> Storage | None:
-        """How values are to be kept; None as they come."""
-        return self.quantize or self.palettize
-
     def __post_init__(self) -> None:
         check_options(self)
-        if self.quantize is not None and self.palettize is not None:
-            raise ConfigError("quantize: does not go with palettize; choose one")
         if self.max_nbytes is not None and self.allocate != "error":
             raise ConfigError("max_nbytes: needs allocate='error', which divides it among layers")
 
@@ -98,9 +84,6 @@ class Calibration:
 def make_calibration(
     method: Method | None,
     sample_data: Any,
-    *,
-    quantize: str | Quantized | None = None,
-    palettize: int | Palette | None = None,
     **options: Any,
 ) -> Calibration | None:
     """Returns how weights are solved for; None where that is by magnitude, without data.
@@ -108,8 +91,6 @@ def make_calibration(
     Args:
         method: None is `SparseGPT()` with samples, `Magnitude()` without.
         sample_data: in any form that `load_samples` takes, or None.
-        quantize: a dtype, or a `Quantized`.
-        palettize: the bits, 4, or a `Palette`.
         **options: the other fields of a `Calibration`.
 
     Raises:
@@ -119,21 +100,11 @@ def make_calibration(
     """
     if method is not None and not isinstance(method, Method):
         raise ConfigError(f"method: must be {_method_names()}. Got {brief(method)}.")
-    if isinstance(quantize, str):
-        quantize = Quantized(quantize)
-    if isinstance(palettize, int):
-        if palettize != 4:
-            raise ConfigError(f"palettize: must be 4 bits. Got {brief(palettize)}.")
-        palettize = Palette(bits=palettize)
     if sample_data is None:
         if method not in (None, Magnitude()):
             raise ConfigError(f"method: {method!r} needs sample_data")
-        if quantize is not None or palettize is not None:
-            raise ConfigError("quantize and palettize need sample_data")
         return None
-    return Calibration(
-        method or SparseGPT(), load_samples(sample_data), quantize, palettize, **options
-    )
+    return Calibration(method or SparseGPT(), load_samples(sample_data), **options)
 
 
 def _method_names() -> str:

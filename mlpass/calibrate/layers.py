@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +21,18 @@ from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.solve import Solution, solve
-from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
-from mlpass.storage.storage import Storage
-from mlpass.weights.joint import check_opset
-from mlpass.weights.ops.gather import table_layout
-from mlpass.weights.ops.record import is_gathered
-from mlpass.weights.reading import layout_of_site, magnitude, weight_of
+from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
-from mlpass.weights.storing import (
-    Editor,
-    Encoded,
-    encode_stored,
-    encode_weight,
-)
+from mlpass.weights.storing import Editor, Encoded, encode_stored, encode_weight
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 
 def prune_calibrated(
-    model: Any,
+    model: ModelLike,
     steps: Sequence[Step],
     calibration: Calibration,
     editor: Editor,
@@ -57,18 +50,14 @@ def prune_calibrated(
     Raises:
         CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
         ConfigError: the options do not go together.
-        ModelFormatError: the model is too old for the joint form that is asked for.
         UnsupportedOpError: ops without kernels, all named at once.
         ExecutionError: an op failed.
         OSError: the disk is full.
     """
-    for option in ("quantize", "palettize"):
-        if getattr(calibration, option) is not None:
-            check_opset([step.site for step in steps], option)
-
     steps = allocate(model, steps, calibration)
     journal.number(step.site for step in steps)
-    with _Pruning(steps, calibration, editor, journal) as pruning:
+    pruning = _Pruning(steps, calibration, editor, journal)
+    with pruning.bar:
         if calibration.dense_grams and calibration.propagate == "dense":
             for observed in calibration.dense_grams.read(steps):
                 pruning.solve([observed])
@@ -81,7 +70,7 @@ def prune_calibrated(
     return pruning.records
 
 
-def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
+def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
     """Lets a program go on with another weight."""
     for value in (maker.outputs[-1] for maker in site.makers):
         if value in stop.constants:  # other functions may share it
@@ -112,13 +101,7 @@ class _Pruning:
         self._editor = editor
         self._journal = journal
         count = sum(step.skipped is None and step.mode is not None for step in steps)
-        self._bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
-
-    def __enter__(self) -> _Pruning:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
 
     def solve(self, observed: Sequence[tuple[Step, Observed]]) -> list[tuple[Site, NDArray[Any]]]:
         """Solves for sites and has them written; returns the weights of those that change."""
@@ -139,7 +122,7 @@ class _Pruning:
                 return self._kept(step, known)
             known = self._solve(step, observed), observed.samples, observed.tokens
             self._journal.add(step.site, *known)
-            return _Solved(*known, _encoded(step.site, known[0], self._calibration.storage))
+            return _Solved(*known, _encoded(step, known[0]))
         except NotApplicable as reason:
             return reason
 
@@ -151,7 +134,7 @@ class _Pruning:
             CalibrationError: its file is broken.
         """
         try:
-            return _Solved(*known, _encoded(step.site, known[0], self._calibration.storage))
+            return _Solved(*known, _encoded(step, known[0]))
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             if isinstance(error, MlpassError):
                 raise
@@ -163,7 +146,7 @@ class _Pruning:
         if isinstance(found, NotApplicable):
             if self._calibration.fallback == "skip":
                 self.records[site] = untouched_record(site, str(found))
-            self._bar.update()
+            self.bar.update()
             return None
         solution, encoded = found.solution, found.encoded
         for old, new in encoded.replacements:
@@ -182,8 +165,8 @@ class _Pruning:
             samples=found.samples,
             tokens=found.tokens,
         )
-        self._bar.set_postfix_str(f"{visible(site.name)}: error {solution.error:.2g}")
-        self._bar.update()
+        self.bar.set_postfix_str(f"{visible(site.name)}: error {solution.error:.2g}")
+        self.bar.update()
         return solution.weight
 
     def _solve(self, step: Step, observed: Observed) -> Solution[NDArray[Any]]:
@@ -198,25 +181,25 @@ class _Pruning:
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
         mode = mode_of(step, score)
-        layout = _layout(step.site, mode)
+        layout = layout_to_solve(step.site, mode)
         try:
             solution = solve(
                 weight,
                 observed.gram,
                 mode,
                 method=self._calibration.method,
-                storage=self._calibration.storage,
+                storage=step.storage,
                 layout=layout,
                 error_before=True,
             )
         except CalibrationError as error:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
-        if solution.keep.all():
+        if step.storage is None and solution.keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
         return solution
 
 
-def mode_of(step: Step, score: NDArray[Any]) -> Mode:
+def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:
     """Returns the mode of a step; where it ranks all weights together, this one's share of it."""
     assert step.mode is not None
     if step.cut is None:
@@ -225,20 +208,10 @@ def mode_of(step: Step, score: NDArray[Any]) -> Mode:
     return Percentile(min(1.0, (zeros + 0.5) / score.size) if zeros < score.size else 1.0)
 
 
-def _layout(site: Site, mode: Mode) -> Layout:
-    """Returns a site's layout; that of a table where it is gathered from alone."""
-    try:
-        return layout_of_site(site)
-    except NotApplicable:
-        if mode.structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
-            raise
-        return table_layout(site.shape)
-
-
-def _encoded(site: Site, solution: Solution[NDArray[Any]], storage: Storage | None) -> Encoded:
-    if storage is not None:
-        return encode_stored(site, solution, storage)
-    return encode_weight(site, solution.weight, solution.keep)
+def _encoded(step: Step, solution: Solution[NDArray[Any]]) -> Encoded:
+    if step.storage is not None:
+        return encode_stored(step.site, solution, step.storage)
+    return encode_weight(step.site, solution.weight, solution.keep)
 
 
 def _name(solution: Solution[NDArray[Any]]) -> str:

@@ -1,9 +1,8 @@
 """A calibrated run in plain words: from strings and numbers by name to what `prune` takes.
 
-`{method: admm, iterations: 30, quantize: int4, quantize_block_size: 32}` has one level. A method's
-option goes by its own name, or by `method_` and that name; where a mode, `Calibration` or a command
-has an option of that name, as `block_size`, by the longer one alone. A storage's options begin with
-the storage's name.
+`{method: admm, iterations: 30, allocate: error}` has one level. A method's option goes by its own
+name, or by `method_` and that name; where a mode, a storage, `Calibration` or a command has an
+option of that name, as `block_size`, by the longer one alone.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mlpass.calibrate.calibration import Calibration
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import Option, options_of
-from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, TAKEN
+from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, taken_names
 from mlpass.solvers.problem import Method
+from mlpass.storage.given import every_storage_word, storage_words
 
 
 def calibration_options() -> dict[str, Option]:
@@ -23,25 +23,15 @@ def calibration_options() -> dict[str, Option]:
     return {option.name: option for option in options_of(Calibration, declared=True)}
 
 
-def storage_words() -> dict[str, Option]:
-    """Returns the option that each word about storages stands for."""
-    words = {}
-    for name in STORAGES:
-        entry = STORAGES[name]
-        options = {option.name: option for option in options_of(entry.kind)}
-        words[name] = options.pop(entry.words["lead"])
-        words |= {f"{name}_{each}": option for each, option in options.items()}
-    return words
-
-
-def taken_names() -> set[str]:
+def taken_by_others() -> set[str]:
     """Returns the names that a method's option cannot have alone."""
-    return {*TAKEN, *MODES.options(), *calibration_options()}
+    storages = {option.name for words in storage_words().values() for option in words.values()}
+    return {*taken_names(), *MODES.options(), *storages}
 
 
 def method_words() -> dict[str, str]:
     """Returns the option of a method that each word stands for."""
-    names, taken = METHODS.options(), taken_names()
+    names, taken = METHODS.options(), taken_by_others()
     words = {name: name for name in names if name not in taken}
     return words | {f"method_{name}": name for name in names}
 
@@ -49,10 +39,10 @@ def method_words() -> dict[str, str]:
 def calibration_words(*, without: Collection[str] = ()) -> list[str]:
     """Returns every word that `plain_arguments` takes, but for some of `Calibration`."""
     options = [name for name in calibration_options() if name not in without]
-    return ["sample_data", "method", *method_words(), *storage_words(), *options]
+    return ["sample_data", "method", *method_words(), *every_storage_word(), *options]
 
 
-def method_of(method: object, given: Mapping[str, Any] | None = None) -> Method:
+def method_of(method: object, given: Mapping[str, object] | None = None) -> Method:
     """Returns a method given as one, by its name, or as a mapping of it and its options.
 
     Args:
@@ -78,7 +68,7 @@ def method_of(method: object, given: Mapping[str, Any] | None = None) -> Method:
     return built
 
 
-def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+def plain_arguments(given: Mapping[str, object]) -> dict[str, Any]:
     """Returns the arguments of `make_calibration` that plain options stand for.
 
     Args:
@@ -93,44 +83,13 @@ def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     method = given.pop("method", None)
     if own or method is not None:
         arguments["method"] = method_of(DEFAULT_METHOD if method is None else method, own)
-    for name in STORAGES:
-        found = {key: given.pop(key) for key in [*given] if key in _words_of(name)}
-        if found:
-            arguments[name] = _storage(name, found)
     known = calibration_options()
     for key, value in given.items():
         if key not in (*known, "sample_data"):
-            raise ConfigError(f"unknown option {key!r}" + close_matches(key, calibration_words()))
+            raise ConfigError(
+                f"unknown option {brief(key)}" + close_matches(key, calibration_words())
+            )
         arguments[key] = known[key].parse(value) if key in known else value
         for part in known[key].parts if key in known else ():
             part.check(arguments[key])
     return arguments
-
-
-def _words_of(name: str) -> dict[str, Option]:
-    words = storage_words()
-    return {key: words[key] for key in words if key == name or key.startswith(f"{name}_")}
-
-
-def _storage(name: str, found: Mapping[str, Any]) -> Any:
-    """Returns a storage as it was given; one object where several options say it."""
-    words, entry = _words_of(name), STORAGES[name]
-    others = {key: value for key, value in found.items() if key != name and value is not None}
-    value = found.get(name)
-    if value is None and others:
-        raise ConfigError(f"{next(iter(others))}: needs {name}")
-    if isinstance(value, Mapping):
-        known = {option.name: option for option in words.values()}
-        given = {key: known[key].parse(v) if key in known else v for key, v in value.items()}
-        value = STORAGES.build(name, given)
-    if isinstance(value, entry.kind):
-        if others:
-            raise ConfigError(f"{next(iter(others))}: set it in {name} itself")
-        return value
-    value = words[name].parse(value)
-    for part in words[name].parts if value is not None else ():
-        part.check(value)
-    if not others:
-        return value
-    given = {key.removeprefix(f"{name}_"): words[key].parse(each) for key, each in others.items()}
-    return STORAGES.build(name, {entry.words["lead"]: value, **given})

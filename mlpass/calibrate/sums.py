@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mlpass.arrays import Array, inner, placed
 from mlpass.errors import MlpassError, NotApplicable
 from mlpass.plan.steps import Step
-from mlpass.program.ir import Block, Constant, Op, TensorType, Value
+from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import failure, of_sample
 from mlpass.runtime.function_plan import FunctionPlan
@@ -72,29 +72,26 @@ class SiteGrams:
         self._gathered: dict[Hashable, _Gathered] = {}
         self._open: dict[Site, int] = {}
         self._users: dict[Hashable, set[Site]] = {}
-        homes = {op: block for plan in plans for op, block in _homes(plan)}
+        blocks = [block for plan in plans for block in plan.function.block.walk_blocks()]
+        homes = {op: block for block in blocks for op in block.ops}
         self._makers = {value: op for plan in plans for value, op in plan.makers.items()}
-        order = {op: number for number, op in enumerate(homes)}
+        readings: dict[Hashable, list[_Reading]] = {}
         for step in steps:
             if step.skipped or step.mode is None:
                 continue
-            for use in step.site.uses:
-                if use.op in homes:
-                    self._note(step, use, homes[use.op], needed=not known(step.site))
-        for readings in self._readings.values():
-            for reading in readings:
-                gathered = self._gathered.get(reading.key)
-                if gathered is not None and order[reading.use.op] < order[gathered.feeder]:
-                    gathered.feeder = reading.use.op
-
-    def _note(self, step: Step, use: Use, home: Block, needed: bool) -> None:
-        key = (home, self._activation(use))
-        reading = _Reading(step, use, key)
-        self._readings.setdefault(use.op, []).append(reading)
-        self._open[step.site] = self._open.get(step.site, 0) + 1
-        if needed:
-            self._gathered.setdefault(key, _Gathered(use.op))
-            self._users.setdefault(key, set()).add(step.site)
+            for use in (use for use in step.site.uses if use.op in homes):
+                key = homes[use.op], self._activation(use)
+                reading = _Reading(step, use, key)
+                readings.setdefault(key, []).append(reading)
+                self._readings.setdefault(use.op, []).append(reading)
+                self._open[step.site] = self._open.get(step.site, 0) + 1
+        order = {op: number for number, op in enumerate(homes)}  # within each block
+        for shared, alike in readings.items():
+            sites = {reading.step.site for reading in alike if not known(reading.step.site)}
+            if sites:
+                feeder = min((reading.use.op for reading in alike), key=order.__getitem__)
+                self._gathered[shared] = _Gathered(feeder)
+                self._users[shared] = sites
 
     def _activation(self, use: Use) -> Hashable:
         """Returns a key that is equal for two uses that meet the same inputs."""
@@ -358,15 +355,3 @@ def _with_gathering(site: Site, total: Array, counts: NDArray[np.float64]) -> Ar
 
 def _record(use: Use) -> WeightOp:
     return WEIGHT_OPS[use.op.type][use.parameter]  # which has an entry for every use of a site
-
-
-def _homes(plan: FunctionPlan) -> Iterable[tuple[Op, Block]]:
-    """Yields every op of a function with the block it is in, in order of execution."""
-
-    def walk(block: Block) -> Iterable[tuple[Op, Block]]:
-        for op in block.ops:
-            yield op, block
-            for nested in op.blocks:
-                yield from walk(nested)
-
-    return walk(plan.function.block)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
@@ -15,10 +15,13 @@ from mlpass.runtime.replay import stops
 from mlpass.runtime.stop import Stop
 from mlpass.weights.sites import Site
 
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 
 @contextmanager
 def walk(
-    model: Any,
+    model: ModelLike,
     steps: Sequence[Step],
     calibration: Calibration,
     known: Callable[[Site], bool] = frozenset().__contains__,
@@ -44,6 +47,7 @@ def walk(
         backend=calibration.backend,
         device=calibration.device,
         function_name=calibration.function_name,
+        partial=True,
     )
     backend = interpreter.backend
     assert backend is not None  # Calibration refuses Core ML itself
@@ -56,7 +60,7 @@ def walk(
 
 @contextmanager
 def observe_dense(
-    model: Any, steps: Sequence[Step], calibration: Calibration
+    model: ModelLike, steps: Sequence[Step], calibration: Calibration
 ) -> Iterator[Iterable[tuple[Step, Observed]]]:
     """Opens what the sites of a plan meet in the model as it is, one after another.
 

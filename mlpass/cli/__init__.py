@@ -21,7 +21,7 @@ from mlpass.cli.options import print_text
 from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
 from mlpass.cli.sweep import add_sweep
-from mlpass.errors import MlpassError, OutputExistsError, visible
+from mlpass.errors import MlpassError, OutputExistsError, Terminated, visible
 from mlpass.version import __version__
 
 
@@ -86,4 +86,4 @@ def _fail(message: str, error: BaseException, status: int = 1) -> int:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     """Ends the program by way of its clean-up, so that no half-written file stays."""
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)

@@ -6,11 +6,11 @@ import argparse
 from typing import Any
 
 from mlpass.cli.declared import declared, declared_by
-from mlpass.cli.flags import Parser, add_flag, add_flags, given_flags
+from mlpass.cli.flags import Parser, add_flags, given_flags
 from mlpass.cli.options import SAMPLE_HELP
 from mlpass.errors import ConfigError
 from mlpass.options import Option, flag_of
-from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, TAKEN
+from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, taken_names
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +18,6 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("calibration", "solving for weights on samples")
     group.add_argument("--sample-data", metavar="PATH", help=SAMPLE_HELP)
     add_methods(parser)
-    for name, each in declared(STORAGES).items():
-        lead = each.words["lead"]
-        words = {name if one.name == lead else f"{name}_{one.name}": one for one in each.options}
-        for word in sorted(words, key=len):
-            add_flag(group, flag_of("", word), f"storage:{word}", [words[word]])
     add_flags(group, "calibration", {"": _calibration_options()})
     group.add_argument(
         "--resume", action="store_true", help="go on with what a run that died had finished"
@@ -80,17 +75,13 @@ def calibration_of(options: argparse.Namespace) -> dict[str, Any]:
     from mlpass.calibrate.plain import plain_arguments
 
     error = options.parser.error
-    stored, others = given_flags(options, "storage"), given_flags(options, "calibration")
-    for name in stored:
-        whole = next((each for each in STORAGES if name.startswith(f"{each}_")), None)
-        if whole is not None and whole not in stored:
-            error(f"{flag_of('', name)}: needs {flag_of('', whole)}")
+    given = given_flags(options, "calibration")
     try:
         method = next(iter(methods_of(options)), None)
-        arguments = plain_arguments({**stored, **others})
+        arguments = plain_arguments(given)
     except ConfigError as wrong:
         error(str(wrong))
-    needing = [flag_of("", name) for name in (*stored, *others)]
+    needing = [flag_of("", name) for name in given]
     needing += ["--method"] if options.method not in (None, "magnitude") else []
     if options.sample_data is None and needing:
         error(f"{', '.join(needing)}: needs --sample-data")
@@ -105,5 +96,5 @@ def _calibration_options() -> tuple[Option, ...]:
 
 def _taken() -> set[str]:
     """Returns the names that a method's option cannot have alone: it then goes with "method"."""
-    modes = {option.name for each in declared(MODES).values() for option in each.options}
-    return {*TAKEN, *modes, *(option.name for option in _calibration_options())}
+    others = [*declared(MODES).values(), *declared(STORAGES).values()]
+    return {*taken_names(), *(option.name for each in others for option in each.options)}

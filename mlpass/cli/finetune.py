@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mlpass.cli.flags import given_flags
 from mlpass.cli.modes import add_modes, config_of, given_modes
 from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, shown
 
@@ -18,7 +19,7 @@ the dense model gives. Needs the torch extra.
 
 The options of 'mlpass prune' say what becomes zero: the sparsity rises over the first half of the
 steps, and what is pruned may come back until then. Without any of them, and with --dense, MODEL
-keeps the zeros that it has.
+keeps the zeros that it has. --quantize or --palettize rounds what was trained as it is written.
 """
 
 
@@ -57,7 +58,8 @@ def add_finetune(commands: Subparsers) -> None:
 def _finetune(options: argparse.Namespace) -> str:
     from mlpass.finetune import finetune
 
-    config = None if options.dense is not None and not given_modes(options) else config_of(options)
+    said = given_modes(options) or given_flags(options, "storage")
+    config = None if options.dense is not None and not said else config_of(options)
     report = finetune(
         options.model,
         options.output,

@@ -1,4 +1,4 @@
-"""The options that say what becomes zero, which `prune` and `finetune` have in common."""
+"""The options that say what becomes zero and how values are kept: a config, in flags."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from mlpass.cli.declared import declared, declared_by
 from mlpass.cli.flags import add_flags, given_flags
+from mlpass.cli.storages import add_storages, storage_of
 from mlpass.errors import ConfigError
 from mlpass.options import flag_of
-from mlpass.registries import MODES, TAKEN
+from mlpass.registries import MODES, taken_names
 
 _CONFIG_HELP = """\
 YAML with global_config, op_type_configs, op_name_configs (null leaves a weight alone; names may be
@@ -20,7 +21,7 @@ def add_modes(parser: argparse.ArgumentParser) -> None:
     """Adds them."""
     group = parser.add_argument_group("what becomes zero")
     modes = declared(MODES)
-    add_flags(group, "mode", {name: each.options for name, each in modes.items()}, TAKEN)
+    add_flags(group, "mode", {name: each.options for name, each in modes.items()}, taken_names())
     words = [each.words["granularity"] for each in modes.values() if "granularity" in each.words]
     group.add_argument(
         "--granularity", choices=tuple(dict.fromkeys(words)), help="what goes as one"
@@ -33,31 +34,38 @@ def add_modes(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--config", metavar="FILE.yaml", help=_CONFIG_HELP)
     add_flags(group, "config", {"": declared_by("mlpass.plan.config", "Config")})
+    add_storages(parser)
 
 
 def config_of(options: argparse.Namespace) -> Any:
     """Returns the config that the options describe; wrong usage ends the program with status 2."""
     from dataclasses import replace
 
-    from mlpass.plan.config import Config, as_config, mode_from_options
+    from mlpass.plan.config import Config, as_config, configured
+    from mlpass.plan.mode_options import mode_from_options
 
+    storage = storage_of(options)
     given = given_modes(options)
     given.pop("config", None)
     if options.config is not None and given:
-        flags = ", ".join(flag_of("mode", name, TAKEN - set(_WORDS)) for name in given)
+        flags = ", ".join(flag_of("mode", name, taken_names() - set(_WORDS)) for name in given)
         options.parser.error(f"--config and {flags} do not go together; put it all in the file")
     if options.config is not None:
         config = as_config(options.config)
-    elif not given:
-        options.parser.error(
-            "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config"
-        )
-    else:
+    elif given:
         try:
             config = Config(global_config=mode_from_options(given))
         except ConfigError as error:
             options.parser.error(str(error))
+    elif storage is not None:
+        config = None
+    else:
+        options.parser.error(
+            "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config; or how to "
+            "keep what is there: --quantize or --palettize"
+        )
     try:
+        config = configured(config, storage)
         return replace(config, **given_flags(options, "config"))
     except ConfigError as error:
         options.parser.error(str(error))

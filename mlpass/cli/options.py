@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mlpass.errors import visible
+from mlpass.errors import Terminated, visible
 
 Subparsers = Any  # argparse gives its own type no public name
 
 SAMPLE_HELP = """\
-an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample"""
+an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample; a
+sub-folder of .npz files is a sequence: steps, in the order of their names, on one state"""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,8 @@ def load_function(option: str, place: str | None) -> Any:
         function = getattr(import_module(file), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{option}: {place}: {error}") from None
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:  # whatever a module does as it is imported
         text = " ".join(str(error).split())
         raise ConfigError(f"{option}: {place}: {type(error).__name__}: {text}") from error

@@ -15,7 +15,8 @@ Prune the weights of a Core ML package and write a new package.
   mlpass prune model.mlpackage -o pruned.mlpackage --n-m-ratio 2:4
   mlpass prune model.mlpackage -o pruned.mlpackage --config prune.yaml
 
-One of --target-sparsity, --n-m-ratio, --threshold and --config says what becomes zero:
+One of --target-sparsity, --n-m-ratio, --threshold and --config says what becomes zero, and
+--quantize or --palettize how values are kept; either will do alone:
 
   --target-sparsity F                    the fraction F of each weight, smallest first
     ... --scope global|row               of all weights together, or of each output row
@@ -25,6 +26,9 @@ One of --target-sparsity, --n-m-ratio, --threshold and --config says what become
   --n-m-ratio N:M [--dim 0|1]            N ZEROS in every M neighbouring channels
   --threshold F                          every element of magnitude F or less
     ... --minimum-sparsity-percentile P  weights that would have fewer zeros are skipped
+  --quantize int8|int4                   integers, with a scale for each row (iOS18 models)
+    ... --quantize-block-size B          ... or for every B input channels of it
+  --palettize 4 [--group-size G]         indices into a table, one for every G rows (iOS18 models)
 
 With --sample-data the model is run on the samples, layer by layer, and each weight is solved for on
 the activations that the layers pruned before it produce:
@@ -32,7 +36,6 @@ the activations that the layers pruned before it produce:
   mlpass prune model.mlpackage -o pruned.mlpackage --target-sparsity 0.5 --sample-data samples.npz
     ... --method sparsegpt               the default; magnitude, wanda and admm (slower, best)
     ... --method admm --iterations 30    a method's own options
-    ... --quantize int4 | --palettize 4  in the same solve (iOS18 models)
     ... --allocate error                 layers that bear it lose more, at the same total
 
 --minimum-deployment-target iOS18 raises a package for an older one, which has no such forms, first.

@@ -7,6 +7,7 @@ import argparse
 from mlpass.cli.calibration import add_methods, add_runtime, methods_of
 from mlpass.cli.flags import given_flags
 from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
+from mlpass.cli.storages import add_storages, storage_of
 from mlpass.errors import ConfigError
 
 _SWEEP_HELP = """\
@@ -24,6 +25,7 @@ in .json gets only the figures.
 
       - {target_sparsity: 0.5}
       - {n_m_ratio: [2, 4], method: admm, iterations: 30}
+      - {target_sparsity: 0.5, palettize: 4, group_size: 8}
       - name: careful
         global_config: {target_sparsity: 0.75}
         op_type_configs: {linear: null}
@@ -62,6 +64,7 @@ def add_sweep(commands: Subparsers) -> None:
     sweep.add_argument("--resume", action="store_true", help="go on with a sweep that died")
     sweep.add_argument("--force", action="store_true", help="replace REPORT where it exists")
     add_methods(sweep, several=True)
+    add_storages(sweep)
     sweep.set_defaults(run=_sweep, parser=sweep)
 
 
@@ -81,6 +84,7 @@ def _sweep(options: argparse.Namespace) -> str:
         options.sample_data,
         options.configs,
         method=methods or None,
+        storage=storage_of(options),
         evaluate=load_function("--evaluate", options.evaluate),
         test_data=options.test_data,
         output=options.output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,22 @@ from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import Sample, SampleData, load_samples, steps_of
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 Outputs = Mapping[str, Any]
 
 _SHOWN = 5  # labels in a message
 
 
-def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
+def compare(
+    model: ModelLike, other: object, sample_data: SampleData, *, backend: str = "numpy"
+) -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
+
+    Of a pipeline with other parts, what the ML Programs before the first of them give is compared.
 
     Args:
         model: the reference: a path, an `MLModel` or a pymil `Program`.
@@ -38,7 +45,9 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
         UnsupportedOpError: a model has ops that cannot be run.
     """
     samples = load_samples(sample_data)
-    first, second = Interpreter(model, backend=backend), Interpreter(other, backend=backend)
+    first, second = (
+        Interpreter(each, backend=backend, partial=backend != "coreml") for each in (model, other)
+    )
     names = [feature.name for feature in first.outputs]
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:
@@ -47,7 +56,13 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
             f"the models have no output in common: one has {', '.join(names)}, the other {others}"
         )
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
-    pairs = zip(predict_each(first, bar), predict_each(second, samples), strict=True)
+    pairs = (
+        pair
+        for number, sample in enumerate(bar)
+        for pair in zip(
+            predict_each(first, sample, number), predict_each(second, sample, number), strict=True
+        )
+    )
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
 
 
@@ -58,7 +73,7 @@ def tally_outputs(
 
     Args:
         names: of the outputs.
-        pairs: for each sample the outputs of the reference, and those to compare with it.
+        pairs: for each prediction the outputs of the reference, and those to compare with it.
 
     Raises:
         CalibrationError: an output has different shapes.
@@ -70,30 +85,23 @@ def tally_outputs(
     return tuple(tally.record(name) for name, tally in tallies.items())
 
 
-def predict_each(
-    interpreter: Interpreter, samples: Iterable[Mapping[str, Any]]
-) -> Iterator[Outputs]:
-    """Yields the outputs for each sample.
+def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Iterator[Outputs]:
+    """Yields the outputs for each step of a sample, on a new state where the model keeps one.
 
-    Raises:
-        InputError: a sample does not fit the model; the text names it.
-        ExecutionError: an op failed; likewise.
-    """
-    for number, sample in enumerate(samples):
-        with of_sample(number):
-            outputs = predict_once(interpreter, sample)
-        yield outputs
-
-
-def predict_once(interpreter: Interpreter, sample: Mapping[str, Any]) -> Outputs:
-    """Returns the outputs for one sample, from a new state where the model keeps one.
+    Args:
+        interpreter: of the model.
+        sample: what to predict from.
+        number: of the sample, by which an error names it.
 
     Raises:
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
-    state = interpreter.make_state() if interpreter.states else None
-    return interpreter.predict(dict(sample), state)
+    state, steps = interpreter.make_state() if interpreter.states else None, steps_of(sample)
+    for place, step in enumerate(steps):
+        with of_sample(number, place, len(steps)):
+            outputs = interpreter.predict(dict(step), state)
+        yield outputs
 
 
 @dataclass
@@ -108,7 +116,7 @@ class _Tally:
     same: int = 0
     places: int = 0
 
-    def add(self, reference: Any, result: Any) -> None:
+    def add(self, reference: object, result: Any) -> None:
         if isinstance(reference, str | int):
             self.same += reference == result
             self.places += 1
@@ -150,7 +158,7 @@ class _Tally:
         )
 
 
-def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
+def _differences(wanted: NDArray[np.generic], made: NDArray[Any]) -> NDArray[Any]:
     """Returns the absolute differences, without the places where both are NaN.
 
     They are 0 for equal infinities, and infinite for any other pair that is not two numbers.
@@ -161,7 +169,7 @@ def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
     return measured
 
 
-def _labels(output: Any) -> str:
+def _labels(output: object) -> str:
     """Returns an output's first labels as text, "none" of an empty one."""
     if not isinstance(output, Mapping):
         return "none"

@@ -6,27 +6,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
 from mlpass.finetune.distillation import LEARNING_RATE, distill
 from mlpass.finetune.module import to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
-from mlpass.program.mlmodel import check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.report.records import Report
+from mlpass.runtime.samples import SampleData
+from mlpass.storage.given import StorageLike
 
 _UPDATES = 20
 _SHARE = 10  # of the steps, one in so many tells how it began, and how it ended
 
 
 def finetune(
-    model: Any,
+    model: ModelLike,
     output: str | os.PathLike[str],
     config: object,
-    sample_data: Any,
+    sample_data: SampleData,
     *,
     steps: int,
-    dense: Any = None,
+    dense: ModelLike | None = None,
+    storage: StorageLike = None,
     batch_size: int = 8,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
@@ -42,10 +44,11 @@ def finetune(
     Args:
         model: path of an `.mlpackage`, or an `MLModel`: dense, or pruned already.
         output: path of the `.mlpackage` to write. It appears whole or not at all.
-        config: which mode each weight gets; None to keep the zeros that `model` has.
+        config: which mode and storage each weight gets; None to keep the zeros that `model` has.
         sample_data: inputs without labels, as for calibration.
         steps: how many batches to train on.
         dense: the model to come close to; `model` itself where None.
+        storage: of weights whose entry names none, rounded to as the result is written.
         batch_size: samples a batch.
         learning_rate: of Adam.
         seed: of the order of the samples.
@@ -69,7 +72,7 @@ def finetune(
     teacher = to_module(model if dense is None else dense, device=device)
     half = max(1, steps // 2) if isinstance(steps, int) else 1
     updates = sorted({1 + half * number // _UPDATES for number in range(_UPDATES)})
-    pruner = MagnitudePruner(module, config, PolynomialDecay(updates))
+    pruner = MagnitudePruner(module, config, PolynomialDecay(updates), storage=storage)
     pruner.prepare()
     losses = distill(
         module,

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError, NotApplicable
+from mlpass.program.dtypes import BY_NAME
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask, Mode, Percentile
+from mlpass.storage.storage import Storage
+from mlpass.weights.nearest import encode_nearest
 from mlpass.weights.reading import layout_of_site, magnitude
 from mlpass.weights.sites import Site
 
@@ -24,11 +27,13 @@ class PrunedParameter:
         name: of the parameter.
         mode: that prunes it.
         layout: of the weight; None where it has none and the mode needs none.
+        storage: to whose values it is rounded as it is written; None where it stays as it is.
     """
 
     name: str
     mode: Mode
     layout: Layout | None
+    storage: Storage | None = None
 
     @property
     def target(self) -> float:
@@ -53,12 +58,20 @@ def at_sparsity(mode: Mode, sparsity: float, nested: bool = False) -> Mode:
     return Percentile(sparsity) if none_yet and not nested else reached
 
 
-def pruned_parameter(name: str, site: Site, mode: Mode) -> PrunedParameter:
+def pruned_parameter(
+    name: str, site: Site, mode: Mode, storage: Storage | None = None
+) -> PrunedParameter:
     """Returns what prunes a site.
+
+    Args:
+        name: of its parameter.
+        site: the site, opened.
+        mode: that prunes it.
+        storage: in which it is to be written.
 
     Raises:
         ConfigError: the mode names no sparsity.
-        NotApplicable: the mode does not fit the weight; the text says why.
+        NotApplicable: the mode or the storage does not fit the weight; the text says why.
     """
     mode.at(0.0)  # refuses a mode without a sparsity
     try:
@@ -68,12 +81,15 @@ def pruned_parameter(name: str, site: Site, mode: Mode) -> PrunedParameter:
             raise
         layout = None
     mode.keep(np.zeros(site.shape, np.float32), layout)  # says here what it has to say
-    return PrunedParameter(name, mode, layout)
+    if storage is not None:
+        nothing = np.zeros(site.shape, str(BY_NAME[site.dtype].numpy))
+        encode_nearest(site, nothing, nothing == 0, mode, storage)  # likewise
+    return PrunedParameter(name, mode, layout, storage)
 
 
 def keep_masks(
     weights: Sequence[PrunedParameter],
-    masters: Mapping[str, NDArray[Any]],
+    masters: Mapping[str, NDArray[np.generic]],
     sparsities: Mapping[str, float],
     *,
     nested: bool,
@@ -106,7 +122,7 @@ def keep_masks(
     return masks
 
 
-def _score(name: str, masters: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _score(name: str, masters: Mapping[str, NDArray[np.generic]]) -> NDArray[Any]:
     try:
         return magnitude(masters[name])
     except NotApplicable as reason:

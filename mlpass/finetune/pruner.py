@@ -16,9 +16,10 @@ from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.schedules import ConstantSparsity, Schedule
 from mlpass.finetune.weights import opened
 from mlpass.finetune.writing import report_module, write_module
-from mlpass.plan.config import as_config
-from mlpass.plan.steps import plan
+from mlpass.plan.config import configured
+from mlpass.plan.steps import check_storages, plan
 from mlpass.report.records import Report
+from mlpass.storage.given import StorageLike
 from mlpass.weights.reading import weight_of
 
 _UNREAD = "the function that is trained does not read it"
@@ -41,6 +42,7 @@ class MagnitudePruner:
         config: object = None,
         schedule: Schedule | None = None,
         *,
+        storage: StorageLike = None,
         initial_sparsity: float = 0.0,
         frozen: bool = False,
     ) -> None:
@@ -48,9 +50,11 @@ class MagnitudePruner:
 
         Args:
             module: from `to_module`.
-            config: which mode each weight gets, in any form that `mlpass.prune` takes; None to
-                keep the zeros that the weights have, and make no others.
+            config: which mode and storage each weight gets, in any form that `mlpass.prune` takes;
+                None to keep the zeros that the weights have, and make no others.
             schedule: the course of sparsity; from the first step on the target, where None.
+            storage: how values are kept of weights whose entry in `config` names no storage:
+                `finalize` rounds them to the nearest; training itself knows nothing of it.
             initial_sparsity: 0 to 1, that of all weights before the schedule's first update.
             frozen: whether what was pruned once stays out.
 
@@ -73,7 +77,8 @@ class MagnitudePruner:
                 f"sparsity(step, initial, target). Got {schedule!r}."
             )
         self.module = module
-        self.config = None if config is None else as_config(config)
+        nothing = config is None and storage is None
+        self.config = None if nothing else configured(config, storage)
         self.schedule: Schedule = ConstantSparsity() if schedule is None else schedule
         self.initial_sparsity = float(initial_sparsity)
         self.frozen = frozen
@@ -87,6 +92,7 @@ class MagnitudePruner:
 
         Raises:
             ConfigError: an entry of the config matches nothing, or names no sparsity.
+            ModelFormatError: the model is too old for a storage.
         """
         if self._pruned is not None:
             return self.module
@@ -98,12 +104,14 @@ class MagnitudePruner:
                     self.module.set_mask(names[site.name], torch.from_numpy(keep))
             return self.module
         found: dict[str, PrunedParameter] = {}
-        for step in plan([opened(site) for site in self.module.weights], self.config):
+        steps = plan([opened(site) for site in self.module.weights], self.config)
+        check_storages(steps)
+        for step in steps:
             reason = step.skipped or (None if step.site.name in names else _UNREAD)
             try:
                 if reason is None and step.mode is not None:
                     name = names[step.site.name]
-                    found[name] = pruned_parameter(name, step.site, step.mode)
+                    found[name] = pruned_parameter(name, step.site, step.mode, step.storage)
             except NotApplicable as error:
                 reason = str(error)
             if reason is not None:
@@ -142,7 +150,7 @@ class MagnitudePruner:
     def finalize(self, output: str | os.PathLike[str], *, force: bool = False) -> Report:
         """Writes the model with its trained weights, sparse where they are masked.
 
-        Training may go on after it.
+        Those that have a storage are rounded to its nearest values. Training may go on after it.
 
         Args:
             output: path of the `.mlpackage` to write. It appears whole or not at all.

@@ -14,7 +14,9 @@ from mlpass.plan.untrained import reason_untrained
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Program
-from mlpass.sparsity.modes import Mask
+from mlpass.sparsity.modes import Mask, Mode
+from mlpass.storage.storage import Storage
+from mlpass.weights.nearest import encode_nearest
 from mlpass.weights.ops.record import WEIGHT_OPS, find_record
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site, find_sites
@@ -79,13 +81,21 @@ def opened(site: Site) -> Site:
     return replace(site, constant=constant, parts=())
 
 
-def encode_trained(site: Site, master: NDArray[np.float32], keep: Mask | None) -> Encoded | None:
+def encode_trained(
+    site: Site,
+    master: NDArray[np.float32],
+    keep: Mask | None,
+    mode: Mode | None = None,
+    storage: Storage | None = None,
+) -> Encoded | None:
     """Returns a trained weight as it will be stored, None where it is what is stored already.
 
     Args:
         site: whose weight it is.
         master: the weight.
         keep: its mask, None where it is not pruned.
+        mode: that made the mask.
+        storage: to whose values it is rounded; None where it stays as it is.
 
     Raises:
         ExecutionError: a value is too large for the site's type, or is not a number.
@@ -101,6 +111,9 @@ def encode_trained(site: Site, master: NDArray[np.float32], keep: Mask | None) -
             f"{site.name!r}: holds {value:g}, which does not fit {site.dtype}: train with a "
             "lower rate"
         )
+    if mode is not None and storage is not None:
+        kept = np.ones(weight.shape, bool) if keep is None else keep
+        return encode_nearest(site, weight, kept, mode, storage)
     if keep is not None and not keep.all():
         return encode_weight(site, weight, keep.copy())
     if keep is None and np.array_equal(weight, weight_of(site)):

@@ -76,7 +76,7 @@ def write_module(
         functions, bytes_before = function_records(package.programs), package.nbytes
         with package.rewrite(output, force=force) as rewriter:
             for site in sites:
-                stored = _encoded(module, site, names.get(site.name))
+                stored = _encoded(module, site, names.get(site.name), pruned)
                 for old, new in stored.replacements if stored else ():
                     rewriter.replace(old, new)
                 if is_weight(site):
@@ -94,13 +94,19 @@ def write_module(
     return Report(source, os.fspath(output), bytes_before, bytes_after, functions, layers)
 
 
-def _encoded(module: ProgramModule, site: Site, name: str | None) -> Encoded | None:
+def _encoded(
+    module: ProgramModule, site: Site, name: str | None, pruned: Mapping[str, PrunedParameter]
+) -> Encoded | None:
     """Returns a site as it is to be written; None where it stays as it is."""
     if name is None:
         return None
     mask = module.mask_of(name)
     master = module.get_parameter(name).detach().cpu().numpy()
-    return encode_trained(opened(site), master, None if mask is None else mask.cpu().numpy())
+    keep = None if mask is None else mask.cpu().numpy()
+    how = pruned.get(name)
+    if how is None:
+        return encode_trained(opened(site), master, keep)
+    return encode_trained(opened(site), master, keep, how.mode, how.storage)
 
 
 def _record(

@@ -1,144 +1,155 @@
-"""Which mode each weight gets: `Config`, and the forms that a user may give it in.
+"""Which mode and storage each weight gets: `Config`, and the forms that a user may give it in.
 
-A config is a mode, a `Config`, a coremltools `OptimizationConfig`, a mapping, or a YAML path. The
-mapping's keys are those of `Config`; each mode in it is written with coremltools' own options::
+A config is a mode, a storage, a `Config`, a coremltools `OptimizationConfig`, a mapping, or a YAML
+path. The mapping's keys are those of `Config`; each entry is written with coremltools' own options
+of a mode, with a storage's, or with both::
 
     global_config: {target_sparsity: 0.75}
     op_type_configs:
-      linear: {n_m_ratio: [2, 4]}
+      linear: {n_m_ratio: [2, 4], palettize: 4, group_size: 8}
+      conv: {quantize: int8}
     op_name_configs:
       head_weight: null            # left as it is
       "block_*_ffn": {target_sparsity: 0.9, block_size: 4}
     weight_threshold: 2048
 
-coremltools' own YAML files, with their `config_type`, are read as they are.
+Beside the sections a storage is for all entries that name none. coremltools' own YAML files, with
+their `config_type`, are read as they are.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mlpass.errors import ConfigError, brief, close_matches
-from mlpass.options import check_options, option, options_of
+from mlpass.options import check_options, option
+from mlpass.plan.coremltools_configs import (
+    COMPRESSORS,
+    compressor_options,
+    storage_from_options,
+)
+from mlpass.plan.mode_options import PRUNERS, mode_from_options, mode_words
 from mlpass.plan.yaml_files import read_yaml
-from mlpass.registries import MODES
-from mlpass.sparsity.modes import Mode
+from mlpass.registries import STORAGES
+from mlpass.sparsity.mode import Mode
+from mlpass.storage.given import StorageLike, as_storage, every_storage_word, take_storage
+from mlpass.storage.storage import Storage
 
-_CONFIG_TYPES = ("OpMagnitudePrunerConfig", "OpThresholdPrunerConfig")
 _SECTIONS = ("global_config", "op_type_configs", "op_name_configs", "weight_threshold")
 
 
 @dataclass(frozen=True)
-class Sized:
-    """A mode with a `weight_threshold` of its own, as coremltools' op configs have."""
+class OpConfig:
+    """What becomes of a weight, as an entry of a `Config` says it.
 
-    mode: Mode
-    weight_threshold: int
+    Attributes:
+        mode: which of its elements become zero; None where none do.
+        storage: how its values are kept, in any form that `prune` takes; None where the config as
+            a whole decides.
+        weight_threshold: a weight of so many elements or fewer is skipped; None for the config's.
+    """
+
+    mode: Mode | None = None
+    storage: Storage | None = None
+    weight_threshold: int | None = option(default=None, low=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.mode is not None and not isinstance(self.mode, Mode):
+            raise ConfigError(f"mode: must be a mode or None. Got {brief(self.mode)}.")
+        object.__setattr__(self, "storage", as_storage(self.storage))
+
+    def __str__(self) -> str:
+        """How reports show it: "Percentile(0.5) + Quantized(int4)"."""
+        return " + ".join(str(each) for each in (self.mode, self.storage) if each is not None)
 
 
-Setting = Mode | Sized | None
+OpConfigLike = OpConfig | Mode | Storage | None
 
 
 @dataclass(frozen=True)
 class Config:
-    """Modes by weight: the most specific one wins, None leaves the weight as it is.
+    """What each weight gets: the most specific entry wins, None leaves the weight as it is.
 
     Attributes:
-        global_config: for every weight.
+        global_config: for every weight: a mode, a storage, or an `OpConfig` of both.
         op_type_configs: by MIL op type that reads the weight.
         op_name_configs: by name of the weight or of an op that reads it; exact, or a glob.
         weight_threshold: a weight of so many elements or fewer is skipped.
     """
 
-    global_config: Setting = None
-    op_type_configs: Mapping[str, Setting] = field(default_factory=dict)
-    op_name_configs: Mapping[str, Setting] = field(default_factory=dict)
+    global_config: OpConfigLike = None
+    op_type_configs: Mapping[str, OpConfigLike] = field(default_factory=dict)
+    op_name_configs: Mapping[str, OpConfigLike] = field(default_factory=dict)
     weight_threshold: int = option(
         default=2048, low=0, help="weights of so many elements or fewer are skipped"
     )
 
     def __post_init__(self) -> None:
         check_options(self)
-        _check_setting("global_config", self.global_config)
+        _check_entry("global_config", self.global_config)
         for section in ("op_type_configs", "op_name_configs"):
-            settings = getattr(self, section)
-            if not isinstance(settings, Mapping):
-                raise ConfigError(f"{section}: must map names to modes. Got {brief(settings)}.")
-            for key, setting in settings.items():
-                _check_setting(f"{section}[{key!r}]", setting)
+            entries = getattr(self, section)
+            if not isinstance(entries, Mapping):
+                raise ConfigError(f"{section}: must map names to modes. Got {brief(entries)}.")
+            for key, entry in entries.items():
+                _check_entry(f"{section}[{key!r}]", entry)
+
+    @property
+    def entries(self) -> list[OpConfigLike]:
+        """All of them, that for every weight first."""
+        return [
+            self.global_config,
+            *self.op_type_configs.values(),
+            *self.op_name_configs.values(),
+        ]
 
 
 DEFAULT_WEIGHT_THRESHOLD = Config.weight_threshold
 
 
-class Choice(NamedTuple):
-    """What a config says of one weight.
-
-    Attributes:
-        mode: None where it is to be left alone.
-        weight_threshold: that holds for it.
-        why: which entry of the config says so.
-    """
-
-    mode: Mode | None
-    weight_threshold: int
-    why: str
+def op_config_of(entry: OpConfigLike) -> OpConfig | None:
+    """Returns an entry of a config as an `OpConfig`."""
+    if entry is None or isinstance(entry, OpConfig):
+        return entry
+    return OpConfig(mode=entry) if isinstance(entry, Mode) else OpConfig(storage=entry)
 
 
-def choose(config: Config, names: tuple[str, ...], op_types: tuple[str, ...]) -> Choice:
-    """Returns the choice of `config` for one weight.
-
-    Exact names come first, then globs (the longest that matches), then op types, then the global
-    one. Where several uses of a weight match different entries of one rank, None wins.
+def configured(config: object, storage: StorageLike = None) -> Config:
+    """Returns any form of config as a `Config`, with a storage for the entries that name none.
 
     Args:
-        config: the config.
-        names: of the weight and of the ops that read it.
-        op_types: of the ops that read it.
+        config: None where the storage is all.
+        storage: in any form; None adds nothing.
 
     Raises:
-        ConfigError: two entries of one rank give the weight different modes.
+        ConfigError: one of them cannot be read, or the config leaves all weights as they are.
+        OSError: a YAML file cannot be read.
     """
-    exact = [name for name in names if name in config.op_name_configs]
-    globs = [
-        pattern
-        for pattern in config.op_name_configs
-        if any(fnmatchcase(name, pattern) for name in names)
-    ]
-    longest = max(map(len, globs), default=0)
-    for section, keys in (
-        ("op_name_configs", exact),
-        ("op_name_configs", [pattern for pattern in globs if len(pattern) == longest]),
-        ("op_type_configs", [kind for kind in op_types if kind in config.op_type_configs]),
-    ):
-        if keys:
-            return _agree(config, section, list(dict.fromkeys(keys)), names[0])
-    return _choice(config, config.global_config, "global_config")
+    storage = as_storage(storage)
+    if storage is None:
+        return as_config(config)
+    if config is None:
+        return Config(OpConfig(storage=storage))
+    found = as_config(config)
+    if all(entry is None for entry in found.entries):
+        raise ConfigError(f"storage: the config leaves all weights as they are, so {storage} too")
 
+    def stored(entry: OpConfigLike) -> OpConfigLike:
+        given = op_config_of(entry)
+        if given is None or given.storage is not None:
+            return entry
+        return replace(given, storage=storage)
 
-def unmatched(config: Config, names: set[str], op_types: set[str]) -> str | None:
-    """Returns what is wrong with the first entry that can never match, None where all can.
-
-    Args:
-        config: the config.
-        names: every name in the model.
-        op_types: every op type that has weights in MIL.
-    """
-    for pattern in config.op_name_configs:
-        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
-            return f"op_name_configs: no weight or op is named {pattern!r}" + (
-                close_matches(pattern, names)
-            )
-    for op_type in config.op_type_configs:
-        if op_type not in op_types:
-            return f"op_type_configs: no op with weights is a {op_type!r}" + (
-                close_matches(op_type, op_types) or f"; those are {', '.join(sorted(op_types))}"
-            )
-    return None
+    return replace(
+        found,
+        global_config=stored(found.global_config),
+        op_type_configs={key: stored(each) for key, each in found.op_type_configs.items()},
+        op_name_configs={key: stored(each) for key, each in found.op_name_configs.items()},
+    )
 
 
 def as_config(config: object) -> Config:
@@ -152,6 +163,8 @@ def as_config(config: object) -> Config:
         return config
     if isinstance(config, Mode):
         return Config(global_config=config)
+    if isinstance(config, Storage | OpConfig):
+        return Config(global_config=op_config_of(config))
     if isinstance(config, Mapping):
         return _from_mapping(config)
     if isinstance(config, str | os.PathLike):
@@ -159,127 +172,9 @@ def as_config(config: object) -> Config:
     if type(config).__name__ == "OptimizationConfig":
         return _from_coremltools(config)
     raise ConfigError(
-        "config: must be a mode, a Config, a coremltools OptimizationConfig, a mapping or the path "
-        f"of a YAML file. Got {type(config).__name__}."
+        "config: must be a mode, a storage, a Config, a coremltools OptimizationConfig, a mapping "
+        f"or the path of a YAML file. Got {type(config).__name__}."
     )
-
-
-def mode_from_options(options: Mapping[str, Any]) -> Mode:
-    """Returns the mode that a set of coremltools' options describes.
-
-    Where `mode` does not name it, it is the one that takes all of them and has all that it needs:
-    `target_sparsity` alone is a `Percentile`, with `block_size` a `Block`.
-
-    Args:
-        options: those of one mode; with `mode`, its name, or `granularity`, coremltools' own word
-            for it, where they leave it open.
-
-    Raises:
-        ConfigError: they do not describe a mode.
-    """
-    options = {key: value for key, value in options.items() if value is not None}
-    if "mode" in options:
-        return _build(_by_name(options.pop("mode")), options)
-    known = mode_words()
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"unknown option {brief(key)}" + close_matches(key, known))
-    kind = options.pop("config_type", None)
-    if kind is not None and kind not in _CONFIG_TYPES:
-        raise ConfigError(
-            f"config_type: {brief(kind)} does not prune; {' and '.join(_CONFIG_TYPES)} do"
-        )
-    if kind == "OpThresholdPrunerConfig":
-        return _build("threshold", options)
-    granularity = options.get("granularity")
-    granularities = {word for word in map(granularity_of, MODES) if word is not None}
-    if granularity is not None and granularity not in granularities:
-        known_ones = ", ".join(dict.fromkeys(filter(None, map(granularity_of, MODES))))
-        raise ConfigError(f"granularity: must be one of {known_ones}. Got {brief(granularity)}.")
-    name = _described(options)
-    if granularity_of(name) == granularity:
-        options.pop("granularity", None)
-    return _build(name, options)
-
-
-def granularity_of(name: str) -> str | None:
-    """Returns coremltools' granularity for a mode; None where it does not name one."""
-    return MODES[name].words.get("granularity")
-
-
-def mode_words() -> list[str]:
-    """Returns every key that the options of a mode may have."""
-    return [*MODES.options(), "granularity", "weight_threshold", "mode", "config_type"]
-
-
-def _described(options: Mapping[str, Any]) -> str:
-    """Returns the name of the mode that options describe.
-
-    Where none takes all of them, it is the one that lacks nothing, so that the error names what is
-    too much.
-
-    Raises:
-        ConfigError: every mode lacks something.
-    """
-    given = set(options)
-    needs: dict[str, int] = {}
-    takes: dict[str, bool] = {}
-    leads: list[str] = []
-    for name in MODES:
-        options_here = options_of(MODES[name].kind)
-        if not options_here:
-            continue  # its name alone describes it
-        first, *others = options_here
-        needed = [first, *(each for each in others if each.required)]
-        known = {first.name, *(each.name for each in others)}
-        if "granularity" in options and granularity_of(name) == options["granularity"]:
-            known.add("granularity")
-        leads.append(first.name)
-        if given >= {each.name for each in needed}:
-            needs[name] = sum(len(each.parts) for each in needed)
-            takes[name] = given <= known
-    if not needs:
-        *most, last = dict.fromkeys(reversed(leads))
-        raise ConfigError(
-            f"no mode: give one of {', '.join(most)} and {last} "
-            f"(got {', '.join(sorted(options)) or 'nothing'})"
-        )
-    word = options.get("granularity")
-    return max(needs, key=lambda n: (takes[n], word and granularity_of(n) == word, needs[n]))
-
-
-def _by_name(name: object) -> str:
-    """Returns the name under which a mode is registered, from its own or its class'."""
-    if isinstance(name, str) and name.lower() in [*MODES]:
-        return name.lower()
-    classes = [MODES[known].kind.__name__ for known in MODES]
-    raise ConfigError(f"mode: unknown {brief(name)}" + close_matches(name, classes))
-
-
-def _build(name: str, options: Mapping[str, Any]) -> Mode:
-    mode: Mode = MODES.build(name, options)
-    return mode
-
-
-def _agree(config: Config, section: str, keys: list[str], weight: str) -> Choice:
-    settings = getattr(config, section)
-    for key in keys:
-        if settings[key] is None:
-            return _choice(config, None, f"{section}[{key!r}]")
-    first, *others = keys
-    for other in others:
-        if settings[other] != settings[first]:
-            raise ConfigError(
-                f"{section}: {first!r} and {other!r} give {weight!r}, which both read, different "
-                f"modes; name {weight!r} in op_name_configs to decide"
-            )
-    return _choice(config, settings[first], f"{section}[{first!r}]")
-
-
-def _choice(config: Config, setting: Setting, why: str) -> Choice:
-    if isinstance(setting, Sized):
-        return Choice(setting.mode, setting.weight_threshold, why)
-    return Choice(setting, config.weight_threshold, why)
 
 
 def _from_yaml(path: str | os.PathLike[str]) -> Config:
@@ -294,75 +189,122 @@ def _from_yaml(path: str | os.PathLike[str]) -> Config:
 
 def _from_mapping(content: Mapping[str, Any]) -> Config:
     kind = content.get("config_type")
-    if not any(section in content for section in _SECTIONS):
-        return Config(global_config=_setting("config", content, kind))
-    for key in content:
+    sections = [key for key in content if key in _SECTIONS]
+    if not sections or (sections == ["weight_threshold"] and _is_entry(content)):
+        return Config(global_config=_entry("config", content, kind))
+    rest = dict(content)
+    storage = take_storage(rest)
+    for key in rest:
         if key not in (*_SECTIONS, "config_type"):
-            raise ConfigError(f"unknown section {brief(key)}" + close_matches(key, _SECTIONS))
-    sections: dict[str, dict[str, Setting]] = {}
+            known = [*_SECTIONS, *every_storage_word()]
+            raise ConfigError(f"unknown section {brief(key)}" + close_matches(key, known))
+    found: dict[str, dict[str, OpConfigLike]] = {}
     for section in ("op_type_configs", "op_name_configs"):
-        settings = content.get(section) or {}
-        if not isinstance(settings, Mapping):
-            raise ConfigError(f"{section}: must map names to modes. Got {brief(settings)}.")
-        sections[section] = {
-            str(key): _setting(f"{section}[{key!r}]", value, kind)
-            for key, value in settings.items()
+        entries = content.get(section) or {}
+        if not isinstance(entries, Mapping):
+            raise ConfigError(f"{section}: must map names to modes. Got {brief(entries)}.")
+        found[section] = {
+            str(key): _entry(f"{section}[{key!r}]", value, kind) for key, value in entries.items()
         }
-    return Config(
-        _setting("global_config", content.get("global_config"), kind),
-        sections["op_type_configs"],
-        sections["op_name_configs"],
+    config = Config(
+        _entry("global_config", content.get("global_config"), kind),
+        found["op_type_configs"],
+        found["op_name_configs"],
         content.get("weight_threshold", DEFAULT_WEIGHT_THRESHOLD),
     )
+    return configured(config, storage)
 
 
-def _setting(where: str, value: object, kind: object) -> Setting:
-    if value is None or isinstance(value, Mode | Sized):
+def _is_entry(content: Mapping[str, Any]) -> bool:
+    """Returns whether a mapping without sections is an entry, rather than a misspelt section."""
+    words = {*mode_words(), *every_storage_word()}
+    return "config_type" in content or {"weight_threshold"} < {*content} <= words
+
+
+def _entry(where: str, value: object, kind: object) -> OpConfigLike:
+    """Returns the entry that a mapping describes: its mode alone where it says no more.
+
+    Args:
+        where: it stands.
+        value: the mapping; anything else as it is.
+        kind: the `config_type` of the whole file.
+
+    Raises:
+        ConfigError: it describes nothing.
+    """
+    if value is None or isinstance(value, Mode | Storage | OpConfig):
         return value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: must be the options of a mode, or null. Got {brief(value)}.")
-    options = dict(value)
-    if kind is not None and "mode" not in options:
-        options.setdefault("config_type", kind)
-    threshold = options.pop("weight_threshold", None)
-    try:
-        mode = mode_from_options(options)
-        return (
-            mode
-            if threshold is None
-            else Sized(mode, Config(weight_threshold=threshold).weight_threshold)
+        raise ConfigError(
+            f"{where}: must be the options of a mode or a storage, or null. Got {brief(value)}."
         )
+    options = dict(value)
+    threshold = options.pop("weight_threshold", None)
+    if kind is not None and (kind in COMPRESSORS or "mode" not in options):
+        options.setdefault("config_type", kind)
+    try:
+        found = _op_config(options)
+        if threshold is not None:
+            found = replace(found, weight_threshold=threshold)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    return found.mode if found == OpConfig(found.mode) else found
+
+
+def _op_config(options: dict[str, Any]) -> OpConfig:
+    """Returns what options without a threshold describe.
+
+    Raises:
+        ConfigError: that is nothing.
+    """
+    kind = options.get("config_type")
+    if isinstance(kind, str) and kind in COMPRESSORS:
+        options.pop("config_type")
+        return OpConfig(storage=storage_from_options(kind, options))
+    if kind is not None and kind not in PRUNERS:
+        known = (*PRUNERS, *COMPRESSORS)
+        raise ConfigError(f"config_type: must be one of {', '.join(known)}. Got {brief(kind)}.")
+    storage = take_storage(options)
+    if storage is not None and not options:
+        return OpConfig(storage=storage)
+    try:
+        return OpConfig(mode_from_options(options), storage)
+    except ConfigError as error:
+        own = [] if storage is None else [key for key in options if hasattr(storage, str(key))]
+        name = STORAGES.name_of(storage)
+        hints = [f"the storage's own is {name}_{key}" for key in own if name is not None]
+        raise ConfigError("; ".join([str(error), *hints])) from None
 
 
 def _from_coremltools(config: Any) -> Config:
     """Reads a `coremltools.optimize.coreml.OptimizationConfig` by its public attributes."""
 
-    def read(where: str, op_config: Any) -> Setting:
+    def read(where: str, op_config: Any) -> OpConfigLike:
         if op_config is None:
             return None
         kind = type(op_config).__name__
-        if kind not in _CONFIG_TYPES:
-            raise ConfigError(f"{where}: {kind} does not prune; {' and '.join(_CONFIG_TYPES)} do")
-        options = {
-            name: getattr(op_config, name) for name in mode_words() if hasattr(op_config, name)
-        }
-        return _setting(where, options, None)
+        if kind in COMPRESSORS:
+            options = {**compressor_options(op_config), "config_type": kind}
+        elif kind in PRUNERS:
+            options = {name: getattr(op_config, name, None) for name in mode_words()}
+        else:
+            known = ", ".join((*PRUNERS, *COMPRESSORS))
+            raise ConfigError(f"{where}: must be one of {known}. Got {kind}.")
+        return _entry(where, {**options, "weight_threshold": op_config.weight_threshold}, None)
+
+    def section(name: str) -> dict[str, OpConfigLike]:
+        entries = getattr(config, name) or {}
+        return {key: read(f"{name}[{key!r}]", value) for key, value in entries.items()}
 
     return Config(
         read("global_config", config.global_config),
-        {
-            key: read(f"op_type_configs[{key!r}]", value)
-            for key, value in (config.op_type_configs or {}).items()
-        },
-        {
-            key: read(f"op_name_configs[{key!r}]", value)
-            for key, value in (config.op_name_configs or {}).items()
-        },
+        section("op_type_configs"),
+        section("op_name_configs"),
     )
 
 
-def _check_setting(where: str, setting: object) -> None:
-    if setting is not None and not isinstance(setting, Mode | Sized):
-        raise ConfigError(f"{where}: must be a mode or None. Got {brief(setting)}.")
+def _check_entry(where: str, entry: object) -> None:
+    if entry is not None and not isinstance(entry, Mode | Storage | OpConfig):
+        raise ConfigError(
+            f"{where}: must be a mode, a storage, an OpConfig or None. Got {brief(entry)}."
+        )

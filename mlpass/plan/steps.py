@@ -1,4 +1,4 @@
-"""The plan of a run: a mode for each weight site, or the reason why it is left as it is."""
+"""The plan of a run: a mode and a storage for each weight site, or why it is left as it is."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.plan.config import Config, choose, unmatched
+from mlpass.plan.config import Config, op_config_of
+from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
-from mlpass.sparsity.modes import Mask, Mode
+from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
+from mlpass.storage.plain import rounding_of
+from mlpass.storage.storage import Storage
 from mlpass.weights.joint import has_joint_form
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import magnitude, weight_of
 from mlpass.weights.sites import Site
+from mlpass.weights.storing import check_storage
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,14 @@ class Step:
         mode: that prunes it; None where it is skipped.
         skipped: the reason; None where it is pruned.
         cut: where the mode ranks all weights together, what that means for this one.
+        storage: to whose values what is kept is rounded; None where it stays as it is.
     """
 
     site: Site
     mode: Mode | None
     skipped: str | None
     cut: SiteCut | None = None
+    storage: Storage | None = None
 
 
 class SiteCut(NamedTuple):
@@ -55,12 +61,27 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
         joint: whether to prune the compressed weights, and those alone, rather than the others.
 
     Raises:
-        ConfigError: an entry of the config matches nothing, or two contradict each other.
+        ConfigError: an entry of the config matches nothing, or two contradict each other; or
+            compressed weights are to get a storage.
     """
+    entries = [op_config_of(entry) for entry in config.entries]
+    if joint and any(entry is not None and rounding_of(entry.storage) for entry in entries):
+        raise ConfigError(
+            "joint_compression: prunes weights that have a storage already; give no other one"
+        )
     names = {name for site in sites for name in _names(site)}
     if problem := unmatched(config, names, set(WEIGHT_OPS)):
         raise ConfigError(problem)
     return [_step(site, config, joint) for site in sites]
+
+
+def check_storages(steps: Sequence[Step]) -> None:
+    """Raises ModelFormatError where a function is too old for the storage that its weights get."""
+    for step in steps:
+        if step.storage is not None and step.skipped is None:
+            check_storage([step.site], step.storage)
+            if step.mode is not None and step.mode.target != 0:
+                check_storage([step.site], step.storage, zeros=True)
 
 
 def keep_by_cut(score: NDArray[Any], cut: SiteCut) -> Mask:
@@ -122,7 +143,7 @@ def _is_global(step: Step) -> bool:
 
 def _step(site: Site, config: Config, joint: bool) -> Step:
     op_types = tuple(dict.fromkeys(use.op.type for use in site.uses))
-    choice = choose(config, _names(site), op_types)
+    found = look_up(config, _names(site), op_types)
     if joint and site.constant is not None:
         return Step(site, None, "it is not compressed; joint_compression prunes what is")
     refusal = site.refusal
@@ -130,9 +151,13 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
         refusal = site.other_use
     if refusal:
         return Step(site, None, refusal)
-    if choice.mode is None:
-        return Step(site, None, f"{choice.why} is None")
-    return Step(site, choice.mode, _unfit(site, choice.weight_threshold))
+    if found.op_config is None:
+        return Step(site, None, f"{found.why} is None")
+    mode, storage = found.op_config.mode, rounding_of(found.op_config.storage)
+    if mode is None and storage is None:
+        return Step(site, None, f"{found.why} names no mode, and no storage other than it has")
+    skipped = _unfit(site, found.op_config.weight_threshold or 0)
+    return Step(site, mode or Percentile(0.0), skipped, storage=storage)
 
 
 def _unfit(site: Site, weight_threshold: int) -> str | None:

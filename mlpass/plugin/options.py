@@ -9,8 +9,9 @@ from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.plain import calibration_words, plain_arguments
 from mlpass.errors import ConfigError, close_matches
 from mlpass.options import Option, options_of
-from mlpass.plan.config import Config, as_config
+from mlpass.plan.config import Config, configured
 from mlpass.registries import MODES
+from mlpass.storage.given import every_storage_word, take_storage
 
 
 class PassKind(NamedTuple):
@@ -29,13 +30,14 @@ class PassKind(NamedTuple):
 
 def pass_kinds() -> list[PassKind]:
     """Returns every pass: one for each mode, and those that take a whole config."""
+    storages = every_storage_word()
     modes = [
-        PassKind(f"prune_{name}", name, (*_mode_options(name), "weight_threshold"))
+        PassKind(f"prune_{name}", name, (*_mode_options(name), "weight_threshold", *storages))
         for name in MODES
     ]
     return [
         *modes,
-        PassKind("prune", None, ("config",)),
+        PassKind("prune", None, ("config", *storages)),
         PassKind("sparsegpt", None, ("config", *calibration_words())),
     ]
 
@@ -57,22 +59,26 @@ def arguments_of(kind: PassKind, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"unknown option {name!r}"
                 + (close_matches(name, kind.options) or f"; it takes {', '.join(kind.options)}")
             )
+    given = dict(options)
+    storage = take_storage(given)
     if kind.mode is None:
-        if "config" not in options:
-            raise ConfigError("needs the option config: a mode, a Config, or the path of a YAML")
-        arguments: dict[str, Any] = {"config": as_config(options["config"])}
+        config = given.pop("config", None)
+        if config is None and storage is None:
+            raise ConfigError(
+                "needs the option config, a mode, a Config or a YAML path; or a storage"
+            )
+        arguments: dict[str, Any] = {"config": configured(config, storage)}
         if "sample_data" in kind.options:
-            if options.get("sample_data") is None:
+            if given.get("sample_data") is None:
                 raise ConfigError("needs the option sample_data: see mlpass.prune")
-            given = {name: value for name, value in options.items() if name != "config"}
             arguments["calibration"] = make_calibration(
                 **{"method": None, **plain_arguments(given)}
             )
         return arguments
     known = {**_mode_options(kind.mode), **_WEIGHT_THRESHOLD}
-    values = {name: known[name].parse(value) for name, value in options.items()}
+    values = {name: known[name].parse(value) for name, value in given.items()}
     whole = {name: values.pop(name) for name in _WEIGHT_THRESHOLD if name in values}
-    return {"config": Config(MODES.build(kind.mode, values), **whole)}
+    return {"config": configured(Config(MODES.build(kind.mode, values), **whole), storage)}
 
 
 _WEIGHT_THRESHOLD = {option.name: option for option in options_of(Config, declared=True)}

@@ -19,12 +19,13 @@ from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import ConfigError, MlpassError
-from mlpass.plan.config import as_config
+from mlpass.plan.config import configured
 from mlpass.plugin.options import PassKind, arguments_of, pass_kinds
 from mlpass.program.reload import load_pymil
 from mlpass.pruning.prune import prune_in_place
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import Inputs, Sample, load_samples
 from mlpass.solvers.problem import Method
+from mlpass.storage.given import StorageLike, take_storage
 
 _LOGGER = logging.getLogger("mlpass")
 _NAMESPACE = "mlpass"
@@ -91,10 +92,11 @@ _pipelines: set[str] = set()
 
 
 def pipeline(
-    config: object,
+    config: object = None,
     *,
     method: Method | str | None = None,
     sample_data: Any = None,
+    storage: StorageLike = None,
     base: Any = None,
     **options: Any,
 ) -> Any:
@@ -104,12 +106,13 @@ def pipeline(
     pruned as they go to the package: in their final type and layout, under their final names.
 
     Args:
-        config: which mode each weight gets: see `prune`.
+        config: which mode and storage each weight gets: see `prune`.
         method: as for `prune`, or its name; needs samples, magnitude aside.
         sample_data: likewise, keyed by the names of the source's inputs.
+        storage: as for `prune`; or its options by name among the others, as `quantize="int4"`.
         base: a `PassPipeline` to begin with, which is not changed; `PassPipeline.DEFAULT` where
             None.
-        **options: of `prune`, that go with samples: `quantize`, `allocate`, ...; and those of the
+        **options: of `prune`, that go with samples: `allocate`, ...; and those of the
             method, where it is given by its name.
 
     Raises:
@@ -117,7 +120,8 @@ def pipeline(
             that prunes with a config already.
         CalibrationError: the samples are in a form that `prune` does not take.
     """
-    given: dict[str, Any] = {"config": as_config(config)}
+    stored = take_storage(options if storage is None else {**options, "storage": storage})
+    given: dict[str, Any] = {"config": configured(config, stored)}
     kind = "prune"
     arguments = {"method": None, **plain_arguments({"method": method, **options})}
     if make_calibration(sample_data=sample_data, **arguments) is not None:
@@ -211,16 +215,20 @@ class PackageFrontend:
         return load_pymil(model, specification_version, model_description)
 
 
-def _renamed(sample: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
+def _renamed(sample: Sample, program: Any) -> Sample:
     """Returns a sample keyed by the inputs' names in a package.
 
     Those are the source's, with anything but letters, digits and underscores replaced.
     """
     known = {name for function in program.functions.values() for name in function.inputs}
-    return {
-        name if name in known else re.sub(r"\W", "_", name, flags=re.ASCII): array
-        for name, array in sample.items()
-    }
+
+    def renamed(step: Inputs) -> Inputs:
+        return {
+            name if name in known else re.sub(r"\W", "_", name, flags=re.ASCII): array
+            for name, array in step.items()
+        }
+
+    return renamed(sample) if isinstance(sample, Mapping) else [renamed(step) for step in sample]
 
 
 def _with_pruning(passes: list[str], name: str) -> list[str]:

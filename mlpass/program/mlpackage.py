@@ -86,7 +86,7 @@ class Package:
     @property
     def files(self) -> list[Path]:
         """All its files."""
-        return _files_of(self.path)
+        return _contents(self.path)[1]
 
     @property
     def nbytes(self) -> int:
@@ -179,7 +179,7 @@ def raise_pipelines(model: Any) -> None:
 
 def package_nbytes(path: Path) -> int:
     """Returns the sizes of all files of a package together."""
-    return sum(file.stat().st_size for file in _files_of(path))
+    return sum(file.stat().st_size for file in _contents(path)[1])
 
 
 class Rewriter:
@@ -321,11 +321,6 @@ def _ml_programs(model: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]
             f"{path}: holds a {kind or 'model of unknown kind'}; mlpass only reads ML Programs "
             "(convert with coremltools' convert_to='mlprogram')"
         )
-
-
-def _files_of(package: Path) -> list[Path]:
-    """Returns every file of a package; raises as `_contents`."""
-    return _contents(package)[1]
 
 
 def _contents(package: Path) -> tuple[list[Path], list[Path]]:

@@ -138,7 +138,7 @@ class _Reader:
             self.variables.update(zip(outputs, op.outputs, strict=True))
         return read
 
-    def _argument(self, variable: Any) -> Argument:
+    def _argument(self, variable: object) -> Argument:
         return self.values[variable] if variable in self.values else self._constant(variable)
 
     def _constant(self, variable: Any) -> Constant:
@@ -175,11 +175,11 @@ def _is_part(op: Any) -> bool:
     return bool(readers) and all(reader.op_type.startswith("constexpr_") for reader in readers)
 
 
-def _array(value: Any, dtype: str) -> Any:
+def _array(value: object, dtype: str) -> Any:
     return np.asarray(value).astype(str(BY_NAME[dtype].numpy), copy=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, np.ndarray):
@@ -192,8 +192,10 @@ def _type(builtin: Any) -> ValueType:
 
     if types.is_tensor(builtin):
         dtype = types.builtin_to_string(builtin.get_primitive())
+        # A size may be a number of numpy's; a symbol is an unknown one.
         shape = tuple(
-            size if isinstance(size, int) else _size(size) for size in builtin.get_shape()
+            int(size) if isinstance(size, int | np.integer) else None
+            for size in builtin.get_shape()
         )
         return TensorType("string" if dtype == "str" else dtype, shape)
     if types.is_state(builtin):
@@ -211,8 +213,3 @@ def _type(builtin: Any) -> ValueType:
     if name not in BY_NAME:
         raise ModelFormatError(f"type {name!r} is not one of MIL's")
     return TensorType(name, ())
-
-
-def _size(size: Any) -> int | None:
-    """Returns a size that is a number of numpy's; a symbol is an unknown size."""
-    return int(size) if isinstance(size, np.integer) else None

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mlpass.errors import NotApplicable, visible
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
+from mlpass.weights.nearest import encode_nearest
 from mlpass.weights.reading import layout_of_site, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.storing import Editor, Replacements, encode_weight
@@ -44,9 +45,12 @@ def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
     weight = weight_of(site)
     try:
         keep = _keep(step, weight)
-        if keep.all():
+        if step.storage is not None:
+            stored = encode_nearest(site, weight, keep, step.mode, step.storage)
+        elif keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        stored = encode_weight(site, weight, keep)
+        else:
+            stored = encode_weight(site, weight, keep)
     except NotApplicable as reason:
         return untouched_record(site, str(reason)), []
     layer = replace(

@@ -10,18 +10,16 @@ from mlpass.report.records import Report
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.sources import is_pymil
 from mlpass.solvers.problem import Method
-from mlpass.storage.palette import Palette
-from mlpass.storage.quantized import Quantized
+from mlpass.storage.given import StorageLike
 
 
 def prune_program(
     program: Any,
-    config: Any,
+    config: Any = None,
     *,
     method: Method | None = None,
     sample_data: Any = None,
-    quantize: str | Quantized | None = None,
-    palettize: int | Palette | None = None,
+    storage: StorageLike = None,
     allocate: str = "uniform",
     max_nbytes: int | None = None,
     propagate: str = "pruned",
@@ -41,8 +39,7 @@ def prune_program(
         config: which mode each weight gets, in any form that `prune` takes.
         method: as for `prune`, and so are all that follow.
         sample_data: samples, keyed by the names of the program's inputs.
-        quantize: kept weights become integers.
-        palettize: kept weights become indices into a table.
+        storage: how values are kept.
         allocate: how one target sparsity is divided among layers.
         max_nbytes: with allocate="error", what the pruned weights may take together.
         propagate: whether a layer meets what the pruned layers before it make.
@@ -69,8 +66,7 @@ def prune_program(
         config=config,
         method=method,
         sample_data=sample_data,
-        quantize=quantize,
-        palettize=palettize,
+        storage=storage,
         allocate=allocate,
         max_nbytes=max_nbytes,
         propagate=propagate,

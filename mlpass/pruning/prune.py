@@ -14,8 +14,8 @@ from mlpass.calibrate.journal import Journal, digest_of, journal_path
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
-from mlpass.plan.config import Config, as_config
-from mlpass.plan.steps import Step, plan, rank_globally
+from mlpass.plan.config import Config, as_config, configured
+from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package, package_nbytes
@@ -25,10 +25,9 @@ from mlpass.program.pymil_edit import edit_program
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.sources import is_pymil
+from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
-from mlpass.storage.palette import Palette
-from mlpass.storage.quantized import Quantized
+from mlpass.storage.given import StorageLike
 from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.joint import check_opset
 from mlpass.weights.record import function_records, untouched_record
@@ -43,8 +42,7 @@ def prune(
     *,
     method: Method | None = None,
     sample_data: Any = None,
-    quantize: str | Quantized | None = None,
-    palettize: int | Palette | None = None,
+    storage: StorageLike = None,
     allocate: str = "uniform",
     max_nbytes: int | None = None,
     propagate: str = "pruned",
@@ -69,15 +67,18 @@ def prune(
     Args:
         source: path of an `.mlpackage`, or an `MLModel`: neither is changed. Or a pymil `Program`.
         output: path of the `.mlpackage` to write. It appears whole or not at all.
-        config: which mode each weight gets: a mode, a `Config`, a coremltools
-            `OptimizationConfig`, a mapping, or a YAML path.
+        config: which mode and storage each weight gets: a mode, a storage, a `Config`, a
+            coremltools `OptimizationConfig`, a mapping, or a YAML path.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
             there are samples.
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
-            leading sample axis; or of a folder of `.npz` files, one a sample.
-        quantize: "int8" or "int4", or a `Quantized`: kept weights become integers in the same
-            solve (iOS18).
-        palettize: 4, or a `Palette`: they become indices into a table of 16 values (iOS18).
+            leading sample axis; or of a folder of `.npz` files, one a sample. For a model that
+            keeps a state, a sample may be a sequence of {input name: array}, or a sub-folder: steps
+            that share the state.
+        storage: how the values are kept of weights whose entry in `config` names no storage:
+            `Quantized()` or `Palette()` (iOS18), in the same solve where there are samples; a
+            mapping such as `{"palettize": 4, "group_size": 8}`, or a text such as "int8". None, as
+            `Plain()`, keeps them as they come. Without a `config` nothing becomes zero.
         allocate: how one target sparsity is divided among layers: "uniform", all the same; "owl",
             which spares layers with many outliers; "error", for the least summed output error.
         max_nbytes: with "error": what the weights that are pruned may take together, in place of
@@ -111,8 +112,6 @@ def prune(
     calibration = make_calibration(
         method,
         sample_data,
-        quantize=quantize,
-        palettize=palettize,
         allocate=allocate,
         max_nbytes=max_nbytes,
         propagate=propagate,
@@ -134,9 +133,9 @@ def prune(
             raise ConfigError(
                 "output: a Program is pruned in place; call prune_program(program, config)"
             )
-        given = output if config is None else config
+        given = configured(output if config is None else config, storage)
         return prune_in_place(source, given, calibration, joint_compression=joint_compression)
-    if config is None:
+    if output is None or (config is None and storage is None):
         raise ConfigError(
             "output: name the package to write, prune(source, output, config); "
             "or call prune_weights(mlmodel, config), which returns an MLModel"
@@ -144,7 +143,7 @@ def prune(
     return prune_package(
         source,
         output,
-        as_config(config),
+        configured(config, storage),
         calibration,
         joint_compression=joint_compression,
         minimum_deployment_target=minimum_deployment_target,
@@ -241,12 +240,14 @@ def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -
 
     Raises:
         ConfigError: an entry of the config matches nothing, or two contradict each other.
-        ModelFormatError: a program is too old for joint compression.
+        ModelFormatError: a program is too old for joint compression, or for a storage.
     """
     sites = find_sites(programs)
+    steps = plan(sites, config, joint=joint)
     if joint:
         check_opset(sites)
-    return plan(sites, config, joint=joint)
+    check_storages(steps)
+    return steps
 
 
 def _in_place(
@@ -267,12 +268,14 @@ def _prune_calibrated(
 ) -> list[LayerRecord]:
     """Returns a record for each step, those that the samples did not decide included."""
     decided = prune_calibrated(model, steps, calibration, editor, journal)
+    beyond = unreached(model)
 
     def undecided(step: Step) -> LayerRecord:
         if step.skipped or step.mode is None:
             return untouched_record(step.site, step.skipped)
         if calibration.fallback == "skip":
-            return untouched_record(step.site, "no sample reaches it")
+            reasons = (beyond[use.op] for use in step.site.uses if use.op in beyond)
+            return untouched_record(step.site, next(reasons, "no sample reaches it"))
         return carry_out(step, editor)
 
     return [decided.get(step.site) or undecided(step) for step in steps]

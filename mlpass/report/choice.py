@@ -100,8 +100,7 @@ class Choice:
             "reason": self.reason,
             "notes": list(self.notes),
         }
-        ready: dict[str, Any] = plain(content)
-        return ready
+        return plain(content)
 
     def __str__(self) -> str:
         valued = any(attempt.trial.value is not None for attempt in self.attempts)

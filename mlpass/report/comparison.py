@@ -52,8 +52,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything ready for JSON, None for what is infinite: see `OutputRecord`."""
-        content: dict[str, Any] = plain(asdict(self))
-        return content
+        return plain(asdict(self))
 
     def __str__(self) -> str:
         rows = [

@@ -6,7 +6,6 @@ import math
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mlpass.errors import BackendError, ConfigError, visible
 from mlpass.files import whole_file
@@ -96,7 +95,7 @@ def to_html(report: SweepReport) -> str:
     )
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: object) -> object:
     """Returns a text with what does not print escaped; anything else, our own SVG too, as it is."""
     return visible(value) if type(value) is str else value
 
@@ -108,7 +107,7 @@ def _measured(report: SweepReport) -> list[Trial]:
     return front if len(front) > 1 else sorted(known, key=lambda trial: trial.nbytes or 0)
 
 
-def _sortable(value: Any) -> str:
+def _sortable(value: object) -> str:
     """Returns a number as JavaScript reads it, nothing for None and NaN."""
     if value is None or value != value:
         return ""

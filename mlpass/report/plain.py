@@ -13,21 +13,22 @@ from typing import Any
 _KEPT = "nonfinite"
 
 
-def plain(content: Any) -> Any:
+def plain(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns content as dicts, lists, texts and finite numbers; None for a number that is not."""
-    return _each(content, lambda _: None)
+    found: dict[str, Any] = _each(content, lambda _: None)
+    return found
 
 
-def to_json(content: Any, *, indent: int | None = None) -> str:
+def to_json(content: object, *, indent: int | None = None) -> str:
     """Returns content as JSON.
 
     Raises:
         TypeError: there is something in it that JSON has no form for.
     """
-    return json.dumps(plain(content), indent=indent, allow_nan=False)
+    return json.dumps(_each(content, lambda _: None), indent=indent, allow_nan=False)
 
 
-def keep(content: Any) -> str:
+def keep(content: object) -> str:
     """Returns content as JSON that `kept` reads back as it was, NaN and infinities included.
 
     Raises:
@@ -49,7 +50,7 @@ def _restored(found: dict[str, Any]) -> Any:
     return float(found[_KEPT]) if found.keys() == {_KEPT} else found
 
 
-def _each(content: Any, replaced: Callable[[float], Any]) -> Any:
+def _each(content: object, replaced: Callable[[float], object]) -> Any:
     """Returns content with each number that is not finite replaced."""
     if isinstance(content, Mapping):
         return {key: _each(value, replaced) for key, value in content.items()}

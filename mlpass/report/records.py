@@ -90,8 +90,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything ready for JSON, None for a number that is not finite."""
-        content: dict[str, Any] = plain({**asdict(self), "sparsity": self.sparsity})
-        return content
+        return plain({**asdict(self), "sparsity": self.sparsity})
 
     def __str__(self) -> str:
         inspected = self.output is None

@@ -49,8 +49,7 @@ class SensitivityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything ready for JSON, None for a number that is not finite."""
-        content: dict[str, Any] = plain(asdict(self))
-        return content
+        return plain(asdict(self))
 
     def __str__(self) -> str:
         headers = ["weight", "elements", *(f"at {sparsity:g}" for sparsity in self.sparsities)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlpass.errors import visible
@@ -182,8 +182,7 @@ class SweepReport:
             }
             for trial in self.trials
         ]
-        ready: dict[str, Any] = plain(content)
-        return ready
+        return plain(content)
 
     def __str__(self) -> str:
         valued = any(trial.value is not None for trial in self.trials)
@@ -247,13 +246,8 @@ def latency_text(latency: Mapping[str, float] | None) -> str:
     return ", ".join(f"{unit} {milliseconds:.2f} ms" for unit, milliseconds in latency.items())
 
 
-def trial_to_record(trial: Trial) -> dict[str, Any]:
-    """Returns all of a trial as plain dicts and lists, to be kept."""
-    return asdict(trial)
-
-
 def trial_from_record(record: Mapping[str, Any]) -> Trial:
-    """Returns the trial that `trial_to_record` made plain.
+    """Returns the trial that `dataclasses.asdict` made a record of.
 
     Raises:
         LookupError, TypeError, ValueError: the record is not that of a trial.

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlpass.arrays import Array, Namespace
 from mlpass.errors import ExecutionError, MlpassError
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
@@ -15,21 +16,19 @@ from mlpass.runtime.failures import failure, title_of
 from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan
 from mlpass.runtime.ops import Source
 
-Array = Any
-
 
 class Listener(Protocol):
     """Something that sees each op run, those of nested blocks included."""
 
-    def before(self, op: Op, inputs: Mapping[str, Any]) -> None:
+    def before(self, op: Op, inputs: Mapping[str, object]) -> None:
         """Sees `op` and its arguments before it runs: data are arrays of the backend."""
 
-    def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
+    def after(self, op: Op, outputs: tuple[object, ...]) -> None:
         """Sees `op` and its results."""
 
 
-class Values(dict[Source, Array]):
-    """The values at hand, and behind them the constants.
+class Values(dict[Source, Any]):
+    """The values at hand, arrays and what else kernels make, and behind them the constants.
 
     Attributes:
         constants: of the function.
@@ -40,7 +39,7 @@ class Values(dict[Source, Array]):
         super().__init__()
         self.constants = constants
 
-    def __missing__(self, source: Source) -> Array:
+    def __missing__(self, source: Source) -> Any:
         return self.constants[source]
 
     def of(self, source: Source | tuple[Source, ...]) -> Any:
@@ -111,7 +110,7 @@ class Run:
         self,
         values: Values,
         wanted: Collection[Value],
-        xp: Any,
+        xp: Namespace,
         listeners: Sequence[Listener] = (),
     ) -> None:
         """Has run nothing yet.
@@ -165,7 +164,7 @@ class Run:
             self.finish(step, results)
             del results  # or what nothing reads would live on through the next op
 
-    def finish(self, step: OpPlan, results: tuple[Any, ...]) -> None:
+    def finish(self, step: OpPlan, results: tuple[object, ...]) -> None:
         """Takes in what a step has made, and lets go of what nothing after it reads."""
         values, wanted = self.values, self.wanted
         values.update(zip(step.op.outputs, results, strict=True))
@@ -173,7 +172,7 @@ class Run:
             if value not in wanted:
                 values.pop(value, None)
 
-    def call(self, step: OpPlan, arguments: dict[str, Any]) -> tuple[Any, ...]:
+    def call(self, step: OpPlan, arguments: dict[str, object]) -> tuple[Any, ...]:
         """Returns what a step makes of arguments.
 
         Raises:
@@ -199,7 +198,7 @@ class Run:
         return results
 
     def _blocks(self, step: OpPlan) -> Any:
-        def run(number: int, arguments: Sequence[Any] = ()) -> tuple[Any, ...]:
+        def run(number: int, arguments: Sequence[object] = ()) -> tuple[Any, ...]:
             block = step.blocks[number]
             self.values.update(zip(block.inputs, arguments, strict=True))
             self.steps(block.steps)
@@ -217,13 +216,14 @@ class _Reading(Mapping[str, Any]):
 
     def __init__(self, values: Values, step: OpPlan) -> None:
         self._values = values
+        self._step = step
         self._sources = dict(step.arguments)
         self._given = {parameter for parameter, _ in step.given}
 
     def __getitem__(self, parameter: str) -> Any:
         source, values = self._sources[parameter], self._values
         if parameter not in self._given:
-            return values.constants.argument(parameter, source)
+            return values.constants.argument(self._step, parameter, source)
         return values.of(source)
 
     def __iter__(self) -> Iterator[str]:
@@ -233,5 +233,5 @@ class _Reading(Mapping[str, Any]):
         return len(self._sources)
 
 
-def _with_axes(result: Any) -> Any:
+def _with_axes(result: object) -> Any:
     return np.asarray(result) if isinstance(result, np.generic) else result

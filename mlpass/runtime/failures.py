@@ -28,9 +28,19 @@ def title_of(op: Op) -> str:
     return f"{op.type} {label_of(op)!r}"
 
 
+def sample_label(number: int, step: int = 0, steps: int = 1) -> str:
+    """Returns what to call a step of a sample in a message: of most samples, there is but one."""
+    return f"sample {number}, step {step}" if steps > 1 else f"sample {number}"
+
+
 @contextmanager
-def of_sample(number: int) -> Iterator[None]:
+def of_sample(number: int, step: int = 0, steps: int = 1) -> Iterator[None]:
     """Has what fails within name the sample that it failed on.
+
+    Args:
+        number: of the sample.
+        step: the number of the step that runs within.
+        steps: how many the sample has.
 
     Raises:
         ExecutionError: an op failed.
@@ -39,7 +49,7 @@ def of_sample(number: int) -> Iterator[None]:
     try:
         yield
     except (ExecutionError, InputError) as error:
-        raise type(error)(f"sample {number}: {error}") from error
+        raise type(error)(f"{sample_label(number, step, steps)}: {error}") from error
 
 
 def _described(arguments: Mapping[str, Any]) -> str:

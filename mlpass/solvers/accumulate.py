@@ -148,23 +148,14 @@ class ArraySum:
         Raises:
             CalibrationError: an input is NaN or infinite.
         """
-        waiting: list[Portion] = []
-        room = self._most - self._held
-        for rows, whose in portions:
-            done, samples = 0, rows.shape[1]
-            while done < samples:
-                if room == self._most <= samples - done:  # nothing is held: no need to copy
-                    self._take_whole(Portion(rows[:, done : done + room], whose))
-                    done += room
-                    continue
-                count = min(samples - done, room)
-                waiting.append(Portion(rows[:, done : done + count], whose))
-                done, room = done + count, room - count
-                if room == 0:
-                    self._take(waiting)
-                    self._flush()
-                    waiting, room = [], self._most
-        self._take(waiting)
+        for batch in _batches(portions, self._most, self._held):
+            if batch[0].rows.shape[1] == self._most:  # nothing is held: no need to copy
+                self._guard(batch, [_power(batch[0].rows)])
+                self._add_product(batch[0].rows.astype(self._sum.dtype, copy=False))
+                continue
+            self._hold(batch)
+            if self._held == self._most:
+                self._flush()
 
     def total(self) -> Float:
         """Returns the Gram of all rows so far."""
@@ -181,15 +172,8 @@ class ArraySum:
         else:
             self._rows = empty((groups, self._most, columns), self._sum.dtype)
 
-    def _take_whole(self, portion: Portion) -> None:
-        """Takes in as many rows as one product does, while no rows are held."""
-        self._guard([portion], [_power(portion.rows)])
-        self._add_product(portion.rows.astype(self._sum.dtype, copy=False))
-
-    def _take(self, portions: Sequence[Portion]) -> None:
+    def _hold(self, portions: Sequence[Portion]) -> None:
         """Copies what there is room for behind the rows that are held."""
-        if not portions:
-            return
         if self._rows is None:
             self._make_room(portions[0].rows)
         counts = [portion.rows.shape[1] for portion in portions]
@@ -253,6 +237,27 @@ class ArraySum:
                 self._sum[blocks[number]] += one
 
         map_items(add, range(len(blocks)))
+
+
+def _batches(portions: Iterable[Portion], size: int, held: int) -> Iterator[list[Portion]]:
+    """Yields portions, cut so that those in a list fill up `size` rows; the last may be fewer.
+
+    Args:
+        portions: however many rows each has.
+        size: rows that are taken in together.
+        held: of them there already, which the first list goes with.
+    """
+    batch: list[Portion] = []
+    room = size - held
+    for rows, whose in portions:
+        while rows.shape[1]:
+            batch.append(Portion(rows[:, :room], whose))
+            rows, room = rows[:, room:], max(0, room - rows.shape[1])
+            if not room:
+                yield batch
+                batch, room = [], size
+    if batch:
+        yield batch
 
 
 def _power(rows: NDArray[Any]) -> float:

@@ -27,12 +27,7 @@ from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import method
 from mlpass.solvers.gram import output_power
-from mlpass.solvers.problem import (
-    Method,
-    Problem,
-    Pruned,
-    column_scale,
-)
+from mlpass.solvers.problem import Method, Problem, Pruned, column_scale
 from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
 from mlpass.solvers.sparsegpt import SparseGPT

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host, namespace, placed, total
-from mlpass.blas import one_blas_thread
 from mlpass.errors import ConfigError
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
@@ -37,7 +36,6 @@ class Curve:
     nbytes: Sequence[int] | None = None
 
 
-@one_blas_thread()
 def error_curve(
     weight: Array,
     gram: Array | Gram,
@@ -65,16 +63,6 @@ def error_curve(
         for sparsity in sparsities
     ]
     return Curve(prod(weight.shape), list(sparsities), errors)
-
-
-def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
-    """Returns the same sparsity for every layer.
-
-    Raises:
-        ConfigError: the sparsity is not in [0, 1].
-    """
-    _check(sparsity)
-    return [sparsity] * len(sizes)
 
 
 def outlier_share(weight: Array, gram: Array | Gram, times: float = 5.0) -> float:

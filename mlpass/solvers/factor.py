@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.parallel import map_items
-from mlpass.solvers.products import Float as Float
-from mlpass.solvers.products import mirror, pairs, product
+from mlpass.solvers.products import Float, mirror, pairs, product
 
 _BLOCK = 128
 

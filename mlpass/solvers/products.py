@@ -41,27 +41,21 @@ def slabs(length: int, most: int) -> list[slice]:
     return [slice(*edge) for edge in pairwise(edges)]
 
 
-def row_parts(groups: int, rows: int, work_each: int) -> list[Part]:
-    """Returns jobs over (groups, rows): slabs of groups, and of rows where groups are few.
+def jobs(values: Array, work_each: int) -> list[Part]:
+    """Returns jobs over (groups, rows, ...): slabs of groups, and of rows where groups are few.
+
+    A device divides its work itself: there it is one job.
 
     Args:
-        groups: how many there are.
-        rows: of each.
+        values: whose groups and rows.
         work_each: multiplications that one row stands for.
     """
-    jobs = groups * rows * work_each // _WORK
-    over_groups = slabs(groups, jobs)
-    most = min(jobs, _JOBS) // len(over_groups)
+    groups, rows = values.shape[:2]
+    count = groups * rows * work_each // _WORK if on_host(values) else 1
+    over_groups = slabs(groups, count)
+    most = min(count, _JOBS) // len(over_groups)
     over_rows = slabs(rows, min(most, rows // _ROWS))
     return [(part, rest, ...) for part in over_groups for rest in over_rows]
-
-
-def jobs(values: Array, work_each: int) -> list[Part]:
-    """Returns jobs over (groups, rows, ...) as `row_parts`; a device divides its work itself."""
-    groups, rows = values.shape[:2]
-    if not on_host(values):
-        return [(slice(0, groups), slice(0, rows), ...)]
-    return row_parts(groups, rows, work_each)
 
 
 def product(first: Any, second: Any, out: Any = None) -> Any:
@@ -79,7 +73,7 @@ def product(first: Any, second: Any, out: Any = None) -> Any:
     def multiply(part: Part) -> None:
         np.matmul(first[part], second[part[0]], out=out[part])
 
-    map_items(multiply, row_parts(groups, rows, inner * second.shape[2]))
+    map_items(multiply, jobs(first, inner * second.shape[2]))
     return out
 
 

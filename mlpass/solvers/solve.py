@@ -29,6 +29,7 @@ from mlpass.solvers.rounding import prune_rounded
 from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
 from mlpass.sparsity.mode import Mode
+from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import Storage
 
 
@@ -46,7 +47,8 @@ class Solution(Generic[Kind]):
             would have given; None where it was not asked for.
         parts: what stands for the weight in its storage, by name; none where that is plain.
         method: what pruned it, as text.
-        reason: why that is not the method that was asked for; None where it is.
+        reason: why that is not the method that was asked for, or in what its storage is another;
+            None where both are as asked.
     """
 
     weight: Kind
@@ -99,6 +101,7 @@ def solve(
         NotApplicable: the mode or the storage does not fit this weight.
     """
     given: Array = weight
+    storage = rounding_of(storage)
     if storage is not None:  # a shared Gram is brought to the host once
         given, gram = host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
     problem = make_problem(given, gram, mode, layout, target)
@@ -109,10 +112,13 @@ def solve(
         found = make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
         return replace(found, method=str(chosen), reason=reason)
     grid = storage.grid(used, host(problem.gram.diagonal), host(given).dtype)
-    pruned = prune_rounded(problem, chosen, grid.fit)
+    pruned = prune_rounded(problem, chosen, grid)
     found = make_solution(problem, pruned, used, weight, powers())
     parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}
-    return replace(found, parts=parts, method=str(chosen), reason=reason)
+    reasons = [each for each in (reason, storage.note(used)) if each]
+    return replace(
+        found, parts=parts, method=str(chosen), reason="; ".join(reasons) if reasons else None
+    )
 
 
 def usable(problem: Problem, method: Method) -> tuple[Method, str | None]:

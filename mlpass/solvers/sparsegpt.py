@@ -4,9 +4,9 @@ Source: Frantar and Alistarh 2023, "SparseGPT: Massive Language Models Can Be Ac
 One-Shot", arXiv 2301.00774. Written here in a form of its own: with `gram = U U^T`, U upper
 triangular, the output error of a change D is the square sum of `D U`, and column j of that is
 `sum_(k<=j) D_k U_kj`. So column j is set to what makes this zero for it, if it is kept. That equals
-the paper's update with the factor of the inverse, U^-1. Blocks of columns bring what follows them
-up to date in the pattern of a binary counter: after every second block two more are brought up by
-two, after every fourth four by four. So nearly all of the work is in a few large products.
+the paper's update with the factor of the inverse, U^-1. Blocks of columns are set half by half:
+the left half, what it leaves of the right one, then that. So nearly all of the work is in a few
+large products.
 """
 
 from __future__ import annotations
@@ -15,35 +15,20 @@ from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mlpass.arrays import (
-    Array,
-    contiguous,
-    diagonals,
-    empty_like,
-    namespace,
-    on_host,
-    placed,
-    row_dots,
-    total,
-)
+from mlpass.arrays import Array, diagonals, empty_like, namespace, row_dots, total
 from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import method
+from mlpass.solvers.columns import places, put_back, room, take_away, turned
 from mlpass.solvers.factored import Factored, factor
-from mlpass.solvers.problem import (
-    Method,
-    Problem,
-    Pruned,
-)
+from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
 from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.mode import Window
 from mlpass.storage.storage import Rounding
 
-_COPY = 16  # multiplications that copying an element across is worth
 _CHUNK = 16  # columns that are brought up to date one by one
 
 
@@ -116,123 +101,66 @@ def sweep(
         fixed: (groups, rows, columns), the mask where it is known; the windows then decide nothing.
     """
     xp, order, upper, scale = namespace(weight), factored.order, factored.upper, factored.scale
-    columns = weight.shape[2]
-    if fixed is None and windows[0].columns.size == columns:  # decided before anything has changed
-        every = placed(order, weight)
-        score = xp.abs(_transposed(weight, every)) * scale[..., None]
-        keep = keep_mask(windows[0].mode, score, windows[0].layout)
+    # What is to come as the changes so far leave it, and what is done: by how much it has changed.
+    change = turned(weight, order)
+    if fixed is None and windows[0].columns.size == order.size:  # decided before anything changes
+        keep = keep_mask(windows[0].mode, xp.abs(change) * scale[..., None], windows[0].layout)
         fixed = empty_like(weight, weight.shape, mask=True)
-        fixed[:, :, every] = keep.mT
-    spans = _spans(windows) if fixed is None else _steps(columns, block_size)
+        put_back(keep, fixed, places(order, weight))
+    spans = _spans(windows) if fixed is None else _steps(order.size, block_size)
     blocks = list(_blocks(spans, block_size))
     edges = (0, *(parts[-1].right for parts in blocks))
     reach, spreads = factored.reach(edges)
-    # What is to come as the changes so far leave it, and what is done: by how much it has changed.
-    change = _turned(weight, order)
     result, mask = empty_like(weight, weight.shape), empty_like(weight, weight.shape, mask=True)
-    power = 0.0
-    for done, (parts, spread) in enumerate(zip(blocks, spreads, strict=True), 1):
-        block = slice(*edges[done - 1 : done + 1])
-        native, current = _places(order[block], weight), change[:, block]
-        keep = _room(weight, current.shape, mask=True)
+
+    def set_block(number: int) -> float:
+        """Sets the columns of a block, and returns the square sum of what its outputs lose."""
+        block = slice(edges[number], edges[number + 1])
+        native, current = places(order[block], weight), change[:, block]
+        keep = room(weight, current.shape, mask=True)
         if fixed is not None:
-            keep[:] = _transposed(fixed, native)
-        lost = _set_columns(parts, current, spread, scale[:, block], keep, rounding)
-        _put_back(current, result, native)
-        _put_back(keep, mask, native)
-        _take_away(weight, current, native)
+            keep[:] = fixed[:, :, native].mT
+        lost = _set_columns(
+            blocks[number], current, spreads[number], scale[:, block], keep, rounding
+        )
+        put_back(current, result, native)
+        put_back(keep, mask, native)
+        take_away(weight, current, native)  # in place: it is a part of `change`
         weights = xp.square(diagonals(upper[:, block, block]))
         squares = weights * row_dots(lost, lost)
         squares -= factored.added[:, None] * row_dots(current, current)
-        power += total(squares[factored.live[:, block]])
-        _bring_up(change, reach, edges, done)  # current, changed in place, is a part of it
+        return total(squares[factored.live[:, block]])
+
+    def set_blocks(first: int, last: int, power: float) -> float:
+        """Sets blocks half by half, and returns `power` with what they add to it."""
+        if last - first == 1:
+            return power + set_block(first)
+        middle = first + (1 << (last - first - 1).bit_length() - 1)  # the left: a power of two
+        power = set_blocks(first, middle, power)
+        _bring_up(change, reach, edges[first], edges[middle], edges[last])
+        return set_blocks(middle, last, power)
+
+    power = set_blocks(0, len(blocks), 0.0)
     return result, mask, max(0.0, power)
 
 
-def _bring_up(change: Array, reach: Array, edges: tuple[int, ...], done: int) -> None:
-    """Takes from blocks to come what the last of those that are done make them lose, in place.
-
-    How many of either: the largest power of two that divides the number of those done.
+def _bring_up(change: Array, reach: Array, left: int, middle: int, right: int) -> None:
+    """Takes from the columns up to `right` what those before `middle` make them lose, in place.
 
     Args:
         change: (groups, columns, rows).
         reach: (groups, columns, columns).
-        edges: of the blocks.
-        done: how many blocks are.
+        left: the first of the columns that are done.
+        middle: the first of those to come.
+        right: the end of those.
     """
-    count = done & -done
-    left, middle = edges[done - count], edges[done]
-    right = edges[min(done + count, len(edges) - 1)]
-    if middle == right:
-        return
 
     def take(part: Part) -> None:
         group, row, _ = part
         spread = reach[group, left:middle, middle:right].mT
         change[group, middle:right, row] -= spread @ change[group, left:middle, row]
 
-    work = (middle - left) * (right - middle)
-    map_items(take, jobs(change.mT, work))
-
-
-def _turned(weight: Array, order: NDArray[np.intp]) -> Array:
-    """Returns (groups, rows, columns) as (groups, columns, rows), in the order of a sweep."""
-    groups, rows, columns = weight.shape
-    turned = _room(weight, (groups, columns, rows))
-    places = _places(order, weight)
-
-    def turn(part: Part) -> None:
-        group, row, _ = part
-        turned[group, :, row] = weight[part][:, :, places].mT
-
-    map_items(turn, jobs(weight, columns * _COPY))
-    return turned
-
-
-def _transposed(values: Array, columns: Array | slice) -> Array:
-    """Returns some columns of (groups, rows, columns) as (groups, columns, rows)."""
-    return contiguous(values[:, :, columns].mT)
-
-
-def _room(like: Array, shape: tuple[int, ...], mask: bool = False) -> Array:
-    """Returns an uninitialised array, on the host with some room after each row.
-
-    Rows that are a power of two apart share a few lines of the cache: to transpose them is slow.
-    """
-    if not on_host(like):
-        return empty_like(like, shape, mask)
-    return empty_like(like, (*shape[:-1], shape[-1] + 16), mask)[..., : shape[-1]]
-
-
-def _places(columns: NDArray[np.intp], like: Array) -> Array | slice:
-    """Returns indices of columns where they are used; of neighbours a slice.
-
-    A slice is several times as fast to copy through.
-    """
-    first, last = int(columns[0]), int(columns[-1]) + 1
-    if np.array_equal(columns, np.arange(first, last)):
-        return slice(first, last)
-    return placed(columns, like)
-
-
-def _take_away(weight: Array, current: Array, columns: Array | slice) -> None:
-    """Subtracts some columns of (groups, rows, columns) from (groups, columns, rows), in place."""
-
-    def take(part: Part) -> None:
-        group, row, _ = part
-        current[group, :, row] -= weight[part][:, :, columns].mT
-
-    map_items(take, jobs(weight, current.shape[1] * _COPY))
-
-
-def _put_back(values: Array, target: Array, columns: Array | slice) -> None:
-    """Copies (groups, columns, rows) to some columns of a (groups, rows, columns) target."""
-
-    def put(part: Part) -> None:
-        group, row, _ = part
-        target[group, row, columns] = values[group, :, row].mT
-
-    map_items(put, jobs(target, values.shape[1] * _COPY))
+    map_items(take, jobs(change.mT, (middle - left) * (right - middle)))
 
 
 class Span(NamedTuple):

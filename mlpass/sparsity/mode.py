@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError
-from mlpass.options import check_options
+from mlpass.options import check_options, text_of
 from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.ranking import Mask, Score
 
@@ -75,12 +75,7 @@ class Mode:
         return self
 
     def __str__(self) -> str:
-        shown = [
-            f"{field.name}={getattr(self, field.name)}" if index else f"{getattr(self, field.name)}"
-            for index, field in enumerate(fields(self))
-            if index == 0 or getattr(self, field.name) != field.default
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return text_of(self, next((each.name for each in fields(self)), ""))
 
 
 class Window(NamedTuple):

@@ -21,12 +21,8 @@ from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.mode import Mode as Mode
 from mlpass.sparsity.mode import Window as Window
 from mlpass.sparsity.norms import mean_squares, norm_dtype
-from mlpass.sparsity.ranking import (
-    Mask as Mask,
-)
-from mlpass.sparsity.ranking import (
-    Score as Score,
-)
+from mlpass.sparsity.ranking import Mask as Mask
+from mlpass.sparsity.ranking import Score as Score
 from mlpass.sparsity.ranking import (
     channels_back,
     channels_first,

@@ -66,7 +66,7 @@ def keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: i
     return layout.join(np.repeat(kept, flat.shape[1]).reshape(split.shape))
 
 
-def outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
+def outside_lowest(keys: NDArray[np.generic], n: int, m: int) -> Mask:
     """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
 
     Of equals, the first goes first.
@@ -80,13 +80,18 @@ def outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
         np.greater_equal(plane, lowest_in, out=kept[:, position::m])
     tied = np.nonzero(highest_out == lowest_in)
     if tied[0].size:
-        ranks = _ranks([plane[tied] for plane in planes])
-        for position, rank in enumerate(ranks):
-            kept[:, position::m][tied] = rank >= n
+        cut, some = lowest_in[tied], [plane[tied] for plane in planes]
+        left = np.full(cut.shape, n, np.int32)  # of those equal to it, so many go
+        for plane in some:
+            left -= plane < cut
+        for position, plane in enumerate(some):
+            goes = (plane == cut) & (left > 0)
+            left -= goes
+            kept[:, position::m][tied] = (plane >= cut) & ~goes
     return kept
 
 
-def _neighbours(planes: list[NDArray[Any]], n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def _neighbours(planes: list[NDArray[np.generic]], n: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns the n-th lowest of the planes, and the one after it, element by element."""
     wires = list(planes)
     for low, high, alone in _comparisons(len(planes), n):
@@ -127,20 +132,6 @@ def _comparisons(m: int, n: int) -> list[tuple[int, int, int | None]]:
             kept.append((*pair, None if len(ends) == 2 else ends.pop()))
             used.update(pair)
     return kept[::-1]
-
-
-def _ranks(planes: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Returns for each plane's elements how many others come before; of equals, the first does."""
-    ranks = [
-        np.zeros(planes[0].shape, np.uint16 if len(planes) > 255 else np.uint8) for _ in planes
-    ]
-    for later in range(len(planes)):
-        for earlier in range(later):
-            before = planes[earlier] <= planes[later]
-            ranks[later] += before
-            np.logical_not(before, out=before)
-            ranks[earlier] += before
-    return ranks
 
 
 def map_groups(

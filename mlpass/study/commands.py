@@ -6,12 +6,16 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mlpass.calibrate.plain import plain_arguments, storage_words, taken_names
+from mlpass.calibrate.plain import taken_by_others
 from mlpass.errors import ConfigError
-from mlpass.options import flag_of, options_of
-from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config, granularity_of, mode_from_options
-from mlpass.registries import METHODS, MODES, STORAGES, TAKEN, Registry
-from mlpass.sparsity.modes import Mode
+from mlpass.options import Option, flag_of, options_of
+from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config, op_config_of
+from mlpass.plan.mode_options import granularity_of, mode_from_options
+from mlpass.registries import METHODS, MODES, STORAGES, Registry, taken_names
+from mlpass.sparsity.mode import Mode
+from mlpass.storage.plain import rounding_of
+from mlpass.storage.storage import Storage
+from mlpass.storage.words import words_of
 from mlpass.study.grid import Candidate
 
 
@@ -22,18 +26,26 @@ def prune_command(model: str, candidate: Candidate) -> str | None:
         model: path of the package.
         candidate: how to prune it.
     """
-    mode, threshold = candidate.config.global_config, candidate.config.weight_threshold
-    plain = candidate.config == Config(global_config=mode, weight_threshold=threshold)
-    method = METHODS.name_of(candidate.method)
-    if not isinstance(mode, Mode) or not plain or MODES.name_of(mode) is None or method is None:
+    config, method = candidate.config, METHODS.name_of(candidate.method)
+    threshold, given = config.weight_threshold, op_config_of(config.global_config)
+    if given is None or config != Config(config.global_config, weight_threshold=threshold):
         return None
-    words = ["mlpass", "prune", model, "-o", "pruned.mlpackage", *_mode_words(mode)]
+    mode, storage = given.mode, rounding_of(given.storage)
+    known = (mode is None or MODES.name_of(mode)) and (storage is None or STORAGES.name_of(storage))
+    if (mode is None and storage is None) or not known or method is None:
+        return None
+    words = ["mlpass", "prune", model, "-o", "pruned.mlpackage"]
+    words += [] if mode is None else _mode_words(mode)
+    words += [] if storage is None else _storage_words(storage)
+    threshold = threshold if given.weight_threshold is None else given.weight_threshold
     if threshold != DEFAULT_WEIGHT_THRESHOLD:
         words += ["--weight-threshold", str(threshold)]
     if not candidate.data_free:
         words += ["--sample-data", "samples.npz", "--method", method]
-        words += _words(METHODS, candidate.method, "method", taken_names())
-    return shlex.join([*words, *_option_words(candidate.options)])
+        words += _words(METHODS, candidate.method, "method", taken_by_others())
+    for name, value in candidate.options.items():
+        words += [flag_of("", name), str(value)]
+    return shlex.join(words)
 
 
 def _mode_words(mode: Mode) -> list[str]:
@@ -45,7 +57,7 @@ def _mode_words(mode: Mode) -> list[str]:
         if option.given(mode) is not None
     }
     values = {key: value if len(value) > 1 else value[0] for key, value in given.items()}
-    words = _words(MODES, mode, "mode", TAKEN)
+    words = _words(MODES, mode, "mode", taken_names())
     if _describe(values, mode):
         return words
     if (granularity := granularity_of(name)) and _describe(
@@ -63,35 +75,30 @@ def _describe(options: Mapping[str, Any], mode: Mode) -> bool:
         return False
 
 
-def _option_words(options: Mapping[str, Any]) -> list[str]:
-    """Returns the flags of a calibrated run's further options."""
+def _storage_words(storage: Storage) -> list[str]:
+    """Returns the flags of a storage: its leading option, and others that are not the default."""
+    name = str(STORAGES.name_of(storage))
+    lead, options = STORAGES[name].words["lead"], options_of(STORAGES[name].kind)
     words: list[str] = []
-    arguments, storages = plain_arguments(options), storage_words()
-    for name, value in options.items():
-        if name in STORAGES:
-            entry, held = STORAGES[name], arguments[name]
-            lead = getattr(held, entry.words["lead"]) if isinstance(held, entry.kind) else value
-            words += [flag_of("", name), str(lead)]
-            if isinstance(held, entry.kind):
-                others = [each for each in storages if each.startswith(f"{name}_")]
-                texts = {each: storages[each].given(held) for each in others}
-                for each, text in texts.items():
-                    words += [] if text is None else [flag_of("", each), text]
-        elif name not in storages:
-            words += [flag_of("", name), str(value)]
+    taken = taken_names() | {*MODES.options()}
+    for word, option in words_of(name, lead, options, taken).items():
+        text = str(getattr(storage, lead)) if word == name else option.given(storage)
+        words += _flag(flag_of("", word), option, text)
     return words
+
+
+def _flag(flag: str, option: Option, text: str | None) -> list[str]:
+    """Returns a flag with its value; nothing where that is the default."""
+    if text is None:
+        return []
+    if option.parts[0].kind == "bool":
+        return [flag if text == "true" else flag.replace("--", "--no-", 1)]
+    return [flag, text]
 
 
 def _words(registry: Registry, holder: object, what: str, taken: Collection[str]) -> list[str]:
     """Returns the flags of an object's options that are not the default."""
-    words = []
+    words: list[str] = []
     for option in options_of(registry[str(registry.name_of(holder))].kind):
-        text = option.given(holder)
-        if text is None:
-            continue
-        flag = flag_of(what, option.name, taken)
-        if option.parts[0].kind == "bool":
-            words.append(flag if text == "true" else flag.replace("--", "--no-", 1))
-        else:
-            words += [flag, text]
+        words += _flag(flag_of(what, option.name, taken), option, option.given(holder))
     return words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mlpass.errors import ConfigError, brief
+from mlpass.errors import ConfigError, Terminated, brief
 
 Evaluate = Callable[[str], float]
 
@@ -18,6 +18,8 @@ def evaluated(evaluate: Evaluate, path: str) -> float:
     """
     try:
         given: Any = evaluate(path)
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:
         raise ConfigError(f"evaluate: raised {_told(error)}") from error
     try:

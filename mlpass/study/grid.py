@@ -2,10 +2,11 @@
 
 A grid file is a list, or a mapping with such a list under `configs` and method names under
 `methods`, each config then being tried by each method. An entry holds what a config holds, and may
-name a `method`, options of `mlpass.prune`, and itself::
+name a `method`, a storage, options of `mlpass.prune`, and itself::
 
     - {target_sparsity: 0.5}
     - {n_m_ratio: [2, 4], method: sparsegpt}
+    - {target_sparsity: 0.5, palettize: 4, group_size: 8}
     - name: careful
       global_config: {target_sparsity: 0.75}
       op_type_configs: {linear: null}
@@ -13,7 +14,8 @@ name a `method`, options of `mlpass.prune`, and itself::
       iterations: 30
       allocate: error
 
-A method's and a storage's own options stand beside it: see `mlpass.calibrate.plain`.
+A method's and a storage's own options stand beside it: see `mlpass.calibrate.plain` and
+`mlpass.storage.words`. Without a method that needs samples, storages are data-free, too.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlpass.calibrate.plain import (
@@ -29,16 +31,16 @@ from mlpass.calibrate.plain import (
     method_of,
     method_words,
     plain_arguments,
-    storage_words,
 )
 from mlpass.errors import ConfigError, brief
 from mlpass.options import options_of
-from mlpass.plan.config import Config, Sized, as_config
+from mlpass.plan.config import Config, configured, op_config_of
 from mlpass.plan.yaml_files import read_yaml
 from mlpass.registries import METHODS
 from mlpass.solvers.problem import Method
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import NM, Block, Channel, Mode, Percentile
+from mlpass.storage.given import StorageLike, take_storage
 
 # Options of how models are run, which a study sets itself.
 _SAID = ("sample_data", "backend", "function_name")
@@ -50,7 +52,7 @@ class Candidate:
 
     Attributes:
         name: as reports show it.
-        config: which mode each weight gets.
+        config: which mode and storage each weight gets.
         method: that scores, and may update what is kept.
         options: further arguments of `mlpass.prune`.
     """
@@ -94,7 +96,9 @@ def default_grid() -> list[Mode]:
     ]
 
 
-def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
+def make_candidates(
+    configs: Any = None, method: Any = None, storage: StorageLike = None
+) -> list[Candidate]:
     """Returns the candidates that a user's grid describes.
 
     Args:
@@ -102,6 +106,7 @@ def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
             candidates; or the path of a grid file; None is `default_grid()`.
         method: by which to try each that names none itself: a method, its name, a mapping of it and
             its options, or several.
+        storage: for the entries of each that name none.
 
     Raises:
         ConfigError: one of them is not valid, two are the same, or the list is empty.
@@ -123,7 +128,7 @@ def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
     found = []
     for number, entry in enumerate(entries):
         try:
-            found += _candidates(entry, number, methods)
+            found += _candidates(entry, number, methods, storage)
         except ConfigError as error:
             raise ConfigError(f"{where}[{number}]: {error}") from None
     if not found:
@@ -137,7 +142,9 @@ def make_candidates(configs: Any = None, method: Any = None) -> list[Candidate]:
     return found
 
 
-def _candidates(entry: Any, number: int, methods: Sequence[Method]) -> list[Candidate]:
+def _candidates(
+    entry: Any, number: int, methods: Sequence[Method], storage: StorageLike
+) -> list[Candidate]:
     """Returns the candidates of one entry: by its own method, or by each of `methods`."""
     if isinstance(entry, Candidate):
         return [entry]
@@ -151,12 +158,15 @@ def _candidates(entry: Any, number: int, methods: Sequence[Method]) -> list[Cand
             methods = [method_of(entry.pop("method"), own)]
         elif own:
             raise ConfigError(f"{next(iter(own))}: name the method that it is an option of")
-        known = [*storage_words(), *calibration_options()]
-        options = {key: entry.pop(key) for key in known if key in entry and key not in _SAID}
+        known = [key for key in calibration_options() if key in entry and key not in _SAID]
+        options = {key: entry.pop(key) for key in known}
         plain_arguments(options)  # says here what is wrong with them
+        if "config" in entry:
+            own_storage = take_storage(entry)
+            storage = storage if own_storage is None else own_storage
         if set(entry) == {"config"}:
             entry = entry["config"]
-    config = as_config(entry)
+    config = configured(entry, storage)
     if name is not None and not isinstance(name, str | int | float):
         raise ConfigError(f"name: must be a text. Got {brief(name)}.")
     name = str(name or _name(config, number))
@@ -164,11 +174,10 @@ def _candidates(entry: Any, number: int, methods: Sequence[Method]) -> list[Cand
 
 
 def _name(config: Config, number: int) -> str:
-    """Returns a config as text: its mode where there is but one."""
-    setting = config.global_config
-    mode = setting.mode if isinstance(setting, Sized) else setting
-    plain = config == replace(Config(), global_config=mode) and mode is not None
-    return str(mode) if plain else f"config {number + 1}"
+    """Returns a config as text: its one entry where there is but that."""
+    entry = config.global_config
+    plain = config == Config(entry) and entry is not None
+    return str(op_config_of(entry)) if plain else f"config {number + 1}"
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Any, Any]:

@@ -20,9 +20,11 @@ from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.samples import load_samples
 from mlpass.solvers.gram import Gram
+from mlpass.solvers.nearest import nearest
 from mlpass.solvers.solve import solve
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Percentile
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
 from mlpass.weights.reading import magnitude
@@ -42,33 +44,23 @@ def measure_layers(
     Raises:
         OSError: a file cannot be read.
     """
-    try:
-        return magnitude_errors(setting, candidates), None
-    except CalibrationError as error:
-        return [], f"no errors by layer: {error}"
-
-
-def magnitude_errors(setting: Setting, candidates: Sequence[Candidate]) -> list[LayerErrors]:
-    """Returns what `measure_layers` returns first.
-
-    Raises:
-        CalibrationError: a layer's inputs hold NaN or inf.
-        OSError: a file cannot be read.
-    """
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
         plans = [_plan(sites, candidate) for candidate in candidates]
         errors: list[dict[Site, float]] = [{} for _ in candidates]
         steps = _pruned_somewhere(sites, plans)
         calibration = calibration_of(setting, setting.test_data)
-        with observe_dense(package, steps, calibration) as found:
-            for step, observed in found:
-                with suppress(NotApplicable):  # then it has no error
-                    layer = calibrated(step.site, observed)
-                    for planned, known in zip(plans, errors, strict=True):
-                        with suppress(NotApplicable):
-                            known[step.site] = _error_of(planned.get(step.site), *layer)
-        return [tuple(known.get(site) for site in sites) for known in errors]
+        try:
+            with observe_dense(package, steps, calibration) as found:
+                for step, observed in found:
+                    with suppress(NotApplicable):  # then it has no error
+                        layer = calibrated(step.site, observed)
+                        for planned, known in zip(plans, errors, strict=True):
+                            with suppress(NotApplicable):
+                                known[step.site] = _error_of(planned.get(step.site), *layer)
+        except CalibrationError as error:
+            return [], f"no errors by layer: {error}"
+        return [tuple(known.get(site) for site in sites) for known in errors], None
 
 
 def _error_of(step: Step | None, weight: NDArray[Any], gram: Gram, layout: Layout) -> float:
@@ -80,7 +72,12 @@ def _error_of(step: Step | None, weight: NDArray[Any], gram: Gram, layout: Layou
     if step is None or step.skipped or step.mode is None:
         raise NotApplicable("it is not pruned")
     mode = mode_of(step, magnitude(weight))
-    return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
+    if step.storage is None:
+        return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
+    keep = mode.keep(magnitude(weight), layout)
+    found = nearest(weight, keep, step.storage, layout).weight
+    whole = Percentile(0.0)  # it is measured as it is
+    return solve(found, gram, whole, method=Magnitude(), target=weight, layout=layout).error
 
 
 def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path) -> Setting:
@@ -111,7 +108,7 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
     return replace(setting, grams=str(place))
 
 
-def calibration_of(setting: Setting, samples: Any, **options: Any) -> Calibration:
+def calibration_of(setting: Setting, samples: object, **options: Any) -> Calibration:
     """Returns how a study runs a model on samples, only to look at it."""
     return Calibration(
         Magnitude(),

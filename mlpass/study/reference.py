@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,21 @@ Outputs = Mapping[str, Any]
 _NAMES, _OUTPUT, _LABELS = "names", "output:", "labels:"
 
 
+def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
+    """Yields the outputs of each prediction, the same bits in every process, whatever its cores.
+
+    Raises:
+        InputError: a sample does not fit the model; the text names it.
+        ExecutionError: an op failed; likewise.
+    """
+    for number, sample in enumerate(samples):
+        with one_blas_thread():
+            outputs = list(predict_each(interpreter, sample, number))
+        yield from outputs
+
+
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
-    """Writes the outputs for each sample to a file of its own in `folder`.
+    """Writes the outputs for each sample, and each step of one, to a file of its own in `folder`.
 
     Raises:
         InputError: a sample does not fit the model.
@@ -32,16 +45,13 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
         OSError: the disk is full.
     """
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
-    made = predict_each(interpreter, bar)
-    for number in range(len(samples)):
-        with one_blas_thread():
-            outputs = next(made)
+    for number, outputs in enumerate(outputs_of(interpreter, bar)):
         with (folder / f"{number}.npz").open("xb") as file:
             write_arrays(file, dict(_stored(outputs)))
 
 
 def read_reference(folder: Path) -> Iterator[Outputs]:
-    """Yields the outputs for each sample, in order, as `Interpreter.predict` gave them.
+    """Yields the outputs of each prediction, in order, as `Interpreter.predict` gave them.
 
     Raises:
         OSError: a file cannot be read.
@@ -67,7 +77,7 @@ def _as_bytes(content: list[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(to_json(content).encode(), np.uint8)
 
 
-def _output(place: int, stored: Mapping[str, NDArray[Any]]) -> Any:
+def _output(place: int, stored: Mapping[str, NDArray[np.generic]]) -> Any:
     """Returns an output as it was: an array, a label, or probabilities by label."""
     labels, array = stored.get(f"{_LABELS}{place}"), stored[f"{_OUTPUT}{place}"]
     if labels is not None:

@@ -15,19 +15,15 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpass.calibrate.journal import journal_path
-from mlpass.errors import (
-    CalibrationError,
-    ConfigError,
-    InputError,
-    close_matches,
-)
+from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
 from mlpass.files import check_file, naming
-from mlpass.program.mlmodel import check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.storage.given import StorageLike
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.latency import can_measure, measure_latency
@@ -40,13 +36,14 @@ from mlpass.weights.sites import find_sites
 
 
 def sweep(
-    model: Any,
-    sample_data: Any = None,
-    configs: Any = None,
+    model: ModelLike,
+    sample_data: SampleData | None = None,
+    configs: object = None,
     *,
     method: Any = None,
+    storage: StorageLike = None,
     evaluate: Evaluate | None = None,
-    test_data: Any = None,
+    test_data: SampleData | None = None,
     executor: Executor | None = None,
     jobs: int | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -69,6 +66,7 @@ def sweep(
         configs: a sequence of configs, or the path of a YAML file with one; None for twenty that
             need no data.
         method: by which to try each, a method, its name, or several; None is by magnitude.
+        storage: of the configs that name none themselves.
         evaluate: your own measure of a model: given the path of a package, returns a number, the
             higher the better. It then takes the SNR's place in the front.
         test_data: samples to compare outputs on, where they should be others than `sample_data`.
@@ -97,7 +95,7 @@ def sweep(
         OSError: a file cannot be read or written.
     """
     began = time.perf_counter()
-    candidates = make_candidates(configs, method)
+    candidates = make_candidates(configs, method, storage)
     _check(candidates, sample_data, backend, output, resume, force)
     if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
         raise ConfigError(f"jobs: must be an int of 1 or more. Got {jobs!r}.")
@@ -203,7 +201,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     Raises:
         CalibrationError: a sample does not fit the model.
     """
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     place = folder / "reference"
     place.mkdir()
     try:
@@ -221,7 +220,7 @@ def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     return measure_latency(path, sample, function_name=setting.function_name)
 
 
-def path_of(model: Any, folder: Path) -> tuple[str, str]:
+def path_of(model: ModelLike, folder: Path) -> tuple[str, str]:
     """Returns the absolute path of a model, and its name as it was given.
 
     An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`.
@@ -236,7 +235,7 @@ def path_of(model: Any, folder: Path) -> tuple[str, str]:
         return str(path), str(package.path)
 
 
-def sendable(data: Any) -> Any:
+def sendable(data: object) -> Any:
     """Returns sample data in a form that another process can be given: a path, or a list.
 
     Raises:
@@ -256,7 +255,7 @@ def check_backend(backend: str) -> None:
 
 def _check(
     candidates: Sequence[Candidate],
-    sample_data: Any,
+    sample_data: SampleData | None,
     backend: str,
     output: str | os.PathLike[str] | None,
     resume: bool,

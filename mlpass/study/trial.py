@@ -11,24 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
-from mlpass.examine.compare import predict_each, tally_outputs
+from mlpass.examine.compare import tally_outputs
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
-from mlpass.runtime.sources import open_source
+from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate
-from mlpass.study.reference import read_reference
+from mlpass.study.reference import outputs_of, read_reference
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import stored_bytes
@@ -59,8 +58,8 @@ class Setting:
     """
 
     model: str
-    sample_data: Any = None
-    test_data: Any = None
+    sample_data: SampleData | None = None
+    test_data: SampleData | None = None
     reference: str | None = None
     evaluate: Evaluate | None = None
     backend: str = "numpy"
@@ -151,10 +150,9 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
 
     Raises:
         ConfigError: there is no such function.
-        UnsupportedOpError: a part of a pipeline is not an ML Program.
     """
-    parts = open_source(package, function_name).parts
-    ops = {op for _, function in parts for op in function.block.walk()}
+    functions = functions_of(package, function_name)
+    ops = {op for _, function in functions for op in function.block.walk()}
     return sum(
         stored_bytes(site)
         * sum(u.op in ops and not is_gathered(u.op.type, u.parameter) for u in site.uses)
@@ -165,13 +163,11 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
 def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     if setting.reference is None:
         return ()
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     names = [feature.name for feature in interpreter.outputs]
-    samples = load_samples(setting.test_data)
-    # BLAS on one thread gives the same bits in every process, whatever its number of cores.
-    with one_blas_thread():
-        made = predict_each(interpreter, samples)
-        return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
+    made = outputs_of(interpreter, load_samples(setting.test_data))
+    return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
 
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:

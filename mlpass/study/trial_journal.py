@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
 from mlpass.report.plain import keep, kept
-from mlpass.report.study import Trial, trial_from_record, trial_to_record
+from mlpass.report.study import Trial, trial_from_record
 from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
@@ -67,7 +68,7 @@ class TrialJournal:
             OSError: it cannot be written.
         """
         with whole_file(self._path(candidate), force=True) as building:
-            building.write_text(keep(trial_to_record(trial)))
+            building.write_text(keep(asdict(trial)))
 
     def __enter__(self) -> TrialJournal:
         return self

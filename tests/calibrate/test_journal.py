@@ -165,7 +165,7 @@ def test_quantized_and_resumed_alike(tmp_path, monkeypatch):
     convert(program(build, (8, SIZE), opset=newest), minimum_deployment_target=newest).save(
         str(path)
     )
-    options = {"sample_data": samples(), "quantize": "uint4"}
+    options = {"sample_data": samples(), "storage": "uint4"}
     mlpass.prune(path, whole, Percentile(0.5), **options)
     with monkeypatch.context() as patched:
         encode = calibrated.encode_stored

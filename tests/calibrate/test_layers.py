@@ -307,9 +307,9 @@ def test_an_allocation_keeps_to_bytes(mlp, tmp_path):
 @pytest.mark.parametrize(
     ("options", "encoding", "share"),
     [
-        ({"quantize": "int4"}, "sparse + quantized", 0.25),
-        ({"quantize": "int8"}, "sparse + quantized", 0.36),
-        ({"palettize": 4}, "sparse + palettized", 0.25),
+        ({"storage": "int4"}, "sparse + quantized", 0.25),
+        ({"storage": "int8"}, "sparse + quantized", 0.36),
+        ({"storage": {"palettize": 4}}, "sparse + palettized", 0.25),
     ],
     ids=str,
 )
@@ -342,3 +342,34 @@ def test_joint_results_are_what_the_report_says(tmp_path, options, encoding, sha
     change = rows @ (found[0].astype(np.float64) - first).T
     expected = np.square(change).sum() / np.square(rows @ first.astype(np.float64).T).sum()
     np.testing.assert_allclose(report.layers[0].error, expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("storage", ["int4", {"palettize": 4}], ids=str)
+@pytest.mark.parametrize("config", [None, Percentile(0.0)], ids=str)
+def test_a_storage_without_zeros_is_solved_for(tmp_path, storage, config):
+    """What is rounded later makes up for what was rounded before: better than the nearest."""
+    (weight,) = (each.astype(np.float16) for each in weights(1))
+
+    def build(x):
+        return mb.cast(x=mb.linear(x=mb.cast(x=x, dtype="fp16"), weight=weight), dtype="fp32")
+
+    path, out = tmp_path / "model.mlpackage", tmp_path / "out.mlpackage"
+    newest = ct.target.iOS18
+    convert(program(build, (8, SIZE), opset=newest), minimum_deployment_target=newest).save(
+        str(path)
+    )
+    inputs = np.concatenate([sample["x"].astype(np.float16) for sample in samples()])
+
+    def error() -> float:
+        (found,) = weights_of(out).values()
+        was = inputs.astype(np.float64) @ weight.T.astype(np.float64)
+        change = inputs.astype(np.float64) @ (found - weight).T.astype(np.float64)
+        return float(np.square(change).sum() / np.square(was).sum())
+
+    mlpass.prune(path, out, config, storage=storage)
+    nearest = error()
+    report = mlpass.prune(path, out, config, storage=storage, sample_data=samples(), force=True)
+    (layer,) = report.layers
+    assert (layer.skipped, layer.method) == (None, "sparsegpt")
+    assert 0 < error() < 0.9 * nearest
+    assert layer.error == pytest.approx(error(), rel=0.02)

@@ -145,14 +145,13 @@ def test_modes_that_zero_nothing_and_configs_are_obeyed(mlp, tmp_path):
     ("options", "message"),
     [
         ({"method": SparseGPT()}, r"method: SparseGPT\(.*\) needs sample_data"),
-        ({"quantize": "int4"}, "quantize and palettize need sample_data"),
         ({"method": "sparsegpt", "sample_data": []}, r"method: must be Magnitude\(\), Wanda"),
-        ({"palettize": 3, "sample_data": [{}]}, "palettize: must be 4 bits. Got 3"),
-        ({"quantize": "int5", "sample_data": [{}]}, "dtype: must be one of .*Got 'int5'"),
+        ({"storage": "int5"}, "storage: must be one of int8, .* Got 'int5', did you mean"),
         (
-            {"quantize": "int4", "palettize": 4, "sample_data": [{}]},
+            {"storage": {"quantize": "int4", "palettize": 4}},
             "quantize: does not go with palettize",
         ),
+        ({"storage": "int4", "joint_compression": True}, "joint_compression: .* have a storage"),
         ({"propagate": "both", "sample_data": [{}]}, "propagate: must be 'pruned' or 'dense'"),
         ({"fallback": "no", "sample_data": [{}]}, "fallback: must be 'skip' or 'magnitude'"),
         ({"allocate": "fair", "sample_data": [{}]}, "allocate: must be 'uniform' or 'owl'"),
@@ -181,7 +180,9 @@ def test_an_allocation_needs_one_percentile(mlp, tmp_path):
 
 
 def test_joint_results_need_ios18(mlp, tmp_path):
-    with pytest.raises(ModelFormatError, match="quantize needs an iOS18 model, this is iOS17"):
+    with pytest.raises(
+        ModelFormatError, match=r"quantize: int4 needs iOS18: .*; this model is iOS17"
+    ):
         mlpass.prune(
-            mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(1), quantize="int4"
+            mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(1), storage="int4"
         )

@@ -100,7 +100,7 @@ def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "option", [{"quantize": "int4"}, {"allocate": "error"}, {"allocate": "owl"}], ids=str
+    "option", [{"storage": "int4"}, {"allocate": "error"}, {"allocate": "owl"}], ids=str
 )
 def test_joint_and_divided_runs_end_alike(fixtures, tmp_path, monkeypatch, option):
     source, samples = fixtures / "multifunction_lm.mlpackage", SAMPLES["tiny_lm"]

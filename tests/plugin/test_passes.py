@@ -139,7 +139,7 @@ def test_the_report_is_logged(caplog):
 
 
 def test_a_config_that_is_none_is_an_error_at_once():
-    with pytest.raises(ConfigError, match="config: must be a mode, a Config"):
+    with pytest.raises(ConfigError, match="config: must be a mode, a storage"):
         mlpass.pipeline(3)
 
 
@@ -231,8 +231,8 @@ def test_a_whole_config_as_object_and_as_path(tmp_path):
         ("prune_block", {"target_sparsity": "0.5"}, "Block: needs block_size"),
         ("prune_threshold", {"weight_threshold": "-1"}, "weight_threshold: must be an int of 0 or"),
         ("prune_percentile", None, "Percentile: needs target_sparsity"),
-        ("prune", None, "needs the option config: a mode, a Config, or the path of a YAML"),
-        ("prune", {"config": 3}, "config: must be a mode, a Config"),
+        ("prune", None, "needs the option config, a mode, a Config or a YAML path"),
+        ("prune", {"config": 3}, "config: must be a mode, a storage"),
         (
             "prune",
             {"config": Config(op_name_configs={"nothing": None})},

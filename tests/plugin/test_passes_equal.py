@@ -167,7 +167,9 @@ def test_solving_on_samples(plain, tmp_path, mode, target, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda one: one.value)
-@pytest.mark.parametrize("joint", [{"quantize": "int4"}, {"palettize": 4}], ids=str)
+@pytest.mark.parametrize(
+    "joint", [{"storage": "int4"}, {"storage": {"palettize": 4, "group_size": 4}}], ids=str
+)
 def test_joint_results(plain, tmp_path, joint, precision):
     target = ct.target.iOS18
     options = {"sample_data": samples_like(SAMPLE), **joint}

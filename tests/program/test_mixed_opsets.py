@@ -192,12 +192,12 @@ def test_calibrated_runs_store_each_form_too(tmp_path: Path) -> None:
     assert np.count_nonzero(first) == WEIGHT.size // 2
 
 
-@pytest.mark.parametrize("option", [{"quantize": "int8"}, {"palettize": 4}], ids=str)
+@pytest.mark.parametrize("option", [{"storage": "int8"}, {"storage": {"palettize": 4}}], ids=str)
 def test_joint_forms_are_refused_where_one_function_is_too_old(
     option: dict[str, Any], tmp_path: Path
 ) -> None:
     source = mixed(tmp_path, (17, 18))
-    text = "needs an iOS18 model, a function that has 'w' is iOS17: raise a package with --"
+    text = r"needs iOS18: minimum_deployment_target=.*; a function that has 'w' is iOS17"
     with pytest.raises(ModelFormatError, match=text):
         mlpass.prune(
             source,

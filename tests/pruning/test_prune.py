@@ -370,7 +370,7 @@ def test_a_package_is_raised_to_the_target_that_a_form_needs(fixtures, tmp_path,
     source, out = fixtures / "tiny_lm.mlpackage", tmp_path / "out.mlpackage"
     with np.load(fixtures / "tiny_lm.npz") as arrays:
         samples = [{"tokens": arrays["input:tokens"]}]
-    options = {"sample_data": samples, "quantize": "int8", "minimum_deployment_target": target}
+    options = {"sample_data": samples, "storage": "int8", "minimum_deployment_target": target}
     report = mlpass.prune(source, out, Percentile(0.5), **options)
     assert {layer.encoding for layer in report.layers} == {"sparse + quantized"}
     assert report.bytes_before == mlpass.inspect(source).bytes_before

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpass.errors import ConfigError
-from mlpass.solvers.allocate import Curve, error_curve, least_error, outlier_share, owl, uniform
+from mlpass.solvers.allocate import Curve, error_curve, least_error, outlier_share, owl
 from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.modes import Percentile
@@ -32,10 +32,6 @@ def curves(seed, count=3):
         )
         for _ in range(count)
     ]
-
-
-def test_uniform_is():
-    assert uniform([3, 4], 0.5) == [0.5, 0.5]
 
 
 @given(st.floats(0, 1), st.integers(0, 1000))
@@ -93,7 +89,7 @@ def test_curves_of_real_layers_lower_the_summed_error():
             for (weight, _), gram, share in zip(layers, grams, shares, strict=True)
         )
 
-    assert summed(shares) < summed(uniform([2048] * 3, 0.5))
+    assert summed(shares) < summed([0.5] * 3)
     assert shares[0] <= shares[1] < shares[2]  # what is correlated makes up for more
 
 
@@ -125,7 +121,7 @@ def test_outliers_are_counted_against_the_mean_score():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: uniform([1], 2.0), r"sparsity: must be a number in \[0, 1\]. Got 2.0"),
+        (lambda: owl([1], [0.1], 2.0), r"sparsity: must be a number in \[0, 1\]. Got 2.0"),
         (lambda: owl([1], [0.1], -1.0), r"sparsity: must be a number in \[0, 1\]"),
         (lambda: least_error(curves(0)), "give a sparsity or a number of bytes, not both"),
         (lambda: least_error(curves(0), sparsity=0.5, nbytes=3), "bytes, not both"),

@@ -8,11 +8,14 @@ import pytest
 
 from mlpass import (
     ADMM,
+    Block,
     Config,
     Kernel,
     Magnitude,
+    OpConfig,
     Palette,
     Percentile,
+    Plain,
     Quantized,
     SparseGPT,
     Threshold,
@@ -37,13 +40,12 @@ def test_every_mode(mode):
 
 def test_methods_options_and_the_weight_threshold():
     config = Config(Percentile(0.5), weight_threshold=7)
-    candidate = Candidate("x", config, ADMM(), {"allocate": "error", "quantize": "int4"})
+    candidate = Candidate("x", config, ADMM(), {"allocate": "error"})
     options = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
     assert config_of(options) == config
     given = calibration_of(options)
     assert given["method"] == ADMM()
     assert given["allocate"] == "error"
-    assert given["quantize"] == "int4"
 
 
 @pytest.mark.parametrize(
@@ -61,22 +63,23 @@ def test_every_option_of_a_method(method):
     assert calibration_of(options)["method"] == method
 
 
+@pytest.mark.parametrize("mode", [None, Percentile(0.5), Block(0.5, block_size=2)], ids=str)
 @pytest.mark.parametrize(
-    ("options", "storage"),
-    [
-        ({"quantize": "int4", "quantize_block_size": 32}, {"quantize": Quantized("int4", 32)}),
-        ({"quantize": Quantized("uint8")}, {"quantize": "uint8"}),
-        (
-            {"palettize": {"table": "normal_float", "group_size": 8}},
-            {"palettize": Palette("normal_float", 8)},
-        ),
-    ],
+    "storage",
+    [Quantized("int4", 32), Quantized("uint8"), Palette(2, 16, "normal_float"), Palette()],
     ids=str,
 )
-def test_every_option_of_a_storage(options, storage):
-    candidate = Candidate("x", Config(Percentile(0.5)), SparseGPT(), options)
+@pytest.mark.parametrize("method", [Magnitude(), SparseGPT()], ids=str)
+def test_every_option_of_a_storage(mode, storage, method):
+    candidate = Candidate("x", Config(OpConfig(mode, storage)), method)
     read = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
-    assert calibration_of(read).items() >= storage.items()
+    assert config_of(read) == candidate.config
+    assert (read.sample_data is None) == candidate.data_free == (method == Magnitude())
+
+
+def test_values_as_they_come_need_no_flag():
+    kept = Candidate("x", Config(OpConfig(Percentile(0.5), Plain())))
+    assert prune_command("m", kept) == prune_command("m", Candidate("x", Config(Percentile(0.5))))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,7 @@ def test_every_option_of_a_storage(options, storage):
     [
         Candidate("x", Config(Percentile(0.5), {"conv": None})),
         Candidate("x", Config(None)),
+        Candidate("x", Config(Plain())),
         Candidate("x", Config(Percentile(0.5)), Uncorrelated()),  # no method that has a name
     ],
 )

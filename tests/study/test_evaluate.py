@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -62,6 +64,21 @@ def test_any_number_will_do(given):
 def test_an_interrupt_is_no_failure():
     with pytest.raises(KeyboardInterrupt):
         evaluated(raising(KeyboardInterrupt()), "model.mlpackage")
+
+
+def test_a_signal_that_ends_the_program_is_no_failure(model, tmp_path):
+    (tmp_path / "measure.py").write_text(
+        "import os, signal\ndef f(path):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return 1\n"
+    )
+    command = [sys.executable, "-m", "mlpass", "sweep", str(model)]
+    done = subprocess.run(
+        [*command, "--evaluate", f"{tmp_path}/measure.py:f"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr == ""
 
 
 def test_what_fails_on_the_model_itself_ends_a_sweep_before_it_begins(model, samples):

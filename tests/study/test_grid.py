@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from mlpass import ADMM, NM, Block, Config, ConfigError, Magnitude, Percentile, SparseGPT, Wanda
+from mlpass import (
+    ADMM,
+    NM,
+    Block,
+    Config,
+    ConfigError,
+    Magnitude,
+    OpConfig,
+    Percentile,
+    Quantized,
+    SparseGPT,
+    Wanda,
+)
 from mlpass.calibrate.plain import method_of
 from mlpass.study.grid import Candidate, default_grid, make_candidates
 
@@ -25,13 +37,34 @@ def test_every_form_of_config():
     )
     assert [(c.name, c.method_name) for c in found] == [
         ("Percentile(0.5)", "sparsegpt"),
-        ("NM(2:4)", "sparsegpt"),
+        ("NM(2:4) + Quantized(int4)", "sparsegpt"),
         ("careful", "admm"),
         ("mine", "magnitude"),
     ]
-    assert found[1].options == {"quantize": "int4"}
-    assert found[1].config.global_config == NM(2, 4)
+    assert found[1].config.global_config == OpConfig(NM(2, 4), Quantized("int4"))
     assert [candidate.data_free for candidate in found] == [False, False, False, True]
+
+
+def test_storages_are_data_free_without_a_method():
+    found = make_candidates(
+        [
+            {"quantize": "int8"},
+            {"target_sparsity": 0.5, "palettize": 4, "group_size": 16, "method": "sparsegpt"},
+            {"config": Percentile(0.5), "storage": "int4"},
+            Quantized("int4", 32),
+            {"global_config": {"n_m_ratio": [2, 4]}, "quantize": "int4"},
+            Percentile(0.3),
+        ],
+        storage="uint8",
+    )
+    assert [(c.name, c.data_free) for c in found] == [
+        ("Quantized(int8)", True),
+        ("Percentile(0.5) + Palette(4, group_size=16)", False),
+        ("Percentile(0.5) + Quantized(int4)", True),
+        ("Quantized(int4, block_size=32)", True),
+        ("NM(2:4) + Quantized(int4)", True),
+        ("Percentile(0.3) + Quantized(uint8)", True),
+    ]
 
 
 def test_a_config_that_is_no_single_mode_is_called_by_its_number():

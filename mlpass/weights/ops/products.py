@@ -7,12 +7,12 @@ from functools import partial
 from math import prod
 from typing import Any
 
+from mlpass.arrays import Array, Namespace
 from mlpass.errors import NotApplicable
 from mlpass.runtime.kernels.arguments import flag
 from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.weights.ops.record import WeightOp, register
 
-Array = Any
 Kernel = Callable[..., Any]
 
 
@@ -71,7 +71,7 @@ def einsum_layout(shape: Sequence[int], settings: Mapping[str, Any], position: i
 
 
 def linear_inputs(
-    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields x (..., columns) as (1, samples, columns)."""
     x = arguments["x"]
@@ -79,7 +79,7 @@ def linear_inputs(
 
 
 def matmul_inputs(
-    parameter: str, xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    parameter: str, xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the operand that is not `parameter` as (groups, samples, columns).
 
@@ -101,7 +101,7 @@ def matmul_inputs(
 
 
 def einsum_inputs(
-    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the operand that is not at `position` as (groups, samples, columns).
 
@@ -125,7 +125,7 @@ def einsum_inputs(
 
 
 def _arranged(
-    xp: Any,
+    xp: Namespace,
     x: Array,
     labels: Sequence[Hashable],
     groups: Mapping[Any, int],

@@ -6,11 +6,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlpass.arrays import Array
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.ir import Op
 from mlpass.sparsity.layout import Layout
-
-Array = Any
 
 
 def other_arguments(op: Op, parameter: str, position: int) -> Iterator[Hashable]:
@@ -85,7 +84,11 @@ def is_gathered(op_type: str, parameter: str) -> bool:
 
 
 def layout_of(
-    op_type: str, parameter: str, position: int, shape: Sequence[int], settings: Mapping[str, Any]
+    op_type: str,
+    parameter: str,
+    position: int,
+    shape: Sequence[int],
+    settings: Mapping[str, object],
 ) -> Layout:
     """Returns the layout of a weight by the op that reads it.
 

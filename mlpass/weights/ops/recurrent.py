@@ -7,26 +7,18 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from mlpass.weights.ops.products import plain_layout
+from mlpass.arrays import Array, Namespace
+from mlpass.weights.ops.products import linear_inputs, plain_layout
 from mlpass.weights.ops.record import WeightOp, register
 
-Array = Any
 Kernel = Callable[..., Any]
 
 _BACK = ("weight_ih", "weight_hh", "bias", "peephole")
 _STATES = ("initial_h", "initial_c")
 
 
-def step_inputs(
-    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
-) -> Iterator[Array]:
-    """Yields x (steps, batch, columns) as (1, samples, columns)."""
-    x = arguments["x"]
-    yield xp.reshape(x, (1, prod(x.shape[:-1]), x.shape[-1]))
-
-
 def input_states(
-    parameter: str, xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    parameter: str, xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields the hidden states that each step begins with, in their order, (1, samples, columns).
 
@@ -58,7 +50,7 @@ def _register(op_type: str, *beside: str, suffixes: Sequence[str] = ("",)) -> No
     for suffix in suffixes:
         states = partial(input_states, f"weight_hh{suffix}")
         for parameter, inputs in (
-            (f"weight_ih{suffix}", step_inputs),
+            (f"weight_ih{suffix}", linear_inputs),
             (f"weight_hh{suffix}", states),
         ):
             layout = partial(plain_layout, f"{op_type}.{parameter}")

@@ -9,7 +9,8 @@ import torch
 from array_api_compat import torch as torch_namespace
 
 from mlpass.runtime.backends.base import load_kernels
-from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.kernels.arguments import read
+from mlpass.runtime.kernels.registry import find_kernel, find_kinds
 from mlpass.weights.ops.record import WEIGHT_OPS, layout_of
 
 load_kernels("numpy")
@@ -44,7 +45,9 @@ def given(arguments, namespace):
 
 
 def kernel_of(op_type, namespace, opset=18):
-    return find_kernel(op_type, opset, "torch" if namespace == "torch" else "numpy")
+    backend = "torch" if namespace == "torch" else "numpy"
+    function, kinds = find_kernel(op_type, opset, backend), find_kinds(op_type, opset, backend)
+    return lambda xp, **arguments: function(xp, **read(kinds, arguments))
 
 
 def chunks_of(op_type, parameter, arguments, xp=np, kernel=None, position=0):
