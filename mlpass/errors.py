@@ -68,7 +68,14 @@ class NotApplicable(MlpassError):  # noqa: N818  (no error where a pass makes it
 
 
 class Terminated(SystemExit):
-    """SIGTERM has come: unlike a `SystemExit` of the user's own code, it ends everything."""
+    """What SIGTERM and SIGHUP raise: unlike a `SystemExit` of a user's own, it ends everything."""
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Adds a line to what an exception tells, once, where `BaseException.add_note` would."""
+    notes = vars(error).setdefault("__notes__", [])
+    if note not in notes:
+        notes.append(note)
 
 
 def visible(text: str) -> str:

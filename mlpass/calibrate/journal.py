@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Journal:
             resume: whether to go on with what is there, rather than anew.
 
         Raises:
-            CalibrationError: what is there is of another run.
+            CalibrationError: what is there is of another run, or of another version.
             OutputBusyError: another run is using it.
             OSError: it cannot be read or written.
         """
@@ -52,6 +53,8 @@ class Journal:
         self._numbers: dict[Site, int] = {}
         if self._ledger is None or folder is None:
             return
+        names = [field.name for field in fields(Solution)]
+        self._ledger.begin(names, resume=resume)
         head = folder / "run.json"
         if resume and head.is_file():
             if _read_digest(head) != digest:
@@ -61,7 +64,6 @@ class Journal:
                     "samples; without resume, the run starts anew and deletes it"
                 )
             return
-        self._ledger.clear()
         with whole_file(head, force=True) as building:
             building.write_text(to_json({"digest": digest}))
 
@@ -108,7 +110,7 @@ class Journal:
             return
         content = {name: value for name, value in vars(solution).items() if value is not None}
         content |= {_PART + name: part for name, part in content.pop("parts").items()}
-        with whole_file(self._path(site), force=True) as building, building.open("xb") as file:
+        with whole_file(self._path(site), force=True) as building, building.open("wb") as file:
             np.savez(file, samples=samples, tokens=tokens, **content)
 
     def __enter__(self) -> Journal:

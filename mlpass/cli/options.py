@@ -67,11 +67,18 @@ def load_function(option: str, place: str | None) -> Any:
 
 def print_text(text: str) -> None:
     """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
+    import os
     import sys
 
     text = "\n".join(map(visible, text.split("\n")))
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written
+        if error.filename is None:
+            error.filename = "standard output"
+        raise
 
 
 def shown(report: Any, options: argparse.Namespace) -> str:

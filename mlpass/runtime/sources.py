@@ -148,7 +148,7 @@ def unreached(model: Any) -> Mapping[Op, str]:
     """Returns the ops of the programs that no sample is run through, each with the reason.
 
     Args:
-        model: an open package, or a program's graph, which runs as a whole.
+        model: an open package, or a program's graph, which has no such ops.
     """
     if not isinstance(model, Package):
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,6 +15,7 @@ from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
 from mlpass.examine.compare import tally_outputs
+from mlpass.files import temporary_folder
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
@@ -85,8 +85,8 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
         OSError: a file cannot be read or written.
     """
     if output is None:
-        with tempfile.TemporaryDirectory(prefix="mlpass-") as folder:
-            trial = run_trial(setting, candidate, str(Path(folder, "pruned.mlpackage")))
+        with temporary_folder() as folder:
+            trial = run_trial(setting, candidate, str(folder / "pruned.mlpackage"))
         report = trial.report and replace(trial.report, output=None)  # it is gone
         return replace(trial, report=report)
     command = prune_command(setting.model, candidate)
@@ -117,7 +117,9 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
             function_name=setting.function_name,
             dense_grams=None if setting.grams is None else GramFolder(Path(setting.grams)),
         )
-    return prune_package(setting.model, output, candidate.config, calibration, force=True)
+    return prune_package(
+        setting.model, output, candidate.config, calibration, force=True, journaled=False
+    )
 
 
 def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:

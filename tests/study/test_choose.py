@@ -30,6 +30,27 @@ def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
     assert less.bytes_after > 0.5 * choice.bytes_before >= data_free.bytes_after
 
 
+def test_a_model_whose_place_was_taken_meanwhile_is_kept_beside_it(
+    model, samples, tmp_path, monkeypatch
+):
+    from mlpass.study.climb import Climb
+
+    out, try_rung = tmp_path / "out.mlpackage", Climb.try_rung
+
+    def late(self, *given):
+        try_rung(self, *given)
+        out.write_text("theirs")
+
+    monkeypatch.setattr(Climb, "try_rung", late)
+    options = {"sample_data": samples, "max_size": "0.8x", "up_to": "data-free"}
+    with pytest.raises(OutputExistsError, match=r"meanwhile, and is kept; the result is .*out-1"):
+        mlpass.choose(model, out, **options)
+    assert out.read_text() == "theirs"
+    kept = tmp_path / "out-1.mlpackage"
+    assert sorted(tmp_path.iterdir()) == [kept, out]
+    assert package_nbytes(kept) <= 0.8 * mlpass.inspect(model).bytes_before
+
+
 def test_a_quality_is_held_by_the_smallest(model, samples, tmp_path):
     out = tmp_path / "out.mlpackage"
     choice = mlpass.choose(model, out, sample_data=samples, min_snr=20, up_to="data-free")

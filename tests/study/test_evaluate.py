@@ -78,7 +78,7 @@ def test_a_signal_that_ends_the_program_is_no_failure(model, tmp_path):
         check=False,
     )
     assert done.returncode == 128 + signal.SIGTERM
-    assert done.stderr == ""
+    assert done.stderr == "mlpass: error: terminated\n"
 
 
 def test_what_fails_on_the_model_itself_ends_a_sweep_before_it_begins(model, samples):
