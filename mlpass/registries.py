@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import Option, check_options, option, options_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Registry:
             return name.lower()
         raise ConfigError(
             f"{self.what}: must be one of {', '.join(self)}. "
-            f"Got {name!r}{close_matches(str(name), self)}."
+            f"Got {brief(name)}{close_matches(name, self)}."
         )
 
     def build(self, name: str, given: Mapping[str, Any]) -> Any:
