@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mlpass.arrays import cast_like, host, in_fp32, limit_of, placed
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.journal import Journal
+from mlpass.calibrate.journal import Finished, Journal
 from mlpass.calibrate.shares import allocate
 from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.walk import walk
@@ -20,7 +21,9 @@ from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
+from mlpass.solvers.aim import aimed
 from mlpass.solvers.solve import Solution, solve
+from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.record import untouched_record
@@ -60,8 +63,8 @@ def prune_calibrated(
                 pruning.solve([observed])
             return pruning.records
         with walk(model, steps, calibration, journal.__contains__) as (grams, stops):
-            for stop in stops:
-                for site, weight in pruning.solve(grams.add(stop)):
+            for stop, dense in stops:
+                for site, weight in pruning.solve(grams.add(stop, dense)):
                     if calibration.propagate == "pruned":
                         put(stop, site, weight)
     return pruning.records
@@ -75,11 +78,9 @@ def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
 
 
 class _Solved(NamedTuple):
-    """What a site comes to: solved for on how many samples and input rows, and encoded."""
+    """What a site comes to: what the journal keeps of it, and encoded."""
 
-    solution: Solution[NDArray[Any]]
-    samples: int
-    tokens: int
+    finished: Finished
     encoded: Encoded
 
 
@@ -116,9 +117,10 @@ class _Pruning:
         try:
             known = self._journal.get(step.site)
             if known is None:
-                known = self._solve(step, observed), observed.samples, observed.tokens
-                self._journal.add(step.site, *known)
-            return _Solved(*known, _encoded(step, known[0]))
+                solution, target = self._solve(step, observed)
+                known = Finished(solution, observed.samples, observed.tokens, target)
+                self._journal.add(step.site, known)
+            return _Solved(known, _encoded(step, known.solution))
         except NotApplicable as reason:
             return reason
 
@@ -130,7 +132,7 @@ class _Pruning:
                 self.records[site] = untouched_record(site, str(found))
             self.bar.update()
             return None
-        solution, encoded = found.solution, found.encoded
+        (solution, samples, tokens, target), encoded = found
         for old, new in encoded.replacements:
             self._editor.replace(old, new)
         self.records[site] = replace(
@@ -144,15 +146,16 @@ class _Pruning:
             error=solution.error,
             error_before=solution.error_before,
             dampening=solution.dampening,
-            samples=found.samples,
-            tokens=found.tokens,
+            samples=samples,
+            tokens=tokens,
+            target=target,
         )
         self.bar.set_postfix_str(f"{site.name}: error {solution.error:.2g}")
         self.bar.update()
         return solution.weight
 
-    def _solve(self, step: Step, observed: Observed) -> Solution[NDArray[Any]]:
-        """Returns the solution for a site.
+    def _solve(self, step: Step, observed: Observed) -> tuple[Solution[NDArray[Any]], str | None]:
+        """Returns the solution for a site, and what it aims at, where that was a question.
 
         Raises:
             NotApplicable: it cannot be solved for; the text says why.
@@ -165,12 +168,14 @@ class _Pruning:
         mode = mode_of(step, score)
         layout = layout_to_solve(step.site, mode)
         try:
+            weight, wanted, target = _target(observed, weight, layout)
             solution = solve(
                 weight,
                 observed.gram,
                 mode,
                 method=self._calibration.method,
                 storage=step.storage,
+                target=wanted,
                 layout=layout,
                 error_before=True,
             )
@@ -178,7 +183,36 @@ class _Pruning:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
         if step.storage is None and solution.keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        return solution
+        return solution, target
+
+
+def _target(
+    observed: Observed, weight: NDArray[Any], layout: Layout
+) -> tuple[NDArray[Any], NDArray[Any] | None, str | None]:
+    """Returns the weight to prune, exactly what it is to be, and what it aims at as text.
+
+    Raises:
+        CalibrationError: a Gram is not positive semidefinite.
+    """
+    if observed.aim is None:
+        return weight, None, observed.own and f"own: {observed.own}"
+    groups, rows, channels, positions = layout.sizes
+    matrix = layout.split(weight).reshape(groups, rows, channels * positions)
+    learnt, held, whole = observed.aim
+    found, share = aimed(in_fp32(placed(matrix, whole.gram.diagonal)), learnt, held, whole)
+    if not share:
+        moved = whole.cross is not None or whole.drift is not None
+        text = (
+            "nothing is nearer on the samples kept back"
+            if moved
+            else "its inputs are the dense ones"
+        )
+        return weight, None, f"own: {text}"
+    wanted = layout.join(host(found))
+    limit = limit_of(weight)
+    stream = "" if whole.drift is None else " stream"
+    text = f"dense{stream}" + ("" if share == 1 else f", {share:g} of the way")
+    return cast_like(wanted.clip(-limit, limit), weight), wanted, text
 
 
 def mode_of(step: Step, score: NDArray[Any]) -> Mode:

@@ -17,7 +17,7 @@ from typing import Any
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import map_items
-from mlpass.program.ir import Op
+from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import Run
 from mlpass.runtime.features import check_names, read_input, write_output
@@ -188,7 +188,8 @@ class _Replay:
             told = steps[start:] if final else steps[start:end]
             ops = [op for step in told for op in ops_of(step)]
             asking = asked[start]
-            stop = Stop(ops, asking, range(samples), self._showing(steps[start], asking), self._own)
+            show = self._showing(steps[start], asking)
+            stop = Stop(ops, asking, range(samples), show, self._value, self._own)
             try:
                 yield stop
             finally:
@@ -214,6 +215,20 @@ class _Replay:
             return rehearsed[number][op]
 
         return show
+
+    def _value(self, value: Value, number: int) -> Any:
+        """Returns what a value is of a sample.
+
+        Raises:
+            CalibrationError: it is not there.
+        """
+        try:
+            return self._runs[number].values[value]
+        except KeyError:
+            raise CalibrationError(
+                f"replay: {value.name!r} is not there at this stop: it is not made yet, or nothing "
+                "reads it any more"
+            ) from None
 
     def _rehearsed(
         self, step: OpPlan, number: int, wanted: Sequence[Op]
