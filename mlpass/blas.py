@@ -132,7 +132,7 @@ def _set_threads(library: Any, threads: int) -> None:
         lift(force=True)
 
 
-def _counts_by_thread(library: Any) -> bool:
+def _counts_by_thread(library: object) -> bool:
     return getattr(library, "threading_layer", None) == "openmp"
 
 

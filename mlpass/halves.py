@@ -7,7 +7,6 @@ foresee.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ _OWN = np.uint32(0x400)  # ... and its own as fp16
 _ROUNDING = np.uint32((0xFFF - _NORMAL) % (1 << 32))  # almost half of what is lost
 
 
-def widened(values: NDArray[Any]) -> NDArray[np.float32]:
+def widened(values: NDArray[np.generic]) -> NDArray[np.float32]:
     """Returns fp32 of fp16, looked up, and of other dtypes as numpy does; fp32 as it is."""
     if values.dtype != np.float16:
         return values.astype(np.float32, copy=False)
@@ -36,7 +35,7 @@ def widened(values: NDArray[Any]) -> NDArray[np.float32]:
     return result.reshape(values.shape)
 
 
-def narrowed(values: NDArray[Any]) -> NDArray[np.float16]:
+def narrowed(values: NDArray[np.generic]) -> NDArray[np.float16]:
     """Returns fp16 of fp32, and of other dtypes as numpy does; fp16 as it is.
 
     fp32 is rounded to the nearest, of two as near to the even one. Halves are numbered like their

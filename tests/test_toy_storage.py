@@ -19,10 +19,11 @@ from mlpass import Config, ConfigError, OpConfig, Percentile, SparseGPT
 from mlpass.cli import _parser, main
 from mlpass.cli.calibration import calibration_of
 from mlpass.cli.modes import config_of
+from mlpass.errors import NotApplicable
 from mlpass.options import option
 from mlpass.registries import STORAGES, storage
 from mlpass.storage.given import as_storage
-from mlpass.storage.storage import Storage
+from mlpass.storage.storage import Storage, Stored
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate, make_candidates
 from tests.calibrate.layers import SIZE, samples, save, weights, weights_of
@@ -42,14 +43,18 @@ def toy():
         steps_up: int = option(low=1, high=127, help="steps above zero, and as many below")
         reach: float = option(default=1.0, above=0, help="share of the largest weight they reach")
         scope: str = option(default="all", choices=("all", "none"), help="of nothing")
-        form = "constexpr_blockwise_shift_scale"
+        code_bits = 8
 
         def grid(self, layout, power, dtype):
             SEEN.append(self)
             return Grid(self, layout, dtype)
 
-        def stored(self, parts, kept, layout):
-            return "int8", {"scale": parts["scale"]}
+        def stored(self, parts, layout, opset):
+            scale = {"scale": parts["scale"]}
+            return Stored("constexpr_blockwise_shift_scale", "data", "int8", scale)
+
+        def others_nbytes(self, layout, itemsize, opset):
+            return itemsize
 
     class Grid:
         def __init__(self, stairs, layout, dtype):
@@ -61,14 +66,20 @@ def toy():
             return self.rounding
 
         def rounding(self, order):
-            scale, top = np.float32(self.height), self.stairs.steps_up
-
             def round_column(index, column):
-                codes = np.clip(np.rint(column / scale), -top, top)
+                codes = self.codes_of(column)
                 self.codes[:, :, order[index]] = codes
-                return codes * scale
+                return codes * np.float32(self.height)
 
             return round_column
+
+        def nearest(self, weight):
+            self.codes[:] = self.codes_of(weight)
+            return self.codes * np.float32(self.height)
+
+        def codes_of(self, values):
+            top = self.stairs.steps_up
+            return np.clip(np.rint(values / np.float32(self.height)), -top, top)
 
         def parts(self, keep):
             codes = self.layout.join(self.codes)
@@ -253,20 +264,21 @@ def test_fine_tuning(model, data, tmp_path, toy):
     assert {layer.encoding for layer in report.layers} == {"sparse + quantized"}
 
 
-def test_a_storage_that_does_not_fit_is_told_before_training(model, tmp_path):
+def test_a_storage_that_does_not_fit_is_told_before_training(model, toy, monkeypatch):
+    def refuse(*_):
+        raise NotApplicable("its steps are too low")
+
+    monkeypatch.setattr(toy, "grid", refuse)
     module = mlpass.finetune.to_module(model)
-    pruner = mlpass.finetune.MagnitudePruner(module, storage=mlpass.Quantized("int4", 48))
+    pruner = mlpass.finetune.MagnitudePruner(module, storage=toy(5))
     pruner.prepare()
-    report = pruner.report()
-    assert {layer.skipped for layer in report.layers} == {
-        f"block_size 48 does not divide its {SIZE} input channels"
-    }
+    assert {layer.skipped for layer in pruner.report().layers} == {"its steps are too low"}
 
 
 def test_a_model_that_is_too_old_is_told_before_training(tmp_path):
     old = save(lambda x: mb.linear(x=x, weight=weights(1)[0]), tmp_path)
     pruner = mlpass.finetune.MagnitudePruner(mlpass.finetune.to_module(old), storage="int4")
-    with pytest.raises(mlpass.ModelFormatError, match="quantize needs an iOS18 model"):
+    with pytest.raises(mlpass.ModelFormatError, match="quantize: int4 needs iOS18"):
         pruner.prepare()
 
 

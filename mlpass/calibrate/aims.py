@@ -57,6 +57,11 @@ class Crossed:
         self.refusal = self.refusal or reason
         self.streams, self._inputs, self._drifts = {}, _two(), {}
 
+    def leave(self, site: Site) -> None:
+        """Lets go of a site's stream."""
+        self.streams.pop(site)
+        self._drifts.pop(site, None)
+
     def watched(
         self,
         chunks: Iterator[Array],
@@ -92,13 +97,10 @@ class Crossed:
 
     def _add_drift(self, site: Site, chunk: Array, drift: Array, held: bool) -> None:
         """Takes in what a stream has over; one that is not of the outputs' size is let go of."""
-        if site not in self.streams:
-            return
         if drift.shape[:2] != chunk.shape[:2]:  # one that is broadcast as it is added
-            self.streams.pop(site)
-            self._drifts.pop(site, None)
-            return
-        self._drifts.setdefault(site, _two())[held].add(chunk, drift)
+            self.leave(site)
+        if site in self.streams:
+            self._drifts.setdefault(site, _two())[held].add(chunk, drift)
 
     def flush(self) -> None:
         """Sums what is held back: activations that may change now."""

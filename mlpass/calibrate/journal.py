@@ -19,7 +19,7 @@ from mlpass.errors import CalibrationError
 from mlpass.files import hidden_path, whole_file
 from mlpass.ledger import Ledger
 from mlpass.report.plain import to_json
-from mlpass.runtime.samples import read_arrays
+from mlpass.runtime.samples import Sample, read_arrays, steps_of
 from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
 
@@ -133,14 +133,14 @@ def journal_path(output: str | os.PathLike[str]) -> Path:
 
 
 def digest_of(
-    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Mapping[str, Any]]
+    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Sample]
 ) -> str:
     """Returns a digest of all that a run's result depends on.
 
     Args:
         files: of the model.
         settings: config, method and options, whose texts tell all about them.
-        samples: each {input name: array}.
+        samples: each {input name: array}, or a sequence of such.
 
     Raises:
         OSError: a file is gone.
@@ -152,10 +152,14 @@ def digest_of(
             while chunk := content.read(_CHUNK):
                 digest.update(chunk)
     for sample in samples:
-        for name in sorted(sample):
-            array = np.ascontiguousarray(sample[name])
-            digest.update(repr((name, array.shape, array.dtype.str)).encode())
-            digest.update(array.tobytes())
+        steps = steps_of(sample)
+        if steps is sample:
+            digest.update(repr(("steps", len(steps))).encode())
+        for step in steps:
+            for name in sorted(step):
+                array = np.ascontiguousarray(step[name])
+                digest.update(repr((name, array.shape, array.dtype.str)).encode())
+                digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,12 @@ from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Editor, Encoded, encode_stored, encode_weight
 
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 
 def prune_calibrated(
-    model: Any,
+    model: ModelLike,
     steps: Sequence[Step],
     calibration: Calibration,
     editor: Editor,
@@ -70,7 +73,7 @@ def prune_calibrated(
     return pruning.records
 
 
-def put(stop: Stop, site: Site, weight: NDArray[Any]) -> None:
+def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
     """Lets a program go on with another weight."""
     for value in (maker.outputs[-1] for maker in site.makers):
         if value in stop.constants:  # other functions may share it
@@ -215,7 +218,7 @@ def _target(
     return cast_like(wanted.clip(-limit, limit), weight), wanted, text
 
 
-def mode_of(step: Step, score: NDArray[Any]) -> Mode:
+def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:
     """Returns the mode of a step; where it ranks all weights together, this one's share of it."""
     assert step.mode is not None
     if step.cut is None:

@@ -42,7 +42,7 @@ def calibration_words(*, without: Collection[str] = ()) -> list[str]:
     return ["sample_data", "method", *method_words(), *every_storage_word(), *options]
 
 
-def method_of(method: object, given: Mapping[str, Any] | None = None) -> Method:
+def method_of(method: object, given: Mapping[str, object] | None = None) -> Method:
     """Returns a method given as one, by its name, or as a mapping of it and its options.
 
     Args:
@@ -68,7 +68,7 @@ def method_of(method: object, given: Mapping[str, Any] | None = None) -> Method:
     return built
 
 
-def plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+def plain_arguments(given: Mapping[str, object]) -> dict[str, Any]:
     """Returns the arguments of `make_calibration` that plain options stand for.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,16 @@ from mlpass.sparsity.layout import Layout
 from mlpass.weights.reading import layout_of_site, magnitude, weight_of
 from mlpass.weights.sites import Site
 
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 # Where a layer's error is measured: shares of the way from nothing to the wanted sparsity, and from
 # there to everything.
 _BELOW = (0.0, 0.4, 0.7, 0.85, 1.0)
 _ABOVE = (0.15, 0.3, 0.5, 0.75)
 
 
-def allocate(model: Any, steps: Sequence[Step], calibration: Calibration) -> list[Step]:
+def allocate(model: ModelLike, steps: Sequence[Step], calibration: Calibration) -> list[Step]:
     """Returns the steps with each layer's own share of the sparsity.
 
     Args:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mlpass.arrays import Array
 from mlpass.calibrate.aims import Aim, Crossed, Part, aim_of, is_held
 from mlpass.calibrate.gathered import Gathered, with_gathering
 from mlpass.calibrate.skips import find_streams
-from mlpass.errors import NotApplicable
+from mlpass.errors import CalibrationError, NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
@@ -200,29 +201,48 @@ class SiteGrams:
                 beside = dense.arguments(use.op)[sample]
                 if len(beside) != len(turns):
                     crossed.refuse("it runs another number of times in the dense model")
+            drifts: Sequence[Mapping[Site, Any]] = [{} for _ in turns]
+            if dense is not None and crossed is not None and crossed.streams:
+                drifts = self._drifts(crossed, use, turns, (stop, dense), sample)
             for number, arguments in enumerate(turns):
                 chunks = self._inputs(use, kernel, arguments)
                 if dense is not None and crossed is not None and not crossed.refusal:
                     others = self._inputs(use, dense.kernel(use.op), beside[number])
-                    drifts = self._drifts(crossed, use, arguments, (stop, dense), sample)
-                    chunks = crossed.watched(chunks, others, drifts, held)
+                    chunks = crossed.watched(chunks, others, drifts[number], held)
                 yield from ((sample, chunk) for chunk in chunks)
 
     def _drifts(
         self,
         crossed: Crossed,
         use: Use,
-        arguments: Mapping[str, Any],
+        turns: Sequence[Mapping[str, Any]],
         stops: tuple[Stop, Stop],
         sample: int,
-    ) -> dict[Site, Any]:
-        """Returns what the streams of the dense model have over those of the pruned one."""
-        outputs, drifts = _record(use).outputs, {}
-        for site, stream in crossed.streams.items():
-            now, before = (stop.values(stream)[sample] for stop in stops)
-            if outputs is not None and now.shape == before.shape:
-                drifts[site] = outputs(self._backend.xp, before - now, arguments, use.position)
+    ) -> list[dict[Site, Any]]:
+        """Returns what streams of the dense model have over the pruned one's, each time of a use.
+
+        One that is not there, or has another shape, is let go of.
+        """
+        drifts: list[dict[Site, Any]] = [{} for _ in turns]
+        for site, stream in list(crossed.streams.items()):
+            try:
+                now, before = (stop.values(stream)[sample] for stop in stops)
+                for number, pair in enumerate(zip(before, now, turns, strict=True)):
+                    drifts[number][site] = self._drift(use, *pair)
+            except (CalibrationError, NotApplicable):
+                crossed.leave(site)
         return drifts
+
+    def _drift(self, use: Use, before: Array, now: Array, arguments: Mapping[str, Any]) -> Array:
+        """Returns what a stream of the dense model has over the pruned one's, as rows of outputs.
+
+        Raises:
+            NotApplicable: they have other shapes.
+        """
+        outputs = _record(use).outputs
+        if outputs is None or now.shape != before.shape:
+            raise NotApplicable("its stream is not of the outputs' shape")
+        return outputs(self._backend.xp, before - now, arguments, use.position)
 
     def _inputs(
         self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]

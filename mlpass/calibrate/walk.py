@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
@@ -17,10 +17,13 @@ from mlpass.runtime.replay import stops
 from mlpass.runtime.stop import Stop
 from mlpass.weights.sites import Site
 
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 
 @contextmanager
 def walk(
-    model: Any,
+    model: ModelLike,
     steps: Sequence[Step],
     calibration: Calibration,
     known: Callable[[Site], bool] = frozenset().__contains__,
@@ -49,6 +52,7 @@ def walk(
             backend=calibration.backend,
             device=calibration.device,
             function_name=calibration.function_name,
+            partial=True,
         )
         for _ in range(1 + dense)
     ]
@@ -70,7 +74,7 @@ def walk(
 
 @contextmanager
 def observe_dense(
-    model: Any, steps: Sequence[Step], calibration: Calibration
+    model: ModelLike, steps: Sequence[Step], calibration: Calibration
 ) -> Iterator[Iterable[tuple[Step, Observed]]]:
     """Opens what the sites of a plan meet in the model as it is, one after another.
 

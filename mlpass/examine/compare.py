@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,22 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import Sample, SampleData, load_samples, steps_of
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 Outputs = Mapping[str, Any]
 
 _SHOWN = 5  # labels in a message
 
 
-def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy") -> Comparison:
+def compare(
+    model: ModelLike, other: object, sample_data: SampleData, *, backend: str = "numpy"
+) -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
+
+    Of a pipeline with other parts, what the ML Programs before the first of them give is compared.
 
     Args:
         model: the reference: a path, an `MLModel` or a pymil `Program`.
@@ -37,7 +44,9 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
         UnsupportedOpError: a model has ops that cannot be run.
     """
     samples = load_samples(sample_data)
-    first, second = Interpreter(model, backend=backend), Interpreter(other, backend=backend)
+    first, second = (
+        Interpreter(each, backend=backend, partial=backend != "coreml") for each in (model, other)
+    )
     names = [feature.name for feature in first.outputs]
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:
@@ -46,7 +55,11 @@ def compare(model: Any, other: Any, sample_data: Any, *, backend: str = "numpy")
             f"the models have no output in common: one has {', '.join(names)}, the other {others}"
         )
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
-    pairs = ((predict_once(first, sample), predict_once(second, sample)) for sample in bar)
+    pairs = (
+        pair
+        for sample in bar
+        for pair in zip(predict_each(first, sample), predict_each(second, sample), strict=True)
+    )
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
 
 
@@ -57,7 +70,7 @@ def tally_outputs(
 
     Args:
         names: of the outputs.
-        pairs: for each sample the outputs of the reference, and those to compare with it.
+        pairs: for each prediction the outputs of the reference, and those to compare with it.
 
     Raises:
         CalibrationError: an output has different shapes.
@@ -69,15 +82,16 @@ def tally_outputs(
     return tuple(tally.record(name) for name, tally in tallies.items())
 
 
-def predict_once(interpreter: Interpreter, sample: Mapping[str, Any]) -> Outputs:
-    """Returns the outputs for one sample, from a new state where the model keeps one.
+def predict_each(interpreter: Interpreter, sample: Sample) -> Iterator[Outputs]:
+    """Yields the outputs for each step of a sample, on a new state where the model keeps one.
 
     Raises:
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
     state = interpreter.make_state() if interpreter.states else None
-    return interpreter.predict(dict(sample), state)
+    for step in steps_of(sample):
+        yield interpreter.predict(dict(step), state)
 
 
 @dataclass
@@ -92,7 +106,7 @@ class _Tally:
     same: int = 0
     places: int = 0
 
-    def add(self, reference: Any, result: Any) -> None:
+    def add(self, reference: object, result: Any) -> None:
         if isinstance(reference, str | int):
             self.same += reference == result
             self.places += 1
@@ -134,7 +148,7 @@ class _Tally:
         )
 
 
-def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
+def _differences(wanted: NDArray[np.generic], made: NDArray[Any]) -> NDArray[Any]:
     """Returns the absolute differences, without the places where both are NaN.
 
     They are 0 for equal infinities, and infinite for any other pair that is not two numbers.
@@ -145,7 +159,7 @@ def _differences(wanted: NDArray[Any], made: NDArray[Any]) -> NDArray[Any]:
     return measured
 
 
-def _labels(output: Any) -> str:
+def _labels(output: object) -> str:
     """Returns an output's first labels as text, "none" of an empty one."""
     if not isinstance(output, Mapping):
         return "none"

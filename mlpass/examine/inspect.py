@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mlpass.program.mlmodel import open_package
+from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.report.records import Report
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
 
 
-def inspect(source: Any) -> Report:
+def inspect(source: ModelLike) -> Report:
     """Returns a report of a model as it is: nothing is changed or written.
 
     Args:

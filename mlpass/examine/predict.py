@@ -10,13 +10,13 @@ from typing import IO, Any
 import numpy as np
 
 from mlpass.files import check_file, whole_file
-from mlpass.program.mlmodel import check_outside
+from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import read_arrays
 
 
 def predict_to_file(
-    model: Any, inputs: Path, output: Path, *, backend: str = "numpy", force: bool = False
+    model: ModelLike, inputs: Path, output: Path, *, backend: str = "numpy", force: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Writes a model's outputs and returns the shapes of the arrays that were written, by name.
 
@@ -57,7 +57,7 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) ->
                 write(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
 
 
-def as_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def as_arrays(outputs: Mapping[str, object]) -> dict[str, np.ndarray[Any, Any]]:
     """Returns outputs as arrays; probabilities by label as two, NAME and NAME.labels.
 
     Where an output has that very name, underscores follow until it is free.

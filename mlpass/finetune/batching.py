@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlpass.arrays import Namespace
 from mlpass.runtime.control import CONTROL
 from mlpass.runtime.function_plan import BlockPlan, OpPlan
 from mlpass.runtime.kernels.arguments import integer
@@ -64,7 +65,7 @@ def _over_samples(function: Kernel, rule: Rule | None) -> Kernel:
     """Returns a kernel that maps another over the batches among its arguments."""
     one_by_one = False
 
-    def run(xp: Any, **arguments: Any) -> Any:
+    def run(xp: Namespace, **arguments: Any) -> Any:
         nonlocal one_by_one
         batches = [item.samples for item in _items(arguments) if isinstance(item, Batch)]
         if not batches:
@@ -104,7 +105,7 @@ def _filled(arguments: Mapping[str, Any], samples: Iterator[Tensor]) -> dict[str
     return {parameter: fill(value) for parameter, value in arguments.items()}
 
 
-def _each(function: Callable[[Any], Any], made: Any) -> Any:
+def _each(function: Callable[[Any], Any], made: object) -> Any:
     return tuple(map(function, made)) if isinstance(made, tuple) else function(made)
 
 
@@ -122,7 +123,7 @@ def _stacked(made: list[Any]) -> Any:
     return Batch(torch.stack(made))
 
 
-def _gather(function: Kernel, xp: Any, arguments: Mapping[str, Any]) -> Any:
+def _gather(function: Kernel, xp: Namespace, arguments: Mapping[str, Any]) -> Any:
     """Returns rows of one table for all samples, which a check of the indices keeps from vmap."""
     table, indices = arguments["x"], arguments["indices"]
     plain = integer(arguments.get("axis", 0)) == 0 == integer(arguments.get("batch_dims", 0))
@@ -131,14 +132,14 @@ def _gather(function: Kernel, xp: Any, arguments: Mapping[str, Any]) -> Any:
     return Batch(function(xp, **{**arguments, "indices": indices.samples}))
 
 
-def _pad(function: Kernel, xp: Any, arguments: Mapping[str, Any]) -> Any:
+def _pad(function: Kernel, xp: Namespace, arguments: Mapping[str, Any]) -> Any:
     """Returns all samples padded, which counts axes from the last one."""
     if not isinstance(arguments["x"], Batch) or isinstance(arguments["pad"], Batch):
         return None
     return Batch(function(xp, **{**arguments, "x": arguments["x"].samples}))
 
 
-def _recur(function: Kernel, xp: Any, arguments: Mapping[str, Any]) -> Any:
+def _recur(function: Kernel, xp: Namespace, arguments: Mapping[str, Any]) -> Any:
     """Returns what a recurrent layer makes of all samples side by side on its batch axis."""
     given = {name: value for name, value in arguments.items() if isinstance(value, Batch)}
     states = [name for name in ("initial_h", "initial_c") if name in arguments]

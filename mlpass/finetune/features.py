@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from mlpass.runtime.description import Feature
 from mlpass.runtime.features import expected, read_input
 
 
-def read_feature(feature: Feature, value: Any, device: torch.device) -> Tensor:
+def read_feature(feature: Feature, value: object, device: torch.device) -> Tensor:
     """Returns an input as a tensor of the type that the program runs on.
 
     Raises:
@@ -57,7 +55,7 @@ def batch_size(feature: Feature, tensor: Tensor) -> int | None:
     )
 
 
-def write_value(value: Any, count: int | None) -> Tensor:
+def write_value(value: object, count: int | None) -> Tensor:
     """Returns an output: of a batch of `count`, all samples along the leading axis."""
     if isinstance(value, Batch):
         samples = value.samples

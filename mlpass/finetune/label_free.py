@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from mlpass.finetune.distillation import LEARNING_RATE, distill
 from mlpass.finetune.module import to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
-from mlpass.program.mlmodel import check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.report.records import Report
+from mlpass.runtime.samples import SampleData
 from mlpass.storage.given import StorageLike
 
 _UPDATES = 20
 
 
 def finetune(
-    model: Any,
+    model: ModelLike,
     output: str | os.PathLike[str],
     config: object,
-    sample_data: Any,
+    sample_data: SampleData,
     *,
     steps: int,
-    dense: Any = None,
+    dense: ModelLike | None = None,
     storage: StorageLike = None,
     batch_size: int = 8,
     learning_rate: float = LEARNING_RATE,

@@ -89,7 +89,7 @@ def pruned_parameter(
 
 def keep_masks(
     weights: Sequence[PrunedParameter],
-    masters: Mapping[str, NDArray[Any]],
+    masters: Mapping[str, NDArray[np.generic]],
     sparsities: Mapping[str, float],
     *,
     nested: bool,
@@ -122,7 +122,7 @@ def keep_masks(
     return masks
 
 
-def _score(name: str, masters: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _score(name: str, masters: Mapping[str, NDArray[np.generic]]) -> NDArray[Any]:
     try:
         return magnitude(masters[name])
     except NotApplicable as reason:

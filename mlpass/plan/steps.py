@@ -15,15 +15,15 @@ from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config, op_config_of
 from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
-from mlpass.registries import STORAGES
 from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
 from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import Storage
-from mlpass.weights.joint import check_opset, has_joint_form
+from mlpass.weights.joint import has_joint_form
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import magnitude, weight_of
 from mlpass.weights.sites import Site
+from mlpass.weights.storing import check_storage
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def check_storages(steps: Sequence[Step]) -> None:
     """Raises ModelFormatError where a function is too old for the storage that its weights get."""
     for step in steps:
         if step.storage is not None and step.skipped is None:
-            check_opset([step.site], STORAGES.name_of(step.storage) or str(step.storage))
+            check_storage([step.site], step.storage)
+            if step.mode is not None and step.mode.target != 0:
+                check_storage([step.site], step.storage, zeros=True)
 
 
 def keep_by_cut(score: NDArray[Any], cut: SiteCut) -> Mask:

@@ -67,7 +67,7 @@ BY_NAME = {dtype.name: dtype for dtype in _TABLE}
 BY_PROTO = {dtype.proto: dtype for dtype in _TABLE}
 
 
-def dtype_of_array(array: NDArray[Any]) -> DType:
+def dtype_of_array(array: NDArray[np.generic]) -> DType:
     """Returns the MIL type of a numpy array's elements.
 
     Raises:
@@ -99,7 +99,7 @@ def unpack_elements(raw: NDArray[np.uint8], dtype: DType, count: int) -> NDArray
     return values
 
 
-def pack_elements(values: NDArray[Any], dtype: DType) -> NDArray[np.uint8]:
+def pack_elements(values: NDArray[np.generic], dtype: DType) -> NDArray[np.uint8]:
     """Returns the stored bytes of `values`: the inverse of `unpack_elements`."""
     flat = np.ascontiguousarray(values).reshape(-1)
     if dtype.bits >= 8:

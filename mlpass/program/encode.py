@@ -10,7 +10,7 @@ from mlpass.program.dtypes import BY_NAME, DType
 from mlpass.program.ir import Argument, Constant, Op, Raw, TensorType, Value
 
 FIRST_SPARSE_OPSET = 16
-_IOS18 = 18
+SUB_BYTE_OPSET = 18  # the first with types below a byte, blocks, and masks beside codes
 
 
 def dense(maker: Op, constant: Constant) -> Op:
@@ -28,7 +28,7 @@ def sparse(maker: Op, mask: Constant, nonzero: Constant, opset: int) -> Op:
         opset: iOS version.
     """
     inputs: dict[str, tuple[Constant]] = {"nonzero_data": (nonzero,), "mask": (mask,)}
-    if opset < _IOS18:
+    if opset < SUB_BYTE_OPSET:
         shape = np.array(maker.outputs[0].type.shape, np.uint32)  # type: ignore[union-attr]
         inputs["shape"] = (Constant.of(shape),)
     return Op("constexpr_sparse_to_dense", maker.name, inputs, maker.outputs)
@@ -43,7 +43,7 @@ def mask_constant(bits: Raw, shape: tuple[int, ...], opset: int, beside: Constan
         opset: iOS version.
         beside: the weight's constant, whose weight file it goes to.
     """
-    if opset < _IOS18:
+    if opset < SUB_BYTE_OPSET:
         return Constant.packed(bits, "uint8", bits.shape, beside)
     return Constant.packed(bits, "uint1", shape, beside)
 
@@ -62,7 +62,7 @@ def sparse_nbytes(size: int, kept: int, dtype: DType, masks: int = 1) -> int:
 
 def form_of(opset: int) -> int:
     """Returns the opset that brought the sparse forms that `opset` has, or is to be raised to."""
-    return _IOS18 if opset >= _IOS18 else FIRST_SPARSE_OPSET
+    return SUB_BYTE_OPSET if opset >= SUB_BYTE_OPSET else FIRST_SPARSE_OPSET
 
 
 # The compressed forms that have a joint sparse one: the parameter that holds the elements, and the
@@ -81,6 +81,11 @@ JOINT_FORMS = {
         "indices_nonzero_data",
     ),
 }
+
+
+def whole(maker: Op, form: str, inputs: Mapping[str, tuple[Argument, ...]]) -> Op:
+    """Returns the op of a compressed form, all elements stored, that makes what `maker` made."""
+    return Op(form, maker.name, inputs, maker.outputs)
 
 
 def joint(maker: Op, mask: Constant, elements: Constant) -> list[Op]:

@@ -149,7 +149,7 @@ def _settings(op: Op, known: Mapping[Value, Constant]) -> dict[str, Any]:
     return settings
 
 
-def _reshape(_: Any, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+def _reshape(_: object, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
     shape = tuple(size or 0 for size in kind.shape)
     return (lambda arrays: arrays[0].reshape(shape)) if kind.size == sources[0].size else None
 
@@ -207,7 +207,7 @@ def _stack(settings: Any, kind: TensorType, sources: list[Constant]) -> Rearrang
     return lambda arrays: np.stack(arrays, axis)
 
 
-def _cast(_: Any, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+def _cast(_: object, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
     """Folds a cast of floats that changes no value, nor the sign of a zero."""
     (source,) = sources
     old, new = BY_NAME[source.dtype.name].numpy, BY_NAME[kind.dtype].numpy

@@ -122,7 +122,7 @@ class Constant:
         return cls(TensorType(dtype, shape), lambda: raw, storage, in_file=True)
 
     @classmethod
-    def of(cls, array: NDArray[Any], beside: Constant | None = None) -> Constant:
+    def of(cls, array: NDArray[np.generic], beside: Constant | None = None) -> Constant:
         """Returns a new constant that holds `array`: see `packed`."""
         dtype = dtype_of_array(array)
         return cls.packed(pack_elements(array, dtype), dtype.name, array.shape, beside)

@@ -180,7 +180,7 @@ class MilProto:
         outputs = tuple(_lookup(scope, name, f"{where}, its outputs") for name in message.outputs)
         return ir.Block(inputs, ops, outputs)
 
-    def _op(self, message: Any, container: Any, scope: dict[str, ir.Value], where: str) -> ir.Op:
+    def _op(self, message: Any, container: object, scope: dict[str, ir.Value], where: str) -> ir.Op:
         label = message.outputs[0].name if message.outputs else message.type
         where = f"{where}, op {label!r} ({message.type})"
         name = ""
@@ -224,7 +224,7 @@ class MilProto:
             if isinstance(arguments[0], ir.Value) and arguments[0] not in self._stated:
                 raise ModelFormatError(f"{where}: its {parameter!r} is not a constant")
 
-    def _attributes(self, attributes: Any, where: str) -> dict[str, ir.Constant]:
+    def _attributes(self, attributes: object, where: str) -> dict[str, ir.Constant]:
         return {
             key: self._constant(value, f"{where}, {key}") for key, value in _ordered(attributes)
         }
@@ -285,7 +285,7 @@ def opset_number(name: str) -> int:
     return number + 10 if number <= 8 else number + 17  # after iOS18 came iOS26
 
 
-def _index_of(message: Any, container: Any) -> int:
+def _index_of(message: object, container: Any) -> int:
     return next(index for index, candidate in enumerate(container) if candidate is message)
 
 
@@ -382,7 +382,7 @@ def _tensor(message: Any, value_type: ir.TensorType, where: str) -> Any:
     return raw
 
 
-def _cast(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
+def _cast(values: NDArray[np.generic], dtype: DType) -> NDArray[Any]:
     """Returns stated values as elements of `dtype`, which floats may round to.
 
     Raises:
@@ -396,5 +396,5 @@ def _cast(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
     return elements
 
 
-def _trim(elements: NDArray[Any], dtype: DType) -> NDArray[Any]:
+def _trim(elements: NDArray[np.generic], dtype: DType) -> NDArray[Any]:
     return unpack_elements(pack_elements(elements, dtype), dtype, elements.size)

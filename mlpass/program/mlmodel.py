@@ -8,12 +8,21 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlpass.errors import ModelFormatError
 from mlpass.files import check_apart
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
+
+if TYPE_CHECKING:
+    from coremltools.converters.mil.mil import Program as MilProgram
+    from coremltools.models import MLModel
+
+    from mlpass.program.ir import Program
+
+# What a model may be given as: a path, coremltools' own, or one that is open already.
+ModelLike: TypeAlias = "str | os.PathLike[str] | MLModel | MilProgram | Package | Program"
 
 
 def open_package(source: Any) -> Package:
@@ -61,7 +70,7 @@ def check_outside(output: str | os.PathLike[str], source: Any, what: str) -> Non
         check_apart(Path(output), Path(place), what)
 
 
-def make_mlmodel(write: Callable[[Path], object], like: Any) -> Any:
+def make_mlmodel(write: Callable[[Path], object], like: object) -> Any:
     """Returns the package that `write` writes to a path as an `MLModel`, and deletes it with that.
 
     Where that is kept until then, it goes when the interpreter exits.

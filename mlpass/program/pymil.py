@@ -138,7 +138,7 @@ class _Reader:
             self.variables.update(zip(outputs, op.outputs, strict=True))
         return read
 
-    def _argument(self, variable: Any) -> Argument:
+    def _argument(self, variable: object) -> Argument:
         return self.values[variable] if variable in self.values else self._constant(variable)
 
     def _constant(self, variable: Any) -> Constant:
@@ -175,11 +175,11 @@ def _is_part(op: Any) -> bool:
     return bool(readers) and all(reader.op_type.startswith("constexpr_") for reader in readers)
 
 
-def _array(value: Any, dtype: str) -> Any:
+def _array(value: object, dtype: str) -> Any:
     return np.asarray(value).astype(str(BY_NAME[dtype].numpy), copy=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, np.ndarray):

@@ -121,7 +121,7 @@ class PymilEditor:
             self._entered.enter_context(block)
             self._block = block
 
-    def _insert(self, new: Op, before: Any, weight_id: str | None) -> None:
+    def _insert(self, new: Op, before: object, weight_id: str | None) -> None:
         from coremltools.converters.mil.mil import Builder
 
         if new.type == "const":
@@ -140,7 +140,7 @@ class PymilEditor:
             variable.name = value.name
             self._variables[value] = variable
 
-    def _const(self, constant: Any, name: str, before: Any, weight_id: str | None) -> Any:
+    def _const(self, constant: Any, name: str, before: object, weight_id: str | None) -> Any:
         """Returns the variable of a new const op.
 
         Args:
@@ -201,7 +201,7 @@ def _names_in(function: Any) -> Iterator[str]:
         yield from (value.name for value in values)
 
 
-def _storage_names_in(function: Any) -> Iterator[str]:
+def _storage_names_in(function: object) -> Iterator[str]:
     """Yields what coremltools names the storage of each constant of a function by."""
     for op in _walk(function):
         if op.op_type == "const":

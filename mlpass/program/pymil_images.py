@@ -79,7 +79,7 @@ def preprocess(image: Any, variable: Any, value: Value) -> Iterator[Op]:
         yield _binary("add", f"{variable.name}__biased__", value, bias)
 
 
-def _binary(op_type: str, name: str, value: Value, other: NDArray[Any]) -> Op:
+def _binary(op_type: str, name: str, value: Value, other: NDArray[np.generic]) -> Op:
     inputs: dict[str, tuple[Argument, ...]] = {"x": (value,), "y": (Constant.of(other),)}
     return Op(op_type, name, inputs, (Value(name, value.type),))
 

@@ -25,7 +25,7 @@ from mlpass.program.pymil_edit import edit_program
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.sources import is_pymil
+from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike
 from mlpass.weights.ensures import Told, ensure_written
@@ -73,7 +73,9 @@ def prune(
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
             there are samples.
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
-            leading sample axis; or of a folder of `.npz` files, one a sample.
+            leading sample axis; or of a folder of `.npz` files, one a sample. For a model that
+            keeps a state, a sample may be a sequence of {input name: array}, or a sub-folder: steps
+            that share the state.
         storage: how the values are kept of weights whose entry in `config` names no storage:
             `Quantized()` or `Palette()` (iOS18), in the same solve where there are samples; a
             mapping such as `{"palettize": 4, "group_size": 8}`, or a text such as "int8". None, as
@@ -270,12 +272,14 @@ def _prune_calibrated(
 ) -> list[LayerRecord]:
     """Returns a record for each step, those that the samples did not decide included."""
     decided = prune_calibrated(model, steps, calibration, editor, journal)
+    beyond = unreached(model)
 
     def undecided(step: Step) -> LayerRecord:
         if step.skipped or step.mode is None:
             return untouched_record(step.site, step.skipped)
         if calibration.fallback == "skip":
-            return untouched_record(step.site, "no sample reaches it")
+            reasons = (beyond[use.op] for use in step.site.uses if use.op in beyond)
+            return untouched_record(step.site, next(reasons, "no sample reaches it"))
         return carry_out(step, editor)
 
     return [decided.get(step.site) or undecided(step) for step in steps]

@@ -6,7 +6,6 @@ import math
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mlpass.errors import BackendError, ConfigError
 from mlpass.files import whole_file
@@ -101,7 +100,7 @@ def _measured(report: SweepReport) -> list[Trial]:
     return front if len(front) > 1 else sorted(known, key=lambda trial: trial.nbytes or 0)
 
 
-def _sortable(value: Any) -> str:
+def _sortable(value: object) -> str:
     """Returns a number as JavaScript reads it, nothing for None and NaN."""
     if value is None or value != value:
         return ""

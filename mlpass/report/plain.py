@@ -19,7 +19,7 @@ def plain(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def to_json(content: Any, *, indent: int | None = None) -> str:
+def to_json(content: object, *, indent: int | None = None) -> str:
     """Returns content as JSON.
 
     Raises:
@@ -28,7 +28,7 @@ def to_json(content: Any, *, indent: int | None = None) -> str:
     return json.dumps(_each(content, lambda _: None), indent=indent, allow_nan=False)
 
 
-def keep(content: Any) -> str:
+def keep(content: object) -> str:
     """Returns content as JSON that `kept` reads back as it was, NaN and infinities included.
 
     Raises:
@@ -50,7 +50,7 @@ def _restored(found: dict[str, Any]) -> Any:
     return float(found[_KEPT]) if found.keys() == {_KEPT} else found
 
 
-def _each(content: Any, replaced: Callable[[float], Any]) -> Any:
+def _each(content: object, replaced: Callable[[float], object]) -> Any:
     """Returns content with each number that is not finite replaced."""
     if isinstance(content, Mapping):
         return {key: _each(value, replaced) for key, value in content.items()}

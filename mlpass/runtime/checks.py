@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from mlpass.errors import MlpassError, ModelFormatError, UnsupportedOpError
 from mlpass.program.ir import Function, Op
@@ -29,7 +28,7 @@ class Problems:
     def _add_malformed(self, text: str) -> None:
         self._malformed.append(text)
 
-    def check(self, op: Op, function: Callable[..., Any] | None) -> None:
+    def check(self, op: Op, function: Callable[..., object] | None) -> None:
         """Notes what is wrong with an op, given its kernel, or None where it has no kernel."""
         label = label_of(op)
         if function is None:
@@ -82,7 +81,7 @@ def _few(labels: list[str]) -> str:
 
 
 @cache
-def _signature(function: Callable[..., Any]) -> tuple[frozenset[str], frozenset[str], bool]:
+def _signature(function: Callable[..., object]) -> tuple[frozenset[str], frozenset[str], bool]:
     """Returns a kernel's parameters, those it must be given, and whether it takes any others."""
     _, *parameters = inspect.signature(function).parameters.values()
     named = [item for item in parameters if item.kind is not item.VAR_KEYWORD]

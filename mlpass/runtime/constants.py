@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from mlpass.errors import ModelFormatError
+from mlpass.arrays import Array
+from mlpass.errors import ExecutionError, ModelFormatError
 from mlpass.halves import widened
 from mlpass.program.ir import Constant, Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.function_plan import FunctionPlan, OpPlan
 from mlpass.runtime.materialize import decompress
 from mlpass.runtime.ops import Source, label_of
-from mlpass.runtime.steering import NUMBERS
-
-Array = Any
 
 
 class Constants:
@@ -54,23 +52,33 @@ class Constants:
         found = self._arguments.get(step)
         if found is None:
             found = self._arguments[step] = {
-                parameter: self.argument(parameter, source)
+                parameter: self.argument(step, parameter, source)
                 for parameter, source in step.arguments
                 if (parameter, source) not in step.given
             }
         return found
 
-    def argument(self, parameter: str, source: Source | tuple[Source, ...]) -> Any:
-        """Returns what the program itself gives to a kernel's parameter.
+    def argument(self, step: OpPlan, parameter: str, source: Source | tuple[Source, ...]) -> Any:
+        """Returns what the program itself gives to a parameter of the kernel of `step`.
 
-        What steers an op, and single numbers, are Python values, fast to read.
+        Raises:
+            ExecutionError: it is not what the kernel is annotated with.
         """
-        if isinstance(source, tuple):
-            return tuple([self[item] for item in source])
-        array = self[source]
-        steers = source in self._plan.steering and isinstance(array, np.ndarray)
-        single = parameter in NUMBERS and getattr(array, "ndim", None) == 0
-        return array.tolist() if steers or single else array
+        if not isinstance(source, tuple):
+            return self._read_as(step, parameter, self[source])
+        return tuple([self._read_as(step, parameter, self[item]) for item in source])
+
+    def _read_as(self, step: OpPlan, parameter: str, value: Array) -> object:
+        """Returns an attribute as the Python value that it is annotated as, data as they are."""
+        reader = step.attributes.get(parameter)
+        if reader is None:
+            return value
+        try:
+            return reader(value)
+        except (TypeError, ValueError) as error:
+            raise ExecutionError(
+                f"{step.op.type} {label_of(step.op)!r}: {parameter}: {error}"
+            ) from None
 
     def replace(self, source: Source, array: Array) -> None:
         """Replaces the array of `source` with `array`, one of the backend's, from now on."""
@@ -85,7 +93,7 @@ class Constants:
         if constant is not None:
             self._shared.pop(self._key(constant, source), None)
 
-    def _read(self, source: Source) -> Array:
+    def _read(self, source: Source) -> Any:
         constant = self._stated_by(source)
         if constant is not None:
             key = self._key(constant, source)
@@ -109,7 +117,7 @@ class Constants:
 
     def _key(self, constant: Constant, source: Source) -> Hashable:
         # One blob may be stated in several shapes, and be data here and an axis there.
-        return constant.storage, constant.type, source in self._plan.steering
+        return constant.storage, constant.type, source in self._plan.attributes
 
     def _constant_of(self, maker: Op, value: Value) -> Constant:
         (constant,) = maker.inputs.get("val", (None,))
@@ -136,17 +144,17 @@ class Constants:
                 arguments[parameter] = made[argument]
         return decompress(maker, arguments, self._plan.function.opset)
 
-    def _placed(self, source: Source, value: Any) -> Any:
+    def _placed(self, source: Source, value: object) -> Any:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
             return value
-        stays = source in self._plan.steering
+        stays = source in self._plan.attributes
         if self._backend.name == "numpy" or stays:
             value.flags.writeable = False
             return value
         return self._backend.from_numpy(value)
 
 
-def _widened(value: Any) -> Any:
+def _widened(value: object) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return widened(value)
     if isinstance(value, np.ndarray) and value.dtype == np.int64:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from mlpass.runtime.kernels.arguments import flag
-
-Array = Any
 
 
 class RunBlock(Protocol):
     """Runs the op's nested block of that number on arguments, and returns its results."""
 
-    def __call__(self, number: int, arguments: Sequence[Any] = ()) -> tuple[Any, ...]:
+    def __call__(self, number: int, arguments: Sequence[object] = ()) -> tuple[object, ...]:
         """Runs block `number`."""
 
 
-def cond(run: RunBlock, *, pred: Array) -> tuple[Any, ...]:
+def cond(run: RunBlock, *, pred: bool) -> tuple[object, ...]:
     """pred () -> the results of block 0 where it holds, else of block 1."""
-    return run(0 if flag(pred) else 1)
+    return run(0 if pred else 1)
 
 
-def while_loop(run: RunBlock, *, loop_vars: tuple[Any, ...]) -> tuple[Any, ...]:
+def while_loop(run: RunBlock, *, loop_vars: Sequence[object]) -> tuple[object, ...]:
     """loop_vars, run through block 1 as long as block 0 says so -> their last values."""
     values = tuple(loop_vars)
     while flag(run(0, values)[0]):
@@ -30,5 +28,5 @@ def while_loop(run: RunBlock, *, loop_vars: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-CONTROL: dict[str, Callable[..., tuple[Any, ...]]] = {"cond": cond, "while_loop": while_loop}
+CONTROL: dict[str, Callable[..., tuple[object, ...]]] = {"cond": cond, "while_loop": while_loop}
 BLOCKS = {"cond": 2, "while_loop": 2}

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlpass.arrays import Array, Namespace
 from mlpass.errors import ExecutionError, MlpassError
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
@@ -14,21 +15,19 @@ from mlpass.runtime.constants import Constants
 from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan
 from mlpass.runtime.ops import Source, label_of
 
-Array = Any
-
 
 class Listener(Protocol):
     """Something that sees each op run, those of nested blocks included."""
 
-    def before(self, op: Op, inputs: Mapping[str, Any]) -> None:
+    def before(self, op: Op, inputs: Mapping[str, object]) -> None:
         """Sees `op` and its arguments before it runs: data are arrays of the backend."""
 
-    def after(self, op: Op, outputs: tuple[Any, ...]) -> None:
+    def after(self, op: Op, outputs: tuple[object, ...]) -> None:
         """Sees `op` and its results."""
 
 
-class Values(dict[Source, Array]):
-    """The values at hand, and behind them the constants.
+class Values(dict[Source, Any]):
+    """The values at hand, arrays and what else kernels make, and behind them the constants.
 
     Attributes:
         constants: of the function.
@@ -39,7 +38,7 @@ class Values(dict[Source, Array]):
         super().__init__()
         self.constants = constants
 
-    def __missing__(self, source: Source) -> Array:
+    def __missing__(self, source: Source) -> Any:
         return self.constants[source]
 
     def of(self, source: Source | tuple[Source, ...]) -> Any:
@@ -110,7 +109,7 @@ class Run:
         self,
         values: Values,
         wanted: Collection[Value],
-        xp: Any,
+        xp: Namespace,
         listeners: Sequence[Listener] = (),
     ) -> None:
         """Has run nothing yet.
@@ -155,7 +154,7 @@ class Run:
             self.finish(step, results)
             del results  # or what nothing reads would live on through the next op
 
-    def finish(self, step: OpPlan, results: tuple[Any, ...]) -> None:
+    def finish(self, step: OpPlan, results: tuple[object, ...]) -> None:
         """Takes in what a step has made, and lets go of what nothing after it reads."""
         values, wanted = self.values, self.wanted
         values.update(zip(step.op.outputs, results, strict=True))
@@ -163,7 +162,7 @@ class Run:
             if value not in wanted:
                 values.pop(value, None)
 
-    def call(self, step: OpPlan, arguments: dict[str, Any]) -> tuple[Any, ...]:
+    def call(self, step: OpPlan, arguments: dict[str, object]) -> tuple[Any, ...]:
         """Returns what a step makes of arguments.
 
         Raises:
@@ -192,7 +191,7 @@ class Run:
         return results
 
     def _blocks(self, step: OpPlan) -> Any:
-        def run(number: int, arguments: Sequence[Any] = ()) -> tuple[Any, ...]:
+        def run(number: int, arguments: Sequence[object] = ()) -> tuple[Any, ...]:
             block = step.blocks[number]
             self.values.update(zip(block.inputs, arguments, strict=True))
             self.steps(block.steps)
@@ -210,13 +209,14 @@ class _Reading(Mapping[str, Any]):
 
     def __init__(self, values: Values, step: OpPlan) -> None:
         self._values = values
+        self._step = step
         self._sources = dict(step.arguments)
         self._given = {parameter for parameter, _ in step.given}
 
     def __getitem__(self, parameter: str) -> Any:
         source, values = self._sources[parameter], self._values
         if parameter not in self._given:
-            return values.constants.argument(parameter, source)
+            return values.constants.argument(self._step, parameter, source)
         return values.of(source)
 
     def __iter__(self) -> Iterator[str]:
@@ -226,11 +226,11 @@ class _Reading(Mapping[str, Any]):
         return len(self._sources)
 
 
-def _with_axes(result: Any) -> Any:
+def _with_axes(result: object) -> Any:
     return np.asarray(result) if isinstance(result, np.generic) else result
 
 
-def _described(arguments: Mapping[str, Any]) -> str:
+def _described(arguments: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={_shape_of(value)}" for name, value in arguments.items())
 
 

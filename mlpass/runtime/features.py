@@ -16,7 +16,7 @@ from mlpass.runtime.description import Feature
 _MODES = {"RGB": "RGB", "BGR": "RGB", "GRAYSCALE": "L", "GRAYSCALE_FLOAT16": "F"}
 
 
-def check_names(given: Mapping[str, Any], inputs: Sequence[Feature]) -> None:
+def check_names(given: Mapping[str, object], inputs: Sequence[Feature]) -> None:
     """Raises InputError where names are not the inputs', all that is wrong in one text."""
     names = [feature.name for feature in inputs]
     problems = [
@@ -42,7 +42,7 @@ def expected(feature: Feature) -> str:
     return feature.kind
 
 
-def read_input(feature: Feature, value: Any) -> NDArray[Any]:
+def read_input(feature: Feature, value: object) -> NDArray[Any]:
     """Returns an input as the array that the program runs on, floats as fp32.
 
     Args:
@@ -89,7 +89,7 @@ def write_output(feature: Feature, value: Any) -> Any:
     return array if array.shape else array.reshape(1)  # Core ML knows no scalars
 
 
-def restored(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+def restored(array: NDArray[np.generic], dtype: str) -> NDArray[Any]:
     """Returns an array of a run in its declared type; what numpy has no type for stays."""
     if dtype not in BY_NAME or BY_NAME[dtype].numpy in (None, "str"):
         return array
@@ -102,7 +102,7 @@ def _compute_dtype(dtype: str) -> str:
     return "float32" if name.startswith("float") else str(name)
 
 
-def _as_array(feature: Feature, value: Any) -> NDArray[Any]:
+def _as_array(feature: Feature, value: object) -> NDArray[Any]:
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # torch, without importing it
         value = value.detach().cpu().numpy()
     try:
@@ -117,7 +117,7 @@ def _as_array(feature: Feature, value: Any) -> NDArray[Any]:
     return array
 
 
-def _converted(feature: Feature, array: NDArray[Any]) -> NDArray[Any]:
+def _converted(feature: Feature, array: NDArray[np.generic]) -> NDArray[Any]:
     """Returns `array` in the declared type, or says which value does not survive that."""
     target = np.dtype(BY_NAME[feature.dtype].numpy or "float32")
     if array.dtype == target:
@@ -140,7 +140,7 @@ def _converted(feature: Feature, array: NDArray[Any]) -> NDArray[Any]:
     return made.astype(_compute_dtype(feature.dtype), copy=False)
 
 
-def _read_image(feature: Feature, value: Any) -> NDArray[Any]:
+def _read_image(feature: Feature, value: object) -> NDArray[Any]:
     channels, mode = CHANNELS[feature.layout], _MODES[feature.layout]
     if hasattr(value, "mode") and hasattr(value, "size"):
         if value.mode != mode:
@@ -168,7 +168,7 @@ def _read_image(feature: Feature, value: Any) -> NDArray[Any]:
     return array
 
 
-def _write_image(feature: Feature, array: NDArray[Any]) -> Any:
+def _write_image(feature: Feature, array: NDArray[np.generic]) -> Any:
     from PIL import Image
 
     pixels = array.reshape(array.shape[-3:]).transpose(1, 2, 0)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from mlpass.errors import ModelFormatError
 from mlpass.program.ir import Constant, Op, Value
 from mlpass.runtime.kernels import constexpr as _  # noqa: F401  (registers its kernels)
-from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.kernels.arguments import read
+from mlpass.runtime.kernels.registry import find_kernel, find_kinds
 
 
 def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
@@ -35,7 +36,7 @@ def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
     return np.asarray(values[parts[-1].outputs[-1]])
 
 
-def decompress(op: Op, arguments: Mapping[str, Any], opset: int) -> tuple[Any, ...]:
+def decompress(op: Op, arguments: Mapping[str, object], opset: int) -> tuple[Any, ...]:
     """Returns what one `constexpr_*` op makes of its arguments, in the order of its outputs.
 
     Raises:
@@ -46,7 +47,7 @@ def decompress(op: Op, arguments: Mapping[str, Any], opset: int) -> tuple[Any, .
     if function is None:
         raise ModelFormatError(f"{op.outputs[-1].name}: {op.type} is unknown in iOS{opset}")
     try:
-        made = function(np, **arguments)
+        made = function(np, **read(find_kinds(op.type, opset), arguments))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ModelFormatError(f"{where}: {error}") from None
     results = made if isinstance(made, tuple) else (made,)

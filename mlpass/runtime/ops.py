@@ -13,11 +13,6 @@ _CUSTOM_ATTRIBUTES = frozenset(
     {"class_name", "input_order", "parameters", "weights", "description"}
 )
 
-# Parameters that take several arguments, even where a program gives one.
-VARIADIC = frozenset(
-    {"values", "loop_vars", "elem_shape", "ref_tensors", "begins", "ends", "end_masks"}
-)
-
 
 def is_constant(op: Op) -> bool:
     """Returns whether an op states a constant, or decompresses one."""
@@ -42,13 +37,6 @@ def parameters_of(op: Op) -> Iterator[tuple[str, tuple[Source, ...]]]:
     for parameter, sources in op.inputs.items():
         if op.type != CUSTOM_OP or parameter not in _CUSTOM_ATTRIBUTES:
             yield parameter, sources
-
-
-def arguments_of(op: Op) -> Iterator[tuple[str, Source | tuple[Source, ...]]]:
-    """Yields the same, with a single source where a parameter takes only one."""
-    for parameter, sources in parameters_of(op):
-        several = parameter in VARIADIC or len(sources) != 1
-        yield parameter, sources if several else sources[0]
 
 
 def is_float(kind: ValueType) -> bool:

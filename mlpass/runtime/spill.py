@@ -11,14 +11,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from mlpass.arrays import Array
 from mlpass.buffers import empty
 from mlpass.program.ir import Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.execute import Values
 from mlpass.runtime.ops import Source
-
-Array = Any
 
 
 class SampleValues(Values):
@@ -36,14 +35,14 @@ class SampleValues(Values):
         self.number = number
         self.dropped: list[Value] = []
 
-    def __missing__(self, source: Source) -> Array:
+    def __missing__(self, source: Source) -> Any:
         if isinstance(source, Value):
             array = self._spill.read(self.number, source)
             if array is not None:
                 return array
         return super().__missing__(source)
 
-    def pop(self, value: Source, default: Any = None) -> Any:
+    def pop(self, value: Source, default: object = None) -> Any:
         """Lets go of a value, wherever it is; `Spill.note` is yet to be told."""
         if isinstance(value, Value):
             self.dropped.append(value)
@@ -157,10 +156,13 @@ class Spill:
             spilled = self._files[value] = _File(tempfile.TemporaryFile(), {})  # noqa: SIM115
         offset = spilled.file.seek(0, 2)
         for number, values in self._held.pop(value).items():
-            array = np.ascontiguousarray(self._backend.to_numpy(values[value]))
+            held = values.get(value)
+            if held is None:
+                continue  # its run, in another thread, has let go of it, and is yet to say so
+            array = np.ascontiguousarray(self._backend.to_numpy(held))
             spilled.file.write(memoryview(array.data).cast("B"))
             spilled.places[number] = _Place(offset, array.dtype, array.shape)
             offset += array.nbytes
-            del values[value]
+            dict.pop(values, value, None)
             self._used -= self._sizes.pop((number, value))
         spilled.file.flush()

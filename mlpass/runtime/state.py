@@ -44,7 +44,7 @@ class State:
         feature = self._find(name)
         return np.array(restored(self._backend.to_numpy(self.cells[name].value), feature.dtype))
 
-    def write_state(self, name: str, value: Any) -> None:
+    def write_state(self, name: str, value: object) -> None:
         """Sets a state.
 
         Raises:

@@ -16,8 +16,8 @@ from mlpass.runtime.constants import Constants
 Arguments = Mapping[str, Any]
 # Given an op and the number of a sample, returns what it is given, each time that it runs.
 Show = Callable[[Op, int], Sequence[Arguments]]
-# Given a value and the number of a sample, returns what it is.
-Read = Callable[[Value, int], Any]
+# Given a value and the number of a sample, returns what it is, at each step of a sequence.
+Read = Callable[[Value, int], Sequence[Any]]
 
 
 class Own(NamedTuple):
@@ -76,16 +76,16 @@ class Stop:
             raise CalibrationError(f"replay: {op.name!r} is not among the wanted ops of this stop")
         return _ByNumber(self.samples, lambda number: self._shown()(op, number))
 
-    def values(self, value: Value) -> Mapping[int, Any]:
-        """Returns what a value of the function is, by the number of the sample.
+    def values(self, value: Value) -> Mapping[int, Sequence[Any]]:
+        """Returns what a value is, at each step of a sequence, by the number of the sample.
 
         Raises:
-            CalibrationError: the stop is over; or, once it is read, it is not made yet, or not
-                needed any more.
+            CalibrationError: the stop is over; or, once it is read, it is not made yet, or nothing
+                reads it any more; or steps of a sequence hang together there.
         """
         self._shown()
 
-        def read(number: int) -> Any:
+        def read(number: int) -> Sequence[Any]:
             self._shown()
             return self._read(value, number)
 

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import cast_like, host
-from mlpass.solvers.problem import Pruned
-from mlpass.solvers.rounding import rounded
+from mlpass.arrays import cast_like
 from mlpass.solvers.solve import Solution
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.ranking import Mask
@@ -29,25 +27,31 @@ def nearest(
         keep: the same shape.
         storage: to round to.
         layout: of the weight.
-
-    Raises:
-        NotApplicable: the storage does not fit this weight.
     """
     groups, rows, channels, positions = layout.sizes
     shape = (groups, rows, channels * positions)
     matrix = layout.split(weight).reshape(shape).astype(np.float32)
     kept = layout.split(keep).reshape(shape)
-    masked = np.where(kept, matrix, np.float32(0))
+    whole = bool(kept.all())
+    masked = matrix if whole else np.where(kept, matrix, np.float32(0))
     grid = storage.grid(layout, np.ones((groups, shape[2]), np.float32), weight.dtype)
-    rounding = grid.fit(masked, kept)(np.arange(shape[2]))
-    found = host(rounded(Pruned(masked, kept), rounding))
-    whole = float(np.square(matrix, dtype=np.float64).sum())
-    change = float(np.square(found - matrix, dtype=np.float64).sum())
+    grid.fit(masked, kept)
+    found = grid.nearest(masked)
+    if not whole:
+        found *= kept
+    power = _square_sum(matrix)
+    matrix -= found
     return Solution(
         cast_like(layout.join(found), weight),
         keep,
-        change / whole if whole > 0 else 0.0,
+        _square_sum(matrix) / power if power > 0 else 0.0,
         0.0,
         parts=grid.parts(kept),
         method="magnitude",
+        reason=storage.note(layout),
     )
+
+
+def _square_sum(values: NDArray[np.float32]) -> float:
+    flat = values.reshape(-1)
+    return float(sum(np.dot(part, part) for part in np.array_split(flat, 1 + flat.size // 65536)))

@@ -10,37 +10,32 @@ Source of the rounding: Frantar et al. 2022, "GPTQ", arXiv 2210.17323.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
-
-from mlpass.arrays import Array, host
+from mlpass.arrays import host
 from mlpass.solvers.factored import factor
 from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.sparsegpt import SparseGPT, sweep
-from mlpass.storage.storage import MakeRounding, Rounding
+from mlpass.storage.storage import Grid
 
 
-def prune_rounded(
-    problem: Problem,
-    method: Method,
-    fit: Callable[[Array, Array], MakeRounding],
-) -> Pruned:
-    """Returns the pruned weight with every kept element on the grid that `fit` chose.
+def prune_rounded(problem: Problem, method: Method, grid: Grid) -> Pruned:
+    """Returns the pruned weight with every kept element on the grid, which is fitted first.
 
     Args:
         problem: one weight.
         method: that decides the mask.
-        fit: given the pruned weight and its mask, (groups, rows, columns), fixes the grid.
+        grid: of the weight's storage.
 
     Raises:
         CalibrationError: the Gram is not positive semidefinite.
         NotApplicable: the mode does not fit this weight.
     """
     pruned = method.prune(problem)
-    make = fit(pruned.weight, pruned.keep)
+    make = grid.fit(pruned.weight, pruned.keep)
     if problem.gram.is_diagonal:
-        return Pruned(rounded(pruned, make(np.arange(pruned.weight.shape[2]))), pruned.keep)
+        nearest = grid.nearest(pruned.weight)
+        if not host(pruned.keep).all():
+            nearest *= host(pruned.keep)
+        return Pruned(nearest, pruned.keep)
     sweeper = method if isinstance(method, SparseGPT) else SparseGPT()
     windows = problem.mode.windows(problem.layout, sweeper.block_size)
     factored = factor(problem, windows, sweeper.dampening)
@@ -52,12 +47,3 @@ def prune_rounded(
         pruned.weight, factored, windows, sweeper.block_size, rounding, pruned.keep
     )
     return Pruned(weight, keep, max(pruned.dampening, factored.dampening))
-
-
-def rounded(pruned: Pruned, rounding: Rounding) -> Array:
-    """Returns the kept weights, each on the grid by itself."""
-    weight = np.empty_like(host(pruned.weight))
-    for column in range(weight.shape[2]):
-        weight[:, :, column] = rounding(column, pruned.weight[:, :, column])
-    weight *= host(pruned.keep)
-    return weight

@@ -47,7 +47,8 @@ class Solution(Generic[Kind]):
             would have given; None where it was not asked for.
         parts: what stands for the weight in its storage, by name; none where that is plain.
         method: what pruned it, as text.
-        reason: why that is not the method that was asked for; None where it is.
+        reason: why that is not the method that was asked for, or in what its storage is another;
+            None where both are as asked.
     """
 
     weight: Kind
@@ -111,10 +112,13 @@ def solve(
         found = make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
         return replace(found, method=str(chosen), reason=reason)
     grid = storage.grid(used, host(problem.gram.diagonal), host(given).dtype)
-    pruned = prune_rounded(problem, chosen, grid.fit)
+    pruned = prune_rounded(problem, chosen, grid)
     found = make_solution(problem, pruned, used, weight, powers())
     parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}
-    return replace(found, parts=parts, method=str(chosen), reason=reason)
+    reasons = [each for each in (reason, storage.note(used)) if each]
+    return replace(
+        found, parts=parts, method=str(chosen), reason="; ".join(reasons) if reasons else None
+    )
 
 
 def usable(problem: Problem, method: Method) -> tuple[Method, str | None]:

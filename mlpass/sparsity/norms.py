@@ -13,7 +13,7 @@ def norm_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float32 if dtype == np.float16 else np.float64
 
 
-def widened(score: NDArray[Any]) -> NDArray[Any]:
+def widened(score: NDArray[np.generic]) -> NDArray[Any]:
     """Returns a copy of non-negative finite scores in the type of `norm_dtype`.
 
     An fp16 number is its bits, moved to where fp32 has them, times 2**112: the difference of the
@@ -28,7 +28,7 @@ def widened(score: NDArray[Any]) -> NDArray[Any]:
     return wide
 
 
-def mean_squares(values: NDArray[Any], block_size: int, out: NDArray[Any]) -> None:
+def mean_squares(values: NDArray[np.generic], block_size: int, out: NDArray[Any]) -> None:
     """Writes the mean square of every `block_size` neighbours along axis 1 to `out`."""
     out[:] = 0
     count = np.zeros(out.shape[1], out.dtype)

@@ -11,7 +11,7 @@ from mlpass.buffers import empty
 from mlpass.parallel import map_slabs, slab_number
 
 
-def zero_out(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
+def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[Any]:
     """Returns `weight` with +0 where `keep` is False and every other element bit-identical."""
     result = empty(weight.shape, weight.dtype)
     np.copyto(result, weight)
@@ -19,7 +19,9 @@ def zero_out(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
     return result
 
 
-def pack(weight: NDArray[Any], keep: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def pack(
+    weight: NDArray[np.generic], keep: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """Returns the mask bits (least significant first) and the kept data, both 1-D.
 
     An element that is kept but zero is not stored: it decodes to the same value without.
@@ -49,7 +51,9 @@ def pack(weight: NDArray[Any], keep: NDArray[np.bool_]) -> tuple[NDArray[np.uint
     return np.packbits(stored, bitorder="little"), nonzero.view(weight.dtype)
 
 
-def unpack(mask: NDArray[np.uint8], nonzero: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def unpack(
+    mask: NDArray[np.uint8], nonzero: NDArray[np.generic], shape: tuple[int, ...]
+) -> NDArray[Any]:
     """Returns the dense array that `pack` was given, zeros where the mask is unset."""
     size = int(np.prod(shape, dtype=np.int64))
     stored = np.unpackbits(mask, count=size, bitorder="little").astype(bool)

@@ -66,7 +66,7 @@ def keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: i
     return layout.join(np.repeat(kept, flat.shape[1]).reshape(split.shape))
 
 
-def outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
+def outside_lowest(keys: NDArray[np.generic], n: int, m: int) -> Mask:
     """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
 
     Of equals, the first goes first.
@@ -91,7 +91,7 @@ def outside_lowest(keys: NDArray[Any], n: int, m: int) -> Mask:
     return kept
 
 
-def _neighbours(planes: list[NDArray[Any]], n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def _neighbours(planes: list[NDArray[np.generic]], n: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns the n-th lowest of the planes, and the one after it, element by element."""
     wires = list(planes)
     for low, high, alone in _comparisons(len(planes), n):

@@ -43,7 +43,7 @@ class Cut(NamedTuple):
     ties: int
 
 
-def keys_of(score: NDArray[Any]) -> Keys:
+def keys_of(score: NDArray[np.generic]) -> Keys:
     """Returns the bits of non-negative float scores as unsigned integers of the same order."""
     unsigned = {2: np.uint16, 4: np.uint32, 8: np.uint64}[score.dtype.itemsize]
     return score.view(unsigned)

@@ -1,9 +1,8 @@
-"""Pruned and palettized in one solve: each kept weight is an index into a table of 16 values."""
+"""Palettized weights: each element is an index into a table of a few values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,172 +10,221 @@ from numpy.typing import NDArray
 from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
 from mlpass.options import option
+from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
-from mlpass.storage.storage import Floats, Grid, MakeRounding, Parts, Rounding, Storage
-
-_ENTRIES = 16
-_BINS = 1 << 14
-_ROUNDS = 30
-
-# Quantiles of the normal distribution, zero among them, scaled to [-1, 1].
-# Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, appendix E.
-NORMAL_FLOAT = np.array(
-    [
-        -1.0,
-        -0.6961928009986877,
-        -0.5250730514526367,
-        -0.39491748809814453,
-        -0.28444138169288635,
-        -0.18477343022823334,
-        -0.09105003625154495,
-        0.0,
-        0.07958029955625534,
-        0.16093020141124725,
-        0.24611230194568634,
-        0.33791524171829224,
-        0.44070982933044434,
-        0.5626170039176941,
-        0.7229568362236023,
-        1.0,
-    ],
-    np.float32,
+from mlpass.storage.kmeans import fitted_tables
+from mlpass.storage.normal_float import normal_float
+from mlpass.storage.storage import (
+    Floats,
+    Grid,
+    MakeRounding,
+    Parts,
+    Rounding,
+    Storage,
+    Stored,
+    is_old,
+    not_before_ios18,
 )
+
+_FORM = "constexpr_lut_to_dense"
+_OLD_BITS = (1, 2, 4, 6, 8)
 
 
 @storage("palettize", lead="bits")
 class Palette(Storage):
-    """How kept weights become entries of a 4-bit table: `tables[its rows' table, codes]`.
+    """How weights become entries of a table: `tables[its rows' table, codes]`.
 
-    Its parts are `codes`, uint8 in the weight's shape, 0 to 15, 0 where they are not kept; and
-    `tables`, (tables, 16) in the weight's dtype, ascending, of which table i is for the rows,
-    counted over all groups, from `i * group_size` on.
+    Its parts are `codes`, uint8 in the weight's shape; and `tables`, (tables, 2 ** bits) in the
+    weight's dtype, ascending, of which table i is for the rows, counted over all groups, from i
+    times their share on. Where a group does not divide the rows, it is the next smaller one that
+    does, down to half of it, or else all of them.
 
     Args:
+        bits: of an index into a table: 1, 2, 3, 4, 6 or 8.
+        group_size: rows that share a table; 0 (or None) for one table a weight.
         table: "kmeans" fits the entries to the weights, "normal_float" scales a fixed table to the
             largest magnitude.
-        group_size: rows that share a table; None for one table in all.
-        bits: of an index into the table, 4.
     """
 
+    bits: int = option(
+        default=4,
+        choices=(1, 2, 3, 4, 6, 8),
+        must="1, 2, 3, 4, 6 or 8",
+        help="bits of an index into a table",
+    )
+    group_size: int | None = option(
+        default=8, low=0, help="rows that share a table; 0 for one table a weight"
+    )
     table: str = option(
         default="kmeans",
         choices=("kmeans", "normal_float"),
         must='"kmeans" or "normal_float"',
         help="how the entries are found",
     )
-    group_size: int | None = option(
-        default=None, low=1, help="rows that share a table; all of them without it"
-    )
-    bits: int = option(default=4, choices=(4,), must="4", help="bits of an index into the table")
-    form: ClassVar[str] = "constexpr_lut_to_dense"
+
+    def __post_init__(self) -> None:
+        if self.group_size is None:
+            object.__setattr__(self, "group_size", 0)
+
+    @property
+    def entries(self) -> int:
+        """How many values a table has."""
+        return 1 << self.bits
+
+    @property
+    def code_bits(self) -> int:
+        """The bits of an index."""
+        return self.bits
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether a table has no room for zero: with one bit, a single value would be left."""
+        return self.bits == 1
+
+    @property
+    def needs_ios18(self) -> str | None:
+        """Groups of rows, and 3 bits."""
+        if self.bits not in _OLD_BITS:
+            return f"bits={self.bits}"
+        return f"group_size={self.group_size}" if self.group_size else None
+
+    @property
+    def in_ios16(self) -> str:
+        """One table a weight."""
+        return "group_size=0, one table a weight, of 1, 2, 4, 6 or 8 bits"
+
+    def rows_a_table(self, layout: Layout) -> int:
+        """Returns how many rows of a weight share a table."""
+        rows = layout.sizes[0] * layout.sizes[1]
+        wanted = min(self.group_size or rows, rows)
+        for size in range(wanted, (wanted - 1) // 2, -1):
+            if rows % size == 0:
+                try:
+                    layout.tabled(rows // size)
+                except NotApplicable:
+                    continue
+                return size
+        return rows
+
+    def note(self, layout: Layout) -> str | None:
+        """Returns how many rows share a table where that is not `group_size`."""
+        rows, size = layout.sizes[0] * layout.sizes[1], self.rows_a_table(layout)
+        if size == min(self.group_size or rows, rows):
+            return None
+        found = "one table" if size == rows else f"a table for {size} rows"
+        return f"{found}: its {rows} rows do not divide into groups of {self.group_size}"
 
     def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
-        """Returns tables, yet to be fitted.
+        """Returns tables, yet to be fitted."""
+        return _Tables(self, layout, power, dtype)
+
+    def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
+        """Returns indices, and the tables in blocks of the weight's axes, or the only one.
 
         Raises:
-            NotApplicable: `group_size` does not divide the rows.
+            NotApplicable: iOS16 and 17 have no form for it.
         """
-        rows = layout.sizes[0] * layout.sizes[1]
-        size = self.group_size or rows
-        if rows % size:
-            raise NotApplicable(f"group_size {size} does not divide its {rows} rows")
-        return _Tables(self.table, layout, power, size, dtype)
-
-    def stored(
-        self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
-    ) -> tuple[str, dict[str, NDArray[Any]]]:
-        """Returns 4 bits, and the tables in blocks of the weight's axes.
-
-        Raises:
-            NotApplicable: there are several tables, which do not split its axes into whole blocks.
-        """
-        tables = parts["tables"]
-        blocks = np.zeros((1,) * kept.ndim, np.intp)
+        tables, element = parts["tables"], f"uint{self.bits}"
+        if is_old(opset):
+            if self.bits not in _OLD_BITS:
+                raise not_before_ios18(f"a palette of {self.bits} bits")
+            if len(tables) > 1:
+                raise not_before_ios18(f"a palette of {len(tables)} tables")
+            shape = np.array(layout.shape, np.uint32)
+            return Stored(
+                _FORM, "indices", element, {"lut": tables[0], "shape": shape}, packed=True
+            )
+        blocks = np.zeros((1,) * len(layout.shape), np.intp)
         if len(tables) > 1:
-            blocks = layout().tabled(len(tables)).join(np.arange(len(tables)))
-        return "uint4", {"lut": tables[blocks][..., None]}  # (*blocks, entries, 1)
+            blocks = layout.tabled(len(tables)).join(np.arange(len(tables)))
+        return Stored(_FORM, "indices", element, {"lut": tables[blocks][..., None]})
+
+    def others_nbytes(self, layout: Layout, itemsize: int, opset: int) -> int:
+        """Returns the bytes of the tables."""
+        rows = layout.sizes[0] * layout.sizes[1]
+        return rows // self.rows_a_table(layout) * self.entries * itemsize
 
 
 class _Tables:
     """Tables while they are fitted, and the codes that a sweep leaves."""
 
     def __init__(
-        self, kind: str, layout: Layout, power: Floats, size: int, dtype: np.dtype[Any]
+        self, palette: Palette, layout: Layout, power: Floats, dtype: np.dtype[Any]
     ) -> None:
-        self.kind, self.size, self.dtype = kind, size, dtype
-        self.layout, self.power = layout, power
+        self.palette, self.layout, self.power, self.dtype = palette, layout, power, dtype
         groups, rows, channels, positions = grouped_layout(layout).sizes
-        self.entries = np.zeros((groups * rows // size, _ENTRIES), np.float32)
+        self.size = palette.rows_a_table(layout)
+        self.entries = np.zeros((groups * rows // self.size, palette.entries), np.float32)
         self.codes = np.zeros((groups, rows, channels * positions), np.uint8)
 
+    @property
+    def between(self) -> Floats:
+        """The middles of neighbouring entries."""
+        middles: Floats = (self.entries[:, 1:] + self.entries[:, :-1]) / np.float32(2)
+        return middles
+
     def fit(self, weight: Array, keep: Array) -> MakeRounding:
-        """Fixes each table to the kept weights of its rows."""
-        shares = np.where(host(keep), self.power[:, None, :], np.float32(0)).reshape(
-            len(self.entries), -1
-        )
-        values = host(weight).reshape(len(self.entries), -1)
-        for index, (own, share) in enumerate(zip(values, shares, strict=True)):
-            if self.kind == "normal_float":
-                entries = NORMAL_FLOAT * np.abs(own).max(initial=0)
-            else:
-                entries = _kmeans(own, share)
-            self.entries[index] = entries.astype(self.dtype)  # as it will be stored
+        """Fixes each table to the kept weights of its rows, and to a zero where that is stored."""
+        count, kept = len(self.entries), host(keep)
+        values = host(weight).reshape(count, -1)
+        if self.palette.table == "normal_float":
+            largest = np.abs(values).max(axis=1, initial=0)
+            table = normal_float(self.palette.entries)
+            found: Floats = (table * largest[:, None]).astype(np.float32)
+        else:
+            number = int(np.count_nonzero(kept))
+            zero = number < kept.size and not self.palette.masked(kept.size, number)
+            alike = number == kept.size and (self.power == self.power.flat[0]).all()
+            shares = None
+            if not alike or self.power.flat[0] == 0:
+                shares = np.where(kept, self.power[:, None, :], np.float32(0)).reshape(count, -1)
+            found = fitted_tables(values, shares, self.palette.entries, zero)
+        self.entries[:] = found.astype(self.dtype)  # as it will be stored
         return self.rounding
 
     def rounding(self, order: NDArray[np.intp]) -> Rounding:
         """Returns what rounds the columns of a sweep, and notes their codes."""
-        between = (self.entries[:, 1:] + self.entries[:, :-1]) / 2
+        between = self.between
 
         def round_column(index: int, column: Array) -> Array:
             flat = host(column).reshape(len(between), self.size)
-            if len(between) == 1:
-                codes = np.searchsorted(between[0], flat, side="left")
-            else:
-                codes = np.zeros(flat.shape, np.intp)
-                for edge in range(_ENTRIES - 1):
-                    codes += flat > between[:, edge, None]
+            codes = _codes(between, flat)
             self.codes[:, :, order[index]] = codes.reshape(column.shape)
             return np.take_along_axis(self.entries, codes, axis=1).reshape(column.shape)
 
         return round_column
 
+    def nearest(self, weight: Array) -> Floats:
+        """Returns each element's nearest entry, and notes their codes."""
+        values, between = host(weight).reshape(len(self.entries), -1), self.between
+        codes = self.codes.reshape(values.shape)
+        found = np.empty_like(values)
+
+        def round_table(table: int) -> None:
+            own = np.searchsorted(between[table], values[table], side="left")
+            codes[table], found[table] = own, self.entries[table][own]
+
+        map_items(round_table, range(len(values)))
+        return found.reshape(weight.shape)
+
     def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
-        """Returns codes and tables."""
-        return {
-            "codes": self.layout.join(np.where(host(keep), self.codes, np.uint8(0))),
-            "tables": self.entries.astype(self.dtype),
-        }
+        """Returns codes and tables; what is not kept is the entry 0 where there is one."""
+        codes, kept = self.codes, host(keep)
+        if not kept.all():
+            zero = np.argmax(self.entries == 0, axis=1).astype(np.uint8)
+            zeros = np.repeat(zero, self.size).reshape(codes.shape[:2])
+            codes = np.where(kept, codes, zeros[:, :, None])
+        return {"codes": self.layout.join(codes), "tables": self.entries.astype(self.dtype)}
 
 
-def _kmeans(values: Floats, shares: Floats) -> Floats:
-    """Returns 16 ascending centres for which the weighted square distance of `values` is small.
-
-    Values are counted into fine bins first: Lloyd's rounds then cost the same for any number.
-
-    Args:
-        values: 1-D.
-        shares: how much each counts, 0 or more.
-    """
-    used = shares > 0
-    if not used.any():  # no sample reaches what is kept: all count alike
-        used, shares = values != 0, np.ones_like(shares)
-        if not used.any():
-            return np.zeros(_ENTRIES, np.float32)
-    low, high = float(values[used].min()), float(values[used].max())
-    step = (high - low) / _BINS or 1.0
-    bins = np.minimum(((values[used] - low) / step).astype(np.intp), _BINS - 1)
-    counts = np.bincount(bins, shares[used], _BINS)
-    sums = np.bincount(bins, shares[used].astype(np.float64) * values[used], _BINS)
-    total, moment = np.append(0, np.cumsum(counts)), np.append(0, np.cumsum(sums))
-    middles = low + (np.arange(_BINS) + 0.5) * step
-    # The optimum puts centres as densely as the cube root of the density.
-    dense = np.cumsum(np.cbrt(counts))
-    centres = np.interp((np.arange(_ENTRIES) + 0.5) / _ENTRIES * dense[-1], dense, middles)
-    for _ in range(_ROUNDS):
-        edges = np.searchsorted(middles, (centres[1:] + centres[:-1]) / 2)
-        bounds = np.concatenate([[0], edges, [_BINS]])
-        weight = np.diff(total[bounds])
-        means = np.diff(moment[bounds]) / np.where(weight > 0, weight, 1)
-        centres = np.where(weight > 0, means, centres)
-    return np.sort(centres).astype(np.float32)
+def _codes(between: Floats, values: Floats) -> NDArray[np.intp]:
+    """Returns how many middles of its table each value is above, by halving."""
+    if len(between) == 1:
+        return np.searchsorted(between[0], values, side="left")
+    codes = np.zeros(values.shape, np.intp)
+    step = (between.shape[1] + 1) // 2
+    while step:
+        codes += step * (values > np.take_along_axis(between, codes + (step - 1), axis=1))
+        step //= 2
+    return codes

@@ -1,9 +1,8 @@
-"""Pruned and quantized in one solve: integer codes, with a scale for each row or block of it."""
+"""Quantized weights: integer codes, with a scale for each row or block of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,23 +10,38 @@ from numpy.typing import NDArray
 from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
 from mlpass.options import option
+from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
-from mlpass.storage.storage import Floats, Grid, MakeRounding, Parts, Rounding, Storage
+from mlpass.storage.storage import (
+    Floats,
+    Grid,
+    MakeRounding,
+    Parts,
+    Rounding,
+    Storage,
+    Stored,
+    dividing,
+    is_old,
+    not_before_ios18,
+    packed_nbytes,
+)
 
 _BITS = {"int8": 8, "int4": 4, "uint8": 8, "uint4": 4}
 # How far below the largest magnitude a scale may end: what is cut off costs less than what the
 # finer steps save. Few bits gain most.
-_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+_SHRINKS = tuple(np.arange(20, 7, -1) / 20)
+_AT_ONCE = 1 << 18  # elements whose scales are searched together
 
 
 @storage("quantize", lead="dtype")
 class Quantized(Storage):
-    """How kept weights become integers: they are `scale * (codes - offset)`.
+    """How weights become integers: they are `scale * (codes - offset)`.
 
     Its parts are `codes`, int8 or uint8 in the weight's shape, `offset` where they are not kept;
     `scale`, in the weight's dtype and rank, one for each row and block; and, where it is affine,
-    `offset`, like `scale` in the dtype of `codes`.
+    `offset`, like `scale` in the dtype of `codes`. Where a block does not divide the input
+    channels, it is the next smaller one that does, down to half of it, or else all of them.
 
     Args:
         dtype: "int8" or "int4" for symmetric codes, "uint8" or "uint4" for affine ones, which
@@ -44,7 +58,6 @@ class Quantized(Storage):
     block_size: int | None = option(
         default=None, low=1, help="input channels that share a scale; all of a row without it"
     )
-    form: ClassVar[str] = "constexpr_blockwise_shift_scale"
 
     @property
     def symmetric(self) -> bool:
@@ -54,39 +67,78 @@ class Quantized(Storage):
     @property
     def limits(self) -> tuple[int, int]:
         """The lowest and the highest code."""
-        levels = 1 << _BITS[self.dtype]
-        return (1 - levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
+        levels = 1 << self.code_bits
+        return (-levels // 2, levels // 2 - 1) if self.symmetric else (0, levels - 1)
+
+    @property
+    def code_bits(self) -> int:
+        """The bits of an integer."""
+        return _BITS[self.dtype]
+
+    @property
+    def needs_ios18(self) -> str | None:
+        """Blocks, and 4 bits."""
+        if self.code_bits != 8:
+            return self.dtype
+        return f"block_size={self.block_size}" if self.block_size else None
+
+    @property
+    def in_ios16(self) -> str:
+        """Bytes, by row."""
+        return "int8 and uint8, a scale for each row"
+
+    def blocks(self, layout: Layout) -> int:
+        """Returns how many blocks a row's input channels make."""
+        channels = layout.sizes[2]
+        blocks = channels // dividing(channels, self.block_size or channels)
+        try:
+            layout.reduced(blocks)
+        except NotApplicable:  # they are several axes
+            return 1
+        return blocks
+
+    def note(self, layout: Layout) -> str | None:
+        """Returns how many input channels share a scale where that is not `block_size`."""
+        channels, blocks = layout.sizes[2], self.blocks(layout)
+        size = channels // max(1, blocks)
+        if size == min(self.block_size or channels, channels):
+            return None
+        found = "a scale for each row" if blocks == 1 else f"a scale for {size} input channels"
+        return f"{found}: its {channels} channels do not divide into blocks of {self.block_size}"
 
     def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
-        """Returns scales and offsets, yet to be fitted.
+        """Returns scales and offsets, yet to be fitted."""
+        return _Grid(self, layout, power, self.blocks(layout), dtype)
+
+    def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
+        """Returns the integers, with scales and offsets.
 
         Raises:
-            NotApplicable: `block_size` does not divide the input channels.
+            NotApplicable: iOS16 and 17 have no form for it.
         """
-        blocks = _blocks(self, layout.sizes[2])
-        return _Grid(self, layout, power, blocks, dtype)
-
-    def stored(
-        self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
-    ) -> tuple[str, dict[str, NDArray[Any]]]:
-        """Returns 4-bit integers where those hold all codes, else 8-bit ones; and the rest."""
         others = {name: part for name, part in parts.items() if name != "codes"}
-        codes = parts["codes"][kept]
-        return _integer(np.append(codes, parts["offset"]) if "offset" in parts else codes), others
+        if not is_old(opset):
+            return Stored("constexpr_blockwise_shift_scale", "data", self.dtype, others)
+        if self.code_bits != 8:
+            raise not_before_ios18(f"{self.dtype}")
+        scale = others["scale"]
+        axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
+        if len(axes) > 1 or (axes and scale.shape[axes[0]] != layout.shape[axes[0]]):
+            raise not_before_ios18("a scale for each row, of rows on several axes,")
+        offset = others.get("offset", np.zeros(scale.shape, parts["codes"].dtype))
+        shape = (scale.size,) if axes else ()
+        held = {
+            "zero_point": offset.reshape(shape),
+            "scale": scale.reshape(shape),
+            "axis": np.array(axes[0] if axes else 0, np.int32),
+        }
+        return Stored("constexpr_affine_dequantize", "quantized_data", self.dtype, held)
 
-
-def _integer(codes: NDArray[Any]) -> str:
-    """Returns the narrowest integer type that holds all codes, of their signedness."""
-    kind, low, high = ("int", -8, 7) if codes.dtype.kind == "i" else ("uint", 0, 15)
-    fits = low <= codes.min(initial=0) and codes.max(initial=0) <= high
-    return f"{kind}{4 if fits else 8}"
-
-
-def _blocks(quantization: Quantized, channels: int) -> int:
-    size = quantization.block_size or channels
-    if channels % size:
-        raise NotApplicable(f"block_size {size} does not divide its {channels} input channels")
-    return channels // size
+    def others_nbytes(self, layout: Layout, itemsize: int, opset: int) -> int:
+        """Returns the bytes of scales and offsets."""
+        count = layout.sizes[0] * layout.sizes[1] * self.blocks(layout)
+        offset = not self.symmetric or is_old(opset)
+        return count * itemsize + (packed_nbytes(count, self.code_bits) if offset else 0)
 
 
 class _Grid:
@@ -112,36 +164,57 @@ class _Grid:
 
     def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Fixes scales and offsets to the kept weights: least squares, by input power."""
+        values = host(weight).reshape(self.shape)  # zero where not kept, which is always on it
+
+        def search(part: tuple[int, slice]) -> None:
+            found = self._searched(values[part], self.power[part[0]])
+            self.scale[part], self.offset[part] = found
+
+        map_items(search, self._row_parts())
+        self.codes[:] = np.repeat(self.offset, self.width, axis=2)
+        return self.rounding
+
+    def _row_parts(self) -> list[tuple[int, slice]]:
+        """Returns some rows of a group each."""
+        groups, rows, blocks, width = self.shape
+        step = max(1, _AT_ONCE // max(1, blocks * width))
+        return [
+            (group, slice(start, start + step))
+            for group in range(groups)
+            for start in range(0, rows, step)
+        ]
+
+    def _searched(self, values: Floats, power: Floats) -> tuple[Floats, Floats]:
+        """Returns the scales and offsets, (rows, blocks), with the least error of those tried."""
         low, high = self.quantization.limits
-        values = host(weight).reshape(
-            self.shape
-        )  # zero where not kept, and zero is always on the grid
-        lowest = np.minimum(values.min(axis=3), 0)
-        highest = np.maximum(values.max(axis=3), 0)
+        lowest = np.minimum(values.min(axis=2), 0)
+        highest = np.maximum(values.max(axis=2), 0)
         if self.quantization.symmetric:
-            highest = np.maximum(highest, -lowest)
-            lowest = np.zeros_like(highest)
-            steps = high
+            width = np.maximum(highest / high, lowest / low)
+            lowest = np.zeros_like(width)
         else:
-            steps = high - low
+            width = (highest - lowest) / (high - low)
         best = np.full(highest.shape, np.inf, np.float32)
+        found = np.ones_like(highest), np.zeros_like(highest)
         for shrink in _SHRINKS:
-            scale = (highest - lowest) * np.float32(shrink / steps)
+            scale = width * np.float32(shrink)
             scale = scale.astype(self.dtype).astype(np.float32)  # as it will be stored
             scale = np.where(scale > 0, scale, np.float32(1))
             offset = np.clip(np.rint(-lowest * np.float32(shrink) / scale), low, high)
             offset = np.zeros_like(scale) if self.quantization.symmetric else offset
             rounded = self._codes(values, scale[..., None], offset[..., None])
-            rounded = (rounded - offset[..., None]) * scale[..., None] - values
-            error = np.sum(self.power * np.square(rounded), axis=3)
+            rounded -= offset[..., None]
+            rounded *= scale[..., None]
+            rounded -= values
+            np.square(rounded, out=rounded)
+            error = np.einsum("rbw,xbw->rb", rounded, power)
             reach = np.maximum(offset - low, high - offset) * scale
             error = np.where(reach > np.finfo(self.dtype).max, np.inf, error)  # decoded to inf
             better = error < best
             best = np.where(better, error, best)
-            self.scale = np.where(better, scale, self.scale)
-            self.offset = np.where(better, offset, self.offset)
-        self.codes[:] = np.repeat(self.offset, self.width, axis=2)
-        return self.rounding
+            for kept, tried in zip(found, (scale, offset), strict=True):
+                np.copyto(kept, tried, where=better)
+        return found
 
     def rounding(self, order: NDArray[np.intp]) -> Rounding:
         """Returns what rounds the columns of a sweep, and notes their codes."""
@@ -156,11 +229,26 @@ class _Grid:
 
         return round_column
 
+    def nearest(self, weight: Array) -> Floats:
+        """Returns each element's nearest value, and notes their codes."""
+        values, codes = (each.reshape(self.shape) for each in (host(weight), self.codes))
+        found = np.empty_like(values)
+
+        def round_rows(part: tuple[int, slice]) -> None:
+            scale, offset = self.scale[part][..., None], self.offset[part][..., None]
+            codes[part] = self._codes(values[part], scale, offset)
+            found[part] = (codes[part] - offset) * scale
+
+        map_items(round_rows, self._row_parts())
+        return found.reshape(weight.shape)
+
     def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
         """Returns codes, scales and, where there are any, offsets."""
         integer = np.int8 if self.quantization.symmetric else np.uint8
+        offset = np.repeat(self.offset, self.width, axis=2)
+        codes = np.where(host(keep), self.codes, offset)
         found: dict[str, NDArray[Any]] = {
-            "codes": self.layout.join(self.codes).astype(integer),
+            "codes": self.layout.join(codes).astype(integer),
             "scale": self.small.join(self.scale).astype(self.dtype),
         }
         if not self.quantization.symmetric:
@@ -168,5 +256,7 @@ class _Grid:
         return found
 
     def _codes(self, values: Floats, scale: Floats, offset: Floats) -> Floats:
-        codes: Floats = np.clip(np.rint(values / scale) + offset, *self.quantization.limits)
-        return codes
+        codes: Floats = values / scale
+        np.rint(codes, out=codes)
+        codes += offset
+        return np.clip(codes, *self.quantization.limits, out=codes)

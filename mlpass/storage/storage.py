@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from math import prod
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array
+from mlpass.errors import NotApplicable
 from mlpass.options import text_of
 from mlpass.registries import STORAGES
 from mlpass.sparsity.layout import Layout
@@ -19,6 +21,12 @@ Parts = Mapping[str, NDArray[Any]]
 Rounding = Callable[[int, Array], Array]
 # Given column indices in a sweep's order, the rounding of that sweep.
 MakeRounding = Callable[[NDArray[np.intp]], Rounding]
+
+_IOS18 = 18
+NEEDS_IOS18 = (
+    'needs iOS18: minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) raises '
+    "the model"
+)
 
 
 class Grid(Protocol):
@@ -33,6 +41,14 @@ class Grid(Protocol):
         """
         ...
 
+    def nearest(self, weight: Array) -> Floats:
+        """Returns each element's nearest value, all columns at once, and notes their codes.
+
+        Args:
+            weight: (groups, rows, columns), once the values are fixed.
+        """
+        ...
+
     def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
         """Returns the parts that stand for the weight that was rounded last.
 
@@ -42,14 +58,50 @@ class Grid(Protocol):
         ...
 
 
+class Stored(NamedTuple):
+    """How parts are stored in one opset.
+
+    Attributes:
+        form: the op type of the form that is not sparse.
+        codes: the parameter of that op that the codes are.
+        element: the MIL type of a code.
+        others: the op's other parameters.
+        packed: whether the op takes codes as the bytes that they are packed in.
+    """
+
+    form: str
+    codes: str
+    element: str
+    others: dict[str, NDArray[Any]]
+    packed: bool = False
+
+
 class Storage:
     """How a weight's values are kept.
 
-    Attributes:
-        form: the op type of the form that is not sparse, one of `encode.JOINT_FORMS`.
+    A mask is written beside codes where both together are smaller than codes for all elements;
+    where not, zeros are codes as well. So what is stored is known before it is solved for.
     """
 
-    form: ClassVar[str]
+    @property
+    def code_bits(self) -> int:
+        """The bits of a code."""
+        raise NotImplementedError
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether codes have no room for a zero, so that zeros always take a mask."""
+        return False
+
+    @property
+    def needs_ios18(self) -> str | None:
+        """Which of its options no form before iOS18 has; None where there is one."""
+        return "this storage"
+
+    @property
+    def in_ios16(self) -> str:
+        """What of it iOS16 has instead, for a message."""
+        return "no storage"
 
     def __str__(self) -> str:
         """How reports show it."""
@@ -63,23 +115,83 @@ class Storage:
             layout: of the weight as it is stored, whose shape `codes` has.
             power: (groups, columns), how much an error in each column counts.
             dtype: in which it is stored.
-
-        Raises:
-            NotApplicable: it does not fit this weight; the text says why.
         """
         raise NotImplementedError
 
-    def stored(
-        self, parts: Parts, kept: NDArray[np.bool_], layout: Callable[[], Layout]
-    ) -> tuple[str, dict[str, NDArray[Any]]]:
-        """Returns the dtype of the codes, and the other parameters of `form`.
+    def note(self, layout: Layout) -> str | None:
+        """Returns what of it becomes another thing for a weight of this layout; None if nothing."""
+        return None
+
+    def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
+        """Returns how the parts of a grid are stored.
+
+        Raises:
+            NotApplicable: the opset's form cannot say it; the text says what can.
+        """
+        raise NotImplementedError
+
+    def others_nbytes(self, layout: Layout, itemsize: int, opset: int) -> int:
+        """Returns the bytes of all that is stored beside codes and mask."""
+        raise NotImplementedError
+
+    def masked(self, size: int, kept: int) -> bool:
+        """Returns whether a mask is written where `kept` of `size` elements are not zero."""
+        if kept == size:
+            return False
+        return self.needs_mask or self._masked_nbytes(size, kept) < self._codes_nbytes(size)
+
+    def nbytes(
+        self, layout: Layout, dtype: np.dtype[Any] | type, kept: int | None = None, opset: int = 18
+    ) -> int:
+        """Returns the bytes that a weight is stored in: codes, mask, tables and scales.
 
         Args:
-            parts: from a grid; `codes` are in the weight's shape.
-            kept: which of them are stored.
-            layout: makes the layout of the weight.
-
-        Raises:
-            NotApplicable: the form cannot say it; the text says why.
+            layout: of the weight.
+            dtype: of the weight, fp16 or fp32.
+            kept: how many of its elements are stored as other than zero; None for no zeros asked
+                for, whatever the weight is.
+            opset: of the function it is in.
         """
-        raise NotImplementedError
+        size = prod(layout.shape)
+        kept = size if kept is None else kept
+        masked = self.masked(size, kept)
+        codes = self._masked_nbytes(size, kept) if masked else self._codes_nbytes(size)
+        return codes + self.others_nbytes(layout, np.dtype(dtype).itemsize, opset)
+
+    def bits_per_weight(
+        self, layout: Layout, dtype: np.dtype[Any] | type, kept: int | None = None, opset: int = 18
+    ) -> float:
+        """Returns `nbytes` as bits for each element."""
+        return 8 * self.nbytes(layout, dtype, kept, opset) / max(1, prod(layout.shape))
+
+    def _codes_nbytes(self, count: int) -> int:
+        return packed_nbytes(count, self.code_bits)
+
+    def _masked_nbytes(self, size: int, kept: int) -> int:
+        return packed_nbytes(size, 1) + self._codes_nbytes(kept)
+
+
+def packed_nbytes(count: int, bits: int) -> int:
+    """Returns how many bytes some elements take, packed."""
+    return -(-count * bits // 8)
+
+
+def dividing(size: int, wanted: int) -> int:
+    """Returns the largest divisor of `size` up to `wanted`, all of it where that is under half.
+
+    So a run that is to share something becomes a little shorter, or is all there is.
+    """
+    if wanted >= size:
+        return size
+    found = next(each for each in range(wanted, 0, -1) if size % each == 0)
+    return found if 2 * found >= wanted else size
+
+
+def is_old(opset: int) -> bool:
+    """Returns whether an opset has only the first compressed forms, of iOS16."""
+    return opset < _IOS18
+
+
+def not_before_ios18(what: str) -> NotApplicable:
+    """Returns the error that says what an older form cannot say, and the cure."""
+    return NotApplicable(f"{what} {NEEDS_IOS18}")

@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mlpass.errors import ConfigError, close_matches
-from mlpass.program.mlmodel import check_outside
+from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.report.choice import Choice, Target
+from mlpass.runtime.samples import SampleData
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.sweep import check_backend, path_of, sendable, write_outputs
 from mlpass.study.trial import FITTED, Evaluate, Setting
@@ -23,15 +23,15 @@ _STEPS = 200
 
 
 def choose(
-    model: Any,
+    model: ModelLike,
     output: str | os.PathLike[str],
     *,
-    sample_data: Any,
+    sample_data: SampleData,
     max_size: str | int | None = None,
     min_snr: float | None = None,
     min_accuracy: float | None = None,
     evaluate: Evaluate | None = None,
-    test_data: Any = None,
+    test_data: SampleData | None = None,
     up_to: str = "fine-tuning",
     finetune: Finetune | None = None,
     finetune_steps: int = _STEPS,

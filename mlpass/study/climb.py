@@ -229,7 +229,7 @@ def built_in_finetune(steps: int) -> Finetune | None:
     if find_spec("torch") is None or find_spec("mlpass.finetune") is None:
         return None
 
-    def finetune(package: str, output: str, samples: Any, dense: str) -> Report:
+    def finetune(package: str, output: str, samples: object, dense: str) -> Report:
         train = import_module("mlpass.finetune").finetune
         report: Report = train(package, output, None, samples, steps=steps, dense=dense, force=True)
         return report

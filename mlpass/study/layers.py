@@ -108,7 +108,7 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
     return replace(setting, grams=str(place))
 
 
-def calibration_of(setting: Setting, samples: Any, **options: Any) -> Calibration:
+def calibration_of(setting: Setting, samples: object, **options: Any) -> Calibration:
     """Returns how a study runs a model on samples, only to look at it."""
     return Calibration(
         Magnitude(),

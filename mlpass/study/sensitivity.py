@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpass.calibrate.plain import method_of
 from mlpass.calibrate.shares import layer_curve
@@ -17,7 +17,7 @@ from mlpass.plan.steps import Step, plan
 from mlpass.program.mlpackage import Package
 from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.solvers.allocate import Curve
 from mlpass.sparsity.modes import Percentile
 from mlpass.study.layers import calibration_of
@@ -25,12 +25,15 @@ from mlpass.study.sweep import check_backend, path_of
 from mlpass.study.trial import Setting
 from mlpass.weights.sites import Site, find_sites
 
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
 _SPARSITIES = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 
 def sensitivity(
-    model: Any,
-    sample_data: Any,
+    model: ModelLike,
+    sample_data: SampleData,
     sparsities: Sequence[float] = _SPARSITIES,
     method: Any = "sparsegpt",
     *,

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
 from mlpass.files import check_file, naming
-from mlpass.program.mlmodel import check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.latency import can_measure, measure_latency
@@ -35,14 +35,14 @@ from mlpass.weights.sites import find_sites
 
 
 def sweep(
-    model: Any,
-    sample_data: Any = None,
-    configs: Any = None,
+    model: ModelLike,
+    sample_data: SampleData | None = None,
+    configs: object = None,
     *,
     method: Any = None,
     storage: StorageLike = None,
     evaluate: Evaluate | None = None,
-    test_data: Any = None,
+    test_data: SampleData | None = None,
     executor: Executor | None = None,
     jobs: int | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -199,7 +199,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     Raises:
         CalibrationError: a sample does not fit the model.
     """
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     place = folder / "reference"
     place.mkdir()
     try:
@@ -217,7 +218,7 @@ def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     return measure_latency(path, sample, function_name=setting.function_name)
 
 
-def path_of(model: Any, folder: Path) -> tuple[str, str]:
+def path_of(model: ModelLike, folder: Path) -> tuple[str, str]:
     """Returns the absolute path of a model, and its name as it was given.
 
     An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`.
@@ -232,7 +233,7 @@ def path_of(model: Any, folder: Path) -> tuple[str, str]:
         return str(path), str(package.path)
 
 
-def sendable(data: Any) -> Any:
+def sendable(data: object) -> Any:
     """Returns sample data in a form that another process can be given: a path, or a list.
 
     Raises:
@@ -252,7 +253,7 @@ def check_backend(backend: str) -> None:
 
 def _check(
     candidates: Sequence[Candidate],
-    sample_data: Any,
+    sample_data: SampleData | None,
     backend: str,
     output: str | os.PathLike[str] | None,
     resume: bool,

@@ -23,8 +23,8 @@ from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import load_samples
-from mlpass.runtime.sources import open_source
+from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import outputs_of, read_reference
@@ -60,8 +60,8 @@ class Setting:
     """
 
     model: str
-    sample_data: Any = None
-    test_data: Any = None
+    sample_data: SampleData | None = None
+    test_data: SampleData | None = None
     reference: str | None = None
     evaluate: Evaluate | None = None
     backend: str = "numpy"
@@ -152,10 +152,9 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
 
     Raises:
         ConfigError: there is no such function.
-        UnsupportedOpError: a part of a pipeline is not an ML Program.
     """
-    parts = open_source(package, function_name).parts
-    ops = {op for _, function in parts for op in function.block.walk()}
+    functions = functions_of(package, function_name)
+    ops = {op for _, function in functions for op in function.block.walk()}
     return sum(
         stored_bytes(site)
         * sum(u.op in ops and not is_gathered(u.op.type, u.parameter) for u in site.uses)
@@ -166,7 +165,8 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
 def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     if setting.reference is None:
         return ()
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     names = [feature.name for feature in interpreter.outputs]
     made = outputs_of(interpreter, load_samples(setting.test_data))
     return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))

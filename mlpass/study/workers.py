@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mlpass.errors import ConfigError, ExecutionError
 from mlpass.parallel import thread_count
@@ -21,7 +21,7 @@ _UNGUARDED = "in a script, put the call under `if __name__ == '__main__':`, or p
 
 @contextmanager
 def open_executor(
-    executor: Executor | None, jobs: int, task: Any, limit: int | None = None
+    executor: Executor | None, jobs: int, task: object, limit: int | None = None
 ) -> Iterator[Executor | None]:
     """Yields the user's executor; or one of processes; or None, where jobs run here, one by one.
 
@@ -53,7 +53,7 @@ def open_executor(
 
 
 def run_all(
-    executor: Executor | None, calls: Sequence[tuple[Callable[..., Result], tuple[Any, ...]]]
+    executor: Executor | None, calls: Sequence[tuple[Callable[..., Result], tuple[object, ...]]]
 ) -> Iterator[tuple[int, Result]]:
     """Yields each call's number and result, as they come.
 
@@ -88,7 +88,7 @@ def run_all(
             future.cancel()
 
 
-def _can_be_sent(task: Any) -> bool:
+def _can_be_sent(task: object) -> bool:
     """Returns whether another process can be given what the trials need."""
     try:
         sent = pickle.dumps(task)

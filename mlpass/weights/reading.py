@@ -55,8 +55,12 @@ def layout_of_site(site: Site) -> Layout:
     return next(iter(layouts))
 
 
-def layout_to_solve(site: Site, mode: Mode) -> Layout:
+def layout_to_solve(site: Site, mode: Mode | None = None) -> Layout:
     """Returns a site's layout; that of a table where rows are gathered from it alone.
+
+    Args:
+        site: whose weight it is.
+        mode: by which it is pruned; None where any will do.
 
     Raises:
         NotApplicable: it has no layout, or the mode needs another; the text says why.
@@ -64,12 +68,13 @@ def layout_to_solve(site: Site, mode: Mode) -> Layout:
     try:
         return layout_of_site(site)
     except NotApplicable:
-        if mode.structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
+        structured = mode is not None and mode.structured
+        if structured or not all(is_gathered(u.op.type, u.parameter) for u in site.uses):
             raise
         return table_layout(site.shape)
 
 
-def magnitude(weight: NDArray[Any]) -> NDArray[Any]:
+def magnitude(weight: NDArray[np.generic]) -> NDArray[Any]:
     """Returns the score of data-free pruning: |w|.
 
     Raises:
@@ -97,7 +102,7 @@ def zeros_of(site: Site) -> int | None:
     return weight.size - count_nonzero(weight)
 
 
-def count_nonzero(weight: NDArray[Any]) -> int:
+def count_nonzero(weight: NDArray[np.generic]) -> int:
     """Returns how many elements are not zero; floats by their bits, which is faster."""
     if weight.dtype.kind != "f":
         return int(np.count_nonzero(weight))

@@ -13,7 +13,7 @@ from mlpass.weights.reading import zeros_of
 from mlpass.weights.sites import Site
 
 # Parameters of constexpr ops that say how their parts are read.
-_ATTRIBUTES = frozenset({"shape", "axis", "vector_axis", "output_dtype"})
+ATTRIBUTES = frozenset({"shape", "axis", "vector_axis", "output_dtype"})
 
 
 def function_records(programs: Sequence[Program]) -> tuple[FunctionRecord, ...]:
@@ -63,14 +63,24 @@ def stored_bytes(site: Site) -> int:
     """Returns the stored bytes of all that a weight is made from, what is shared counted once."""
     if site.constant is not None:
         return site.constant.stored_nbytes
+    return nbytes_of(site.parts, computed=site.is_computed)
+
+
+def nbytes_of(ops: Iterable[Op], *, computed: bool = False) -> int:
+    """Returns the stored bytes of the constants that ops make a weight from, each counted once.
+
+    Args:
+        ops: that make it.
+        computed: whether the model makes it as it runs, by ops that have settings as well.
+    """
     constants = {
         constant.storage or constant: constant
-        for op in site.parts
+        for op in ops
         for parameter, arguments in op.inputs.items()
         for constant in arguments
         if isinstance(constant, Constant)
-        and parameter not in _ATTRIBUTES
-        and not (site.is_computed and _is_setting(constant))
+        and parameter not in ATTRIBUTES
+        and not (computed and _is_setting(constant))
     }
     return sum(constant.nbytes for constant in constants.values())
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import NotApplicable
+from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Op
 from mlpass.registries import STORAGES
 from mlpass.solvers.solve import Solution
+from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import pack, zero_out
-from mlpass.storage.storage import Storage
-from mlpass.weights.joint import check_opset, joint_ops
-from mlpass.weights.reading import layout_of_site
-from mlpass.weights.record import encoding_of
+from mlpass.storage.storage import NEEDS_IOS18, Storage
+from mlpass.weights.joint import joint_ops
+from mlpass.weights.reading import layout_to_solve
+from mlpass.weights.record import ATTRIBUTES, encoding_of, nbytes_of
 from mlpass.weights.sites import Site
 
 Replacements = list[tuple[Op, list[Op]]]
@@ -88,37 +89,103 @@ def encode_weight(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
 
 
 def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage) -> Encoded:
-    """Returns a weight that was pruned and rounded as it will be stored (iOS18).
+    """Returns a weight that was pruned and rounded as it will be stored.
 
     Args:
         site: whose weight it is.
-        solution: its result; an element that is kept, but zero, is not stored.
+        solution: its result; an element that is kept, but zero, is not stored beside a mask.
         storage: that it was solved for.
 
     Raises:
-        ModelFormatError: the model is older than iOS18.
+        ModelFormatError: the model is too old for the storage.
         NotApplicable: the weight is compressed already, or the form cannot say it.
     """
-    check_opset([site], str(STORAGES.name_of(storage)))
+    check_storage([site], storage)
+    check_storage([site], storage, zeros=not solution.keep.all())
     beside = site.constant
     if beside is None:
         raise NotApplicable(str(site.refusal))
-    keep = solution.weight != 0
-    dtype, others = storage.stored(solution.parts, keep, lambda: layout_of_site(site))
-
-    def stored(array: NDArray[Any]) -> Constant:
-        element = beside.dtype.name if array.dtype.kind == "f" else dtype
-        return Constant.packed(pack_elements(array, BY_NAME[element]), element, array.shape, beside)
-
-    bits = np.packbits(keep, bitorder="little")
-    mask = encode.mask_constant(bits, site.shape, site.opset, beside)
-    elements = stored(solution.parts["codes"][keep])
-    rest = {name: stored(array) for name, array in others.items()}
-    nbytes = sum(constant.nbytes for constant in (mask, elements, *rest.values()))
-    parts = {name: (constant,) for name, constant in rest.items()}
+    layout = layout_to_solve(site)
+    nonzero = solution.weight != 0
+    size, kept = nonzero.size, int(np.count_nonzero(nonzero))
+    masked = not solution.keep.all() and storage.masked(size, kept)
+    forms = {
+        form: _stored_op(form, site, solution.parts, storage, layout, nonzero if masked else None)
+        for form in sorted({encode.form_of(opset) for opset in site.opsets})
+    }
     replacements: Replacements = [
-        (maker, encode.sparse_joint(maker, storage.form, mask, elements, parts))
-        for maker in site.makers
+        (maker, forms[encode.form_of(opset)](maker))
+        for maker, opset in zip(site.makers, site.opsets, strict=True)
     ]
-    encoding = encoding_of(replacements[0][1])
-    return Encoded(encoding, keep.size - int(np.count_nonzero(keep)), nbytes, replacements)
+    made = tuple(dict.fromkeys(op for _, ops in replacements for op in ops))
+    return Encoded(encoding_of(made), size - kept, nbytes_of(made), replacements)
+
+
+def _stored_op(
+    opset: int,
+    site: Site,
+    parts: Mapping[str, NDArray[Any]],
+    storage: Storage,
+    layout: Layout,
+    nonzero: Mask | None,
+) -> Callable[[Op], list[Op]]:
+    """Returns what makes the ops that stand in for a maker; all of them share their constants.
+
+    Args:
+        opset: that brought the form.
+        site: whose weight it is.
+        parts: of the solution.
+        storage: that it was solved for.
+        layout: of the weight.
+        nonzero: the mask to write; None where all elements are stored.
+    """
+    stored = storage.stored(parts, layout, opset)
+    beside = site.constant
+    assert beside is not None  # asked before
+
+    def constant(array: NDArray[Any], element: str) -> Constant:
+        raw = pack_elements(array, BY_NAME[element])
+        return Constant.packed(raw, element, array.shape, beside)
+
+    def other(name: str, array: NDArray[Any]) -> Constant:
+        if name in ATTRIBUTES:
+            return Constant.of(array)
+        return constant(array, beside.dtype.name if array.dtype.kind == "f" else stored.element)
+
+    others = {name: (other(name, array),) for name, array in stored.others.items()}
+    codes = parts["codes"]
+    if nonzero is None:
+        if stored.packed:  # as the bytes that they make
+            codes = pack_elements(codes, BY_NAME[stored.element])
+        elements = constant(codes, "uint8" if stored.packed else stored.element)
+        return lambda maker: [
+            encode.whole(maker, stored.form, {stored.codes: (elements,), **others})
+        ]
+    bits = np.packbits(nonzero, bitorder="little")
+    mask = encode.mask_constant(bits, site.shape, opset, beside)
+    elements = constant(codes[nonzero], stored.element)
+    return lambda maker: encode.sparse_joint(maker, stored.form, mask, elements, others)
+
+
+def check_storage(sites: Sequence[Site], storage: Storage, *, zeros: bool | None = None) -> None:
+    """Raises ModelFormatError where a function is too old for a storage; the text has the cure.
+
+    Args:
+        sites: the weights that it is for.
+        storage: that is asked for.
+        zeros: whether zeros are asked for, which take a mask; None to check the storage itself.
+    """
+    what = storage.needs_ios18
+    if zeros is not None:
+        what = "a mask, which zeros take," if zeros else None
+    name = STORAGES.name_of(storage) or str(storage)
+    for site in () if what is None else sites:
+        if site.opset < encode.SUB_BYTE_OPSET:
+            newest = max(opset for each in sites for opset in each.opsets)
+            old = newest < encode.SUB_BYTE_OPSET
+            where = "this model" if old else f"a function that has {site.name!r}"
+            instead = "target_sparsity 0" if zeros else storage.in_ios16
+            raise ModelFormatError(
+                f"{name}: {what} {NEEDS_IOS18}; {where} is iOS{site.opset}. Or ask for {instead}, "
+                "which iOS16 has"
+            )

@@ -180,7 +180,9 @@ def test_an_allocation_needs_one_percentile(mlp, tmp_path):
 
 
 def test_joint_results_need_ios18(mlp, tmp_path):
-    with pytest.raises(ModelFormatError, match="quantize needs an iOS18 model, this is iOS17"):
+    with pytest.raises(
+        ModelFormatError, match=r"quantize: int4 needs iOS18: .*; this model is iOS17"
+    ):
         mlpass.prune(
             mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(1), storage="int4"
         )

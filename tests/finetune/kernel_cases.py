@@ -1,10 +1,13 @@
 """A call of every op that is differentiable, for the tests that run over all of them.
 
-Float arrays are data; all else steers the op.
+Float arrays are data; all else says how.
 """
 
 import numpy as np
 import torch
+
+from mlpass.runtime.kernels.arguments import read
+from mlpass.runtime.kernels.registry import find_kernel, find_kinds
 
 RNG = np.random.default_rng(11)
 
@@ -266,6 +269,12 @@ CASES = [
     ("upsample_nearest_neighbor", {"x": IMAGE, "scale_factor_height": 2}, 18),
     ("upsample_nearest_neighbor", {"x": IMAGE, "scale_factor_height": 1.5}, 18),
 ]
+
+
+def kernel_of(op, opset=18):
+    """The kernel of an op under torch, given its arguments as a program holds them."""
+    function, kinds = find_kernel(op, opset, "torch"), find_kinds(op, opset, "torch")
+    return lambda xp, **arguments: function(xp, **read(kinds, arguments))
 
 
 def placed(value):

@@ -9,7 +9,6 @@ from array_api_compat import torch as xp
 from mlpass.finetune import batching
 from mlpass.finetune.batching import Batch
 from mlpass.runtime.backends.base import load_kernels
-from mlpass.runtime.kernels.registry import find_kernel
 from tests.finetune.kernel_cases import (
     CASES,
     GRU,
@@ -18,6 +17,7 @@ from tests.finetune.kernel_cases import (
     ROWS,
     X,
     floats,
+    kernel_of,
     placed,
     with_parts,
 )
@@ -27,7 +27,7 @@ load_kernels("torch")
 
 
 def over_samples(op, opset=18):
-    return batching._over_samples(find_kernel(op, opset, "torch"), batching._RULES.get(op))
+    return batching._over_samples(kernel_of(op, opset), batching._RULES.get(op))
 
 
 def as_tuple(made):
@@ -36,7 +36,7 @@ def as_tuple(made):
 
 def check(op, arguments, opset, places):
     """Fails where three samples at once are not what each is."""
-    kernel, mapped = find_kernel(op, opset, "torch"), over_samples(op, opset)
+    kernel, mapped = kernel_of(op, opset), over_samples(op, opset)
     given = {name: placed(value) for name, value in arguments.items()}
     parts = [given[n] if place is None else given[n][place] for n, place in places]
     samples = [[part.float() * share for part in parts] for share in (1.0, 0.9, 0.8)]
@@ -82,7 +82,7 @@ def test_an_embedding_is_looked_up_at_once():
 
     def gather(xp, **arguments):
         calls.append(arguments)
-        return find_kernel("gather", 18, "torch")(xp, **arguments)
+        return kernel_of("gather", 18)(xp, **arguments)
 
     mapped = batching._over_samples(gather, batching._RULES["gather"])
     indices = Batch(torch.tensor([[[0, 1]], [[3, 2]]]))
@@ -97,7 +97,7 @@ def test_indices_may_be_batches():
     torch.testing.assert_close(made.samples, torch.stack([table[:, some] for some in indices]))
 
 
-def test_what_steers_an_op_may_differ_from_sample_to_sample():
+def test_attributes_may_differ_from_sample_to_sample():
     x = torch.arange(12.0).reshape(2, 6)
     begin = Batch(torch.tensor([[0], [3]], dtype=torch.int32))
     made = over_samples("slice_by_size")(xp, x=x[0], begin=begin, size=torch.tensor([2]))

@@ -7,9 +7,9 @@ import torch
 from array_api_compat import torch as xp
 
 from mlpass.runtime.backends.base import load_kernels
-from mlpass.runtime.kernels.registry import find_kernel, registered
+from mlpass.runtime.kernels.registry import registered
 from mlpass.runtime.kernels.states import Cell
-from tests.finetune.kernel_cases import CASES, floats, placed, with_parts
+from tests.finetune.kernel_cases import CASES, floats, kernel_of, placed, with_parts
 
 load_kernels("numpy")
 load_kernels("torch")
@@ -55,7 +55,7 @@ def test_every_op_is_here_or_there():
 
 @pytest.mark.parametrize(("op", "arguments", "opset"), CASES)
 def test_gradients_are_finite_differences(op, arguments, opset):
-    kernel = find_kernel(op, opset, "torch")
+    kernel = kernel_of(op, opset)
     given = {name: placed(value) for name, value in arguments.items()}
     places = list(floats(arguments))
 
@@ -74,7 +74,7 @@ def test_gradients_are_finite_differences(op, arguments, opset):
 
 def test_states_and_lists_hand_gradients_on():
     x = torch.ones(2, requires_grad=True)
-    run = {op: find_kernel(op, 18, "torch") for op in NOT_DIFFERENTIABLE}
+    run = {op: kernel_of(op, 18) for op in NOT_DIFFERENTIABLE}
     cell = Cell(torch.zeros(2))
     run["write_state"](xp, input=cell, data=2 * x)
     read = run["read_state"](xp, input=cell)

@@ -197,7 +197,7 @@ def test_joint_forms_are_refused_where_one_function_is_too_old(
     option: dict[str, Any], tmp_path: Path
 ) -> None:
     source = mixed(tmp_path, (17, 18))
-    text = "needs an iOS18 model, a function that has 'w' is iOS17: raise a package with --"
+    text = r"needs iOS18: minimum_deployment_target=.*; a function that has 'w' is iOS17"
     with pytest.raises(ModelFormatError, match=text):
         mlpass.prune(
             source,

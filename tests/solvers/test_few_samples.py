@@ -122,7 +122,7 @@ def test_quantized_and_palettized_weights_gain_as_much(mode):
     base = solve(weight, gram, mode, method=SparseGPT()).error
     fine = solve(weight, gram, mode, method=SparseGPT(), storage=Quantized("int8"))
     assert fine.error < 1.1 * base
-    coarse = solve(weight, gram, mode, method=SparseGPT(), storage=Palette("kmeans"))
+    coarse = solve(weight, gram, mode, method=SparseGPT(), storage=Palette())
     assert coarse.error < base + 0.02
 
 

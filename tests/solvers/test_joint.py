@@ -13,7 +13,8 @@ from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Wanda
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import NM, Channel, Percentile
-from mlpass.storage.palette import NORMAL_FLOAT, Palette
+from mlpass.storage.normal_float import normal_float
+from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 from mlpass.weights.ops.record import layout_of
@@ -108,7 +109,7 @@ def test_admm_in_four_bits_is_better_than_sparsegpt_in_float():
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize(
     "palettization",
-    [Palette(), Palette("kmeans", 4), Palette("normal_float", 2)],
+    [Palette(), Palette(group_size=4), Palette(group_size=2, table="normal_float")],
     ids=str,
 )
 @pytest.mark.parametrize("layout", LAYOUTS[:3], ids=lambda layout: str(layout.shape))
@@ -117,11 +118,11 @@ def test_table_entries_are_the_weight(layout, palettization, method, dtype):
     weight = weight.astype(dtype)
     found = solve(weight, gram, NM(2, 4), storage=palettization, method=method, layout=layout)
     rows = weight.shape[0]
-    assert found.parts["tables"].shape == (rows // (palettization.group_size or rows), 16)
+    size = palettization.rows_a_table(layout)
+    assert found.parts["tables"].shape == (rows // size, 16)
     assert found.parts["tables"].dtype == dtype
     assert np.all(np.diff(found.parts["tables"].astype(np.float64), axis=1) >= 0)
     assert found.parts["codes"].dtype == np.uint8 and found.parts["codes"].max() < 16
-    assert not found.parts["codes"][~found.keep].any()
     tables = np.repeat(found.parts["tables"], rows // len(found.parts["tables"]), axis=0)
     entries = np.take_along_axis(
         tables, found.parts["codes"].reshape(rows, -1).astype(np.intp), axis=1
@@ -137,7 +138,7 @@ def test_fitted_tables_beat_the_fixed_one():
     weight, inputs = layer(64, 128)
     gram = inputs.T @ inputs
     fitted, fixed = (
-        solve(weight, gram, Percentile(0.5), storage=Palette(table), method=ADMM()).error
+        solve(weight, gram, Percentile(0.5), storage=Palette(table=table), method=ADMM()).error
         for table in ("kmeans", "normal_float")
     )
     assert fitted < fixed
@@ -146,7 +147,7 @@ def test_fitted_tables_beat_the_fixed_one():
 def test_the_normal_float_table_is_coremltools_own():
     from coremltools.optimize.torch.layerwise_compression import _quant
 
-    assert np.array_equal(NORMAL_FLOAT, _quant._normal_float_palette[4].numpy())
+    assert np.array_equal(normal_float(16), _quant._normal_float_palette[4].numpy())
 
 
 @pytest.mark.parametrize("rows", [1, 8])
@@ -155,7 +156,7 @@ def test_few_or_no_values_make_a_table_too(rows):
     weight = np.ones((rows, 4), np.float32)
     for mode in (Channel(1.0), Percentile(0.5), Percentile(0.0)):
         for table in ("kmeans", "normal_float"):
-            found = solve(weight, gram, mode, storage=Palette(table), method=Wanda())
+            found = solve(weight, gram, mode, storage=Palette(table=table), method=Wanda())
             assert np.allclose(found.weight, weight * found.keep)
         for dtype in ("int4", "uint4"):
             found = solve(weight, gram, mode, storage=Quantized(dtype), method=Wanda())
@@ -179,14 +180,45 @@ def test_wrong_options_say_which_and_why():
     with pytest.raises(ConfigError, match="block_size: must be an int of 1 or more. Got 0"):
         Quantized("int8", 0)
     with pytest.raises(ConfigError, match='table: must be "kmeans" or "normal_float". Got 3'):
-        Palette(3)
-    with pytest.raises(ConfigError, match="group_size: must be an int of 1 or more. Got 0"):
-        Palette("kmeans", 0)
-    weight, gram = np.ones((6, 4), np.float32), np.eye(4, dtype=np.float32)
-    with pytest.raises(NotApplicable, match="block_size 3 does not divide its 4 input channels"):
-        solve(weight, gram, NM(2, 4), storage=Quantized("int8", 3), method=Wanda())
-    with pytest.raises(NotApplicable, match="group_size 4 does not divide its 6 rows"):
-        solve(weight, gram, NM(2, 4), storage=Palette("kmeans", 4), method=Wanda())
+        Palette(table=3)
+    with pytest.raises(ConfigError, match="group_size: must be an int of 0 or more. Got -1"):
+        Palette(group_size=-1)
+    with pytest.raises(ConfigError, match="bits: must be 1, 2, 3, 4, 6 or 8. Got 5"):
+        Palette(5)
+
+
+@pytest.mark.parametrize(
+    ("storage", "size", "reason"),
+    [
+        (
+            Quantized("int8", 5),
+            (4, 12),
+            "a scale for 4 input channels: its 12 channels do not",
+        ),
+        (
+            Quantized("int4", 6),
+            (4, 13),
+            "a scale for each row: its 13 channels do not",
+        ),
+        (Quantized("int8", 32), (4, 12), None),
+        (
+            Palette(group_size=4),
+            (6, 4),
+            "a table for 3 rows: its 6 rows do not divide",
+        ),
+        (Palette(group_size=8), (17, 4), "one table: its 17 rows do not divide into groups of 8"),
+        (Palette(group_size=8), (6, 4), None),
+        (Palette(group_size=None), (6, 4), None),
+    ],
+    ids=str,
+)
+def test_groups_that_do_not_divide_are_made_smaller_and_said(storage, size, reason):
+    gram = np.diag(np.arange(1, size[1] + 1, dtype=np.float32)) + 0.1
+    found = solve(layer(*size)[0], gram, NM(2, 4), storage=storage, method=Wanda())
+    if reason is None:
+        assert found.reason is None
+    else:
+        assert found.reason.startswith(reason)
 
 
 def test_blocks_need_input_channels_of_one_axis():

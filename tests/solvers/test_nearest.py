@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mlpass import Palette, Percentile, Quantized
-from mlpass.errors import NotApplicable
 from mlpass.solvers.nearest import nearest
 from mlpass.solvers.solve import solve
 from mlpass.solvers.wanda import Magnitude
@@ -14,7 +13,7 @@ from mlpass.sparsity.layout import Layout, matrix_layout
 
 RNG = np.random.default_rng(3)
 WEIGHT = RNG.standard_normal((16, 48)).astype(np.float32)
-STORAGES = [Quantized("int8"), Quantized("int4", 16), Quantized("uint4"), Palette("kmeans", 4)]
+STORAGES = [Quantized("int8"), Quantized("int4", 16), Quantized("uint4"), Palette(group_size=4)]
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
@@ -39,7 +38,7 @@ def test_it_is_what_inputs_that_are_all_alike_give(storage, share):
 
 def test_each_element_is_at_the_nearest_entry_of_its_table():
     keep = np.ones(WEIGHT.shape, bool)
-    found = nearest(WEIGHT, keep, Palette("kmeans", 4), matrix_layout(16, 48))
+    found = nearest(WEIGHT, keep, Palette(group_size=4), matrix_layout(16, 48))
     for row, weight in enumerate(WEIGHT):
         table = found.parts["tables"][row // 4]
         best = np.abs(weight[:, None] - table).min(axis=1)
@@ -56,6 +55,8 @@ def test_groups_are_rounded_each_by_itself():
     assert found.error < 1e-4
 
 
-def test_a_storage_that_does_not_fit():
-    with pytest.raises(NotApplicable, match="block_size 5 does not divide its 48 input channels"):
-        nearest(WEIGHT, WEIGHT != 0, Quantized("int8", 5), matrix_layout(16, 48))
+def test_a_storage_that_does_not_fit_becomes_another_and_says_so():
+    found = nearest(WEIGHT, WEIGHT != 0, Quantized("int8", 5), matrix_layout(16, 48))
+    reason = "a scale for 4 input channels: its 48 channels do not divide into blocks of 5"
+    assert found.reason == reason
+    assert found.parts["scale"].shape == (16, 12)

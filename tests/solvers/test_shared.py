@@ -164,8 +164,8 @@ def test_joint_results_of_a_diagonal_gram_are_those_of_its_matrix(method):
     for how in (
         Quantized("int4", 8),
         Quantized("uint8"),
-        Palette("kmeans", 4),
-        Palette("normal_float"),
+        Palette(group_size=4),
+        Palette(table="normal_float"),
     ):
         short = solve(weight, power, NM(2, 4), storage=how, method=method)
         full = solve(weight, np.diag(power), NM(2, 4), storage=how, method=method)

@@ -297,7 +297,7 @@ def test_joint_results_are_numpys_and_come_back_as_tensors(device, method):
     for how in (
         Quantized("int4", 8),
         Quantized("uint8"),
-        Palette("kmeans", 4),
+        Palette(group_size=4),
     ):
         ours = solve(weight, gram, NM(2, 4), storage=how, method=method)
         theirs = solve(pretended.far(weight), shared, NM(2, 4), storage=how, method=method)

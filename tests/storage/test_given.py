@@ -23,7 +23,7 @@ from mlpass.storage.given import as_storage, every_storage_word, take_storage
         ({"quantize": "int4", "block_size": 32}, Quantized("int4", 32)),
         ({"quantize": "int4", "quantize_block_size": "32"}, Quantized("int4", 32)),
         ({"palettize": 4, "group_size": 8}, Palette(bits=4, group_size=8)),
-        ({"palettize": "4", "table": "normal_float"}, Palette("normal_float")),
+        ({"palettize": "4", "table": "normal_float"}, Palette(table="normal_float")),
         ({"palettize": {"bits": 4, "group_size": "8"}}, Palette(bits=4, group_size=8)),
         ({"palettize": Palette(group_size=8)}, Palette(group_size=8)),
         ({"quantize": None, "palettize": 4, "table": None}, Palette()),
@@ -77,7 +77,7 @@ def test_words_are_those_that_no_mode_has():
     [
         (Quantized("int4"), "Quantized(int4)"),
         (Quantized("int8", 32), "Quantized(int8, block_size=32)"),
-        (Palette("normal_float", group_size=16), "Palette(4, table=normal_float, group_size=16)"),
+        (Palette(4, 16, "normal_float"), "Palette(4, group_size=16, table=normal_float)"),
         (Plain(), "Plain()"),
     ],
 )

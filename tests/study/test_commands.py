@@ -66,7 +66,7 @@ def test_every_option_of_a_method(method):
 @pytest.mark.parametrize("mode", [None, Percentile(0.5), Block(0.5, block_size=2)], ids=str)
 @pytest.mark.parametrize(
     "storage",
-    [Quantized("int4", 32), Quantized("uint8"), Palette("normal_float", 8), Palette()],
+    [Quantized("int4", 32), Quantized("uint8"), Palette(2, 16, "normal_float"), Palette()],
     ids=str,
 )
 @pytest.mark.parametrize("method", [Magnitude(), SparseGPT()], ids=str)

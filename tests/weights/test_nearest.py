@@ -19,7 +19,7 @@ _ = source  # a fixture
 
 @pytest.mark.parametrize("mode", [None, Percentile(0.5)], ids=str)
 @pytest.mark.parametrize(
-    "storage", [Quantized("int8"), Quantized("uint4"), Palette("kmeans", group_size=4)], ids=str
+    "storage", [Quantized("int8"), Quantized("uint4"), Palette(group_size=4)], ids=str
 )
 def test_every_layout_decodes_to_the_nearest_values(source, tmp_path, storage, mode):
     out = tmp_path / "out.mlpackage"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 
 import coremltools as ct
@@ -39,11 +40,11 @@ SHAPES = {
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
 
 
-def build(weights):
+def build(weights, target=ct.target.iOS18):
     """Returns a program with one op for each of the weights."""
     specs = [mb.TensorSpec((1, 64, 8)), mb.TensorSpec((1, 64, 8, 4)), mb.TensorSpec((8, 5, 64))]
 
-    @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
+    @mb.program(input_specs=specs, opset_version=target)
     def program(signal, image, cube):
         rows = mb.transpose(x=signal, perm=[0, 2, 1])
         return (
@@ -63,23 +64,28 @@ def build(weights):
 @pytest.fixture(scope="module", params=DTYPES)
 def source(request, tmp_path_factory):
     """A package with one weight of each kind, iOS18."""
+    path = tmp_path_factory.mktemp("joint") / "source.mlpackage"
+    write_source(path, request.param, ct.target.iOS18)
+    return path
+
+
+def write_source(path, dtype, target):
+    """Writes a package with one weight of each kind."""
     generator = np.random.default_rng(3)
     weights = {
         name: generator.standard_normal(shape, np.float32) / 8 for name, shape in SHAPES.items()
     }
-    precision = ct.precision.FLOAT16 if request.param == "fp16" else ct.precision.FLOAT32
+    precision = ct.precision.FLOAT16 if dtype == "fp16" else ct.precision.FLOAT32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # coremltools leaves a directory behind
         model = ct.convert(
-            build(weights),
+            build(weights, target),
             convert_to="mlprogram",
             compute_precision=precision,
-            minimum_deployment_target=ct.target.iOS18,
+            minimum_deployment_target=target,
             skip_model_load=True,
         )
-        path = tmp_path_factory.mktemp("joint") / "source.mlpackage"
         model.save(str(path))
-    return path
 
 
 @functools.cache
@@ -105,13 +111,22 @@ def rewrite(source, target, find):
     return written
 
 
-def check_decoded(target, written, encoding):
-    """Fails where what is stored is not the solution, or not what was said of it."""
+def check_decoded(target, written, encoding, *, only=False):
+    """Fails where what is stored is not the solution, or not what was said of it.
+
+    Args:
+        target: the package.
+        written: by weight, its site, solution and how it was said to be stored.
+        encoding: that all of them have.
+        only: whether to leave those out that have another.
+    """
     ops = {op.outputs[-1].name: op for op in peer.all_ops(peer.load_programs(target))}
     with Package(target) as package:
         found = {site.name: site for site in find_sites(package.programs)}
         assert set(found) == set(written)
         for name, (site, solution, encoded) in written.items():
+            if only and encoded.encoding != encoding:
+                continue
             wanted = solution.weight + 0  # a zero has no sign once it is not stored
             assert wanted.dtype == DTYPES[site.dtype]
             assert peer.same(peer.value_of(ops[name]), wanted)
@@ -156,7 +171,7 @@ def test_quantized_weights_decode_to_the_solution(source, tmp_path, dtype, block
 def test_palettized_weights_decode_to_the_solution(source, tmp_path, table, group_size):
     def find(weight, gram, layout):
         rows = layout.sizes[0] * layout.sizes[1]
-        how = Palette(table, group_size and min(group_size, rows))
+        how = Palette(4, group_size and min(group_size, rows), table)
         return solve(
             weight, gram, Percentile(0.5), storage=how, method=SparseGPT(), layout=layout
         ), how
@@ -174,18 +189,6 @@ def test_palettized_weights_decode_to_the_solution(source, tmp_path, table, grou
 
 def site_of(package, name):
     return next(site for site in find_sites(package.programs) if site.shape == SHAPES[name])
-
-
-def test_tables_that_are_for_no_whole_blocks(source):
-    with Package(source) as package:
-        site = site_of(package, "batched")  # 8 groups of 24 rows
-        layout = layout_of_site(site)
-        how = Palette("kmeans", 32)
-        solution = solve(
-            weight_of(site), gram_of(layout), NM(2, 4), storage=how, method=Wanda(), layout=layout
-        )
-        with pytest.raises(NotApplicable, match="6 tables do not split its axes into whole blocks"):
-            encode_stored(site, solution, how)
 
 
 @pytest.mark.parametrize("kept", [0, 1])
@@ -217,11 +220,25 @@ def test_small_constants_are_stated_in_the_program(source):
 def test_older_models_say_what_to_do():
     with Package(FIXTURES / "tiny_lm.mlpackage") as package:
         site = find_sites(package.programs)[0]
-        text = "needs an iOS18 model, this is iOS17: raise a package with --minimum-deploym"
-        with pytest.raises(ModelFormatError, match=f"quantize {text}"):
-            encode_stored(site, None, Quantized())
-        with pytest.raises(ModelFormatError, match=f"palettize {text}"):
-            encode_stored(site, None, Palette())
+        cure = 'needs iOS18: minimum_deployment_target="iOS18"'
+        for storage, text in [
+            (Quantized("int4"), f"quantize: int4 {cure}"),
+            (Quantized("uint8", 32), f"quantize: block_size=32 {cure}"),
+            (Palette(), f"palettize: group_size=8 {cure}"),
+            (Palette(3, 0), f"palettize: bits=3 {cure}"),
+        ]:
+            with pytest.raises(ModelFormatError, match=re.escape(text)) as raised:
+                encode_stored(site, None, storage)
+            assert "this model is iOS17. Or ask for " in str(raised.value)
+        zeroed = solve(
+            np.ones((4, 8), np.float32),
+            np.eye(8, dtype=np.float32),
+            NM(2, 4),
+            storage=Quantized(),
+            method=Wanda(),
+        )
+        with pytest.raises(ModelFormatError, match="quantize: a mask, which zeros take, needs"):
+            encode_stored(site, zeroed, Quantized())
 
 
 def test_what_is_compressed_is_left():

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-Array = Any
+from mlpass.arrays import Array, Namespace
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Backend:
     """
 
     name: str
-    xp: Any
+    xp: Namespace
     from_numpy: Callable[[NDArray[Any]], Array]
     to_numpy: Callable[[Array], NDArray[Any]]
     session: Callable[[bool], AbstractContextManager[Any]] = nullcontext

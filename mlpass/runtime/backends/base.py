@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from mlpass.arrays import Namespace
 from mlpass.errors import BackendError, ConfigError, close_matches
 from mlpass.runtime import kernels
 from mlpass.runtime.backends.backend import Backend as Backend
@@ -30,7 +31,7 @@ def open_backend(name: str, device: str | None = None) -> Backend:
     if name == "numpy":
         if device not in (None, "cpu"):
             raise ConfigError(f"device: the numpy backend only runs on the cpu. Got {device!r}.")
-        backend = Backend("numpy", np, np.asarray, np.asarray, _quietly)
+        backend = Backend("numpy", cast(Namespace, np), np.asarray, np.asarray, _quietly)
     elif name == "torch":
         try:
             from mlpass.runtime.backends.torch import torch_backend

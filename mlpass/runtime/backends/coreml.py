@@ -60,7 +60,7 @@ class CoreMLModel:
                 raise BackendError(f"Core ML cannot load {model}: {error}") from error
         self._model: Any = model
 
-    def predict(self, inputs: Any, state: Any = None) -> Any:
+    def predict(self, inputs: object, state: object = None) -> Any:
         """Returns what `MLModel.predict` gives."""
         return self._model.predict(inputs, state=state)
 
@@ -68,7 +68,7 @@ class CoreMLModel:
         """Returns what `MLModel.make_state` gives."""
         return self._model.make_state()
 
-    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+    def run(self, inputs: Mapping[str, object], outputs: Sequence[str]) -> Any:
         """Returns values within the program, from a submodel that ends at them."""
         made = submodel(self._model, outputs).predict(dict(inputs))
         return {name: made[name] for name in outputs}

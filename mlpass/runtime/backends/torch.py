@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import array_api_compat.torch as xp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlpass.arrays import Namespace
 from mlpass.errors import BackendError
 from mlpass.runtime.backends.backend import Backend
 
@@ -28,13 +29,13 @@ def torch_backend(device: str) -> Backend:
         raise BackendError(f"device {device!r}: torch cannot use it here: {reason}") from None
     place = torch.device(device)
 
-    def from_numpy(array: NDArray[Any]) -> torch.Tensor:
+    def from_numpy(array: NDArray[np.generic]) -> torch.Tensor:
         # torch warns of read-only memory, and refuses negative strides and foreign byte order.
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
             array = array.copy()
         return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)).to(place)
 
-    def to_numpy(tensor: Any) -> NDArray[Any]:
+    def to_numpy(tensor: object) -> NDArray[Any]:
         if isinstance(tensor, torch.Tensor):
             return np.asarray(tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
         return np.asarray(tensor)
@@ -44,12 +45,12 @@ def torch_backend(device: str) -> Backend:
         # Arrays that kernels make are to be where their arguments are.
         return mode if place.type == "cpu" else _both(mode, place)
 
-    return Backend("torch", xp, from_numpy, to_numpy, session)
+    return Backend("torch", cast(Namespace, xp), from_numpy, to_numpy, session)
 
 
 @contextmanager
 def _both(
-    first: AbstractContextManager[Any], second: AbstractContextManager[Any]
+    first: AbstractContextManager[object], second: AbstractContextManager[object]
 ) -> Iterator[None]:
     with first, second:
         yield

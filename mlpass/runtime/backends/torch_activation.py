@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import linear as linear_kernels
-from mlpass.runtime.kernels.arguments import flag, ints, number
 from mlpass.runtime.kernels.normalization import batch_norm as batch_norm_of_any
 from mlpass.runtime.kernels.normalization import layer_norm as layer_norm_of_any_axes
 from mlpass.runtime.kernels.registry import by_rows, kernel
 
-Array = Any
-
 
 @kernel("gelu", backend="torch")
-def gelu(xp: Any, *, x: Array, mode: str = "EXACT") -> Array:
+def gelu(xp: Namespace, *, x: Tensor, mode: str = "EXACT") -> Array:
     """x (...) -> the Gaussian error linear unit."""
     if mode == "SIGMOID_APPROXIMATION":
         return x * torch.sigmoid(1.702 * x)
@@ -29,32 +26,32 @@ def gelu(xp: Any, *, x: Array, mode: str = "EXACT") -> Array:
 
 
 @kernel("silu", backend="torch")
-def silu(xp: Any, *, x: Array) -> Array:
+def silu(xp: Namespace, *, x: Tensor) -> Array:
     """x (...) -> x sigmoid(x)."""
     return functional.silu(x)
 
 
 @kernel("relu6", backend="torch")
-def relu6(xp: Any, *, x: Array) -> Array:
+def relu6(xp: Namespace, *, x: Tensor) -> Array:
     """x (...) -> min(max(x, 0), 6)."""
     return functional.relu6(x)
 
 
 @kernel("leaky_relu", backend="torch")
-def leaky_relu(xp: Any, *, x: Array, alpha: Any) -> Array:
+def leaky_relu(xp: Namespace, *, x: Tensor, alpha: float) -> Array:
     """x (...) -> x where x >= 0, else alpha x."""
-    return functional.leaky_relu(x, number(alpha))
+    return functional.leaky_relu(x, alpha)
 
 
 @kernel("elu", backend="torch")
-def elu(xp: Any, *, x: Array, alpha: Any) -> Array:
+def elu(xp: Namespace, *, x: Tensor, alpha: float) -> Array:
     """x (...) -> x where x > 0, else alpha (e^x - 1)."""
-    return functional.elu(x, number(alpha))
+    return functional.elu(x, alpha)
 
 
 @by_rows("x")
 @kernel("linear", backend="torch")
-def linear(xp: Any, *, x: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear(xp: Namespace, *, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Array:
     """x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     if weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
@@ -68,48 +65,48 @@ def linear(xp: Any, *, x: Array, weight: Array, bias: Array | None = None) -> Ar
 
 @kernel("matmul", backend="torch")
 def matmul(
-    xp: Any, *, x: Array, y: Array, transpose_x: Any = False, transpose_y: Any = False
+    xp: Namespace, *, x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False
 ) -> Array:
     """x (..., m, k), y (..., k, n) -> (..., m, n), leading axes broadcast; see the common one."""
     if x.dtype != y.dtype or not x.is_floating_point():
         return linear_kernels.matmul(xp, x=x, y=y, transpose_x=transpose_x, transpose_y=transpose_y)
-    x = x.mT if flag(transpose_x) and x.ndim > 1 else x
-    y = y.mT if flag(transpose_y) and y.ndim > 1 else y
+    x = x.mT if transpose_x and x.ndim > 1 else x
+    y = y.mT if transpose_y and y.ndim > 1 else y
     return torch.matmul(x, y)
 
 
 @kernel("batch_norm", backend="torch")
 def batch_norm(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    mean: Array,
-    variance: Array,
-    gamma: Array | None = None,
-    beta: Array | None = None,
-    epsilon: Any = 1e-5,
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
 ) -> Array:
     """x (batch, channels, ...), the rest (channels,) -> gamma (x - mean) / deviation + beta."""
     if mean.requires_grad or variance.requires_grad:  # torch's own takes them for statistics
         return batch_norm_of_any(
             xp, x=x, mean=mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon
         )
-    return functional.batch_norm(x, mean, variance, gamma, beta, eps=number(epsilon))
+    return functional.batch_norm(x, mean, variance, gamma, beta, eps=epsilon)
 
 
 @kernel("layer_norm", backend="torch")
 def layer_norm(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    axes: Any = None,
-    gamma: Array | None = None,
-    beta: Array | None = None,
-    epsilon: Any = 1e-5,
+    x: Tensor,
+    axes: tuple[int, ...] | None = None,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
 ) -> Array:
     """x (...), gamma and beta of the sizes of `axes` -> x normalized over `axes`."""
-    chosen = range(x.ndim) if axes is None else sorted(axis % x.ndim for axis in ints(axes))
+    chosen = range(x.ndim) if axes is None else sorted(axis % x.ndim for axis in axes)
     if list(chosen) != list(range(x.ndim - len(chosen), x.ndim)):
         return layer_norm_of_any_axes(xp, x=x, axes=axes, gamma=gamma, beta=beta, epsilon=epsilon)
     shape = x.shape[x.ndim - len(chosen) :]
-    return functional.layer_norm(x, shape, gamma, beta, number(epsilon))
+    return functional.layer_norm(x, shape, gamma, beta, epsilon)

@@ -5,19 +5,18 @@ A small op takes torch a microsecond: what the array API's promotion of types co
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from torch import Tensor
 
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import elementwise_binary, elementwise_unary
-from mlpass.runtime.kernels.arguments import number
 from mlpass.runtime.kernels.registry import find_kernel, kernel
 
-Array = Any
-
 # MIL's op -> torch's function of the same meaning, for operands of one type.
-_BINARY: dict[str, Callable[[Array, Array], Array]] = {
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add,
     "equal": torch.eq,
     "greater": torch.gt,
@@ -32,11 +31,10 @@ _BINARY: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def _register_binary(op_type: str, function: Callable[[Array, Array], Array]) -> None:
-    common = find_kernel(op_type, 13)
-    assert common is not None
+def _register_binary(op_type: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    common = typing.cast("Callable[..., Array]", find_kernel(op_type, 13))
 
-    def binary(xp: Any, *, x: Array, y: Array) -> Array:
+    def binary(xp: Namespace, *, x: Tensor, y: Tensor) -> Array:
         return function(x, y) if x.dtype == y.dtype else common(xp, x=x, y=y)
 
     binary.__name__ = binary.__qualname__ = op_type
@@ -49,7 +47,7 @@ for _op_type, _function in _BINARY.items():
 
 
 @kernel("real_div", backend="torch")
-def real_div(xp: Any, *, x: Array, y: Array) -> Array:
+def real_div(xp: Namespace, *, x: Tensor, y: Tensor) -> Array:
     """x (...), y (...) -> x / y; of integers the part before the point; an integer by 0 is 0."""
     if x.is_floating_point() and y.dtype == x.dtype:
         return torch.div(x, y)
@@ -57,7 +55,7 @@ def real_div(xp: Any, *, x: Array, y: Array) -> Array:
 
 
 @kernel("pow", backend="torch")
-def pow_(xp: Any, *, x: Array, y: Array) -> Array:
+def pow_(xp: Namespace, *, x: Tensor, y: Tensor) -> Array:
     """x (...), y (...) -> x^y; of integers the part before the point."""
     if x.is_floating_point() and not y.ndim and y.device.type == "cpu" and not y.requires_grad:
         return torch.pow(x, y.item())  # a square is many times as fast as a power
@@ -65,19 +63,19 @@ def pow_(xp: Any, *, x: Array, y: Array) -> Array:
 
 
 @kernel("clip", backend="torch")
-def clip(xp: Any, *, x: Array, alpha: Any, beta: Any) -> Array:
+def clip(xp: Namespace, *, x: Tensor, alpha: float, beta: float) -> Array:
     """x (...) -> min(max(x, alpha), beta)."""
-    return torch.clamp(x, number(alpha), number(beta))
+    return torch.clamp(x, alpha, beta)
 
 
 @kernel("rsqrt", backend="torch")
-def rsqrt(xp: Any, *, x: Array, epsilon: Any = 1e-12) -> Array:
+def rsqrt(xp: Namespace, *, x: Tensor, epsilon: float = 1e-12) -> Array:
     """x (...) -> 1 / sqrt(x + epsilon)."""
-    return torch.rsqrt(x + number(epsilon))
+    return torch.rsqrt(x + epsilon)
 
 
 @kernel("cast", backend="torch")
-def cast(xp: Any, *, x: Array, dtype: str) -> Array:
+def cast(xp: Namespace, *, x: Tensor, dtype: str) -> Array:
     """x (...) -> its values as `dtype`, as the common kernel has it."""
     if x.dtype == torch.float32 and dtype in ("fp16", "fp32"):
         return x

@@ -6,19 +6,17 @@ Where torch has no equal the common kernel's own maths does it, on tensors.
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
+from torch import Tensor
 
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import attention, pool
-from mlpass.runtime.kernels.arguments import flag
 from mlpass.runtime.kernels.conv import geometry
 from mlpass.runtime.kernels.conv_transpose import crop_or_pad, transposed_geometry
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import Pads
-
-Array = Any
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONV_TRANSPOSE = {
@@ -30,7 +28,7 @@ _MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.m
 _AVG_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
-def _pad(x: Array, pads: Pads, value: float = 0.0) -> Array:
+def _pad(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
     if not any(map(any, pads)):
         return x
     # torch lists the last axis first.
@@ -43,16 +41,16 @@ def _symmetric(pads: Pads) -> bool:
 
 @kernel("conv", backend="torch")
 def conv(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    strides: Array | None = None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    strides: tuple[int, ...] | None = None,
     pad_type: str = "valid",
-    pad: Array | None = None,
-    dilations: Array | None = None,
-    groups: Array = 1,
+    pad: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
 ) -> Array:
     """x (n, in, *sizes), weight (out, in / groups, *kernel), bias (out,) -> (n, out, *counts)."""
     shape = geometry(x, weight, strides, pad_type, pad, dilations, groups)
@@ -66,17 +64,17 @@ def conv(
 
 @kernel("conv_transpose", backend="torch")
 def conv_transpose(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    pad: Array | None = None,
-    output_shape: Array | None = None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pad: tuple[int, ...] | None = None,
+    output_shape: tuple[int, ...] | None = None,
     pad_type: str = "valid",
-    strides: Array | None = None,
-    dilations: Array | None = None,
-    groups: Array = 1,
+    strides: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
 ) -> Array:
     """x (n, in, *sizes), weight (in, out / groups, *kernel), bias (out,) -> (n, out, *sizes)."""
     axes = x.ndim - 2
@@ -97,20 +95,20 @@ def conv_transpose(
     )
     if native:
         return y
-    y = crop_or_pad(xp, y, shape.kept)
-    return y if bias is None else y + bias.reshape(-1, *[1] * axes)
+    kept = crop_or_pad(xp, y, shape.kept)
+    return kept if bias is None else kept + bias.reshape(-1, *[1] * axes)
 
 
 @kernel("max_pool", backend="torch")
 def max_pool(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
+    x: Tensor,
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
     pad_type: str,
-    pad: Array | None = None,
-    ceil_mode: Array = False,
+    pad: tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
 ) -> Array:
     """x (n, channels, *spatial) -> (n, channels, *spatial): the maximum of each window."""
     shape = pool.pooling(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
@@ -125,19 +123,19 @@ def max_pool(
 
 @kernel("avg_pool", backend="torch")
 def avg_pool(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
+    x: Tensor,
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
     pad_type: str,
-    pad: Array | None = None,
-    exclude_padding_from_average: Array = False,
-    ceil_mode: Array = False,
+    pad: tuple[int, ...] | None = None,
+    exclude_padding_from_average: bool = False,
+    ceil_mode: bool = False,
 ) -> Array:
     """x (n, channels, *spatial) -> (n, channels, *spatial): the mean of each window."""
     shape = pool.pooling(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    average, exclude = _AVG_POOL[len(shape.kernel)], flag(exclude_padding_from_average)
+    average, exclude = _AVG_POOL[len(shape.kernel)], exclude_padding_from_average
     if not any(map(any, shape.edges)):
         return average(x, shape.kernel, shape.strides)
     whole = average(_pad(x, shape.edges), shape.kernel, shape.strides)
@@ -147,14 +145,14 @@ def avg_pool(
 
 @kernel("l2_pool", backend="torch")
 def l2_pool(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
+    x: Tensor,
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
     pad_type: str,
-    pad: Array | None = None,
-    ceil_mode: Array = False,
+    pad: tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
 ) -> Array:
     """x (n, channels, *spatial) -> (n, channels, *spatial): the Euclidean norm of each window."""
     shape = pool.pooling(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
@@ -164,7 +162,7 @@ def l2_pool(
 
 @kernel("scaled_dot_product_attention", since=18, backend="torch")
 def scaled_dot_product_attention(
-    xp: Any, *, query: Array, key: Array, value: Array, attn_mask: Array | None = None
+    xp: Namespace, *, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
 ) -> Array:
     """query (..., L, E), key (..., S, E), value (..., S, V), mask (..., L, S) -> (..., L, V)."""
     if attn_mask is not None:

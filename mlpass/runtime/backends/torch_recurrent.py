@@ -5,16 +5,13 @@ What neither serves (other activations, peepholes, clipping) the common kernels 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as functional
+from torch import Tensor
 
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import recurrent
-from mlpass.runtime.kernels.arguments import flag
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 _RNN = {"tanh": torch.rnn_tanh, "scaled_tanh": torch.rnn_tanh, "relu": torch.rnn_relu}
 
@@ -23,7 +20,7 @@ def _is_named(name: str, *known: str) -> bool:
     return name.lower() in known
 
 
-def _biases(bias: Array | None, like: Array) -> list[Array]:
+def _biases(bias: Tensor | None, like: Tensor) -> list[Tensor]:
     """Returns torch's two biases: MIL's one, and zeros."""
     given = like.new_zeros(like.shape[0]) if bias is None else bias
     return [given, torch.zeros_like(given)]
@@ -31,15 +28,15 @@ def _biases(bias: Array | None, like: Array) -> list[Array]:
 
 @kernel("rnn", backend="torch")
 def rnn(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    initial_h: Array,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias: Array | None = None,
+    x: Tensor,
+    initial_h: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     activation: str = "tanh",
 ) -> tuple[Array, Array]:
     """x (steps, batch, in) -> states (steps or 1, batch, hidden), last state (batch, hidden)."""
@@ -61,30 +58,30 @@ def rnn(
         x = torch.flip(x, (0,))
     weights = [weight_ih, weight_hh, *_biases(bias, weight_ih)]
     states, h = native(x, initial_h[None], weights, True, 1, 0.0, False, False, False)
-    return states if flag(output_sequence) else states[-1:], h[0]
+    return states if output_sequence else states[-1:], h[0]
 
 
 @kernel("lstm", backend="torch")
 def lstm(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    initial_h: Array,
-    initial_c: Array,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias: Array | None = None,
-    peephole: Array | None = None,
-    weight_ih_back: Array | None = None,
-    weight_hh_back: Array | None = None,
-    bias_back: Array | None = None,
-    peephole_back: Array | None = None,
+    x: Tensor,
+    initial_h: Tensor,
+    initial_c: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    peephole: Tensor | None = None,
+    weight_ih_back: Tensor | None = None,
+    weight_hh_back: Tensor | None = None,
+    bias_back: Tensor | None = None,
+    peephole_back: Tensor | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     recurrent_activation: str = "sigmoid",
     cell_activation: str = "tanh",
     activation: str = "tanh",
-    clip: Array | None = None,
+    clip: float | None = None,
 ) -> tuple[Array, Array, Array]:
     """x (steps, batch, in) -> states (steps or 1, batch, ...), last state and cell (batch, ...)."""
     both = direction == "bidirectional"
@@ -121,9 +118,9 @@ def lstm(
     if direction == "reverse":
         x = torch.flip(x, (0,))
     parts = [(weight_ih, weight_hh, bias)]
-    if both:
+    if both and weight_ih_back is not None and weight_hh_back is not None:
         parts.append((weight_ih_back, weight_hh_back, bias_back))
-    weights = [
+    weights: list[Tensor] = [
         _torch_gates(part)
         for from_input, from_state, given in parts
         for part in (from_input, from_state, *_biases(given, from_input))
@@ -136,10 +133,10 @@ def lstm(
     )
     states, h, c = torch.lstm(x, (h, c), weights, True, 1, 0.0, False, both, False)
     h, c = (state.permute(1, 0, 2).reshape(batch, -1) for state in (h, c))
-    return states if flag(output_sequence) else h[None], h, c
+    return states if output_sequence else h[None], h, c
 
 
-def _torch_gates(part: Array) -> Array:
+def _torch_gates(part: Tensor) -> Tensor:
     """Returns gates of the order input, forget, output, cell in torch's, which has output last."""
     i, f, o, z = torch.chunk(part, 4)
     return torch.cat((i, f, z, o))
@@ -147,19 +144,19 @@ def _torch_gates(part: Array) -> Array:
 
 @kernel("gru", since=18, backend="torch")
 def gru(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    initial_h: Array,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias: Array | None = None,
+    x: Tensor,
+    initial_h: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     recurrent_activation: str = "sigmoid",
     activation: str = "tanh",
-    reset_after: Array = False,
-    input_bias: Array | None = None,
+    reset_after: bool = False,
+    input_bias: Tensor | None = None,
 ) -> tuple[Array, Array]:
     """x (steps, batch, in) -> states (steps or 1, batch, hidden), last state (batch, hidden)."""
     recurrent.check_direction(direction, ("forward", "reverse"))
@@ -168,17 +165,17 @@ def gru(
     plain = _is_named(recurrent_activation, "sigmoid") and _is_named(
         activation, "tanh", "scaled_tanh"
     )
-    if plain and flag(reset_after):  # torch's gru only resets after the product
+    if plain and reset_after:  # torch's gru only resets after the product
         zeros = weight_ih.new_zeros(weight_ih.shape[0])
         weights = []
         for part in (weight_ih, weight_hh, input_bias, bias):
             reset, output, update = torch.chunk(zeros if part is None else part, 3)
             weights.append(torch.cat((reset, update, output)))
         states, h = torch.gru(x, initial_h[None], weights, True, 1, 0.0, False, False, False)
-        return states if flag(output_sequence) else states[-1:], h[0]
+        return states if output_sequence else states[-1:], h[0]
     if plain:
         made = _gru_steps(x, initial_h, weight_ih, weight_hh, bias, input_bias)
-        return torch.stack(made if flag(output_sequence) else made[-1:]), made[-1]
+        return torch.stack(made if output_sequence else made[-1:]), made[-1]
     return recurrent.gru(
         xp,
         x=x,
@@ -195,17 +192,18 @@ def gru(
 
 
 def _gru_steps(
-    x: Array,
-    h: Array,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias: Array | None,
-    input_bias: Array | None,
-) -> list[Array]:
+    x: Tensor,
+    h: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    input_bias: Tensor | None,
+) -> list[Tensor]:
     """Returns the states of a gru that resets before the product: few calls a step."""
     hidden = weight_hh.shape[1]
     biases = [part for part in (bias, input_bias) if part is not None]
-    inputs = functional.linear(x, weight_ih, sum(biases) if biases else None)
+    both = sum(biases)
+    inputs = functional.linear(x, weight_ih, both if isinstance(both, torch.Tensor) else None)
     reset, output, update = torch.chunk(inputs, 3, dim=-1)
     gates = torch.cat((reset, update), dim=-1).unbind()
     weight = weight_hh.t()
@@ -221,15 +219,15 @@ def _gru_steps(
 
 @kernel("gru", backend="torch")
 def gru_ios13(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    initial_h: Array,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias: Array | None = None,
+    x: Tensor,
+    initial_h: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     recurrent_activation: str = "sigmoid",
     activation: str = "tanh",
 ) -> tuple[Array, Array]:

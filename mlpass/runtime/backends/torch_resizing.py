@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as functional
+from torch import Tensor
 
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import image_resizing, sampling
-from mlpass.runtime.kernels.arguments import flag, integer, number
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 # What functional.interpolate calls the sampling modes that it has.
 _ALIGN_CORNERS = {"STRICT_ALIGN_CORNERS": True, "UNALIGN_CORNERS": False}
 
 
-def _resize_bilinear(xp: Any, x: Array, targets: list[int], mode: str) -> Array:
+def _resize_bilinear(xp: Namespace, x: Tensor, targets: list[int], mode: str) -> Array:
     """x (..., height, width) -> (..., *targets)."""
     if mode not in _ALIGN_CORNERS or not x.is_floating_point() or x.numel() == 0:
         return image_resizing.resize_linear(xp, x, targets, mode)
@@ -29,26 +26,26 @@ def _resize_bilinear(xp: Any, x: Array, targets: list[int], mode: str) -> Array:
 
 @kernel("resize_bilinear", backend="torch")
 def resize_bilinear(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    target_size_height: Array = 1,
-    target_size_width: Array = 1,
+    x: Tensor,
+    target_size_height: int = 1,
+    target_size_width: int = 1,
     sampling_mode: str = "DEFAULT",
 ) -> Array:
     """x (..., height, width) -> (..., target height, target width)."""
-    targets = [integer(target_size_height), integer(target_size_width)]
+    targets = [target_size_height, target_size_width]
     return _resize_bilinear(xp, x, targets, sampling_mode)
 
 
 @kernel("upsample_bilinear", backend="torch")
 def upsample_bilinear_ios13(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    scale_factor_height: Array = 1,
-    scale_factor_width: Array = 1,
-    align_corners: Array = True,
+    x: Tensor,
+    scale_factor_height: float = 1,
+    scale_factor_width: float = 1,
+    align_corners: bool = True,
 ) -> Array:
     """x (..., height, width) -> (..., floor(height * factor), floor(width * factor))."""
     return upsample_bilinear(
@@ -62,13 +59,13 @@ def upsample_bilinear_ios13(
 
 @kernel("upsample_bilinear", since=16, backend="torch")
 def upsample_bilinear(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    scale_factor_height: Array = 1,
-    scale_factor_width: Array = 1,
-    align_corners: Array = True,
-    half_pixel_centers: Array | None = None,
+    x: Tensor,
+    scale_factor_height: float = 1,
+    scale_factor_width: float = 1,
+    align_corners: bool = True,
+    half_pixel_centers: bool | None = None,
 ) -> Array:
     """x (..., height, width) -> (..., floor(height * factor), floor(width * factor))."""
     targets = [
@@ -81,7 +78,7 @@ def upsample_bilinear(
 
 @kernel("upsample_nearest_neighbor", backend="torch")
 def upsample_nearest_neighbor(
-    xp: Any, *, x: Array, scale_factor_height: Array = 1, scale_factor_width: Array = 1
+    xp: Namespace, *, x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1
 ) -> Array:
     """x (..., height, width) -> (..., floor(height * factor), floor(width * factor))."""
     targets = [
@@ -114,23 +111,23 @@ _GRID_PADDING = {
 
 @kernel("resample", backend="torch")
 def resample(
-    xp: Any,
+    xp: Namespace,
     *,
-    x: Array,
-    coordinates: Array,
+    x: Tensor,
+    coordinates: Tensor,
     sampling_mode: str,
     padding_mode: str,
-    padding_value: Array,
+    padding_value: float,
     coordinates_mode: str,
-    align_corners: Array,
+    align_corners: bool,
 ) -> Array:
     """x (images, channels, height, width), coordinates (images, rows, columns, 2) of (x, y).
 
     -> (images, channels, rows, columns)
     """
-    align, mode = flag(align_corners), coordinates_mode.lower()
+    align, mode = align_corners, coordinates_mode.lower()
     padding = _GRID_PADDING.get((padding_mode.lower(), align))
-    value = number(padding_value) if padding == "zeros" else 0.0
+    value = padding_value if padding == "zeros" else 0.0
     if (
         padding is None
         or value  # only zeros

@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import tensor_operation
-from mlpass.runtime.kernels.arguments import integer, ints
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 
 @kernel("split", backend="torch")
 def split(
-    xp: Any, *, x: Array, axis: Any, num_splits: Any = None, split_sizes: Any = None
+    xp: Namespace,
+    *,
+    x: Tensor,
+    axis: int,
+    num_splits: int | None = None,
+    split_sizes: tuple[int, ...] | None = None,
 ) -> tuple[Array, ...]:
     """x (..., size, ...) -> its parts along axis: as many, equal ones, or of such sizes."""
-    along = integer(axis)
-    if split_sizes is None and num_splits is not None:
-        parts = integer(num_splits)
-        if -x.ndim <= along < x.ndim and x.shape[along] % parts == 0:
-            return tuple(torch.split(x, x.shape[along] // parts, along))
+    if split_sizes is None and num_splits is not None and -x.ndim <= axis < x.ndim:
+        size, rest = divmod(x.shape[axis], num_splits)
+        if not rest:
+            return tuple(torch.split(x, size, axis))
     return tensor_operation.split(
         xp, x=x, axis=axis, num_splits=num_splits, split_sizes=split_sizes
     )
 
 
 @kernel("pad", backend="torch")
-def pad(xp: Any, *, x: Array, pad: Any, mode: str = "constant", constant_val: Any = 0.0) -> Array:
+def pad(
+    xp: Namespace,
+    *,
+    x: Tensor,
+    pad: tuple[int, ...],
+    mode: str = "constant",
+    constant_val: Tensor | float = 0.0,
+) -> Array:
     """x (...), pad (2 * n,) of before and after for the last n axes -> x, padded."""
-    amounts = ints(pad)
-    fits = len(amounts) % 2 == 0 and len(amounts) <= 2 * x.ndim and min(amounts, default=0) >= 0
+    fits = len(pad) % 2 == 0 and len(pad) <= 2 * x.ndim and min(pad, default=0) >= 0
     if mode != "constant" or not fits or not x.is_floating_point():
         return tensor_operation.pad(xp, x=x, pad=pad, mode=mode, constant_val=constant_val)
     # torch lists the last axis first.
-    pairs = [amounts[place : place + 2] for place in range(len(amounts) - 2, -1, -2)]
+    pairs = [pad[place : place + 2] for place in range(len(pad) - 2, -1, -2)]
     value = constant_val.item() if hasattr(constant_val, "item") else constant_val
     return functional.pad(x, [size for pair in pairs for size in pair], value=value)
 
 
 @kernel("transpose", backend="torch")
-def transpose(xp: Any, *, x: Array, perm: Any) -> Array:
+def transpose(xp: Namespace, *, x: Tensor, perm: tuple[int, ...]) -> Array:
     """x (...) -> axis i is x's axis perm[i]."""
-    return x.permute(ints(perm)) if x.ndim else x
+    return x.permute(perm) if x.ndim else x

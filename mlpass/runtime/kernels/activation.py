@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from mlpass.runtime.kernels.arguments import integer, number
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.elementwise_unary import (
     CHUNK,
     ERF_BOUND,
@@ -18,8 +17,7 @@ from mlpass.runtime.kernels.elementwise_unary import (
     reuse,
 )
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
+from mlpass.runtime.kernels.windows import Floats
 
 # Each mode of gelu is x / (1 + exp(x p(x^2))), p's coefficients lowest power first.
 _SLOPE = 2 * math.sqrt(2 / math.pi)
@@ -35,53 +33,52 @@ _GELU = {
 
 
 @kernel("relu")
-def relu(xp: Any, *, x: Array) -> Array:
+def relu(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> max(x, 0)."""
     # `clip` is several times as fast as numpy's `maximum`, but torch's has another derivative at 0.
     return xp.relu(x) if hasattr(xp, "relu") else xp.clip(x, 0.0, math.inf)
 
 
 @kernel("relu6")
-def relu6(xp: Any, *, x: Array) -> Array:
+def relu6(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> min(max(x, 0), 6)."""
     return xp.clip(x, 0.0, 6.0)
 
 
 @kernel("clamped_relu")
-def clamped_relu(xp: Any, *, x: Array, alpha: Any, beta: Any) -> Array:
+def clamped_relu(xp: Namespace, *, x: Array, alpha: float, beta: float) -> Array:
     """x (...) -> min(beta, x where x >= 0, else alpha x)."""
-    return reuse(xp.clip, leaky_relu(xp, x=x, alpha=alpha), None, number(beta))
+    return reuse(xp.clip, leaky_relu(xp, x=x, alpha=alpha), None, beta)
 
 
 @kernel("leaky_relu")
-def leaky_relu(xp: Any, *, x: Array, alpha: Any) -> Array:
+def leaky_relu(xp: Namespace, *, x: Array, alpha: float) -> Array:
     """x (...) -> x where x >= 0, else alpha x."""
-    slope = number(alpha)
-    if isinstance(x, np.ndarray) and 0 < slope <= 1:
-        return reuse(np.maximum, x * slope, x)
-    return _join(xp, x, reuse(xp.multiply, _below(xp, x), slope))
+    if isinstance(x, np.ndarray) and 0 < alpha <= 1:
+        return reuse(np.maximum, x * alpha, x)
+    return _join(xp, x, reuse(xp.multiply, _below(xp, x), alpha))
 
 
 @kernel("prelu")
-def prelu(xp: Any, *, x: Array, alpha: Array) -> Array:
+def prelu(xp: Namespace, *, x: Array, alpha: Array) -> Array:
     """x (batch, channels, ...), alpha (channels,) -> x where x >= 0, else alpha x."""
     return _join(xp, x, reuse(xp.multiply, _below(xp, x), _by_channel(xp, alpha, x)))
 
 
 @kernel("thresholded_relu")
-def thresholded_relu(xp: Any, *, x: Array, alpha: Any) -> Array:
+def thresholded_relu(xp: Namespace, *, x: Array, alpha: float) -> Array:
     """x (...) -> x where x >= alpha, else 0."""
-    return xp.where(x < number(alpha), 0.0, x)
+    return xp.where(x < alpha, 0.0, x)
 
 
 @kernel("elu")
-def elu(xp: Any, *, x: Array, alpha: Any) -> Array:
+def elu(xp: Namespace, *, x: Array, alpha: float) -> Array:
     """x (...) -> x where x > 0, else alpha (e^x - 1)."""
-    return _join(xp, x, reuse(xp.multiply, reuse(xp.expm1, _below(xp, x)), number(alpha)))
+    return _join(xp, x, reuse(xp.multiply, reuse(xp.expm1, _below(xp, x)), alpha))
 
 
 @kernel("gelu")
-def gelu(xp: Any, *, x: Array, mode: str = "EXACT") -> Array:
+def gelu(xp: Namespace, *, x: Array, mode: str = "EXACT") -> Array:
     """x (...) -> the Gaussian error linear unit x P(normal < x), exact or approximated.
 
     Raises:
@@ -100,10 +97,10 @@ def gelu(xp: Any, *, x: Array, mode: str = "EXACT") -> Array:
     return 0.5 * x * (1 + gate)
 
 
-def _gelu_numpy(x: Array, mode: str) -> Array:
+def _gelu_numpy(x: Floats, mode: str) -> Floats:
     bound = ERF_BOUND * math.sqrt(2) if mode == "EXACT" else math.inf
 
-    def fill(x: Array, out: Array, scratch: Array) -> None:
+    def fill(x: Floats, out: Floats, scratch: Floats) -> None:
         odd_polynomial(x, _GELU[mode], bound, out, scratch)
         np.exp(out, out=out)
         out += 1
@@ -113,7 +110,7 @@ def _gelu_numpy(x: Array, mode: str) -> Array:
 
 
 @kernel("sigmoid")
-def sigmoid(xp: Any, *, x: Array) -> Array:
+def sigmoid(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> 1 / (1 + e^-x)."""
     if hasattr(xp, "sigmoid"):  # torch's, whose derivative is finite everywhere
         return xp.sigmoid(x)
@@ -122,7 +119,7 @@ def sigmoid(xp: Any, *, x: Array) -> Array:
     return 0.5 * (1 + xp.tanh(0.5 * x))
 
 
-def _fill_sigmoid(x: Array, out: Array, scratch: Array) -> None:
+def _fill_sigmoid(x: Floats, out: Floats, scratch: Floats) -> None:
     np.negative(x, out=out)
     np.exp(out, out=out)
     out += 1
@@ -130,14 +127,14 @@ def _fill_sigmoid(x: Array, out: Array, scratch: Array) -> None:
 
 
 @kernel("silu")
-def silu(xp: Any, *, x: Array) -> Array:
+def silu(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> x sigmoid(x)."""
     if isinstance(x, np.ndarray):
         return in_chunks(_fill_silu, x)
     return x * sigmoid(xp, x=x)
 
 
-def _fill_silu(x: Array, out: Array, scratch: Array) -> None:
+def _fill_silu(x: Floats, out: Floats, scratch: Floats) -> None:
     np.negative(x, out=out)
     np.exp(out, out=out)
     out += 1
@@ -145,25 +142,25 @@ def _fill_silu(x: Array, out: Array, scratch: Array) -> None:
 
 
 @kernel("sigmoid_hard")
-def sigmoid_hard(xp: Any, *, x: Array, alpha: Any, beta: Any) -> Array:
+def sigmoid_hard(xp: Namespace, *, x: Array, alpha: float, beta: float) -> Array:
     """x (...) -> min(max(alpha x + beta, 0), 1)."""
     return reuse(xp.clip, linear_activation(xp, x=x, alpha=alpha, beta=beta), 0.0, 1.0)
 
 
 @kernel("linear_activation")
-def linear_activation(xp: Any, *, x: Array, alpha: Any, beta: Any) -> Array:
+def linear_activation(xp: Namespace, *, x: Array, alpha: float, beta: float) -> Array:
     """x (...) -> alpha x + beta."""
-    return reuse(xp.add, x * number(alpha), number(beta))
+    return reuse(xp.add, x * alpha, beta)
 
 
 @kernel("scaled_tanh")
-def scaled_tanh(xp: Any, *, x: Array, alpha: Any, beta: Any) -> Array:
+def scaled_tanh(xp: Namespace, *, x: Array, alpha: float, beta: float) -> Array:
     """x (...) -> alpha tanh(beta x)."""
-    return reuse(xp.multiply, reuse(xp.tanh, x * number(beta)), number(alpha))
+    return reuse(xp.multiply, reuse(xp.tanh, x * beta), alpha)
 
 
 @kernel("softplus")
-def softplus(xp: Any, *, x: Array) -> Array:
+def softplus(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> log(1 + e^x)."""
     # e^x would overflow; e^-|x| is at most 1.
     tail = reuse(xp.negative, xp.abs(x))
@@ -172,22 +169,22 @@ def softplus(xp: Any, *, x: Array) -> Array:
 
 
 @kernel("softplus_parametric")
-def softplus_parametric(xp: Any, *, x: Array, alpha: Array, beta: Array) -> Array:
+def softplus_parametric(xp: Namespace, *, x: Array, alpha: Array, beta: Array) -> Array:
     """x (batch, channels, ...), alpha and beta (channels,) -> alpha log(1 + e^(beta x))."""
     curve = softplus(xp, x=x * _by_channel(xp, beta, x))
     return reuse(xp.multiply, curve, _by_channel(xp, alpha, x))
 
 
 @kernel("softsign")
-def softsign(xp: Any, *, x: Array) -> Array:
+def softsign(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> x / (1 + |x|)."""
     return x / reuse(xp.add, xp.abs(x), 1.0)
 
 
 @kernel("softmax")
-def softmax(xp: Any, *, x: Array, axis: Any = -1) -> Array:
+def softmax(xp: Namespace, *, x: Array, axis: int = -1) -> Array:
     """x (...) -> e^x / its sum over `axis`."""
-    along = integer(axis) % max(x.ndim, 1)
+    along = axis % max(x.ndim, 1)
     if hasattr(xp, "softmax"):  # torch's
         return xp.softmax(x, along)
     if isinstance(x, np.ndarray) and along == x.ndim - 1 and x.size:
@@ -196,7 +193,7 @@ def softmax(xp: Any, *, x: Array, axis: Any = -1) -> Array:
     return reuse(xp.divide, powers, xp.sum(powers, axis=along, keepdims=True))
 
 
-def _softmax_rows(x: Array) -> Array:
+def _softmax_rows(x: Floats) -> Floats:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     result = np.empty_like(rows)
     ones = np.ones((rows.shape[1], 1), rows.dtype)  # a product with it is a fast sum
@@ -209,16 +206,16 @@ def _softmax_rows(x: Array) -> Array:
     return result.reshape(x.shape)
 
 
-def _below(xp: Any, x: Array) -> Array:
+def _below(xp: Namespace, x: Array) -> Array:
     """x (...) -> min(x, 0)."""
     return xp.clip(x, -math.inf, 0.0)
 
 
-def _join(xp: Any, x: Array, fresh: Array) -> Array:
+def _join(xp: Namespace, x: Array, fresh: Array) -> Array:
     """Returns max(x, 0) + `fresh`: no branch for each element, as `where` has it, which is slow."""
     return reuse(xp.add, fresh, relu(xp, x=x))
 
 
-def _by_channel(xp: Any, values: Array, x: Array) -> Array:
+def _by_channel(xp: Namespace, values: Array, x: Array) -> Array:
     """values (channels,) -> the same so that they broadcast along x's second axis."""
     return xp.reshape(values, (-1, *(1,) * (x.ndim - 2)))

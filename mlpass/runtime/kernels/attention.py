@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from mlpass.arrays import Array, Namespace, host
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
+from mlpass.runtime.kernels.windows import Floats
 
 # Elements of attention scores that are held at once.
 _SCORES = 1 << 21
@@ -16,7 +14,7 @@ _SCORES = 1 << 21
 
 @kernel("scaled_dot_product_attention", since=18)
 def scaled_dot_product_attention(
-    xp: Any, *, query: Array, key: Array, value: Array, attn_mask: Array | None = None
+    xp: Namespace, *, query: Array, key: Array, value: Array, attn_mask: Array | None = None
 ) -> Array:
     """query (..., L, E), key (..., S, E), value (..., S, V), attn_mask (..., L, S) -> (..., L, V).
 
@@ -25,7 +23,8 @@ def scaled_dot_product_attention(
     """
     query = query * (1.0 / query.shape[-1] ** 0.5)
     if xp is np:
-        return _in_parts(query, key, value, attn_mask)
+        mask = None if attn_mask is None else host(attn_mask)
+        return _in_parts(xp, host(query), host(key), host(value), mask)
     scores = xp.matmul(query, xp.matrix_transpose(key))
     if attn_mask is not None:
         scores = _masked(xp, scores, attn_mask)
@@ -33,13 +32,15 @@ def scaled_dot_product_attention(
     return xp.matmul(weights / xp.sum(weights, axis=-1, keepdims=True), value)
 
 
-def _masked(xp: Any, scores: Array, mask: Array) -> Array:
+def _masked(xp: Namespace, scores: Array, mask: Array) -> Array:
     if xp.isdtype(mask.dtype, "bool"):
         return xp.where(mask, scores, xp.asarray(-xp.inf, dtype=scores.dtype))
     return scores + mask
 
 
-def _in_parts(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _in_parts(
+    xp: Namespace, query: Floats, key: Floats, value: Floats, mask: Floats | None
+) -> Floats:
     """Returns attention for numpy arrays, so many heads at a time that their scores stay small."""
     lead, (length, width) = query.shape[:-2], query.shape[-2:]
     source = key.shape[-2]
@@ -59,7 +60,7 @@ def _in_parts(query: Array, key: Array, value: Array, mask: Array | None) -> Arr
             part = slice(start, start + step)
             scores = np.matmul(query[part], key[part].swapaxes(-2, -1))
             if mask is not None:
-                scores = _masked(np, scores, mask[part])
+                scores = host(_masked(xp, scores, mask[part]))
             scores -= scores.max(axis=-1, keepdims=True)
             np.exp(scores, out=scores)
             sums = scores.sum(axis=-1, keepdims=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 
 @kernel("classify")
 def classify(
-    xp: Any, *, probabilities: Array, classes: Any
+    xp: Namespace, *, probabilities: Array, classes: Any
 ) -> tuple[str | int, dict[str | int, float]]:
     """probabilities of any shape, one for each of classes -> the likeliest class, all of them."""
     listed = classes.tolist() if hasattr(classes, "tolist") else classes

@@ -8,29 +8,29 @@ iOS18.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlpass.runtime.kernels.arguments import integer
+from mlpass.arrays import Namespace
 from mlpass.runtime.kernels.registry import kernel
 
-Array = Any
+Numbers = NDArray[np.number]
 
 
 @kernel("constexpr_cast", since=16)
-def constexpr_cast(xp: Any, *, source_val: Array, output_dtype: str) -> Array:
+def constexpr_cast(xp: Namespace, *, source_val: Numbers, output_dtype: str) -> Numbers:
     """source_val (...) -> the same values as `output_dtype`, which is "fp32"."""
     return source_val.astype({"fp16": np.float16, "fp32": np.float32}[output_dtype])
 
 
 @kernel("constexpr_affine_dequantize", since=16)
 def constexpr_affine_dequantize(
-    xp: Any, *, quantized_data: Array, zero_point: Array, scale: Array, axis: Array
-) -> Array:
+    xp: Namespace, *, quantized_data: Numbers, zero_point: Numbers, scale: Numbers, axis: int
+) -> Numbers:
     """quantized_data (...), zero_point and scale () or (size of axis,) -> scale * (q - zero)."""
     along = [1] * quantized_data.ndim
-    along[integer(axis)] = -1
+    along[axis] = -1
     zero_point, scale = (
         part.reshape(along) if part.ndim else part for part in map(np.asarray, (zero_point, scale))
     )
@@ -38,79 +38,85 @@ def constexpr_affine_dequantize(
 
 
 @kernel("constexpr_lut_to_dense", since=16)
-def constexpr_lut_to_dense_ios16(xp: Any, *, indices: Array, lut: Array, shape: Array) -> Array:
+def constexpr_lut_to_dense_ios16(
+    xp: Namespace, *, indices: NDArray[np.uint8], lut: Numbers, shape: tuple[int, ...]
+) -> Numbers:
     """indices (bytes,) of packed table rows, lut (palettes,) -> shape."""
-    count, nbits = math.prod(shape.tolist()), int(math.log2(lut.size))
+    count, nbits = math.prod(shape), int(math.log2(lut.size))
     bits = _unpack(indices, count * nbits).reshape(count, nbits)
     rows = bits @ (1 << np.arange(nbits, dtype=np.uint8)).astype(np.uint8)
-    return lut[rows].reshape(shape.tolist())
+    return lut[rows].reshape(shape)
 
 
 @kernel("constexpr_sparse_to_dense", since=16)
 def constexpr_sparse_to_dense_ios16(
-    xp: Any, *, nonzero_data: Array, mask: Array, shape: Array
-) -> Array:
+    xp: Namespace, *, nonzero_data: Numbers, mask: NDArray[np.uint8], shape: tuple[int, ...]
+) -> Numbers:
     """nonzero_data (kept,), mask (bytes,) of packed bits -> shape, zeros where a bit is unset."""
-    count = math.prod(shape.tolist())
-    bits = _unpack(mask, count).reshape(shape.tolist())
+    count = math.prod(shape)
+    bits = _unpack(mask, count).reshape(shape)
     return _scatter(nonzero_data, bits)
 
 
 @kernel("constexpr_blockwise_shift_scale", since=18)
 def constexpr_blockwise_shift_scale(
-    xp: Any, *, data: Array, scale: Array, offset: Array | None = None
-) -> Array:
+    xp: Namespace, *, data: Numbers, scale: Numbers, offset: Numbers | None = None
+) -> Numbers:
     """data (...), scale and offset of its rank, one for each block -> scale * (data - offset)."""
-    scale, offset = _spread(scale, data.shape), _spread(offset, data.shape)
-    return _shift_scale(data, scale, offset)
+    shifts = None if offset is None else _spread(offset, data.shape)
+    return _shift_scale(data, _spread(scale, data.shape), shifts)
 
 
 @kernel("constexpr_lut_to_dense", since=18)
 def constexpr_lut_to_dense(
-    xp: Any, *, indices: Array, lut: Array, vector_axis: Array | None = None
-) -> Array:
+    xp: Namespace, *, indices: Numbers, lut: Numbers, vector_axis: int | None = None
+) -> Numbers:
     """indices (...), lut (blocks..., palettes, vector) -> (...), the vector axis expanded."""
     return _look_up(indices, lut, _blocks_of(indices.shape, lut.shape[:-2]), vector_axis)
 
 
 @kernel("constexpr_sparse_to_dense", since=18)
-def constexpr_sparse_to_dense(xp: Any, *, nonzero_data: Array, mask: Array) -> Array:
+def constexpr_sparse_to_dense(xp: Namespace, *, nonzero_data: Numbers, mask: Numbers) -> Numbers:
     """nonzero_data (kept,), mask (...) of 0 and 1 -> (...), zeros where the mask is 0."""
     return _scatter(nonzero_data, mask)
 
 
 @kernel("constexpr_lut_to_sparse", since=18)
 def constexpr_lut_to_sparse(
-    xp: Any,
+    xp: Namespace,
     *,
-    indices_mask: Array,
-    indices_nonzero_data: Array,
-    lut: Array,
-    vector_axis: Array | None = None,
-) -> tuple[Array, Array]:
+    indices_mask: Numbers,
+    indices_nonzero_data: Numbers,
+    lut: Numbers,
+    vector_axis: int | None = None,
+) -> tuple[Numbers, Numbers]:
     """indices_mask (...), indices (kept,), lut (blocks..., palettes, vector) -> mask, values."""
     dense = constexpr_lut_to_dense(
         xp, indices=_scatter(indices_nonzero_data, indices_mask), lut=lut, vector_axis=vector_axis
     )
     mask = indices_mask
     if lut.shape[-1] > 1:
-        mask = np.repeat(mask, lut.shape[-1], axis=integer(vector_axis))
+        mask = np.repeat(mask, lut.shape[-1], axis=vector_axis)
     return mask, dense[mask != 0]
 
 
 @kernel("constexpr_sparse_blockwise_shift_scale", since=18)
 def constexpr_sparse_blockwise_shift_scale(
-    xp: Any, *, data_mask: Array, nonzero_data: Array, scale: Array, offset: Array | None = None
-) -> tuple[Array, Array]:
+    xp: Namespace,
+    *,
+    data_mask: Numbers,
+    nonzero_data: Numbers,
+    scale: Numbers,
+    offset: Numbers | None = None,
+) -> tuple[Numbers, Numbers]:
     """data_mask (...), data (kept,), scale and offset by block -> mask, scale * (data - offset)."""
     kept = data_mask != 0
-    scale, offset = _spread(scale, data_mask.shape), _spread(offset, data_mask.shape)
-    return data_mask, _shift_scale(
-        nonzero_data, scale[kept], None if offset is None else offset[kept]
-    )
+    scales = _spread(scale, data_mask.shape)[kept]
+    shifts = None if offset is None else _spread(offset, data_mask.shape)[kept]
+    return data_mask, _shift_scale(nonzero_data, scales, shifts)
 
 
-def _shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
+def _shift_scale(data: Numbers, scale: Numbers, offset: Numbers | None) -> Numbers:
     # Offsets are exact in fp32, and fp16 would round their difference.
     shifted = data.astype(np.float32)
     if offset is not None:
@@ -118,30 +124,28 @@ def _shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
     return (shifted * scale.astype(np.float32)).astype(scale.dtype)
 
 
-def _unpack(packed: Array, count: int) -> Array:
+def _unpack(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """Returns `count` bits; numpy would make up those that are not there."""
     if packed.size * 8 < count:
         raise ValueError(f"{packed.size} bytes are too few for {count} bits")
     return np.unpackbits(packed, count=count, bitorder="little")
 
 
-def _scatter(values: Array, mask: Array) -> Array:
+def _scatter(values: Numbers, mask: Numbers) -> Numbers:
     dense = np.zeros(mask.shape, values.dtype)
     dense[mask != 0] = values
     return dense
 
 
-def _spread(blocks: Array | None, shape: tuple[int, ...]) -> Array | None:
+def _spread(blocks: Numbers, shape: tuple[int, ...]) -> Numbers:
     """Returns one value for each block as one for each element of `shape`."""
-    if blocks is None:
-        return None
     for axis, size in enumerate(shape):
         if blocks.shape[axis] not in (1, size):
             blocks = np.repeat(blocks, size // blocks.shape[axis], axis=axis)
     return np.broadcast_to(blocks, shape)
 
 
-def _blocks_of(shape: tuple[int, ...], counts: tuple[int, ...]) -> Array:
+def _blocks_of(shape: tuple[int, ...], counts: tuple[int, ...]) -> NDArray[np.intp]:
     """Returns, for each element of `shape`, the flat number of the block it is in."""
     number = np.zeros((1,) * len(shape), np.intp)
     for axis, (size, count) in enumerate(zip(shape, counts, strict=True)):
@@ -151,12 +155,16 @@ def _blocks_of(shape: tuple[int, ...], counts: tuple[int, ...]) -> Array:
     return number
 
 
-def _look_up(indices: Array, lut: Array, blocks: Array, vector_axis: Array | None) -> Array:
+def _look_up(
+    indices: Numbers, lut: Numbers, blocks: NDArray[np.intp], vector_axis: int | None
+) -> Numbers:
     palettes, vector = lut.shape[-2:]
-    rows = lut.reshape(-1, palettes, vector)[blocks, indices]  # (..., vector)
+    rows: Numbers = lut.reshape(-1, palettes, vector)[blocks, indices]  # (..., vector)
     if vector == 1:
         return rows[..., 0]
-    axis = integer(vector_axis) % indices.ndim
+    if vector_axis is None:
+        raise ValueError("vector_axis: a palette of vectors needs one")
+    axis = vector_axis % indices.ndim
     moved = np.moveaxis(rows, -1, axis + 1)
     shape = list(indices.shape)
     shape[axis] *= vector

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlpass.arrays import Array, Namespace, host
 from mlpass.parallel import SLAB
-from mlpass.runtime.kernels.arguments import integer, maybe_ints
 from mlpass.runtime.kernels.cores import on_all_cores
+from mlpass.runtime.kernels.elementwise_unary import reuse
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import (
+    Floats,
     Pads,
     counts_of,
     padded,
@@ -21,8 +23,6 @@ from mlpass.runtime.kernels.windows import (
     spans_of,
     windows_of,
 )
-
-Array = Any
 
 # Elements of input columns that are held at once: one big product is fastest with a few MB of
 # them. Grouped ones are many small products, which want their columns in a core's cache: a slab.
@@ -33,7 +33,7 @@ _PASSES = 4  # over a slab, in the time that other work takes for one
 
 
 class Geometry(NamedTuple):
-    """What a convolution's steering arguments come down to, an entry for each spatial axis."""
+    """What a convolution's attributes come down to, an entry for each spatial axis."""
 
     kernel: list[int]
     strides: list[int]
@@ -44,15 +44,21 @@ class Geometry(NamedTuple):
 
 
 def geometry(
-    x: Array, weight: Array, strides: Any, pad_type: str, pad: Any, dilations: Any, groups: Any
+    x: Array,
+    weight: Array,
+    strides: tuple[int, ...] | None,
+    pad_type: str,
+    pad: tuple[int, ...] | None,
+    dilations: tuple[int, ...] | None,
+    groups: int,
 ) -> Geometry:
     """Returns the geometry of `conv` from its arguments.
 
     Raises:
         ValueError: the arguments do not fit together.
     """
-    steering = (maybe_ints(strides), pad_type, maybe_ints(pad), maybe_ints(dilations))
-    return _geometry(tuple(x.shape), tuple(weight.shape), *steering, integer(groups))
+    shapes = tuple(x.shape), tuple(weight.shape)
+    return _geometry(*shapes, strides, pad_type, pad, dilations, groups)
 
 
 @lru_cache(maxsize=1024)
@@ -83,51 +89,51 @@ def _geometry(
 
 @kernel("conv")
 def conv(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     weight: Array,
     bias: Array | None = None,
-    strides: Array | None = None,
+    strides: tuple[int, ...] | None = None,
     pad_type: str = "valid",
-    pad: Array | None = None,
-    dilations: Array | None = None,
-    groups: Array = 1,
+    pad: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
 ) -> Array:
     """x (n, in, *sizes), weight (out, in / groups, *kernel), bias (out,) -> (n, out, *counts)."""
     shape = geometry(x, weight, strides, pad_type, pad, dilations, groups)
     counts = shape.counts
-    if xp is not np:
-        y = _by_position(xp, padded(xp, x, shape.pads), weight, shape)
+    if not isinstance(x, np.ndarray):
+        y: Array = _by_position(xp, padded(xp, x, shape.pads), weight, shape)
     elif prod(shape.kernel) == 1:
         steps = tuple(slice(None, None, step) for step in shape.strides)
-        y = _pointwise(padded(np, x, shape.pads)[(..., *steps)], weight, shape.groups)
+        y = _pointwise(host(padded(xp, x, shape.pads)[(..., *steps)]), host(weight), shape.groups)
     elif shape.groups == x.shape[1] == weight.shape[0] and prod(counts) <= _SMALL_PLANE:
-        y = _depthwise_channels_last(x, weight, shape)
+        y = _depthwise_channels_last(xp, x, host(weight), shape)
     else:
-        y = _by_columns(padded(np, x, shape.pads), weight, shape)
+        y = _by_columns(host(padded(xp, x, shape.pads)), host(weight), shape)
     if bias is None:
         return y
     bias = xp.reshape(bias, (-1,) + (1,) * len(counts))
-    return np.add(y, bias, out=y) if xp is np else y + bias
+    return reuse(xp.add, y, bias)
 
 
 @kernel("conv_quantized")
 def conv_quantized(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     weight: Array,
     bias: Array | None = None,
     quantization_type: str,
-    nbits: Array = 8,
+    nbits: int = 8,
     quant_scale: Array,
     quant_bias: Array,
-    strides: Array | None = None,
+    strides: tuple[int, ...] | None = None,
     pad_type: str = "valid",
-    pad: Array | None = None,
-    dilations: Array | None = None,
-    groups: Array = 1,
+    pad: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
 ) -> Array:
     """`conv` with weight = q * quant_scale + quant_bias ("linear"), or quant_scale[q] ("lut").
 
@@ -142,7 +148,7 @@ def conv_quantized(
         weight = xp.astype(weight, x.dtype) * scale + shift
     elif quantization_type == "lut":
         table = xp.reshape(_array(xp, quant_scale, x), (-1,))
-        if table.shape[0] != 1 << integer(nbits):
+        if table.shape[0] != 1 << nbits:
             raise ValueError(f"quant_scale: 2 ** nbits values expected. Got {table.shape[0]}.")
         flat = xp.reshape(xp.astype(weight, xp.int32), (-1,))
         weight = xp.reshape(xp.take(table, flat, axis=0), weight.shape)
@@ -163,7 +169,7 @@ def conv_quantized(
     )
 
 
-def _array(xp: Any, value: Any, like: Array) -> Array:
+def _array(xp: Namespace, value: object, like: Array) -> Array:
     return (
         xp.astype(value, like.dtype)
         if hasattr(value, "ndim")
@@ -171,11 +177,11 @@ def _array(xp: Any, value: Any, like: Array) -> Array:
     )
 
 
-def _by_position(xp: Any, x: Array, weight: Array, shape: Geometry) -> Array:
+def _by_position(xp: Namespace, x: Array, weight: Array, shape: Geometry) -> Array:
     """Returns the sum over kernel positions of one product each: plain array API."""
     batch, groups, out, counts = x.shape[0], shape.groups, weight.shape[0], shape.counts
     weight = xp.reshape(weight, (groups, out // groups, *weight.shape[1:]))
-    y: Any = 0.0
+    y: Array | float = 0.0
     for at, slices in positions(shape.kernel, shape.dilations, shape.strides, counts):
         taken = xp.reshape(
             x[(slice(None), slice(None), *slices)],
@@ -185,15 +191,16 @@ def _by_position(xp: Any, x: Array, weight: Array, shape: Geometry) -> Array:
     return xp.reshape(y, (batch, out, *counts))
 
 
-def _pointwise(x: Array, weight: Array, groups: int) -> Array:
+def _pointwise(x: Floats, weight: Floats, groups: int) -> Floats:
     """Returns a convolution with one kernel position: one product of matrices."""
     batch, channels, *counts = x.shape
     matrix = weight.reshape(groups, -1, channels // groups)
     columns = x.reshape(batch, groups, channels // groups, prod(counts))
-    return np.matmul(matrix, columns).reshape(batch, weight.shape[0], *counts)
+    product: Floats = np.matmul(matrix, columns)
+    return product.reshape(batch, weight.shape[0], *counts)
 
 
-def _by_columns(x: Array, weight: Array, shape: Geometry) -> Array:
+def _by_columns(x: Floats, weight: Floats, shape: Geometry) -> Floats:
     """Returns weight times the windows of x, which are copied as columns, so many at a time."""
     batch, groups, counts = x.shape[0], shape.groups, shape.counts
     matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
@@ -205,14 +212,14 @@ def _by_columns(x: Array, weight: Array, shape: Geometry) -> Array:
     budget = _COLUMNS if groups == 1 else SLAB
     rows_each = min(counts[0], max(1, budget // (depth * row)))
     y = np.empty((batch, groups, out, counts[0] * row), x.dtype)
-    rows_axis = (slice(None),) * (1 + len(shape.kernel))
+    rows_axis = (slice(None),) * (2 + len(shape.kernel))
 
     def fill(start: int, stop: int) -> None:
         space = np.empty((stop - start) * depth * row * rows_each, x.dtype)
         for index in range(batch):
             for top in range(0, counts[0], rows_each):
                 bottom = min(top + rows_each, counts[0])
-                taken = windows[(index, slice(start, stop), *rows_axis, slice(top, bottom))]
+                taken = windows[index, start:stop][(*rows_axis, slice(top, bottom))]
                 columns = space[: taken.size].reshape(taken.shape)
                 columns[...] = taken
                 np.matmul(
@@ -225,11 +232,11 @@ def _by_columns(x: Array, weight: Array, shape: Geometry) -> Array:
     return y.reshape(batch, weight.shape[0], *counts)
 
 
-def _depthwise_channels_last(x: Array, weight: Array, shape: Geometry) -> Array:
+def _depthwise_channels_last(xp: Namespace, x: Floats, weight: Floats, shape: Geometry) -> Floats:
     """Returns a depthwise convolution, as a sum of products with the channels innermost."""
     axes, counts = len(shape.counts), shape.counts
     # Without pads this is but a view, and a sum over one is many times slower.
-    last = np.ascontiguousarray(padded(np, np.moveaxis(x, 1, -1), [*shape.pads, (0, 0)]))
+    last = np.ascontiguousarray(host(padded(xp, np.moveaxis(x, 1, -1), [*shape.pads, (0, 0)])))
     taps = np.ascontiguousarray(np.moveaxis(weight[:, 0], 0, -1))
     windows = windows_of(
         np.moveaxis(last, -1, 1), shape.kernel, shape.dilations, shape.strides, counts
@@ -238,7 +245,7 @@ def _depthwise_channels_last(x: Array, weight: Array, shape: Geometry) -> Array:
     y = np.empty((*x.shape[:2], *counts), x.dtype)
 
     def fill(start: int, stop: int) -> None:
-        taken = windows[(slice(None),) * (2 + axes) + (slice(start, stop),)]
+        taken: Any = windows[(slice(None),) * (2 + axes) + (slice(start, stop),)]
         sums = np.einsum(taken, [0, 1, *at, *to], taps, [*at, 1], [0, *to, 1])
         y[:, :, start:stop] = np.moveaxis(sums, -1, 1)
 
@@ -246,7 +253,7 @@ def _depthwise_channels_last(x: Array, weight: Array, shape: Geometry) -> Array:
     return y
 
 
-def _split_channels(x: Array, groups: int) -> Array:
+def _split_channels(x: Floats, groups: int) -> Floats:
     """x (n, channels, ...) -> view (n, groups, channels of one, ...)."""
     return np.lib.stride_tricks.as_strided(
         x,

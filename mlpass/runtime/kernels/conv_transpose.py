@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mlpass.runtime.kernels.arguments import integer, ints
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import Pads, padded, positions, resolve_pads, spans_of
-
-Array = Any
 
 
 @kernel("conv_transpose")
 def conv_transpose(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     weight: Array,
     bias: Array | None = None,
-    pad: Array | None = None,
-    output_shape: Array | None = None,
+    pad: tuple[int, ...] | None = None,
+    output_shape: tuple[int, ...] | None = None,
     pad_type: str = "valid",
-    strides: Array | None = None,
-    dilations: Array | None = None,
-    groups: Array = 1,
+    strides: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
 ) -> Array:
     """x (n, in, *spatial), weight (in, out / groups, *kernel), bias (out,) -> (n, out, *spatial).
 
@@ -36,7 +34,7 @@ def conv_transpose(
 
 
 class Transposed(NamedTuple):
-    """What a transposed convolution's steering arguments come down to, for each spatial axis.
+    """What a transposed convolution's attributes come down to, for each spatial axis.
 
     Attributes:
         strides: of the kernel in the output.
@@ -56,12 +54,12 @@ class Transposed(NamedTuple):
 def transposed_geometry(
     x: Array,
     weight: Array,
-    pad: Any,
-    output_shape: Any,
+    pad: tuple[int, ...] | None,
+    output_shape: tuple[int, ...] | None,
     pad_type: str,
-    strides: Any,
-    dilations: Any,
-    groups: Any,
+    strides: tuple[int, ...] | None,
+    dilations: tuple[int, ...] | None,
+    groups: int,
 ) -> Transposed:
     """Returns the geometry of `conv_transpose` from its arguments.
 
@@ -69,17 +67,17 @@ def transposed_geometry(
         ValueError: the arguments do not fit together.
     """
     axes = x.ndim - 2
-    steps = ints(strides) if strides is not None else [1] * axes
-    spread = ints(dilations) if dilations is not None else [1] * axes
-    parts, window = integer(groups), list(weight.shape[2:])
+    steps = [1] * axes if strides is None else list(strides)
+    spread = [1] * axes if dilations is None else list(dilations)
+    window = list(weight.shape[2:])
     if not len(window) == len(steps) == len(spread) == axes:
         raise ValueError(
             f"conv_transpose: x {tuple(x.shape)}, weight {tuple(weight.shape)}, strides {steps} "
             f"and dilations {spread} differ in their spatial axes"
         )
-    if x.shape[1] != weight.shape[0] or x.shape[1] % parts:
+    if x.shape[1] != weight.shape[0] or x.shape[1] % groups:
         raise ValueError(
-            f"conv_transpose: weight {tuple(weight.shape)} in {parts} groups does not fit "
+            f"conv_transpose: weight {tuple(weight.shape)} in {groups} groups does not fit "
             f"x {tuple(x.shape)}"
         )
     sizes = list(x.shape[2:])
@@ -87,7 +85,7 @@ def transposed_geometry(
         (size - 1) * step + span
         for size, step, span in zip(sizes, steps, spans_of(window, spread), strict=True)
     ]
-    wanted = None if output_shape is None else ints(output_shape)[2:]
+    wanted = None if output_shape is None else list(output_shape[2:])
     kind = pad_type.lower()
     if kind in ("same", "same_lower"):
         # Without an output shape, that of the convolution which it is the gradient of.
@@ -96,15 +94,15 @@ def transposed_geometry(
         totals = [max(0, full - want) for full, want in zip(whole, wanted, strict=True)]
         starts = [total // 2 if kind == "same" else total - total // 2 for total in totals]
     else:
-        pads = resolve_pads(pad_type, None if pad is None else ints(pad), sizes, sizes, steps)
+        pads = resolve_pads(pad_type, pad, sizes, sizes, steps)
         starts = [before for before, _ in pads]
         if wanted is None:
             wanted = [full - sum(both) for full, both in zip(whole, pads, strict=True)]
     kept = [(start, start + want) for start, want in zip(starts, wanted, strict=True)]
-    return Transposed(steps, spread, parts, whole, kept)
+    return Transposed(steps, spread, groups, whole, kept)
 
 
-def crop_or_pad(xp: Any, y: Array, kept: Pads) -> Array:
+def crop_or_pad(xp: Namespace, y: Array, kept: Pads) -> Array:
     """y (n, out, *whole) -> the part of each spatial axis, with zeros beyond its end."""
     inside = tuple(
         slice(start, min(stop, size)) for (start, stop), size in zip(kept, y.shape[2:], strict=True)
@@ -113,7 +111,7 @@ def crop_or_pad(xp: Any, y: Array, kept: Pads) -> Array:
     return padded(xp, y[(slice(None), slice(None), *inside)], beyond)
 
 
-def _scattered(xp: Any, x: Array, weight: Array, shape: Transposed) -> Array:
+def _scattered(xp: Namespace, x: Array, weight: Array, shape: Transposed) -> Array:
     """Returns the whole transposed convolution: one product for each kernel position."""
     batch, channels, *sizes = x.shape
     groups = shape.groups

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlpass.runtime.kernels.arguments import flag, integer, number
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.image_resizing import check_mode
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.sampling import bilinear, device_of, mirrored
-
-Array = Any
 
 _BOX_MODES = {
     # (centre and size, width first)
@@ -24,14 +22,14 @@ _ROUNDING = 1e-4
 
 @kernel("crop_resize")
 def crop_resize_ios13(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     roi: Array,
-    target_height: Array = 1,
-    target_width: Array = 1,
-    normalized_coordinates: Array = False,
-    spatial_scale: Array = 1.0,
+    target_height: int = 1,
+    target_width: int = 1,
+    normalized_coordinates: bool = False,
+    spatial_scale: float = 1.0,
     box_coordinate_mode: str = "CORNERS_HEIGHT_FIRST",
     sampling_mode: str = "DEFAULT",
 ) -> Array:
@@ -53,17 +51,17 @@ def crop_resize_ios13(
 
 @kernel("crop_resize", since=16)
 def crop_resize_ios16(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     roi: Array,
-    target_height: Array = 1,
-    target_width: Array = 1,
-    normalized_coordinates: Array = False,
-    spatial_scale: Array = 1.0,
+    target_height: int = 1,
+    target_width: int = 1,
+    normalized_coordinates: bool = False,
+    spatial_scale: float = 1.0,
     box_coordinate_mode: str = "CORNERS_HEIGHT_FIRST",
     sampling_mode: str = "DEFAULT",
-    pad_value: Array = 0.0,
+    pad_value: float = 0.0,
 ) -> Array:
     """x (images, channels, height, width), roi (boxes, 1, 4 or 5, 1, 1).
 
@@ -79,24 +77,24 @@ def crop_resize_ios16(
         spatial_scale,
         box_coordinate_mode,
         sampling_mode,
-        number(pad_value),
+        pad_value,
     )
 
 
 @kernel("crop_resize", since=17)
 def crop_resize(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     boxes: Array,
     box_indices: Array | None = None,
-    target_height: Array = 1,
-    target_width: Array = 1,
-    normalized_coordinates: Array = False,
-    spatial_scale: Array = 1.0,
+    target_height: int = 1,
+    target_width: int = 1,
+    normalized_coordinates: bool = False,
+    spatial_scale: float = 1.0,
     box_coordinate_mode: str = "CORNERS_HEIGHT_FIRST",
     sampling_mode: str = "DEFAULT",
-    pad_value: Array = 0.0,
+    pad_value: float = 0.0,
 ) -> Array:
     """x (images, channels, height, width), boxes (boxes, 4), box_indices (boxes,).
 
@@ -117,11 +115,11 @@ def crop_resize(
         spatial_scale,
         box_coordinate_mode,
         sampling_mode,
-        number(pad_value),
+        pad_value,
     )
 
 
-def _crop_rois(xp: Any, x: Array, roi: Array, target: Any, *how: Any) -> Array:
+def _crop_rois(xp: Namespace, x: Array, roi: Array, target: tuple[int, int], *how: Any) -> Array:
     boxes = xp.reshape(xp.astype(roi, xp.float32), (roi.shape[0], -1))
     count, images = boxes.shape[0], x.shape[0]
     if boxes.shape[1] == 5:
@@ -139,13 +137,13 @@ def _crop_rois(xp: Any, x: Array, roi: Array, target: Any, *how: Any) -> Array:
 
 
 def _crop(
-    xp: Any,
+    xp: Namespace,
     x: Array,
     images: Array,
     boxes: Array,
-    target: Any,
-    normalized_coordinates: Any,
-    spatial_scale: Any,
+    target: tuple[int, int],
+    normalized_coordinates: bool,
+    spatial_scale: float,
     box_coordinate_mode: str,
     sampling_mode: str,
     pad_value: float | None,
@@ -161,15 +159,14 @@ def _crop(
         )
     check_mode(sampling_mode)
     centred, width_first = _BOX_MODES[box_coordinate_mode]
-    normalized, scale = flag(normalized_coordinates), number(spatial_scale)
     points, inside = [], []
     for axis, (size, wanted) in enumerate(zip(x.shape[2:], target, strict=True)):
         column = 1 - axis if width_first else axis
-        factor = scale * (size - 1 if normalized else 1)
+        factor = spatial_scale * (size - 1 if normalized_coordinates else 1)
         first, second = boxes[:, column] * factor, boxes[:, column + 2] * factor
         if centred:
             first, second = first - second / 2, first + second / 2
-        at = _along_box(xp, first, second, integer(wanted), sampling_mode)
+        at = _along_box(xp, first, second, wanted, sampling_mode)
         if pad_value is None:
             at = mirrored(xp, at, 0.0, size - 1.0)
         inside.append((at >= -_ROUNDING) & (at <= size - 1 + _ROUNDING))
@@ -180,7 +177,7 @@ def _crop(
     return xp.where(known, crops, xp.asarray(pad_value or 0.0, dtype=x.dtype, device=device_of(x)))
 
 
-def _along_box(xp: Any, first: Array, second: Array, count: int, mode: str) -> Array:
+def _along_box(xp: Namespace, first: Array, second: Array, count: int, mode: str) -> Array:
     """first and second (boxes,), the outer pixels of each box -> sample points (boxes, count).
 
     The modes of `resize_bilinear`, for as many pixels as the box spans. A box whose second edge

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from mlpass.runtime.kernels.elementwise_unary import is_integral
+from mlpass.arrays import Array, Namespace
+from mlpass.runtime.kernels.elementwise_unary import is_integral, reuse
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 # MIL's op -> the array API's function of the same meaning.
 _STANDARD = {
@@ -31,8 +30,9 @@ _STANDARD = {
 
 
 def _register_standard(op_type: str, name: str) -> None:
-    def binary(xp: Any, *, x: Array, y: Array) -> Array:
-        return getattr(xp, name)(x, y)
+    def binary(xp: Namespace, *, x: Array, y: Array) -> Array:
+        function: Callable[[Array, Array], Array] = getattr(xp, name)
+        return function(x, y)
 
     binary.__name__ = binary.__qualname__ = op_type
     binary.__doc__ = f"x (...), y (...) -> {name} of their elements, broadcast."
@@ -44,7 +44,7 @@ for _op_type, _name in _STANDARD.items():
 
 
 @kernel("floor_div")
-def floor_div(xp: Any, *, x: Array, y: Array) -> Array:
+def floor_div(xp: Namespace, *, x: Array, y: Array) -> Array:
     """x (...), y (...) -> x / y rounded towards minus infinity; an integer by 0 is 0."""
     if not is_integral(xp, x):
         return xp.floor_divide(x, y)
@@ -53,7 +53,7 @@ def floor_div(xp: Any, *, x: Array, y: Array) -> Array:
 
 
 @kernel("mod")
-def mod(xp: Any, *, x: Array, y: Array) -> Array:
+def mod(xp: Namespace, *, x: Array, y: Array) -> Array:
     """x (...), y (...) -> the remainder of `floor_div`, of y's sign; an integer by 0 is 0."""
     if not is_integral(xp, x):
         return xp.remainder(x, y)
@@ -62,7 +62,7 @@ def mod(xp: Any, *, x: Array, y: Array) -> Array:
 
 
 @kernel("real_div")
-def real_div(xp: Any, *, x: Array, y: Array) -> Array:
+def real_div(xp: Namespace, *, x: Array, y: Array) -> Array:
     """x (...), y (...) -> x / y; of integers the part before the point; an integer by 0 is 0."""
     if not is_integral(xp, x):
         return xp.divide(x, y)
@@ -74,7 +74,7 @@ def real_div(xp: Any, *, x: Array, y: Array) -> Array:
 
 
 @kernel("pow")
-def pow_(xp: Any, *, x: Array, y: Array) -> Array:
+def pow_(xp: Namespace, *, x: Array, y: Array) -> Array:
     """x (...), y (...) -> x^y; of integers the part before the point."""
     if is_integral(xp, x):
         return _integer_power(xp, x, y)
@@ -84,23 +84,23 @@ def pow_(xp: Any, *, x: Array, y: Array) -> Array:
             return np.multiply(x, x)
         if y == 3:
             cube = np.multiply(x, x)
-            return np.multiply(cube, x, out=cube)
+            return reuse(xp.multiply, cube, x)
     return xp.pow(x, y)
 
 
 @kernel("select")
-def select(xp: Any, *, cond: Array, a: Array, b: Array) -> Array:
+def select(xp: Namespace, *, cond: Array, a: Array, b: Array) -> Array:
     """cond (...) of bools, a (...), b (...) -> a where cond holds, else b, broadcast."""
     return xp.where(cond, a, b)
 
 
-def _nonzero(xp: Any, y: Array) -> tuple[Array, Array]:
+def _nonzero(xp: Namespace, y: Array) -> tuple[Array, Array]:
     """Returns `y` with 1 in the place of 0, and where that is."""
     is_zero = y == 0
     return xp.where(is_zero, 1, y), is_zero
 
 
-def _integer_power(xp: Any, x: Array, y: Array) -> Array:
+def _integer_power(xp: Namespace, x: Array, y: Array) -> Array:
     power = xp.pow(x, xp.maximum(y, 0))
     # 1 / x^|y|: only of 1 and -1 anything is left before the point.
     odd = xp.where(y % 2 == 0, 1, x)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from mlpass.runtime.kernels.arguments import number
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
+from mlpass.runtime.kernels.windows import Floats
 
 # Elements that a chain of numpy passes treats at once, so that they stay in the cache.
 CHUNK = 65536
@@ -63,7 +61,7 @@ ERF_COEFFICIENTS = (
 )
 
 
-def reuse(function: Callable[..., Any], fresh: Array, *others: Any) -> Array:
+def reuse(function: Callable[..., Array], fresh: Array, *others: Array | float | None) -> Array:
     """Returns function(fresh, *others), under numpy in the memory of `fresh`.
 
     Args:
@@ -76,7 +74,7 @@ def reuse(function: Callable[..., Any], fresh: Array, *others: Any) -> Array:
     return function(fresh, *others)
 
 
-def in_chunks(fill: Callable[[Array, Array, Array], None], x: Array) -> Array:
+def in_chunks(fill: Callable[[Floats, Floats, Floats], None], x: Floats) -> Floats:
     """Returns a numpy array that `fill(part of x, part of result, scratch)` fills part by part."""
     flat = np.ascontiguousarray(x).reshape(-1)
     result = np.empty_like(flat)
@@ -89,7 +87,7 @@ def in_chunks(fill: Callable[[Array, Array, Array], None], x: Array) -> Array:
 
 
 def odd_polynomial(
-    x: Array, coefficients: tuple[float, ...], bound: float, out: Array, scratch: Array
+    x: Floats, coefficients: tuple[float, ...], bound: float, out: Floats, scratch: Floats
 ) -> None:
     """Fills `out` with x p(min(x^2, bound^2)), p's coefficients lowest power first (numpy only)."""
     *lower, highest = coefficients
@@ -104,7 +102,7 @@ def odd_polynomial(
     np.multiply(out, x, out=out)
 
 
-def erf_of(xp: Any, x: Array) -> Array:
+def erf_of(xp: Namespace, x: Array) -> Array:
     """x (...) -> its error function: the array namespace's own where it has one, as torch does."""
     if hasattr(xp, "erf"):
         return xp.erf(x)
@@ -117,19 +115,20 @@ def erf_of(xp: Any, x: Array) -> Array:
     return xp.tanh(x * ratio)
 
 
-def _fill_erf(x: Array, out: Array, scratch: Array) -> None:
+def _fill_erf(x: Floats, out: Floats, scratch: Floats) -> None:
     odd_polynomial(x, ERF_COEFFICIENTS, ERF_BOUND, out, scratch)
     np.tanh(out, out=out)
 
 
-def is_integral(xp: Any, x: Array) -> bool:
+def is_integral(xp: Namespace, x: Array) -> bool:
     """Returns whether `x` holds integers."""
     return bool(xp.isdtype(x.dtype, "integral"))
 
 
 def _register_standard(op_type: str, name: str) -> None:
-    def unary(xp: Any, *, x: Array) -> Array:
-        return getattr(xp, name)(x)
+    def unary(xp: Namespace, *, x: Array) -> Array:
+        function: Callable[[Array], Array] = getattr(xp, name)
+        return function(x)
 
     unary.__name__ = unary.__qualname__ = op_type
     unary.__doc__ = f"x (...) -> {name} of each element."
@@ -141,13 +140,13 @@ for _op_type, _name in _STANDARD.items():
 
 
 @kernel("erf")
-def erf(xp: Any, *, x: Array) -> Array:
+def erf(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> its error function."""
     return erf_of(xp, x)
 
 
 @kernel("exp2")
-def exp2(xp: Any, *, x: Array) -> Array:
+def exp2(xp: Namespace, *, x: Array) -> Array:
     """x (...) -> 2^x; of integers the integer part, at most the largest int32."""
     if is_integral(xp, x):
         power = xp.pow(2.0, xp.astype(xp.clip(x, -1, 31), xp.float64))
@@ -156,44 +155,43 @@ def exp2(xp: Any, *, x: Array) -> Array:
 
 
 @kernel("clip")
-def clip(xp: Any, *, x: Array, alpha: Any, beta: Any) -> Array:
+def clip(xp: Namespace, *, x: Array, alpha: float, beta: float) -> Array:
     """x (...) -> min(max(x, alpha), beta)."""
-    return xp.clip(x, number(alpha), number(beta))
+    return xp.clip(x, alpha, beta)
 
 
 @kernel("threshold")
-def threshold(xp: Any, *, x: Array, alpha: Any) -> Array:
+def threshold(xp: Namespace, *, x: Array, alpha: float) -> Array:
     """x (...) -> max(x, alpha)."""
-    bound = number(alpha)
-    return xp.maximum(x, int(bound)) if is_integral(xp, x) else xp.clip(x, bound, math.inf)
+    return xp.maximum(x, int(alpha)) if is_integral(xp, x) else xp.clip(x, alpha, math.inf)
 
 
 @kernel("inverse")
-def inverse(xp: Any, *, x: Array, epsilon: Any = 1e-4) -> Array:
+def inverse(xp: Namespace, *, x: Array, epsilon: float = 1e-4) -> Array:
     """x (...) -> 1 / (x + epsilon)."""
-    return reuse(xp.reciprocal, x + number(epsilon))
+    return reuse(xp.reciprocal, x + epsilon)
 
 
 @kernel("log")
-def log(xp: Any, *, x: Array, epsilon: Any = 1e-45) -> Array:
+def log(xp: Namespace, *, x: Array, epsilon: float = 1e-45) -> Array:
     """x (...) -> the natural logarithm of x + epsilon."""
-    return reuse(xp.log, x + number(epsilon))
+    return reuse(xp.log, x + epsilon)
 
 
 @kernel("rsqrt")
-def rsqrt(xp: Any, *, x: Array, epsilon: Any = 1e-12) -> Array:
+def rsqrt(xp: Namespace, *, x: Array, epsilon: float = 1e-12) -> Array:
     """x (...) -> 1 / sqrt(x + epsilon)."""
-    return reuse(xp.reciprocal, reuse(xp.sqrt, x + number(epsilon)))
+    return reuse(xp.reciprocal, reuse(xp.sqrt, x + epsilon))
 
 
 @kernel("logical_not")
-def logical_not(xp: Any, *, x: Array) -> Array:
+def logical_not(xp: Namespace, *, x: Array) -> Array:
     """x (...) of bools -> not x."""
     return xp.logical_not(x)
 
 
 @kernel("cast")
-def cast(xp: Any, *, x: Array, dtype: str) -> Array:
+def cast(xp: Namespace, *, x: Array, dtype: str) -> Array:
     """x (...) -> its values as `dtype`.
 
     Floats are cut off towards zero; beyond int32 they saturate and NaN is 0, as Arm processors
@@ -210,7 +208,7 @@ def cast(xp: Any, *, x: Array, dtype: str) -> Array:
     return xp.astype(x, target, copy=False)
 
 
-def _to_int32(xp: Any, x: Array) -> Array:
+def _to_int32(xp: Namespace, x: Array) -> Array:
     if isinstance(x, np.ndarray) and (x.size == 0 or (x.min() >= -(2.0**31) and x.max() < 2.0**31)):
         return x.astype(np.int32)
     known = xp.where(xp.isnan(x), 0.0, x)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
-from mlpass.runtime.kernels.arguments import integer
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.indexing import (
     WRAP,
     axis_of,
@@ -17,71 +16,73 @@ from mlpass.runtime.kernels.indexing import (
 )
 from mlpass.runtime.kernels.registry import kernel
 
-Array = Any
-
 
 @kernel("gather")
-def gather_ios13(xp: Any, *, x: Array, indices: Array, axis: Any = 0) -> Array:
+def gather_ios13(xp: Namespace, *, x: Array, indices: Array, axis: int = 0) -> Array:
     """x (outer..., size, inner...), indices (places...) -> (outer..., places..., inner...)."""
-    return _gather(xp, x, indices, integer(axis), 0, WRAP)
+    return _gather(xp, x, indices, axis, 0, WRAP)
 
 
 @kernel("gather", since=16)
-def gather_ios16(xp: Any, *, x: Array, indices: Array, axis: Any = 0, batch_dims: Any = 0) -> Array:
+def gather_ios16(
+    xp: Namespace, *, x: Array, indices: Array, axis: int = 0, batch_dims: int = 0
+) -> Array:
     """x (batch..., outer..., size, inner...), indices (batch..., places...) -> as in iOS13."""
-    return _gather(xp, x, indices, integer(axis), integer(batch_dims), WRAP)
+    return _gather(xp, x, indices, axis, batch_dims, WRAP)
 
 
 @kernel("gather", since=17)
 def gather(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     indices: Array,
-    axis: Any = 0,
-    batch_dims: Any = 0,
-    validate_indices: Any = False,
+    axis: int = 0,
+    batch_dims: int = 0,
+    validate_indices: bool = False,
 ) -> Array:
     """As in iOS16, no index negative."""
     reading = reading_of(validate_indices)
-    return _gather(xp, x, indices, integer(axis), integer(batch_dims), reading)
+    return _gather(xp, x, indices, axis, batch_dims, reading)
 
 
 @kernel("gather_along_axis")
-def gather_along_axis_ios13(xp: Any, *, x: Array, indices: Array, axis: Any = 0) -> Array:
+def gather_along_axis_ios13(xp: Namespace, *, x: Array, indices: Array, axis: int = 0) -> Array:
     """x (..., size, ...), indices of its shape but for axis -> x at indices, of their shape."""
-    return _gather_along(xp, x, indices, integer(axis), WRAP)
+    return _gather_along(xp, x, indices, axis, WRAP)
 
 
 @kernel("gather_along_axis", since=17)
 def gather_along_axis(
-    xp: Any, *, x: Array, indices: Array, axis: Any = 0, validate_indices: Any = False
+    xp: Namespace, *, x: Array, indices: Array, axis: int = 0, validate_indices: bool = False
 ) -> Array:
     """As in iOS13, no index negative."""
-    return _gather_along(xp, x, indices, integer(axis), reading_of(validate_indices))
+    return _gather_along(xp, x, indices, axis, reading_of(validate_indices))
 
 
 @kernel("gather_nd")
-def gather_nd_ios13(xp: Any, *, x: Array, indices: Array) -> Array:
+def gather_nd_ios13(xp: Namespace, *, x: Array, indices: Array) -> Array:
     """x (sizes..., inner...), indices (places..., len(sizes)) -> (places..., inner...)."""
     return _gather_nd(xp, x, indices, 0, WRAP)
 
 
 @kernel("gather_nd", since=16)
-def gather_nd_ios16(xp: Any, *, x: Array, indices: Array, batch_dims: Any = 0) -> Array:
+def gather_nd_ios16(xp: Namespace, *, x: Array, indices: Array, batch_dims: int = 0) -> Array:
     """x (batch, sizes..., inner...), indices (batch, places..., len(sizes)) -> as in iOS13."""
-    return _gather_nd(xp, x, indices, integer(batch_dims), WRAP)
+    return _gather_nd(xp, x, indices, batch_dims, WRAP)
 
 
 @kernel("gather_nd", since=17)
 def gather_nd(
-    xp: Any, *, x: Array, indices: Array, batch_dims: Any = 0, validate_indices: Any = False
+    xp: Namespace, *, x: Array, indices: Array, batch_dims: int = 0, validate_indices: bool = False
 ) -> Array:
     """As in iOS16, no index negative."""
-    return _gather_nd(xp, x, indices, integer(batch_dims), reading_of(validate_indices))
+    return _gather_nd(xp, x, indices, batch_dims, reading_of(validate_indices))
 
 
-def _gather(xp: Any, x: Array, indices: Array, axis: int, batch_dims: int, reading: str) -> Array:
+def _gather(
+    xp: Namespace, x: Array, indices: Array, axis: int, batch_dims: int, reading: str
+) -> Array:
     axis = axis_of(axis, x.ndim)
     if not 0 <= batch_dims <= min(axis, indices.ndim):
         raise ValueError(
@@ -109,14 +110,14 @@ def _gather(xp: Any, x: Array, indices: Array, axis: int, batch_dims: int, readi
     return xp.where(inside, taken, xp.zeros_like(taken))
 
 
-def _gather_along(xp: Any, x: Array, indices: Array, axis: int, reading: str) -> Array:
+def _gather_along(xp: Namespace, x: Array, indices: Array, axis: int, reading: str) -> Array:
     axis = axis_of(axis, x.ndim)
     places, inside = read_indices(xp, indices, x.shape[axis], reading)
     taken = take_along(xp, x, places, axis)
     return taken if inside is None else xp.where(inside, taken, xp.zeros_like(taken))
 
 
-def _gather_nd(xp: Any, x: Array, indices: Array, batch_dims: int, reading: str) -> Array:
+def _gather_nd(xp: Namespace, x: Array, indices: Array, batch_dims: int, reading: str) -> Array:
     depth = indices.shape[-1]
     if batch_dims + depth > x.ndim:
         raise ValueError(
@@ -136,7 +137,7 @@ def _gather_nd(xp: Any, x: Array, indices: Array, batch_dims: int, reading: str)
     return xp.where(inside, taken, xp.zeros_like(taken))
 
 
-def _starts(xp: Any, like: Array, batch: tuple[int, ...], size: int) -> Array:
+def _starts(xp: Namespace, like: Array, batch: tuple[int, ...], size: int) -> Array:
     """Returns, for each of the batch, the number of its first row: (batch, 1)."""
     starts = xp.arange(prod(batch), dtype=xp.int64, device=like.device) * size
     return xp.reshape(starts, (-1, 1))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from mlpass.runtime.kernels.arguments import flag, integer, ints, number
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 SAMPLING_MODES = (
     "DEFAULT",
@@ -20,9 +16,9 @@ SAMPLING_MODES = (
 )
 
 
-def scaled_size(size: int, factor: Any) -> int:
+def scaled_size(size: int, factor: float) -> int:
     """Returns floor(size * factor), in fp32 as MIL's own shapes are found."""
-    return int(np.floor(np.float32(number(factor)) * np.float32(size)))
+    return int(np.floor(np.float32(factor) * np.float32(size)))
 
 
 def check_mode(mode: str) -> None:
@@ -53,7 +49,7 @@ def grid(mode: str, size: int, count: int) -> np.ndarray:
     return np.clip(points, 0, size - 1)
 
 
-def resize_linear(xp: Any, x: Array, targets: list[int], mode: str) -> Array:
+def resize_linear(xp: Namespace, x: Array, targets: list[int], mode: str) -> Array:
     """x (..., sizes) -> (..., targets), one axis after the other."""
     dtype = x.dtype
     if not xp.isdtype(dtype, "real floating"):
@@ -72,7 +68,7 @@ def resize_linear(xp: Any, x: Array, targets: list[int], mode: str) -> Array:
     return x if x.dtype == dtype else xp.astype(x, dtype)
 
 
-def take_nearest(xp: Any, x: Array, sources: list[np.ndarray]) -> Array:
+def take_nearest(xp: Namespace, x: Array, sources: list[np.ndarray]) -> Array:
     """x (..., sizes) -> (..., targets): the elements at `sources`, (target,) for each axis."""
     for axis, source in enumerate(sources, x.ndim - len(sources)):
         if not np.array_equal(source, np.arange(x.shape[axis])):
@@ -80,7 +76,7 @@ def take_nearest(xp: Any, x: Array, sources: list[np.ndarray]) -> Array:
     return x
 
 
-def _like(xp: Any, values: np.ndarray, x: Array) -> Array:
+def _like(xp: Namespace, values: np.ndarray, x: Array) -> Array:
     return xp.asarray(values, device=x.device) if hasattr(x, "device") else xp.asarray(values)
 
 
@@ -91,7 +87,7 @@ def nearest_of_halves(size: int, count: int) -> np.ndarray:
 
 @kernel("upsample_nearest_neighbor")
 def upsample_nearest_neighbor(
-    xp: Any, *, x: Array, scale_factor_height: Array = 1, scale_factor_width: Array = 1
+    xp: Namespace, *, x: Array, scale_factor_height: float = 1, scale_factor_width: float = 1
 ) -> Array:
     """x (..., height, width) -> (..., floor(height * factor), floor(width * factor))."""
     sizes = x.shape[-2:]
@@ -108,22 +104,22 @@ def upsample_nearest_neighbor(
 
 @kernel("resize_nearest_neighbor")
 def resize_nearest_neighbor(
-    xp: Any, *, x: Array, target_size_height: Array, target_size_width: Array
+    xp: Namespace, *, x: Array, target_size_height: int, target_size_width: int
 ) -> Array:
     """x (..., height, width) -> (..., target height, target width), at the centres of pixels."""
-    counts = (integer(target_size_height), integer(target_size_width))
+    counts = (target_size_height, target_size_width)
     sources = [nearest_of_halves(*pair) for pair in zip(x.shape[-2:], counts, strict=True)]
     return take_nearest(xp, x, sources)
 
 
 @kernel("upsample_bilinear")
 def upsample_bilinear_ios13(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    scale_factor_height: Array = 1,
-    scale_factor_width: Array = 1,
-    align_corners: Array = True,
+    scale_factor_height: float = 1,
+    scale_factor_width: float = 1,
+    align_corners: bool = True,
 ) -> Array:
     """x (..., height, width) -> (..., floor(height * factor), floor(width * factor))."""
     return upsample_bilinear(
@@ -137,13 +133,13 @@ def upsample_bilinear_ios13(
 
 @kernel("upsample_bilinear", since=16)
 def upsample_bilinear(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    scale_factor_height: Array = 1,
-    scale_factor_width: Array = 1,
-    align_corners: Array = True,
-    half_pixel_centers: Array | None = None,
+    scale_factor_height: float = 1,
+    scale_factor_width: float = 1,
+    align_corners: bool = True,
+    half_pixel_centers: bool | None = None,
 ) -> Array:
     """x (..., height, width) -> (..., floor(height * factor), floor(width * factor)).
 
@@ -156,42 +152,41 @@ def upsample_bilinear(
     return resize_linear(xp, x, targets, upsampling_mode(align_corners, half_pixel_centers))
 
 
-def upsampling_mode(align_corners: Any, half_pixel_centers: Any) -> str:
+def upsampling_mode(align_corners: bool, half_pixel_centers: bool | None) -> str:
     """Returns the sampling mode of `upsample_bilinear`.
 
     Raises:
         ValueError: both are True.
     """
-    align = flag(align_corners)
-    halves = not align if half_pixel_centers is None else flag(half_pixel_centers)
-    if align and halves:
+    halves = not align_corners if half_pixel_centers is None else half_pixel_centers
+    if align_corners and halves:
         raise ValueError("align_corners and half_pixel_centers cannot both be True")
-    if align:
+    if align_corners:
         return "STRICT_ALIGN_CORNERS"
     return "UNALIGN_CORNERS" if halves else "DEFAULT"
 
 
 @kernel("resize_bilinear")
 def resize_bilinear(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    target_size_height: Array = 1,
-    target_size_width: Array = 1,
+    target_size_height: int = 1,
+    target_size_width: int = 1,
     sampling_mode: str = "DEFAULT",
 ) -> Array:
     """x (..., height, width) -> (..., target height, target width)."""
-    targets = [integer(target_size_height), integer(target_size_width)]
+    targets = [target_size_height, target_size_width]
     return resize_linear(xp, x, targets, sampling_mode)
 
 
 @kernel("resize", since=17)
 def resize(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    shape: Array,
-    resized_dims: Array,
+    shape: tuple[int, ...],
+    resized_dims: int,
     interpolation_mode: str = "LINEAR",
     sampling_mode: str = "DEFAULT",
 ) -> Array:
@@ -214,25 +209,25 @@ def resize(
     return take_nearest(xp, x, sources)
 
 
-def resize_targets(x: Array, shape: Any, resized_dims: Any) -> list[int]:
+def resize_targets(x: Array, shape: tuple[int, ...], resized_dims: int) -> list[int]:
     """Returns the sizes that the last axes of x get.
 
     Raises:
         ValueError: `shape` has fewer than `resized_dims` sizes, or more than x.
     """
-    wanted, axes = ints(shape), integer(resized_dims)
-    if not axes <= len(wanted) <= x.ndim:
+    if not resized_dims <= len(shape) <= x.ndim:
         raise ValueError(
-            f"shape: {axes} (resized_dims) to {x.ndim} (rank of x) sizes expected. Got {wanted}."
+            f"shape: {resized_dims} (resized_dims) to {x.ndim} (rank of x) sizes expected. "
+            f"Got {list(shape)}."
         )
-    return [
-        target or size
-        for target, size in zip(wanted[len(wanted) - axes :], x.shape[x.ndim - axes :], strict=True)
-    ]
+    targets, sizes = shape[len(shape) - resized_dims :], x.shape[x.ndim - resized_dims :]
+    return [target or size for target, size in zip(targets, sizes, strict=True)]
 
 
 @kernel("crop")
-def crop(xp: Any, *, x: Array, crop_height: Array, crop_width: Array) -> Array:
+def crop(
+    xp: Namespace, *, x: Array, crop_height: tuple[int, ...], crop_width: tuple[int, ...]
+) -> Array:
     """x (..., height, width) -> x without its first and last rows and columns."""
-    (top, bottom), (left, right) = ints(crop_height), ints(crop_width)
+    (top, bottom), (left, right) = crop_height, crop_width
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]

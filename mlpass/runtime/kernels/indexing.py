@@ -11,13 +11,18 @@ alone for any other. All of it stays differentiable under torch.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlpass.runtime.kernels.arguments import flag
+from mlpass.arrays import Array, Namespace, host
 
-Array = Any
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Numbers = NDArray[np.number]
 
 # How indices are read: negative ones from the end; out of range an error; out of range ignored.
 WRAP, CHECK, IGNORE = "wrap", "check", "ignore"
@@ -28,44 +33,42 @@ _UFUNCS = {"mul": np.multiply, "max": np.maximum, "min": np.minimum}
 _REDUCTIONS = {"mul": "prod", "max": "amax", "min": "amin"}
 
 
-def is_torch(xp: Any) -> bool:
+def is_torch(xp: Namespace) -> bool:
     """Returns whether `xp` is torch's namespace."""
     return str(xp.__name__).endswith("torch")
 
 
-def _is_torch_uint16(xp: Any, x: Array) -> bool:
+def _moved(xp: Namespace, x: Array, move: Callable[[Array], Array]) -> Array:
+    """Returns what `move` makes of `x`, each element of which is one of x's."""
+    if not _is_torch_uint16(xp, x):
+        return move(x)
     # torch has this type, but hardly an op for it; the same bits move well as int16.
+    tensor: Any = x
+    moved: Any = move(tensor.view(xp.int16))
+    return cast(Array, moved.view(x.dtype))
+
+
+def _is_torch_uint16(xp: Namespace, x: Array) -> bool:
     return is_torch(xp) and x.dtype == xp.uint16
 
 
-def copied(xp: Any, x: Array) -> Array:
-    """Returns a writable copy of `x`; the standard's own would cut it out of torch's graph."""
-    return x.clone() if is_torch(xp) else xp.asarray(x, copy=True)
-
-
-def flipped(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
+def flipped(xp: Namespace, x: Array, axes: tuple[int, ...]) -> Array:
     """Returns `x` backwards along `axes`."""
-    if _is_torch_uint16(xp, x):
-        return xp.flip(x.view(xp.int16), axis=axes).view(x.dtype)
-    return xp.flip(x, axis=axes)
+    return _moved(xp, x, lambda part: xp.flip(part, axis=axes))
 
 
-def take(xp: Any, x: Array, indices: Array, axis: int) -> Array:
+def take(xp: Namespace, x: Array, indices: Array, axis: int) -> Array:
     """x (..., size, ...), indices (count,) in [0, size) -> (..., count, ...)."""
-    if _is_torch_uint16(xp, x):
-        return xp.take(x.view(xp.int16), indices, axis=axis).view(x.dtype)
-    return xp.take(x, indices, axis=axis)
+    return _moved(xp, x, lambda part: xp.take(part, indices, axis=axis))
 
 
-def take_along(xp: Any, x: Array, indices: Array, axis: int) -> Array:
+def take_along(xp: Namespace, x: Array, indices: Array, axis: int) -> Array:
     """x (..., size, ...), indices of its shape but for `axis` -> x at indices, of their shape."""
-    indices = xp.astype(indices, xp.int64)
-    if _is_torch_uint16(xp, x):
-        return xp.take_along_axis(x.view(xp.int16), indices, axis=axis).view(x.dtype)
-    return xp.take_along_axis(x, indices, axis=axis)
+    places = xp.astype(indices, xp.int64)
+    return _moved(xp, x, lambda part: xp.take_along_axis(part, places, axis=axis))
 
 
-def stable_argsort(xp: Any, x: Array, axis: int, ascending: bool) -> Array:
+def stable_argsort(xp: Namespace, x: Array, axis: int, ascending: bool) -> Array:
     """Returns the indices (int64) that sort `x` along `axis`, those of equal elements ascending."""
     if _is_torch_uint16(xp, x):
         x = xp.astype(x, xp.int32)
@@ -76,9 +79,9 @@ def stable_argsort(xp: Any, x: Array, axis: int, ascending: bool) -> Array:
     return xp.flip(x.shape[axis] - 1 - xp.astype(order, xp.int64), axis=axis)
 
 
-def reading_of(validate_indices: Any) -> str:
+def reading_of(validate_indices: bool) -> str:
     """Returns how iOS17 reads indices."""
-    return CHECK if flag(validate_indices) else IGNORE
+    return CHECK if validate_indices else IGNORE
 
 
 def axis_of(axis: int, rank: int) -> int:
@@ -92,7 +95,9 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank
 
 
-def read_indices(xp: Any, indices: Array, size: int, reading: str) -> tuple[Array, Array | None]:
+def read_indices(
+    xp: Namespace, indices: Array, size: int, reading: str
+) -> tuple[Array, Array | None]:
     """Returns `indices` as int64 in [0, size), and which of them were: None where all were.
 
     Raises:
@@ -114,7 +119,7 @@ def read_indices(xp: Any, indices: Array, size: int, reading: str) -> tuple[Arra
 
 
 def read_rows(
-    xp: Any, indices: Array, sizes: tuple[int, ...], reading: str
+    xp: Namespace, indices: Array, sizes: tuple[int, ...], reading: str
 ) -> tuple[Array, Array | None]:
     """indices (..., len(sizes)) -> (...) of row numbers, and which of them are in range."""
     rows = xp.zeros(indices.shape[:-1], dtype=xp.int64, device=indices.device)
@@ -127,7 +132,7 @@ def read_rows(
     return rows, inside
 
 
-def combine_rows(xp: Any, data: Array, rows: Array, updates: Array, mode: str) -> Array:
+def combine_rows(xp: Namespace, data: Array, rows: Array, updates: Array, mode: str) -> Array:
     """data (size, inner), rows (count,) in [0, size), updates (count, inner) -> (size, inner).
 
     Each update is combined with the row that it names, in order: several may name one. Of several
@@ -142,13 +147,14 @@ def combine_rows(xp: Any, data: Array, rows: Array, updates: Array, mode: str) -
         divisors = combine_rows(xp, xp.ones_like(data), rows, updates, "mul")
         return _divided(xp, data, divisors)
     if xp is np:
-        return _combine_numpy(data, rows, updates, mode)
+        return _combine_numpy(host(data), host(rows), host(updates), mode)
     if is_torch(xp):
-        return _combine_torch(xp, data, rows, updates, mode)
+        tensors = cast("tuple[Tensor, Tensor, Tensor]", (data, rows, updates))
+        return _combine_torch(xp, *tensors, mode)
     return _combine_standard(xp, data, rows, updates, mode)
 
 
-def _combine_numpy(data: Array, rows: Array, updates: Array, mode: str) -> Array:
+def _combine_numpy(data: Numbers, rows: NDArray[np.int64], updates: Numbers, mode: str) -> Numbers:
     combined = np.array(data, order="C")
     if mode == "update":
         combined[rows] = updates
@@ -161,20 +167,20 @@ def _combine_numpy(data: Array, rows: Array, updates: Array, mode: str) -> Array
     return combined
 
 
-def _combine_torch(xp: Any, data: Array, rows: Array, updates: Array, mode: str) -> Array:
+def _combine_torch(xp: Namespace, data: Tensor, rows: Tensor, updates: Tensor, mode: str) -> Array:
     if mode in ("add", "sub"):
         return data.index_add(0, rows, updates, alpha=1 if mode == "add" else -1)
     if mode != "update":
         spread = rows[:, None].expand(updates.shape)
         return data.scatter_reduce(0, spread, updates, _REDUCTIONS[mode])
     # Which of several writers of a row wins is left open by torch: keep the last ones alone.
-    order = xp.arange(rows.shape[0], device=rows.device)
+    order = cast("Tensor", xp.arange(rows.shape[0], device=rows.device))
     last = rows.new_full((data.shape[0],), -1).scatter_reduce(0, rows, order, "amax")
     keep = last[rows] == order
     return data.index_copy(0, rows[keep], updates[keep])
 
 
-def _combine_standard(xp: Any, data: Array, rows: Array, updates: Array, mode: str) -> Array:
+def _combine_standard(xp: Namespace, data: Array, rows: Array, updates: Array, mode: str) -> Array:
     """The nth update of every row, all rows at once, for each n."""
     if rows.shape[0] == 0:
         return data
@@ -191,7 +197,7 @@ def _combine_standard(xp: Any, data: Array, rows: Array, updates: Array, mode: s
     return data
 
 
-def _combined(xp: Any, data: Array, update: Array, mode: str) -> Array:
+def _combined(xp: Namespace, data: Array, update: Array, mode: str) -> Array:
     if mode == "update":
         return update
     if mode in ("max", "min"):
@@ -201,7 +207,7 @@ def _combined(xp: Any, data: Array, update: Array, mode: str) -> Array:
     return data + update if mode == "add" else data - update
 
 
-def _divided(xp: Any, data: Array, divisors: Array) -> Array:
+def _divided(xp: Namespace, data: Array, divisors: Array) -> Array:
     if xp.isdtype(data.dtype, "real floating"):
         return data / divisors
     # Dividing by zero gives 0: C leaves it open, and numpy would warn.

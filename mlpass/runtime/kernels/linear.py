@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
-from mlpass.runtime.kernels.arguments import flag
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.elementwise_unary import is_integral, reuse
 from mlpass.runtime.kernels.registry import by_rows, kernel
-
-Array = Any
 
 # What MIL allows of einsum, letters named in the order in which they appear.
 _EINSUM_EQUATIONS = ("abcd,adce->abce", "abc,cbd->abd")
@@ -17,7 +15,7 @@ _EINSUM_EQUATIONS = ("abcd,adce->abce", "abc,cbd->abd")
 
 @by_rows("x")
 @kernel("linear")
-def linear(xp: Any, *, x: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear(xp: Namespace, *, x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     result = _product(xp, x, xp.matrix_transpose(_like(xp, weight, x)))
     return result if bias is None else reuse(xp.add, result, _like(xp, bias, x))
@@ -25,15 +23,15 @@ def linear(xp: Any, *, x: Array, weight: Array, bias: Array | None = None) -> Ar
 
 @kernel("matmul")
 def matmul(
-    xp: Any, *, x: Array, y: Array, transpose_x: Any = False, transpose_y: Any = False
+    xp: Namespace, *, x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False
 ) -> Array:
     """x (..., m, k), y (..., k, n) -> (..., m, n), leading axes broadcast; a vector has no m or n.
 
     `transpose_x` and `transpose_y` swap the last two axes first; a vector stays as it is.
     """
-    if flag(transpose_x) and x.ndim > 1:
+    if transpose_x and x.ndim > 1:
         x = xp.matrix_transpose(x)
-    if flag(transpose_y) and y.ndim > 1:
+    if transpose_y and y.ndim > 1:
         y = xp.matrix_transpose(y)
     if x.dtype != y.dtype:
         # Since iOS17 a constant may have a type of its own: integers meet floats as floats.
@@ -42,7 +40,7 @@ def matmul(
 
 
 @kernel("einsum")
-def einsum(xp: Any, *, values: tuple[Array, Array], equation: str) -> Array:
+def einsum(xp: Namespace, *, values: Sequence[Array], equation: str) -> Array:
     """values ([b,] c, h, w) and ([b,] w, h, u) -> ([b,] c, h, u): w summed, b and h broadcast.
 
     Raises:
@@ -58,7 +56,7 @@ def einsum(xp: Any, *, values: tuple[Array, Array], equation: str) -> Array:
     return _swap_middle(xp, xp.matmul(left, right))
 
 
-def _product(xp: Any, x: Array, y: Array) -> Array:
+def _product(xp: Namespace, x: Array, y: Array) -> Array:
     """Returns matmul(x, y); leading axes of x alone are folded into one product."""
     if x.ndim < 3 or y.ndim != 2:
         return xp.matmul(x, y)
@@ -66,7 +64,7 @@ def _product(xp: Any, x: Array, y: Array) -> Array:
     return xp.reshape(xp.matmul(rows, y), (*x.shape[:-1], y.shape[-1]))
 
 
-def _like(xp: Any, part: Array, x: Array) -> Array:
+def _like(xp: Namespace, part: Array, x: Array) -> Array:
     return part if part.dtype == x.dtype else xp.astype(part, x.dtype)
 
 
@@ -78,7 +76,7 @@ def _canonical(equation: str) -> str:
     return "".join(names.get(letter, letter) for letter in equation if not letter.isspace())
 
 
-def _swap_middle(xp: Any, x: Array) -> Array:
+def _swap_middle(xp: Namespace, x: Array) -> Array:
     """x (..., p, q, r) -> (..., q, p, r)."""
     leading = tuple(range(x.ndim - 3))
     return xp.permute_dims(x, (*leading, x.ndim - 2, x.ndim - 3, x.ndim - 1))

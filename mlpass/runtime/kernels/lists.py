@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from mlpass.runtime.kernels.arguments import flag, integer, ints
+from mlpass.arrays import Array, Namespace
+from mlpass.runtime.kernels.arguments import ints
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 _DTYPES = {"fp16": "float32", "fp32": "float32", "fp64": "float32", "int64": "int32"}
 
@@ -27,7 +26,7 @@ class TensorList:
     grows: bool
     element: Array | None
 
-    def item(self, xp: Any, index: int) -> Array:
+    def item(self, xp: Namespace, index: int) -> Array:
         """Returns an entry; one that was never written is all zeros.
 
         Raises:
@@ -45,7 +44,7 @@ class TensorList:
             raise ValueError("the list's element shape is unknown, and nothing was written to it")
         return xp.zeros_like(like)
 
-    def written(self, places: list[int], values: list[Array]) -> TensorList:
+    def written(self, places: Sequence[int], values: Sequence[Array]) -> TensorList:
         """Returns the list with `values` at `places`.
 
         Raises:
@@ -62,11 +61,11 @@ class TensorList:
 
 @kernel("make_list")
 def make_list(
-    xp: Any,
+    xp: Namespace,
     *,
-    elem_shape: tuple[Any, ...],
-    init_length: Any = 1,
-    dynamic_length: Any = True,
+    elem_shape: Sequence[Array | str],
+    init_length: int = 1,
+    dynamic_length: bool = True,
     dtype: str = "fp32",
 ) -> TensorList:
     """elem_shape, sizes that may be words for unknown ones -> a list of `init_length` entries."""
@@ -74,34 +73,36 @@ def make_list(
     if not any(isinstance(size, str) for size in elem_shape):
         shape = [number for size in elem_shape for number in ints(size)]
         element = xp.zeros(tuple(shape), dtype=getattr(xp, _DTYPES.get(dtype, dtype)))
-    return TensorList((None,) * integer(init_length), flag(dynamic_length), element)
+    return TensorList((None,) * init_length, dynamic_length, element)
 
 
 @kernel("list_length")
-def list_length(xp: Any, *, ls: TensorList) -> Array:
+def list_length(xp: Namespace, *, ls: TensorList) -> Array:
     """ls -> (), its number of entries."""
     return xp.asarray(len(ls.items), dtype=xp.int32)
 
 
 @kernel("list_write")
-def list_write(xp: Any, *, ls: TensorList, index: Array, value: Array) -> TensorList:
+def list_write(xp: Namespace, *, ls: TensorList, index: int, value: Array) -> TensorList:
     """ls, index (), value (...) -> ls with the value there."""
-    return ls.written([integer(index)], [value])
+    return ls.written([index], [value])
 
 
 @kernel("list_read")
-def list_read(xp: Any, *, ls: TensorList, index: Array) -> Array:
+def list_read(xp: Namespace, *, ls: TensorList, index: int) -> Array:
     """ls, index () -> (...), the entry there."""
-    return ls.item(xp, integer(index))
+    return ls.item(xp, index)
 
 
 @kernel("list_gather")
-def list_gather(xp: Any, *, ls: TensorList, indices: Array) -> Array:
+def list_gather(xp: Namespace, *, ls: TensorList, indices: tuple[int, ...]) -> Array:
     """ls, indices (k,) -> (k, ...), the entries there."""
-    return xp.stack([ls.item(xp, index) for index in ints(indices)])
+    return xp.stack([ls.item(xp, index) for index in indices])
 
 
 @kernel("list_scatter")
-def list_scatter(xp: Any, *, ls: TensorList, indices: Array, value: Array) -> TensorList:
+def list_scatter(
+    xp: Namespace, *, ls: TensorList, indices: tuple[int, ...], value: Array
+) -> TensorList:
     """ls, indices (k,), value (k, ...) -> ls with those entries."""
-    return ls.written(ints(indices), [value[row, ...] for row in range(value.shape[0])])
+    return ls.written(indices, [value[row, ...] for row in range(value.shape[0])])

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from mlpass.runtime.kernels.arguments import integer, ints, number
+from mlpass.arrays import Array, Namespace, host
 from mlpass.runtime.kernels.elementwise_unary import CHUNK, reuse
 from mlpass.runtime.kernels.reduction import sum_of_squares
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
+from mlpass.runtime.kernels.windows import Floats
 
 
 @kernel("batch_norm")
 def batch_norm(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     mean: Array,
     variance: Array,
     gamma: Array | None = None,
     beta: Array | None = None,
-    epsilon: Any = 1e-5,
+    epsilon: float = 1e-5,
 ) -> Array:
     """x (batch, channels, ...), the rest (channels,) -> gamma (x - mean) / deviation + beta."""
-    scale = 1 / xp.sqrt(variance + number(epsilon))
+    scale = 1 / xp.sqrt(variance + epsilon)
     if gamma is not None:
         scale = scale * gamma
     shift = -mean * scale
@@ -39,12 +37,12 @@ def batch_norm(
 
 @kernel("instance_norm")
 def instance_norm(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     gamma: Array | None = None,
     beta: Array | None = None,
-    epsilon: Any = 1e-5,
+    epsilon: float = 1e-5,
 ) -> Array:
     """x (batch, channels, ...), gamma and beta (channels,) -> normalized over further axes."""
     along = (-1, *(1,) * (x.ndim - 2))
@@ -52,7 +50,7 @@ def instance_norm(
         xp,
         x,
         tuple(range(2, x.ndim)),
-        number(epsilon),
+        epsilon,
         None if gamma is None else xp.reshape(gamma, along),
         None if beta is None else xp.reshape(beta, along),
     )
@@ -60,44 +58,44 @@ def instance_norm(
 
 @kernel("layer_norm")
 def layer_norm(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    axes: Any = None,
+    axes: tuple[int, ...] | None = None,
     gamma: Array | None = None,
     beta: Array | None = None,
-    epsilon: Any = 1e-5,
+    epsilon: float = 1e-5,
 ) -> Array:
     """x (...), gamma and beta of the sizes of `axes` -> normalized over those; None means all."""
-    chosen = range(x.ndim) if axes is None else sorted(axis % x.ndim for axis in ints(axes))
+    chosen = range(x.ndim) if axes is None else sorted(axis % x.ndim for axis in axes)
     along = tuple(x.shape[axis] if axis in chosen else 1 for axis in range(x.ndim))
     return _normalize(
         xp,
         x,
         tuple(chosen),
-        number(epsilon),
+        epsilon,
         None if gamma is None else xp.reshape(gamma, along),
         None if beta is None else xp.reshape(beta, along),
     )
 
 
 @kernel("l2_norm")
-def l2_norm(xp: Any, *, x: Array, epsilon: Any = 1e-6) -> Array:
+def l2_norm(xp: Namespace, *, x: Array, epsilon: float = 1e-6) -> Array:
     """x (..., d1, d2, d3) -> x / sqrt(sum of x^2 over the last three axes + epsilon)."""
     total = sum_of_squares(xp, x, tuple(range(x.ndim - 3, x.ndim)), True)
-    return x / xp.sqrt(total + number(epsilon))
+    return x / xp.sqrt(total + epsilon)
 
 
 @kernel("local_response_norm")
 def local_response_norm(
-    xp: Any, *, x: Array, size: Any, alpha: Any = 1e-4, beta: Any = 0.75, k: Any = 1.0
+    xp: Namespace, *, x: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Array:
     """x (batch, channels, ...) -> x / (k + alpha / size * sum of x^2 over `size` channels)^beta.
 
     The channels are those around each one: size // 2 before it, the rest from itself on; those
     outside are 0.
     """
-    count, channels = integer(size), x.shape[1]
+    count, channels = size, x.shape[1]
     squares = xp.square(x)
     edge = xp.zeros_like(squares[:, :1, ...])
     padded = xp.concat([edge] * (count // 2) + [squares] + [edge] * ((count - 1) // 2), axis=1)
@@ -105,12 +103,12 @@ def local_response_norm(
     total = padded[:, :channels, ...]
     for offset in range(1, count):
         total = total + padded[:, offset : offset + channels, ...]
-    spread = reuse(xp.add, total * (number(alpha) / count), number(k))
-    return x / reuse(xp.pow, spread, number(beta))
+    spread = reuse(xp.add, total * (alpha / count), k)
+    return x / reuse(xp.pow, spread, beta)
 
 
 def _normalize(
-    xp: Any,
+    xp: Namespace,
     x: Array,
     axes: tuple[int, ...],
     epsilon: float,
@@ -129,14 +127,12 @@ def _normalize(
     return result if beta is None else reuse(xp.add, result, beta)
 
 
-def _normalize_rows(
-    x: Array, inner: int, epsilon: float, gamma: Array | None, beta: Array | None
-) -> Array:
+def _normalize_rows(x: Floats, inner: int, epsilon: float, *parameters: Array | None) -> Floats:
     """The same over all axes from `inner` on, in parts that stay in the cache (numpy only)."""
     columns = math.prod(x.shape[inner:])
     rows = np.ascontiguousarray(x).reshape(-1, columns)
     result = np.empty_like(rows)
-    gamma, beta = (_as_rows(part, x, inner) for part in (gamma, beta))
+    gamma, beta = (_as_rows(part, x, inner) for part in parameters)
     average = np.full((columns, 1), 1 / columns, rows.dtype)  # a product with it is a fast mean
     step = max(1, CHUNK // columns)
     for start in range(0, len(rows), step):
@@ -152,10 +148,11 @@ def _normalize_rows(
     return result.reshape(x.shape)
 
 
-def _as_rows(part: Array | None, x: Array, inner: int) -> Array | None:
+def _as_rows(parameter: Array | None, x: Floats, inner: int) -> Floats | None:
     """Returns a parameter that broadcasts to x as one for all rows, or one value for each row."""
-    if part is None:
+    if parameter is None:
         return None
+    part = host(parameter)
     part = part.reshape(*(1,) * (x.ndim - part.ndim), *part.shape)
     if part.shape[inner:] == x.shape[inner:]:
         return part.reshape(1, -1)

@@ -5,21 +5,21 @@ A window's maximum or sum is taken one axis after the other.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlpass.runtime.kernels.arguments import flag, ints, maybe_ints
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import Pads, counts_of, padded, resolve_pads
 
-Array = Any
-
 
 class Pooling(NamedTuple):
-    """What a pooling's steering arguments come down to, an entry for each spatial axis.
+    """What a pooling's attributes come down to, an entry for each spatial axis.
 
     Attributes:
         kernel: sizes of a window.
@@ -45,15 +45,19 @@ class Pooling(NamedTuple):
 
 
 def pooling(
-    x: Array, kernel_sizes: Any, strides: Any, pad_type: str, pad: Any, ceil_mode: Any
+    x: Array,
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    pad_type: str,
+    pad: tuple[int, ...] | None,
+    ceil_mode: bool,
 ) -> Pooling:
     """Returns the geometry of a pooling from its arguments.
 
     Raises:
         ValueError: the arguments do not fit together.
     """
-    steering = (tuple(ints(kernel_sizes)), maybe_ints(strides), pad_type, maybe_ints(pad))
-    return _pooling(tuple(x.shape), *steering, flag(ceil_mode))
+    return _pooling(tuple(x.shape), kernel_sizes, strides, pad_type, pad, ceil_mode)
 
 
 @lru_cache(maxsize=1024)
@@ -88,7 +92,7 @@ def _pooling(
     return Pooling(window, steps, pads, extra, counts)
 
 
-def divisors(shape: Pooling, sizes: Any, exclude_padding: bool) -> np.ndarray:
+def divisors(shape: Pooling, sizes: Sequence[int], exclude_padding: bool) -> NDArray[np.float32]:
     """Returns how many elements each window averages over, (*counts).
 
     Padding counts unless it is excluded; what lies beyond the padding never does.
@@ -107,14 +111,14 @@ def divisors(shape: Pooling, sizes: Any, exclude_padding: bool) -> np.ndarray:
 
 @kernel("max_pool")
 def max_pool(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
     pad_type: str,
-    pad: Array | None = None,
-    ceil_mode: Array = False,
+    pad: tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
 ) -> Array:
     """x (n, channels, *spatial) -> (n, channels, *spatial): the maximum of each window."""
     shape = pooling(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
@@ -123,41 +127,41 @@ def max_pool(
 
 @kernel("avg_pool")
 def avg_pool(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
     pad_type: str,
-    pad: Array | None = None,
-    exclude_padding_from_average: Array = False,
-    ceil_mode: Array = False,
+    pad: tuple[int, ...] | None = None,
+    exclude_padding_from_average: bool = False,
+    ceil_mode: bool = False,
 ) -> Array:
     """x (n, channels, *spatial) -> (n, channels, *spatial): the mean of each window."""
     shape = pooling(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     sums = _over_windows(xp, padded(xp, x, shape.edges), shape, "add", "sum")
     if not any(map(any, shape.edges)):
         return sums * (1.0 / prod(shape.kernel))
-    return sums / xp.asarray(divisors(shape, x.shape[2:], flag(exclude_padding_from_average)))
+    return sums / xp.asarray(divisors(shape, x.shape[2:], exclude_padding_from_average))
 
 
 @kernel("l2_pool")
 def l2_pool(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
+    kernel_sizes: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
     pad_type: str,
-    pad: Array | None = None,
-    ceil_mode: Array = False,
+    pad: tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
 ) -> Array:
     """x (n, channels, *spatial) -> (n, channels, *spatial): the Euclidean norm of each window."""
     shape = pooling(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     return xp.sqrt(_over_windows(xp, padded(xp, x * x, shape.edges), shape, "add", "sum"))
 
 
-def _over_windows(xp: Any, x: Array, shape: Pooling, join: str, reduce: str) -> Array:
+def _over_windows(xp: Namespace, x: Array, shape: Pooling, join: str, reduce: str) -> Array:
     """x (n, channels, *padded) -> (n, channels, *counts), by the function `join` of two arrays.
 
     Args:
@@ -167,11 +171,12 @@ def _over_windows(xp: Any, x: Array, shape: Pooling, join: str, reduce: str) -> 
         join: a function of two arrays, the result of which does not depend on their order.
         reduce: the same over an axis.
     """
-    both = getattr(xp, join)
+    both: Callable[..., Array] = getattr(xp, join)
+    over: Callable[..., Array] = getattr(xp, reduce)
     if prod(shape.counts) == 1:
         whole = (slice(None), slice(None), *(slice(0, size) for size in shape.kernel))
         axes = tuple(range(2, x.ndim))
-        return getattr(xp, reduce)(x[whole], axis=axes, keepdims=True)
+        return over(x[whole], axis=axes, keepdims=True)
     for axis, (size, step, count) in enumerate(
         zip(shape.kernel, shape.strides, shape.counts, strict=True), 2
     ):

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mlpass.runtime.kernels.arguments import integer, number
+from mlpass.arrays import Array, Namespace
+from mlpass.runtime.kernels.arguments import number
 from mlpass.runtime.kernels.elementwise_unary import reuse
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 _RANGES = {"int8": (-128.0, 127.0), "uint8": (0.0, 255.0)}
 
 
 @kernel("quantize", since=17)
 def quantize(
-    xp: Any,
+    xp: Namespace,
     *,
     input: Array,
-    scale: Any,
+    scale: Array,
     output_dtype: str,
-    zero_point: Any = None,
-    axis: Any = None,
+    zero_point: Array | None = None,
+    axis: int | None = None,
 ) -> Array:
     """input (...), scale and zero_point () or (size of axis,) -> round(input / scale) + zero_point.
 
@@ -40,7 +37,12 @@ def quantize(
 
 @kernel("dequantize", since=17)
 def dequantize(
-    xp: Any, *, input: Array, scale: Any, zero_point: Any = None, axis: Any = None
+    xp: Namespace,
+    *,
+    input: Array,
+    scale: Array,
+    zero_point: Array | None = None,
+    axis: int | None = None,
 ) -> Array:
     """input (...), scale and zero_point () or (size of axis,) -> scale (input - zero_point).
 
@@ -53,12 +55,12 @@ def dequantize(
     return reuse(xp.multiply, steps, _along(xp, scale, input, axis, "scale"))
 
 
-def _along(xp: Any, part: Any, x: Array, axis: Any, name: str) -> Any:
+def _along(xp: Namespace, part: Array, x: Array, axis: int | None, name: str) -> Array | float:
     """Returns a number, or one value for each place of `axis` so that they broadcast to `x`."""
     if getattr(part, "ndim", 0) == 0:
         return number(part)
     if axis is None:
         raise ValueError(f"{name}: a vector needs an axis.")
     along = [1] * x.ndim
-    along[integer(axis)] = -1
+    along[axis] = -1
     return xp.reshape(xp.astype(part, xp.float32), tuple(along))

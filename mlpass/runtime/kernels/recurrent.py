@@ -8,16 +8,14 @@ are made, the one of the last step of x first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from mlpass.runtime.kernels.arguments import flag, number
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
 
-Array = Any
 Activation = Callable[[Array], Array]
 
 
-def activation_of(xp: Any, name: str) -> Activation:
+def activation_of(xp: Namespace, name: str) -> Activation:
     """Returns an activation function; those with parameters have their standard ones.
 
     Raises:
@@ -37,7 +35,7 @@ def activation_of(xp: Any, name: str) -> Activation:
     return known[name.lower()]
 
 
-def _sigmoid(xp: Any, x: Array) -> Array:
+def _sigmoid(xp: Namespace, x: Array) -> Array:
     # By tanh, which neither overflows nor loses small values.
     return 0.5 * xp.tanh(0.5 * x) + 0.5
 
@@ -53,7 +51,7 @@ def _steps(x: Array, reverse: bool) -> list[int]:
     return list(range(x.shape[0]))[:: -1 if reverse else 1]
 
 
-def _projected(xp: Any, x: Array, weight: Array, *biases: Array | None) -> Array:
+def _projected(xp: Namespace, x: Array, weight: Array, *biases: Array | None) -> Array:
     """x (steps, batch, in), weight (gates, in), biases (gates,) -> (steps, batch, gates)."""
     steps, batch, size = x.shape
     # One product of two matrices: numpy makes one a step of it otherwise.
@@ -64,14 +62,14 @@ def _projected(xp: Any, x: Array, weight: Array, *biases: Array | None) -> Array
     return xp.reshape(flat, (steps, batch, weight.shape[0]))
 
 
-def _sequence(xp: Any, states: list[Array], output_sequence: Any) -> Array:
+def _sequence(xp: Namespace, states: list[Array], output_sequence: bool) -> Array:
     """Returns the states of all steps, or the last one alone, as (steps, batch, hidden)."""
-    return xp.stack(states if flag(output_sequence) else states[-1:], axis=0)
+    return xp.stack(states if output_sequence else states[-1:], axis=0)
 
 
 @kernel("rnn")
 def rnn(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     initial_h: Array,
@@ -79,7 +77,7 @@ def rnn(
     weight_hh: Array,
     bias: Array | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     activation: str = "tanh",
 ) -> tuple[Array, Array]:
     """x (steps, batch, in), initial_h (batch, hidden), weight_ih (hidden, in), ...
@@ -99,7 +97,7 @@ def rnn(
 
 @kernel("gru")
 def gru_ios13(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     initial_h: Array,
@@ -107,7 +105,7 @@ def gru_ios13(
     weight_hh: Array,
     bias: Array | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     recurrent_activation: str = "sigmoid",
     activation: str = "tanh",
 ) -> tuple[Array, Array]:
@@ -128,7 +126,7 @@ def gru_ios13(
 
 @kernel("gru", since=18)
 def gru(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     initial_h: Array,
@@ -136,10 +134,10 @@ def gru(
     weight_hh: Array,
     bias: Array | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     recurrent_activation: str = "sigmoid",
     activation: str = "tanh",
-    reset_after: Array = False,
+    reset_after: bool = False,
     input_bias: Array | None = None,
 ) -> tuple[Array, Array]:
     """x (steps, batch, in), initial_h (batch, hidden), weight_ih (3 hidden, in), ...
@@ -152,7 +150,7 @@ def gru(
     """
     reverse = check_direction(direction, ("forward", "reverse")) == "reverse"
     gate, act = activation_of(xp, recurrent_activation), activation_of(xp, activation)
-    hidden, after = weight_hh.shape[1], flag(reset_after)
+    hidden, after = weight_hh.shape[1], reset_after
     inputs = _projected(xp, x, weight_ih, input_bias, None if after else bias)
     recurrent = xp.matrix_transpose(weight_hh)  # (hidden, 3 hidden)
     output_part = slice(hidden, 2 * hidden)
@@ -180,7 +178,7 @@ def gru(
 
 @kernel("lstm")
 def lstm(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     initial_h: Array,
@@ -194,11 +192,11 @@ def lstm(
     bias_back: Array | None = None,
     peephole_back: Array | None = None,
     direction: str = "forward",
-    output_sequence: Array = False,
+    output_sequence: bool = False,
     recurrent_activation: str = "sigmoid",
     cell_activation: str = "tanh",
     activation: str = "tanh",
-    clip: Array | None = None,
+    clip: float | None = None,
 ) -> tuple[Array, Array, Array]:
     """x (steps, batch, in), initial_h and initial_c (batch, directions * hidden), ...
 
@@ -208,22 +206,21 @@ def lstm(
     """
     check_direction(direction, ("forward", "reverse", "bidirectional"))
     acts = [activation_of(xp, name) for name in (recurrent_activation, cell_activation, activation)]
-    limit = None if clip is None else number(clip)
     if direction != "bidirectional":
         return _one_direction(
             xp, x, initial_h, initial_c, weight_ih, weight_hh, bias, peephole,
-            direction == "reverse", output_sequence, acts, limit,
+            direction == "reverse", output_sequence, acts, clip,
         )  # fmt: skip
     if weight_ih_back is None or weight_hh_back is None:
         raise ValueError("a bidirectional lstm needs weight_ih_back and weight_hh_back")
     hidden = weight_hh.shape[1]
     forward = _one_direction(
         xp, x, initial_h[:, :hidden], initial_c[:, :hidden], weight_ih, weight_hh, bias, peephole,
-        False, output_sequence, acts, limit,
+        False, output_sequence, acts, clip,
     )  # fmt: skip
     backward = _one_direction(
         xp, x, initial_h[:, hidden:], initial_c[:, hidden:], weight_ih_back, weight_hh_back,
-        bias_back, peephole_back, True, output_sequence, acts, limit,
+        bias_back, peephole_back, True, output_sequence, acts, clip,
     )  # fmt: skip
     # Beside the forward states, the backward ones are in the order of x.
     backward = (xp.flip(backward[0], axis=0), *backward[1:])
@@ -232,7 +229,7 @@ def lstm(
 
 
 def _one_direction(
-    xp: Any,
+    xp: Namespace,
     x: Array,
     h: Array,
     c: Array,
@@ -241,7 +238,7 @@ def _one_direction(
     bias: Array | None,
     peephole: Array | None,
     reverse: bool,
-    output_sequence: Any,
+    output_sequence: bool,
     acts: Sequence[Activation],
     limit: float | None,
 ) -> tuple[Array, Array, Array]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from mlpass.runtime.kernels.arguments import flag, integer, ints
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.elementwise_unary import is_integral, reuse
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
+from mlpass.runtime.kernels.windows import Floats
 
 # (xp, x, axes, whether to keep them) -> the reduced array.
-Reduction = Callable[[Any, Array, tuple[int, ...], bool], Array]
+Reduction = Callable[[Namespace, Array, tuple[int, ...], bool], Array]
 
 
-def sum_of_squares(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def sum_of_squares(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     """x (...) -> its squares, summed over `axes`, which are not negative and in order."""
     rows = _rows(x, axes)
     if rows is None:
@@ -27,7 +25,7 @@ def sum_of_squares(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Arra
     return _unfold(np.vecdot(rows, rows), x, axes, keep)
 
 
-def _rows(x: Array, axes: tuple[int, ...]) -> Array | None:
+def _rows(x: Array, axes: tuple[int, ...]) -> Floats | None:
     """Returns a float numpy array whose last axes are reduced as rows: BLAS sums them fastest."""
     inner = x.ndim - len(axes)
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or not x.flags.c_contiguous:
@@ -37,51 +35,51 @@ def _rows(x: Array, axes: tuple[int, ...]) -> Array | None:
     return x.reshape(math.prod(x.shape[:inner]), -1)
 
 
-def _unfold(result: Array, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _unfold(result: Floats, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     """Returns one value for each of the `_rows` of `x` in the shape of the reduced array."""
     shape = x.shape[: x.ndim - len(axes)]
     return result.reshape(*shape, *(1,) * len(axes)) if keep else result.reshape(shape)
 
 
-def _sum(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _sum(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     rows = _rows(x, axes)
     if rows is None:
         return xp.sum(x, axis=axes, keepdims=keep, dtype=x.dtype)
-    return _unfold(rows @ np.ones(rows.shape[1], x.dtype), x, axes, keep)
+    return _unfold(rows @ np.ones(rows.shape[1], rows.dtype), x, axes, keep)
 
 
-def _prod(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _prod(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     return xp.prod(x, axis=axes, keepdims=keep, dtype=x.dtype)
 
 
-def _mean(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _mean(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     rows = _rows(x, axes)
     if rows is None:
         return xp.mean(x, axis=axes, keepdims=keep)
-    return _unfold(rows @ np.full(rows.shape[1], 1 / rows.shape[1], x.dtype), x, axes, keep)
+    return _unfold(rows @ np.full(rows.shape[1], 1 / rows.shape[1], rows.dtype), x, axes, keep)
 
 
-def _max(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _max(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     return xp.max(x, axis=axes, keepdims=keep)
 
 
-def _min(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _min(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     return xp.min(x, axis=axes, keepdims=keep)
 
 
-def _l1_norm(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _l1_norm(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     return _sum(xp, xp.abs(x), axes, keep)
 
 
-def _l2_norm(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _l2_norm(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     return xp.sqrt(sum_of_squares(xp, x, axes, keep))
 
 
-def _log_sum(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _log_sum(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     return xp.log(_sum(xp, x, axes, keep))
 
 
-def _log_sum_exp(xp: Any, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+def _log_sum_exp(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     largest = xp.max(x, axis=axes, keepdims=True)
     # The largest power is 1, so none overflows. An infinite one cannot be taken off.
     largest = xp.where(xp.isfinite(largest), largest, 0.0)
@@ -106,9 +104,11 @@ _REDUCTIONS: dict[str, tuple[Reduction, bool, str]] = {
 
 
 def _register(op_type: str, reduction: Reduction, through_floats: bool, meaning: str) -> None:
-    def reduce(xp: Any, *, x: Array, axes: Any = None, keep_dims: Any = False) -> Array:
-        chosen = range(x.ndim) if axes is None else sorted(axis % x.ndim for axis in ints(axes))
-        keep, dtype = flag(keep_dims), x.dtype
+    def reduce(
+        xp: Namespace, *, x: Array, axes: tuple[int, ...] | None = None, keep_dims: bool = False
+    ) -> Array:
+        chosen = range(x.ndim) if axes is None else sorted(axis % x.ndim for axis in axes)
+        keep, dtype = keep_dims, x.dtype
         if not chosen:
             # Nothing to sum over: each element alone, along an axis of its own.
             x, chosen, keep = xp.reshape(x, (*x.shape, 1)), [x.ndim], False
@@ -127,20 +127,20 @@ for _op_type, _row in _REDUCTIONS.items():
 
 
 @kernel("reduce_argmax")
-def reduce_argmax(xp: Any, *, x: Array, axis: Any = -1, keep_dims: Any = False) -> Array:
+def reduce_argmax(xp: Namespace, *, x: Array, axis: int = -1, keep_dims: bool = False) -> Array:
     """x (...) -> the index along `axis` of the largest element, the first of equal ones."""
     return _indices(xp, xp.argmax, x, axis, keep_dims, "int32")
 
 
 @kernel("reduce_argmin")
-def reduce_argmin(xp: Any, *, x: Array, axis: Any = -1, keep_dims: Any = False) -> Array:
+def reduce_argmin(xp: Namespace, *, x: Array, axis: int = -1, keep_dims: bool = False) -> Array:
     """x (...) -> the index along `axis` of the smallest element, the first of equal ones."""
     return _indices(xp, xp.argmin, x, axis, keep_dims, "int32")
 
 
 @kernel("reduce_argmax", since=17)
 def reduce_argmax_ios17(
-    xp: Any, *, x: Array, axis: Any = -1, keep_dims: Any = False, output_dtype: str = "int32"
+    xp: Namespace, *, x: Array, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32"
 ) -> Array:
     """x (...) -> the index along `axis` of the largest element, as `output_dtype`."""
     return _indices(xp, xp.argmax, x, axis, keep_dims, output_dtype)
@@ -148,16 +148,16 @@ def reduce_argmax_ios17(
 
 @kernel("reduce_argmin", since=17)
 def reduce_argmin_ios17(
-    xp: Any, *, x: Array, axis: Any = -1, keep_dims: Any = False, output_dtype: str = "int32"
+    xp: Namespace, *, x: Array, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32"
 ) -> Array:
     """x (...) -> the index along `axis` of the smallest element, as `output_dtype`."""
     return _indices(xp, xp.argmin, x, axis, keep_dims, output_dtype)
 
 
 def _indices(
-    xp: Any, search: Callable[..., Array], x: Array, axis: Any, keep_dims: Any, dtype: str
+    xp: Namespace, search: Callable[..., Array], x: Array, axis: int, keep_dims: bool, dtype: str
 ) -> Array:
     if dtype.lower() not in ("int32", "uint16"):
         raise ValueError(f"output_dtype: must be int32 or uint16. Got {dtype!r}.")
-    found = search(x, axis=integer(axis), keepdims=flag(keep_dims))
+    found = search(x, axis=axis, keepdims=keep_dims)
     return xp.astype(xp.asarray(found), getattr(xp, dtype.lower()))

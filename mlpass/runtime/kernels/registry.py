@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from mlpass.errors import ConfigError, close_matches
 from mlpass.runtime.control import CONTROL
+from mlpass.runtime.kernels.arguments import Kinds, Reader, annotations_of, kinds_of
 
-Kernel = Callable[..., Any]
+Kernel = Callable[..., object]
 Decorated = TypeVar("Decorated", bound=Kernel)
 
 _FIRST_OPSET = 13
@@ -98,13 +99,34 @@ def find_kernel(op_type: str, opset: int, backend: str = "numpy") -> Kernel | No
 
     Among those of either the latest opset's is taken, then the backend's own.
     """
-    fitting = [
+    fitting = _fitting(op_type, opset, backend)
+    return fitting[-1].function if fitting else None
+
+
+def find_kinds(op_type: str, opset: int, backend: str = "numpy") -> Kinds:
+    """Returns what the parameters of an op's kernel are.
+
+    Those that a user's kernel does not annotate are what they are to mlpass's own.
+    """
+    fitting = _fitting(op_type, opset, backend)
+    attributes: dict[str, Reader] = {}
+    variadic: set[str] = set()
+    for version in (*[version for version in fitting if version.ours][-1:], *fitting[-1:]):
+        told, kinds = annotations_of(version.function).keys(), kinds_of(version.function)
+        attributes = {name: attributes[name] for name in attributes.keys() - told}
+        attributes.update(kinds.attributes)
+        variadic = (variadic - told) | kinds.variadic
+    return Kinds(attributes, frozenset(variadic))
+
+
+def _fitting(op_type: str, opset: int, backend: str) -> list[Version]:
+    """Returns the kernels of an op that fit, the best one last."""
+    fitting = (
         version
         for version in _KERNELS.get(op_type, ())
         if version.since <= opset and version.backend in (None, backend)
-    ]
-    best = max(fitting, key=lambda version: version.rank, default=None)
-    return best.function if best else None
+    )
+    return sorted(fitting, key=lambda version: version.rank)
 
 
 def by_rows(parameter: str) -> Callable[[Decorated], Decorated]:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mlpass.runtime.kernels.arguments import flag, integer, number
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 
 @kernel("affine")
 def affine(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     transform_matrix: Array,
-    output_height: Array,
-    output_width: Array,
+    output_height: int,
+    output_width: int,
     sampling_mode: str,
     padding_mode: str,
-    padding_value: Array,
+    padding_value: float,
     coordinates_mode: str,
-    align_corners: Array,
+    align_corners: bool,
 ) -> Array:
     """x (images, channels, height, width), transform_matrix (1 or images, 6) -> (..., output size).
 
@@ -33,8 +29,8 @@ def affine(
         raise ValueError(
             f"coordinates_mode: normalized_minus_one_to_one expected. Got {coordinates_mode!r}."
         )
-    height, width = integer(output_height), integer(output_width)
-    rows, columns = (_even_points(xp, x, count, flag(align_corners)) for count in (height, width))
+    height, width = output_height, output_width
+    rows, columns = (_even_points(xp, x, count, align_corners) for count in (height, width))
     rows, columns = rows[None, :, None], columns[None, None, :]
     terms = xp.astype(transform_matrix, xp.float32)[:, :, None, None]
     along, down = (
@@ -54,7 +50,7 @@ def affine(
     )
 
 
-def _even_points(xp: Any, x: Array, count: int, align_corners: bool) -> Array:
+def _even_points(xp: Namespace, x: Array, count: int, align_corners: bool) -> Array:
     """Returns the centres of `count` pixels in [-1, 1], or from edge to edge."""
     index = xp.arange(count, dtype=xp.float32, device=device_of(x))
     if not align_corners:
@@ -64,15 +60,15 @@ def _even_points(xp: Any, x: Array, count: int, align_corners: bool) -> Array:
 
 @kernel("resample")
 def resample(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     coordinates: Array,
     sampling_mode: str,
     padding_mode: str,
-    padding_value: Array,
+    padding_value: float,
     coordinates_mode: str,
-    align_corners: Array,
+    align_corners: bool,
 ) -> Array:
     """x (images, channels, height, width), coordinates (images, rows, columns, 2) of (x, y).
 
@@ -89,14 +85,14 @@ def resample(
     at = xp.astype(coordinates, xp.float32)
     points = []
     for axis, size in ((1, x.shape[2]), (0, x.shape[3])):
-        point = _in_pixels(at[..., axis], size, coordinates_mode.lower(), flag(align_corners))
+        point = _in_pixels(at[..., axis], size, coordinates_mode.lower(), align_corners)
         if padding == "reflection":
             point = mirrored(xp, point, 0.0, size - 1.0)
         elif padding == "symmetric":
             point = mirrored(xp, point, -0.5, size - 0.5)
         points.append(point if padding == "constant" else xp.clip(point, 0.0, size - 1.0))
     images = xp.arange(x.shape[0], device=device_of(x))
-    value = number(padding_value) if padding == "constant" else None
+    value = padding_value if padding == "constant" else None
     if mode == "bilinear":
         return bilinear(xp, x, images, points[0], points[1], value)
     rows, columns = (xp.astype(xp.round(_bounded(xp, p)), xp.int64) for p in points)
@@ -117,7 +113,7 @@ def _in_pixels(point: Array, size: int, mode: str, align_corners: bool) -> Array
     return point * (size - 1) if align_corners else point * size - 0.5
 
 
-def mirrored(xp: Any, point: Array, low: float, high: float) -> Array:
+def mirrored(xp: Namespace, point: Array, low: float, high: float) -> Array:
     """Returns coordinates folded into [low, high] by mirrors at both ends."""
     span = high - low
     if span <= 0:
@@ -128,14 +124,14 @@ def mirrored(xp: Any, point: Array, low: float, high: float) -> Array:
     return xp.where(folded > span, period - folded, folded) + low
 
 
-def _bounded(xp: Any, point: Array) -> Array:
+def _bounded(xp: Namespace, point: Array) -> Array:
     # Far outside is outside: larger numbers, infinity and NaN do not fit an integer.
     point = xp.where(xp.isnan(point), xp.full_like(point, -2.0), point)
     return xp.clip(point, -2.0, 1e8)
 
 
 def bilinear(
-    xp: Any, x: Array, images: Array, rows: Array, columns: Array, value: float | None
+    xp: Namespace, x: Array, images: Array, rows: Array, columns: Array, value: float | None
 ) -> Array:
     """Returns the mean of the four pixels around each point, by distance: see `_gather`."""
     rows, columns = _bounded(xp, rows), _bounded(xp, columns)
@@ -148,7 +144,7 @@ def bilinear(
 
 
 def _gather(
-    xp: Any, x: Array, images: Array, rows: Array, columns: Array, value: float | None
+    xp: Namespace, x: Array, images: Array, rows: Array, columns: Array, value: float | None
 ) -> Array:
     """x (images, channels, height, width), images (n,), rows and columns (n, *points).
 
@@ -168,6 +164,6 @@ def _gather(
     )
 
 
-def device_of(x: Array) -> Any:
+def device_of(x: Array) -> object:
     """Returns the device of an array, for those that are made to go with it."""
     return getattr(x, "device", None)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
-from mlpass.runtime.kernels.arguments import integer
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.indexing import (
     WRAP,
     axis_of,
@@ -16,60 +15,58 @@ from mlpass.runtime.kernels.indexing import (
 )
 from mlpass.runtime.kernels.registry import kernel
 
-Array = Any
-
 
 @kernel("scatter")
 def scatter_ios13(
-    xp: Any, *, data: Array, indices: Array, updates: Array, axis: Any = 0, mode: str = "add"
+    xp: Namespace, *, data: Array, indices: Array, updates: Array, axis: int = 0, mode: str = "add"
 ) -> Array:
     """data (outer..., size, inner...), updates (outer..., indices..., inner...) -> like data."""
-    return _scatter(xp, data, indices, updates, integer(axis), mode, WRAP)
+    return _scatter(xp, data, indices, updates, axis, mode, WRAP)
 
 
 @kernel("scatter", since=17)
 def scatter(
-    xp: Any,
+    xp: Namespace,
     *,
     data: Array,
     indices: Array,
     updates: Array,
-    axis: Any = 0,
+    axis: int = 0,
     mode: str = "add",
-    validate_indices: Any = False,
+    validate_indices: bool = False,
 ) -> Array:
     """As in iOS13, no index negative."""
     reading = reading_of(validate_indices)
-    return _scatter(xp, data, indices, updates, integer(axis), mode, reading)
+    return _scatter(xp, data, indices, updates, axis, mode, reading)
 
 
 @kernel("scatter_along_axis")
 def scatter_along_axis_ios13(
-    xp: Any, *, data: Array, indices: Array, updates: Array, axis: Any = 0, mode: str = "add"
+    xp: Namespace, *, data: Array, indices: Array, updates: Array, axis: int = 0, mode: str = "add"
 ) -> Array:
     """data (..., size, ...), indices and updates of its shape but for axis -> like data."""
-    return _scatter_along(xp, data, indices, updates, integer(axis), mode, WRAP)
+    return _scatter_along(xp, data, indices, updates, axis, mode, WRAP)
 
 
 @kernel("scatter_along_axis", since=17)
 def scatter_along_axis(
-    xp: Any,
+    xp: Namespace,
     *,
     data: Array,
     indices: Array,
     updates: Array,
-    axis: Any = 0,
+    axis: int = 0,
     mode: str = "add",
-    validate_indices: Any = False,
+    validate_indices: bool = False,
 ) -> Array:
     """As in iOS13, no index negative."""
     reading = reading_of(validate_indices)
-    return _scatter_along(xp, data, indices, updates, integer(axis), mode, reading)
+    return _scatter_along(xp, data, indices, updates, axis, mode, reading)
 
 
 @kernel("scatter_nd")
 def scatter_nd_ios13(
-    xp: Any, *, data: Array, indices: Array, updates: Array, mode: str = "add"
+    xp: Namespace, *, data: Array, indices: Array, updates: Array, mode: str = "add"
 ) -> Array:
     """data (sizes..., inner...), indices (places..., len(sizes)), updates (places..., inner...)."""
     return _scatter_nd(xp, data, indices, updates, mode, WRAP)
@@ -77,20 +74,20 @@ def scatter_nd_ios13(
 
 @kernel("scatter_nd", since=17)
 def scatter_nd(
-    xp: Any,
+    xp: Namespace,
     *,
     data: Array,
     indices: Array,
     updates: Array,
     mode: str = "add",
-    validate_indices: Any = False,
+    validate_indices: bool = False,
 ) -> Array:
     """As in iOS13, no index negative."""
     return _scatter_nd(xp, data, indices, updates, mode, reading_of(validate_indices))
 
 
 def _scatter(
-    xp: Any, data: Array, indices: Array, updates: Array, axis: int, mode: str, reading: str
+    xp: Namespace, data: Array, indices: Array, updates: Array, axis: int, mode: str, reading: str
 ) -> Array:
     axis = axis_of(axis, data.ndim)
     _expect(updates, (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]))
@@ -103,7 +100,7 @@ def _scatter(
 
 
 def _scatter_along(
-    xp: Any, data: Array, indices: Array, updates: Array, axis: int, mode: str, reading: str
+    xp: Namespace, data: Array, indices: Array, updates: Array, axis: int, mode: str, reading: str
 ) -> Array:
     axis = axis_of(axis, data.ndim)
     _expect(updates, indices.shape)
@@ -121,7 +118,7 @@ def _scatter_along(
 
 
 def _scatter_nd(
-    xp: Any, data: Array, indices: Array, updates: Array, mode: str, reading: str
+    xp: Namespace, data: Array, indices: Array, updates: Array, mode: str, reading: str
 ) -> Array:
     depth = indices.shape[-1]
     if depth > data.ndim:
@@ -132,7 +129,7 @@ def _scatter_nd(
 
 
 def _combine(
-    xp: Any,
+    xp: Namespace,
     data: Array,
     sizes: tuple[int, ...],
     rows: Array,

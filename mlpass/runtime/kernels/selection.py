@@ -2,80 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mlpass.runtime.kernels.arguments import flag, integer, number
+from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.indexing import stable_argsort, take_along
 from mlpass.runtime.kernels.registry import kernel
 
-Array = Any
-
 
 @kernel("argsort")
-def argsort(xp: Any, *, x: Array, axis: Any = -1, ascending: Any = False) -> Array:
+def argsort(xp: Namespace, *, x: Array, axis: int = -1, ascending: bool = False) -> Array:
     """x (...) -> int32 indices (...) that sort it along axis; of equal elements the first first."""
-    return xp.astype(stable_argsort(xp, x, integer(axis), flag(ascending)), xp.int32)
+    return xp.astype(stable_argsort(xp, x, axis, ascending), xp.int32)
 
 
 @kernel("topk")
 def topk_ios13(
-    xp: Any, *, x: Array, k: Any = 1, axis: Any = -1, ascending: Any = False
+    xp: Namespace, *, x: Array, k: int = 1, axis: int = -1, ascending: bool = False
 ) -> tuple[Array, Array]:
     """x (..., size, ...) -> the k largest (or smallest) of axis in order, their int32 indices."""
-    values, indices = _topk(xp, x, integer(k), integer(axis), flag(ascending))
+    values, indices = _topk(xp, x, k, axis, ascending)
     return values, xp.astype(indices, xp.int32)
 
 
 @kernel("topk", since=16)
 def topk_ios16(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    k: Any = 1,
-    axis: Any = -1,
-    ascending: Any = False,
-    sort: Any = True,
-    return_indices: Any = True,
+    k: int = 1,
+    axis: int = -1,
+    ascending: bool = False,
+    sort: bool = True,
+    return_indices: bool = True,
 ) -> tuple[Array, Array] | Array:
     """As in iOS13; values alone without `return_indices`. They are sorted in any case."""
-    values, indices = _topk(xp, x, integer(k), integer(axis), flag(ascending))
-    return (values, xp.astype(indices, xp.int32)) if flag(return_indices) else values
+    values, indices = _topk(xp, x, k, axis, ascending)
+    return (values, xp.astype(indices, xp.int32)) if return_indices else values
 
 
 @kernel("topk", since=17)
 def topk(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    k: Any = 1,
-    axis: Any = -1,
-    ascending: Any = False,
-    sort: Any = True,
-    return_indices: Any = True,
+    k: int = 1,
+    axis: int = -1,
+    ascending: bool = False,
+    sort: bool = True,
+    return_indices: bool = True,
     output_indices_dtype: str = "int32",
 ) -> tuple[Array, Array] | Array:
     """As in iOS16; a k of -1 is all, indices are int32 or uint16."""
-    values, indices = _topk(xp, x, integer(k), integer(axis), flag(ascending))
+    values, indices = _topk(xp, x, k, axis, ascending)
     dtype = {"int32": xp.int32, "uint16": xp.uint16}[output_indices_dtype]
-    return (values, xp.astype(indices, dtype)) if flag(return_indices) else values
+    return (values, xp.astype(indices, dtype)) if return_indices else values
 
 
 @kernel("non_zero")
-def non_zero(xp: Any, *, x: Array) -> Array:
+def non_zero(xp: Namespace, *, x: Array) -> Array:
     """x of some rank -> int32 (nonzero elements, rank): where they are, in row-major order."""
     return xp.astype(xp.stack(xp.nonzero(x), axis=-1), xp.int32)
 
 
 @kernel("non_maximum_suppression")
 def non_maximum_suppression_ios13(
-    xp: Any,
+    xp: Namespace,
     *,
     boxes: Array,
     scores: Array,
-    iou_threshold: Any,
-    score_threshold: Any,
-    max_boxes: Any,
-    per_class_suppression: Any = False,
+    iou_threshold: float,
+    score_threshold: float,
+    max_boxes: int,
+    per_class_suppression: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
     """boxes (n, b, 4), scores (n, b, k) -> those kept (n, max, 4), (n, max, k), (n, max), (n,).
 
@@ -86,10 +82,10 @@ def non_maximum_suppression_ios13(
         xp,
         boxes,
         scores,
-        number(iou_threshold),
-        number(score_threshold),
-        integer(max_boxes),
-        flag(per_class_suppression),
+        iou_threshold,
+        score_threshold,
+        max_boxes,
+        per_class_suppression,
     )
     indices = xp.astype(kept, xp.int32)
     counts = xp.sum(xp.astype(kept >= 0, xp.int32), axis=1, dtype=xp.int32)
@@ -98,23 +94,22 @@ def non_maximum_suppression_ios13(
 
 @kernel("non_maximum_suppression", since=17)
 def non_maximum_suppression(
-    xp: Any,
+    xp: Namespace,
     *,
     boxes: Array,
     scores: Array,
-    iou_threshold: Any,
-    max_boxes: Any,
-    per_class_suppression: Any = False,
+    iou_threshold: float,
+    max_boxes: int,
+    per_class_suppression: bool = False,
 ) -> tuple[Array, Array, Array]:
     """boxes (n, 4, b), scores (n, k, b) -> those kept (n, 4, max), (n, k, max), (n, max)."""
     boxes, scores = xp.matrix_transpose(boxes), xp.matrix_transpose(scores)
-    iou_threshold, per_class = number(iou_threshold), flag(per_class_suppression)
-    kept = _suppress(xp, boxes, scores, iou_threshold, None, integer(max_boxes), per_class)
+    kept = _suppress(xp, boxes, scores, iou_threshold, None, max_boxes, per_class_suppression)
     boxes, scores = _rows(xp, boxes, kept), _rows(xp, scores, kept)
     return xp.matrix_transpose(boxes), xp.matrix_transpose(scores), xp.astype(kept, xp.int32)
 
 
-def _topk(xp: Any, x: Array, k: int, axis: int, ascending: bool) -> tuple[Array, Array]:
+def _topk(xp: Namespace, x: Array, k: int, axis: int, ascending: bool) -> tuple[Array, Array]:
     size = x.shape[axis]
     k = size if k == -1 else k
     if not 0 <= k <= size:
@@ -126,7 +121,7 @@ def _topk(xp: Any, x: Array, k: int, axis: int, ascending: bool) -> tuple[Array,
     return take_along(xp, x, indices, axis), indices
 
 
-def _rows(xp: Any, x: Array, kept: Array) -> Array:
+def _rows(xp: Namespace, x: Array, kept: Array) -> Array:
     """x (n, b, c), kept (n, max) -> (n, max, c), zeros where kept is -1."""
     places = xp.where(kept >= 0, kept, xp.zeros_like(kept))[..., None]
     rows = take_along(xp, x, xp.broadcast_to(places, (*kept.shape, x.shape[-1])), 1)
@@ -134,7 +129,7 @@ def _rows(xp: Any, x: Array, kept: Array) -> Array:
 
 
 def _suppress(
-    xp: Any,
+    xp: Namespace,
     boxes: Array,
     scores: Array,
     iou_threshold: float,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mlpass.runtime.kernels.arguments import flags, integer, ints
-from mlpass.runtime.kernels.indexing import axis_of, copied, flipped, take
+from mlpass.arrays import Array, Namespace, copied
+from mlpass.runtime.kernels.indexing import axis_of, flipped, take
 from mlpass.runtime.kernels.registry import kernel
-
-Array = Any
 
 
 class Slices(NamedTuple):
@@ -27,15 +25,15 @@ class Slices(NamedTuple):
 
 @kernel("slice_by_index")
 def slice_by_index(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
-    begin: Any,
-    end: Any,
-    stride: Any = None,
-    begin_mask: Any = None,
-    end_mask: Any = None,
-    squeeze_mask: Any = None,
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
+    stride: tuple[int, ...] | None = None,
+    begin_mask: tuple[bool, ...] | None = None,
+    end_mask: tuple[bool, ...] | None = None,
+    squeeze_mask: tuple[bool, ...] | None = None,
 ) -> Array:
     """x (...) -> x[begin:end:stride, ...], as Python slices; masked bounds are left out."""
     slices = _slices(x.shape, begin, end, stride, begin_mask, end_mask, squeeze_mask)
@@ -46,10 +44,12 @@ def slice_by_index(
 
 
 @kernel("slice_by_size")
-def slice_by_size(xp: Any, *, x: Array, begin: Any, size: Any) -> Array:
+def slice_by_size(
+    xp: Namespace, *, x: Array, begin: tuple[int, ...], size: tuple[int, ...]
+) -> Array:
     """x (...) -> x[begin:begin + size, ...]; a size of -1 is all that is left."""
     index = []
-    for axis, (first, count) in enumerate(zip(ints(begin), ints(size), strict=True)):
+    for axis, (first, count) in enumerate(zip(begin, size, strict=True)):
         length = x.shape[axis]
         first = first + length if first < 0 else first
         last = length if count == -1 else first + count
@@ -64,20 +64,20 @@ def slice_by_size(xp: Any, *, x: Array, begin: Any, size: Any) -> Array:
 
 @kernel("slice_update", since=18)
 def slice_update(
-    xp: Any,
+    xp: Namespace,
     *,
     x: Array,
     update: Array,
-    begin: Any,
-    end: Any,
-    stride: Any = None,
-    begin_mask: Any = None,
-    end_mask: Any = None,
-    squeeze_mask: Any = None,
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
+    stride: tuple[int, ...] | None = None,
+    begin_mask: tuple[bool, ...] | None = None,
+    end_mask: tuple[bool, ...] | None = None,
+    squeeze_mask: tuple[bool, ...] | None = None,
 ) -> Array:
     """x (...), update of the shape of that slice of x (see `slice_by_index`) -> x, updated."""
     slices = _slices(x.shape, begin, end, stride, begin_mask, end_mask, squeeze_mask)
-    updated = copied(xp, x)
+    updated = copied(x)
     shape = updated[slices.spans].shape
     expected = tuple(size for axis, size in enumerate(shape) if axis not in slices.squeezed)
     if tuple(update.shape) != expected:
@@ -92,9 +92,9 @@ def slice_update(
 
 
 @kernel("sliding_windows")
-def sliding_windows(xp: Any, *, x: Array, axis: Any, size: Any, stride: Any = 1) -> Array:
+def sliding_windows(xp: Namespace, *, x: Array, axis: int, size: int, stride: int = 1) -> Array:
     """x (..., length, ...) -> (..., (length - size) // stride + 1 windows, size, ...)."""
-    axis, size, stride = axis_of(integer(axis), x.ndim), integer(size), integer(stride)
+    axis = axis_of(axis, x.ndim)
     length = x.shape[axis]
     if not 0 < size <= length or stride < 1:
         raise ValueError(
@@ -109,27 +109,25 @@ def sliding_windows(xp: Any, *, x: Array, axis: Any, size: Any, stride: Any = 1)
 
 def _slices(
     shape: tuple[int, ...],
-    begin: Any,
-    end: Any,
-    stride: Any,
-    begin_mask: Any,
-    end_mask: Any,
-    squeeze_mask: Any,
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
+    stride: tuple[int, ...] | None,
+    *masks: tuple[bool, ...] | None,
 ) -> Slices:
     rank = len(shape)
-    steps = [1] * rank if stride is None else ints(stride)
-    masks = [
-        [False] * rank if m is None else flags(m) for m in (begin_mask, end_mask, squeeze_mask)
-    ]
-    for name, given in (("begin", ints(begin)), ("end", ints(end)), ("stride", steps)):
+    steps = (1,) * rank if stride is None else stride
+    given_masks = [(False,) * rank if mask is None else mask for mask in masks]
+    for name, given in (("begin", begin), ("end", end), ("stride", steps)):
         if len(given) != rank:
-            raise ValueError(f"{name}: must have one item for each of {rank} axes. Got {given}.")
+            raise ValueError(
+                f"{name}: must have one item for each of {rank} axes. Got {list(given)}."
+            )
     index, backwards, squeezed = [], [], []
     for axis, (first, last, step, unbegun, unended, single) in enumerate(
-        zip(ints(begin), ints(end), steps, *masks, strict=True)
+        zip(begin, end, steps, *given_masks, strict=True)
     ):
         if step == 0:
-            raise ValueError(f"stride: must not be 0. Got {steps}.")
+            raise ValueError(f"stride: must not be 0. Got {list(steps)}.")
         if single:
             place = _place(0 if unbegun else first, shape[axis], axis)
             index.append(slice(place, place + 1))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Array = Any
+from mlpass.arrays import Array, Namespace
+
+Floats = NDArray[np.floating]
 Pads = list[tuple[int, int]]
 
 
@@ -71,19 +73,19 @@ def counts_of(
     return counts
 
 
-def padded(xp: Any, x: Array, pads: Pads, value: float = 0.0) -> Array:
+def padded(xp: Namespace, x: Array, pads: Pads, value: float = 0.0) -> Array:
     """x (..., spatial axes) -> x with `value` around its last axes; x itself without pads."""
     if not any(map(any, pads)):
         return x
-    if xp is np:
+    if isinstance(x, np.ndarray):
         sizes = x.shape[x.ndim - len(pads) :]
         grown = [size + sum(pad) for size, pad in zip(sizes, pads, strict=True)]
         shape = (*x.shape[: x.ndim - len(pads)], *grown)
-        result: Array = np.full(shape, value, x.dtype) if value else np.zeros(shape, x.dtype)
-        inner = (
+        result = np.full(shape, value, x.dtype) if value else np.zeros(shape, x.dtype)
+        inner = tuple(
             slice(before, before + size) for size, (before, _) in zip(sizes, pads, strict=True)
         )
-        result[(..., *inner)] = x
+        result[(slice(None),) * (x.ndim - len(pads)) + inner] = x
         return result
     for axis, pad in enumerate(pads, x.ndim - len(pads)):
         edges = [
@@ -110,12 +112,12 @@ def positions(
 
 
 def windows_of(
-    x: Array,
+    x: Floats,
     kernel: Sequence[int],
     dilations: Sequence[int],
     strides: Sequence[int],
     counts: Sequence[int],
-) -> Array:
+) -> Floats:
     """x (..., spatial axes), a numpy array -> view (..., kernel axes, counts): no copy is made."""
     lead = x.ndim - len(kernel)
     spatial = x.strides[lead:]

@@ -10,15 +10,15 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from mlpass.arrays import Array, Namespace
 from mlpass.program.ir import Op
-from mlpass.runtime.kernels.arguments import integer
-from mlpass.runtime.kernels.conv import geometry
-from mlpass.runtime.kernels.conv_transpose import transposed_geometry
+from mlpass.runtime.kernels.arguments import integer, kinds_of, read
+from mlpass.runtime.kernels.conv import conv, geometry
+from mlpass.runtime.kernels.conv_transpose import conv_transpose, transposed_geometry
 from mlpass.runtime.kernels.windows import padded, positions, spans_of
 from mlpass.sparsity.layout import Layout
 from mlpass.weights.ops.record import WeightOp, other_arguments, register
 
-Array = Any
 Kernel = Callable[..., Any]
 
 # Elements of a chunk: 16 MB of them.
@@ -61,13 +61,14 @@ class Windows(NamedTuple):
 
 
 def conv_inputs(
-    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the windows of x (n, channels, *sizes), (groups, samples, columns), chunk by chunk.
 
     Raises:
         ValueError: the arguments do not fit together.
     """
+    arguments = read(kinds_of(conv), arguments)
     x = arguments["x"]
     shape = geometry(
         x,
@@ -86,7 +87,7 @@ def conv_inputs(
 
 
 def conv_transpose_inputs(
-    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns what each output position sees of x (n, channels, *sizes), chunk by chunk.
 
@@ -96,6 +97,7 @@ def conv_transpose_inputs(
     Raises:
         ValueError: the arguments do not fit together.
     """
+    arguments = read(kinds_of(conv_transpose), arguments)
     x, weight = arguments["x"], arguments["weight"]
     shape = transposed_geometry(
         x,
@@ -131,7 +133,7 @@ def conv_transpose_inputs(
     return _columns(xp, x, shape.groups, windows, spread)
 
 
-def conv_outputs(xp: Any, made: Array, arguments: Mapping[str, Any], position: int) -> Array:
+def conv_outputs(xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int) -> Array:
     """Returns (n, rows of all groups, *sizes) as (groups, samples, rows)."""
     batch, channels, *counts = made.shape
     groups = integer(arguments.get("groups", 1))
@@ -140,7 +142,7 @@ def conv_outputs(xp: Any, made: Array, arguments: Mapping[str, Any], position: i
     return xp.reshape(samples, (groups, batch * prod(counts), channels // groups))
 
 
-def _points(xp: Any, x: Array, groups: int) -> Iterator[Array]:
+def _points(xp: Namespace, x: Array, groups: int) -> Iterator[Array]:
     """Yields each image of x, as it is, as (groups, positions, channels of one)."""
     batch, channels, *counts = x.shape
     for index in range(batch):
@@ -149,7 +151,7 @@ def _points(xp: Any, x: Array, groups: int) -> Iterator[Array]:
 
 
 def _columns(
-    xp: Any, x: Array, groups: int, windows: Windows, spread: Callable[[Array], Array]
+    xp: Namespace, x: Array, groups: int, windows: Windows, spread: Callable[[Array], Array]
 ) -> Iterator[Array]:
     """Yields windows of x (n, channels, *sizes) as (groups, samples, columns).
 

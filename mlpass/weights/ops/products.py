@@ -7,12 +7,12 @@ from functools import partial
 from math import prod
 from typing import Any
 
+from mlpass.arrays import Array, Namespace
 from mlpass.errors import NotApplicable
 from mlpass.runtime.kernels.arguments import flag
 from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.weights.ops.record import WeightOp, register
 
-Array = Any
 Kernel = Callable[..., Any]
 
 
@@ -71,7 +71,7 @@ def einsum_layout(shape: Sequence[int], settings: Mapping[str, Any], position: i
 
 
 def linear_inputs(
-    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields x (..., columns) as (1, samples, columns)."""
     x = arguments["x"]
@@ -79,7 +79,7 @@ def linear_inputs(
 
 
 def matmul_inputs(
-    parameter: str, xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    parameter: str, xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the operand that is not `parameter` as (groups, samples, columns).
 
@@ -101,7 +101,7 @@ def matmul_inputs(
 
 
 def einsum_inputs(
-    xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the operand that is not at `position` as (groups, samples, columns).
 
@@ -124,13 +124,15 @@ def einsum_inputs(
     return _arranged(xp, x, others, groups, columns)
 
 
-def linear_outputs(xp: Any, made: Array, arguments: Mapping[str, Any], position: int) -> Array:
+def linear_outputs(
+    xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
+) -> Array:
     """Returns (..., rows) as (1, samples, rows)."""
     return xp.reshape(made, (1, prod(made.shape[:-1]), made.shape[-1]))
 
 
 def matmul_outputs(
-    parameter: str, xp: Any, made: Array, arguments: Mapping[str, Any], position: int
+    parameter: str, xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
 ) -> Array:
     """Returns what a matmul makes as (groups, samples, rows), as `matmul_inputs` has its samples.
 
@@ -145,22 +147,24 @@ def matmul_outputs(
     return next(_arranged(xp, rows, range(-made.ndim, 0), groups, {-1: rows.shape[-1]}))
 
 
-def einsum_outputs(xp: Any, made: Array, arguments: Mapping[str, Any], position: int) -> Array:
+def einsum_outputs(
+    xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
+) -> Array:
     """Returns what an einsum makes as (groups, samples, rows), samples as in `einsum_inputs`."""
     operands, output = str(arguments["equation"]).replace(" ", "").split("->")
     labels = operands.split(",")
     own, others = labels[position], labels[1 - position]
-    sizes = dict(zip(output, made.shape, strict=True))
+    sizes = dict(zip(own, arguments["values"][position].shape, strict=True))
     groups = {name: sizes[name] for name in own if name in output and name in others}
     rows = {name: sizes[name] for name in own if name in output and name not in others}
-    samples = [name for name in others if name in output and name not in own]
+    samples = [name for name in others if name in output]
     order = [*samples, *(name for name in output if name not in samples)]
     placed = xp.permute_dims(made, [output.index(name) for name in order])
     return next(_arranged(xp, placed, order, groups, rows))
 
 
 def _arranged(
-    xp: Any,
+    xp: Namespace,
     x: Array,
     labels: Sequence[Hashable],
     groups: Mapping[Any, int],

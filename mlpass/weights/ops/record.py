@@ -6,11 +6,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlpass.arrays import Array, Namespace
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.ir import Op
 from mlpass.sparsity.layout import Layout
-
-Array = Any
 
 
 def other_arguments(op: Op, parameter: str, position: int) -> Iterator[Hashable]:
@@ -53,7 +52,7 @@ class WeightOp:
     layout: Callable[[Sequence[int], Mapping[str, Any], int], Layout]
     inputs: Callable[[Any, Mapping[str, Any], Callable[..., Any], int], Iterator[Array]]
     key: Callable[[Op, str, int], Iterator[Hashable]] = other_arguments
-    outputs: Callable[[Any, Array, Mapping[str, Any], int], Array] | None = None
+    outputs: Callable[[Namespace, Array, Mapping[str, Any], int], Array] | None = None
     gathered: bool = False
     trains: bool = True
     beside: frozenset[str] = frozenset()
@@ -89,7 +88,11 @@ def is_gathered(op_type: str, parameter: str) -> bool:
 
 
 def layout_of(
-    op_type: str, parameter: str, position: int, shape: Sequence[int], settings: Mapping[str, Any]
+    op_type: str,
+    parameter: str,
+    position: int,
+    shape: Sequence[int],
+    settings: Mapping[str, object],
 ) -> Layout:
     """Returns the layout of a weight by the op that reads it.
 

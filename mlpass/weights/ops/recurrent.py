@@ -7,10 +7,10 @@ from functools import partial
 from math import prod
 from typing import Any
 
+from mlpass.arrays import Array, Namespace
 from mlpass.weights.ops.products import linear_inputs, plain_layout
 from mlpass.weights.ops.record import WeightOp, register
 
-Array = Any
 Kernel = Callable[..., Any]
 
 _BACK = ("weight_ih", "weight_hh", "bias", "peephole")
@@ -18,7 +18,7 @@ _STATES = ("initial_h", "initial_c")
 
 
 def input_states(
-    parameter: str, xp: Any, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    parameter: str, xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields the hidden states that each step begins with, in their order, (1, samples, columns).
 

@@ -11,13 +11,13 @@ A test file lists records and runs them in every namespace:
     def test_kernel(record, namespace):
         check(record, namespace)
 
-Data are numpy arrays; what steers an op (axes, sizes, flags, words) is given as Python values. The
-namespaces differ in the form in which these reach the kernel:
+Data are numpy arrays; attributes (axes, sizes, flags, words) are given as Python values. The
+namespaces differ in the form in which these come to be read:
 
-    numpy       arrays as they are; steering as Python values; the arguments must come out unchanged
-    read-only   read-only arrays that are views, not contiguous; steering as numpy arrays
-    strict      array_api_strict arrays; steering as Python values
-    torch       tensors, and the kernels that are torch's own; steering as tensors
+    numpy       arrays as they are; attributes as Python values; arguments must stay unchanged
+    read-only   read-only arrays that are views, not contiguous; attributes as numpy arrays
+    strict      array_api_strict arrays; attributes as Python values
+    torch       tensors, and the kernels that are torch's own; attributes as tensors
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ import torch
 from array_api_compat import torch as torch_namespace
 
 from mlpass.runtime.backends.base import load_kernels
-from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.kernels.arguments import read
+from mlpass.runtime.kernels.registry import find_kernel, find_kinds
 
 load_kernels("numpy")
 load_kernels("torch")
@@ -109,8 +110,15 @@ def run(op: str, arguments: Mapping[str, Any], namespace: str, opset: int = 18) 
     function = find_kernel(op, opset, backend)
     if function is None:
         raise LookupError(f"no kernel for {op} in iOS{opset}")
-    given = {name: convert(value, namespace) for name, value in arguments.items()}
+    given = given_to(op, arguments, namespace, opset)
     return to_numpy(function(_XP[namespace], **given))
+
+
+def given_to(op: str, arguments: Mapping[str, Any], namespace: str, opset: int) -> dict[str, Any]:
+    """Returns what the kernel is given: attributes read by its annotations, as a run does it."""
+    backend = "torch" if namespace == "torch" else "numpy"
+    converted = {name: convert(value, namespace) for name, value in arguments.items()}
+    return read(find_kinds(op, opset, backend), converted)
 
 
 def convert(value: Any, namespace: str) -> Any:
@@ -122,7 +130,7 @@ def convert(value: Any, namespace: str) -> Any:
     if not isinstance(value, np.ndarray):
         if namespace in ("numpy", "strict"):
             return value
-        value = _steering(value)
+        value = _attribute(value)
     if namespace == "read-only":
         return _frozen(value)
     if namespace == "strict":
@@ -166,7 +174,7 @@ def compare(results: Any, expected: Any, tolerance: float, what: str) -> None:
     )
 
 
-def _steering(value: Any) -> np.ndarray:
+def _attribute(value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.size == 0 or array.dtype.kind == "i":
         return array.astype(np.int32)

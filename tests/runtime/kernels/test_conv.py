@@ -48,8 +48,8 @@ def conv(x, weight, bias=None, strides=None, pad_type="valid", pad=None, dilatio
     return CONV[axes](x, weight, bias, strides, 0, dilations, groups).numpy()
 
 
-def case(name, x, weight, bias=False, **steering):
-    arguments = {"x": normal(*x), "weight": normal(*weight), **steering}
+def case(name, x, weight, bias=False, **attributes):
+    arguments = {"x": normal(*x), "weight": normal(*weight), **attributes}
     if bias:
         arguments["bias"] = normal(weight[0])
     return Record("conv", arguments, conv, name=name)
@@ -138,10 +138,10 @@ def transposed(
     return whole if bias is None else whole + bias.reshape(-1, *[1] * axes)
 
 
-def transposed_case(name, x, weight, bias=False, **steering):
-    arguments = {"x": normal(*x), "weight": normal(*weight), **steering}
+def transposed_case(name, x, weight, bias=False, **attributes):
+    arguments = {"x": normal(*x), "weight": normal(*weight), **attributes}
     if bias:
-        arguments["bias"] = normal(weight[1] * steering.get("groups", 1))
+        arguments["bias"] = normal(weight[1] * attributes.get("groups", 1))
     return Record("conv_transpose", arguments, transposed, name=name)
 
 
@@ -193,12 +193,12 @@ TABLE, SCALES, SHIFTS = normal(16), normal(4), normal(4)
 QUANTIZED = {"x": normal(1, 3, 6, 6), "weight": INDICES, "strides": [2, 2], "pad_type": "same"}
 
 
-def linear(x, weight, quant_scale, quant_bias, quantization_type, bias=None, **steering):
+def linear(x, weight, quant_scale, quant_bias, quantization_type, bias=None, **attributes):
     scale, shift = (
         np.asarray(part, np.float64).reshape(-1, 1, 1, 1) for part in (quant_scale, quant_bias)
     )
     bias = None if bias is None else bias.astype(np.float64)
-    return conv(x, weight * scale + shift, bias, **steering)
+    return conv(x, weight * scale + shift, bias, **attributes)
 
 
 RECORDS += [
@@ -229,8 +229,8 @@ RECORDS += [
             "quant_scale": TABLE,
             "quant_bias": np.zeros(1, np.float32),
         },
-        lambda x, weight, quant_scale, **steering: conv(
-            x, quant_scale[weight], None, steering["strides"], steering["pad_type"]
+        lambda x, weight, quant_scale, **attributes: conv(
+            x, quant_scale[weight], None, attributes["strides"], attributes["pad_type"]
         ),
         name="table",
     ),

@@ -110,8 +110,10 @@ GATHERS = [
         ]
     ),
     *(
-        Record(op, {"x": UINTS, "indices": np.asarray(indices, np.int32), **steering}, expected, 17)
-        for op, indices, steering, expected in [
+        Record(
+            op, {"x": UINTS, "indices": np.asarray(indices, np.int32), **attributes}, expected, 17
+        )
+        for op, indices, attributes, expected in [
             ("gather", [2, 0], {}, UINTS[[2, 0]]),
             (
                 "gather",

@@ -59,6 +59,6 @@ def test_it_fails_nan_and_wrong_dtypes():
         compare(np.zeros(1, np.int64), np.zeros(1, np.int64), 1e-5, "")
 
 
-def test_steering_reaches_each_namespace_in_its_form():
+def test_attributes_reach_each_namespace_in_its_form():
     forms = {namespace: type(convert([1, 2], namespace)).__name__ for namespace in NAMESPACES}
     assert forms == {"numpy": "list", "read-only": "ndarray", "strict": "list", "torch": "Tensor"}

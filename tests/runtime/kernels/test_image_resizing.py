@@ -106,14 +106,14 @@ RECORDS += [
 ]
 
 
-def upsampled(**steering):
+def upsampled(**attributes):
     """Returns a function that upsamples with torch."""
     return lambda x, scale_factor_height=1, scale_factor_width=1, **_: functional.interpolate(
         torch.from_numpy(x).double(),
         scale_factor=(scale_factor_height, scale_factor_width),
         mode="bilinear",
         recompute_scale_factor=True,
-        **steering,
+        **attributes,
     ).numpy()
 
 
@@ -134,11 +134,11 @@ THIRD = 1 / 3
 RECORDS += [
     Record(
         "upsample_bilinear",
-        {"x": row(1, 2), "scale_factor_width": 3, **steering},
+        {"x": row(1, 2), "scale_factor_width": 3, **attributes},
         row(*expected),
-        name=f"published_{steering}",
+        name=f"published_{attributes}",
     )
-    for steering, expected in (
+    for attributes, expected in (
         ({}, (1, 1.2, 1.4, 1.6, 1.8, 2)),
         ({"align_corners": True, "half_pixel_centers": False}, (1, 1.2, 1.4, 1.6, 1.8, 2)),
         ({"align_corners": False}, (1, 1, 1 + THIRD, 2 - THIRD, 2, 2)),
@@ -308,7 +308,7 @@ def test_resize_is_from_ios17():
 
 @pytest.mark.parametrize("namespace", ["numpy", "torch"])
 @pytest.mark.parametrize(
-    ("op", "steering", "text"),
+    ("op", "attributes", "text"),
     [
         ("resize_bilinear", {"sampling_mode": "CORNERS"}, "sampling_mode: one of DEFAULT"),
         (
@@ -325,9 +325,9 @@ def test_resize_is_from_ios17():
         ("resize", {"shape": [2, 2], "resized_dims": 2, "sampling_mode": "X"}, "sampling_mode"),
     ],
 )
-def test_what_is_unknown_is_refused(op, steering, text, namespace):
+def test_what_is_unknown_is_refused(op, attributes, text, namespace):
     with pytest.raises(ValueError, match=text):
-        run(op, {"x": SQUARE, **steering}, namespace)
+        run(op, {"x": SQUARE, **attributes}, namespace)
 
 
 def test_gradients_flow_through_the_torch_kernels():

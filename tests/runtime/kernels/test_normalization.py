@@ -151,8 +151,8 @@ def test_layer_norm_of_no_rows():
     ],
 )
 def test_it_is_differentiable(op, more):
-    steering = {k: v for k, v in more.items() if not isinstance(v, np.ndarray)}
-    arrays = {"x": X3[:1, :, :2]} | {k: v for k, v in more.items() if k not in steering}
+    attributes = {k: v for k, v in more.items() if not isinstance(v, np.ndarray)}
+    arrays = {"x": X3[:1, :, :2]} | {k: v for k, v in more.items() if k not in attributes}
     if op == "l2_norm":
         arrays = {"x": X4[:1, :2, :2, :2]}
     function = find_kernel(op, 18, "torch")
@@ -161,6 +161,6 @@ def test_it_is_differentiable(op, more):
     ]
 
     def run_it(*tensors):
-        return function(torch_namespace, **dict(zip(arrays, tensors, strict=True)), **steering)
+        return function(torch_namespace, **dict(zip(arrays, tensors, strict=True)), **attributes)
 
     assert torch.autograd.gradcheck(run_it, tensors)

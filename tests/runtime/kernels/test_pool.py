@@ -124,18 +124,18 @@ def with_lower_case(function):
 
 
 RECORDS = [
-    Record(op, {"x": normal(*shape), **steering}, with_lower_case(function), name=name)
+    Record(op, {"x": normal(*shape), **attributes}, with_lower_case(function), name=name)
     for op, function in KINDS.items()
-    for name, (shape, steering) in {**CASES, **(CUBES if op != "l2_pool" else {})}.items()
+    for name, (shape, attributes) in {**CASES, **(CUBES if op != "l2_pool" else {})}.items()
 ]
 RECORDS += [
     Record(
         "avg_pool",
-        {"x": normal(*shape), **steering, "exclude_padding_from_average": True},
+        {"x": normal(*shape), **attributes, "exclude_padding_from_average": True},
         with_lower_case(KINDS["avg_pool"]),
         name=f"{name}_excluding",
     )
-    for name, (shape, steering) in {**CASES, **CUBES}.items()
+    for name, (shape, attributes) in {**CASES, **CUBES}.items()
 ]
 # Numbers of coremltools' own op tests.
 LOWER = {"pad_type": "same_lower"}
@@ -197,7 +197,7 @@ def test_the_reference_agrees_with_torch(ceil_mode, exclude):
         (1, 2), ((8, 3, 2, 1), (7, 2, 2, 1), (9, 4, 3, 2))
     ):
         x = normal(1, 2, *[size] * axes)
-        steering = {
+        attributes = {
             "kernel_sizes": [kernel] * axes,
             "strides": [stride] * axes,
             "pad_type": "custom",
@@ -205,11 +205,11 @@ def test_the_reference_agrees_with_torch(ceil_mode, exclude):
             "ceil_mode": ceil_mode,
         }
         np.testing.assert_allclose(
-            KINDS["max_pool"](x, **steering),
+            KINDS["max_pool"](x, **attributes),
             MAX[axes](torch.from_numpy(x), kernel, stride, pad, ceil_mode=ceil_mode),
         )
         np.testing.assert_allclose(
-            KINDS["avg_pool"](x, exclude_padding_from_average=exclude, **steering),
+            KINDS["avg_pool"](x, exclude_padding_from_average=exclude, **attributes),
             AVG[axes](torch.from_numpy(x).double(), kernel, stride, pad, ceil_mode, not exclude),
             rtol=1e-12,
         )

@@ -59,12 +59,12 @@ def test_uniform_stays_below_its_upper_bound():
 
 @pytest.mark.parametrize("namespace", ["numpy", "torch"])
 def test_without_any_spread(namespace):
-    for op, steering in [
+    for op, attributes in [
         ("random_normal", {"mean": 1.0, "stddev": 0.0}),
         ("random_uniform", {"low": 1.0, "high": 1.0}),
         ("random_bernoulli", {"prob": 1.0}),
     ]:
-        assert (run(op, {"shape": [2, 1, 3], **steering}, namespace) == 1).all()
+        assert (run(op, {"shape": [2, 1, 3], **attributes}, namespace) == 1).all()
     assert (run("random_bernoulli", {"shape": [9], "prob": 0.0}, namespace) == 0).all()
 
 

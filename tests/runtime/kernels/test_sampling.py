@@ -159,12 +159,12 @@ RECORDS += [
 ]
 
 
-def rois(x, roi, **steering):
+def rois(x, roi, **attributes):
     """Every box of every image, or of the one that the roi says: (boxes, images or 1, ...)."""
     boxes = roi.reshape(len(roi), -1)
     if boxes.shape[1] == 5:
-        return crops(x, boxes[:, 1:], boxes[:, 0], **steering)[:, None]
-    images = [crops(x, boxes, [image] * len(boxes), **steering) for image in range(len(x))]
+        return crops(x, boxes[:, 1:], boxes[:, 0], **attributes)[:, None]
+    images = [crops(x, boxes, [image] * len(boxes), **attributes) for image in range(len(x))]
     return np.stack(images, axis=1)
 
 
@@ -188,7 +188,7 @@ RECORDS += [
 ]
 
 
-def published(expected, roi, size, opset=13, **steering):
+def published(expected, roi, size, opset=13, **attributes):
     roi = np.asarray(roi, np.float32)
     roi = roi.reshape(-1, 1, roi.shape[-1], 1, 1)
     return Record(
@@ -199,11 +199,11 @@ def published(expected, roi, size, opset=13, **steering):
             "target_height": size,
             "target_width": size,
             "sampling_mode": "ALIGN_CORNERS",
-            **steering,
+            **attributes,
         },
         np.asarray(expected).reshape(len(roi), 1, 1, size, size) * 1.0,
         opset=opset,
-        name=f"published_{size}_{steering}",
+        name=f"published_{size}_{attributes}",
     )
 
 

@@ -28,9 +28,9 @@ def index_of(begin, end, stride=None, begin_mask=None, end_mask=None, squeeze_ma
     return tuple(items)
 
 
-def updated(x, update, **steering):
+def updated(x, update, **attributes):
     x = x.copy()
-    x[index_of(**steering)] = update
+    x[index_of(**attributes)] = update
     return x
 
 
@@ -72,8 +72,8 @@ SLICES = {
 
 RECORDS = [
     *(
-        Record("slice_by_index", {"x": X, **steering}, X[index_of(**steering)], 13, name=name)
-        for name, steering in SLICES.items()
+        Record("slice_by_index", {"x": X, **attributes}, X[index_of(**attributes)], 13, name=name)
+        for name, attributes in SLICES.items()
     ),
     Record(
         "slice_by_index",
@@ -104,9 +104,9 @@ RECORDS = [
         name="bool",
     ),
     *(
-        Record(op, {"x": INTS.astype(dtype), **steering}, expected, 18, name=dtype)
+        Record(op, {"x": INTS.astype(dtype), **attributes}, expected, 18, name=dtype)
         for dtype in ("int8", "uint8", "int16", "uint16")
-        for op, steering, expected in [
+        for op, attributes, expected in [
             (
                 "slice_by_index",
                 {"begin": [2, 0, 4], "end": [0, 4, 0], "stride": [-1, 2, -2]},
@@ -153,7 +153,7 @@ RECORDS = [
         INTS[0:1, 1:3, 2:],
         17,
         name="small ints",
-        skip={"strict": "steering is given as Python values there"},
+        skip={"strict": "attributes are given as Python values there"},
     ),
     *(
         Record(
@@ -241,18 +241,18 @@ def test_what_does_not_fit(op, arguments, message):
 
 @pytest.mark.parametrize("name", SLICES)
 def test_gradients_flow(name):
-    x, steering = torch.from_numpy(X.copy()).requires_grad_(), SLICES[name]
-    part = slice_by_index(torch_namespace, x=x, **steering)
+    x, attributes = torch.from_numpy(X.copy()).requires_grad_(), SLICES[name]
+    part = slice_by_index(torch_namespace, x=x, **attributes)
     part.sum().backward()
     expected = np.zeros_like(X)
-    expected[index_of(**steering)] = 1
+    expected[index_of(**attributes)] = 1
     assert (x.grad.numpy() == expected).all()
 
     x, update = torch.from_numpy(X.copy()).requires_grad_(), torch.ones(part.shape).requires_grad_()
-    result = slice_update(torch_namespace, x=x, update=update, **steering)
+    result = slice_update(torch_namespace, x=x, update=update, **attributes)
     (result * torch.from_numpy(X)).sum().backward()
     assert (x.grad.numpy() == X * (1 - expected)).all()
-    assert (update.grad.numpy() == X[index_of(**steering)]).all()
+    assert (update.grad.numpy() == X[index_of(**attributes)]).all()
 
 
 def test_gradients_of_windows_add_up():

@@ -73,12 +73,12 @@ RECORDS = [
     *(
         Record(
             "one_hot",
-            {"indices": np.asarray(indices, np.int32), "one_hot_vector_size": 4, **steering},
+            {"indices": np.asarray(indices, np.int32), "one_hot_vector_size": 4, **attributes},
             np.asarray(expected),
             13,
             name=name,
         )
-        for indices, steering, expected, name in [
+        for indices, attributes, expected, name in [
             ([1, 0], {}, [[0, 1, 0, 0], [1, 0, 0, 0]], "default"),
             ([1, 0], {"axis": 0}, [[0, 1], [1, 0], [0, 0], [0, 0]], "axis"),
             ([[3], [2]], {"axis": -2}, [[[0], [0], [0], [1]], [[0], [0], [1], [0]]], "middle"),
@@ -211,27 +211,27 @@ def test_what_does_not_fit(op, arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("op", "steering"),
+    ("op", "attributes"),
     [
-        *(("pad", {"pad": [1, 0, 2, 1], "mode": m}) for m in ("constant", "reflect", "replicate")),
+        *(("pad", {"pad": (1, 0, 2, 1), "mode": m}) for m in ("constant", "reflect", "replicate")),
         ("band_part", {"lower": 0, "upper": 1}),
         ("cumsum", {"axis": -1, "exclusive": True, "reverse": True}),
-        ("tile", {"reps": [1, 2, 3]}),
-        ("split", {"axis": 2, "split_sizes": [1, 3]}),
+        ("tile", {"reps": (1, 2, 3)}),
+        ("split", {"axis": 2, "split_sizes": (1, 3)}),
     ],
 )
-def test_gradients_flow(op, steering):
+def test_gradients_flow(op, attributes):
     x = torch.from_numpy(X.astype(np.float64)).requires_grad_()
     function = getattr(kernels, op)
-    assert torch.autograd.gradcheck(lambda x: function(torch_namespace, x=x, **steering), x)
+    assert torch.autograd.gradcheck(lambda x: function(torch_namespace, x=x, **attributes), x)
 
 
-@pytest.mark.parametrize("steering", [{}, {"interleave": True}])
-def test_gradients_flow_through_what_is_joined(steering):
+@pytest.mark.parametrize("attributes", [{}, {"interleave": True}])
+def test_gradients_flow_through_what_is_joined(attributes):
     values = [torch.from_numpy(X.astype(np.float64)).requires_grad_() for _ in range(2)]
 
     def joined(*values):
-        together = kernels.concat(torch_namespace, values=values, axis=1, **steering)
+        together = kernels.concat(torch_namespace, values=values, axis=1, **attributes)
         return together, kernels.stack(torch_namespace, values=values, axis=-1)
 
     assert torch.autograd.gradcheck(joined, values)

@@ -20,8 +20,8 @@ IMAGE = np.random.default_rng(0).standard_normal((2, 8, 4, 6)).astype(np.float32
 def torch_of(function):
     """Returns a reference that is torch's `function` of x and the one number beside it."""
 
-    def reference(x, **steering):
-        return function(torch.from_numpy(x), *steering.values()).numpy()
+    def reference(x, **attributes):
+        return function(torch.from_numpy(x), *attributes.values()).numpy()
 
     return reference
 
@@ -171,10 +171,14 @@ RECORDS = [
     ),
     *(
         Record(
-            op, {"x": INTS.astype(dtype), **steering}, expected(INTS.astype(dtype)), 17, name=dtype
+            op,
+            {"x": INTS.astype(dtype), **attributes},
+            expected(INTS.astype(dtype)),
+            17,
+            name=dtype,
         )
         for dtype in ("int8", "uint8", "int16", "uint16")
-        for op, steering, expected in [
+        for op, attributes, expected in [
             ("reshape", {"shape": [-1, 0]}, lambda x: x.reshape(6, 4)),
             ("expand_dims", {"axes": [1]}, lambda x: x[:, None]),
             ("squeeze", {}, lambda x: x),

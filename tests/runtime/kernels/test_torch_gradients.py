@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from array_api_compat import torch as xp
-from harness import convert
+from harness import given_to
 
 from mlpass.runtime.kernels.registry import find_kernel
 
@@ -112,7 +112,7 @@ def test_gradients_are_those_of_small_changes(op, arguments, opset):
         results = results if isinstance(results, tuple) else (results,)
         return sum((result.double() ** 2).sum() for result in results)
 
-    given = {name: convert(value, "torch") for name, value in arguments.items()}
+    given = given_to(op, arguments, "torch", opset)
     for name, value in arguments.items():
         if not isinstance(value, np.ndarray):
             continue

@@ -8,8 +8,10 @@ import pytest
 import torch
 from array_api_compat import torch as torch_namespace
 
+from mlpass.errors import NotApplicable
 from mlpass.runtime.backends.base import load_kernels
-from mlpass.runtime.kernels.registry import find_kernel
+from mlpass.runtime.kernels.arguments import read
+from mlpass.runtime.kernels.registry import find_kernel, find_kinds
 from mlpass.weights.ops.record import WEIGHT_OPS, layout_of
 
 load_kernels("numpy")
@@ -44,7 +46,9 @@ def given(arguments, namespace):
 
 
 def kernel_of(op_type, namespace, opset=18):
-    return find_kernel(op_type, opset, "torch" if namespace == "torch" else "numpy")
+    backend = "torch" if namespace == "torch" else "numpy"
+    function, kinds = find_kernel(op_type, opset, backend), find_kinds(op_type, opset, backend)
+    return lambda xp, **arguments: function(xp, **read(kinds, arguments))
 
 
 def chunks_of(op_type, parameter, arguments, xp=np, kernel=None, position=0):
@@ -80,3 +84,13 @@ def check(op_type, parameter, arguments, namespace, rows_of, position=0):
     found = inputs @ matrix.swapaxes(1, 2)
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    outputs = WEIGHT_OPS[op_type][parameter].outputs
+    if outputs is None:  # it is not linear in the weight
+        return
+    vector = any(np.ndim(arguments.get(name)) == 1 for name in ("x", "y") if op_type == "matmul")
+    if vector:
+        with pytest.raises(NotApplicable, match="matmul of a vector has no samples"):
+            outputs(xp, output, given(arguments, namespace), position)
+        return
+    arranged = outputs(xp, output, given(arguments, namespace), position)
+    np.testing.assert_array_equal(np.asarray(arranged), wanted)

@@ -63,9 +63,9 @@ TRANSPOSED = [
 @pytest.mark.parametrize("case", CONVS, ids=lambda case: f"{case[1]}-{case[2]}")
 def test_conv(case, chunk, namespace, monkeypatch):
     monkeypatch.setattr(convolutions, "_CHUNK", chunk)
-    shape, weight, steering = case
-    arguments = {"x": normal(*shape), "weight": normal(*weight), **steering}
-    rows_of = by_channel_groups(int(steering.get("groups", 1)))
+    shape, weight, attributes = case
+    arguments = {"x": normal(*shape), "weight": normal(*weight), **attributes}
+    rows_of = by_channel_groups(int(attributes.get("groups", 1)))
     check("conv", "weight", arguments, namespace, rows_of)
 
 
@@ -74,9 +74,9 @@ def test_conv(case, chunk, namespace, monkeypatch):
 @pytest.mark.parametrize("case", TRANSPOSED, ids=lambda case: f"{case[1]}-{case[2]}")
 def test_conv_transpose(case, chunk, namespace, monkeypatch):
     monkeypatch.setattr(convolutions, "_CHUNK", chunk)
-    shape, weight, steering = case
-    arguments = {"x": normal(*shape), "weight": normal(*weight), **steering}
-    rows_of = by_channel_groups(steering.get("groups", 1))
+    shape, weight, attributes = case
+    arguments = {"x": normal(*shape), "weight": normal(*weight), **attributes}
+    rows_of = by_channel_groups(attributes.get("groups", 1))
     check("conv_transpose", "weight", arguments, namespace, rows_of)
 
 

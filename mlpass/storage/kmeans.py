@@ -1,0 +1,263 @@
+"""The entries of tables: k-means on one axis, by dynamic programming, for many tables at once.
+
+Clusters of numbers are intervals of their order, so a table is a row of edges in it, and what an
+interval weighs and comes to are differences of prefix sums. From edges as densely as theory has
+them at the optimum, each round lets every edge move to one of some places, near, far, and where its
+neighbours are, and finds the best choice for all edges of a table together.
+
+Source of the first edges: Panter and Dite 1951, "Quantization distortion in pulse-count modulation
+with nonuniform spacing of levels": at the optimum entries are as dense as the cube root of the
+values.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.parallel import map_items
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Places = NDArray[np.integer[Any]]
+
+_MOST = 1 << 15  # values of a table that are put in order; more are counted into as many bins
+_COARSE = 64  # parts that the density is read from
+_CELLS = 4  # of the lattice, for each entry
+_WINDOW = 24  # cells to each side that an edge may begin at
+_ROUNDS = 60
+_PHASES = 3  # of places that are far
+_ENDS = 6  # places near either end that an edge may go to
+_AT_ONCE = 1 << 20  # values of the tables that are worked on together
+
+
+def fitted_tables(values: Floats, shares: Floats | None, entries: int, zero: bool) -> Floats:
+    """Returns the entries of each table, ascending: those with the least weighted square distance.
+
+    Where a table's values are no more than its entries, these are exactly those.
+
+    Args:
+        values: (tables, values).
+        shares: (tables, values), how much each counts, 0 or more; None where all count alike.
+        entries: how many a table has, 2 or more.
+        zero: whether one of them is to be 0 exactly.
+    """
+    step = max(1, _AT_ONCE // values.shape[1])
+
+    def fit(start: int) -> Floats:
+        part = slice(start, start + step)
+        return _fitted(values[part], None if shares is None else shares[part], entries, zero)
+
+    return np.concatenate(map_items(fit, range(0, len(values), step)))
+
+
+def _fitted(values: Floats, shares: Floats | None, entries: int, zero: bool) -> Floats:
+    if shares is not None:
+        unreached = ~(shares > 0).any(axis=1, keepdims=True)
+        if unreached.any():  # no sample reaches what is kept: all count alike
+            shares = np.where(unreached, (values != 0).astype(np.float32), shares)
+    line = _in_order(values, shares) if values.shape[1] <= _MOST else _counted(values, shares)
+    edges = _improved(line, _first_edges(line, entries - zero), None)
+    centres = _centres(line, edges)
+    if zero:
+        centres = _with_zero(line, centres)
+    found: Floats = np.sort(centres, axis=1).astype(np.float32)
+    for table in np.flatnonzero(line.occupied <= entries):
+        own = np.unique(values[table] if shares is None else values[table][shares[table] > 0])
+        own = np.union1d(own, [np.float32(0)]) if zero or not own.size else own
+        if own.size <= entries:
+            found[table] = np.pad(own, (0, entries - own.size), mode="edge")
+    return found
+
+
+class _Line(NamedTuple):
+    """The values of some tables in order, or bins of them.
+
+    Attributes:
+        weight: (tables, places) the weight of all values before each place.
+        moment: like it, of value times weight.
+        outer: like it, the value there.
+        first: like it, the first place of the same value: an edge between equals is never better.
+        occupied: (tables,) how many distinct values there are at least, as far as bins tell.
+    """
+
+    weight: Doubles
+    moment: Doubles
+    outer: Doubles
+    first: Places
+    occupied: Places
+
+
+def _in_order(values: Floats, shares: Floats | None) -> _Line:
+    """Returns the values themselves."""
+    if shares is None:
+        ordered = np.sort(values, axis=1)
+        weight = np.tile(np.arange(values.shape[1] + 1.0), (len(values), 1))
+        moment = _sums(ordered)
+    else:
+        order = np.argsort(values, axis=1)
+        ordered, share = (np.take_along_axis(each, order, axis=1) for each in (values, shares))
+        weight, moment = _sums(share), _sums(share.astype(np.float64) * ordered)
+    new = np.pad(np.diff(ordered) > 0, ((0, 0), (1, 1)), constant_values=True)
+    occupied = np.count_nonzero(new, axis=1) - 1
+    first = np.maximum.accumulate(np.where(new, np.arange(new.shape[1], dtype=np.int32), 0), axis=1)
+    outer = np.concatenate([ordered, ordered[:, -1:]], axis=1).astype(np.float64)
+    return _Line(weight, moment, outer, first, occupied)
+
+
+def _counted(values: Floats, shares: Floats | None) -> _Line:
+    """Returns bins, which are finer near the mean."""
+    tables = len(values)
+    if shares is None:
+        middle = values.mean(axis=1, keepdims=True)
+        scaled = values - middle
+    else:
+        total = shares.sum(axis=1, dtype=np.float64)
+        mean = np.einsum("tv,tv->t", values, shares, dtype=np.float64)
+        middle = (mean / np.where(total > 0, total, 1)).astype(np.float32)[:, None]
+        scaled = np.where(shares > 0, values - middle, np.float32(0))
+    root = np.sqrt(np.abs(scaled))
+    np.copysign(root, scaled, out=root)
+    low, high = root.min(axis=1, keepdims=True), root.max(axis=1, keepdims=True)
+    width = np.where(high > low, high - low, np.float32(1))
+    root -= low
+    root *= np.float32(_MOST) / width
+    place = np.minimum(root.astype(np.int32), _MOST - 1)
+    place += (np.arange(tables, dtype=np.int32) * _MOST)[:, None]
+    flat = place.reshape(-1)
+    share = None if shares is None else shares.reshape(-1)
+    moments = values if shares is None else values * shares
+    weight = np.bincount(flat, share, tables * _MOST).reshape(tables, _MOST)
+    moment = np.bincount(flat, moments.reshape(-1), tables * _MOST).reshape(tables, _MOST)
+    edges = low.astype(np.float64) + np.arange(_MOST + 1) * (width.astype(np.float64) / _MOST)
+    outer = middle + np.copysign(np.square(edges), edges)
+    own = np.broadcast_to(np.arange(_MOST + 1, dtype=np.int32), outer.shape)
+    return _Line(_sums(weight), _sums(moment), outer, own, np.count_nonzero(weight, axis=1))
+
+
+def _centres(line: _Line, edges: Places) -> Doubles:
+    """Returns the mean of each interval; of one without values the nearest before it."""
+    tables, last = len(line.weight), line.weight.shape[1] - 1
+    ends = np.zeros((tables, 1), np.intp), np.full((tables, 1), last)
+    bounds = np.concatenate([ends[0], edges, ends[1]], axis=1)
+    weight = np.diff(np.take_along_axis(line.weight, bounds, axis=1))
+    moment = np.diff(np.take_along_axis(line.moment, bounds, axis=1))
+    means = moment / np.where(weight > 0, weight, 1)
+    place = np.maximum.accumulate(np.where(weight > 0, np.arange(weight.shape[1]), -1), axis=1)
+    first = np.argmax(weight > 0, axis=1)[:, None]
+    return np.take_along_axis(means, np.where(place < 0, first, place), axis=1)
+
+
+def _sums(parts: NDArray[Any]) -> Doubles:
+    """Returns the sums of all parts before each."""
+    found = np.zeros((len(parts), parts.shape[1] + 1))
+    np.cumsum(parts, axis=1, out=found[:, 1:])
+    return found
+
+
+def _first_edges(line: _Line, entries: int) -> Places:
+    """Returns (tables, entries - 1) edges: the best of those on a lattice.
+
+    It is as dense as the cube root of the values.
+    """
+    coarse = np.linspace(0, line.weight.shape[1] - 1, _COARSE + 1).astype(np.intp)
+    counts, widths = np.diff(line.weight[:, coarse]), np.diff(line.outer[:, coarse])
+    dense = _sums(np.cbrt(counts * np.square(widths)))
+    wanted = np.arange(entries * _CELLS + 1) / (entries * _CELLS)
+    found = [np.interp(wanted * own[-1], own, coarse) for own in dense]
+    lattice = np.rint(found).astype(np.intp)
+    middle = np.arange(1, entries) * _CELLS
+    if entries < 2:
+        return lattice[:, middle]
+    window = middle[:, None] + np.arange(-_WINDOW, _WINDOW + 1)
+    places = lattice[:, np.clip(window, 0, entries * _CELLS)]
+    return _moved(line, lattice[:, middle], places, None)
+
+
+def _with_zero(line: _Line, centres: Doubles) -> Doubles:
+    """Returns the centres with 0 among them, the others moved to where they are best beside it."""
+    together = np.sort(np.concatenate([centres, np.zeros((len(centres), 1))], axis=1), axis=1)
+    number = np.argmax(together == 0, axis=1)
+    between = (together[:, 1:] + together[:, :-1]) / 2
+    edges = [np.searchsorted(own, each) for own, each in zip(line.outer, between, strict=True)]
+    last = line.weight.shape[1] - 1
+    found = _centres(line, _improved(line, np.minimum(np.stack(edges), last), number))
+    np.put_along_axis(found, number[:, None], 0, axis=1)
+    return found
+
+
+def _improved(line: _Line, edges: Places, zero: Places | None) -> Places:
+    """Returns edges moved to where the square distance is less, by all of a table at once.
+
+    Args:
+        line: the values.
+        edges: (tables, entries - 1), ascending.
+        zero: (tables,) the interval whose entry is 0; None where all are means.
+    """
+    if edges.shape[1] == 0:
+        return edges
+    edges, rest = edges.copy(), np.arange(len(edges))
+    still = np.zeros(len(edges), np.intp)  # rounds since something moved
+    for number in range(_ROUNDS):
+        part = _Line(*(each[rest] for each in line))
+        places = _places(edges[rest], line.weight.shape[1] - 1, number % _PHASES / _PHASES)
+        moved = _moved(part, edges[rest], places, None if zero is None else zero[rest])
+        still[rest] = np.where((moved != edges[rest]).any(axis=1), 0, still[rest] + 1)
+        edges[rest] = moved
+        rest = rest[still[rest] < _PHASES]
+        if not rest.size:
+            break
+    return edges
+
+
+def _places(edges: Places, last: int, phase: float) -> Places:
+    """Returns (tables, edges, places) where each may go: near, far, and where its neighbours are.
+
+    Args:
+        edges: (tables, edges).
+        last: the highest place.
+        phase: 0 to 1, by which far ones differ from round to round.
+    """
+    padded = np.pad(edges, ((0, 0), (1, 1)), constant_values=(0, last))
+    left, right = padded[:, :-2], padded[:, 2:]
+    far = np.unique((2 ** (np.arange(0, np.log2(last) - 2) + phase)).astype(np.intp))
+    steps = np.clip(edges[:, :, None] + np.concatenate([-far, [0], far]), 0, last)
+    others = np.stack([left, right, (left + edges) // 2, (right + edges) // 2], axis=2)
+    ends = np.minimum(last, 1 << np.arange(_ENDS))
+    ends = np.broadcast_to(np.concatenate([ends, last - ends]), (*edges.shape, 2 * _ENDS))
+    return np.concatenate([steps, others, ends], axis=2)
+
+
+def _moved(line: _Line, edges: Places, places: Places, zero: Places | None) -> Places:
+    """Returns the best choice of edges among the places of each."""
+    tables, count = edges.shape
+    last = line.weight.shape[1] - 1
+    weight, moment = line.weight.reshape(-1), line.moment.reshape(-1)
+    origin = (np.arange(tables) * (last + 1))[:, None]
+    places = line.first.reshape(-1)[origin[:, :, None] + places]
+    before: Places = np.zeros((tables, 1), np.intp)
+    best = np.zeros((tables, 1))
+    start = weight[origin + before], moment[origin + before]
+    came = np.zeros((count + 1, tables, places.shape[2]), np.int8)
+    for number in range(count + 1):
+        after = places[:, number] if number < count else np.full((tables, 1), last)
+        stop = weight[origin + after], moment[origin + after]
+        mass = stop[0][:, None, :] - start[0][:, :, None]
+        gain = stop[1][:, None, :] - start[1][:, :, None]
+        np.square(gain, out=gain)
+        gain /= np.where(mass > 0, mass, np.inf)
+        if zero is not None:
+            gain[zero == number] = 0
+        gain[after[:, None, :] < before[:, :, None]] = -np.inf
+        gain += best[:, :, None]
+        came[number, :, : after.shape[1]] = gain.argmax(axis=1)
+        best, before, start = gain.max(axis=1), after, stop
+    rows = np.arange(tables)
+    chosen: Places = came[count, :, 0].astype(np.intp)
+    found = np.empty_like(edges)
+    for number in range(count - 1, -1, -1):
+        found[:, number] = places[rows, number, chosen]
+        chosen = came[number, rows, chosen].astype(np.intp)
+    return found
