@@ -33,6 +33,8 @@ from mlpass.weights.storing import Editor, Encoded, encode_stored, encode_weight
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
+_NOTHING_NEARER = "on the samples kept back, nothing is nearer"
+
 
 def prune_calibrated(
     model: ModelLike,
@@ -204,13 +206,9 @@ def _target(
     learnt, held, whole = observed.aim
     found, share = aimed(in_fp32(placed(matrix, whole.gram.diagonal)), learnt, held, whole)
     if not share:
-        moved = whole.cross is not None or whole.drift is not None
-        text = (
-            "nothing is nearer on the samples kept back"
-            if moved
-            else "its inputs are the dense ones"
-        )
-        return weight, None, f"own: {text}"
+        still = whole.cross is None and whole.drift is None
+        reason = "its inputs are those of the dense model" if still else _NOTHING_NEARER
+        return weight, None, f"own: {reason}"
     wanted = layout.join(host(found))
     limit = limit_of(weight)
     stream = "" if whole.drift is None else " stream"
