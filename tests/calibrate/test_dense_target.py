@@ -274,6 +274,20 @@ def test_every_kind_of_model_goes_through(name, tmp_path):
     assert any(layer.target.startswith("dense") for layer in solved)
 
 
+def test_the_steps_of_sequences_go_side_by_side(tmp_path):
+    inputs, _ = truth("stateful_lm")
+    steps = [{key: array[n] for key, array in inputs.items()} for n in range(6)]
+    data = [steps[:4], steps[1:5], steps[2:6]]
+    out, source = tmp_path / "out.mlpackage", FIXTURES / "stateful_lm.mlpackage"
+    report = mlpass.prune(source, out, NM(2, 4), sample_data=data, target="dense")
+    solved = [layer for layer in report.layers if layer.mode]
+    assert {(layer.samples, layer.tokens) for layer in solved if layer.op_type == "linear"} == {
+        (3, 12)
+    }
+    assert all(layer.target for layer in solved)
+    assert any("number of times" not in layer.target for layer in solved)
+
+
 def test_torch_runs_it_as_well(mlp, tmp_path):
     numpy, _ = prune(mlp, tmp_path)
     torch, _ = prune(mlp, tmp_path, backend="torch")
