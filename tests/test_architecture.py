@@ -23,6 +23,7 @@ GROUND = {
     "buffers",
     "files",
     "halves",
+    "leftovers",
     "ledger",
     "options",
     "parallel",
@@ -33,8 +34,9 @@ ARROWS = {
     "errors": set(),
     "version": set(),
     "buffers": set(),
-    "files": {"errors"},
-    "ledger": {"errors", "files"},
+    "leftovers": set(),
+    "files": {"errors", "leftovers"},
+    "ledger": {"errors", "files", "leftovers", "version"},
     "options": {"errors"},
     # It names the modules of mlpass' own, which are imported when they are first asked for.
     "registries": {"errors", "options", "sparsity", "solvers", "storage"},
@@ -50,7 +52,7 @@ ARROWS = {
     "runtime": {*GROUND, "program"},
     "weights": {*GROUND, "sparsity", "solvers", "storage", "program", "runtime", "report"},
     "plan": {*GROUND, "sparsity", "storage", "weights"},
-    "examine": {*GROUND, "program", "runtime", "report", "weights"},
+    "examine": {*GROUND, "program", "runtime", "report", "storage", "weights", "plan"},
     "finetune": {*GROUND, "sparsity", "storage", "program", "runtime", "report", "weights", "plan"},
     "calibrate": {
         *GROUND,

@@ -61,16 +61,21 @@ class Gathered:
         self.sums[held].add_all(self._rows(inputs, label))
 
     def _rows(self, inputs: Iterable[tuple[int, Any]], label: str) -> Iterator[tuple[Any, str]]:
-        """Counts chunks, and yields those with rows, with what to call them in an error."""
+        """Counts chunks, and yields those with rows, with what to call them in an error.
+
+        One without rows, as of an expert that no token of a sample reaches, adds nothing.
+        """
         for sample, chunk in inputs:
+            tokens = int(chunk.sum()) if chunk.ndim == 1 else chunk.shape[1]
+            if not tokens:
+                continue
             self.samples.add(sample)
+            self.tokens += tokens
             if chunk.ndim == 1:
-                self.tokens += int(chunk.sum())
                 # A row that these samples happen not to read is read by others: once, say.
                 before = np.ones(chunk.shape) if self.counts is None else self.counts
                 self.counts = before + chunk
             else:
-                self.tokens += chunk.shape[1]
                 yield chunk, f" (sample {sample}, {label!r})"
 
     @property

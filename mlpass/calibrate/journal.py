@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mlpass.errors import CalibrationError
 from mlpass.files import hidden_path, whole_file
 from mlpass.ledger import Ledger
+from mlpass.program.dtypes import BY_NAME
 from mlpass.report.plain import to_json
 from mlpass.runtime.samples import Sample, read_arrays, steps_of
 from mlpass.solvers.solve import Solution
@@ -49,7 +51,7 @@ class Journal:
             resume: whether to go on with what is there, rather than anew.
 
         Raises:
-            CalibrationError: what is there is of another run.
+            CalibrationError: what is there is of another run, or of another version.
             OutputBusyError: another run is using it.
             OSError: it cannot be read or written.
         """
@@ -57,6 +59,8 @@ class Journal:
         self._numbers: dict[Site, int] = {}
         if self._ledger is None or folder is None:
             return
+        names = [field.name for field in fields(Solution)]
+        self._ledger.begin(names, resume=resume)
         head = folder / "run.json"
         if resume and head.is_file():
             if _read_digest(head) != digest:
@@ -66,7 +70,6 @@ class Journal:
                     "samples; without resume, the run starts anew and deletes it"
                 )
             return
-        self._ledger.clear()
         with whole_file(head, force=True) as building:
             building.write_text(to_json({"digest": digest}))
 
@@ -94,10 +97,15 @@ class Journal:
                 name: value if value.ndim else value.item() for name, value in arrays.items()
             }
             target = values.pop("target", None)
-            return Finished(Solution(**values, parts=parts), samples, tokens, target)
-        except (LookupError, ValueError, TypeError) as error:
-            path = self._path(site)
-            raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
+            found = Solution(**values, parts=parts)
+            _check(found, site)
+            return Finished(found, samples, tokens, target)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise self.broken(site, error) from None
+
+    def broken(self, site: Site, error: Exception) -> CalibrationError:
+        """Returns an error that says of a finished layer's file that it is broken."""
+        return CalibrationError(f"resume: {self._path(site)} is broken, delete it: {error!r}")
 
     def add(self, site: Site, finished: Finished) -> None:
         """Notes a finished layer.
@@ -111,7 +119,7 @@ class Journal:
         content = {name: value for name, value in told.items() if value is not None}
         del content["solution"]
         content |= {_PART + name: part for name, part in content.pop("parts").items()}
-        with whole_file(self._path(site), force=True) as building, building.open("xb") as file:
+        with whole_file(self._path(site), force=True) as building, building.open("wb") as file:
             np.savez(file, **content)
 
     def __enter__(self) -> Journal:
@@ -125,6 +133,19 @@ class Journal:
     def _path(self, site: Site) -> Path:
         assert self._ledger is not None  # asked before
         return self._ledger.folder / f"{self._numbers[site]}.npz"
+
+
+def _check(found: Solution[NDArray[Any]], site: Site) -> None:
+    """Raises ValueError where a solution is not one for a site."""
+    arrays = {"weight": (found.weight, site.dtype), "keep": (found.keep, "bool")}
+    for name, (array, dtype) in arrays.items():
+        if np.shape(array) != site.shape or str(array.dtype) != str(BY_NAME[dtype].numpy):
+            raise ValueError(f"{name}: is {np.shape(array)} {array.dtype}, not {site.shape}")
+    numbers = (found.error, found.dampening, found.error_before or 0.0)
+    if not all(isinstance(one, int | float) for one in numbers):
+        raise ValueError(f"its errors are {numbers}")
+    if not (isinstance(found.method, str) and isinstance(found.reason or "", str)):
+        raise ValueError(f"its method is {found.method!r}, {found.reason!r}")
 
 
 def journal_path(output: str | os.PathLike[str]) -> Path:
@@ -166,6 +187,6 @@ def digest_of(
 def _read_digest(head: Path) -> object:
     try:
         content = json.loads(head.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content.get("digest") if isinstance(content, dict) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,18 @@ from mlpass.arrays import Array
 from mlpass.calibrate.aims import Aim, Crossed, Part, aim_of, is_held
 from mlpass.calibrate.gathered import Gathered, with_gathering
 from mlpass.calibrate.skips import find_streams
-from mlpass.errors import CalibrationError, NotApplicable
+from mlpass.errors import CalibrationError, MlpassError, NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.failures import failure, of_sample
 from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import sum_of_grams
 from mlpass.solvers.gram import Gram
-from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp
+from mlpass.sparsity.layout import Layout
+from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp, layout_of
 from mlpass.weights.sites import Site, Use
 
 # One of the model that is pruned, and where sites aim at the dense one that one's.
@@ -205,9 +208,9 @@ class SiteGrams:
             if dense is not None and crossed is not None and crossed.streams:
                 drifts = self._drifts(crossed, use, turns, (stop, dense), sample)
             for number, arguments in enumerate(turns):
-                chunks = self._inputs(use, kernel, arguments)
+                chunks = self._inputs(sample, reading, kernel, arguments)
                 if dense is not None and crossed is not None and not crossed.refusal:
-                    others = self._inputs(use, dense.kernel(use.op), beside[number])
+                    others = self._inputs(sample, reading, dense.kernel(use.op), beside[number])
                     chunks = crossed.watched(chunks, others, drifts[number], held)
                 yield from ((sample, chunk) for chunk in chunks)
 
@@ -245,12 +248,29 @@ class SiteGrams:
         return outputs(self._backend.xp, before - now, arguments, use.position)
 
     def _inputs(
-        self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]
+        self,
+        sample: int,
+        reading: _Reading,
+        kernel: Callable[..., Any],
+        arguments: Mapping[str, Any],
     ) -> Iterator[Any]:
-        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's."""
+        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's.
+
+        Raises:
+            ExecutionError: the op's arguments do not fit together.
+        """
+        use = reading.use
         record = _record(use)
-        for chunk in record.inputs(self._backend.xp, arguments, kernel, use.position):
-            yield self._backend.to_numpy(chunk) if record.gathered else chunk
+        try:
+            for chunk in record.inputs(self._backend.xp, arguments, kernel, use.position):
+                if not record.gathered:
+                    reading.check(chunk.shape)
+                yield self._backend.to_numpy(chunk) if record.gathered else chunk
+        except (MlpassError, OSError):
+            raise
+        except Exception as error:
+            with of_sample(sample):
+                raise failure(use.op, error, arguments) from error
 
     def _whole(self, ops: Sequence[Op]) -> list[tuple[Step, Observed]]:
         """Returns the sites that no op after these reads, and forgets them."""
@@ -319,6 +339,27 @@ class _Reading:
     step: Step
     use: Use
     key: Hashable
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """How the op reads the weight; None where that is not as the matrix of dot products."""
+        use, shape = self.use, self.step.site.shape
+        try:
+            return layout_of(use.op.type, use.parameter, use.position, shape, use.settings)
+        except NotApplicable:
+            return None
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where inputs (groups, rows, columns) do not fit the weight."""
+        if self.layout is None:
+            return
+        groups, _, channels, positions = self.layout.sizes
+        wanted = groups, channels * positions
+        if (shape[0], shape[2]) != wanted:
+            raise ValueError(
+                f"it is given (groups, columns) {(shape[0], shape[2])}, its {self.use.parameter} "
+                f"has {wanted}"
+            )
 
 
 def _record(use: Use) -> WeightOp:

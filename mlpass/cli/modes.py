@@ -62,7 +62,7 @@ def config_of(options: argparse.Namespace) -> Any:
     else:
         options.parser.error(
             "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config; or how to "
-            "keep what is there: --quantize or --palettize"
+            "keep what is there: --quantize, --palettize or --lossless"
         )
     try:
         config = configured(config, storage)

@@ -18,7 +18,7 @@ from mlpass.plan.config import Config, as_config, configured
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
-from mlpass.program.mlpackage import Package, package_nbytes
+from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import edit_program
@@ -166,6 +166,7 @@ def prune_package(
     minimum_deployment_target: Any = None,
     force: bool = False,
     resume: bool = False,
+    journaled: bool = True,
 ) -> Report:
     """Prunes a package or an `MLModel` to a new package, and returns what was done.
 
@@ -178,6 +179,7 @@ def prune_package(
         minimum_deployment_target: that it is raised to; None where it is not.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished.
+        journaled: whether what is finished is kept for that.
 
     Raises:
         MlpassError: as `prune`; or the package was not written as the report says.
@@ -189,8 +191,9 @@ def prune_package(
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
         package.check_target(output, force=force)
+        kept = calibration if journaled else None
         with (
-            _journal(package, output, config, calibration, resume) as journal,
+            _journal(package, output, config, kept, resume) as journal,
             package.rewrite(output, force=force) as rewriter,
         ):
             steps = rank_globally(steps)
@@ -202,9 +205,8 @@ def prune_package(
             rewriter.ensures = partial(
                 ensure_written, target=Path(output), programs=package.programs, told=told
             )
-        bytes_after = package_nbytes(Path(output))
         name, target = str(package.path), os.fspath(output)
-    return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
+    return Report(name, target, bytes_before, rewriter.nbytes, functions, tuple(layers))
 
 
 def prune_in_place(

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from mlpass.arrays import Array
 from mlpass.buffers import empty
+from mlpass.files import naming_temporary
 from mlpass.program.ir import Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
@@ -151,6 +152,10 @@ class Spill:
 
     def _spill(self, value: Value) -> None:
         """Writes out a value of all samples that hold it."""
+        with naming_temporary():
+            self._write(value)
+
+    def _write(self, value: Value) -> None:
         spilled = self._files.get(value)
         if spilled is None:
             spilled = self._files[value] = _File(tempfile.TemporaryFile(), {})  # noqa: SIM115

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
-from mlpass.files import check_file, naming
+from mlpass.files import check_file, naming, temporary_folder
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.report.html import check_target, write_report
@@ -24,11 +23,12 @@ from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
+from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
-from mlpass.study.trial import FITTED, Evaluate, Setting, run_trial, weight_bytes
+from mlpass.study.trial import FITTED, Setting, run_trial, weight_bytes
 from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.weights.sites import find_sites
@@ -82,7 +82,7 @@ def sweep(
         command: that the report says made it.
 
     Raises:
-        ConfigError: a config or an option is not valid.
+        ConfigError: a config or an option is not valid, or `evaluate` fails on the model.
         CalibrationError: the samples do not fit the model.
         ModelFormatError: `model` is not a package with an ML Program, or is broken; or `output` is
             within it.
@@ -101,7 +101,7 @@ def sweep(
     if output is not None:
         check_outside(output, model, "the model to prune")
     with ExitStack() as closing:
-        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="mlpass-")))
+        folder = closing.enter_context(temporary_folder())
         path, name = path_of(model, folder)
         package = closing.enter_context(Package(path))
         samples = sendable(sample_data)
@@ -124,13 +124,14 @@ def sweep(
             closing.enter_context(journal)
         if tested is not None:
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
+        value = None if evaluate is None else evaluated(evaluate, path)
         trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
             weight_bytes_before=weight_bytes(package, function_name),
             samples=0 if tested is None else len(load_samples(tested)),
-            value_before=None if evaluate is None else float(evaluate(path)),
+            value_before=value,
             latency_before=_latency(setting, path) if can_measure() else None,
             trials=with_front(trials),
             command=command or f"mlpass.sweep({name!r}, ...)",
@@ -169,7 +170,7 @@ def _run(
         calls.insert(0, (measure_layers, (setting, [candidates[number] for number in free])))
     errors, note = [], None
     bar = tqdm(total=len(calls), desc="sweeping", unit="job", disable=None)
-    with open_executor(executor, len(calls), calls, jobs) as workers, bar:
+    with open_executor(executor, len(calls), calls, jobs, folder) as workers, bar:
         for place, result in run_all(workers, calls):
             bar.update()
             if measured and place == 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -17,6 +15,7 @@ from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
 from mlpass.examine.compare import tally_outputs
+from mlpass.files import temporary_folder
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
@@ -26,14 +25,13 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
+from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import outputs_of, read_reference
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site, find_sites
-
-Evaluate = Callable[[str], float]
 
 _CORNER = 64  # rows and columns of a pattern's picture
 
@@ -87,8 +85,8 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
         OSError: a file cannot be read or written.
     """
     if output is None:
-        with tempfile.TemporaryDirectory(prefix="mlpass-") as folder:
-            trial = run_trial(setting, candidate, str(Path(folder, "pruned.mlpackage")))
+        with temporary_folder() as folder:
+            trial = run_trial(setting, candidate, str(folder / "pruned.mlpackage"))
         report = trial.report and replace(trial.report, output=None)  # it is gone
         return replace(trial, report=report)
     command = prune_command(setting.model, candidate)
@@ -119,7 +117,9 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
             function_name=setting.function_name,
             dense_grams=None if setting.grams is None else GramFolder(Path(setting.grams)),
         )
-    return prune_package(setting.model, output, candidate.config, calibration, force=True)
+    return prune_package(
+        setting.model, output, candidate.config, calibration, force=True, journaled=False
+    )
 
 
 def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
@@ -137,7 +137,7 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
         trial,
         report=report,
         outputs=outputs,
-        value=None if setting.evaluate is None else float(setting.evaluate(path)),
+        value=None if setting.evaluate is None else evaluated(setting.evaluate, path),
         weight_bytes=read,
         layer_errors=tuple(layer.error for layer in report.layers),
         pattern=pattern,

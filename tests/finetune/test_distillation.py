@@ -1,6 +1,7 @@
 """Training without labels: the loss, the loop, and the command."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mlpass.finetune import (
     to_module,
 )
 from tests.finetune.networks import FIXTURES, images
+from tests.program.packages import tree
 
 DIGITS = FIXTURES / "digits_ios15.mlpackage"
 PIXELS = images(24)[0].numpy()
@@ -180,12 +182,43 @@ def test_a_target_that_exists_is_refused_before_training(tmp_path):
         finetune(DIGITS, tmp_path / "o", Percentile(0.5), None, steps=1)
 
 
+def test_a_result_whose_place_was_taken_meanwhile_is_kept_beside_it(tmp_path, capsys, sample_data):
+    alone, output = tmp_path / "alone.mlpackage", tmp_path / "o.mlpackage"
+    words = ["finetune", str(DIGITS), "--sample-data", str(sample_data), "--steps", "2"]
+    words += ["--target-sparsity", "0.5", "-o"]
+    assert main([*words, str(alone)]) == 0
+    with pytest.MonkeyPatch.context() as patched:
+
+        def late(self, *_):
+            step(self)
+            output.write_text("theirs")
+
+        step = MagnitudePruner.step
+        patched.setattr(MagnitudePruner, "step", late)
+        assert main([*words, str(output)]) == 1
+    kept = tmp_path / "o-1.mlpackage"
+    assert (
+        f"{output}: came into being meanwhile, and is kept; the result is {kept}, whole: rename "
+        "it, or pass --force to replace what is there" in capsys.readouterr().err
+    )
+    assert output.read_text() == "theirs"
+    assert tree(kept) == tree(alone)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_the_target_is_reached_whatever_the_steps(tmp_path, steps):
     samples = SAMPLES[:2]
     output = tmp_path / "o.mlpackage"
     report = finetune(DIGITS, output, Percentile(0.5), samples, steps=steps, batch_size=1)
     assert {layer.sparsity for layer in report.layers if layer.mode} == {0.5}
+    (note,) = report.notes
+    few = "(the mean of the first and of the last 5)" if steps == 50 else "(the first and the last)"
+    pattern = rf"trained for {steps} steps; the loss, .*, went from (\S+) to (\S+) {re.escape(few)}"
+    found = re.fullmatch(pattern, note)
+    assert found
+    assert steps > 1 or found[1] == found[2]
+    assert note in str(report)
+    assert report.to_dict()["notes"] == [note]
     with pytest.raises(ConfigError, match="steps: must be an int of 1 or more"):
         finetune(DIGITS, tmp_path / "p.mlpackage", Percentile(0.5), samples, steps=0)
 

@@ -1,4 +1,4 @@
-"""Pipelines with a part that is no ML Program: what runs, and what is said of the rest."""
+"""Pipelines with a part that is not an ML Program: what runs, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_no_boxes_and_empty_boxes():
 
 
 def suppression(rows=None):
-    """A part as exporters of detectors write it: thresholds are no inputs of its own."""
+    """A part as exporters of detectors write it: thresholds are not inputs of its own."""
     model = Model(specificationVersion=5)
     message = model.nonMaximumSuppression
     for place, (name, width) in enumerate((("confidence", CLASSES), ("coordinates", 4))):

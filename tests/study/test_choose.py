@@ -9,6 +9,7 @@ import pytest
 
 import mlpass
 from mlpass import ConfigError, OutputExistsError
+from mlpass.errors import brief
 from mlpass.program.mlpackage import package_nbytes
 from mlpass.study.choose import parse_size
 
@@ -27,6 +28,27 @@ def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
     sparsity = float(choice.attempts[0].trial.name.removeprefix("Percentile(").rstrip(")"))
     less = mlpass.prune(model, tmp_path / "l.mlpackage", mlpass.Percentile(sparsity - 0.005))
     assert less.bytes_after > 0.5 * choice.bytes_before >= data_free.bytes_after
+
+
+def test_a_model_whose_place_was_taken_meanwhile_is_kept_beside_it(
+    model, samples, tmp_path, monkeypatch
+):
+    from mlpass.study.climb import Climb
+
+    out, try_rung = tmp_path / "out.mlpackage", Climb.try_rung
+
+    def late(self, *given):
+        try_rung(self, *given)
+        out.write_text("theirs")
+
+    monkeypatch.setattr(Climb, "try_rung", late)
+    options = {"sample_data": samples, "max_size": "0.8x", "up_to": "data-free"}
+    with pytest.raises(OutputExistsError, match=r"meanwhile, and is kept; the result is .*out-1"):
+        mlpass.choose(model, out, **options)
+    assert out.read_text() == "theirs"
+    kept = tmp_path / "out-1.mlpackage"
+    assert sorted(tmp_path.iterdir()) == [kept, out]
+    assert package_nbytes(kept) <= 0.8 * mlpass.inspect(model).bytes_before
 
 
 def test_a_quality_is_held_by_the_smallest(model, samples, tmp_path):
@@ -94,6 +116,31 @@ def test_training_is_the_last_step_and_judged_by_the_users_own_measure(model, sa
     assert choice.picked.method.endswith(" + fine-tuning")
     assert choice.picked.report.bytes_before == choice.bytes_before
     assert choice.attempts[0].misses == ("value 0.50 is below 0.9",)
+    assert "evaluate gives 0.5 for the model as it is" in choice.notes
+
+
+def test_what_the_model_itself_does_not_have_is_not_climbed_for(model, samples, tmp_path):
+    seen = []
+
+    def evaluate(path):
+        seen.append(path)
+        return 0.5
+
+    choice = mlpass.choose(
+        model,
+        tmp_path / "out.mlpackage",
+        sample_data=samples,
+        min_accuracy=0.9,
+        evaluate=evaluate,
+    )
+    assert seen == [str(model)]
+    assert choice.attempts == ()
+    assert choice.picked is None
+    assert choice.reason == (
+        "a value of at least 0.9 cannot be met: evaluate gives 0.5 for the model as it is, before "
+        "anything is pruned"
+    )
+    assert not (tmp_path / "out.mlpackage").exists()
 
 
 @pytest.mark.slow
@@ -163,7 +210,11 @@ def test_sizes(size, nbytes):
     assert parse_size(size, 1000) == nbytes
 
 
-@pytest.mark.parametrize("size", ["", "x", "-3", "0", "half", "3 PB", True, "1e3"])
+@pytest.mark.parametrize(
+    "size",
+    ["", "x", "-3", "0", "half", "3 PB", True, "1e3", "9" * 400, "9" * 5000, 10**400, 10**5000],
+    ids=lambda size: brief(size)[:20],
+)
 def test_sizes_that_are_none(size):
     with pytest.raises(ConfigError, match=r"max_size: must be bytes, a text such as"):
         parse_size(size, 1000)
@@ -175,6 +226,9 @@ def test_sizes_that_are_none(size):
         ({}, "target: give max_size, min_snr or min_accuracy"),
         ({"min_accuracy": 0.7}, "min_accuracy: needs evaluate, which measures it"),
         ({"min_snr": 3, "up_to": "sparsgpt"}, "up_to: must be one of data-free.*did you mean 'sp"),
+        ({"min_snr": float("nan")}, "min_snr: must be a number. Got nan"),
+        ({"min_accuracy": 10**400, "evaluate": len}, "min_accuracy: must be a number"),
+        ({"min_snr": "25"}, "min_snr: must be a number. Got '25'"),
         ({"min_snr": 3, "backend": "coreml"}, "backend: must be 'numpy' or 'torch'"),
     ],
 )
