@@ -40,7 +40,7 @@ from typing import Any
 
 from accuracy_ratios import NETWORKS, Ratio, ratios
 from bench_cases import CASES
-from bench_runs import JOINT, METHODS, cases, markdown, run
+from bench_runs import AIMED, JOINT, METHODS, cases, markdown, run
 
 TITLES = {
     "fashion": "Residual CNN, Fashion-MNIST",
@@ -55,6 +55,8 @@ ALGORITHMS = {
     "sparsegpt": "SparseGPT",
     "sparsegpt+refit": "SparseGPT, refit",
     "admm": "ADMM",
+    "sparsegpt+dense": "SparseGPT, dense target",
+    "admm+dense": "ADMM, dense target",
     "sparsegpt+int4": "SparseGPT",
     "sparsegpt+palette4": "SparseGPT",
 }
@@ -74,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    models, methods = [*TITLES, *NETWORKS], [*METHODS, *JOINT]
+    models, methods = [*TITLES, *NETWORKS], [*METHODS, *AIMED, *JOINT]
     parser.add_argument("--models", nargs="+", default=models, choices=models)
     parser.add_argument(
         "--methods", nargs="+", default=[*METHODS, "sparsegpt+int4"], choices=methods

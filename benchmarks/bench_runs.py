@@ -13,6 +13,7 @@ from typing import Any
 from bench_cases import ROOT
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "sparsegpt+refit", "admm")
+AIMED = ("sparsegpt+dense", "admm+dense")  # at the dense model's outputs
 JOINT = ("sparsegpt+int4", "sparsegpt+palette4")
 MODELS = {  # and the cases of each
     "smollm2": ("smollm2",),
@@ -39,7 +40,7 @@ def run(
     Args:
         name: of the case.
         tool: "mlpass", or one of the peers of the case.
-        method: one of METHODS or JOINT, or "dense", which prunes nothing.
+        method: one of METHODS, AIMED or JOINT, or "dense", which prunes nothing.
         config: a sparsity, or N:M.
         backend: of mlpass.
         threads: of each library.

@@ -26,6 +26,7 @@ METHODS = {
     "sparsegpt+refit": mlpass.SparseGPT(refit=True),
     "admm": mlpass.ADMM(),
 }
+AIMED = {f"{name}+dense": METHODS[name] for name in ("sparsegpt", "admm")}  # target="dense"
 JOINT: dict[str, dict[str, Any]] = {
     "sparsegpt+int4": {"storage": "int4"},
     "sparsegpt+palette4": {"storage": {"palettize": 4}},
@@ -52,7 +53,10 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
             calibrated: dict[str, Any] = {}
             if method != "magnitude":
                 calibrated = {"sample_data": case.samples(), "backend": backend}
-                calibrated |= JOINT.get(method) or {"method": METHODS[method]}
+                if method in AIMED:
+                    calibrated |= {"method": AIMED[method], "target": "dense"}
+                else:
+                    calibrated |= JOINT.get(method) or {"method": METHODS[method]}
             output = Path(folder, "pruned.mlpackage")
             open_backend(backend)
             prune = mlpass.prune  # imported here: that is not part of the run

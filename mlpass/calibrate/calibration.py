@@ -29,6 +29,8 @@ class Calibration:
         max_nbytes: with "error": what the pruned weights may take together, instead of the target.
         propagate: "pruned" where a layer meets what the pruned layers before it make, "dense"
             where it meets what the model made before.
+        target: what a layer's outputs are to be: "own", those of its dense weight on what it meets;
+            or "dense", those of the dense model, so that it makes up for the layers before it.
         fallback: what becomes of a weight that no sample reaches: "skip", or "magnitude".
         memory_budget: bytes of activations that may stay in memory.
         backend: that the program runs on, "numpy" or "torch".
@@ -53,6 +55,11 @@ class Calibration:
         default="pruned",
         choices=("pruned", "dense"),
         help="what a layer meets: the outputs of pruned layers, or of dense ones",
+    )
+    target: str = option(
+        default="own",
+        choices=("own", "dense"),
+        help="what a layer aims at: its own weight's outputs, or the dense model's",
     )
     fallback: str = option(
         default="skip",
@@ -79,6 +86,11 @@ class Calibration:
         check_options(self)
         if self.max_nbytes is not None and self.allocate != "error":
             raise ConfigError("max_nbytes: needs allocate='error', which divides it among layers")
+        if self.target == "dense" and self.propagate == "dense":
+            raise ConfigError(
+                "target: 'dense' makes up for what pruning changed before a layer, and with "
+                "propagate='dense' none meets that; give one of the two"
+            )
 
 
 def make_calibration(

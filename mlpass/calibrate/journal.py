@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,14 @@ _PART = "part:"  # before the name of each of a solution's parts
 
 _CHUNK = 1 << 20
 
-# A layer's solution, with how many samples and input rows it was solved on.
-Finished = tuple[Solution[NDArray[Any]], int, int]
+
+class Finished(NamedTuple):
+    """A layer's solution, on how many samples and input rows, and what it aims at, where told."""
+
+    solution: Solution[NDArray[Any]]
+    samples: int
+    tokens: int
+    target: str | None = None
 
 
 class Journal:
@@ -90,9 +96,10 @@ class Journal:
             values: dict[str, Any] = {
                 name: value if value.ndim else value.item() for name, value in arrays.items()
             }
+            target = values.pop("target", None)
             found = Solution(**values, parts=parts)
             _check(found, site)
-            return found, samples, tokens
+            return Finished(found, samples, tokens, target)
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise self.broken(site, error) from None
 
@@ -100,7 +107,7 @@ class Journal:
         """Returns an error that says of a finished layer's file that it is broken."""
         return CalibrationError(f"resume: {self._path(site)} is broken, delete it: {error!r}")
 
-    def add(self, site: Site, solution: Solution[NDArray[Any]], samples: int, tokens: int) -> None:
+    def add(self, site: Site, finished: Finished) -> None:
         """Notes a finished layer.
 
         Raises:
@@ -108,10 +115,12 @@ class Journal:
         """
         if self._ledger is None:
             return
-        content = {name: value for name, value in vars(solution).items() if value is not None}
+        told = {**vars(finished.solution), **finished._asdict()}
+        content = {name: value for name, value in told.items() if value is not None}
+        del content["solution"]
         content |= {_PART + name: part for name, part in content.pop("parts").items()}
         with whole_file(self._path(site), force=True) as building, building.open("wb") as file:
-            np.savez(file, samples=samples, tokens=tokens, **content)
+            np.savez(file, **content)
 
     def __enter__(self) -> Journal:
         return self

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mlpass.arrays import cast_like, host, in_fp32, limit_of, placed
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.journal import Finished, Journal
 from mlpass.calibrate.shares import allocate
@@ -20,7 +21,9 @@ from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
+from mlpass.solvers.aim import aimed
 from mlpass.solvers.solve import Solution, solve
+from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.lossless import encode_lossless
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
@@ -30,6 +33,8 @@ from mlpass.weights.storing import Editor, Encoded, encode_stored, encode_weight
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
+
+_NOTHING_NEARER = "on the samples kept back, nothing is nearer"
 
 
 def prune_calibrated(
@@ -64,8 +69,8 @@ def prune_calibrated(
                 pruning.solve([observed])
             return pruning.records
         with walk(model, steps, calibration, journal.__contains__) as (grams, stops):
-            for stop in stops:
-                for site, weight in pruning.solve(grams.add(stop)):
+            for stop, dense in stops:
+                for site, weight in pruning.solve(grams.add(stop, dense)):
                     if calibration.propagate == "pruned":
                         put(stop, site, weight)
     return pruning.records
@@ -79,11 +84,9 @@ def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
 
 
 class _Solved(NamedTuple):
-    """What a site comes to: solved for on how many samples and input rows, and encoded."""
+    """What a site comes to: what the journal keeps of it, and encoded."""
 
-    solution: Solution[NDArray[Any]]
-    samples: int
-    tokens: int
+    finished: Finished
     encoded: Encoded
 
 
@@ -121,9 +124,10 @@ class _Pruning:
             known = self._journal.get(step.site)
             if known is not None:
                 return self._kept(step, known)
-            known = self._solve(step, observed), observed.samples, observed.tokens
-            self._journal.add(step.site, *known)
-            return _Solved(*known, _encoded(step, known[0]))
+            solution, target = self._solve(step, observed)
+            known = Finished(solution, observed.samples, observed.tokens, target)
+            self._journal.add(step.site, known)
+            return _Solved(known, _encoded(step, known.solution))
         except NotApplicable as reason:
             return reason
 
@@ -135,7 +139,7 @@ class _Pruning:
             CalibrationError: its file is broken.
         """
         try:
-            return _Solved(*known, _encoded(step, known[0]))
+            return _Solved(known, _encoded(step, known.solution))
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             if isinstance(error, MlpassError):
                 raise
@@ -149,7 +153,7 @@ class _Pruning:
                 self.records[site] = untouched_record(site, str(found))
             self.bar.update()
             return None
-        solution, encoded = found.solution, found.encoded
+        (solution, samples, tokens, target), encoded = found
         for old, new in encoded.replacements:
             self._editor.replace(old, new)
         self.records[site] = replace(
@@ -163,15 +167,16 @@ class _Pruning:
             error=solution.error,
             error_before=solution.error_before,
             dampening=solution.dampening,
-            samples=found.samples,
-            tokens=found.tokens,
+            samples=samples,
+            tokens=tokens,
+            target=target,
         )
         self.bar.set_postfix_str(f"{visible(site.name)}: error {solution.error:.2g}")
         self.bar.update()
         return solution.weight
 
-    def _solve(self, step: Step, observed: Observed) -> Solution[NDArray[Any]]:
-        """Returns the solution for a site.
+    def _solve(self, step: Step, observed: Observed) -> tuple[Solution[NDArray[Any]], str | None]:
+        """Returns the solution for a site, and what it aims at, where that was a question.
 
         Raises:
             NotApplicable: it cannot be solved for; the text says why.
@@ -186,12 +191,14 @@ class _Pruning:
         mode = mode_of(step, score)
         layout = layout_to_solve(step.site, mode)
         try:
+            weight, wanted, target = _target(observed, weight, layout)
             solution = solve(
                 weight,
                 observed.gram,
                 mode,
                 method=self._calibration.method,
                 storage=step.storage,
+                target=wanted,
                 layout=layout,
                 error_before=True,
             )
@@ -199,7 +206,32 @@ class _Pruning:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
         if step.storage is None and solution.keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        return solution
+        return solution, target
+
+
+def _target(
+    observed: Observed, weight: NDArray[Any], layout: Layout
+) -> tuple[NDArray[Any], NDArray[Any] | None, str | None]:
+    """Returns the weight to prune, exactly what it is to be, and what it aims at as text.
+
+    Raises:
+        CalibrationError: a Gram is not positive semidefinite.
+    """
+    if observed.aim is None:
+        return weight, None, observed.own and f"own: {observed.own}"
+    groups, rows, channels, positions = layout.sizes
+    matrix = layout.split(weight).reshape(groups, rows, channels * positions)
+    learnt, held, whole = observed.aim
+    found, share = aimed(in_fp32(placed(matrix, whole.gram.diagonal)), learnt, held, whole)
+    if not share:
+        still = whole.cross is None and whole.drift is None
+        reason = "its inputs are those of the dense model" if still else _NOTHING_NEARER
+        return weight, None, f"own: {reason}"
+    wanted = layout.join(host(found))
+    limit = limit_of(weight)
+    stream = "" if whole.drift is None else " stream"
+    text = f"dense{stream}" + ("" if share == 1 else f", {share:g} of the way")
+    return cast_like(wanted.clip(-limit, limit), weight), wanted, text
 
 
 def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:

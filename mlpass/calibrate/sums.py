@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mlpass.arrays import Array, inner, placed
-from mlpass.errors import MlpassError, NotApplicable
+from mlpass.arrays import Array
+from mlpass.calibrate.aims import Aim, Crossed, Part, aim_of, is_held
+from mlpass.calibrate.gathered import Gathered, with_gathering
+from mlpass.calibrate.skips import find_streams
+from mlpass.errors import CalibrationError, MlpassError, NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
@@ -19,12 +21,14 @@ from mlpass.runtime.failures import failure, of_sample
 from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.stop import Stop
-from mlpass.solvers.accumulate import GramSum, sum_of_grams
+from mlpass.solvers.accumulate import sum_of_grams
 from mlpass.solvers.gram import Gram
 from mlpass.sparsity.layout import Layout
 from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp, layout_of
-from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, Use
+
+# One of the model that is pruned, and where sites aim at the dense one that one's.
+Stops = tuple[Stop, Stop | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +41,16 @@ class Observed:
         refusal: why there is no Gram.
         samples: how many samples reached it.
         tokens: how many input rows it met.
+        aim: what it is to aim at in the dense model; None where it is not to.
+        own: why that is, where it was asked for.
     """
 
     gram: Gram | None
     refusal: str | None
     samples: int
     tokens: int
+    aim: Aim | None = None
+    own: str | None = None
 
 
 class SiteGrams:
@@ -58,6 +66,7 @@ class SiteGrams:
         plans: Sequence[FunctionPlan],
         backend: Backend,
         known: Callable[[Site], bool],
+        dense: bool = False,
     ) -> None:
         """Has seen nothing yet.
 
@@ -66,10 +75,12 @@ class SiteGrams:
             plans: of the functions that will run.
             backend: that they run on.
             known: whether a site's Gram is not needed.
+            dense: whether sites aim at the dense model, whose stops are then given as well.
         """
         self._backend = backend
+        self._dense = dense
         self._readings: dict[Op, list[_Reading]] = {}
-        self._gathered: dict[Hashable, _Gathered] = {}
+        self._gathered: dict[Hashable, Gathered] = {}
         self._open: dict[Site, int] = {}
         self._users: dict[Hashable, set[Site]] = {}
         blocks = [block for plan in plans for block in plan.function.block.walk_blocks()]
@@ -86,11 +97,23 @@ class SiteGrams:
                 self._readings.setdefault(use.op, []).append(reading)
                 self._open[step.site] = self._open.get(step.site, 0) + 1
         order = {op: number for number, op in enumerate(homes)}  # within each block
+        streams = {op: one for plan in plans if dense for op, one in find_streams(plan).items()}
+        made = {value: number for op, number in order.items() for value in op.outputs}
         for shared, alike in readings.items():
             sites = {reading.step.site for reading in alike if not known(reading.step.site)}
             if sites:
                 feeder = min((reading.use.op for reading in alike), key=order.__getitem__)
-                self._gathered[shared] = _Gathered(feeder)
+                found = {
+                    one.step.site: streams[one.use.op]
+                    for one in alike
+                    if one.step.site in sites and one.use.op in streams
+                }
+                there = {
+                    site: stream
+                    for site, stream in found.items()
+                    if made.get(stream, -1) < order[feeder]
+                }
+                self._gathered[shared] = Gathered(feeder, Crossed(there) if dense else None)
                 self._users[shared] = sites
 
     def _activation(self, use: Use) -> Hashable:
@@ -121,10 +144,14 @@ class SiteGrams:
         gathered = self._gathered.get(reading.key)
         return gathered is None or gathered.feeder is op
 
-    def add(self, stop: Stop) -> list[tuple[Step, Observed]]:
+    def add(self, stop: Stop, dense: Stop | None = None) -> list[tuple[Step, Observed]]:
         """Adds what all samples bring at a stop, and returns the sites that no later op reads.
 
         Each is returned once, with what the samples told about it.
+
+        Args:
+            stop: of the model that is pruned.
+            dense: where sites aim at the dense model, its stop at the same place.
 
         Raises:
             CalibrationError: the samples bring NaN or inf.
@@ -138,26 +165,87 @@ class SiteGrams:
         # Control flow is rehearsed anew for each sample, so one after another is shown to all.
         for some in [stop.samples] if alone else [[one] for one in stop.samples]:
             for key, reading in feeding.items():
-                self._feed(self._gathered[key], reading, stop, some)
+                self._feed(self._gathered[key], reading, (stop, dense), some)
         return self._whole(stop.ops)
 
     def _feed(
-        self, gathered: _Gathered, reading: _Reading, stop: Stop, samples: Iterable[int]
+        self, gathered: Gathered, reading: _Reading, stops: Stops, samples: Iterable[int]
     ) -> None:
-        """Adds what some samples bring to a Gram."""
+        """Adds what some samples bring to a Gram, and to what is beside it."""
         op = reading.use.op
-        shown, kernel = stop.arguments(op), stop.kernel(op)
+        count = len(stops[0].samples)
+        kept_back = [gathered.crossed is not None and is_held(one, count) for one in samples]
+        for held in (False, True):
+            some = [one for one, kept in zip(samples, kept_back, strict=True) if kept == held]
+            try:
+                gathered.add(self._met(gathered, reading, stops, some, held), label_of(op), held)
+            except NotApplicable as reason:
+                gathered.refusal = str(reason)
+        if gathered.crossed is not None:
+            gathered.crossed.flush()
 
-        def inputs() -> Iterator[tuple[int, Any]]:
-            for sample in samples:
-                for arguments in shown[sample]:
-                    for chunk in self._inputs(sample, reading, kernel, arguments):
-                        yield sample, chunk
+    def _met(
+        self,
+        gathered: Gathered,
+        reading: _Reading,
+        stops: Stops,
+        samples: Iterable[int],
+        held: bool,
+    ) -> Iterator[tuple[int, Any]]:
+        """Yields what some samples bring, each by its number."""
+        (stop, dense), use = stops, reading.use
+        shown, kernel, crossed = stop.arguments(use.op), stop.kernel(use.op), gathered.crossed
+        if crossed is not None and _record(use).gathered:
+            crossed.refuse("its rows are gathered")
+        for sample in samples:
+            turns = shown[sample]
+            beside: Sequence[Mapping[str, Any]] = ()
+            if dense is not None and crossed is not None and not crossed.refusal:
+                beside = dense.arguments(use.op)[sample]
+                if len(beside) != len(turns):
+                    crossed.refuse("it runs another number of times in the dense model")
+            drifts: Sequence[Mapping[Site, Any]] = [{} for _ in turns]
+            if dense is not None and crossed is not None and crossed.streams:
+                drifts = self._drifts(crossed, use, turns, (stop, dense), sample)
+            for number, arguments in enumerate(turns):
+                chunks = self._inputs(sample, reading, kernel, arguments)
+                if dense is not None and crossed is not None and not crossed.refusal:
+                    others = self._inputs(sample, reading, dense.kernel(use.op), beside[number])
+                    chunks = crossed.watched(chunks, others, drifts[number], held)
+                yield from ((sample, chunk) for chunk in chunks)
 
-        try:
-            gathered.add(inputs(), label_of(op))
-        except NotApplicable as reason:
-            gathered.refusal = str(reason)
+    def _drifts(
+        self,
+        crossed: Crossed,
+        use: Use,
+        turns: Sequence[Mapping[str, Any]],
+        stops: tuple[Stop, Stop],
+        sample: int,
+    ) -> list[dict[Site, Any]]:
+        """Returns what streams of the dense model have over the pruned one's, each time of a use.
+
+        One that is not there, or has another shape, is let go of.
+        """
+        drifts: list[dict[Site, Any]] = [{} for _ in turns]
+        for site, stream in list(crossed.streams.items()):
+            try:
+                now, before = (stop.values(stream)[sample] for stop in stops)
+                for number, pair in enumerate(zip(before, now, turns, strict=True)):
+                    drifts[number][site] = self._drift(use, *pair)
+            except (CalibrationError, NotApplicable):
+                crossed.leave(site)
+        return drifts
+
+    def _drift(self, use: Use, before: Array, now: Array, arguments: Mapping[str, Any]) -> Array:
+        """Returns what a stream of the dense model has over the pruned one's, as rows of outputs.
+
+        Raises:
+            NotApplicable: they have other shapes.
+        """
+        outputs = _record(use).outputs
+        if outputs is None or now.shape != before.shape:
+            raise NotApplicable("its stream is not of the outputs' shape")
+        return outputs(self._backend.xp, before - now, arguments, use.position)
 
     def _inputs(
         self,
@@ -208,16 +296,34 @@ class SiteGrams:
             return Observed(None, (reasons or ["no sample reaches it"])[0], 0, 0)
         if len({part.shape for part in met}) > 1:
             return Observed(None, "its readers meet inputs of different shapes", 0, 0)
+        aim = own = None
         if matrices and tables:
             counts = np.sum([part.counts for part in tables], axis=0)
             total = sum_of_grams([part.total for part in matrices])
-            gram = Gram(_with_gathering(site, total, counts))
+            gram = Gram(with_gathering(site, total, counts))
         elif len(met) > 1:
             gram = Gram(sum_of_grams([part.total for part in met]))
         else:
             gram = met[0].gram
+        if self._dense:
+            try:
+                aim = self._aim(site, met, gram)
+            except NotApplicable as reason:
+                own = str(reason)
         samples = set().union(*(part.samples for part in met))
-        return Observed(gram, None, len(samples), sum(part.tokens for part in met))
+        return Observed(gram, None, len(samples), sum(part.tokens for part in met), aim, own)
+
+    def _aim(self, site: Site, met: Sequence[Gathered], gram: Gram) -> Aim:
+        """Returns what a site is to aim at.
+
+        Raises:
+            NotApplicable: it is not to; the text says why.
+        """
+        parts = [Part(one.sums, one.crossed) for one in met if one.crossed is not None]
+        found = aim_of(site, parts, met[0].aim if len(met) == 1 else None, gram)
+        if len(met) == 1:
+            met[0].aim = met[0].aim or found
+        return found
 
     def _forget(self, site: Site) -> None:
         for key, users in list(self._users.items()):
@@ -254,103 +360,6 @@ class _Reading:
                 f"it is given (groups, columns) {(shape[0], shape[2])}, its {self.use.parameter} "
                 f"has {wanted}"
             )
-
-
-@dataclass(eq=False)
-class _Gathered:
-    """A Gram that grows.
-
-    Attributes:
-        feeder: the first op that meets these inputs.
-        refusal: why there are no such inputs.
-        samples: those that came by.
-        tokens: how many input rows they brought.
-        counts: of a table that is gathered from, how often each row was read.
-    """
-
-    feeder: Op
-    refusal: str | None = None
-    samples: set[int] = field(default_factory=set)
-    tokens: int = 0
-    _sum: GramSum = field(default_factory=GramSum)
-    counts: Any = None
-
-    def add(self, inputs: Iterable[tuple[int, Any]], label: str) -> None:
-        """Takes the input rows of some samples, in chunks.
-
-        Rows are summed where they are: numpy's arrays, or torch's on their device.
-
-        Args:
-            inputs: the number of a sample, and a chunk of its: (groups, rows, columns), or how
-                often each was read: (columns,).
-            label: of the op that meets them.
-
-        Raises:
-            CalibrationError: there is NaN or inf among them.
-        """
-        self._sum.add_all(self._rows(inputs, label))
-
-    def _rows(self, inputs: Iterable[tuple[int, Any]], label: str) -> Iterator[tuple[Any, str]]:
-        """Counts chunks, and yields those with rows, with what to call them in an error.
-
-        One without rows, as of an expert that no token of a sample reaches, adds nothing.
-        """
-        for sample, chunk in inputs:
-            tokens = int(chunk.sum()) if chunk.ndim == 1 else chunk.shape[1]
-            if not tokens:
-                continue
-            self.samples.add(sample)
-            self.tokens += tokens
-            if chunk.ndim == 1:
-                # A row that these samples happen not to read is read by others: once, say.
-                before = np.ones(chunk.shape) if self.counts is None else self.counts
-                self.counts = before + chunk
-            else:
-                yield chunk, f" (sample {sample}, {label!r})"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of `total`, which itself takes a copy to make."""
-        return self._sum.shape if self.counts is None else self.counts.shape
-
-    @property
-    def total(self) -> Array:
-        """The Gram of all that was added, or its diagonal."""
-        if self.counts is None:
-            return self._sum.total()
-        return np.asarray(self.counts, np.float32)
-
-    @cached_property
-    def gram(self) -> Gram:
-        """The same, shared by all sites that meet only these inputs."""
-        return Gram(self.total)
-
-
-def _with_gathering(site: Site, total: Array, counts: NDArray[np.float64]) -> Array:
-    """Returns the Gram of a table that is multiplied with and gathered from, as tied ones are.
-
-    What a changed row costs those who gather it is its square sum, as often as it is read. Averaged
-    over the rows, and with the outputs of both readers given the same weight, that is something on
-    the diagonal of the Gram.
-
-    Args:
-        site: the table.
-        total: its Gram, (1, columns, columns).
-        counts: how often each row was read.
-    """
-    try:
-        layout = layout_of_site(site)
-    except NotApplicable:
-        return total
-    if layout.axes[1] != (0,) or layout.sizes[0] != 1 or layout.sizes[1] != counts.size:
-        return total  # rows that are gathered are not rows of the matrix
-    weight = layout.split(weight_of(site))[0].reshape(counts.size, -1).astype(np.float32)
-    read = float(counts @ np.einsum("rc,rc->r", weight, weight).astype(np.float64))
-    multiplied = inner(weight.T @ weight, total[0])
-    if not np.isfinite(multiplied) or read == 0:
-        return total
-    extra = np.eye(total.shape[1]) * (multiplied / read * counts.mean())
-    return total + placed(extra, total)
 
 
 def _record(use: Use) -> WeightOp:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.sums import Observed, SiteGrams
+from mlpass.calibrate.sums import Observed, SiteGrams, Stops
 from mlpass.plan.steps import Step
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.replay import stops
@@ -25,10 +27,11 @@ def walk(
     steps: Sequence[Step],
     calibration: Calibration,
     known: Callable[[Site], bool] = frozenset().__contains__,
-) -> Iterator[tuple[SiteGrams, Iterator[Stop]]]:
+) -> Iterator[tuple[SiteGrams, Iterable[Stops]]]:
     """Opens the sums of what the sites of a plan meet, and the stops at which there is more to add.
 
-    BLAS is held to one thread meanwhile, and the backend's session is entered.
+    Where layers aim at the dense model, a replay of that goes beside the other, stop by stop. BLAS
+    is held to one thread meanwhile, and the backend's session is entered.
 
     Args:
         model: to run: an open package, or a program's graph.
@@ -42,20 +45,31 @@ def walk(
         ExecutionError: an op failed.
         OSError: the disk is full.
     """
-    interpreter = Interpreter(
-        model,
-        backend=calibration.backend,
-        device=calibration.device,
-        function_name=calibration.function_name,
-        partial=True,
-    )
-    backend = interpreter.backend
+    dense = calibration.target == "dense"
+    interpreters = [
+        Interpreter(
+            model,
+            backend=calibration.backend,
+            device=calibration.device,
+            function_name=calibration.function_name,
+            partial=True,
+        )
+        for _ in range(1 + dense)
+    ]
+    backend = interpreters[0].backend
     assert backend is not None  # Calibration refuses Core ML itself
-    grams = SiteGrams(steps, [part.plan for part in interpreter.parts], backend, known)
-    budget = calibration.memory_budget
-    on_the_way = stops(interpreter, calibration.sample_data, grams.wants, memory_budget=budget)
-    with one_blas_thread(), backend.session(False), closing(on_the_way):
-        yield grams, on_the_way
+    plans = [part.plan for part in interpreters[0].parts]
+    grams = SiteGrams(steps, plans, backend, known, dense)
+    samples, budget = calibration.sample_data, calibration.memory_budget // len(interpreters)
+    with one_blas_thread(), backend.session(False), ExitStack() as open_replays:
+        first, *second = [
+            open_replays.enter_context(
+                closing(stops(each, samples, grams.wants, memory_budget=budget))
+            )
+            for each in interpreters
+        ]
+        beside: Iterable[Stop | None] = second[0] if dense else repeat(None)
+        yield grams, zip(first, beside, strict=dense)
 
 
 @contextmanager
@@ -78,5 +92,5 @@ def observe_dense(
     if calibration.dense_grams:
         yield calibration.dense_grams.read(steps)
         return
-    with walk(model, steps, calibration) as (grams, on_the_way):
-        yield (site for stop in on_the_way for site in grams.add(stop))
+    with walk(model, steps, replace(calibration, target="own")) as (grams, on_the_way):
+        yield (site for stop, _ in on_the_way for site in grams.add(stop))

@@ -23,6 +23,7 @@ def prune_program(
     allocate: str = "uniform",
     max_nbytes: int | None = None,
     propagate: str = "pruned",
+    target: str = "own",
     fallback: str = "skip",
     memory_budget: int = MEMORY_BUDGET,
     backend: str = "numpy",
@@ -43,6 +44,7 @@ def prune_program(
         allocate: how one target sparsity is divided among layers.
         max_nbytes: with allocate="error", what the pruned weights may take together.
         propagate: whether a layer meets what the pruned layers before it make.
+        target: whether it aims at its own dense outputs, or at the dense model's.
         fallback: what becomes of a weight that no sample reaches.
         memory_budget: bytes of activations that may stay in memory.
         backend: that the program runs on.
@@ -70,6 +72,7 @@ def prune_program(
         allocate=allocate,
         max_nbytes=max_nbytes,
         propagate=propagate,
+        target=target,
         fallback=fallback,
         memory_budget=memory_budget,
         backend=backend,

@@ -46,6 +46,7 @@ def prune(
     allocate: str = "uniform",
     max_nbytes: int | None = None,
     propagate: str = "pruned",
+    target: str = "own",
     fallback: str = "skip",
     memory_budget: int = MEMORY_BUDGET,
     backend: str = "numpy",
@@ -85,6 +86,8 @@ def prune(
             the target sparsity.
         propagate: "pruned" where a layer meets what the pruned layers before it make, "dense" where
             it meets what the model made before.
+        target: what a layer's outputs are to be: "own", those of its dense weight on what it meets,
+            or "dense", those of the dense model.
         fallback: what becomes of a weight that no sample reaches: "skip", or "magnitude".
         memory_budget: bytes of activations that may stay in memory; the rest goes to temporary
             files.
@@ -115,6 +118,7 @@ def prune(
         allocate=allocate,
         max_nbytes=max_nbytes,
         propagate=propagate,
+        target=target,
         fallback=fallback,
         memory_budget=memory_budget,
         backend=backend,

@@ -37,6 +37,9 @@ class LayerRecord:
         dampening: fraction of the Gram's mean diagonal that was added to it.
         samples: how many samples reached it.
         tokens: how many input rows it met.
+        target: where the dense model's outputs were to be aimed at, what was: "dense", "dense
+            stream" where what they are added to counts as well; a share of the way; or "own", with
+            the reason. `error` is relative to its outputs.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LayerRecord:
     dampening: float | None = None
     samples: int | None = None
     tokens: int | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ def _how(layer: LayerRecord) -> str:
     if layer.skipped:
         return f"skipped: {layer.skipped}"
     method = "" if layer.method in (None, "magnitude") else f", {layer.method}"
-    return f"{layer.mode or ''}{method}"
+    target = f", target {layer.target}" if layer.target else ""
+    return f"{layer.mode or ''}{method}{target}"
 
 
 def _most(ops: Mapping[str, int], shown: int = 6) -> str:

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby, pairwise
 from typing import Any
 
+from mlpass.arrays import Array
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import map_items, thread_count
@@ -234,7 +235,8 @@ class _Replay:
                 asking = [op for some in asked[at:to] for op in some]
                 rehearsing = stretch if together else steps[at : at + 1]
                 show = self._showing(rehearsing, asking)
-                stop = Stop(ops, asking, range(len(self._samples)), show, self._own)
+                numbers = range(len(self._samples))
+                stop = Stop(ops, asking, numbers, show, self._values, self._own)
                 try:
                     yield stop
                 finally:
@@ -267,6 +269,20 @@ class _Replay:
             return rehearsed[number][op]
 
         return show
+
+    def _values(self, value: Value, number: int) -> Sequence[Array]:
+        """Returns what a value is of a sample, at each step of a sequence.
+
+        Raises:
+            CalibrationError: it is not there.
+        """
+        try:
+            return [run.values[value] for run in self._samples[number]]
+        except KeyError:
+            raise CalibrationError(
+                f"replay: {value.name!r} is not there at this stop: it is not made yet, or nothing "
+                "reads it any more"
+            ) from None
 
     def _rehearsed(
         self, steps: Sequence[OpPlan], number: int, wanted: Sequence[Op]

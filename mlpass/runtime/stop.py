@@ -16,6 +16,8 @@ from mlpass.runtime.constants import Constants
 Arguments = Mapping[str, Any]
 # Given an op and the number of a sample, returns what it is given, each time that it runs.
 Show = Callable[[Op, int], Sequence[Arguments]]
+# Given a value and the number of a sample, returns what it is, at each step of a sequence.
+Read = Callable[[Value, int], Sequence[Any]]
 
 
 class Own(NamedTuple):
@@ -38,7 +40,13 @@ class Stop:
     """
 
     def __init__(
-        self, ops: Sequence[Op], wanted: Sequence[Op], samples: range, show: Show, own: Own
+        self,
+        ops: Sequence[Op],
+        wanted: Sequence[Op],
+        samples: range,
+        show: Show,
+        read: Read,
+        own: Own,
     ) -> None:
         """Is made by a replay, which ends it."""
         self.ops = ops
@@ -47,6 +55,7 @@ class Stop:
         self.constants = own.constants
         self._own = own
         self._show: Show | None = show
+        self._read = read
 
     def kernel(self, op: Op) -> Callable[..., Any]:
         """Returns the kernel of an op that runs next."""
@@ -66,6 +75,21 @@ class Stop:
         if op not in self.wanted:
             raise CalibrationError(f"replay: {op.name!r} is not among the wanted ops of this stop")
         return _ByNumber(self.samples, lambda number: self._shown()(op, number))
+
+    def values(self, value: Value) -> Mapping[int, Sequence[Any]]:
+        """Returns what a value is, at each step of a sequence, by the number of the sample.
+
+        Raises:
+            CalibrationError: the stop is over; or, once it is read, it is not made yet, or nothing
+                reads it any more; or steps of a sequence hang together there.
+        """
+        self._shown()
+
+        def read(number: int) -> Sequence[Any]:
+            self._shown()
+            return self._read(value, number)
+
+        return _ByNumber(self.samples, read)
 
     def replace(self, value: Value, array: NDArray[Any]) -> None:
         """Replaces a constant with `array` from now on, for all samples.
@@ -91,14 +115,14 @@ class Stop:
         return self._show
 
 
-class _ByNumber(Mapping[int, Sequence[Arguments]]):
+class _ByNumber(Mapping[int, Any]):
     """A mapping from numbers to what a function returns for them."""
 
-    def __init__(self, numbers: range, show: Callable[[int], Sequence[Arguments]]) -> None:
+    def __init__(self, numbers: range, show: Callable[[int], Any]) -> None:
         self._numbers = numbers
         self._show = show
 
-    def __getitem__(self, number: int) -> Sequence[Arguments]:
+    def __getitem__(self, number: int) -> Any:
         if number not in self._numbers:
             raise KeyError(number)
         return self._show(number)

@@ -46,6 +46,7 @@ class Gram:
     Attributes:
         diagonal: (groups, columns) fp32, with a mean of 1 over its live elements.
         is_diagonal: whether there is nothing else, and so no `matrix`.
+        unit: what its elements were divided by.
     """
 
     def __init__(self, gram: Array) -> None:
@@ -67,7 +68,7 @@ class Gram:
                 "gram: must be (columns, columns), (groups, columns, columns) or, where it is "
                 f"diagonal, (columns,). Got shape {tuple(gram.shape)}."
             )
-        self._matrix = scaled(grams)
+        self._matrix, self.unit = scaled(grams)
         diagonal = diagonals(self._matrix) if grams.ndim == 3 else self._matrix
         self.diagonal: Array = copied(diagonal)
         self._derived: dict[Hashable, Any] = {}
@@ -199,8 +200,8 @@ def output_power(weight: Array, gram: Gram) -> float:
     return max(0.0, sum(map_items(multiply, pairs(groups, columns, rows))))
 
 
-def scaled(gram: Array) -> Array:
-    """Returns the Gram in fp32, divided by the mean of its live diagonal over all groups.
+def scaled(gram: Array) -> tuple[Array, float]:
+    """Returns the Gram in fp32, divided by the mean of its live diagonal over all groups, and that.
 
     Args:
         gram: (groups, columns, columns), or (groups, columns) where it is diagonal.
@@ -224,4 +225,4 @@ def scaled(gram: Array) -> Array:
         result[part] = cast_like(exact * (1 / mean), result)
 
     map_items(scale, parts)
-    return result
+    return result, mean

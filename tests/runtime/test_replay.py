@@ -266,3 +266,25 @@ def test_core_ml_itself_shows_no_activations():
     interpreter.backend = None
     with pytest.raises(CalibrationError, match="Core ML shows no activations"):
         stops(interpreter, samples(), LINEAR)
+
+
+def test_a_stop_shows_values_that_are_made_and_still_needed():
+    walk = stops(Interpreter(chain()), samples(3), named("second", "third"))
+    for stop in walk:
+        if "second" in linears(stop)[:1]:
+            break
+    (active,) = stop.wanted[0].inputs["x"]
+    found = stop.values(active)
+    for number, sample in enumerate(samples(3)):
+        (once,) = found[number]
+        np.testing.assert_allclose(once, np.maximum(sample["x"] @ FIRST.T, 0), rtol=1e-5, atol=1e-6)
+    (later,) = stop.wanted[0].outputs
+    with pytest.raises(
+        CalibrationError, match="'second' is not there at this stop: it is not made"
+    ):
+        stop.values(later)[0]
+    next(walk)
+    with pytest.raises(CalibrationError, match="this stop is over"):
+        stop.values(active)
+    with pytest.raises(CalibrationError, match="this stop is over"):
+        found[0]

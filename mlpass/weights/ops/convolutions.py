@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mlpass.arrays import Array, Namespace
 from mlpass.program.ir import Op
-from mlpass.runtime.kernels.arguments import kinds_of, read
+from mlpass.runtime.kernels.arguments import integer, kinds_of, read
 from mlpass.runtime.kernels.conv import conv, geometry
 from mlpass.runtime.kernels.conv_transpose import conv_transpose, transposed_geometry
 from mlpass.runtime.kernels.windows import padded, positions, spans_of
@@ -133,6 +133,15 @@ def conv_transpose_inputs(
     return _columns(xp, x, shape.groups, windows, spread)
 
 
+def conv_outputs(xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int) -> Array:
+    """Returns (n, rows of all groups, *sizes) as (groups, samples, rows)."""
+    batch, channels, *counts = made.shape
+    groups = integer(arguments.get("groups", 1))
+    split = xp.reshape(made, (batch, groups, channels // groups, prod(counts)))
+    samples = xp.permute_dims(split, (1, 0, 3, 2))
+    return xp.reshape(samples, (groups, batch * prod(counts), channels // groups))
+
+
 def _points(xp: Namespace, x: Array, groups: int) -> Iterator[Array]:
     """Yields each image of x, as it is, as (groups, positions, channels of one)."""
     batch, channels, *counts = x.shape
@@ -182,7 +191,11 @@ def _register(
         return layout(shape, int(settings.get("groups", 1)))
 
     beside = frozenset({"bias"})
-    register(WeightOp(op_type, "weight", layout_of, inputs, windows_key, beside=beside))
+    register(
+        WeightOp(
+            op_type, "weight", layout_of, inputs, windows_key, outputs=conv_outputs, beside=beside
+        )
+    )
 
 
 _register("conv", conv_layout, conv_inputs)

@@ -124,6 +124,45 @@ def einsum_inputs(
     return _arranged(xp, x, others, groups, columns)
 
 
+def linear_outputs(
+    xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
+) -> Array:
+    """Returns (..., rows) as (1, samples, rows)."""
+    return xp.reshape(made, (1, prod(made.shape[:-1]), made.shape[-1]))
+
+
+def matmul_outputs(
+    parameter: str, xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
+) -> Array:
+    """Returns what a matmul makes as (groups, samples, rows), as `matmul_inputs` has its samples.
+
+    Raises:
+        NotApplicable: the other operand is a vector.
+    """
+    weight, left = arguments[parameter], parameter == "x"
+    if arguments["y" if left else "x"].ndim == 1:
+        raise NotApplicable("matmul of a vector has no samples")
+    rows = xp.matrix_transpose(made) if left else made
+    groups = {axis: weight.shape[axis] for axis in range(-weight.ndim, -2)}
+    return next(_arranged(xp, rows, range(-made.ndim, 0), groups, {-1: rows.shape[-1]}))
+
+
+def einsum_outputs(
+    xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
+) -> Array:
+    """Returns what an einsum makes as (groups, samples, rows), samples as in `einsum_inputs`."""
+    operands, output = str(arguments["equation"]).replace(" ", "").split("->")
+    labels = operands.split(",")
+    own, others = labels[position], labels[1 - position]
+    sizes = dict(zip(own, arguments["values"][position].shape, strict=True))
+    groups = {name: sizes[name] for name in own if name in output and name in others}
+    rows = {name: sizes[name] for name in own if name in output and name not in others}
+    samples = [name for name in others if name in output]
+    order = [*samples, *(name for name in output if name not in samples)]
+    placed = xp.permute_dims(made, [output.index(name) for name in order])
+    return next(_arranged(xp, placed, order, groups, rows))
+
+
 def _arranged(
     xp: Namespace,
     x: Array,
@@ -155,8 +194,18 @@ def _arranged(
 
 
 _linear_layout = partial(plain_layout, "linear.weight")
-register(WeightOp("linear", "weight", _linear_layout, linear_inputs, beside=frozenset({"bias"})))
+register(
+    WeightOp(
+        "linear",
+        "weight",
+        _linear_layout,
+        linear_inputs,
+        outputs=linear_outputs,
+        beside=frozenset({"bias"}),
+    )
+)
 for _operand in ("x", "y"):
     _layout, _inputs = partial(matmul_layout, _operand), partial(matmul_inputs, _operand)
-    register(WeightOp("matmul", _operand, _layout, _inputs))
-register(WeightOp("einsum", "values", einsum_layout, einsum_inputs))
+    _outputs = partial(matmul_outputs, _operand)
+    register(WeightOp("matmul", _operand, _layout, _inputs, outputs=_outputs))
+register(WeightOp("einsum", "values", einsum_layout, einsum_inputs, outputs=einsum_outputs))

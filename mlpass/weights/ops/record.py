@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlpass.arrays import Array
+from mlpass.arrays import Array, Namespace
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.ir import Op
 from mlpass.sparsity.layout import Layout
@@ -37,6 +37,9 @@ class WeightOp:
             and the same position, returns what the weight's rows meet in bounded chunks, (groups,
             samples, columns), which may be views; or raises NotApplicable. Of a table that is
             gathered from, how often each row is read: int64, (rows,).
+        outputs: given the namespace, an array like what the op makes, the arguments and the same
+            position, returns that as (groups, samples, rows), samples in the order of
+            `inputs`; None where what the op makes is not linear in the weight.
         key: given the op, the parameter and the position, yields what two uses have in common that
             meet the same inputs, a value or constant as it is.
         gathered: whether rows of it are read, rather than multiplied with.
@@ -49,6 +52,7 @@ class WeightOp:
     layout: Callable[[Sequence[int], Mapping[str, Any], int], Layout]
     inputs: Callable[[Any, Mapping[str, Any], Callable[..., Any], int], Iterator[Array]]
     key: Callable[[Op, str, int], Iterator[Hashable]] = other_arguments
+    outputs: Callable[[Namespace, Array, Mapping[str, Any], int], Array] | None = None
     gathered: bool = False
     trains: bool = True
     beside: frozenset[str] = frozenset()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from array_api_compat import torch as torch_namespace
 
+from mlpass.errors import NotApplicable
 from mlpass.runtime.backends.base import load_kernels
 from mlpass.runtime.kernels.arguments import read
 from mlpass.runtime.kernels.registry import find_kernel, find_kinds
@@ -83,3 +84,13 @@ def check(op_type, parameter, arguments, namespace, rows_of, position=0):
     found = inputs @ matrix.swapaxes(1, 2)
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    outputs = WEIGHT_OPS[op_type][parameter].outputs
+    if outputs is None:  # it is not linear in the weight
+        return
+    vector = any(np.ndim(arguments.get(name)) == 1 for name in ("x", "y") if op_type == "matmul")
+    if vector:
+        with pytest.raises(NotApplicable, match="matmul of a vector has no samples"):
+            outputs(xp, output, given(arguments, namespace), position)
+        return
+    arranged = outputs(xp, output, given(arguments, namespace), position)
+    np.testing.assert_array_equal(np.asarray(arranged), wanted)

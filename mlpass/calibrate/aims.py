@@ -1,0 +1,171 @@
+"""What the dense model's activations have over the pruned one's, summed side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import NamedTuple
+
+from mlpass.arrays import Array
+from mlpass.errors import NotApplicable
+from mlpass.program.ir import Value
+from mlpass.solvers.accumulate import GramSum, sum_of_grams
+from mlpass.solvers.aim import Moved
+from mlpass.solvers.cross_sum import CrossSum, plus
+from mlpass.solvers.gram import Gram
+from mlpass.weights.sites import Site
+
+_HELD = 8  # one sample of so many is kept back, to choose by
+
+
+class Aim(NamedTuple):
+    """What most samples tell of a site, what those that were kept back do, and what all do."""
+
+    learnt: Moved
+    held: Moved
+    whole: Moved
+
+
+def is_held(sample: int, samples: int) -> bool:
+    """Returns whether a sample is kept back: one of eight; of fewer the last of several."""
+    return sample % _HELD == _HELD - 1 or (1 < samples < _HELD and sample == samples - 1)
+
+
+def _two() -> tuple[CrossSum, CrossSum]:
+    return CrossSum(), CrossSum()
+
+
+@dataclass(eq=False)
+class Crossed:
+    """How an activation of the dense model differs from the pruned one's, summed with the latter.
+
+    Sums are pairs: of most samples, and of those that are kept back.
+
+    Attributes:
+        streams: of the sites that read it, what their outputs are added to.
+        refusal: why there are no such sums.
+    """
+
+    streams: dict[Site, Value]
+    refusal: str | None = None
+    _inputs: tuple[CrossSum, CrossSum] = field(default_factory=_two)
+    _drifts: dict[Site, tuple[CrossSum, CrossSum]] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> None:
+        """Gives up, and lets go of what is summed."""
+        self.refusal = self.refusal or reason
+        self.streams, self._inputs, self._drifts = {}, _two(), {}
+
+    def leave(self, site: Site) -> None:
+        """Lets go of a site's stream."""
+        self.streams.pop(site)
+        self._drifts.pop(site, None)
+
+    def watched(
+        self,
+        chunks: Iterator[Array],
+        dense: Iterator[Array],
+        drifts: Mapping[Site, Array],
+        held: bool,
+    ) -> Iterator[Array]:
+        """Yields the inputs that an op meets, and sums what those of the dense model have over.
+
+        Args:
+            chunks: in the pruned model, (groups, samples, columns).
+            dense: the same in the dense one.
+            drifts: what the streams of the dense model have over, (groups, samples, rows) each.
+            held: whether the sample is kept back.
+        """
+        start = 0
+        for chunk in chunks:
+            other = next(dense, None)
+            stop = start + chunk.shape[1]
+            try:
+                if other is None or other.shape != chunk.shape:
+                    raise NotApplicable("its inputs are of other shapes in the dense model")
+                self._inputs[held].add(chunk, other - chunk)
+                for site, drift in drifts.items():
+                    self._add_drift(site, chunk, drift[:, start:stop, ...], held)
+            except NotApplicable as reason:
+                self.refuse(str(reason))
+            start = stop
+            yield chunk
+            if self.refusal:
+                break
+        yield from chunks
+
+    def _add_drift(self, site: Site, chunk: Array, drift: Array, held: bool) -> None:
+        """Takes in what a stream has over; one that is not of the outputs' size is let go of."""
+        if drift.shape[:2] != chunk.shape[:2]:  # one that is broadcast as it is added
+            self.leave(site)
+        if site in self.streams:
+            self._drifts.setdefault(site, _two())[held].add(chunk, drift)
+
+    def flush(self) -> None:
+        """Sums what is held back: activations that may change now."""
+        try:
+            for sums in (self._inputs, *self._drifts.values()):
+                for one in sums:
+                    one.flush()
+        except NotApplicable as reason:
+            self.refuse(str(reason))
+
+    def inputs(self, part: int) -> Array | None:
+        """Returns the sum for the inputs: 0 of most samples, 1 of those kept back."""
+        return self._inputs[part].total()
+
+    def drift(self, site: Site, part: int) -> Array | None:
+        """Returns the sum for what a site is added to, likewise."""
+        return self._drifts[site][part].total() if site in self._drifts else None
+
+
+class Part(NamedTuple):
+    """The sums of one activation: its Grams of most samples and of those kept back, and beside."""
+
+    grams: Sequence[GramSum]
+    crossed: Crossed
+
+
+def aim_of(site: Site, parts: Sequence[Part], known: Aim | None, gram: Gram) -> Aim:
+    """Returns what a site is to aim at.
+
+    Args:
+        site: a weight.
+        parts: of each activation that it meets.
+        known: the same for another site that meets just these.
+        gram: of all samples.
+
+    Raises:
+        NotApplicable: it cannot aim at the dense model; the text says why.
+    """
+    for part in parts:
+        if part.crossed.refusal:
+            raise NotApplicable(part.crossed.refusal)
+    plain = known or _aim(parts, gram)
+    drifts = [
+        reduce(plus, [part.crossed.drift(site, number) for part in parts]) for number in (0, 1)
+    ]
+    several = (*drifts, plus(*drifts))
+    return Aim(
+        *(
+            replace(Moved.of(moved.gram, None, drift), cross=moved.cross)
+            for moved, drift in zip(plain, several, strict=True)
+        )
+    )
+
+
+def _aim(parts: Sequence[Part], gram: Gram) -> Aim:
+    """Returns the same without streams."""
+    grams = []
+    for number in (0, 1):
+        totals = [part.grams[number].total() for part in parts if part.grams[number].shape]
+        if not totals:
+            raise NotApplicable("too few samples reach it to keep some back")
+        grams.append(Gram(sum_of_grams(totals)))
+    first, second = (
+        reduce(plus, [part.crossed.inputs(number) for part in parts]) for number in (0, 1)
+    )
+    return Aim(
+        Moved.of(grams[0], first), Moved.of(grams[1], second), Moved.of(gram, plus(first, second))
+    )
