@@ -273,7 +273,7 @@ def test_the_table_of_a_calibrated_run_shows_errors(digits, tmp_path, capsys):
         (["--quantize", "int4", "--group-size", "8"], "--group-size: does not go with --quantize"),
         (["--quantize", "int4", "--palettize", "4"], "--quantize: does not go with --palettize"),
         (["--quantize", "int5"], "--quantize: invalid choice: 'int5'"),
-        (["--palettize", "4", "--group-size", "0"], "--group-size: must be an int of 1 or"),
+        (["--palettize", "4", "--group-size", "-1"], "--group-size: must be an int of 0 or"),
         (
             ["--sample-data", "x", "--method", "admm", "--refit"],
             "--method admm: does not take --refit",
