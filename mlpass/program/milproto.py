@@ -92,8 +92,8 @@ class MilProto:
         """Puts `new_ops` in the place of `op`, of this program.
 
         Args:
-            op: what it makes keeps its names, and so does the last of the new ops. What only it
-                reads goes with it.
+            op: what it makes keeps its names, as does the last of the new ops; what only it reads
+                goes with it.
             new_ops: in order of execution; all else about them gets names that are free.
             store: writes a constant to a weight file and returns (file name, offset).
             opset: that they are written for; None for the function's own.
@@ -102,6 +102,8 @@ class MilProto:
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
+        for new in new_ops:
+            self._note_reads(new)
         self._let_go(self._origins.get(op, op))
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
@@ -132,10 +134,13 @@ class MilProto:
         """Counts who reads each value."""
         for op in block.walk():
             self._makers.update((value, op) for value in op.outputs)
-            for arguments in op.inputs.values():
-                self._readers.update(one for one in arguments if isinstance(one, ir.Value))
+            self._note_reads(op)
         for nested in block.walk_blocks():
             self._readers.update(nested.outputs)
+
+    def _note_reads(self, op: ir.Op) -> None:
+        for arguments in op.inputs.values():
+            self._readers.update(one for one in arguments if isinstance(one, ir.Value))
 
     def _let_go(self, op: ir.Op) -> None:
         """Takes what an op that was replaced reads out of the message, where nothing else does."""
