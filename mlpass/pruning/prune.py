@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlpass.calibrate.budget import Budget, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
 from mlpass.calibrate.journal import Journal, digest_of, journal_path
 from mlpass.calibrate.layers import prune_calibrated

@@ -57,6 +57,44 @@ class LayerRecord:
     samples: int | None = None
     tokens: int | None = None
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits, masks, tables and scales included, over elements."""
+        return 8 * self.bytes_after / max(1, prod(self.shape))
+
+
+@dataclass(frozen=True)
+class BudgetRecord:
+    """A budget for all weights, and what came of it.
+
+    Attributes:
+        nbytes: that the weight files may take.
+        planned: that the chosen forms take at the most.
+        elements: of all weights.
+        predicted: the weights' errors, each times what it does to the model's outputs, summed.
+        note: what would make more of it; None where nothing is known.
+        used: bytes that the weight files take; None where none were written.
+        measured: what was predicted, of the errors in the report; None without samples.
+    """
+
+    nbytes: int
+    planned: int
+    elements: int
+    predicted: float
+    note: str | None = None
+    used: int | None = None
+    measured: float | None = None
+
+    def __str__(self) -> str:
+        used = self.planned if self.used is None else self.used
+        bits = 8 * used / max(1, self.elements)
+        found = "" if self.measured is None else f", measured {self.measured:.3g}"
+        note = "" if self.note is None else f"\n{self.note}"
+        return (
+            f"budget {self.nbytes} bytes of weights, used {used} ({used / self.nbytes:.1%}, "
+            f"{bits:.2f} bits a weight); summed error: predicted {self.predicted:.3g}{found}{note}"
+        )
+
 
 @dataclass(frozen=True)
 class Report:
@@ -69,6 +107,7 @@ class Report:
         bytes_after: size of all files of `output`.
         functions: one entry a function: its program, name, opset and number of ops.
         layers: one record a weight site.
+        budget: for all weights; None where none was given.
     """
 
     source: str
@@ -77,6 +116,7 @@ class Report:
     bytes_after: int
     functions: tuple[FunctionRecord, ...]
     layers: tuple[LayerRecord, ...]
+    budget: BudgetRecord | None = None
 
     @property
     def sparsity(self) -> float:
@@ -94,6 +134,7 @@ class Report:
         headers = ["weight", "read by", "shape", "type", "sparsity", "encoding"]
         calibrated = any(layer.error is not None for layer in self.layers)
         headers += ["bytes"] if inspected else ["before", "after"]
+        headers += ["bits"] if self.budget is not None else []
         headers += ["error", "by magnitude"] if calibrated else []
         headers += [] if inspected else ["how"]
         rows = []
@@ -109,6 +150,8 @@ class Report:
             ]
             if not inspected:
                 row += [bytes_text(layer.bytes_after)]
+                if self.budget is not None:
+                    row += [f"{layer.bits_per_weight:.2f}"]
                 if calibrated:
                     row += [_error(layer.error), _error(layer.error_before)]
                 row += [_how(layer)]
@@ -135,6 +178,7 @@ class Report:
             f"{pruned} of {len(self.layers)} weights pruned, sparsity {self.sparsity:.4f}, "
             f"{bytes_text(self.bytes_before)} -> {bytes_text(self.bytes_after)} "
             f"({ratio:.2f}x smaller): {self.output}"
+            + ("" if self.budget is None else f"\n{self.budget}")
         )
 
 

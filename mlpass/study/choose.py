@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mlpass.errors import ConfigError, close_matches
+from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.report.choice import Choice, Target
@@ -18,7 +18,6 @@ from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.sweep import check_backend, path_of, sendable, write_outputs
 from mlpass.study.trial import FITTED, Evaluate, Setting
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _STEPS = 200
 
 
@@ -92,7 +91,7 @@ def choose(
             package.check_target(output, force=force)
             before = package.nbytes
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
-        nbytes = None if max_size is None else parse_size(max_size, before)
+        nbytes = None if max_size is None else parse_size("max_size", max_size, before)
         climb = Climb(setting, Target(nbytes, min_snr, min_accuracy), folder)
         reason = _go(climb, RUNGS[: RUNGS.index(up_to) + 1], finetune, finetune_steps)
         fitted = any(attempt.rung != "data-free" for attempt in climb.attempts)
@@ -110,27 +109,6 @@ def choose(
         reason=reason,
         notes=(FITTED,) if setting.fitted and fitted else (),
     )
-
-
-def parse_size(size: str | int, before: int) -> int:
-    """Returns a size in bytes.
-
-    Args:
-        size: bytes, a text such as "3.5MB", or a share of `before` such as "0.4x".
-        before: bytes of the model as it is.
-
-    Raises:
-        ConfigError: it is not a size.
-    """
-    found = re.fullmatch(
-        r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", str(size).lower().strip()
-    )
-    if found is None or isinstance(size, bool) or not float(found[1]):
-        raise ConfigError(
-            f'max_size: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
-            f"Got {size!r}."
-        )
-    return int(float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]]))
 
 
 def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_steps: int) -> str:
