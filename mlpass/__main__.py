@@ -1,7 +1,12 @@
-"""`python -m mlpass`: the same as the `mlpass` command."""
+"""The `mlpass` command; `python -m mlpass` is the same."""
 
-import sys
+import signal
 
-from mlpass.cli import main
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the command hears it, Ctrl-C ends it without a word, not with a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-sys.exit(main())
+from mlpass.cli import run
+
+if __name__ == "__main__":
+    run()

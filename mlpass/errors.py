@@ -57,6 +57,13 @@ class NotApplicable(MlpassError):  # noqa: N818  (no error where a pass makes it
     """A mode that does not fit a weight: a pass records its text as the reason of the skip."""
 
 
+def add_note(error: BaseException, note: str) -> None:
+    """Adds a line to what an exception tells, once, where `BaseException.add_note` would."""
+    notes = vars(error).setdefault("__notes__", [])
+    if note not in notes:
+        notes.append(note)
+
+
 def close_matches(word: str, known: Iterable[str]) -> str:
     """Returns ", did you mean 'x'?" for the nearest known words, or "" where nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=3)

@@ -1,7 +1,7 @@
 """A whole file or folder, or none: made beside its target, and renamed once it is done.
 
 Without `force` the rename replaces nothing, so that what came into being meanwhile is kept. With it
-the old one is whole until that moment.
+the old one is whole until that moment. What a killed run left beside a target goes with the next.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 
-from mlpass.errors import ModelFormatError, OutputExistsError
+from mlpass.errors import ModelFormatError, OutputExistsError, add_note
+from mlpass.leftovers import locked_if_dead, make_locked, surely
 
 _AT_FDCWD = -100
 # Linux has renameat2, macOS renamex_np.
@@ -28,7 +33,7 @@ _LONGEST_NAME = 255  # bytes
 
 @contextlib.contextmanager
 def whole_file(target: Path, *, force: bool) -> Iterator[Path]:
-    """Yields the path to write a file at, which is put at `target` once the caller is done.
+    """Yields the path of an empty file to fill, put at `target` once the caller is done.
 
     Args:
         target: of the file.
@@ -39,26 +44,62 @@ def whole_file(target: Path, *, force: bool) -> Iterator[Path]:
         OSError: it cannot be written; or a folder is there.
     """
     check_file(target, force=force)
-    with _made(target, force, "file", os.replace) as building:
+    with _made(target, force, "file", _make_file, os.replace) as building:
         yield building
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path, *, force: bool) -> Iterator[Path]:
+def whole_folder(target: Path, *, force: bool, keep: bool = False) -> Iterator[Path]:
     """Yields an empty folder to fill, which is put at `target` once the caller is done.
 
     Args:
         target: of the folder.
         force: whether to replace what is there.
+        keep: whether a folder that may not take its place is kept beside it, by another name; what
+            is there already is then no reason not to begin.
 
     Raises:
         OutputExistsError: something is there, then or at the end, and `force` is False.
         OSError: it cannot be written.
     """
-    check_free(target, force=force)
-    with _made(target, force, "target", _replace_folder) as building:
-        building.mkdir()
+    check_free(target, force=force or keep)
+    with _made(target, force, "target", Path.mkdir, _replace_folder, keep) as building:
         yield building
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yields an empty folder for what is needed until the caller is done; it is gone then.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = Path(tempfile.gettempdir()) / f"mlpass-{uuid.uuid4().hex[:12]}"
+    end = surely(partial(discard, folder))
+    try:
+        with naming_temporary(folder):
+            folder.mkdir(mode=0o700)
+            yield folder
+    finally:
+        end()
+
+
+@contextlib.contextmanager
+def naming_temporary(folder: Path | None = None) -> Iterator[None]:
+    """Makes the OSError of a full disk name the temporary folder, and the cure.
+
+    Args:
+        folder: what is written to, within that; where an error names nothing, it is meant, too.
+    """
+    try:
+        yield
+    except OSError as error:
+        names = [Path(os.fsdecode(name)) for name in (error.filename,) if name is not None]
+        ours = all(folder is not None and name.is_relative_to(folder) for name in names)
+        if ours and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename, error.filename2 = tempfile.gettempdir(), None
+            add_note(error, "set TMPDIR to a folder with more room")
+        raise
 
 
 def check_file(target: Path, *, force: bool) -> None:
@@ -69,7 +110,11 @@ def check_file(target: Path, *, force: bool) -> None:
 
 
 def check_free(target: Path, *, force: bool, what: str = "target") -> None:
-    """Raises OutputExistsError where something is at `target`, and `force` is False."""
+    """Raises OutputExistsError where something is at `target`, and `force` is False.
+
+    What dead runs left beside it is removed before.
+    """
+    remove_dead(target)
     if os.path.lexists(target) and not force:
         raise OutputExistsError(
             f"{target}: already exists; pass force=True to replace it, or name another {what}"
@@ -134,19 +179,76 @@ def discard(building: Path) -> None:
         raise
 
 
+def partial_path(target: Path) -> Path:
+    """Returns a path beside a target that nothing has; `remove_dead` knows it."""
+    return hidden_path(target, f"{uuid.uuid4().hex[:12]}.partial")
+
+
+def remove_dead(target: Path) -> None:
+    """Removes what is beside a target of runs that were killed; what they replaced goes back."""
+    lead = partial_path(target).name[: -len("0123456789ab.partial")]
+    pattern = re.compile(re.escape(lead) + r"[0-9a-f]{12}\.(partial|old)")
+    names = []
+    with contextlib.suppress(OSError):  # then there is nothing, or it cannot be seen
+        names = [name for name in os.listdir(target.parent) if pattern.fullmatch(name)]
+    for path in map(target.with_name, names):
+        with locked_if_dead(path) as dead:
+            if dead and path.suffix == ".old" and not os.path.lexists(target):
+                with contextlib.suppress(OSError):
+                    _rename_new(path, target)
+            elif dead:
+                discard(path)
+
+
 @contextlib.contextmanager
 def _made(
-    target: Path, force: bool, what: str, replace: Callable[[Path, Path], object]
+    target: Path,
+    force: bool,
+    what: str,
+    make: Callable[[Path], object],
+    replace: Callable[[Path, Path], object],
+    keep: bool = False,
 ) -> Iterator[Path]:
-    """Yields a free path beside `target`; what is there at the end is put in its place."""
-    building = hidden_path(target, f"{uuid.uuid4().hex[:12]}.partial")
+    """Yields what `make` made beside `target`, to fill; in the end it is put in its place."""
+    building = partial_path(target)
+    end = surely(partial(discard, building))
     try:
         with naming(target, building):
-            yield building
-            while not _placed(building, target, replace if force else None):
-                check_free(target, force=force, what=what)
+            lock = make_locked(building, make)
+            try:
+                yield building
+                while not _placed(building, target, replace if force else None):
+                    if keep:
+                        _keep_beside(building, target)
+                    check_free(target, force=force, what=what)
+            finally:
+                os.close(lock)
     finally:
-        discard(building)
+        end()
+
+
+def _make_file(path: Path) -> None:
+    path.touch(exist_ok=False)
+
+
+def _keep_beside(building: Path, target: Path) -> None:
+    """Renames `building` to the first free name like the target's, and raises with that.
+
+    Raises:
+        OutputExistsError: it is kept.
+    """
+    room = _LONGEST_NAME - len(os.fsencode(f"-12345{target.suffix}"))
+    stem = os.fsencode(target.stem)[:room].decode(errors="ignore")
+    for number in count(1):
+        beside = target.with_name(f"{stem}-{number}{target.suffix}")
+        try:
+            _rename_new(building, beside)
+        except FileExistsError:
+            continue
+        raise OutputExistsError(
+            f"{target}: came into being meanwhile, and is kept; the result is {beside}, whole: "
+            "rename it, or pass force=True to replace what is there"
+        )
 
 
 def _placed(building: Path, target: Path, replace: Callable[[Path, Path], object] | None) -> bool:
@@ -220,13 +322,17 @@ def _replace_folder(building: Path, target: Path) -> None:
 def _replace_in_two_steps(building: Path, target: Path) -> None:
     """For file systems that cannot swap: between the steps, the old one has another name."""
     aside = building.with_suffix(".old")
-    target.rename(aside)
-    try:
-        _rename_new(building, target)
-    except BaseException:
-        _rename_new(aside, target)
-        raise
-    aside.rename(building)
+    with locked_if_dead(target):  # so that nobody takes `aside` for a dead run's
+        try:
+            target.rename(aside)
+            _rename_new(building, target)
+            aside.rename(building)
+        except BaseException:
+            if not os.path.lexists(building):  # the new one is in its place
+                discard(aside)
+            elif os.path.lexists(aside):
+                _rename_new(aside, target)
+            raise
 
 
 def _rename(first: Path, second: Path, how: int) -> None:

@@ -11,14 +11,17 @@ import errno
 import fcntl
 import os
 import stat
-import uuid
 import weakref
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from mlpass.errors import OutputBusyError
-from mlpass.files import discard, hidden_path
+from mlpass.errors import CalibrationError, OutputBusyError, add_note
+from mlpass.files import discard, partial_path, remove_dead, whole_file
+from mlpass.leftovers import is_at, surely
+from mlpass.version import __version__
 
-_LOCK = "lock"
+_LOCK, _FORM = "lock", "form"  # the files that every ledger has
 
 
 class Ledger:
@@ -42,7 +45,35 @@ class Ledger:
         """
         self.folder = folder
         self._finished = finished
-        self.free = weakref.finalize(self, _let_go, _claim(folder), folder, finished, os.getpid())
+        locks: list[int] = []
+        end = partial(_let_go, locks, folder, partial_path(folder), finished)
+        self.free = weakref.finalize(self, surely(end))
+        remove_dead(folder)
+        _claim(folder, locks)
+
+    def begin(self, names: Iterable[str], *, resume: bool) -> None:
+        """Deletes what is in it; or leaves it, to be gone on with.
+
+        Args:
+            names: what each result in it is made of; another version may know others.
+            resume: whether to go on.
+
+        Raises:
+            CalibrationError: what is there was written by another version; it is let go of.
+            OSError: it cannot be written.
+        """
+        form = " ".join([__version__, *names])
+        path = self.folder / _FORM
+        if not resume:
+            self.clear()
+        elif any(self.folder.glob(self._finished)) and _text(path) != form:
+            self.free()
+            raise CalibrationError(
+                f"resume: {self.folder} was written by another version of mlpass, and is not used; "
+                "without resume, the run starts anew and deletes it"
+            )
+        with whole_file(path, force=True) as building:
+            building.write_text(form)
 
     def clear(self) -> None:
         """Deletes what is in it."""
@@ -63,47 +94,83 @@ class Ledger:
         self.free()
 
 
-def _let_go(lock: int, folder: Path, finished: str, process: int) -> None:
-    """Closes a lock, and deletes the folder where nothing in it is finished."""
-    done = os.getpid() == process and not any(folder.glob(finished))  # no fork of its process
-    gone = folder
-    if done:
-        with contextlib.suppress(OSError):  # from one moment to the next for who would claim it
-            gone = folder.rename(hidden_path(folder, f"{uuid.uuid4().hex[:12]}.partial"))
-    os.close(lock)
-    if done:
-        discard(gone)
+def _let_go(locks: list[int], folder: Path, gone: Path, finished: str) -> None:
+    """Closes a lock, and deletes the folder where nothing in it is finished.
+
+    It may be called again where it was cut short.
+
+    Args:
+        locks: the descriptor; none where it was not opened yet, or is closed.
+        folder: that is claimed.
+        gone: its name from the moment on that it is given up.
+        finished: as for `Ledger`.
+    """
+    if not os.path.lexists(gone):
+        with contextlib.suppress(OSError):
+            if not locks:
+                locks.append(_open(folder))
+            if _holds(locks[0], folder / _LOCK) and not any(folder.glob(finished)):
+                _give_up(folder, gone)
+    while locks:
+        os.close(locks.pop())
+    discard(gone)
 
 
-def add_note(error: BaseException, note: str) -> None:
-    """Adds a line to what an exception tells, as `BaseException.add_note` of Python 3.11 does."""
-    vars(error).setdefault("__notes__", []).append(note)
+def _give_up(folder: Path, gone: Path) -> None:
+    """Renames a folder: it goes from one moment to the next for whoever would claim it."""
+    try:
+        folder.rename(gone)
+    except OSError:
+        discard(folder)
 
 
-def _claim(folder: Path) -> int:
-    """Returns the descriptor of the folder's lock, once this run holds it."""
-    path = folder / _LOCK
+def _claim(folder: Path, locks: list[int]) -> None:
+    """Puts the descriptor of the folder's lock into `locks`, which this run then holds."""
     while True:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
         try:
-            if not stat.S_ISDIR(os.lstat(folder).st_mode):
-                raise OutputBusyError(f"{folder}: is not a folder of mlpass's own; delete it")
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            locks.append(_open(folder))
         except FileNotFoundError:
             continue  # the run that had it is done, just now
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        except FileNotFoundError:
-            pass  # likewise
+            if _holds(locks[0], folder / _LOCK):
+                return
         except OSError as error:
-            os.close(descriptor)
+            os.close(locks.pop())
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise OutputBusyError(
                     f"{folder} is in use: another run is writing the same output; "
                     "wait until it is done, or name another output"
                 ) from None
             raise
-        os.close(descriptor)
+        os.close(locks.pop())  # likewise
+
+
+def _open(folder: Path) -> int:
+    """Returns the descriptor of a folder's lock, which nobody holds by that.
+
+    Raises:
+        OutputBusyError: it is not a folder.
+        OSError: it cannot be opened.
+    """
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        raise OutputBusyError(f"{folder}: is not a folder of mlpass's own; delete it")
+    return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+
+def _holds(lock: int, path: Path) -> bool:
+    """Returns whether a lock is held now, and still has its path.
+
+    Raises:
+        OSError: another run holds it; or there are no locks here.
+    """
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return is_at(lock, path)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return None

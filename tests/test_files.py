@@ -266,3 +266,72 @@ def test_of_two_processes_at_one_target_one_wins(kind: str, tmp_path: Path) -> N
         racer.communicate()
         assert racer.returncode == 0
     assert sorted(os.listdir(tmp_path), key=int) == [str(number) for number in range(ROUNDS)]
+
+
+@OLD_SYSTEMS
+def test_a_result_whose_place_was_taken_is_kept_beside_it_where_that_is_asked_for(
+    number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_system(number, monkeypatch)
+    target = tmp_path / "out.mlpackage"
+    folder(tmp_path / "out-1.mlpackage", "another's")
+    for late in (False, True):
+        if not late:
+            folder(target, "theirs")
+        with (  # noqa: PT012
+            pytest.raises(
+                OutputExistsError,
+                match=rf"out\.mlpackage: came into being meanwhile, and is kept; the result is "
+                rf"{tmp_path}/out-{2 + late}\.mlpackage, whole: rename it, or pass force=True",
+            ),
+            files.whole_folder(target, force=False, keep=True) as building,
+        ):
+            if late:
+                files.discard(target)
+                folder(target, "theirs")
+            fill(building, f"ours {late}")
+    assert text(target) == "theirs"
+    assert text(tmp_path / "out-1.mlpackage") == "another's"
+    assert text(tmp_path / "out-2.mlpackage") == "ours False"
+    assert text(tmp_path / "out-3.mlpackage") == "ours True"
+    with files.whole_folder(target, force=True, keep=True) as building:
+        fill(building, "forced")
+    assert text(target) == "forced"
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_a_result_of_the_longest_name_is_kept_beside_it(tmp_path: Path) -> None:
+    target = folder(tmp_path / ("\u00e9" * 122 + ".mlpackage"), "theirs")
+    with (
+        pytest.raises(OutputExistsError, match=r"é-1\.mlpackage, whole"),
+        files.whole_folder(target, force=False, keep=True) as building,
+    ):
+        fill(building, "ours")
+    (beside,) = (path for path in tmp_path.iterdir() if path != target)
+    assert text(beside) == "ours"
+
+
+def test_a_full_temporary_folder_is_named_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (  # noqa: PT012
+        pytest.raises(OSError, match="No space left") as caught,
+        files.whole_file(tmp_path / "out", force=False),
+        files.temporary_folder() as temporary,
+        files.naming_temporary(),
+    ):
+        assert temporary.parent == tmp_path
+        raise full
+    assert caught.value.filename == str(tmp_path)
+    assert vars(caught.value)["__notes__"] == ["set TMPDIR to a folder with more room"]
+    for number, name in ((errno.ENOSPC, "elsewhere"), (errno.EROFS, None)):
+        with pytest.raises(OSError, match=r".") as other, files.temporary_folder():
+            raise OSError(number, os.strerror(number), name)
+        assert other.value.filename == name
+        assert not vars(other.value)
+    with pytest.raises(OSError, match="No space left") as inside, files.temporary_folder() as made:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(made / "file"))
+    assert inside.value.filename == str(tmp_path)
+    assert os.listdir(tmp_path) == []

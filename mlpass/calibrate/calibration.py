@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from mlpass.errors import ConfigError
 from mlpass.options import check_options, option
 from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import Sample, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
@@ -23,7 +23,7 @@ class Calibration:
 
     Attributes:
         method: that scores, and may update what is kept.
-        sample_data: what the program is run on, {input name: array} each.
+        sample_data: what the program is run on, {input name: array} each, or a sequence of such.
         allocate: how one target sparsity is divided among layers: "uniform"; "owl", which spares
             layers with many outliers; or "error", for the least summed error of all layers.
         max_nbytes: with "error": what the pruned weights may take together, instead of the target.
@@ -38,7 +38,7 @@ class Calibration:
     """
 
     method: Method
-    sample_data: Sequence[Mapping[str, Any]]
+    sample_data: Sequence[Sample]
     allocate: str = option(
         default="uniform",
         choices=("uniform", "owl", "error"),

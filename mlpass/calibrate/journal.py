@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlpass.errors import CalibrationError
 from mlpass.files import hidden_path, whole_file
 from mlpass.ledger import Ledger
 from mlpass.report.plain import to_json
-from mlpass.runtime.samples import read_arrays
+from mlpass.runtime.samples import Sample, read_arrays, steps_of
 from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
 
@@ -43,7 +44,7 @@ class Journal:
             resume: whether to go on with what is there, rather than anew.
 
         Raises:
-            CalibrationError: what is there is of another run.
+            CalibrationError: what is there is of another run, or of another version.
             OutputBusyError: another run is using it.
             OSError: it cannot be read or written.
         """
@@ -51,6 +52,8 @@ class Journal:
         self._numbers: dict[Site, int] = {}
         if self._ledger is None or folder is None:
             return
+        names = [field.name for field in fields(Solution)]
+        self._ledger.begin(names, resume=resume)
         head = folder / "run.json"
         if resume and head.is_file():
             if _read_digest(head) != digest:
@@ -60,7 +63,6 @@ class Journal:
                     "samples; without resume, the run starts anew and deletes it"
                 )
             return
-        self._ledger.clear()
         with whole_file(head, force=True) as building:
             building.write_text(to_json({"digest": digest}))
 
@@ -102,7 +104,7 @@ class Journal:
             return
         content = {name: value for name, value in vars(solution).items() if value is not None}
         content |= {_PART + name: part for name, part in content.pop("parts").items()}
-        with whole_file(self._path(site), force=True) as building, building.open("xb") as file:
+        with whole_file(self._path(site), force=True) as building, building.open("wb") as file:
             np.savez(file, samples=samples, tokens=tokens, **content)
 
     def __enter__(self) -> Journal:
@@ -124,14 +126,14 @@ def journal_path(output: str | os.PathLike[str]) -> Path:
 
 
 def digest_of(
-    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Mapping[str, object]]
+    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Sample]
 ) -> str:
     """Returns a digest of all that a run's result depends on.
 
     Args:
         files: of the model.
         settings: config, method and options, whose texts tell all about them.
-        samples: each {input name: array}.
+        samples: each {input name: array}, or a sequence of such.
 
     Raises:
         OSError: a file is gone.
@@ -143,10 +145,14 @@ def digest_of(
             while chunk := content.read(_CHUNK):
                 digest.update(chunk)
     for sample in samples:
-        for name in sorted(sample):
-            array = np.ascontiguousarray(sample[name])
-            digest.update(repr((name, array.shape, array.dtype.str)).encode())
-            digest.update(array.tobytes())
+        steps = steps_of(sample)
+        if steps is sample:
+            digest.update(repr(("steps", len(steps))).encode())
+        for step in steps:
+            for name in sorted(step):
+                array = np.ascontiguousarray(step[name])
+                digest.update(repr((name, array.shape, array.dtype.str)).encode())
+                digest.update(array.tobytes())
     return digest.hexdigest()
 
 

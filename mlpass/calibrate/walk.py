@@ -47,6 +47,7 @@ def walk(
         backend=calibration.backend,
         device=calibration.device,
         function_name=calibration.function_name,
+        partial=True,
     )
     backend = interpreter.backend
     assert backend is not None  # Calibration refuses Core ML itself

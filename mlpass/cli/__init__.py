@@ -6,9 +6,9 @@ Only the standard library is imported here; a command imports what it needs once
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -19,6 +19,7 @@ from mlpass.cli.finetune import add_finetune
 from mlpass.cli.inspect import add_inspect
 from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
+from mlpass.cli.signals import Terminated, ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
 from mlpass.errors import MlpassError, OutputExistsError
 from mlpass.version import __version__
@@ -26,20 +27,30 @@ from mlpass.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0 done, 1 failed, 2 wrong usage."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = shlex.join(["mlpass", *given])
-    signal.signal(signal.SIGTERM, _terminate)
+    with signals_given_back():
+        return _main(arguments)
+
+
+def run() -> NoReturn:
+    """Runs the command line as a process of its own."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: the next file that is opened would take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    sys.exit(_main(None))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
-        _print(options.run(options))
-        sys.stdout.flush()
+        with ended_by_signals():
+            options = _parser().parse_args(arguments)
+            given = sys.argv[1:] if arguments is None else arguments
+            options.command = shlex.join(["mlpass", *given])
+            _print(options.run(options))
     except OutputExistsError as error:
         return _fail(str(error).replace("pass force=True", "pass --force"), error)
     except MlpassError as error:
         return _fail(str(error), error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -48,10 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("out of memory", error)
     except KeyboardInterrupt as error:
         return _fail("interrupted", error, status=130)
-    except SystemExit as error:
-        if vars(error).get("__notes__"):
-            _fail("terminated", error)
-        raise
+    except Terminated as error:
+        return _fail("terminated", error, status=int(str(error.code)))
     return 0
 
 
@@ -79,16 +88,18 @@ def _parser() -> argparse.ArgumentParser:
 def _print(text: str) -> None:
     """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written
+        if error.filename is None:
+            error.filename = "standard output"
+        raise
 
 
 def _fail(message: str, error: BaseException, status: int = 1) -> int:
     """Prints one line, with what was noted on the way about what is left, and returns `status`."""
     line = "; ".join([message, *vars(error).get("__notes__", ())])
-    print(f"mlpass: error: {' '.join(line.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # there is nobody left to tell
+        print(f"mlpass: error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return status
-
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    """Ends the program by way of its clean-up, so that no half-written file stays."""
-    raise SystemExit(128 + number)

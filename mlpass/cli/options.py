@@ -8,7 +8,8 @@ from typing import Any
 Subparsers = Any  # argparse gives its own type no public name
 
 SAMPLE_HELP = """\
-an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample"""
+an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample; a
+sub-folder of .npz files is a sequence: steps, in the order of their names, on one state"""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.samples import Sample, SampleData, load_samples, steps_of
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -29,6 +29,8 @@ def compare(
 ) -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
 
+    Of a pipeline with other parts, what the ML Programs before the first of them give is compared.
+
     Args:
         model: the reference: a path, an `MLModel` or a pymil `Program`.
         other: likewise, with inputs and outputs of the same names.
@@ -42,7 +44,9 @@ def compare(
         UnsupportedOpError: a model has ops that cannot be run.
     """
     samples = load_samples(sample_data)
-    first, second = Interpreter(model, backend=backend), Interpreter(other, backend=backend)
+    first, second = (
+        Interpreter(each, backend=backend, partial=backend != "coreml") for each in (model, other)
+    )
     names = [feature.name for feature in first.outputs]
     common = [name for name in names if name in {feature.name for feature in second.outputs}]
     if not common:
@@ -51,7 +55,11 @@ def compare(
             f"the models have no output in common: one has {', '.join(names)}, the other {others}"
         )
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
-    pairs = ((predict_once(first, sample), predict_once(second, sample)) for sample in bar)
+    pairs = (
+        pair
+        for sample in bar
+        for pair in zip(predict_each(first, sample), predict_each(second, sample), strict=True)
+    )
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
 
 
@@ -62,7 +70,7 @@ def tally_outputs(
 
     Args:
         names: of the outputs.
-        pairs: for each sample the outputs of the reference, and those to compare with it.
+        pairs: for each prediction the outputs of the reference, and those to compare with it.
 
     Raises:
         CalibrationError: an output has different shapes.
@@ -74,15 +82,16 @@ def tally_outputs(
     return tuple(tally.record(name) for name, tally in tallies.items())
 
 
-def predict_once(interpreter: Interpreter, sample: Mapping[str, object]) -> Outputs:
-    """Returns the outputs for one sample, from a new state where the model keeps one.
+def predict_each(interpreter: Interpreter, sample: Sample) -> Iterator[Outputs]:
+    """Yields the outputs for each step of a sample, on a new state where the model keeps one.
 
     Raises:
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
     state = interpreter.make_state() if interpreter.states else None
-    return interpreter.predict(dict(sample), state)
+    for step in steps_of(sample):
+        yield interpreter.predict(dict(step), state)
 
 
 @dataclass

@@ -39,7 +39,7 @@ def predict_to_file(
     interpreter = Interpreter(model, backend=backend)
     state = interpreter.make_state() if interpreter.states else None
     arrays = as_arrays(interpreter.predict(read_arrays(inputs), state))
-    with whole_file(output, force=force) as building, building.open("xb") as file:
+    with whole_file(output, force=force) as building, building.open("wb") as file:
         write_arrays(file, arrays)
     return {name: array.shape for name, array in arrays.items()}
 

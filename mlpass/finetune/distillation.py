@@ -13,8 +13,9 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
+from mlpass.finetune.threads import fixed_threads
 from mlpass.runtime.features import check_names, read_input
-from mlpass.runtime.samples import Sample, load_samples
+from mlpass.runtime.samples import Inputs, Sample, load_samples, steps_of
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -45,6 +46,7 @@ def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
     return torch.stack(parts).mean()
 
 
+@fixed_threads()
 def distill(
     module: ProgramModule,
     dense: ModelLike,
@@ -63,18 +65,20 @@ def distill(
     Args:
         module: to train.
         dense: the model to come close to: a path, an `MLModel` or a module.
-        samples: inputs without labels, as for calibration.
+        samples: inputs without labels, as for calibration; the loss of a sequence is the mean over
+            its steps.
         steps: how many batches to train on; the samples are drawn in random order, again and again.
         optimizer: over the module's parameters; where None Adam.
         learning_rate: of that Adam; it falls to zero along a half cosine.
         pruner: prepared; stepped after each step of the optimizer.
-        batch_size: samples a batch; above 1 they must be of the same shapes.
+        batch_size: samples a batch; above 1 they must be of the same shapes, sequences of the same
+            length.
         loss: of the module's outputs and the dense model's.
         seed: of the order of the samples.
 
     Raises:
         ConfigError: a number is out of its range.
-        CalibrationError: there are no samples, or they differ in shape.
+        CalibrationError: there are no samples, or they differ in shape or length.
         InputError: a sample does not fit the models.
         ExecutionError: the loss is no longer finite, or an op failed.
     """
@@ -95,8 +99,9 @@ def distill(
     for _ in bar:
         batch = next(batches)
         with torch.no_grad():
-            wanted = teacher(**batch)
-        error = loss(module(**batch), wanted)
+            wanted = _outputs(teacher, batch)
+        pairs = zip(_outputs(module, batch), wanted, strict=True)
+        error = torch.stack([loss(*pair) for pair in pairs]).mean()
         losses.append(float(error.detach()))
         if not np.isfinite(losses[-1]):
             raise ExecutionError(
@@ -113,23 +118,41 @@ def distill(
     return losses
 
 
+def _outputs(module: ProgramModule, batch: Sequence[Outputs]) -> list[Outputs]:
+    """Returns a module's outputs for each step of a batch, on one state."""
+    if len(batch) == 1:
+        return [module(**batch[0])]
+    state = module.make_state()
+    return [module(state, **step) for step in batch]
+
+
 def _batches(
     module: ProgramModule, samples: Sequence[Sample], batch_size: int, seed: int
-) -> Iterator[dict[str, Tensor]]:
-    """Yields batches of samples without end, all samples in random order before any again."""
+) -> Iterator[list[dict[str, Tensor]]]:
+    """Yields batches of samples without end, all samples in random order before any again.
+
+    A batch has as many steps as its samples have; mostly one.
+    """
     generator = np.random.default_rng(seed)
     waiting: list[int] = []
     while True:
         while len(waiting) < batch_size:
             waiting += generator.permutation(len(samples)).tolist()
         chosen, waiting = waiting[:batch_size], waiting[batch_size:]
-        yield _joined([_read(module, samples[number]) for number in chosen])
+        batch = [steps_of(samples[number]) for number in chosen]
+        lengths = list(dict.fromkeys(map(len, batch)))
+        if len(lengths) > 1:
+            raise CalibrationError(
+                f"sample_data: sequences of {', '.join(map(str, lengths))} steps in one batch: use "
+                "a batch_size of 1"
+            )
+        yield [_joined([_read(module, one) for one in step]) for step in zip(*batch, strict=True)]
 
 
-def _read(module: ProgramModule, sample: Sample) -> dict[str, Tensor]:
-    check_names(sample, module.inputs)
+def _read(module: ProgramModule, inputs: Inputs) -> dict[str, Tensor]:
+    check_names(inputs, module.inputs)
     return {
-        feature.name: torch.from_numpy(np.array(read_input(feature, sample.get(feature.name))))
+        feature.name: torch.from_numpy(np.array(read_input(feature, inputs.get(feature.name))))
         for feature in module.inputs
     }
 

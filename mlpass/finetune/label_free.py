@@ -56,7 +56,8 @@ def finetune(
         ExecutionError: the loss is no longer finite, or an op failed.
         ModelFormatError: a model cannot be read.
         UnsupportedOpError: a model has ops that cannot be run.
-        OutputExistsError: `output` exists and `force` is False.
+        OutputExistsError: `output` exists and `force` is False; where it came into being meanwhile,
+            the result is kept beside it, by the name that the message has.
         OSError: a file cannot be read or written.
     """
     with open_package(model) as package:
@@ -78,4 +79,4 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
     )
-    return pruner.finalize(output, force=force)
+    return pruner.finalize(output, force=force, keep=True)

@@ -89,7 +89,9 @@ class ProgramModule(nn.Module):
         package = open_package(model)
         close_with(self, package)
         named = function_name or getattr(model, "function_name", None)
-        runner = Interpreter(package, backend="torch", device=device, function_name=named)
+        runner = Interpreter(
+            package, backend="torch", device=device, function_name=named, partial=True
+        )
         self.inputs, self.outputs = runner.inputs, runner.outputs
         self._states = {name: state.shape for name, state in runner.states.items()}
         assert runner.backend is not None  # Core ML runs nothing here
@@ -115,14 +117,25 @@ class ProgramModule(nn.Module):
         if not self.sites:
             raise ModelFormatError(f"{package.path}: has no float weights to train")
 
-    def forward(self, **inputs: object) -> dict[str, Tensor]:
+    def make_state(self) -> dict[str, Cell]:
+        """Returns a new state, all zeros; nothing is in it where the model keeps none."""
+        return {
+            name: Cell(torch.zeros(shape, device=self._device))
+            for name, shape in self._states.items()
+        }
+
+    def forward(
+        self, state: dict[str, Cell] | None = None, /, **inputs: object
+    ) -> dict[str, Tensor]:
         """Returns the outputs by name, floats as fp32.
 
         A batch is what single samples are, one after another along their leading axis; so are its
-        outputs. A state starts from zeros. Of a classifier's outputs the probabilities are given,
-        in the order of its labels, and no label.
+        outputs. Of a classifier's outputs the probabilities are given, in the order of its labels,
+        and no label.
 
         Args:
+            state: from `make_state`, for the steps of a sequence, which read and write it, and
+                through which gradients flow from step to step; all zeros where None.
             inputs: by name, tensors or arrays; images as (samples, channels, height, width) in the
                 model's order. One that is as a single sample's while others are a batch is shared.
 
@@ -141,6 +154,7 @@ class ProgramModule(nn.Module):
             if size is not None:
                 samples = values[name]
                 values[name] = Batch(samples.unflatten(0, (size, -1)) if samples.ndim else samples)
+        cells = self.make_state() if state is None else state
         recording = torch.is_grad_enabled()
         with ExitStack() as stack:
             # A constant that is first read in inference mode could not be trained with later.
@@ -151,7 +165,7 @@ class ProgramModule(nn.Module):
             # vmap says so where it goes sample by sample within an op, which is what it is for.
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             for stage in self._stages:
-                values.update(self._run(stage, values))
+                values.update(self._run(stage, values, cells))
         wanted = [feature.name for feature in self.outputs if feature.name in values]
         return {name: write_value(values[name], count) for name in wanted}
 
@@ -182,7 +196,9 @@ class ProgramModule(nn.Module):
         assert master is not None
         return master if mask is None else master * mask
 
-    def _run(self, stage: Stage, values: Mapping[str, object]) -> dict[str, Any]:
+    def _run(
+        self, stage: Stage, values: Mapping[str, object], cells: Mapping[str, Cell]
+    ) -> dict[str, Any]:
         plan, constants = stage.plan, stage.part.constants
         trained = {
             value: self.weight(name)
@@ -194,7 +210,7 @@ class ProgramModule(nn.Module):
             constants.replace(value, weight)
         try:
             wanted = [value for value in stage.results.values() if isinstance(value, Value)]
-            bound = dict(self._bind(stage, values))
+            bound = dict(_bind(stage, values, cells))
             made = execute(plan, constants, self._backend, bound, wanted=wanted)
         finally:
             for value in trained:
@@ -203,13 +219,6 @@ class ProgramModule(nn.Module):
             name: made[value] if isinstance(value, Value) else constants[value]
             for name, value in stage.results.items()
         }
-
-    def _bind(self, stage: Stage, values: Mapping[str, object]) -> Iterator[tuple[Value, Any]]:
-        for value in stage.plan.block.inputs:
-            if isinstance(value.type, StateType):
-                yield value, Cell(torch.zeros(self._states[value.name], device=self._device))
-            else:
-                yield value, values[value.name]
 
     def _free_name(self, wanted: str) -> str:
         """Returns a name that torch takes for a parameter."""
@@ -234,6 +243,15 @@ def _stage(part: Part) -> Stage:
     outputs = tuple(value for value in results.values() if isinstance(value, Value))
     trimmed = mapped(replace(block, steps=steps, outputs=outputs))
     return Stage(part, replace(part.plan, block=trimmed), results)
+
+
+def _bind(
+    stage: Stage, values: Mapping[str, Any], cells: Mapping[str, Cell]
+) -> Iterator[tuple[Value, Any]]:
+    """Yields each input of a stage with what it is in one run."""
+    for value in stage.plan.block.inputs:
+        of = cells if isinstance(value.type, StateType) else values
+        yield value, of[value.name]
 
 
 def _values_of(site: Site) -> list[Value]:

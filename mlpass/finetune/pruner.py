@@ -147,7 +147,9 @@ class MagnitudePruner:
         pruned = self._prepared("report")
         return report_module(self.module, pruned, self._skipped)
 
-    def finalize(self, output: str | os.PathLike[str], *, force: bool = False) -> Report:
+    def finalize(
+        self, output: str | os.PathLike[str], *, force: bool = False, keep: bool = False
+    ) -> Report:
         """Writes the model with its trained weights, sparse where they are masked.
 
         Those that have a storage are rounded to its nearest values. Training may go on after it.
@@ -155,6 +157,8 @@ class MagnitudePruner:
         Args:
             output: path of the `.mlpackage` to write. It appears whole or not at all.
             force: whether to replace an `output` that exists.
+            keep: whether, where one exists that is not to be replaced, the model is written beside
+                it; the error then has its name.
 
         Raises:
             ConfigError: `prepare` was not called.
@@ -164,7 +168,7 @@ class MagnitudePruner:
             OSError: a file cannot be read or written.
         """
         pruned = self._prepared("finalize")
-        return write_module(self.module, output, pruned, self._skipped, force=force)
+        return write_module(self.module, output, pruned, self._skipped, force=force, keep=keep)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where in its schedule it is; the masks are in the module's `state_dict`."""

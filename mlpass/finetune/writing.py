@@ -14,7 +14,6 @@ from mlpass.finetune.masks import PrunedParameter
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.weights import encode_trained, find_trained, is_weight, opened
 from mlpass.program.mlmodel import open_package
-from mlpass.program.mlpackage import package_nbytes
 from mlpass.report.records import LayerRecord, Report
 from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.record import function_records, untouched_record
@@ -45,6 +44,7 @@ def write_module(
     skipped: Mapping[str, str],
     *,
     force: bool,
+    keep: bool = False,
 ) -> Report:
     """Writes a module's model with its trained weights, and returns what was done.
 
@@ -54,6 +54,7 @@ def write_module(
         pruned: as for `report_module`.
         skipped: likewise.
         force: whether to replace an `output` that exists.
+        keep: whether a package that may not take its place is kept beside it.
 
     Raises:
         ExecutionError: a weight does not fit its stored type.
@@ -74,7 +75,7 @@ def write_module(
                     "not the model that was trained"
                 )
         functions, bytes_before = function_records(package.programs), package.nbytes
-        with package.rewrite(output, force=force) as rewriter:
+        with package.rewrite(output, force=force, keep=keep) as rewriter:
             for site in sites:
                 stored = _encoded(module, site, names.get(site.name), pruned)
                 for old, new in stored.replacements if stored else ():
@@ -89,9 +90,8 @@ def write_module(
                 find=find_trained,
             )
         source = str(package.path)
-    bytes_after = package_nbytes(Path(output))
     layers = tuple(layer for _, layer in told)
-    return Report(source, os.fspath(output), bytes_before, bytes_after, functions, layers)
+    return Report(source, os.fspath(output), bytes_before, rewriter.nbytes, functions, layers)
 
 
 def _encoded(

@@ -23,7 +23,7 @@ from mlpass.plan.config import configured
 from mlpass.plugin.options import PassKind, arguments_of, pass_kinds
 from mlpass.program.reload import load_pymil
 from mlpass.pruning.prune import prune_in_place
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import Inputs, Sample, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike, take_storage
 
@@ -215,16 +215,20 @@ class PackageFrontend:
         return load_pymil(model, specification_version, model_description)
 
 
-def _renamed(sample: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
+def _renamed(sample: Sample, program: Any) -> Sample:
     """Returns a sample keyed by the inputs' names in a package.
 
     Those are the source's, with anything but letters, digits and underscores replaced.
     """
     known = {name for function in program.functions.values() for name in function.inputs}
-    return {
-        name if name in known else re.sub(r"\W", "_", name, flags=re.ASCII): array
-        for name, array in sample.items()
-    }
+
+    def renamed(step: Inputs) -> Inputs:
+        return {
+            name if name in known else re.sub(r"\W", "_", name, flags=re.ASCII): array
+            for name, array in step.items()
+        }
+
+    return renamed(sample) if isinstance(sample, Mapping) else [renamed(step) for step in sample]
 
 
 def _with_pruning(passes: list[str], name: str) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlpass.errors import ModelFormatError
-from mlpass.files import check_apart
+from mlpass.files import check_apart, temporary_folder
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
 
@@ -79,15 +79,11 @@ def make_mlmodel(write: Callable[[Path], object], like: object) -> Any:
         write: given the path of a package that is not there yet.
         like: an `MLModel` whose settings the result gets.
     """
-    folder = tempfile.mkdtemp(prefix="mlpass-")
-    try:
-        path = Path(folder, "model.mlpackage")
+    with ExitStack() as closing:
+        path = closing.enter_context(temporary_folder()) / "model.mlpackage"
         write(path)
         model = _load_mlmodel(path, like)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(model, closing.pop_all().close)
     return model
 
 

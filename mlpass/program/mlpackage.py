@@ -93,8 +93,21 @@ class Package:
         """The sizes of all its files together."""
         return package_nbytes(self.path)
 
+    @property
+    def weight_paths(self) -> list[Path]:
+        """The weight files that its programs refer to."""
+        names = {
+            constant.storage[0]
+            for part in (part for _, part in self.parts)
+            for constant in part.blobs
+            if constant.storage is not None
+        }
+        return [self.blob_path(name) for name in sorted(names)]
+
     @contextmanager
-    def rewrite(self, target: str | os.PathLike[str], *, force: bool = False) -> Iterator[Rewriter]:
+    def rewrite(
+        self, target: str | os.PathLike[str], *, force: bool = False, keep: bool = False
+    ) -> Iterator[Rewriter]:
         """Writes a copy to `target`, with the ops replaced that the caller replaces meanwhile.
 
         A package can be rewritten once: its message is edited.
@@ -102,6 +115,7 @@ class Package:
         Args:
             target: a new `.mlpackage`.
             force: whether to replace one that is there.
+            keep: whether one that may not take its place is kept beside it: see `whole_folder`.
 
         Raises:
             OutputExistsError: it is there, now or at the end, and `force` is False.
@@ -109,13 +123,14 @@ class Package:
                 this package in it. Or something that its manifest lists is missing.
             OSError: it cannot be written.
         """
-        target = self.check_target(target, force=force)
+        target = self.check_target(target, force=force or keep)
         check_items(self.path)
-        with whole_folder(target, force=force) as building:
+        with whole_folder(target, force=force, keep=keep) as building:
             with Rewriter(self, building) as rewriter:
                 yield rewriter
             if rewriter.ensures is not None:
                 rewriter.ensures(building)
+            rewriter.nbytes = package_nbytes(building)
 
     def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
@@ -191,6 +206,7 @@ class Rewriter:
     """
 
     ensures: Callable[[Path], None] | None = None
+    nbytes: int = 0
 
     def __init__(self, package: Package, root: Path) -> None:
         """Begins to write `package` to the empty directory `root`."""

@@ -19,14 +19,14 @@ from mlpass.plan.config import Config, as_config, configured
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
-from mlpass.program.mlpackage import Package, package_nbytes
+from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import edit_program
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.sources import is_pymil
+from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike
 from mlpass.weights.ensures import Told, ensure_written
@@ -54,6 +54,8 @@ def prune(
     function_name: str | None = None,
     joint_compression: bool = False,
     minimum_deployment_target: Any = None,
+    budget: str | int | None = None,
+    bits: float | None = None,
     force: bool = False,
     resume: bool = False,
 ) -> Report:
@@ -73,7 +75,9 @@ def prune(
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
             there are samples.
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
-            leading sample axis; or of a folder of `.npz` files, one a sample.
+            leading sample axis; or of a folder of `.npz` files, one a sample. For a model that
+            keeps a state, a sample may be a sequence of {input name: array}, or a sub-folder: steps
+            that share the state.
         storage: how the values are kept of weights whose entry in `config` names no storage:
             `Quantized()` or `Palette()` (iOS18), in the same solve where there are samples; a
             mapping such as `{"palettize": 4, "group_size": 8}`, or a text such as "int8". None, as
@@ -94,6 +98,10 @@ def prune(
             and those alone, into joint sparse forms (iOS18).
         minimum_deployment_target: "iOS18", "macOS15", `coremltools.target.iOS18`: a package for an
             older one is raised to it, without its source; None leaves it what it is.
+        budget: what the weight files may take: bytes, "3.5MB", or "0.25x" of what they take. Each
+            weight gets the mode and the storage that cost the model's outputs least; what `config`
+            names keeps what it names, and null leaves a weight as it is.
+        bits: the same as stored bits of each weight's element, 3.0 say.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished, rather than anew.
 
@@ -122,7 +130,17 @@ def prune(
     )
     if calibration is not None and joint_compression:
         raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
+    wanted = None if budget is None and bits is None else Budget(budget, bits)
+    if wanted is not None and joint_compression:
+        raise ConfigError("budget: is for weights that are not compressed; drop joint_compression")
+    if wanted is not None and calibration is not None and calibration.allocate != "uniform":
+        raise ConfigError("budget: divides bytes among layers already; drop allocate")
     if is_pymil(source):
+        if wanted is not None:
+            raise ConfigError(
+                "budget: is for the weight files of a package, and a Program has none; convert it, "
+                "then prune the package"
+            )
         if minimum_deployment_target is not None:
             raise ConfigError(
                 "minimum_deployment_target: raises packages; a Program is for the one that it was "
@@ -134,16 +152,21 @@ def prune(
             )
         given = configured(output if config is None else config, storage)
         return prune_in_place(source, given, calibration, joint_compression=joint_compression)
-    if output is None or (config is None and storage is None):
+    if output is None or (config is None and storage is None and wanted is None):
         raise ConfigError(
             "output: name the package to write, prune(source, output, config); "
             "or call prune_weights(mlmodel, config), which returns an MLModel"
         )
+    if wanted is None:
+        given = configured(config, storage)
+    else:
+        given = open_config(None if config is None else as_config(config), storage)
     return prune_package(
         source,
         output,
-        configured(config, storage),
+        given,
         calibration,
+        budget=wanted,
         joint_compression=joint_compression,
         minimum_deployment_target=minimum_deployment_target,
         force=force,
@@ -157,22 +180,26 @@ def prune_package(
     config: Config,
     calibration: Calibration | None = None,
     *,
+    budget: Budget | None = None,
     joint_compression: bool = False,
     minimum_deployment_target: Any = None,
     force: bool = False,
     resume: bool = False,
+    journaled: bool = True,
 ) -> Report:
     """Prunes a package or an `MLModel` to a new package, and returns what was done.
 
     Args:
         source: as for `prune`, and so are the others.
         output: the package to write.
-        config: which mode each weight gets.
+        config: which mode each weight gets; from `open_config` where there is a budget.
         calibration: how weights are solved for on samples; None where they are not.
+        budget: of the weight files; None where each weight gets what the config says.
         joint_compression: whether to prune compressed weights.
         minimum_deployment_target: that it is raised to; None where it is not.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished.
+        journaled: whether what is finished is kept for that.
 
     Raises:
         MlpassError: as `prune`; or the package was not written as the report says.
@@ -184,11 +211,20 @@ def prune_package(
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
         package.check_target(output, force=force)
+        kept = calibration if journaled else None
         with (
-            _journal(package, output, config, calibration, resume) as journal,
+            _journal(package, output, config, kept, resume) as journal,
             package.rewrite(output, force=force) as rewriter,
         ):
             steps = rank_globally(steps)
+            division = None
+            if budget is not None:
+                paths = package.weight_paths
+                before = sum(path.stat().st_size for path in paths)
+                division = divide_budget(
+                    package, package.programs, steps, calibration, budget, before
+                )
+                steps = division.steps
             if calibration is None:
                 layers = prune_data_free(steps, rewriter)
             else:
@@ -197,9 +233,8 @@ def prune_package(
             rewriter.ensures = partial(
                 ensure_written, target=Path(output), programs=package.programs, told=told
             )
-        bytes_after = package_nbytes(Path(output))
         name, target = str(package.path), os.fspath(output)
-    return Report(name, target, bytes_before, bytes_after, functions, tuple(layers))
+    return Report(name, target, bytes_before, rewriter.nbytes, functions, tuple(layers))
 
 
 def prune_in_place(
@@ -267,12 +302,14 @@ def _prune_calibrated(
 ) -> list[LayerRecord]:
     """Returns a record for each step, those that the samples did not decide included."""
     decided = prune_calibrated(model, steps, calibration, editor, journal)
+    beyond = unreached(model)
 
     def undecided(step: Step) -> LayerRecord:
         if step.skipped or step.mode is None:
             return untouched_record(step.site, step.skipped)
         if calibration.fallback == "skip":
-            return untouched_record(step.site, "no sample reaches it")
+            reasons = (beyond[use.op] for use in step.site.uses if use.op in beyond)
+            return untouched_record(step.site, next(reasons, "no sample reaches it"))
         return carry_out(step, editor)
 
     return [decided.get(step.site) or undecided(step) for step in steps]
@@ -283,12 +320,13 @@ def _journal(
     output: str | os.PathLike[str],
     config: Config,
     calibration: Calibration | None,
+    budget: Budget | None,
     resume: bool,
 ) -> Journal:
     """Returns the journal of a run; one that is not calibrated keeps none."""
     if calibration is None:
         return Journal()
-    settings = {"config": config, **calibration.settings}
+    settings = {"config": config, "budget": budget, **calibration.settings}
     if package.edited:  # then its files do not tell all
         message = package.spec.SerializeToString(deterministic=True)
         settings["message"] = hashlib.sha256(message).hexdigest()

@@ -107,10 +107,17 @@ def choose_function(model: Any, functions: Mapping[str, Function], name: str | N
 
 def describe_message(model: Any, function: Function) -> Description:
     """Returns what a model message says of one of its functions."""
-    description = model.description
-    source = next(
-        (other for other in description.functions if other.name == function.name), description
-    )
+    functions = model.description.functions
+    source = next((other for other in functions if other.name == function.name), model.description)
+    return _described(source)
+
+
+def describe_part(model: Any) -> Description:
+    """Returns what a model message says of itself as a whole."""
+    return _described(model.description)
+
+
+def _described(source: Any) -> Description:
     return Description(
         tuple(map(_feature, source.input)),
         tuple(map(_feature, source.output)),

@@ -24,6 +24,7 @@ from mlpass.runtime.features import check_names, read_input, restored, write_out
 from mlpass.runtime.function_plan import FunctionPlan, plan_function
 from mlpass.runtime.sources import Runnable, close_with, open_source
 from mlpass.runtime.state import State
+from mlpass.runtime.suppression import Suppression
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -66,6 +67,7 @@ class Interpreter:
         backend: str = "numpy",
         device: str | None = None,
         function_name: str | None = None,
+        partial: bool = False,
     ) -> None:
         """Reads and checks the model; a weight is read when it is first used.
 
@@ -74,6 +76,9 @@ class Interpreter:
             backend: "numpy", "torch", or, on macOS, "coreml".
             device: torch's: "cpu", "mps" or "cuda".
             function_name: of a model with several; its default one where None.
+            partial: whether to run of a pipeline only the ML Programs that no other part comes
+                before; its outputs are then what they make of its own, and what they give to the
+                parts after.
 
         Raises:
             ConfigError: there is no such backend or function.
@@ -85,14 +90,15 @@ class Interpreter:
         self.listeners: list[Listener] = []
         self._core_ml = CoreMLModel(model, device, function_name) if backend == "coreml" else None
         self.backend = None if self._core_ml else open_backend(backend, device)
-        source = open_source(model, function_name)
+        source = open_source(model, function_name, partial=partial)
         if source.package is not None and source.package is not model:
             close_with(self, source.package)
         self.inputs = source.description.inputs
         self.outputs = source.description.outputs
-        described = [description for description, _ in source.parts]
+        described = [stage[0] for stage in source.stages if not isinstance(stage, Suppression)]
         self.states = {state.name: state for one in described for state in one.states}
-        self.parts = () if self.backend is None else _plan_parts(source, self.backend)
+        self._stages = () if self.backend is None else _plan_stages(source, self.backend)
+        self.parts = tuple(stage for stage in self._stages if isinstance(stage, Part))
 
     @overload
     def predict(self, inputs: Inputs, state: State | None = None) -> Outputs: ...
@@ -177,12 +183,17 @@ class Interpreter:
         assert self.backend is not None
         given = dict(inputs)
         made: dict[str, Any] = {}
-        for number, part in enumerate(self.parts):
+        for number, part in enumerate(self._stages):
+            if isinstance(part, Suppression):
+                kept = part.run(given)
+                given.update(kept)
+                made.update(kept if wanted is None else {})
+                continue
             arrays = {
                 feature.name: read_input(feature, given.get(feature.name))
                 for feature in part.description.inputs
             }
-            last = number == len(self.parts) - 1
+            last = number == len(self._stages) - 1
             names = part.plan.names
             keep = [names[name] for name in wanted or () if name in names]
             with self.backend.session(False):
@@ -199,7 +210,7 @@ class Interpreter:
                 array = result if _is_plain(result) else self.backend.to_numpy(result)
                 if wanted is not None and value in keep:
                     made[value.name] = _declared(value, array)
-                elif wanted is None and last:
+                elif wanted is None:
                     made[value.name] = array
                 if not last and value in part.plan.block.outputs:
                     given[value.name] = array
@@ -241,22 +252,26 @@ def bind(
         yield value, backend.from_numpy(array)
 
 
-def _plan_parts(source: Runnable, backend: Backend) -> tuple[Part, ...]:
+def _plan_stages(source: Runnable, backend: Backend) -> tuple[Part | Suppression, ...]:
     """Returns the parts ready to run; what is wrong with any of them is one error."""
-    parts: list[Part] = []
+    stages: list[Part | Suppression] = []
     problems: list[MlpassError] = []
     shared: dict[Hashable, Array] = {}
-    for description, function in source.parts:
+    for stage in source.stages:
+        if isinstance(stage, Suppression):
+            stages.append(stage)
+            continue
+        description, function = stage
         try:
             plan = plan_function(function, backend.name)
         except (UnsupportedOpError, ModelFormatError) as error:
             problems.append(error)
         else:
-            parts.append(Part(description, plan, Constants(plan, backend, shared)))
+            stages.append(Part(description, plan, Constants(plan, backend, shared)))
     if problems:
         worst = next((one for one in problems if isinstance(one, UnsupportedOpError)), problems[0])
         raise type(worst)("; ".join(map(str, problems))) from None
-    return tuple(parts)
+    return tuple(stages)
 
 
 def _is_plain(result: object) -> bool:

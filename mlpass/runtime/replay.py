@@ -5,26 +5,32 @@ and put other weights in the place of those that it and the next ones read; then
 the next stop runs, for a few samples at a time, whose values so stay in the cores' caches. One pass
 over the program does for any number of layers, each of which meets the activations that those
 before it really produce.
+
+The steps of a sequence share a state, which each must find as the one before has left it. So what
+is between the first op that reads or writes a state and the last runs step by step, sequence by
+sequence. What the ops in there meet is seen as within control flow: by a rehearsal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
-from mlpass.parallel import map_items
-from mlpass.program.ir import Op
+from mlpass.parallel import map_items, thread_count
+from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.description import Feature
 from mlpass.runtime.execute import Run
 from mlpass.runtime.features import check_names, read_input, write_output
 from mlpass.runtime.function_plan import OpPlan, reads
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.kernels.registry import row_parameter
 from mlpass.runtime.kernels.states import Cell
+from mlpass.runtime.samples import Inputs, Sample, steps_of
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
 from mlpass.runtime.stop import Arguments, Own, Show, Stop
@@ -32,8 +38,10 @@ from mlpass.runtime.stretches import (
     jobs_of,
     kernels_of,
     last_reads,
+    linked,
     made_in,
     ops_of,
+    rehearsals,
     stretches,
     uses_of,
 )
@@ -43,22 +51,24 @@ MEMORY_BUDGET = 2 << 30
 
 def stops(
     interpreter: Interpreter,
-    samples: Sequence[Mapping[str, object]],
+    samples: Sequence[Sample],
     wanted: Callable[[Op], bool],
     *,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Generator[Stop, None, None]:
     """Yields one stop after another, as far as the last op that is wanted; in between it runs.
 
-    Every op runs once a sample. Control flow that holds a wanted op runs once more before, where
-    the arguments of that are asked for. Several replays may take turns, each with an interpreter
-    of its own. Nothing but activations is held from one stop to the next; closing the generator
-    lets them go, with the files that they may be in.
+    Every op runs once a sample, once a step of a sequence. Control flow that holds a wanted op runs
+    once more before, where the arguments of that are asked for; and so does what the steps of a
+    sequence are linked through, for each eighth of the wanted ops in it, which so meet what those
+    of the eighths before make with their new weights. Several replays may take turns, each with an
+    interpreter of its own. Nothing but activations is held from one stop to the next; closing the
+    generator lets them go, with the files that they may be in.
 
     Args:
         interpreter: on the numpy or torch backend.
-        samples: each {input name: array}, as for `Interpreter.predict`; each starts with a new
-            state.
+        samples: each {input name: array}, as for `Interpreter.predict`, or a sequence of such; each
+            starts with a new state.
         wanted: whether to stop at an op. There are other stops too, where much lies between.
         memory_budget: bytes of activations that may stay in memory; the rest goes to temporary
             files.
@@ -76,21 +86,42 @@ def stops(
 def _stops(
     interpreter: Interpreter,
     backend: Backend,
-    samples: Sequence[Mapping[str, object]],
+    samples: Sequence[Sample],
     wanted: Callable[[Op], bool],
     memory_budget: int,
 ) -> Generator[Stop, None, None]:
     last = _last_wanted(interpreter.parts, wanted)
-    given: list[Mapping[str, Any]] = list(samples)
+    given: list[Sequence[Inputs]] = [steps_of(sample) for sample in samples]
+    for number, sample in enumerate(given if last >= 0 else ()):
+        for place, inputs in enumerate(sample):
+            _check(inputs, interpreter.inputs, _label(number, place, sample))
     states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget)
         try:
             replay.begin(given, states)
             yield from replay.stops(wanted, to_the_end=number < last)
-            given = replay.outputs() if number < last else []
+            given = replay.outputs(given) if number < last else []
         finally:
             replay.close()
+
+
+def _check(inputs: object, features: Sequence[Feature], label: str) -> None:
+    """Raises CalibrationError where inputs have other names than the model's."""
+    if not isinstance(inputs, Mapping):
+        raise CalibrationError(
+            f"{label} must map input names to arrays. Got {type(inputs).__name__}."
+        )
+    try:
+        check_names(inputs, features)
+    except InputError as error:
+        raise CalibrationError(f"{label}: {error}") from None
+
+
+def _label(number: int, place: int, sample: Sequence[Inputs]) -> str:
+    """Returns what to call a step of a sample in a message."""
+    step = f", step {place}" if len(sample) > 1 else ""
+    return f"sample_data: sample {number}{step}"
 
 
 @contextmanager
@@ -133,45 +164,47 @@ class _Replay:
         self._part = part
         self._backend = backend
         self._own = Own(part.constants, backend, dict(kernels_of(part.plan.block)))
-        self._runs: list[Run] = []
+        self._samples: list[Sequence[Run]] = []  # a run for each step of a sequence
         self._spill = Spill(memory_budget, backend, uses_of(part.plan))
 
     def close(self) -> None:
         """Lets go of all activations."""
-        self._runs.clear()
+        self._samples.clear()
         self._spill.__exit__()
 
-    def begin(
-        self, samples: Sequence[Mapping[str, object]], states: Sequence[State | None]
-    ) -> None:
+    @property
+    def _runs(self) -> list[Run]:
+        return [run for runs in self._samples for run in runs]
+
+    def begin(self, samples: Sequence[Sequence[Inputs]], states: Sequence[State | None]) -> None:
         """Reads the inputs of all samples.
 
         Raises:
             CalibrationError: they do not fit.
         """
+        count = 0
         with _working(self._backend):
             for number, (sample, state) in enumerate(zip(samples, states, strict=True)):
-                self._begin(number, sample, state)
+                runs = []
+                for place, inputs in enumerate(sample):
+                    values = SampleValues(self._part.constants, self._spill, count)
+                    label = _label(number, place, sample)
+                    runs.append(self._begin(values, inputs, state, label))
+                    count += 1
+                self._samples.append(runs)
 
-    def _begin(self, number: int, sample: Mapping[str, object], state: State | None) -> None:
-        description, plan = self._part.description, self._part.plan
-        if not isinstance(sample, Mapping):
-            raise CalibrationError(
-                f"sample_data: sample {number} must map input names to arrays. "
-                f"Got {type(sample).__name__}."
-            )
+    def _begin(self, values: SampleValues, inputs: Inputs, state: State | None, label: str) -> Run:
+        plan = self._part.plan
         try:
-            check_names(sample, description.inputs)
             arrays = {
-                feature.name: read_input(feature, sample.get(feature.name))
-                for feature in description.inputs
+                feature.name: read_input(feature, inputs.get(feature.name))
+                for feature in self._part.description.inputs
             }
         except InputError as error:
-            raise CalibrationError(f"sample_data: sample {number}: {error}") from None
-        values = SampleValues(self._part.constants, self._spill, number)
+            raise CalibrationError(f"{label}: {error}") from None
         values.update(bind(plan, arrays, state, self._backend))
-        self._runs.append(Run(values, plan.block.outputs, self._backend.xp))
         self._spill.note([values], plan.block.inputs, -1)
+        return Run(values, plan.block.outputs, self._backend.xp)
 
     def stops(self, wanted: Callable[[Op], bool], *, to_the_end: bool) -> Iterator[Stop]:
         """Yields every stop, and runs what is between them.
@@ -181,87 +214,114 @@ class _Replay:
             to_the_end: whether to run what comes after the last of them, too.
         """
         plan, constants = self._part.plan, self._part.constants
-        steps, forgotten, samples = plan.block.steps, last_reads(plan, constants), len(self._runs)
+        steps, forgotten = plan.block.steps, last_reads(plan, constants)
         asked = [[op for op in ops_of(step) if wanted(op)] for step in steps]
-        for start, end in stretches(steps, asked, constants):
+        whole = linked(plan) if any(len(runs) > 1 for runs in self._samples) else ()
+        for start, end in stretches(steps, asked, constants, whole):
             final = not to_the_end and not any(asked[end:])
-            told = steps[start:] if final else steps[start:end]
-            ops = [op for step in told for op in ops_of(step)]
-            asking = asked[start]
-            stop = Stop(ops, asking, range(samples), self._showing(steps[start], asking), self._own)
-            try:
-                yield stop
-            finally:
-                stop.end()
+            stretch, together = steps[start:end], (start, end) in whole
+            marks = rehearsals(asked, (start, end)) if together else [start]
+            for at, to in pairwise([*marks, len(steps) if final else end]):
+                ops = [op for step in steps[at:to] for op in ops_of(step)]
+                asking = [op for some in asked[at:to] for op in some]
+                rehearsing = stretch if together else steps[at : at + 1]
+                show = self._showing(rehearsing, asking)
+                stop = Stop(ops, asking, range(len(self._samples)), show, self._own)
+                try:
+                    yield stop
+                finally:
+                    stop.end()
             if final:
                 break
             with _working(self._backend):
-                self._run(steps[start:end], end - 1)
+                self._run(stretch, end - 1, step_by_step=together)
             for index in range(start, end):
                 for source in forgotten.get(index, ()):
                     constants.forget(source)
 
-    def _showing(self, step: OpPlan, wanted: Sequence[Op]) -> Show:
-        """Returns what shows the arguments of a step's wanted ops, by the number of the sample."""
-        if not step.blocks:
-            return lambda _, number: (self._runs[number].reading(step),)
+    def _showing(self, steps: Sequence[OpPlan], wanted: Sequence[Op]) -> Show:
+        """Returns what shows the arguments of wanted ops, by the number of the sample."""
+        first, at_once = steps[0], 1 if len(steps) == 1 else thread_count()
+        if len(steps) == 1 and not first.blocks:
+            return lambda _, number: [run.reading(first) for run in self._samples[number]]
         rehearsed: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
+
+        def rehearse(number: int) -> Mapping[Op, Sequence[Arguments]]:
+            with self._backend.session(False):
+                return self._rehearsed(steps, number, wanted)
 
         def show(op: Op, number: int) -> Sequence[Arguments]:
             if number not in rehearsed:
-                rehearsed.clear()  # or the values of two samples would be held at once
-                rehearsed[number] = self._rehearsed(step, number, wanted)
+                rehearsed.clear()  # or the values of all samples would be held at once
+                some = range(number, min(number + at_once, len(self._samples)))
+                with _working(self._backend):
+                    rehearsed.update(zip(some, self._map(rehearse, some), strict=True))
             return rehearsed[number][op]
 
         return show
 
     def _rehearsed(
-        self, step: OpPlan, number: int, wanted: Sequence[Op]
+        self, steps: Sequence[OpPlan], number: int, wanted: Sequence[Op]
     ) -> Mapping[Op, Sequence[Arguments]]:
-        """Returns what wanted ops are given within control flow, each time that they run.
+        """Returns what wanted ops are given by a sample, each time that they run.
 
         It runs on copies of what it could change.
         """
-        run = self._runs[number]
-        values = SampleValues(self._part.constants, self._spill, -1)
-        own = {value for block in step.op.blocks for value in made_in(block)}
-        recording = _Recording(wanted)
-        with _working(self._backend):
-            for value in set(reads(step.op)) - own:
+        constants, outputs = self._part.constants, self._part.plan.block.outputs
+        read = dict.fromkeys(value for step in steps for value in reads(step.op))
+        own = {value for step in steps for value in step.op.outputs}
+        own |= {value for step in steps for block in step.op.blocks for value in made_in(block)}
+        given = [value for value in read if value not in own and value not in constants]
+        recording, cells = _Recording(wanted), dict[Value, Cell]()
+        for run in self._samples[number]:
+            values = SampleValues(constants, self._spill, -1)
+            for value in given:
                 found = run.values[value]
-                values[value] = Cell(found.value) if isinstance(found, Cell) else found
-            outputs = self._part.plan.block.outputs
-            Run(values, outputs, self._backend.xp, (recording,)).steps([step])
+                if isinstance(found, Cell):  # the steps of a sequence share it
+                    found = cells.setdefault(value, Cell(found.value))
+                values[value] = found
+            Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
         return recording.found
 
-    def _run(self, steps: Sequence[OpPlan], last: int) -> None:
-        """Runs steps for all samples; some of them on each core, where that is left to us.
+    def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Returns `function(item)` for each item; on all cores, where that is up to us."""
+        if self._backend.name == "numpy":
+            return map_items(function, items)
+        return [function(item) for item in items]
+
+    def _run(self, steps: Sequence[OpPlan], last: int, *, step_by_step: bool) -> None:
+        """Runs steps for all samples; some of them on each core, where that is up to us.
 
         Args:
             steps: neighbours.
             last: the index of the last of them.
+            step_by_step: whether each step of a sequence comes through before the next.
         """
         made = [value for step in steps for value in step.op.outputs]
 
-        def run_some(some: slice) -> None:
-            runs = self._runs[some]
+        def run_some(runs: Sequence[Run]) -> None:
             with self._backend.session(False):
-                for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
-                    if parameter is not None:
-                        self._run_together(list(group), runs, parameter)
-                        continue
-                    stretch = list(group)
+                if step_by_step:
                     for run in runs:
-                        run.steps(stretch)
+                        run.steps(steps)
+                else:
+                    self._run_abreast(steps, runs)
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
-        jobs = jobs_of(len(self._runs))
-        if self._backend.name == "numpy":
-            map_items(run_some, jobs)
-        else:
-            for some in jobs:
-                run_some(some)
+        runs = self._runs
+        jobs = self._samples if step_by_step else [runs[some] for some in jobs_of(len(runs))]
+        self._map(run_some, jobs)
+
+    def _run_abreast(self, steps: Sequence[OpPlan], runs: Sequence[Run]) -> None:
+        """Runs neighbouring steps for some runs, one step after another for all of them."""
+        for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
+            if parameter is not None:
+                self._run_together(list(group), runs, parameter)
+                continue
+            stretch = list(group)
+            for run in runs:
+                run.steps(stretch)
 
     def _run_together(self, steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str) -> None:
         """Runs ops that work row by row on the rows of several samples: a large product for each.
@@ -286,10 +346,13 @@ class _Replay:
                 start, stop = stop, stop + own.shape[0]
                 run.finish(step, (xp.reshape(made[start:stop], (*x.shape[:-1], -1)),))
 
-    def outputs(self) -> list[Mapping[str, Any]]:
-        """Returns each sample's outputs as the inputs of the next part."""
+    def outputs(self, given: Sequence[Sequence[Inputs]]) -> list[Sequence[Inputs]]:
+        """Returns what the parts after this one may read: what was given, and the outputs."""
         with _working(self._backend):
-            return [self._outputs(run) for run in self._runs]
+            return [
+                [{**inputs, **self._outputs(run)} for inputs, run in zip(sample, runs, strict=True)]
+                for sample, runs in zip(given, self._samples, strict=True)
+            ]
 
     def _outputs(self, run: Run) -> Mapping[str, Any]:
         outputs = {value.name: value for value in self._part.plan.block.outputs}

@@ -1,8 +1,13 @@
-"""Sample data in the forms that users have them: as a sequence of {input name: array}."""
+"""Sample data in the forms that users have them: as samples, {input name: array} each.
+
+For a model that keeps a state, a sample may be a sequence of such: steps that share the state, in
+their order, as those of a conversation do.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,21 +18,28 @@ from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
 
-Sample = Mapping[str, Any]
+Inputs = Mapping[str, Any]  # what one prediction takes
+Sample = Inputs | Sequence[Inputs]  # of one prediction, or of several on one state
 # What sample data may be given as; `load_samples` has the forms.
 SampleData: TypeAlias = "str | os.PathLike[str] | Iterable[Sample]"
+
+
+def steps_of(sample: Sample) -> Sequence[Inputs]:
+    """Returns what the predictions of a sample take, one after another: of most samples, one."""
+    return sample if isinstance(sample, Sequence) else (sample,)
 
 
 def load_samples(source: object) -> Sequence[Sample]:
     """Returns sample data as a sequence, which may be gone through several times.
 
     Args:
-        source: an iterable of {input name: array}; or the path of an `.npz` whose arrays have a
-            leading sample axis; or of a folder of `.npz` files, one a sample, in the order of
-            their names.
+        source: an iterable of {input name: array}, or of sequences of such; or the path of an
+            `.npz` whose arrays have a leading sample axis; or of a folder of `.npz` files, one a
+            sample, and of sub-folders of `.npz` files, each a sequence, one a step, in the order
+            of their names, where numbers count as such.
 
     Raises:
-        CalibrationError: it is not one of these, or holds no samples.
+        CalibrationError: it is not one of these, or holds no samples, or a sequence no steps.
         OSError: a file cannot be read.
     """
     if isinstance(source, str | os.PathLike):
@@ -37,18 +49,28 @@ def load_samples(source: object) -> Sequence[Sample]:
         samples = source if isinstance(source, Sequence) else list(source)
     else:
         raise CalibrationError(
-            "sample_data: must be an iterable of {input name: array}, an .npz with a leading "
-            f"sample axis, or a folder of .npz files. Got {type(source).__name__}."
+            "sample_data: must be an iterable of {input name: array}, or of sequences of such, an "
+            ".npz with a leading sample axis, or a folder of .npz files. "
+            f"Got {type(source).__name__}."
         )
     if not len(samples):
         raise CalibrationError("sample_data: holds no samples; give at least one")
     for sample in () if isinstance(samples, _Sequence) else samples:
-        if not isinstance(sample, Mapping):
-            raise CalibrationError(
-                "sample_data: a sample must map input names to arrays. "
-                f"Got {type(sample).__name__}."
-            )
+        _check(sample)
     return samples
+
+
+def _check(sample: Any) -> None:
+    """Raises CalibrationError where a sample is not one."""
+    steps = steps_of(sample)
+    what = "a step of a sequence" if steps is sample else "a sample"
+    for step in steps:
+        if not isinstance(step, Mapping):
+            raise CalibrationError(
+                f"sample_data: {what} must map input names to arrays. Got {type(step).__name__}."
+            )
+    if not steps:
+        raise CalibrationError("sample_data: a sequence must have a step or more. Got none.")
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -103,13 +125,46 @@ class _Stacked(_Sequence):
 
 
 class _Folder(_Sequence):
-    """A folder of `.npz` files, one a sample, read when asked for."""
+    """A folder of `.npz` files and of sub-folders of such, read when asked for."""
 
     def __init__(self, path: Path) -> None:
-        self._files = sorted(path.glob("*.npz"))
+        self._places = _in_order(
+            each
+            for each in path.iterdir()
+            if (_is_sequence(each) if each.is_dir() else each.suffix == ".npz")
+        )
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._places)
 
     def _sample(self, number: int) -> Sample:
-        return read_arrays(self._files[number])
+        place = self._places[number]
+        if not place.is_dir():
+            return read_arrays(place)
+        return [read_arrays(step) for step in _in_order(place.glob("*.npz"))]
+
+
+def _is_sequence(path: Path) -> bool:
+    """Returns whether a sub-folder is a sample; hidden ones are not.
+
+    Raises:
+        CalibrationError: there is nothing in it.
+    """
+    if path.name.startswith("."):
+        return False
+    if not any(path.glob("*.npz")):
+        raise CalibrationError(
+            f"{path}: a folder among samples is a sequence, one .npz a step, and this one holds "
+            "none: move it elsewhere"
+        )
+    return True
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    """Returns paths in the order of their names, 2 before 10."""
+
+    def key(path: Path) -> tuple[list[tuple[int, str]], str]:
+        pieces = re.findall(r"[0-9]+|[^0-9]+", path.name)
+        return [(int(one), "") if one.isdecimal() else (-1, one) for one in pieces], path.name
+
+    return sorted(paths, key=key)

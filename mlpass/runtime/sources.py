@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlpass.errors import ConfigError, UnsupportedOpError
-from mlpass.program.ir import Function, Program
+from mlpass.program.ir import Function, Op, Program
 from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.program.mlpackage import Package, pipeline_of
 from mlpass.runtime.description import (
@@ -17,6 +17,7 @@ from mlpass.runtime.description import (
     describe_function,
     describe_message,
 )
+from mlpass.runtime.suppression import SUPPRESSION, Suppression
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,27 +26,30 @@ class Runnable:
 
     Attributes:
         description: of the whole.
-        parts: the functions to run one after another: one, or several of a pipeline.
+        stages: what to run one after another: a function with its description, or another part of
+            a pipeline.
         package: the open package that they are in; None for a pymil program.
     """
 
     description: Description
-    parts: tuple[tuple[Description, Function], ...]
+    stages: tuple[tuple[Description, Function] | Suppression, ...]
     package: Package | None
 
 
-def open_source(model: ModelLike, function_name: str | None) -> Runnable:
+def open_source(model: ModelLike, function_name: str | None, *, partial: bool = False) -> Runnable:
     """Returns `model` ready to be planned.
 
     Args:
         model: path of an `.mlpackage`, an `MLModel`, an open `Package`, a pymil `Program`, or a
             program's graph.
         function_name: of a model with several functions; its default one where None.
+        partial: whether to take of a pipeline only the ML Programs that no other part comes before;
+            its outputs are then what they make of its own, and what they give to the parts after.
 
     Raises:
         ConfigError: there is no such function.
         ModelFormatError: the model cannot be read.
-        UnsupportedOpError: a part of a pipeline is not an ML Program.
+        UnsupportedOpError: a part of a pipeline cannot be run; the first one, where `partial`.
         OSError: its files cannot be read.
     """
     if is_pymil(model):
@@ -56,12 +60,12 @@ def open_source(model: ModelLike, function_name: str | None) -> Runnable:
     if isinstance(model, Program):
         return _of_program(model, function_name)
     if isinstance(model, Package):
-        return _of_package(model, function_name)
+        return _of_package(model, function_name, partial)
     package = open_package(model)
     if function_name is None:  # an MLModel has chosen one, maybe
         function_name = getattr(model, "function_name", None)
     try:
-        return _of_package(package, function_name)
+        return _of_package(package, function_name, partial)
     except BaseException:
         package.close()
         raise
@@ -73,12 +77,59 @@ def _of_program(program: Program, function_name: str | None) -> Runnable:
     return Runnable(description, ((description, function),), None)
 
 
-def _of_package(package: Package, function_name: str | None) -> Runnable:
-    if strange := sorted(set(_strange_parts(package.spec))):
+def _of_package(package: Package, function_name: str | None, partial: bool) -> Runnable:
+    leaves, programs = list(_leaves(package.spec)), functions_of(package, function_name)
+    count = next((n for n, leaf in enumerate(leaves) if _kind(leaf) != "mlProgram"), len(leaves))
+    strange = sorted({_kind(leaf) for leaf in leaves} - {"mlProgram", SUPPRESSION})
+    if partial and count == 0:
+        strange = [_kind(leaves[0])]
+    if strange and not (partial and count):
         raise UnsupportedOpError(
             f"{package.path}: a pipeline with parts of kind {', '.join(strange)}; "
             "mlpass only runs ML Programs"
         )
+    left = leaves[count:] if partial else []
+    described = iter(programs)
+    stages = tuple(
+        next(described) if _kind(leaf) == "mlProgram" else Suppression.of(leaf)
+        for leaf in (leaves[:count] if partial else leaves)
+    )
+    whole = describe_message(package.spec, programs[-1][1])
+    if len(leaves) > 1:
+        run = [each.description if isinstance(each, Suppression) else each[0] for each in stages]
+        whole = _of_stages(whole, run, left)
+    return Runnable(whole, stages, package)
+
+
+def _of_stages(whole: Description, run: Sequence[Description], left: Sequence[Any]) -> Description:
+    """Returns the description of what is run of a pipeline.
+
+    Args:
+        whole: of the pipeline.
+        run: those of the parts that are run.
+        left: the messages of those that are not.
+    """
+    needed = {each.name for part in run for each in part.inputs if not each.optional}
+    made = {each.name: each for part in run for each in part.outputs}
+    inputs = tuple(
+        each if each.name in needed else replace(each, optional=True) for each in whole.inputs
+    )
+    if not left:
+        return replace(whole, inputs=inputs)
+    taken = [each.name for leaf in left for each in leaf.description.input]
+    names = dict.fromkeys([*(each.name for each in whole.outputs), *taken])
+    outputs = tuple(made[name] for name in names if name in made)
+    return Description(inputs, outputs, whole.states)
+
+
+def functions_of(
+    package: Package, function_name: str | None
+) -> tuple[tuple[Description, Function], ...]:
+    """Returns the function of each ML Program of a package that runs, with its description.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
     if len(package.parts) > 1 and function_name is not None:
         raise ConfigError(f"function_name: a pipeline has no functions. Got {function_name!r}.")
     parts = []
@@ -86,8 +137,27 @@ def _of_package(package: Package, function_name: str | None) -> Runnable:
         functions = part.program.functions
         function = functions[choose_function(message, functions, function_name)]
         parts.append((describe_message(message, function), function))
-    whole = describe_message(package.spec, parts[-1][1])
-    return Runnable(whole, tuple(parts), package)
+    return tuple(parts)
+
+
+def unreached(model: Any) -> Mapping[Op, str]:
+    """Returns the ops of the programs that no sample is run through, each with the reason.
+
+    Args:
+        model: an open package, or a program's graph, which has no such ops.
+    """
+    if not isinstance(model, Package):
+        return {}
+    reasons: dict[Op, str] = {}
+    programs, other = iter(model.programs), ""
+    for leaf in _leaves(model.spec):
+        if _kind(leaf) != "mlProgram":
+            other = other or _kind(leaf)
+            continue
+        for function in next(programs).functions.values():
+            reason = f"it is behind the pipeline's {other}, through which no sample is run"
+            reasons.update((op, reason) for op in function.block.walk() if other)
+    return reasons
 
 
 def is_pymil(model: object) -> bool:
@@ -103,10 +173,14 @@ def close_with(owner: object, package: Package) -> None:
     weakref.finalize(owner, package.close)
 
 
-def _strange_parts(model: Any) -> Iterator[str]:
+def _leaves(model: Any) -> Iterator[Any]:
+    """Yields the messages of a model's parts, those of nested pipelines one by one."""
     pipeline = pipeline_of(model)
-    if pipeline is not None:
-        for part in pipeline.models:
-            yield from _strange_parts(part)
-    elif model.WhichOneof("Type") != "mlProgram":
-        yield str(model.WhichOneof("Type"))
+    if pipeline is None:
+        yield model
+    for part in pipeline.models if pipeline is not None else ():
+        yield from _leaves(part)
+
+
+def _kind(model: Any) -> str:
+    return str(model.WhichOneof("Type"))

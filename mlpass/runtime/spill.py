@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from mlpass.arrays import Array
 from mlpass.buffers import empty
+from mlpass.files import naming_temporary
 from mlpass.program.ir import Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
@@ -151,15 +152,22 @@ class Spill:
 
     def _spill(self, value: Value) -> None:
         """Writes out a value of all samples that hold it."""
+        with naming_temporary():
+            self._write(value)
+
+    def _write(self, value: Value) -> None:
         spilled = self._files.get(value)
         if spilled is None:
             spilled = self._files[value] = _File(tempfile.TemporaryFile(), {})  # noqa: SIM115
         offset = spilled.file.seek(0, 2)
         for number, values in self._held.pop(value).items():
-            array = np.ascontiguousarray(self._backend.to_numpy(values[value]))
+            held = values.get(value)
+            if held is None:
+                continue  # its run, in another thread, has let go of it, and is yet to say so
+            array = np.ascontiguousarray(self._backend.to_numpy(held))
             spilled.file.write(memoryview(array.data).cast("B"))
             spilled.places[number] = _Place(offset, array.dtype, array.shape)
             offset += array.nbytes
-            del values[value]
+            dict.pop(values, value, None)
             self._used -= self._sizes.pop((number, value))
         spilled.file.flush()

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from mlpass.program.ir import Block, Op, TensorType, Value
+from mlpass.program.ir import Block, Op, StateType, TensorType, Value
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, reads
 from mlpass.runtime.ops import Source
+
+Bounds = tuple[int, int]  # of neighbours: the first, and the one after the last
 
 _TOGETHER = 8  # samples at most that a thread runs through a stretch: one large product for all
 _SHARES = 8  # and at least so many jobs, where there are enough samples
 _TAIL = 4  # towards the end of a stretch, a job takes that part of what is left
 _STRETCH = 1 << 26  # bytes of constants at which a stretch ends
+_REHEARSALS = 8  # times at most that linked steps are rehearsed
 
 
 def jobs_of(samples: int) -> list[slice]:
@@ -29,8 +32,11 @@ def jobs_of(samples: int) -> list[slice]:
 
 
 def stretches(
-    steps: Sequence[OpPlan], wanted: Sequence[Sequence[Op]], constants: Constants
-) -> Iterator[tuple[int, int]]:
+    steps: Sequence[OpPlan],
+    wanted: Sequence[Sequence[Op]],
+    constants: Constants,
+    whole: Sequence[Bounds] = (),
+) -> Iterator[Bounds]:
     """Yields bounds of neighbouring steps that run together.
 
     A wanted op begins some, and so does an op before which the constants have become many.
@@ -39,14 +45,52 @@ def stretches(
         steps: of a function.
         wanted: the wanted ops of each.
         constants: of the same function.
+        whole: bounds that are kept as they are.
     """
+    inside = {index for start, end in whole for index in range(start + 1, end)}
+    edges = {edge for bounds in whole for edge in bounds}
     start, nbytes = 0, 0
     for index, step in enumerate(steps):
-        if index > start and (wanted[index] or nbytes > _STRETCH):
+        ends = index in edges or wanted[index] or nbytes > _STRETCH
+        if index > start and index not in inside and ends:
             yield start, index
             start, nbytes = index, 0
         nbytes += sum(_constant_nbytes(op, constants) for op in ops_of(step))
     yield start, len(steps)
+
+
+def linked(plan: FunctionPlan) -> Sequence[Bounds]:
+    """Returns bounds of the steps through which the steps of a sequence hang together.
+
+    That is from the first that reads or writes a state to the last: there, each step of a sequence
+    needs what the one before it has left.
+    """
+    touched: dict[Value, Bounds] = {}
+    for index, step in enumerate(plan.block.steps):
+        for value in reads(step.op):
+            if isinstance(value.type, StateType):
+                first, _ = touched.get(value, (index, index))
+                touched[value] = first, index + 1
+    merged: list[Bounds] = []
+    for start, end in sorted(touched.values()):
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def rehearsals(wanted: Sequence[Sequence[Op]], bounds: Bounds) -> list[int]:
+    """Returns where to stop within linked steps: at the first, then before some wanted ops each.
+
+    Args:
+        wanted: the wanted ops of each step of the function.
+        bounds: of the linked ones.
+    """
+    start, end = bounds
+    found = [index for index in range(start, end) if wanted[index]]
+    some = max(1, -(-len(found) // _REHEARSALS))
+    return [start, *found[some::some]]
 
 
 def _constant_nbytes(op: Op, constants: Constants) -> int:

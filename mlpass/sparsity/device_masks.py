@@ -23,7 +23,7 @@ from mlpass.arrays import (
     reshaped,
 )
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.mode import Mode
+from mlpass.sparsity.mode import Mode, needed
 from mlpass.sparsity.modes import (
     NM,
     Block,
@@ -33,9 +33,9 @@ from mlpass.sparsity.modes import (
     Threshold,
     check_fits,
     check_kernels,
-    needed,
 )
-from mlpass.sparsity.ranking import channels_back, channels_first, largest_not_above
+from mlpass.sparsity.ranking import channels_back, channels_first, largest_not_above, row_zeros
+from mlpass.sparsity.windows import RowZeros
 
 
 def _threshold(mode: Threshold, score: Array, layout: Layout | None) -> Array:
@@ -51,13 +51,17 @@ def _threshold(mode: Threshold, score: Array, layout: Layout | None) -> Array:
 def _percentile(mode: Percentile, score: Array, layout: Layout | None) -> Array:
     if mode.scope != "row":
         return _keep_highest(score, mode.target_sparsity)
+    groups, rows, channels, positions = needed(mode, layout).sizes
+    zeros = row_zeros(mode.target_sparsity, groups * rows, channels * positions)
+    return _row_zeros(RowZeros(tuple(zeros.tolist())), score, layout)
+
+
+def _row_zeros(mode: RowZeros, score: Array, layout: Layout | None) -> Array:
     used = needed(mode, layout)
     groups, rows, channels, positions = used.sizes
-    columns = channels * positions
-    ends = [math.floor(mode.target_sparsity * columns * row) for row in range(groups * rows + 1)]
-    matrix = reshaped(used.split(score), (groups * rows, columns))
-    keep = _outside_lowest(matrix, placed(np.diff(ends)[:, None], score))
-    return used.join(keep)
+    matrix = reshaped(used.split(score), (groups * rows, channels * positions))
+    keep = _outside_lowest(matrix, placed(np.array(mode.zeros, np.int64)[:, None], score))
+    return used.join(reshaped(keep, used.sizes))
 
 
 def _n_of_m(mode: NM, score: Array, layout: Layout | None) -> Array:
@@ -106,6 +110,7 @@ def _channel(mode: Channel, score: Array, layout: Layout | None) -> Array:
 RULES: dict[type[Mode], Callable[[Any, Array, Layout | None], Array]] = {
     Threshold: _threshold,
     Percentile: _percentile,
+    RowZeros: _row_zeros,
     NM: _n_of_m,
     Block: _block,
     Kernel: _kernel,

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, NotApplicable
 from mlpass.options import check_options, text_of
 from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.ranking import Mask, Score
@@ -90,3 +90,10 @@ class Window(NamedTuple):
     columns: NDArray[np.intp]
     layout: Layout
     mode: Mode
+
+
+def needed(mode: Mode, layout: Layout | None) -> Layout:
+    """Returns the layout; raises NotApplicable where it is None."""
+    if layout is None:
+        raise NotApplicable(f"{type(mode).__name__} needs input and output channels")
+    return layout

@@ -20,6 +20,7 @@ from mlpass.registries import mode
 from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.mode import Mode as Mode
 from mlpass.sparsity.mode import Window as Window
+from mlpass.sparsity.mode import needed
 from mlpass.sparsity.norms import mean_squares, norm_dtype
 from mlpass.sparsity.ranking import Mask as Mask
 from mlpass.sparsity.ranking import Score as Score
@@ -27,14 +28,14 @@ from mlpass.sparsity.ranking import (
     channels_back,
     channels_first,
     keep_highest,
-    keep_rows,
     keep_slices,
     largest_not_above,
     map_groups,
     outside_lowest,
+    row_zeros,
 )
 from mlpass.sparsity.select import keys_of
-from mlpass.sparsity.windows import column_windows, with_shares
+from mlpass.sparsity.windows import RowZeros, column_windows, with_row_zeros, with_shares
 
 
 @mode("threshold")
@@ -107,16 +108,17 @@ class Percentile(Mode):
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of one weight; a global ranking is cut by the pass instead."""
         if self.scope == "row":
-            used = needed(self, layout)
-            groups, rows, channels, positions = used.sizes
-            matrix = used.split(score).reshape(groups * rows, channels * positions)
-            return used.join(keep_rows(matrix, self.target_sparsity).reshape(used.sizes))
+            groups, rows, channels, positions = needed(self, layout).sizes
+            zeros = row_zeros(self.target_sparsity, groups * rows, channels * positions)
+            return RowZeros(tuple(zeros.tolist())).keep(score, layout)
         return keep_highest(score, self.target_sparsity)
 
     def windows(self, layout: Layout, width: int) -> list[Window]:
         """Returns windows of `width` columns, each with its share of the zeros."""
         groups, rows, _, _ = layout.sizes
         parts = column_windows(self, layout, width)
+        if self.scope == "row":
+            return with_row_zeros(self.target_sparsity, layout, parts)
         return with_shares(self, parts, [groups * rows * part.columns.size for part in parts])
 
     def per_row(self) -> Mode:
@@ -332,13 +334,6 @@ def check_kernels(layout: Layout) -> None:
     """Raises NotApplicable where there are no kernel positions."""
     if not layout.axes[3]:
         raise NotApplicable("it has no spatial kernels")
-
-
-def needed(mode: Mode, layout: Layout | None) -> Layout:
-    """Returns the layout; raises NotApplicable where it is None."""
-    if layout is None:
-        raise NotApplicable(f"{type(mode).__name__} needs input and output channels")
-    return layout
 
 
 def _axis_name(dim: int) -> str:

@@ -27,12 +27,16 @@ def keep_highest(score: Score, target_sparsity: float) -> Mask:
     return keep_above(keys, cut)[0].reshape(score.shape)
 
 
-def keep_rows(score: Score, target_sparsity: float) -> Mask:
-    """Returns the mask of (rows, columns) that zeroes each row's share; floor(...) in all."""
+def row_zeros(target_sparsity: float, rows: int, columns: int) -> NDArray[np.int64]:
+    """Returns how many elements each row loses: at most one more or less, floor(...) in all."""
+    ends = [math.floor(target_sparsity * columns * row) for row in range(rows + 1)]
+    return np.diff(np.array(ends, np.int64))
+
+
+def keep_rows(score: Score, zeros: NDArray[np.int64]) -> Mask:
+    """Returns the mask of (rows, columns) that zeroes so many of the lowest of each row."""
     rows, columns = score.shape
     keys = keys_of(np.ascontiguousarray(score))
-    totals = np.array([math.floor(target_sparsity * columns * row) for row in range(rows + 1)])
-    zeros = np.diff(totals)
     keep = np.ones(score.shape, bool)
 
     def rank(start: int, stop: int) -> None:

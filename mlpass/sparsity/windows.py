@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlpass.sparsity.layout import Layout, transposed_layout
-from mlpass.sparsity.mode import Mode, Window
+from mlpass.sparsity.mode import Mode, Window, needed
+from mlpass.sparsity.ranking import Mask, Score, keep_rows, row_zeros
+
+
+@dataclass(frozen=True)
+class RowZeros(Mode):
+    """Zeroes as many of the lowest of each row as it is told.
+
+    Args:
+        zeros: how many, for each row of each group.
+    """
+
+    zeros: tuple[int, ...]
+
+    def keep(self, score: Score, layout: Layout | None = None) -> Mask:
+        """Returns the keep mask of one weight, or of a window."""
+        used = needed(self, layout)
+        groups, rows, channels, positions = used.sizes
+        matrix = used.split(score).reshape(groups * rows, channels * positions)
+        zeros = np.array(self.zeros, np.int64)
+        return used.join(keep_rows(matrix, zeros).reshape(used.sizes))
 
 
 def column_windows(mode: Mode, layout: Layout, width: int, positions: int = 1) -> list[Window]:
@@ -18,6 +39,20 @@ def column_windows(mode: Mode, layout: Layout, width: int, positions: int = 1) -
         Window(part, transposed_layout(groups, rows, part.size // positions, positions), mode)
         for part in np.split(columns, range(width, columns.size, width))
     ]
+
+
+def with_row_zeros(share: float, layout: Layout, parts: list[Window]) -> list[Window]:
+    """Returns the windows, each with what every row has to lose in its columns.
+
+    Over all windows a row loses exactly what it would if all its columns were ranked at once.
+    """
+    groups, rows, channels, positions = layout.sizes
+    columns = max(1, channels * positions)
+    whole = row_zeros(share, groups * rows, columns)
+    ends = np.cumsum([0, *(part.columns.size for part in parts)])
+    zeros = np.diff(whole * ends[:, None] // columns, axis=0)
+    modes = [RowZeros(tuple(each.tolist())) for each in zeros]
+    return [part._replace(mode=mode) for part, mode in zip(parts, modes, strict=True)]
 
 
 def with_shares(mode: Mode, parts: list[Window], units: list[int]) -> list[Window]:

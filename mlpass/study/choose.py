@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from mlpass.errors import ConfigError, close_matches
+from mlpass.files import temporary_folder
 from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
@@ -69,14 +68,14 @@ def choose(
         CalibrationError: the samples do not fit the model.
         ModelFormatError: `model` is not a package with an ML Program, or is broken.
         UnsupportedOpError: the program has ops without kernels.
-        OutputExistsError: `output` exists and `force` is False.
+        OutputExistsError: `output` exists and `force` is False; where it came into being meanwhile,
+            the result is kept beside it, by the name that the message has.
         OSError: a file cannot be read or written.
     """
     _check(max_size, min_snr, min_accuracy, evaluate, up_to)
     check_backend(backend)
     check_outside(output, model, "the model to prune")
-    with tempfile.TemporaryDirectory(prefix="mlpass-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         path, shown = path_of(model, folder)
         samples = sendable(sample_data)
         setting = Setting(
@@ -97,7 +96,10 @@ def choose(
         fitted = any(attempt.rung != "data-free" for attempt in climb.attempts)
         best = climb.best
         if best is not None:
-            with Package(climb.packages[best]) as chosen, chosen.rewrite(output, force=force):
+            with (
+                Package(climb.packages[best]) as chosen,
+                chosen.rewrite(output, force=force, keep=True),
+            ):
                 pass
     return Choice(
         model=shown,

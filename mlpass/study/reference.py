@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.blas import one_blas_thread
-from mlpass.examine.compare import predict_once
+from mlpass.examine.compare import predict_each
 from mlpass.examine.predict import write_arrays
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
@@ -22,7 +22,7 @@ _OUTPUT, _LABELS = "output:", "labels:"
 
 
 def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
-    """Yields the outputs for each sample, the same bits in every process, whatever its cores.
+    """Yields the outputs of each prediction, the same bits in every process, whatever its cores.
 
     Raises:
         InputError: a sample does not fit the model.
@@ -30,12 +30,12 @@ def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[
     """
     for sample in samples:
         with one_blas_thread():
-            outputs = predict_once(interpreter, sample)
-        yield outputs
+            outputs = list(predict_each(interpreter, sample))
+        yield from outputs
 
 
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
-    """Writes the outputs for each sample to a file of its own in `folder`.
+    """Writes the outputs for each sample, and each step of one, to a file of its own in `folder`.
 
     Raises:
         InputError: a sample does not fit the model.
@@ -49,7 +49,7 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
 
 
 def read_reference(folder: Path) -> Iterator[Outputs]:
-    """Yields the outputs for each sample, in order, as `Interpreter.predict` gave them.
+    """Yields the outputs of each prediction, in order, as `Interpreter.predict` gave them.
 
     Raises:
         OSError: a file cannot be read.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpass.calibrate.plain import method_of
 from mlpass.calibrate.shares import layer_curve
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.files import temporary_folder
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config
 from mlpass.plan.steps import Step, plan
 from mlpass.program.mlpackage import Package
@@ -71,8 +70,8 @@ def sensitivity(
     solver, samples = method_of(method), load_samples(sample_data)
     found: dict[Site, Curve | str] = {}
 
-    with tempfile.TemporaryDirectory(prefix="mlpass-") as folder:
-        path, name = path_of(model, Path(folder))
+    with temporary_folder() as folder:
+        path, name = path_of(model, folder)
         setting = Setting(path, backend=backend, function_name=function_name)
         with Package(path) as package:
             steps = plan(find_sites(package.programs), config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
-from mlpass.files import check_file, naming
+from mlpass.files import check_file, naming, temporary_folder
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.report.html import check_target, write_report
@@ -101,7 +100,7 @@ def sweep(
     if output is not None:
         check_outside(output, model, "the model to prune")
     with ExitStack() as closing:
-        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="mlpass-")))
+        folder = closing.enter_context(temporary_folder())
         path, name = path_of(model, folder)
         package = closing.enter_context(Package(path))
         samples = sendable(sample_data)
@@ -169,7 +168,7 @@ def _run(
         calls.insert(0, (measure_layers, (setting, [candidates[number] for number in free])))
     errors, note = [], None
     bar = tqdm(total=len(calls), desc="sweeping", unit="job", disable=None)
-    with open_executor(executor, len(calls), calls, jobs) as workers, bar:
+    with open_executor(executor, len(calls), calls, jobs, folder) as workers, bar:
         for place, result in run_all(workers, calls):
             bar.update()
             if measured and place == 0:
@@ -199,7 +198,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     Raises:
         CalibrationError: a sample does not fit the model.
     """
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     place = folder / "reference"
     place.mkdir()
     try:

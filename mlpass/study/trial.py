@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
@@ -17,6 +16,7 @@ from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
 from mlpass.examine.compare import tally_outputs
+from mlpass.files import temporary_folder
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
@@ -24,7 +24,7 @@ from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
-from mlpass.runtime.sources import open_source
+from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import outputs_of, read_reference
@@ -87,8 +87,8 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
         OSError: a file cannot be read or written.
     """
     if output is None:
-        with tempfile.TemporaryDirectory(prefix="mlpass-") as folder:
-            trial = run_trial(setting, candidate, str(Path(folder, "pruned.mlpackage")))
+        with temporary_folder() as folder:
+            trial = run_trial(setting, candidate, str(folder / "pruned.mlpackage"))
         report = trial.report and replace(trial.report, output=None)  # it is gone
         return replace(trial, report=report)
     command = prune_command(setting.model, candidate)
@@ -119,7 +119,9 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
             function_name=setting.function_name,
             dense_grams=None if setting.grams is None else GramFolder(Path(setting.grams)),
         )
-    return prune_package(setting.model, output, candidate.config, calibration, force=True)
+    return prune_package(
+        setting.model, output, candidate.config, calibration, force=True, journaled=False
+    )
 
 
 def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
@@ -152,10 +154,9 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
 
     Raises:
         ConfigError: there is no such function.
-        UnsupportedOpError: a part of a pipeline is not an ML Program.
     """
-    parts = open_source(package, function_name).parts
-    ops = {op for _, function in parts for op in function.block.walk()}
+    functions = functions_of(package, function_name)
+    ops = {op for _, function in functions for op in function.block.walk()}
     return sum(
         stored_bytes(site)
         * sum(u.op in ops and not is_gathered(u.op.type, u.parameter) for u in site.uses)
@@ -166,7 +167,8 @@ def weight_bytes(package: Package, function_name: str | None = None) -> int:
 def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     if setting.reference is None:
         return ()
-    interpreter = Interpreter(package, backend=setting.backend, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     names = [feature.name for feature in interpreter.outputs]
     made = outputs_of(interpreter, load_samples(setting.test_data))
     return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))

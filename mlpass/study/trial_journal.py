@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
 from mlpass.report.plain import keep, kept
+from mlpass.report.records import LayerRecord, Report
 from mlpass.report.study import Trial, trial_from_record
 from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate
@@ -39,13 +40,14 @@ class TrialJournal:
             resume: whether to keep what is there.
 
         Raises:
+            CalibrationError: what is there was written by another version.
             OutputBusyError: another run is using it.
             OSError: it cannot be written.
         """
         self._common = _digest(files, setting)
         self._ledger = Ledger(folder, "*.json")
-        if not resume:
-            self._ledger.clear()
+        names = [field.name for record in (Trial, Report, LayerRecord) for field in fields(record)]
+        self._ledger.begin(names, resume=resume)
 
     def get(self, candidate: Candidate) -> Trial | None:
         """Returns a finished trial, None where it is not.

@@ -5,10 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
 
 from mlpass.errors import ConfigError, ExecutionError
 from mlpass.parallel import thread_count
@@ -21,15 +26,22 @@ _UNGUARDED = "in a script, put the call under `if __name__ == '__main__':`, or p
 
 @contextmanager
 def open_executor(
-    executor: Executor | None, jobs: int, task: object, limit: int | None = None
+    executor: Executor | None,
+    jobs: int,
+    task: object,
+    limit: int | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Executor | None]:
     """Yields the user's executor; or one of processes; or None, where jobs run here, one by one.
+
+    Processes of our own end with an exception, whatever they are doing, and with this process.
 
     Args:
         executor: the user's own; it stays open.
         jobs: how many there are.
         task: what they need; where it cannot be sent to another process, they run here.
         limit: how many processes to start at most; None is one a core.
+        folder: where their temporary files go, which then go with it.
 
     Raises:
         ExecutionError: this is a worker process that has not begun yet.
@@ -48,8 +60,33 @@ def open_executor(
         return
     # Not forked: threads of BLAS and of our own pool would not be there in the child.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _share_cores, (max(1, cores // workers),)) as pool:
-        yield pool
+    end, held = context.Pipe(duplex=False)
+    begin = max(1, cores // workers), folder, end
+    with held, end:
+        try:
+            made = _Pool(workers, context, _begin, begin)
+        except (OSError, ImportError):  # as without /dev/shm, where their locks live
+            yield None
+            return
+        with made as pool:
+            try:
+                yield pool
+            except BaseException:
+                held.close()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+class _Pool(ProcessPoolExecutor):
+    """Processes that do not hear Ctrl-C, which a terminal sends to all: it is this one's to act."""
+
+    def submit(self, *given: Any, **named: Any) -> Future[Any]:
+        """Submits as its parent does: a process that it starts inherits what is not heard."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return super().submit(*given, **named)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_all(
@@ -99,6 +136,18 @@ def _can_be_sent(task: object) -> bool:
     return b"__main__" not in sent
 
 
-def _share_cores(threads: int) -> None:
-    """Holds a worker process to its share of the cores."""
+def _begin(threads: int, folder: Path | None, end: Connection) -> None:
+    """Holds a worker process to its share of the cores, and to the life of who started it."""
     os.environ["MLPASS_THREADS"] = str(threads)
+    if folder is not None:
+        tempfile.tempdir = str(folder)
+    Thread(target=_end_with, args=(end,), daemon=True).start()
+    # From here on heard, and passed over: a process that `evaluate` starts hears it as ever.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def _end_with(end: Connection) -> None:
+    """Ends this process once the other end of a pipe is closed."""
+    end.poll(None)
+    os._exit(1)

@@ -83,6 +83,27 @@ def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
 
+@pytest.mark.parametrize("form", [None, "0.0.1 weight keep", ""])
+def test_a_journal_of_another_version_is_not_used(form, mlp, tmp_path, monkeypatch):
+    out = tmp_path / "out.mlpackage"
+    interrupted(mlp, out, monkeypatch)
+    (file,) = journal_path(out).glob("*.npz")
+    with file.open("wb") as opened:  # as that version wrote it
+        np.savez(opened, samples=1, tokens=2, weight=np.zeros(3), of_old=1)
+    written = journal_path(out) / "form"
+    assert mlpass.__version__ in written.read_text()
+    written.unlink() if form is None else written.write_text(form)
+    with pytest.raises(
+        CalibrationError,
+        match=r"out\.mlpackage\.resume was written by another version of mlpass, and is not used; "
+        "without resume, the run starts anew and deletes it",
+    ):
+        mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
+    assert file.is_file()
+    mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
+    assert not journal_path(out).exists()
+
+
 def test_resuming_what_never_began_is_a_plain_run(mlp, tmp_path):
     report = mlpass.prune(
         mlp, tmp_path / "o.mlpackage", NM(2, 4), sample_data=samples(2), resume=True

@@ -158,7 +158,7 @@ def test_what_came_meanwhile_is_kept_and_so_is_what_was_finished(words, command,
     status, err = slow.finish()
     assert status == 1
     assert f"{out}: already exists; pass --force" in err
-    assert "(--force); what was finished is kept in " in err
+    assert "; what was finished is kept in " in err
     assert f"{journal_path(out)}: go on with resume (--resume), or delete that folder" in err
     if command == "prune":
         assert tree(out) == theirs

@@ -19,6 +19,7 @@ from mlpass.finetune import (
     to_module,
 )
 from tests.finetune.networks import FIXTURES, images
+from tests.program.packages import tree
 
 DIGITS = FIXTURES / "digits_ios15.mlpackage"
 PIXELS = images(24)[0].numpy()
@@ -178,6 +179,29 @@ def test_a_target_that_exists_is_refused_before_training(tmp_path):
         finetune(DIGITS, _made(tmp_path / "o.mlpackage"), Percentile(0.5), None, steps=1)
     with pytest.raises(mlpass.ModelFormatError, match="must end in .mlpackage"):
         finetune(DIGITS, tmp_path / "o", Percentile(0.5), None, steps=1)
+
+
+def test_a_result_whose_place_was_taken_meanwhile_is_kept_beside_it(tmp_path, capsys, sample_data):
+    alone, output = tmp_path / "alone.mlpackage", tmp_path / "o.mlpackage"
+    words = ["finetune", str(DIGITS), "--sample-data", str(sample_data), "--steps", "2"]
+    words += ["--target-sparsity", "0.5", "-o"]
+    assert main([*words, str(alone)]) == 0
+    with pytest.MonkeyPatch.context() as patched:
+
+        def late(self, *_):
+            step(self)
+            output.write_text("theirs")
+
+        step = MagnitudePruner.step
+        patched.setattr(MagnitudePruner, "step", late)
+        assert main([*words, str(output)]) == 1
+    kept = tmp_path / "o-1.mlpackage"
+    assert (
+        f"{output}: came into being meanwhile, and is kept; the result is {kept}, whole: rename "
+        "it, or pass --force to replace what is there" in capsys.readouterr().err
+    )
+    assert output.read_text() == "theirs"
+    assert tree(kept) == tree(alone)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])

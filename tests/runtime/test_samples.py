@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlpass.errors import CalibrationError
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import load_samples, steps_of
 
 
 def test_a_stacked_npz_is_cut_along_its_leading_axis(tmp_path):
@@ -25,6 +25,34 @@ def test_a_folder_holds_one_sample_a_file_of_any_shape(tmp_path):
     for number, size in enumerate((2, 5)):
         np.savez(tmp_path / f"{number}.npz", x=np.zeros(size))
     assert [sample["x"].size for sample in load_samples(str(tmp_path))] == [2, 5]
+
+
+def test_a_sub_folder_is_a_sequence_in_the_order_of_its_numbers(tmp_path):
+    for name in ("2", "10/step 2", "10/step 10", "10/step 1", ".hidden/1", "1"):
+        path = tmp_path / f"{name}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, x=np.array(name))
+    first, second, sequence = load_samples(tmp_path)
+    assert [str(sample["x"]) for sample in (first, second)] == ["1", "2"]
+    assert [str(step["x"]) for step in sequence] == ["10/step 1", "10/step 2", "10/step 10"]
+
+
+def test_a_sub_folder_without_steps_is_refused(tmp_path):
+    np.savez(tmp_path / "1.npz", x=np.zeros(1))
+    (tmp_path / "2").mkdir()
+    with pytest.raises(
+        CalibrationError, match=r"2: a folder among samples is a sequence, one .npz"
+    ):
+        load_samples(tmp_path)
+
+
+def test_sequences_come_as_lists_of_steps():
+    given = [{"x": 1}, [{"x": 2}, {"x": 3}], ({"x": 4},)]
+    assert [list(steps_of(sample)) for sample in load_samples(iter(given))] == [
+        [{"x": 1}],
+        [{"x": 2}, {"x": 3}],
+        [{"x": 4}],
+    ]
 
 
 def test_iterables_can_be_gone_through_again():
@@ -70,6 +98,9 @@ def test_a_single_array_is_no_sample_set(tmp_path):
         (3, "must be an iterable of .input name: array."),
         ({"x": np.zeros(3)}, "must be an iterable of"),
         ([], "holds no samples; give at least one"),
+        ([[]], "a sequence must have a step or more. Got none"),
+        ([[{"x": 1}, 3]], "a step of a sequence must map input names to arrays. Got int"),
+        (["ab"], "a step of a sequence must map input names to arrays. Got str"),
         ([np.zeros(3)], "a sample must map input names to arrays. Got ndarray"),
     ],
 )

@@ -67,13 +67,25 @@ def test_every_method_obeys_every_mode(mode, layout, method):
     wanted = zeros_wanted(mode, layout)
     if wanted is not None:
         assert np.count_nonzero(~solution.keep) == wanted
-    # The mask is one that the mode itself would make: of a score that is the mask. (Which rows get
-    # the odd zero is up to the method.)
-    if not isinstance(mode, Threshold) and getattr(mode, "scope", None) != "row":
+    # The mask is one that the mode itself would make: of a score that is the mask.
+    if not isinstance(mode, Threshold):
         again = mode.keep(solution.keep.astype(np.float32), layout)
         assert np.array_equal(again, solution.keep)
     error = exact_error(weight, solution.weight, gram, layout)
     assert solution.error == pytest.approx(error, rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS + GROUPED, ids=name_of)
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.73])
+@pytest.mark.parametrize("method", [SparseGPT(block_size=7), *METHODS], ids=str)
+def test_each_row_loses_its_own_share(method, share, layout):
+    weight, gram = stored(layout)
+    keep = solve(weight, gram, Percentile(share, "row"), method=method, layout=layout).keep
+    groups, rows, channels, positions = layout.sizes
+    zeros = (~layout.split(keep)).reshape(groups * rows, channels * positions).sum(axis=1)
+    exact = share * channels * positions
+    assert set(zeros.tolist()) <= {math.floor(exact), math.ceil(exact)}
+    assert zeros.sum() == math.floor(exact * groups * rows)
 
 
 @pytest.mark.parametrize("dim", [0, 1])

@@ -100,6 +100,19 @@ def test_a_row_ranking_differs_by_at_most_one_from_row_to_row(share, rows, colum
             assert values[~kept].max(initial=0) <= values[kept].min()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.253, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("width", [1, 7, 16, 128])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.shape))
+def test_a_row_loses_over_all_windows_what_it_would_at_once(layout, width, share):
+    score, mode = score_for(layout), Percentile(share, scope="row")
+    zeros = (~decided(mode, layout, width, score)).sum(axis=2)
+    assert np.array_equal(zeros, (~mode.keep(score, grouped_layout(layout))).sum(axis=2))
+    assert zeros.max() - zeros.min() <= 1
+    assert zeros.sum() == math.floor(share * score.size)
+    if (share * score.shape[2]).is_integer():
+        assert set(zeros.flat) == {int(share * score.shape[2])}
+
+
 def test_a_row_ranking_needs_rows():
     with pytest.raises(NotApplicable, match="needs input and output channels"):
         Percentile(0.5, scope="row").keep(np.ones((4, 4), np.float32), None)

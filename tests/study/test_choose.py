@@ -10,7 +10,6 @@ import pytest
 import mlpass
 from mlpass import ConfigError, OutputExistsError
 from mlpass.program.mlpackage import package_nbytes
-from mlpass.study.choose import parse_size
 
 
 def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
@@ -27,6 +26,27 @@ def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
     sparsity = float(choice.attempts[0].trial.name.removeprefix("Percentile(").rstrip(")"))
     less = mlpass.prune(model, tmp_path / "l.mlpackage", mlpass.Percentile(sparsity - 0.005))
     assert less.bytes_after > 0.5 * choice.bytes_before >= data_free.bytes_after
+
+
+def test_a_model_whose_place_was_taken_meanwhile_is_kept_beside_it(
+    model, samples, tmp_path, monkeypatch
+):
+    from mlpass.study.climb import Climb
+
+    out, try_rung = tmp_path / "out.mlpackage", Climb.try_rung
+
+    def late(self, *given):
+        try_rung(self, *given)
+        out.write_text("theirs")
+
+    monkeypatch.setattr(Climb, "try_rung", late)
+    options = {"sample_data": samples, "max_size": "0.8x", "up_to": "data-free"}
+    with pytest.raises(OutputExistsError, match=r"meanwhile, and is kept; the result is .*out-1"):
+        mlpass.choose(model, out, **options)
+    assert out.read_text() == "theirs"
+    kept = tmp_path / "out-1.mlpackage"
+    assert sorted(tmp_path.iterdir()) == [kept, out]
+    assert package_nbytes(kept) <= 0.8 * mlpass.inspect(model).bytes_before
 
 
 def test_a_quality_is_held_by_the_smallest(model, samples, tmp_path):
@@ -144,29 +164,6 @@ def test_fine_tuning_that_is_not_there_is_said(model, samples, tmp_path, monkeyp
         model, tmp_path / "out.mlpackage", sample_data=samples, max_size="0.3x", min_snr=60
     )
     assert "fine-tuning was not tried, it needs mlpass[torch]" in choice.reason
-
-
-@pytest.mark.parametrize(
-    ("size", "nbytes"),
-    [
-        ("0.4x", 400),
-        (3000, 3000),
-        ("3000", 3000),
-        ("3.5kB", 3500),
-        ("2 MB", 2_000_000),
-        (".5X", 500),
-        ("1gb", 10**9),
-        ("12 b", 12),
-    ],
-)
-def test_sizes(size, nbytes):
-    assert parse_size(size, 1000) == nbytes
-
-
-@pytest.mark.parametrize("size", ["", "x", "-3", "0", "half", "3 PB", True, "1e3"])
-def test_sizes_that_are_none(size):
-    with pytest.raises(ConfigError, match=r"max_size: must be bytes, a text such as"):
-        parse_size(size, 1000)
 
 
 @pytest.mark.parametrize(

@@ -304,5 +304,11 @@ def test_a_journal_that_is_of_other_samples_or_broken(model, samples, tmp_path):
         assert journal(samples).get(replace(candidate, method=ADMM())) is None
         assert journal(samples).get(replace(candidate, config=Config(NM(1, 4)))) is None
         next(journal_path(output).glob("*.json")).write_text("{}")
+        form = journal_path(output) / "form"
+        known = form.read_text()
+        form.write_text("0.0.1 name of_old")
+        with pytest.raises(mlpass.CalibrationError, match="another version of mlpass, and is not"):
+            journal(samples)
+        form.write_text(known)
         with pytest.raises(mlpass.CalibrationError, match="is broken, delete it"):
             journal(samples).get(candidate)
