@@ -213,7 +213,7 @@ def prune_package(
         package.check_target(output, force=force)
         kept = calibration if journaled else None
         with (
-            _journal(package, output, config, kept, resume) as journal,
+            _journal(package, output, config, kept, budget, resume) as journal,
             package.rewrite(output, force=force) as rewriter,
         ):
             steps = rank_globally(steps)
@@ -233,8 +233,12 @@ def prune_package(
             rewriter.ensures = partial(
                 ensure_written, target=Path(output), programs=package.programs, told=told
             )
+        record = None
+        if division is not None:
+            written = [Path(output) / path.relative_to(package.path) for path in paths]
+            record = division.reported(layers, sum(path.stat().st_size for path in written))
         name, target = str(package.path), os.fspath(output)
-    return Report(name, target, bytes_before, rewriter.nbytes, functions, tuple(layers))
+    return Report(name, target, bytes_before, rewriter.nbytes, functions, tuple(layers), record)
 
 
 def prune_in_place(
