@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
@@ -150,6 +150,10 @@ def divide_budget(
     members = [step for step in steps if step.skipped is None and step.mode is not None]
     rest = rest_of_files(programs, {maker for step in members for maker in step.site.makers})
     menu = Menu()
+    old = any(opens_more(step.site) for step in members)
+    said = _Said(budget, allowed, before, _MORE if old else None)
+    free = [step.site for step in members if step.mode is _FREE]
+    _check_least(rest + sum(map(menu.least, free)), said)  # before anything runs
     method = calibration.method if calibration is not None else SparseGPT()
     prices: dict[Site, Prices] = {}
     if calibration is None:
@@ -170,13 +174,7 @@ def divide_budget(
         else influences(model, prices, calibration)
     )
     offers = [prices[step.site].offers for step in members]
-    old = any(opens_more(step.site) for step in members)
-    least = rest + sum(min(each.nbytes for each in some) for some in offers)
-    if least > allowed:
-        raise ConfigError(
-            f"budget: {budget} is {allowed} bytes, and the weights cannot take less than {least} "
-            f"({least / before:.3f}x)" + (f"; {_MORE}" if old else "")
-        )
+    _check_least(rest + sum(min(each.nbytes for each in some) for some in offers), said)
     chosen = divide(
         [[each.nbytes for each in some] for some in offers],
         [
@@ -186,17 +184,35 @@ def divide_budget(
         allowed - rest,
     )
     picked = {
-        step.site: some[number]
-        for step, some, number in zip(members, offers, chosen, strict=True)
+        step.site: some[number] for step, some, number in zip(members, offers, chosen, strict=True)
     }
     record = BudgetRecord(
         allowed,
         rest + sum(offer.nbytes for offer in picked.values()),
         sum(prod(step.site.shape) for step in steps),
         sum(factors[site] * offer.error for site, offer in picked.items()),
-        note=_MORE if old else None,
+        note=said.note,
     )
     return Division([_picked(step, picked) for step in steps], factors, record)
+
+
+class _Said(NamedTuple):
+    """A budget, in bytes, of weights that take `before`; and what would make more of it."""
+
+    budget: Budget
+    nbytes: int
+    before: int
+    note: str | None
+
+
+def _check_least(least: int, said: _Said) -> None:
+    """Raises ConfigError where weights that take so much at the least do not fit."""
+    if least > said.nbytes:
+        note = "" if said.note is None else f"; {said.note}"
+        raise ConfigError(
+            f"budget: {said.budget} is {said.nbytes} bytes, and the weights cannot take less than "
+            f"{least} ({least / said.before:.3f}x){note}"
+        )
 
 
 def _priced(
@@ -233,4 +249,3 @@ def _picked(step: Step, picked: Mapping[Site, Offer]) -> Step:
     if form.mode is None:
         return replace(step, mode=None, skipped="the budget leaves it as it is")
     return replace(step, mode=form.mode, storage=form.storage)
-

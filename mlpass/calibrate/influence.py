@@ -124,7 +124,9 @@ def _error(dense: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]
         for one, two in pairs:
             first, second = np.asarray(one, np.float64), np.asarray(two, np.float64)
             finite = np.isfinite(first) & np.isfinite(second)
-            changed += float(np.square(second - first, where=finite, out=np.zeros(first.shape)).sum())
+            changed += float(
+                np.square(second - first, where=finite, out=np.zeros(first.shape)).sum()
+            )
             whole += float(np.square(first, where=finite, out=np.zeros(first.shape)).sum())
         errors.append(changed / whole if whole else 0.0)
     return float(np.mean(errors)) if errors else 0.0

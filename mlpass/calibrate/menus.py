@@ -47,10 +47,10 @@ DENSE = Form(None, None)
 
 _ALL = Percentile(0.0)
 _QUANTIZED = (Quantized("int8"), Quantized("int4"), Quantized("int4", 32))
-_GROUPED = tuple(Palette(bits) for bits in (8, 6, 4, 3, 2, 1))
-_ONE_TABLE = tuple(Palette(bits, 0) for bits in (8, 6, 4, 3, 2, 1))
+_GROUPED = tuple(Palette(bits) for bits in (6, 4, 3, 2, 1))
+_ONE_TABLE = tuple(Palette(bits, 0) for bits in (6, 4, 3, 2, 1))
 # Zeros and a table: what is left may be few bits, and a mask costs one.
-_MASKED = ((0.5, 6), (0.375, 4), (0.5, 4), (0.625, 4), (0.75, 4), (0.875, 4), (0.5, 3), (0.625, 3))
+_MASKED = ((0.375, 4), (0.5, 4), (0.625, 4), (0.75, 4), (0.875, 4), (0.5, 3))
 _SPARSE = (0.25, 0.5, 0.75, 0.875)
 _FORMS = (
     DENSE,
@@ -147,6 +147,11 @@ class Menu:
             except NotApplicable:
                 self._known[key] = None
         return self._known[key]
+
+    def least(self, site: Site) -> int:
+        """Returns the bytes of the smallest form of a weight."""
+        found = [self.nbytes(site, form) for form in forms_of(site)]
+        return min(each for each in found if each is not None)
 
 
 def _layout(site: Site) -> Layout | None:

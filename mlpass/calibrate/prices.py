@@ -173,4 +173,3 @@ def _unbeaten(offers: Sequence[Offer]) -> list[Offer]:
         if not found or offer.error < found[-1].error:
             found.append(offer)
     return found
-

@@ -16,8 +16,8 @@ from mlpass.sparsity.mode import Mode
 from mlpass.storage.storage import Storage
 
 _RUN = 8  # rows that follow each other: those of a table, as most palettes have them
-_FEWEST = 4  # runs
-_ENOUGH = 1 << 17  # elements
+_FEWEST = 6  # runs
+_ENOUGH = 1 << 13  # elements
 
 
 class Excerpt(NamedTuple):
