@@ -36,6 +36,7 @@ class LayerRecord:
         dampening: fraction of the Gram's mean diagonal that was added to it.
         samples: how many samples reached it.
         tokens: how many input rows it met.
+        storage: that its values were rounded to, as text; None where they were kept as they came.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LayerRecord:
     dampening: float | None = None
     samples: int | None = None
     tokens: int | None = None
+    storage: str | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -207,7 +209,8 @@ def _how(layer: LayerRecord) -> str:
     if layer.skipped:
         return f"skipped: {layer.skipped}"
     method = "" if layer.method in (None, "magnitude") else f", {layer.method}"
-    return f"{layer.mode or ''}{method}"
+    kept = "" if layer.storage is None else f" + {layer.storage}"
+    return f"{layer.mode or ''}{kept}{method}"
 
 
 def _most(ops: Mapping[str, int], shown: int = 6) -> str:

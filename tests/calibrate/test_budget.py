@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil import Program
 
 import mlpass
 from mlpass import Config, Percentile
 from mlpass.calibrate.budget import Budget
 from mlpass.calibrate.menus import DENSE, form_nbytes, forms_of
+from mlpass.cli import main
 from mlpass.errors import ConfigError
 from mlpass.program.mlpackage import Package
 from mlpass.storage.palette import Palette
@@ -66,6 +68,7 @@ def test_weights_that_matter_more_get_more_bits(divided):
     assert len({round(each) for each in bits.values()}) > 1
     assert "bits" in str(divided[0])
     assert "summed error: predicted" in str(divided[0])
+    assert " + Palette(" in str(divided[0])
 
 
 def test_it_beats_one_form_for_all_of_as_many_bytes(lm, divided, tmp_path):
@@ -156,6 +159,23 @@ def test_bytes_of_every_form_equal_those_that_are_written(lm, tmp_path):
 def test_budgets_that_cannot_be(lm, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
         mlpass.prune(lm, tmp_path / "out.mlpackage", **arguments)
+
+
+def test_the_command_line(lm, tmp_path, capsys):
+    out = tmp_path / "out.mlpackage"
+    command = ["prune", str(lm), "-o", str(out), "--max-size", "0.4x", "--json"]
+    assert main(command) == 0
+    assert '"budget": {' in capsys.readouterr().out
+    assert 0.98 * 0.4 * size_of(lm) <= size_of(out) <= 0.4 * size_of(lm)
+    with pytest.raises(SystemExit):
+        main(["prune", str(lm), "-o", str(out)])
+    assert "or what all may take: --max-size or --bits" in capsys.readouterr().err
+
+
+def test_a_program_has_no_weight_files(lm):
+    program = Program()
+    with pytest.raises(ConfigError, match="budget: is for the weight files of a package"):
+        mlpass.prune(program, budget="0.5x")
 
 
 def test_budgets_as_text():
