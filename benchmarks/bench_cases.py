@@ -170,9 +170,26 @@ def _minilm() -> Case:
     )
 
 
+def _tiny_lm() -> Case:
+    import models_tiny
+
+    def figures(predict: Predict) -> dict[str, float]:
+        return {"bits_a_byte": models_tiny.bits_a_byte(lambda one: predict(one)["logits"])}
+
+    return Case(
+        models_tiny.package,
+        lambda: models_tiny.calibration(SAMPLES),
+        lambda layer: layer.op_type == "gather",  # the embedding table, which is the head as well
+        figures,
+        ("0.5",),
+        None,
+    )
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "smollm2": _smollm2,
     **{f"fashion-{seed}": lambda seed=seed: _fashion(seed) for seed in range(3)},
     "efficientnet": _efficientnet,
     "minilm": _minilm,
+    "tiny_lm": _tiny_lm,
 }

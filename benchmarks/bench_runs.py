@@ -19,11 +19,20 @@ MODELS = {  # and the cases of each
     "fashion": ("fashion-0", "fashion-1", "fashion-2"),
     "efficientnet": ("efficientnet",),
     "minilm": ("minilm",),
+    "tiny_lm": ("tiny_lm",),
 }
 
 
 def run(
-    name: str, tool: str, method: str, config: str, *, backend: str = "numpy", threads: int = 2
+    name: str,
+    tool: str,
+    method: str,
+    config: str,
+    *,
+    backend: str = "numpy",
+    threads: int = 2,
+    worker: str = "bench_worker.py",
+    limit: float | None = None,
 ) -> dict[str, Any]:
     """Returns the measurements of one process.
 
@@ -34,18 +43,23 @@ def run(
         config: a sparsity, or N:M.
         backend: of mlpass.
         threads: of each library.
+        worker: the script that is run, which prints its measurements as JSON last.
+        limit: seconds after which it is stopped; None for no limit.
 
     Raises:
         SystemExit: it failed.
+        subprocess.TimeoutExpired: it took longer than `limit`.
     """
     environment = dict(os.environ)
     for library in ("OMP", "MKL", "OPENBLAS"):
         environment[f"{library}_NUM_THREADS"] = str(threads)
     paths = (str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH"))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    worker = str(Path(__file__).with_name("bench_worker.py"))
-    command = [sys.executable, "-W", "ignore", worker, name, tool, method, config, backend]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    script = str(Path(__file__).with_name(worker))
+    command = [sys.executable, "-W", "ignore", script, name, tool, method, config, backend]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=limit
+    )
     if ended.returncode:
         raise SystemExit(f"{' '.join(command[3:])} failed:\n{ended.stderr}")
     made: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UnsupportedOpError,
     )
     from mlpass.examine.compare import compare
+    from mlpass.examine.explain import explain
     from mlpass.examine.inspect import inspect
     from mlpass.plan.config import Config, OpConfig
     from mlpass.plugin.passes import pipeline
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mlpass.pruning.prune import prune
     from mlpass.report.choice import Attempt, Choice, Target
     from mlpass.report.comparison import Comparison, OutputRecord
+    from mlpass.report.explanation import Explanation, Finding, WeightCost
     from mlpass.report.records import LayerRecord, Report
     from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
     from mlpass.report.study import SweepReport, Trial
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from mlpass.solvers.sparsegpt import SparseGPT
     from mlpass.solvers.wanda import Magnitude, Wanda
     from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile, Threshold
+    from mlpass.storage.lossless import Lossless
     from mlpass.storage.palette import Palette
     from mlpass.storage.plain import Plain
     from mlpass.storage.quantized import Quantized
@@ -74,6 +77,7 @@ _HOMES = {
     "OutputBusyError": "mlpass.errors",
     "OutputExistsError": "mlpass.errors",
     "OutputRecord": "mlpass.report.comparison",
+    "Lossless": "mlpass.storage.lossless",
     "Palette": "mlpass.storage.palette",
     "Plain": "mlpass.storage.plain",
     "Percentile": "mlpass.sparsity.modes",
@@ -85,6 +89,10 @@ _HOMES = {
     "Threshold": "mlpass.sparsity.modes",
     "UnsupportedOpError": "mlpass.errors",
     "compare": "mlpass.examine.compare",
+    "explain": "mlpass.examine.explain",
+    "Explanation": "mlpass.report.explanation",
+    "Finding": "mlpass.report.explanation",
+    "WeightCost": "mlpass.report.explanation",
     "Wanda": "mlpass.solvers.wanda",
     "inspect": "mlpass.examine.inspect",
     "kernel": "mlpass.runtime.kernels.registry",
@@ -123,11 +131,13 @@ __all__ = [
     "SparseGPT",
     "Wanda",
     "Gram",
+    "Lossless",
     "Palette",
     "Plain",
     "Quantized",
     "Interpreter",
     "compare",
+    "explain",
     "inspect",
     "kernel",
     "pipeline",
@@ -136,6 +146,9 @@ __all__ = [
     "prune_weights",
     "solve",
     "Comparison",
+    "Explanation",
+    "Finding",
+    "WeightCost",
     "LayerRecord",
     "OutputRecord",
     "Report",

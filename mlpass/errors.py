@@ -6,11 +6,21 @@ Each says what is wrong, where, and what to do about it, in one line.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_LONGEST_WORD = 200  # that is compared with others
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxother, _BRIEF.maxlong = 2, 200, 100
+_BRIEF.maxstring = 200
 
 
 class MlpassError(Exception):
     """Base of all errors below: catch it to catch them all."""
+
+    def __str__(self) -> str:
+        """The text, on one line: names in it may be anybody's."""
+        return visible(super().__str__())
 
 
 class ConfigError(MlpassError, ValueError):
@@ -57,6 +67,10 @@ class NotApplicable(MlpassError):  # noqa: N818  (no error where a pass makes it
     """A mode that does not fit a weight: a pass records its text as the reason of the skip."""
 
 
+class Terminated(SystemExit):
+    """What SIGTERM and SIGHUP raise: unlike a `SystemExit` of a user's own, it ends everything."""
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Adds a line to what an exception tells, once, where `BaseException.add_note` would."""
     notes = vars(error).setdefault("__notes__", [])
@@ -64,7 +78,28 @@ def add_note(error: BaseException, note: str) -> None:
         notes.append(note)
 
 
-def close_matches(word: str, known: Iterable[str]) -> str:
+def visible(text: str) -> str:
+    """Returns a text with all that does not print escaped, as in a string literal.
+
+    Names come from models and paths, which may be anybody's: what they hold must neither steer a
+    terminal nor break a line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def brief(value: object) -> str:
+    """Returns a value as `repr` does, cut where it is long or deep."""
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"a value of type {type(value).__name__}"
+
+
+def close_matches(word: object, known: Iterable[str]) -> str:
     """Returns ", did you mean 'x'?" for the nearest known words, or "" where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=3)
+    if not isinstance(word, str):
+        return ""
+    near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), n=3)
     return f", did you mean {' or '.join(repr(match) for match in near)}?" if near else ""

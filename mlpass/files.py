@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import uuid
@@ -20,7 +21,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from mlpass.errors import ModelFormatError, OutputExistsError, add_note
+from mlpass.errors import MlpassError, ModelFormatError, OutputExistsError, add_note
 from mlpass.leftovers import locked_if_dead, make_locked, surely
 
 _AT_FDCWD = -100
@@ -119,6 +120,16 @@ def check_free(target: Path, *, force: bool, what: str = "target") -> None:
         raise OutputExistsError(
             f"{target}: already exists; pass force=True to replace it, or name another {what}"
         )
+
+
+def check_regular(path: Path, error: type[MlpassError]) -> None:
+    """Raises `error` where there is something else than a file: a folder, a pipe, a device.
+
+    Raises:
+        OSError: there is nothing, or nothing that can be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise error(f"{path}: is not a regular file")
 
 
 def check_apart(target: Path, source: Path, what: str) -> None:

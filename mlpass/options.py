@@ -21,7 +21,7 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any
 
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, brief
 
 _KINDS = {"float": "a number", "int": "an int", "bool": "true or false", "str": "a text"}
 _COUNTS = {2: "two", 3: "three", 4: "four"}
@@ -100,7 +100,7 @@ class Part:
     def check(self, value: object) -> None:
         """Raises ConfigError where the field may not have a value."""
         if not (value is None and self.optional) and not self._holds(value):
-            raise ConfigError(f"{self.label} must be {self.range}. Got {value!r}.")
+            raise ConfigError(f"{self.label} must be {self.range}. Got {brief(value)}.")
 
     def parse(self, text: str) -> Any:
         """Returns the value that a plain string stands for; raises ValueError for any other string.
@@ -166,7 +166,7 @@ class Option:
                 names = "|".join(part.name for part in self.parts)
                 meant = re.sub(rf"\b({names})\b", lambda name: name[0].upper(), self.help)
                 what = f"{self.form}, that is {meant}"
-            raise ConfigError(f"{self.name}: must be {what}. Got {value!r}.") from None
+            raise ConfigError(f"{self.name}: must be {what}. Got {brief(value)}.") from None
         return found if len(self.parts) > 1 else found[0]
 
     def values(self, value: Any) -> dict[str, Any]:
@@ -181,7 +181,8 @@ class Option:
         if not isinstance(value, list | tuple) or len(value) != count:
             number = _COUNTS.get(count, str(count))
             raise ConfigError(
-                f"{self.name}: must be {number} {self.parts[0].kind}s ({self.help}). Got {value!r}."
+                f"{self.name}: must be {number} {self.parts[0].kind}s ({self.help}). "
+                f"Got {brief(value)}."
             )
         return {part.name: each for part, each in zip(self.parts, value, strict=True)}
 

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import Option, check_options, option, options_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Registry:
             return name.lower()
         raise ConfigError(
             f"{self.what}: must be one of {', '.join(self)}. "
-            f"Got {name!r}{close_matches(str(name), self)}."
+            f"Got {brief(name)}{close_matches(name, self)}."
         )
 
     def build(self, name: str, given: Mapping[str, Any]) -> Any:
@@ -189,6 +189,7 @@ STORAGES = Registry(
         "quantize": f"{_STORAGE}.quantized",
         "palettize": f"{_STORAGE}.palette",
         "plain": f"{_STORAGE}.plain",
+        "lossless": f"{_STORAGE}.lossless",
     },
 )
 
@@ -219,11 +220,12 @@ def method(name: str) -> Callable[[type[Kind]], type[Kind]]:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option, field))
-def storage(name: str, *, lead: str) -> Callable[[type[Kind]], type[Kind]]:
+def storage(name: str, *, lead: str, **words: str) -> Callable[[type[Kind]], type[Kind]]:
     """Returns a decorator that registers a storage.
 
     Args:
         name: in lower case; the flag and the key that take its leading option.
         lead: the field that this is; "" for a storage without options, which has no flag or key.
+        **words: `flag`: where nothing leads it, the help of a flag of its name that asks for it.
     """
-    return STORAGES.add(name, {"lead": lead})
+    return STORAGES.add(name, {"lead": lead, **words})

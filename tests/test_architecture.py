@@ -52,7 +52,7 @@ ARROWS = {
     "runtime": {*GROUND, "program"},
     "weights": {*GROUND, "sparsity", "solvers", "storage", "program", "runtime", "report"},
     "plan": {*GROUND, "sparsity", "storage", "weights"},
-    "examine": {*GROUND, "program", "runtime", "report", "weights"},
+    "examine": {*GROUND, "program", "runtime", "report", "storage", "weights", "plan"},
     "finetune": {*GROUND, "sparsity", "storage", "program", "runtime", "report", "weights", "plan"},
     "calibrate": {
         *GROUND,

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from mlpass.cli import signals
-from mlpass.cli.signals import Terminated, ended_by_signals, signals_given_back
+from mlpass.cli.signals import ended_by_signals, signals_given_back
+from mlpass.errors import Terminated
 from tests.conftest import FIXTURES
 from tests.program.packages import tree
 

@@ -148,7 +148,9 @@ def divide_budget(
             "there is nothing to do"
         )
     members = [step for step in steps if step.skipped is None and step.mode is not None]
-    rest = rest_of_files(programs, {maker for step in members for maker in step.site.makers})
+    rest = rest_of_files(
+        programs, {op for step in members for op in step.site.parts or step.site.makers}
+    )
     menu = Menu()
     old = any(opens_more(step.site) for step in members)
     said = _Said(budget, allowed, before, _MORE if old else None)

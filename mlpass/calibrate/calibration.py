@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlpass.calibrate.gram_folder import GramFolder
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, brief
 from mlpass.options import check_options, option
 from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
@@ -99,7 +99,7 @@ def make_calibration(
         OSError: they cannot be read.
     """
     if method is not None and not isinstance(method, Method):
-        raise ConfigError(f"method: must be {_method_names()}. Got {method!r}.")
+        raise ConfigError(f"method: must be {_method_names()}. Got {brief(method)}.")
     if sample_data is None:
         if method not in (None, Magnitude()):
             raise ConfigError(f"method: {method!r} needs sample_data")

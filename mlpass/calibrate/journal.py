@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mlpass.errors import CalibrationError
 from mlpass.files import hidden_path, whole_file
 from mlpass.ledger import Ledger
+from mlpass.program.dtypes import BY_NAME
 from mlpass.report.plain import to_json
 from mlpass.runtime.samples import Sample, read_arrays, steps_of
 from mlpass.solvers.solve import Solution
@@ -89,10 +90,15 @@ class Journal:
             values: dict[str, Any] = {
                 name: value if value.ndim else value.item() for name, value in arrays.items()
             }
-            return Solution(**values, parts=parts), samples, tokens
-        except (LookupError, ValueError, TypeError) as error:
-            path = self._path(site)
-            raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
+            found = Solution(**values, parts=parts)
+            _check(found, site)
+            return found, samples, tokens
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise self.broken(site, error) from None
+
+    def broken(self, site: Site, error: Exception) -> CalibrationError:
+        """Returns an error that says of a finished layer's file that it is broken."""
+        return CalibrationError(f"resume: {self._path(site)} is broken, delete it: {error!r}")
 
     def add(self, site: Site, solution: Solution[NDArray[Any]], samples: int, tokens: int) -> None:
         """Notes a finished layer.
@@ -118,6 +124,19 @@ class Journal:
     def _path(self, site: Site) -> Path:
         assert self._ledger is not None  # asked before
         return self._ledger.folder / f"{self._numbers[site]}.npz"
+
+
+def _check(found: Solution[NDArray[Any]], site: Site) -> None:
+    """Raises ValueError where a solution is not one for a site."""
+    arrays = {"weight": (found.weight, site.dtype), "keep": (found.keep, "bool")}
+    for name, (array, dtype) in arrays.items():
+        if np.shape(array) != site.shape or str(array.dtype) != str(BY_NAME[dtype].numpy):
+            raise ValueError(f"{name}: is {np.shape(array)} {array.dtype}, not {site.shape}")
+    numbers = (found.error, found.dampening, found.error_before or 0.0)
+    if not all(isinstance(one, int | float) for one in numbers):
+        raise ValueError(f"its errors are {numbers}")
+    if not (isinstance(found.method, str) and isinstance(found.reason or "", str)):
+        raise ValueError(f"its method is {found.method!r}, {found.reason!r}")
 
 
 def journal_path(output: str | os.PathLike[str]) -> Path:
@@ -159,6 +178,6 @@ def digest_of(
 def _read_digest(head: Path) -> object:
     try:
         content = json.loads(head.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content.get("digest") if isinstance(content, dict) else None

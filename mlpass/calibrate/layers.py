@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.journal import Journal
+from mlpass.calibrate.journal import Finished, Journal
 from mlpass.calibrate.shares import allocate
 from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.walk import walk
-from mlpass.errors import CalibrationError, NotApplicable
+from mlpass.errors import CalibrationError, MlpassError, NotApplicable, visible
 from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.solve import Solution, solve
 from mlpass.sparsity.modes import Mode, Percentile
+from mlpass.weights.lossless import encode_lossless
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
@@ -118,12 +119,27 @@ class _Pruning:
         """Returns a site's solution, or the reason why it cannot be solved for."""
         try:
             known = self._journal.get(step.site)
-            if known is None:
-                known = self._solve(step, observed), observed.samples, observed.tokens
-                self._journal.add(step.site, *known)
+            if known is not None:
+                return self._kept(step, known)
+            known = self._solve(step, observed), observed.samples, observed.tokens
+            self._journal.add(step.site, *known)
             return _Solved(*known, _encoded(step, known[0]))
         except NotApplicable as reason:
             return reason
+
+    def _kept(self, step: Step, known: Finished) -> _Solved:
+        """Returns what an earlier run had finished.
+
+        Raises:
+            NotApplicable: it came to nothing.
+            CalibrationError: its file is broken.
+        """
+        try:
+            return _Solved(*known, _encoded(step, known[0]))
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, MlpassError):
+                raise
+            raise self._journal.broken(step.site, error) from None
 
     def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[Any] | None:
         """Has a site written, and returns its weight; None where it stays as it was."""
@@ -151,7 +167,7 @@ class _Pruning:
             samples=found.samples,
             tokens=found.tokens,
         )
-        self.bar.set_postfix_str(f"{site.name}: error {solution.error:.2g}")
+        self.bar.set_postfix_str(f"{visible(site.name)}: error {solution.error:.2g}")
         self.bar.update()
         return solution.weight
 
@@ -164,6 +180,8 @@ class _Pruning:
         """
         if observed.gram is None:
             raise NotApplicable(observed.refusal or "no sample reaches it")
+        if step.site.is_sparse and step.storage is not None and not step.storage.exact:
+            raise NotApplicable("it is sparse already: give the model that it was made from")
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
         mode = mode_of(step, score)
@@ -195,6 +213,8 @@ def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:
 
 
 def _encoded(step: Step, solution: Solution[NDArray[Any]]) -> Encoded:
+    if step.storage is not None and step.storage.exact:
+        return encode_lossless(step.site, solution.weight, solution.keep)
     if step.storage is not None:
         return encode_stored(step.site, solution, step.storage)
     return encode_weight(step.site, solution.weight, solution.keep)

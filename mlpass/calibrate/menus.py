@@ -93,7 +93,7 @@ def form_nbytes(site: Site, form: Form) -> int:
         NotApplicable: the form cannot say it, or makes nothing smaller.
     """
     if form.mode is None:
-        return footprint(site.makers)
+        return footprint(site.parts or site.makers)
     size = prod(site.shape)
     keep = np.ones(size, bool)
     keep[: int((form.mode.target or 0.0) * size)] = False
@@ -118,7 +118,7 @@ def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
     else:
         parts = _blank_parts(layout_to_solve(site), keep, storage, dtype)
         encoded = encode_stored(site, Solution(weight, keep, 0.0, 0.0, parts=parts), storage)
-    return footprint({op: None for _, ops in encoded.replacements for op in ops})
+    return footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
 
 
 def _blank_parts(
@@ -140,7 +140,14 @@ class Menu:
 
     def nbytes(self, site: Site, form: Form) -> int | None:
         """Returns the bytes of a form, as `form_nbytes`; None where the weight cannot get it."""
-        key = (site.shape, site.dtype, site.opsets, _layout(site), form, footprint(site.makers))
+        key = (
+            site.shape,
+            site.dtype,
+            site.opsets,
+            _layout(site),
+            form,
+            footprint(site.parts or site.makers),
+        )
         if key not in self._known:
             try:
                 self._known[key] = form_nbytes(site, form)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mlpass.calibrate.calibration import Calibration
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import Option, options_of
 from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, taken_names
 from mlpass.solvers.problem import Method
@@ -86,6 +86,10 @@ def plain_arguments(given: Mapping[str, object]) -> dict[str, Any]:
     known = calibration_options()
     for key, value in given.items():
         if key not in (*known, "sample_data"):
-            raise ConfigError(f"unknown option {key!r}" + close_matches(key, calibration_words()))
+            raise ConfigError(
+                f"unknown option {brief(key)}" + close_matches(key, calibration_words())
+            )
         arguments[key] = known[key].parse(value) if key in known else value
+        for part in known[key].parts if key in known else ():
+            part.check(arguments[key])
     return arguments

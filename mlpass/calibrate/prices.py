@@ -21,6 +21,8 @@ from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Percentile
 from mlpass.storage.quantized import Quantized
+from mlpass.weights.footprint import footprint
+from mlpass.weights.lossless import encode_lossless
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.sites import Site
 
@@ -114,7 +116,11 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     weight, layout, used = _read(step, gram)
     mode = mode_of(step, magnitude(weight))
     found = solve(weight, used, mode, method=method, storage=step.storage, layout=layout)
-    nbytes = kept_nbytes(step.site, found.keep, step.storage)
+    if step.storage is not None and step.storage.exact:
+        encoded = encode_lossless(step.site, found.weight, found.keep)
+        nbytes = footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
+    else:
+        nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error)
     return Prices([offer], _noise(weight, used, layout))
 

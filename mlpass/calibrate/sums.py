@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array, inner, placed
-from mlpass.errors import NotApplicable
+from mlpass.errors import MlpassError, NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.failures import failure, of_sample
 from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.gram import Gram
-from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp
+from mlpass.sparsity.layout import Layout
+from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp, layout_of
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, Use
 
@@ -145,24 +147,42 @@ class SiteGrams:
         """Adds what some samples bring to a Gram."""
         op = reading.use.op
         shown, kernel = stop.arguments(op), stop.kernel(op)
-        inputs = (
-            (sample, chunk)
-            for sample in samples
-            for arguments in shown[sample]
-            for chunk in self._inputs(reading.use, kernel, arguments)
-        )
+
+        def inputs() -> Iterator[tuple[int, Any]]:
+            for sample in samples:
+                for arguments in shown[sample]:
+                    for chunk in self._inputs(sample, reading, kernel, arguments):
+                        yield sample, chunk
+
         try:
-            gathered.add(inputs, label_of(op))
+            gathered.add(inputs(), label_of(op))
         except NotApplicable as reason:
             gathered.refusal = str(reason)
 
     def _inputs(
-        self, use: Use, kernel: Callable[..., Any], arguments: Mapping[str, Any]
+        self,
+        sample: int,
+        reading: _Reading,
+        kernel: Callable[..., Any],
+        arguments: Mapping[str, Any],
     ) -> Iterator[Any]:
-        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's."""
+        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's.
+
+        Raises:
+            ExecutionError: the op's arguments do not fit together.
+        """
+        use = reading.use
         record = _record(use)
-        for chunk in record.inputs(self._backend.xp, arguments, kernel, use.position):
-            yield self._backend.to_numpy(chunk) if record.gathered else chunk
+        try:
+            for chunk in record.inputs(self._backend.xp, arguments, kernel, use.position):
+                if not record.gathered:
+                    reading.check(chunk.shape)
+                yield self._backend.to_numpy(chunk) if record.gathered else chunk
+        except (MlpassError, OSError):
+            raise
+        except Exception as error:
+            with of_sample(sample):
+                raise failure(use.op, error, arguments) from error
 
     def _whole(self, ops: Sequence[Op]) -> list[tuple[Step, Observed]]:
         """Returns the sites that no op after these reads, and forgets them."""
@@ -214,6 +234,27 @@ class _Reading:
     use: Use
     key: Hashable
 
+    @cached_property
+    def layout(self) -> Layout | None:
+        """How the op reads the weight; None where that is not as the matrix of dot products."""
+        use, shape = self.use, self.step.site.shape
+        try:
+            return layout_of(use.op.type, use.parameter, use.position, shape, use.settings)
+        except NotApplicable:
+            return None
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where inputs (groups, rows, columns) do not fit the weight."""
+        if self.layout is None:
+            return
+        groups, _, channels, positions = self.layout.sizes
+        wanted = groups, channels * positions
+        if (shape[0], shape[2]) != wanted:
+            raise ValueError(
+                f"it is given (groups, columns) {(shape[0], shape[2])}, its {self.use.parameter} "
+                f"has {wanted}"
+            )
+
 
 @dataclass(eq=False)
 class _Gathered:
@@ -250,16 +291,21 @@ class _Gathered:
         self._sum.add_all(self._rows(inputs, label))
 
     def _rows(self, inputs: Iterable[tuple[int, Any]], label: str) -> Iterator[tuple[Any, str]]:
-        """Counts chunks, and yields those with rows, with what to call them in an error."""
+        """Counts chunks, and yields those with rows, with what to call them in an error.
+
+        One without rows, as of an expert that no token of a sample reaches, adds nothing.
+        """
         for sample, chunk in inputs:
+            tokens = int(chunk.sum()) if chunk.ndim == 1 else chunk.shape[1]
+            if not tokens:
+                continue
             self.samples.add(sample)
+            self.tokens += tokens
             if chunk.ndim == 1:
-                self.tokens += int(chunk.sum())
                 # A row that these samples happen not to read is read by others: once, say.
                 before = np.ones(chunk.shape) if self.counts is None else self.counts
                 self.counts = before + chunk
             else:
-                self.tokens += chunk.shape[1]
                 yield chunk, f" (sample {sample}, {label!r})"
 
     @property

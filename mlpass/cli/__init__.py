@@ -15,13 +15,15 @@ from typing import NoReturn
 
 from mlpass.cli.choose import add_choose
 from mlpass.cli.compare import add_compare
+from mlpass.cli.explain import add_explain
 from mlpass.cli.finetune import add_finetune
 from mlpass.cli.inspect import add_inspect
+from mlpass.cli.options import print_text
 from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
-from mlpass.cli.signals import Terminated, ended_by_signals, signals_given_back
+from mlpass.cli.signals import ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
-from mlpass.errors import MlpassError, OutputExistsError
+from mlpass.errors import MlpassError, OutputExistsError, Terminated, visible
 from mlpass.version import __version__
 
 
@@ -45,7 +47,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             options = _parser().parse_args(arguments)
             given = sys.argv[1:] if arguments is None else arguments
             options.command = shlex.join(["mlpass", *given])
-            _print(options.run(options))
+            print_text(options.run(options))
     except OutputExistsError as error:
         return _fail(str(error).replace("pass force=True", "pass --force"), error)
     except MlpassError as error:
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         add_sweep,
         add_choose,
         add_inspect,
+        add_explain,
         add_predict,
         add_compare,
     ):
@@ -85,21 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print(text: str) -> None:
-    """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written
-        if error.filename is None:
-            error.filename = "standard output"
-        raise
-
-
 def _fail(message: str, error: BaseException, status: int = 1) -> int:
     """Prints one line, with what was noted on the way about what is left, and returns `status`."""
-    line = "; ".join([message, *vars(error).get("__notes__", ())])
+    line = visible("; ".join([message, *vars(error).get("__notes__", ())]))
     with contextlib.suppress(OSError):  # there is nobody left to tell
         print(f"mlpass: error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return status

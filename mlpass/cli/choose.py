@@ -6,7 +6,14 @@ import argparse
 
 from mlpass.cli.calibration import add_runtime
 from mlpass.cli.flags import given_flags
-from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, load_function, shown
+from mlpass.cli.options import (
+    SAMPLE_HELP,
+    Subparsers,
+    add_model,
+    load_function,
+    print_text,
+    shown,
+)
 from mlpass.cli.sweep import EVALUATE_HELP
 from mlpass.errors import TargetError
 
@@ -84,6 +91,6 @@ def _choose(options: argparse.Namespace) -> str:
         force=options.force,
     )
     if choice.picked is None:
-        print(shown(choice, options))
+        print_text(shown(choice, options))
         raise TargetError(choice.reason)
     return shown(choice, options)

@@ -72,7 +72,7 @@ def config_of(options: argparse.Namespace, *, budget: bool = False) -> Any:
             within = "; or what all may take: --max-size or --bits"
         options.parser.error(
             "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config; or how to "
-            f"keep what is there: --quantize or --palettize{within}"
+            f"keep what is there: --quantize, --palettize or --lossless{within}"
         )
     try:
         config = configured(config, storage)

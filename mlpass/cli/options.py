@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mlpass.errors import Terminated, visible
+
 Subparsers = Any  # argparse gives its own type no public name
 
 SAMPLE_HELP = """\
@@ -34,7 +36,7 @@ def load_function(option: str, place: str | None) -> Any:
     Modules of the current directory are found, here and in processes that are started from here.
 
     Raises:
-        ConfigError: there is no such function.
+        ConfigError: there is no such function, or its module cannot be imported.
     """
     import os
     import sys
@@ -53,9 +55,30 @@ def load_function(option: str, place: str | None) -> Any:
         function = getattr(import_module(file), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{option}: {place}: {error}") from None
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a module does as it is imported
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{option}: {place}: {type(error).__name__}: {text}") from error
     if not callable(function):
         raise ConfigError(f"{option}: {place} is not a function")
     return function
+
+
+def print_text(text: str) -> None:
+    """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
+    import os
+    import sys
+
+    text = "\n".join(map(visible, text.split("\n")))
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written
+        if error.filename is None:
+            error.filename = "standard output"
+        raise
 
 
 def shown(report: Any, options: argparse.Namespace) -> str:

@@ -16,7 +16,7 @@ Prune the weights of a Core ML package and write a new package.
   mlpass prune model.mlpackage -o pruned.mlpackage --config prune.yaml
 
 One of --target-sparsity, --n-m-ratio, --threshold and --config says what becomes zero, and
---quantize or --palettize how values are kept; either will do alone:
+--quantize, --palettize or --lossless how values are kept; either will do alone:
 
   --target-sparsity F                    the fraction F of each weight, smallest first
     ... --scope global|row               of all weights together, or of each output row
@@ -29,6 +29,7 @@ One of --target-sparsity, --n-m-ratio, --threshold and --config says what become
   --quantize int8|int4                   integers, with a scale for each row (iOS18 models)
     ... --quantize-block-size B          ... or for every B input channels of it
   --palettize 4 [--group-size G]         indices into a table, one for every G rows (iOS18 models)
+  --lossless                             the smallest form of the very same values
 
 With --sample-data the model is run on the samples, layer by layer, and each weight is solved for on
 the activations that the layers pruned before it produce:

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from mlpass.errors import Terminated
+
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Where what a signal raises is swallowed on the way, as some modules do while they are imported,
 # it is raised again.
 _SECONDS = 1.0
-
-
-class Terminated(SystemExit):
-    """What SIGTERM and SIGHUP raise."""
 
 
 @contextmanager

@@ -24,6 +24,14 @@ def add_storages(parser: argparse.ArgumentParser) -> None:
     owners: dict[str, dict[str, Option]] = {}
     modes = {option.name for each in declared(MODES).values() for option in each.options}
     for name, each in declared(STORAGES).items():
+        if each.words.get("flag"):
+            group.add_argument(
+                flag_of("", name),
+                action="store_const",
+                const=name,
+                dest="storage:storage",
+                help=each.words["flag"],
+            )
         words = words_of(name, each.words["lead"], each.options, taken_names() | modes)
         for word in sorted(words, key=lambda word: word != name):
             owners.setdefault(word, {})[name] = words[word]

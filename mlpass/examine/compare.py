@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
+from mlpass.runtime.failures import of_sample
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, SampleData, load_samples, steps_of
 
@@ -57,8 +58,10 @@ def compare(
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
     pairs = (
         pair
-        for sample in bar
-        for pair in zip(predict_each(first, sample), predict_each(second, sample), strict=True)
+        for number, sample in enumerate(bar)
+        for pair in zip(
+            predict_each(first, sample, number), predict_each(second, sample, number), strict=True
+        )
     )
     return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
 
@@ -82,16 +85,23 @@ def tally_outputs(
     return tuple(tally.record(name) for name, tally in tallies.items())
 
 
-def predict_each(interpreter: Interpreter, sample: Sample) -> Iterator[Outputs]:
+def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Iterator[Outputs]:
     """Yields the outputs for each step of a sample, on a new state where the model keeps one.
+
+    Args:
+        interpreter: of the model.
+        sample: what to predict from.
+        number: of the sample, by which an error names it.
 
     Raises:
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
-    state = interpreter.make_state() if interpreter.states else None
-    for step in steps_of(sample):
-        yield interpreter.predict(dict(step), state)
+    state, steps = interpreter.make_state() if interpreter.states else None, steps_of(sample)
+    for place, step in enumerate(steps):
+        with of_sample(number, place, len(steps)):
+            outputs = interpreter.predict(dict(step), state)
+        yield outputs
 
 
 @dataclass

@@ -9,10 +9,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from mlpass.errors import ExecutionError, brief
 from mlpass.files import check_file, whole_file
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import read_arrays
+
+_LONGEST_NAME = 65_000  # bytes, in a zip file
 
 
 def predict_to_file(
@@ -48,10 +51,16 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) ->
     """Writes an `.npz`; unlike those of `numpy.savez`, an array may be called "file".
 
     Raises:
+        ExecutionError: an `.npz` cannot hold an array of that name.
         OSError: the disk is full.
     """
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
+            if "\0" in name or len(name.encode()) > _LONGEST_NAME:
+                raise ExecutionError(
+                    f"output {brief(name)}: an .npz takes no array of that name, with NUL or of "
+                    f"more than {_LONGEST_NAME} bytes; the Interpreter gives it in Python"
+                )
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 write = np.lib.format.write_array
                 write(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
@@ -61,6 +70,9 @@ def as_arrays(outputs: Mapping[str, object]) -> dict[str, np.ndarray[Any, Any]]:
     """Returns outputs as arrays; probabilities by label as two, NAME and NAME.labels.
 
     Where an output has that very name, underscores follow until it is free.
+
+    Raises:
+        ExecutionError: an output is not an array.
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, value in outputs.items():
@@ -70,5 +82,15 @@ def as_arrays(outputs: Mapping[str, object]) -> dict[str, np.ndarray[Any, Any]]:
                 labels += "_"
             arrays[name], arrays[labels] = np.array(list(value.values())), np.array(list(value))
         else:
-            arrays[name] = np.asarray(value)
+            arrays[name] = _array(name, value)
     return arrays
+
+
+def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ExecutionError(f"output {name!r}: is not an array: {error}") from None
+    if array.dtype.hasobject:
+        raise ExecutionError(f"output {name!r}: is not an array. Got {type(value).__name__}.")
+    return array

@@ -14,8 +14,9 @@ from mlpass.errors import CalibrationError, ConfigError, ExecutionError
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.threads import fixed_threads
+from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import check_names, read_input
-from mlpass.runtime.samples import Inputs, Sample, load_samples, steps_of
+from mlpass.runtime.samples import Sample, load_samples, steps_of
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -139,22 +140,26 @@ def _batches(
         while len(waiting) < batch_size:
             waiting += generator.permutation(len(samples)).tolist()
         chosen, waiting = waiting[:batch_size], waiting[batch_size:]
-        batch = [steps_of(samples[number]) for number in chosen]
+        batch = [_read(module, samples[number], number) for number in chosen]
         lengths = list(dict.fromkeys(map(len, batch)))
         if len(lengths) > 1:
             raise CalibrationError(
                 f"sample_data: sequences of {', '.join(map(str, lengths))} steps in one batch: use "
                 "a batch_size of 1"
             )
-        yield [_joined([_read(module, one) for one in step]) for step in zip(*batch, strict=True)]
+        yield [_joined(step) for step in zip(*batch, strict=True)]
 
 
-def _read(module: ProgramModule, inputs: Inputs) -> dict[str, Tensor]:
-    check_names(inputs, module.inputs)
-    return {
-        feature.name: torch.from_numpy(np.array(read_input(feature, inputs.get(feature.name))))
-        for feature in module.inputs
-    }
+def _read(module: ProgramModule, sample: Sample, number: int) -> list[dict[str, Tensor]]:
+    """Returns the inputs of each step of a sample."""
+    steps = steps_of(sample)
+    read = []
+    for place, inputs in enumerate(steps):
+        with of_sample(number, place, len(steps)):
+            check_names(inputs, module.inputs)
+            arrays = {each.name: read_input(each, inputs.get(each.name)) for each in module.inputs}
+        read.append({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    return read
 
 
 def _joined(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 from mlpass.finetune.distillation import LEARNING_RATE, distill
 from mlpass.finetune.module import to_module
@@ -14,6 +17,7 @@ from mlpass.runtime.samples import SampleData
 from mlpass.storage.given import StorageLike
 
 _UPDATES = 20
+_SHARE = 10  # of the steps, one in so many tells how it began, and how it ended
 
 
 def finetune(
@@ -32,6 +36,8 @@ def finetune(
     force: bool = False,
 ) -> Report:
     """Prunes a model while it learns to give what the dense one gives, and writes the result.
+
+    The report's notes tell what it learned.
 
     The sparsity rises over the first half of the steps; the rate falls to zero over all of them.
 
@@ -69,7 +75,7 @@ def finetune(
     updates = sorted({1 + half * number // _UPDATES for number in range(_UPDATES)})
     pruner = MagnitudePruner(module, config, PolynomialDecay(updates), storage=storage)
     pruner.prepare()
-    distill(
+    losses = distill(
         module,
         teacher,
         sample_data,
@@ -79,4 +85,15 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
     )
-    return pruner.finalize(output, force=force, keep=True)
+    return replace(pruner.finalize(output, force=force, keep=True), notes=(_learned(losses),))
+
+
+def _learned(losses: Sequence[float]) -> str:
+    """Returns what training came to as text: single steps differ by the samples that they see."""
+    few = max(1, len(losses) // _SHARE)
+    first, last = fmean(losses[:few]), fmean(losses[-few:])
+    where = f"the mean of the first and of the last {few}" if few > 1 else "the first and the last"
+    return (
+        f"trained for {len(losses)} steps; the loss, relative to the dense model's outputs, went "
+        f"from {first:.3g} to {last:.3g} ({where})"
+    )

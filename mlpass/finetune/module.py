@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mlpass.errors import InputError, ModelFormatError
 from mlpass.finetune.batching import Batch, mapped
 from mlpass.finetune.features import batch_size, read_feature, write_value
-from mlpass.finetune.weights import find_trained, is_sparse, is_trained, is_weight, opened
+from mlpass.finetune.weights import find_trained, is_trained, is_weight, opened
 from mlpass.program.ir import Argument, StateType, Value
 from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.runtime.execute import execute
@@ -111,7 +111,7 @@ class ProgramModule(nn.Module):
             master = torch.from_numpy(np.array(weight_of(site), np.float32)).to(self._device)
             self.register_parameter(name, nn.Parameter(master))
             self.sites[name] = site
-            if is_sparse(stored):
+            if stored.is_sparse:
                 self.sparse.add(name)
                 self.set_mask(name, master != 0)
         if not self.sites:

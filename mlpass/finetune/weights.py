@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +10,13 @@ from numpy.typing import NDArray
 from mlpass.errors import ExecutionError
 from mlpass.plan.untrained import reason_untrained
 from mlpass.program import encode
-from mlpass.program.dtypes import BY_NAME, pack_elements
+from mlpass.program.dtypes import BY_NAME
 from mlpass.program.ir import Constant, Program
 from mlpass.sparsity.modes import Mask, Mode
 from mlpass.storage.storage import Storage
 from mlpass.weights.nearest import encode_nearest
 from mlpass.weights.ops.record import WEIGHT_OPS, find_record
-from mlpass.weights.reading import weight_of
+from mlpass.weights.reading import decoded, weight_of
 from mlpass.weights.sites import Site, find_sites
 from mlpass.weights.storing import Encoded, encode_weight
 
@@ -31,7 +29,6 @@ _OTHERS: dict[str, frozenset[str]] = {
     "layer_norm": _AFFINE,
     "prelu": frozenset({"alpha"}),
 }
-_SPARSE = "constexpr_sparse_to_dense"
 
 
 def find_trained(programs: Iterable[Program]) -> list[Site]:
@@ -56,29 +53,9 @@ def is_trained(site: Site) -> bool:
     return site.refusal is None and reason_untrained(site) is None
 
 
-def is_sparse(site: Site) -> bool:
-    """Returns whether a site is stored sparse, with nothing else done to it."""
-    return site.makers[0].type == _SPARSE and len(site.parts) == 1
-
-
 def opened(site: Site) -> Site:
-    """Returns a sparse site as the dense one that it stands for; any other as it is.
-
-    Its constant is in no file: it is read from the sparse form, and what takes its place goes to
-    the file that this is in.
-    """
-    if not is_sparse(site):
-        return site
-    (stored,) = site.makers[0].inputs["nonzero_data"]
-    if not isinstance(stored, Constant):
-        return site
-    kind = site.makers[0].outputs[-1].type
-
-    def load() -> Any:
-        return pack_elements(weight_of(site), BY_NAME[site.dtype])
-
-    constant = Constant(kind, load, stored.storage, stored.in_file)
-    return replace(site, constant=constant, parts=())
+    """Returns a sparse site as the dense one that it stands for; any other as it is."""
+    return decoded(site) if site.is_sparse else site
 
 
 def encode_trained(

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import check_options, option
 from mlpass.plan.coremltools_configs import (
     COMPRESSORS,
@@ -32,6 +32,7 @@ from mlpass.plan.coremltools_configs import (
     storage_from_options,
 )
 from mlpass.plan.mode_options import PRUNERS, mode_from_options, mode_words
+from mlpass.plan.yaml_files import read_yaml
 from mlpass.registries import STORAGES
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.given import StorageLike, as_storage, every_storage_word, take_storage
@@ -58,7 +59,7 @@ class OpConfig:
     def __post_init__(self) -> None:
         check_options(self)
         if self.mode is not None and not isinstance(self.mode, Mode):
-            raise ConfigError(f"mode: must be a mode or None. Got {self.mode!r}.")
+            raise ConfigError(f"mode: must be a mode or None. Got {brief(self.mode)}.")
         object.__setattr__(self, "storage", as_storage(self.storage))
 
     def __str__(self) -> str:
@@ -93,7 +94,7 @@ class Config:
         for section in ("op_type_configs", "op_name_configs"):
             entries = getattr(self, section)
             if not isinstance(entries, Mapping):
-                raise ConfigError(f"{section}: must map names to modes. Got {entries!r}.")
+                raise ConfigError(f"{section}: must map names to modes. Got {brief(entries)}.")
             for key, entry in entries.items():
                 _check_entry(f"{section}[{key!r}]", entry)
 
@@ -176,23 +177,6 @@ def as_config(config: object) -> Config:
     )
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Returns what a YAML file says.
-
-    Raises:
-        ConfigError: it is not YAML, or not a mapping.
-        OSError: it cannot be read.
-    """
-    import yaml
-
-    with open(path, encoding="utf-8") as file:
-        try:
-            return yaml.safe_load(file)
-        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
-
-
 def _from_yaml(path: str | os.PathLike[str]) -> Config:
     content = read_yaml(path)
     if not isinstance(content, Mapping):
@@ -213,12 +197,12 @@ def _from_mapping(content: Mapping[str, Any]) -> Config:
     for key in rest:
         if key not in (*_SECTIONS, "config_type"):
             known = [*_SECTIONS, *every_storage_word()]
-            raise ConfigError(f"unknown section {key!r}" + close_matches(str(key), known))
+            raise ConfigError(f"unknown section {brief(key)}" + close_matches(key, known))
     found: dict[str, dict[str, OpConfigLike]] = {}
     for section in ("op_type_configs", "op_name_configs"):
         entries = content.get(section) or {}
         if not isinstance(entries, Mapping):
-            raise ConfigError(f"{section}: must map names to modes. Got {entries!r}.")
+            raise ConfigError(f"{section}: must map names to modes. Got {brief(entries)}.")
         found[section] = {
             str(key): _entry(f"{section}[{key!r}]", value, kind) for key, value in entries.items()
         }
@@ -252,7 +236,7 @@ def _entry(where: str, value: object, kind: object) -> OpConfigLike:
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f"{where}: must be the options of a mode or a storage, or null. Got {value!r}."
+            f"{where}: must be the options of a mode or a storage, or null. Got {brief(value)}."
         )
     options = dict(value)
     threshold = options.pop("weight_threshold", None)
@@ -279,14 +263,14 @@ def _op_config(options: dict[str, Any]) -> OpConfig:
         return OpConfig(storage=storage_from_options(kind, options))
     if kind is not None and kind not in PRUNERS:
         known = (*PRUNERS, *COMPRESSORS)
-        raise ConfigError(f"config_type: must be one of {', '.join(known)}. Got {kind!r}.")
+        raise ConfigError(f"config_type: must be one of {', '.join(known)}. Got {brief(kind)}.")
     storage = take_storage(options)
     if storage is not None and not options:
         return OpConfig(storage=storage)
     try:
         return OpConfig(mode_from_options(options), storage)
     except ConfigError as error:
-        own = [] if storage is None else [key for key in options if hasattr(storage, key)]
+        own = [] if storage is None else [key for key in options if hasattr(storage, str(key))]
         name = STORAGES.name_of(storage)
         hints = [f"the storage's own is {name}_{key}" for key in own if name is not None]
         raise ConfigError("; ".join([str(error), *hints])) from None
@@ -322,5 +306,5 @@ def _from_coremltools(config: Any) -> Config:
 def _check_entry(where: str, entry: object) -> None:
     if entry is not None and not isinstance(entry, Mode | Storage | OpConfig):
         raise ConfigError(
-            f"{where}: must be a mode, a storage, an OpConfig or None. Got {entry!r}."
+            f"{where}: must be a mode, a storage, an OpConfig or None. Got {brief(entry)}."
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import options_of
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
@@ -56,7 +56,7 @@ def storage_from_options(kind: str, options: Mapping[str, Any]) -> Storage:
     known = _DEFAULTS[kind]
     for name in options:
         if name not in known:
-            raise ConfigError(f"unknown option {name!r}" + close_matches(name, known))
+            raise ConfigError(f"unknown option {brief(name)}" + close_matches(name, known))
     given = {**known, **options}
     given["granularity"] = getattr(given["granularity"], "name", given["granularity"])
     given |= {name: str(given[name]).lower() for name in ("mode", "granularity")}
@@ -84,7 +84,7 @@ def _quantized(given: Mapping[str, Any]) -> Quantized:
     block_size = given["block_size"] if given["granularity"] == "per_block" else None
     if isinstance(block_size, list | tuple) or block_size == 0:
         raise ConfigError(
-            f"block_size: must be how many input channels share a scale. Got {block_size!r}."
+            f"block_size: must be how many input channels share a scale. Got {brief(block_size)}."
         )
     # Whether codes have a sign changes no value: a symmetric grid is the same, and so is one with
     # an offset.
@@ -97,7 +97,7 @@ def _must_be(name: str, given: Mapping[str, Any], values: tuple[Any, ...]) -> No
     if given[name] not in values:
         raise ConfigError(
             f"{name}: mlpass stores no weights so; it must be {' or '.join(map(repr, values))}. "
-            f"Got {given[name]!r}."
+            f"Got {brief(given[name])}."
         )
 
 
@@ -110,7 +110,10 @@ def _bits(dtype: Any) -> int:
     if hasattr(dtype, "get_bitwidth"):  # a type of MIL
         return int(dtype.get_bitwidth())
     names = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4}
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except (TypeError, ValueError):
+        name = ""
     if name not in names:
-        raise ConfigError(f"dtype: must be one of {', '.join(names)}. Got {dtype!r}.")
+        raise ConfigError(f"dtype: must be one of {', '.join(names)}. Got {brief(dtype)}.")
     return names[name]

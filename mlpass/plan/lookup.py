@@ -6,7 +6,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.plan.config import Config, OpConfig, OpConfigLike, op_config_of
 
 
@@ -63,12 +63,12 @@ def unmatched(config: Config, names: set[str], op_types: set[str]) -> str | None
     """
     for pattern in config.op_name_configs:
         if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
-            return f"op_name_configs: no weight or op is named {pattern!r}" + (
+            return f"op_name_configs: no weight or op is named {brief(pattern)}" + (
                 close_matches(pattern, names)
             )
     for op_type in config.op_type_configs:
         if op_type not in op_types:
-            return f"op_type_configs: no op with weights is a {op_type!r}" + (
+            return f"op_type_configs: no op with weights is a {brief(op_type)}" + (
                 close_matches(op_type, op_types) or f"; those are {', '.join(sorted(op_types))}"
             )
     return None

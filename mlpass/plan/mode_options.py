@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import options_of
 from mlpass.registries import MODES
 from mlpass.sparsity.mode import Mode
@@ -32,17 +32,17 @@ def mode_from_options(options: Mapping[str, Any]) -> Mode:
     known = mode_words()
     for key in options:
         if key not in known:
-            raise ConfigError(f"unknown option {key!r}" + close_matches(key, known))
+            raise ConfigError(f"unknown option {brief(key)}" + close_matches(key, known))
     kind = options.pop("config_type", None)
     if kind is not None and kind not in PRUNERS:
-        raise ConfigError(f"config_type: {kind!r} does not prune; {' and '.join(PRUNERS)} do")
+        raise ConfigError(f"config_type: {brief(kind)} does not prune; {' and '.join(PRUNERS)} do")
     if kind == "OpThresholdPrunerConfig":
         return _build("threshold", options)
     granularity = options.get("granularity")
-    granularities = {word for word in map(granularity_of, MODES) if word is not None}
+    granularities = [word for word in map(granularity_of, MODES) if word is not None]
     if granularity is not None and granularity not in granularities:
         known_ones = ", ".join(dict.fromkeys(filter(None, map(granularity_of, MODES))))
-        raise ConfigError(f"granularity: must be one of {known_ones}. Got {granularity!r}.")
+        raise ConfigError(f"granularity: must be one of {known_ones}. Got {brief(granularity)}.")
     name = _described(options)
     if granularity_of(name) == granularity:
         options.pop("granularity", None)
@@ -100,7 +100,7 @@ def _by_name(name: object) -> str:
     if isinstance(name, str) and name.lower() in [*MODES]:
         return name.lower()
     classes = [MODES[known].kind.__name__ for known in MODES]
-    raise ConfigError(f"mode: unknown {name!r}" + close_matches(str(name), classes))
+    raise ConfigError(f"mode: unknown {brief(name)}" + close_matches(name, classes))
 
 
 def _build(name: str, options: Mapping[str, Any]) -> Mode:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, brief
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_LARGEST = float(1 << 62)  # bytes
 
 
 def parse_size(name: str, size: str | int, before: int) -> int:
@@ -18,14 +19,16 @@ def parse_size(name: str, size: str | int, before: int) -> int:
         before: bytes of what is to become smaller.
 
     Raises:
-        ConfigError: it is not a size.
+        ConfigError: it is not a size, or beyond all sizes.
     """
-    found = re.fullmatch(
-        r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", str(size).lower().strip()
-    )
-    if found is None or isinstance(size, bool) or not float(found[1]):
+    text = size if isinstance(size, str) else brief(size)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", text.lower().strip())
+    wanted = 0.0
+    if found is not None and not isinstance(size, bool):
+        wanted = float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]])
+    if not 0 < wanted < _LARGEST:
         raise ConfigError(
             f'{name}: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
-            f"Got {size!r}."
+            f"Got {brief(size)}."
         )
-    return int(float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]]))
+    return int(wanted)

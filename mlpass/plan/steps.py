@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.plan.config import Config, op_config_of
+from mlpass.plan.config import Config, OpConfig, op_config_of
 from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
 from mlpass.sparsity.modes import Mask, Mode, Percentile
@@ -78,7 +78,7 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
 def check_storages(steps: Sequence[Step]) -> None:
     """Raises ModelFormatError where a function is too old for the storage that its weights get."""
     for step in steps:
-        if step.storage is not None and step.skipped is None:
+        if step.storage is not None and not step.storage.exact and step.skipped is None:
             check_storage([step.site], step.storage)
             if step.mode is not None and step.mode.target != 0:
                 check_storage([step.site], step.storage, zeros=True)
@@ -146,10 +146,7 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
     found = look_up(config, _names(site), op_types)
     if joint and site.constant is not None:
         return Step(site, None, "it is not compressed; joint_compression prunes what is")
-    refusal = site.refusal
-    if joint and has_joint_form(site):
-        refusal = site.other_use
-    if refusal:
+    if refusal := _refusal(site, found.op_config, joint):
         return Step(site, None, refusal)
     if found.op_config is None:
         return Step(site, None, f"{found.why} is None")
@@ -158,6 +155,18 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
         return Step(site, None, f"{found.why} names no mode, and no storage other than it has")
     skipped = _unfit(site, found.op_config.weight_threshold or 0)
     return Step(site, mode or Percentile(0.0), skipped, storage=storage)
+
+
+def _refusal(site: Site, op_config: OpConfig | None, joint: bool) -> str | None:
+    """Returns why a site must be left as it is, None where what it gets may be done to it.
+
+    A storage alone is also for what is sparse; one that keeps values as they are for all that is
+    compressed.
+    """
+    given = None if op_config is None or op_config.mode is not None else op_config.storage
+    exact = given is not None and given.exact
+    decoded = site.is_compressed if exact else rounding_of(given) is not None and site.is_sparse
+    return site.other_use if decoded or (joint and has_joint_form(site)) else site.refusal
 
 
 def _unfit(site: Site, weight_threshold: int) -> str | None:

@@ -75,9 +75,8 @@ class MilProto:
         self._readers: Counter[ir.Value] = Counter()
         self._makers: dict[ir.Value, ir.Op] = {}
         self._halves: set[ir.Value] = set()
-        if self._origins:
-            for function in functions.values():
-                self._note_readers(function.block)
+        for function in functions.values():
+            self._note_readers(function.block)
 
     def owns(self, op: ir.Op) -> bool:
         """Returns whether `op` is one of this program's, and not replaced yet."""
@@ -93,7 +92,8 @@ class MilProto:
         """Puts `new_ops` in the place of `op`, of this program.
 
         Args:
-            op: what it makes keeps its names, and so does the last of the new ops.
+            op: what it makes keeps its names, and so does the last of the new ops. What only it
+                reads goes with it.
             new_ops: in order of execution; all else about them gets names that are free.
             store: writes a constant to a weight file and returns (file name, offset).
             opset: that they are written for; None for the function's own.
@@ -102,8 +102,7 @@ class MilProto:
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
-        if op in self._origins:
-            self._let_go(self._origins[op])
+        self._let_go(self._origins.get(op, op))
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
             self.sparse.add(function)
@@ -139,7 +138,7 @@ class MilProto:
             self._readers.update(nested.outputs)
 
     def _let_go(self, op: ir.Op) -> None:
-        """Takes what an op that was folded reads out of the message, where nothing else does."""
+        """Takes what an op that was replaced reads out of the message, where nothing else does."""
         waiting = [op]
         while waiting:
             for arguments in waiting.pop().inputs.values():
@@ -151,7 +150,7 @@ class MilProto:
                     if getattr(argument.type, "dtype", "").startswith("fp"):
                         self._halves.add(argument)
                     maker = self._makers.get(argument)
-                    if self._readers[argument] == 0 and maker is not None:
+                    if maker in self._places and not any(map(self._readers.get, maker.outputs)):
                         container, message = self._places.pop(maker)
                         self._places.pop(self._stand_ins.get(maker, maker), None)
                         del container[_index_of(message, container)]

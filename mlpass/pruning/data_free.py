@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.errors import NotApplicable
+from mlpass.errors import NotApplicable, visible
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.weights.nearest import encode_nearest
@@ -24,7 +24,7 @@ def prune_data_free(steps: Sequence[Step], editor: Editor) -> list[LayerRecord]:
     bar = tqdm(steps, desc="pruning", unit="weight", disable=None)
     layers = []
     for step in bar:
-        bar.set_postfix_str(step.site.name)
+        bar.set_postfix_str(visible(step.site.name))
         layers.append(carry_out(step, editor))
     return layers
 

@@ -238,7 +238,9 @@ def prune_package(
             written = [Path(output) / path.relative_to(package.path) for path in paths]
             record = division.reported(layers, sum(path.stat().st_size for path in written))
         name, target = str(package.path), os.fspath(output)
-    return Report(name, target, bytes_before, rewriter.nbytes, functions, tuple(layers), record)
+    return Report(
+        name, target, bytes_before, rewriter.nbytes, functions, tuple(layers), budget=record
+    )
 
 
 def prune_in_place(

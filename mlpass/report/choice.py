@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.study import Trial, number_text
 from mlpass.report.table import bytes_text, table
@@ -119,11 +120,12 @@ class Choice:
             row += [number_text(trial.value, 4)] if valued else []
             rows.append([*row, "; ".join(attempt.misses) or "holds"])
         tried = table([*headers, "target"], rows)
-        head = f"{self.model}: {bytes_text(self.bytes_before)}; wanted: {self.target}"
+        head = f"{visible(self.model)}: {bytes_text(self.bytes_before)}; wanted: {self.target}"
         end = self.reason if self.output is None else f"{self.reason}: {self.output}"
         command = self.picked.command if self.picked else None
         notes = [f"the same by: {command}"] if command else []
-        return "\n".join([f"{head}\n\n{tried}\n\n{end}", *notes, *self.notes])
+        lines = [head, "", tried, "", *map(visible, (end, *notes, *self.notes))]
+        return "\n".join(lines)
 
 
 def _below(name: str, value: float | None, least: float | None) -> list[str]:

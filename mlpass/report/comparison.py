@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.table import table
 
@@ -66,5 +67,6 @@ class Comparison:
         ]
         headers = ("output", "SNR (dB)", "max error", "mean error", "top-1 agreement")
         return (
-            f"{table(headers, rows)}\n\n{self.other} against {self.model}, {self.samples} samples"
+            f"{table(headers, rows)}\n\n{visible(self.other)} against {visible(self.model)}, "
+            f"{self.samples} samples"
         )

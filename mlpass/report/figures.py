@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from mlpass.errors import visible
 from mlpass.report.study import Pattern, SweepReport, Trial
 
 # Each stands for a colour of the page, which knows whether it is dark: see `_themed`.
@@ -192,7 +193,7 @@ def _svg(draw: Any, prefix: str, title: str, width: float, height: float) -> str
         axes.set_axisbelow(True)
         draw(axes)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": visible(title)})
     text = buffer.getvalue()
     return _themed(text[text.index("<svg") :], prefix)
 
@@ -216,7 +217,8 @@ def _megabytes(trial: Trial) -> float:
 
 
 def _short(name: str, length: int = 26) -> str:
-    """Returns a name cut in its middle: layers differ in their ends."""
+    """Returns a name as it prints, cut in its middle: layers differ in their ends."""
+    name = visible(name)
     if len(name) <= length:
         return name
     half = (length - 1) // 2

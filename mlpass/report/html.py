@@ -7,7 +7,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from mlpass.errors import BackendError, ConfigError
+from mlpass.errors import BackendError, ConfigError, visible
 from mlpass.files import whole_file
 from mlpass.report.plain import to_json
 from mlpass.report.study import SweepReport, Trial, latency_text, number_text
@@ -65,7 +65,9 @@ def to_html(report: SweepReport) -> str:
     from mlpass.report import figures
 
     # Names come from the model, which may be anybody's: everything is escaped but our own SVG.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_printable
+    )
     environment.filters |= {
         "bytes": lambda value: bytes_text(value or 0),
         "number": number_text,
@@ -91,6 +93,11 @@ def to_html(report: SweepReport) -> str:
             if trial.pattern is not None
         ],
     )
+
+
+def _printable(value: object) -> object:
+    """Returns a text with what does not print escaped; anything else, our own SVG too, as it is."""
+    return visible(value) if type(value) is str else value
 
 
 def _measured(report: SweepReport) -> list[Trial]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.table import bytes_text, table
 
@@ -109,6 +110,7 @@ class Report:
         bytes_after: size of all files of `output`.
         functions: one entry a function: its program, name, opset and number of ops.
         layers: one record a weight site.
+        notes: what else there is to tell, such as what training came to.
         budget: for all weights; None where none was given.
     """
 
@@ -118,6 +120,7 @@ class Report:
     bytes_after: int
     functions: tuple[FunctionRecord, ...]
     layers: tuple[LayerRecord, ...]
+    notes: tuple[str, ...] = ()
     budget: BudgetRecord | None = None
 
     @property
@@ -159,7 +162,8 @@ class Report:
                 row += [_how(layer)]
             rows.append(row)
         functions = f"{self._functions_text()}\n\n" if inspected else ""
-        return f"{functions}{table(headers, rows)}\n\n{self._total_text()}"
+        notes = "".join(f"\n{visible(note)}" for note in self.notes)
+        return f"{functions}{table(headers, rows)}\n\n{self._total_text()}{notes}"
 
     def _functions_text(self) -> str:
         rows = [
@@ -172,14 +176,14 @@ class Report:
         pruned = sum(layer.skipped is None and layer.mode is not None for layer in self.layers)
         if self.output is None:
             return (
-                f"{self.source}: {len(self.layers)} weights, {bytes_text(self.bytes_before)}, "
-                f"sparsity {self.sparsity:.4f}"
+                f"{visible(self.source)}: {len(self.layers)} weights, "
+                f"{bytes_text(self.bytes_before)}, sparsity {self.sparsity:.4f}"
             )
         ratio = self.bytes_before / self.bytes_after if self.bytes_after else 0.0
         return (
             f"{pruned} of {len(self.layers)} weights pruned, sparsity {self.sparsity:.4f}, "
             f"{bytes_text(self.bytes_before)} -> {bytes_text(self.bytes_after)} "
-            f"({ratio:.2f}x smaller): {self.output}"
+            f"({ratio:.2f}x smaller): {visible(self.output)}"
             + ("" if self.budget is None else f"\n{self.budget}")
         )
 

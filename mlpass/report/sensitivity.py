@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.table import bytes_text, table
 
@@ -60,6 +61,6 @@ class SensitivityReport:
         ]
         total = sum(layer.nbytes[0] for layer in self.layers if layer.nbytes)
         return (
-            f"{table(headers, rows)}\n\n{self.model}: relative output error by {self.method}, "
-            f"{self.samples} samples, {bytes_text(total)} of weights measured"
+            f"{table(headers, rows)}\n\n{visible(self.model)}: relative output error by "
+            f"{self.method}, {self.samples} samples, {bytes_text(total)} of weights measured"
         )

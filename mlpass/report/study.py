@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from mlpass.errors import visible
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.plain import plain
 from mlpass.report.records import FunctionRecord, LayerRecord, Report
 from mlpass.report.table import bytes_text, table
+from mlpass.report.typed import check_types
 
 NEEDS_MACOS = "needs macOS"
 
@@ -205,10 +207,10 @@ class SweepReport:
             row += [bytes_text(trial.weight_bytes or 0), latency_text(trial.latency)]
             rows.append([*row, "*" if trial.front else ""])
         return (
-            f"{table(headers, rows)}\n\n{self.model}: {bytes_text(self.bytes_before)}, "
+            f"{table(headers, rows)}\n\n{visible(self.model)}: {bytes_text(self.bytes_before)}, "
             f"{len(self.trials)} configs on {self.samples} samples in {self.seconds:.0f} s; "
             "* nothing else is both as small and as good"
-            + "".join(f"\n{note}" for note in self.notes)
+            + "".join(f"\n{visible(note)}" for note in self.notes)
         )
 
 
@@ -257,10 +259,13 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
         report["layers"] = tuple(
             LayerRecord(**{**one, "shape": tuple(one["shape"])}) for one in report["layers"]
         )
+        report["notes"] = tuple(report["notes"])
         content["report"] = Report(**report)
     content["outputs"] = tuple(OutputRecord(**one) for one in content["outputs"])
     content["layer_errors"] = tuple(content["layer_errors"])
     if content["pattern"] is not None:
         pattern = content["pattern"]
         content["pattern"] = Pattern(pattern["name"], tuple(pattern["lines"]))
-    return Trial(**content)
+    trial = Trial(**content)
+    check_types(trial)
+    return trial

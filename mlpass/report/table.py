@@ -6,13 +6,18 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from mlpass.errors import visible
+
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows of text under their headers, aligned, without wrapping."""
+    """Returns rows of text under their headers, aligned, without wrapping.
+
+    What does not print is escaped: a name may hold what steers a terminal.
+    """
     numbers = {"sparsity", "before", "after", "bytes", "ops"}
     return tabulate(
-        rows,
-        headers,
+        [[visible(cell) for cell in row] for row in rows],
+        [visible(header) for header in headers],
         tablefmt="simple",
         disable_numparse=True,
         colalign=[("right" if header in numbers else "left") for header in headers]

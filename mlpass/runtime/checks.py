@@ -45,7 +45,8 @@ class Problems:
         unknown = sorted(given - known)
         if unknown and not takes_any:
             self._add_malformed(f"{op.type} {label!r}: has no parameter {', '.join(unknown)}")
-        if missing := sorted(required - given):
+        stated = {parameter for parameter, sources in parameters_of(op) if sources}
+        if missing := sorted(required - stated):
             self._add_malformed(f"{op.type} {label!r}: lacks {', '.join(missing)}")
         blocks = BLOCKS.get(op.type, 0)
         if len(op.blocks) != blocks:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from mlpass.runtime.kernels.arguments import flag
 
+_ROUNDS = 1_000_000  # a loop that makes more of them never ends, as far as anybody can tell
+
 
 class RunBlock(Protocol):
     """Runs the op's nested block of that number on arguments, and returns its results."""
@@ -23,8 +25,12 @@ def cond(run: RunBlock, *, pred: bool) -> tuple[object, ...]:
 def while_loop(run: RunBlock, *, loop_vars: Sequence[object]) -> tuple[object, ...]:
     """loop_vars, run through block 1 as long as block 0 says so -> their last values."""
     values = tuple(loop_vars)
+    rounds = 0
     while flag(run(0, values)[0]):
+        if rounds == _ROUNDS:
+            raise ValueError(f"it has not come to its end after {rounds} rounds")
         values = run(1, values)
+        rounds += 1
     return values
 
 

@@ -12,8 +12,9 @@ from mlpass.errors import ExecutionError, MlpassError
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
+from mlpass.runtime.failures import failure, title_of
 from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan
-from mlpass.runtime.ops import Source, label_of
+from mlpass.runtime.ops import Source
 
 
 class Listener(Protocol):
@@ -126,11 +127,20 @@ class Run:
         self._listeners = listeners
 
     def arguments(self, step: OpPlan) -> dict[str, Any]:
-        """Returns what the kernel of a step is given."""
+        """Returns what the kernel of a step is given.
+
+        Raises:
+            ExecutionError: it cannot be read.
+        """
         values = self.values
-        arguments = values.constants.arguments(step).copy()
-        for parameter, source in step.given:
-            arguments[parameter] = values.of(source)
+        try:
+            arguments = values.constants.arguments(step).copy()
+            for parameter, source in step.given:
+                arguments[parameter] = values.of(source)
+        except (MlpassError, OSError):
+            raise
+        except Exception as error:
+            raise failure(step.op, error) from error
         return arguments
 
     def reading(self, step: OpPlan) -> Mapping[str, Any]:
@@ -174,14 +184,11 @@ class Run:
         except MlpassError:
             raise
         except Exception as error:
-            raise ExecutionError(
-                f"{step.op.type} {label_of(step.op)!r}: {type(error).__name__}: {error} "
-                f"(arguments: {_described(arguments)})"
-            ) from error
+            raise failure(step.op, error, arguments) from error
         results = made if isinstance(made, tuple) else (made,)
         if len(results) != len(step.op.outputs):
             raise ExecutionError(
-                f"{step.op.type} {label_of(step.op)!r}: its kernel makes {len(results)} results, "
+                f"{title_of(step.op)}: its kernel makes {len(results)} results, "
                 f"the program expects {len(step.op.outputs)}"
             )
         for one in results:
@@ -228,17 +235,3 @@ class _Reading(Mapping[str, Any]):
 
 def _with_axes(result: object) -> Any:
     return np.asarray(result) if isinstance(result, np.generic) else result
-
-
-def _described(arguments: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={_shape_of(value)}" for name, value in arguments.items())
-
-
-def _shape_of(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_shape_of, value))})"
-    if not hasattr(value, "shape"):
-        return repr(value)[:40]
-    small = tuple(value.shape) in ((), (1,), (2,), (3,), (4,))
-    text = f"{tuple(value.shape)}"
-    return f"{text} {value.tolist()}" if small else text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import InputError, close_matches
+from mlpass.errors import ExecutionError, InputError, close_matches
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.ir import CHANNELS
 from mlpass.runtime.description import Feature
@@ -55,11 +56,15 @@ def read_input(feature: Feature, value: object) -> NDArray[Any]:
         InputError: it does not fit.
     """
     if value is None and feature.optional:
-        return np.full(feature.shape, feature.default, _compute_dtype(feature.dtype))
+        try:
+            return np.full(feature.shape, feature.default, _compute_dtype(feature.dtype))
+        except (ValueError, OverflowError, MemoryError) as error:
+            raise InputError(f"input {feature.name!r}: has no default: {error}") from None
     if feature.kind == "image":
         return _read_image(feature, value)
     array = _as_array(feature, value)
-    if feature.shapes.ranges in ((), ((1, 1),)) and array.shape in ((), (1,)):
+    alone = array.size == 1 == prod(feature.shape)
+    if feature.shapes.ranges in ((), ((1, 1),)) and array.shape in ((), (1,)) and alone:
         array = array.reshape(feature.shape)  # Core ML knows no scalars: they are of shape (1,)
     if not feature.shapes.allow(array.shape):
         raise InputError(
@@ -74,7 +79,21 @@ def write_output(feature: Feature, value: Any) -> Any:
     Args:
         feature: the output.
         value: a numpy array; for classifiers the label, or the probability by label.
+
+    Raises:
+        ExecutionError: it is something else than the model says.
     """
+    try:
+        return _written(feature, value)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        got = f"{type(value).__name__} {getattr(value, 'shape', '')}".rstrip()
+        raise ExecutionError(
+            f"output {feature.name!r}: is not the {feature.kind} that the model says. Got {got}: "
+            f"{error}"
+        ) from error
+
+
+def _written(feature: Feature, value: Any) -> Any:
     if feature.kind == "image":
         return _write_image(feature, np.asarray(value))
     if feature.kind == "dictionary":

@@ -173,10 +173,10 @@ def _in_declared_type(function: Callable[..., object], op: Op) -> Callable[..., 
 
     Its result is of the type of the operand that is not a constant, which a kernel cannot know.
     """
-    declared = op.outputs[0].type
+    declared = op.outputs[0].type if op.outputs else None
     if not isinstance(declared, TensorType):
         return function
-    operands = [op.inputs[name][0].type for name in ("x", "y") if name in op.inputs]
+    operands = [one.type for name in ("x", "y") for one in op.inputs.get(name, ())]
     if len({is_float(kind) for kind in operands}) < 2:
         return function
     name = "float32" if is_float(declared) else declared.dtype

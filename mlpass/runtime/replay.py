@@ -14,7 +14,7 @@ sequence. What the ops in there meet is seen as within control flow: by a rehear
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -25,9 +25,11 @@ from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.description import Feature
 from mlpass.runtime.execute import Run
+from mlpass.runtime.failures import of_sample, sample_label
 from mlpass.runtime.features import check_names, read_input, write_output
 from mlpass.runtime.function_plan import OpPlan, reads
 from mlpass.runtime.interpreter import Interpreter, Part, bind
+from mlpass.runtime.joined import Joined, join
 from mlpass.runtime.kernels.registry import row_parameter
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.samples import Inputs, Sample, steps_of
@@ -120,8 +122,7 @@ def _check(inputs: object, features: Sequence[Feature], label: str) -> None:
 
 def _label(number: int, place: int, sample: Sequence[Inputs]) -> str:
     """Returns what to call a step of a sample in a message."""
-    step = f", step {place}" if len(sample) > 1 else ""
-    return f"sample_data: sample {number}{step}"
+    return f"sample_data: {sample_label(number, place, len(sample))}"
 
 
 @contextmanager
@@ -165,16 +166,22 @@ class _Replay:
         self._backend = backend
         self._own = Own(part.constants, backend, dict(kernels_of(part.plan.block)))
         self._samples: list[Sequence[Run]] = []  # a run for each step of a sequence
+        self._places: dict[Run, tuple[int, int, int]] = {}  # sample, step, how many it has
         self._spill = Spill(memory_budget, backend, uses_of(part.plan))
 
     def close(self) -> None:
         """Lets go of all activations."""
         self._samples.clear()
+        self._places.clear()
         self._spill.__exit__()
 
     @property
     def _runs(self) -> list[Run]:
         return [run for runs in self._samples for run in runs]
+
+    def _naming(self, run: Run) -> AbstractContextManager[None]:
+        """Returns what has an error name the sample of a run, and its step."""
+        return of_sample(*self._places[run])
 
     def begin(self, samples: Sequence[Sequence[Inputs]], states: Sequence[State | None]) -> None:
         """Reads the inputs of all samples.
@@ -190,6 +197,7 @@ class _Replay:
                     values = SampleValues(self._part.constants, self._spill, count)
                     label = _label(number, place, sample)
                     runs.append(self._begin(values, inputs, state, label))
+                    self._places[runs[-1]] = number, place, len(sample)
                     count += 1
                 self._samples.append(runs)
 
@@ -280,7 +288,8 @@ class _Replay:
                 if isinstance(found, Cell):  # the steps of a sequence share it
                     found = cells.setdefault(value, Cell(found.value))
                 values[value] = found
-            Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
+            with self._naming(run):
+                Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
         return recording.found
 
     def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -303,7 +312,8 @@ class _Replay:
             with self._backend.session(False):
                 if step_by_step:
                     for run in runs:
-                        run.steps(steps)
+                        with self._naming(run):
+                            run.steps(steps)
                 else:
                     self._run_abreast(steps, runs)
             values: Any = [run.values for run in runs]
@@ -321,7 +331,8 @@ class _Replay:
                 continue
             stretch = list(group)
             for run in runs:
-                run.steps(stretch)
+                with self._naming(run):
+                    run.steps(stretch)
 
     def _run_together(self, steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str) -> None:
         """Runs ops that work row by row on the rows of several samples: a large product for each.
@@ -332,19 +343,22 @@ class _Replay:
             parameter: whose rows the ops see.
         """
         xp = self._backend.xp
-        joined, before = None, None
+        joined: Joined | None = None
         for step in steps:
-            arguments = runs[0].arguments(step)
             source = step.op.inputs[parameter]
-            if source != before:
-                inputs = [run.arguments(step)[parameter] for run in runs]
-                rows = [xp.reshape(x, (-1, x.shape[-1])) for x in inputs]
-                joined, before = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0), source
-            (made,) = runs[0].call(step, {**arguments, parameter: joined})
-            stop = 0
-            for run, x, own in zip(runs, inputs, rows, strict=True):
-                start, stop = stop, stop + own.shape[0]
-                run.finish(step, (xp.reshape(made[start:stop], (*x.shape[:-1], -1)),))
+            try:
+                if joined is None or joined.source != source:
+                    joined = join(xp, source, [run.arguments(step)[parameter] for run in runs])
+                arguments = {**runs[0].arguments(step), parameter: joined.rows}
+                results = joined.split(xp, runs[0].call(step, arguments)[0])
+            except Exception:  # each by itself says of which sample that is
+                joined = None
+                for run in runs:
+                    with self._naming(run):
+                        run.steps([step])
+                continue
+            for run, result in zip(runs, results, strict=True):
+                run.finish(step, (result,))
 
     def outputs(self, given: Sequence[Sequence[Inputs]]) -> list[Sequence[Inputs]]:
         """Returns what the parts after this one may read: what was given, and the outputs."""
@@ -356,9 +370,10 @@ class _Replay:
 
     def _outputs(self, run: Run) -> Mapping[str, Any]:
         outputs = {value.name: value for value in self._part.plan.block.outputs}
-        return {
-            feature.name: write_output(
-                feature, self._backend.to_numpy(run.values[outputs[feature.name]])
-            )
-            for feature in self._part.description.outputs
-        }
+        with self._naming(run):
+            return {
+                feature.name: write_output(
+                    feature, self._backend.to_numpy(run.values[outputs[feature.name]])
+                )
+                for feature in self._part.description.outputs
+            }

@@ -6,9 +6,14 @@ their order, as those of a conversation do.
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
+import struct
+import tokenize
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -17,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
+from mlpass.files import check_regular
 
 Inputs = Mapping[str, Any]  # what one prediction takes
 Sample = Inputs | Sequence[Inputs]  # of one prediction, or of several on one state
@@ -27,6 +33,28 @@ SampleData: TypeAlias = "str | os.PathLike[str] | Iterable[Sample]"
 def steps_of(sample: Sample) -> Sequence[Inputs]:
     """Returns what the predictions of a sample take, one after another: of most samples, one."""
     return sample if isinstance(sample, Sequence) else (sample,)
+
+
+_NPY = b"\x93NUMPY"  # how a stored array begins
+_MOST_OF_NOTHING = 1 << 24  # the longest axis of an array without elements
+# What reading a member comes to that is broken, locked, oddly compressed, or absurdly large.
+_BROKEN = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    SyntaxError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 def load_samples(source: object) -> Sequence[Sample]:
@@ -77,19 +105,55 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Returns the arrays of an `.npz` by name.
 
     Raises:
-        CalibrationError: it is not an `.npz`, or holds Python objects.
+        CalibrationError: it is not an `.npz`, is broken, or holds something else.
         OSError: it cannot be read.
     """
+    check_regular(path, CalibrationError)
+    with path.open("rb") as file:
+        if file.read(len(_NPY)) == _NPY:
+            raise CalibrationError(f"{path}: is a single array, not an .npz of named ones")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return {
+                    info.filename.removesuffix(".npy"): _member(path, archive, info)
+                    for info in archive.infolist()
+                }
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+            if isinstance(error, CalibrationError):
+                raise
+            raise CalibrationError(
+                f"{path}: is not an .npz of arrays, which is a zip file, or a broken one: {error}"
+            ) from None
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """Returns one array of an `.npz`.
+
+    Raises:
+        CalibrationError: it is not an array, or cannot be read.
+    """
+    name = info.filename
     try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise CalibrationError(f"{path}: is a single array, not an .npz of named ones")
-            return {name: stored[name] for name in stored.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, CalibrationError):
-            raise
-        raise CalibrationError(f"{path}: is not an .npz of arrays: {error}") from None
+        with archive.open(info) as member:
+            if member.read(len(_NPY)) != _NPY:
+                raise CalibrationError(
+                    f"{path}: is not an .npz of arrays: {name!r} in it is not an array"
+                )
+        with archive.open(info) as member, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+            array = np.lib.format.read_array(member, allow_pickle=False)  # type: ignore[no-untyped-call]
+    except CalibrationError:
+        raise
+    except _BROKEN as error:
+        # numpy speaks of its own options.
+        objects = "allow_pickle" in str(error)
+        why = "holds Python objects, not numbers" if objects else f"cannot be read: {error}"
+        raise CalibrationError(f"{path}: is not an .npz of arrays: {name!r} in it {why}") from None
+    if array.size == 0 and max(array.shape, default=0) > _MOST_OF_NOTHING:
+        raise CalibrationError(
+            f"{path}: is not an .npz of samples: {name!r} in it has the shape {array.shape}"
+        )
+    return np.asarray(array)
 
 
 class _Sequence(Sequence[Sample]):

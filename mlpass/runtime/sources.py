@@ -11,6 +11,7 @@ from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.ir import Function, Op, Program
 from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.program.mlpackage import Package, pipeline_of
+from mlpass.runtime.agreement import check_agreement
 from mlpass.runtime.description import (
     Description,
     choose_function,
@@ -48,7 +49,7 @@ def open_source(model: ModelLike, function_name: str | None, *, partial: bool = 
 
     Raises:
         ConfigError: there is no such function.
-        ModelFormatError: the model cannot be read.
+        ModelFormatError: the model cannot be read, or its description does not agree with it.
         UnsupportedOpError: a part of a pipeline cannot be run; the first one, where `partial`.
         OSError: its files cannot be read.
     """
@@ -134,9 +135,12 @@ def functions_of(
         raise ConfigError(f"function_name: a pipeline has no functions. Got {function_name!r}.")
     parts = []
     for message, part in package.parts:
+        label = part.program.name and f"part {part.program.name!r}"
         functions = part.program.functions
         function = functions[choose_function(message, functions, function_name)]
-        parts.append((describe_message(message, function), function))
+        description = describe_message(message, function)
+        check_agreement(description, function, " ".join(filter(None, (str(package.path), label))))
+        parts.append((description, function))
     return tuple(parts)
 
 

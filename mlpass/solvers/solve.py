@@ -102,6 +102,7 @@ def solve(
     """
     given: Array = weight
     storage = rounding_of(storage)
+    storage = None if storage is not None and storage.exact else storage
     if storage is not None:  # a shared Gram is brought to the host once
         given, gram = host(weight), gram.hosted if isinstance(gram, Gram) else host(gram)
     problem = make_problem(given, gram, mode, layout, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import Option, options_of
 from mlpass.registries import MODES, STORAGES, taken_names
 from mlpass.storage.storage import Storage
@@ -32,7 +32,7 @@ def as_storage(given: object) -> Storage | None:
         return _from_text(given)
     raise ConfigError(
         f"storage: must be a storage such as Palette(bits=4), a mapping or a text such as 'int8'. "
-        f"Got {given!r}."
+        f"Got {brief(given)}."
     )
 
 
@@ -71,7 +71,10 @@ def take_storage(options: dict[str, Any]) -> Storage | None:
     others = {word: options.pop(word) for word in [*options] if word in words}
     others = {word: value for word, value in others.items() if value is not None}
     if whole is not None and (named or others):
-        raise ConfigError(f"{next(iter({**named, **others}))}: set it in storage itself")
+        word, name = next(iter({**named, **others})), STORAGES.name_of(whole)
+        if name is not None and not options_of(STORAGES[name].kind):
+            raise ConfigError(f"{word}: does not go with {name}; choose one")
+        raise ConfigError(f"{word}: set it in storage itself")
     if len(named) > 1:
         first, second, *_ = named
         raise ConfigError(f"{first}: does not go with {second}; choose one")
@@ -115,9 +118,13 @@ def _from_mapping(given: Mapping[str, Any]) -> Storage:
     found = take_storage(options)
     if options:
         key = next(iter(options))
-        raise ConfigError(f"storage: unknown option {key!r}{close_matches(key, _known(names))}")
+        raise ConfigError(
+            f"storage: unknown option {brief(key)}{close_matches(key, _known(names))}"
+        )
     if found is None:
-        raise ConfigError(f"storage: give one of {', '.join(_leading())}. Got {dict(given)!r}.")
+        raise ConfigError(
+            f"storage: give one of {', '.join(_leading())}. Got {brief(dict(given))}."
+        )
     return found
 
 
@@ -139,5 +146,6 @@ def _from_text(text: str) -> Storage:
         return _built(word, {}, {})
     known = [*values, *STORAGES]
     raise ConfigError(
-        f"storage: must be one of {', '.join(known)}. Got {text!r}{close_matches(text, known)}."
+        f"storage: must be one of {', '.join(known)}. "
+        f"Got {brief(text)}{close_matches(text, known)}."
     )

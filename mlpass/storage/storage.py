@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,12 +76,25 @@ class Stored(NamedTuple):
     packed: bool = False
 
 
+class Form(Protocol):
+    """How parts are stored: as a `Storage` does it, or as only exact forms do."""
+
+    def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
+        """Returns how the parts are stored in one opset."""
+        ...
+
+
 class Storage:
     """How a weight's values are kept.
 
     A mask is written beside codes where both together are smaller than codes for all elements;
     where not, zeros are codes as well. So what is stored is known before it is solved for.
+
+    Attributes:
+        exact: whether values stay as they are, and each weight takes the smallest form of them.
     """
+
+    exact: ClassVar[bool] = False
 
     @property
     def code_bits(self) -> int:

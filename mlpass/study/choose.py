@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mlpass.errors import ConfigError, close_matches
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.files import temporary_folder
 from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
@@ -14,9 +14,11 @@ from mlpass.program.mlpackage import Package
 from mlpass.report.choice import Choice, Target
 from mlpass.runtime.samples import SampleData
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
+from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.sweep import check_backend, path_of, sendable, write_outputs
-from mlpass.study.trial import FITTED, Evaluate, Setting
+from mlpass.study.trial import FITTED, Setting
 
+_LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
 
 
@@ -39,10 +41,11 @@ def choose(
 ) -> Choice:
     """Writes a pruned model that holds a target, and returns what was tried and what it gave.
 
-    It climbs from pruning by magnitude to SparseGPT, ADMM and fine-tuning. With a size and a
-    quality it stops at the first step that holds both. With a size alone it goes through all and
-    picks the best outputs, with a quality alone the smallest model. Where no step holds the target,
-    nothing is written, and `picked` is None.
+    The model as it is must hold `min_accuracy`, which is seen to first, unless your own `finetune`
+    may teach it. It climbs from pruning by magnitude to SparseGPT, ADMM and fine-tuning. With a
+    size and a quality it stops at the first step that holds both. With a size alone it goes through
+    all and picks the best outputs, with a quality alone the smallest model. Where no step holds the
+    target, nothing is written, and `picked` is None.
 
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
@@ -64,7 +67,7 @@ def choose(
         force: whether to replace an `output` that exists.
 
     Raises:
-        ConfigError: the target or an option is not valid.
+        ConfigError: the target or an option is not valid, or `evaluate` fails on the model.
         CalibrationError: the samples do not fit the model.
         ModelFormatError: `model` is not a package with an ML Program, or is broken.
         UnsupportedOpError: the program has ops without kernels.
@@ -91,8 +94,14 @@ def choose(
             before = package.nbytes
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
         nbytes = None if max_size is None else parse_size("max_size", max_size, before)
+        value = None if evaluate is None else evaluated(evaluate, path)
         climb = Climb(setting, Target(nbytes, min_snr, min_accuracy), folder)
-        reason = _go(climb, RUNGS[: RUNGS.index(up_to) + 1], finetune, finetune_steps)
+        rungs = RUNGS[: RUNGS.index(up_to) + 1]
+        lacking = _lacking(climb.target, value)
+        if lacking is not None and (finetune is None or "fine-tuning" not in rungs):
+            reason = f"{climb.target} cannot be met: {lacking}, before anything is pruned"
+        else:  # training of the user's own may teach what the model did not know
+            reason = _go(climb, rungs, finetune, finetune_steps)
         fitted = any(attempt.rung != "data-free" for attempt in climb.attempts)
         best = climb.best
         if best is not None:
@@ -109,8 +118,15 @@ def choose(
         picked=None if best is None else climb.attempts[best].trial,
         output=None if best is None else os.fspath(output),
         reason=reason,
-        notes=(FITTED,) if setting.fitted and fitted else (),
+        notes=tuple(filter(None, (lacking, FITTED if setting.fitted and fitted else None))),
     )
+
+
+def _lacking(target: Target, value: float | None) -> str | None:
+    """Returns what the model as it is falls short of, given its value; None where it does not."""
+    if target.value is None or value is None or value >= target.value:
+        return None
+    return f"evaluate gives {value:g} for the model as it is"
 
 
 def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_steps: int) -> str:
@@ -159,11 +175,16 @@ def _check(
     up_to: str,
 ) -> None:
     """Raises ConfigError where there are no targets, or they do not go together."""
+    for name, least in (("min_snr", min_snr), ("min_accuracy", min_accuracy)):
+        number = isinstance(least, int | float) and not isinstance(least, bool)
+        if least is not None and not (number and abs(least) < _LARGEST):
+            raise ConfigError(f"{name}: must be a number. Got {brief(least)}.")
     if max_size is None and min_snr is None and min_accuracy is None:
         raise ConfigError("target: give max_size, min_snr or min_accuracy")
     if min_accuracy is not None and evaluate is None:
         raise ConfigError("min_accuracy: needs evaluate, which measures it")
     if up_to not in RUNGS:
         raise ConfigError(
-            f"up_to: must be one of {', '.join(RUNGS)}. Got {up_to!r}{close_matches(up_to, RUNGS)}."
+            f"up_to: must be one of {', '.join(RUNGS)}. "
+            f"Got {brief(up_to)}{close_matches(up_to, RUNGS)}."
         )

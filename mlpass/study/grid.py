@@ -32,9 +32,10 @@ from mlpass.calibrate.plain import (
     method_words,
     plain_arguments,
 )
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, brief
 from mlpass.options import options_of
-from mlpass.plan.config import Config, configured, op_config_of, read_yaml
+from mlpass.plan.config import Config, configured, op_config_of
+from mlpass.plan.yaml_files import read_yaml
 from mlpass.registries import METHODS
 from mlpass.solvers.problem import Method
 from mlpass.solvers.wanda import Magnitude
@@ -166,6 +167,8 @@ def _candidates(
         if set(entry) == {"config"}:
             entry = entry["config"]
     config = configured(entry, storage)
+    if name is not None and not isinstance(name, str | int | float):
+        raise ConfigError(f"name: must be a text. Got {brief(name)}.")
     name = str(name or _name(config, number))
     return [Candidate(name, config, method, options) for method in methods]
 

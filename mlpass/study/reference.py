@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,25 @@ from tqdm import tqdm
 from mlpass.blas import one_blas_thread
 from mlpass.examine.compare import predict_each
 from mlpass.examine.predict import write_arrays
+from mlpass.report.plain import to_json
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
 
 Outputs = Mapping[str, Any]
 
-_OUTPUT, _LABELS = "output:", "labels:"
+_NAMES, _OUTPUT, _LABELS = "names", "output:", "labels:"
 
 
 def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
     """Yields the outputs of each prediction, the same bits in every process, whatever its cores.
 
     Raises:
-        InputError: a sample does not fit the model.
-        ExecutionError: an op failed.
+        InputError: a sample does not fit the model; the text names it.
+        ExecutionError: an op failed; likewise.
     """
-    for sample in samples:
+    for number, sample in enumerate(samples):
         with one_blas_thread():
-            outputs = list(predict_each(interpreter, sample))
+            outputs = list(predict_each(interpreter, sample, number))
         yield from outputs
 
 
@@ -56,22 +58,28 @@ def read_reference(folder: Path) -> Iterator[Outputs]:
     """
     for number in range(len(list(folder.glob("*.npz")))):
         stored = read_arrays(folder / f"{number}.npz")
-        names = [key.removeprefix(_OUTPUT) for key in stored if key.startswith(_OUTPUT)]
-        yield {name: _output(name, stored) for name in names}
+        names = json.loads(stored[_NAMES].tobytes())
+        yield {name: _output(place, stored) for place, name in enumerate(names)}
 
 
 def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields the arrays that outputs are kept as; whatever their names, no two are the same."""
-    for name, value in outputs.items():
+    """Yields the arrays that outputs are kept as: by number, since a name can be anything."""
+    yield _NAMES, _as_bytes(list(outputs))
+    for place, value in enumerate(outputs.values()):
         if isinstance(value, Mapping):
-            yield f"{_LABELS}{name}", np.array(list(value))
+            yield f"{_LABELS}{place}", _as_bytes(list(value))
             value = list(value.values())
-        yield f"{_OUTPUT}{name}", np.asarray(value)
+        yield f"{_OUTPUT}{place}", np.asarray(value)
 
 
-def _output(name: str, stored: Mapping[str, NDArray[np.generic]]) -> Any:
+def _as_bytes(content: list[Any]) -> NDArray[np.uint8]:
+    """Returns texts or ints as an array; numpy's own of texts drops what ends them, such as NUL."""
+    return np.frombuffer(to_json(content).encode(), np.uint8)
+
+
+def _output(place: int, stored: Mapping[str, NDArray[np.generic]]) -> Any:
     """Returns an output as it was: an array, a label, or probabilities by label."""
-    labels, array = stored.get(f"{_LABELS}{name}"), stored[f"{_OUTPUT}{name}"]
+    labels, array = stored.get(f"{_LABELS}{place}"), stored[f"{_OUTPUT}{place}"]
     if labels is not None:
-        return dict(zip(labels.tolist(), array, strict=True))
+        return dict(zip(json.loads(labels.tobytes()), array, strict=True))
     return array.item() if array.ndim == 0 else array

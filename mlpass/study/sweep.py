@@ -23,11 +23,12 @@ from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
+from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
-from mlpass.study.trial import FITTED, Evaluate, Setting, run_trial, weight_bytes
+from mlpass.study.trial import FITTED, Setting, run_trial, weight_bytes
 from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.weights.sites import find_sites
@@ -81,7 +82,7 @@ def sweep(
         command: that the report says made it.
 
     Raises:
-        ConfigError: a config or an option is not valid.
+        ConfigError: a config or an option is not valid, or `evaluate` fails on the model.
         CalibrationError: the samples do not fit the model.
         ModelFormatError: `model` is not a package with an ML Program, or is broken; or `output` is
             within it.
@@ -123,13 +124,14 @@ def sweep(
             closing.enter_context(journal)
         if tested is not None:
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
+        value = None if evaluate is None else evaluated(evaluate, path)
         trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
             weight_bytes_before=weight_bytes(package, function_name),
             samples=0 if tested is None else len(load_samples(tested)),
-            value_before=None if evaluate is None else float(evaluate(path)),
+            value_before=value,
             latency_before=_latency(setting, path) if can_measure() else None,
             trials=with_front(trials),
             command=command or f"mlpass.sweep({name!r}, ...)",

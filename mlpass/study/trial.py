@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -26,14 +25,13 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
+from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import outputs_of, read_reference
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site, find_sites
-
-Evaluate = Callable[[str], float]
 
 _CORNER = 64  # rows and columns of a pattern's picture
 
@@ -139,7 +137,7 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
         trial,
         report=report,
         outputs=outputs,
-        value=None if setting.evaluate is None else float(setting.evaluate(path)),
+        value=None if setting.evaluate is None else evaluated(setting.evaluate, path),
         weight_bytes=read,
         layer_errors=tuple(layer.error for layer in report.layers),
         pattern=pattern,

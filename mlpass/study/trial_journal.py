@@ -60,7 +60,7 @@ class TrialJournal:
             return None
         try:
             return trial_from_record(kept(path.read_text()))
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
 
     def add(self, candidate: Candidate, trial: Trial) -> None:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from mlpass.solvers.nearest import nearest
 from mlpass.sparsity.modes import Mask, Mode
 from mlpass.storage.storage import Storage
-from mlpass.weights.reading import layout_to_solve
+from mlpass.weights.lossless import encode_lossless
+from mlpass.weights.reading import decoded, layout_to_solve
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, encode_stored
 
@@ -30,5 +31,9 @@ def encode_nearest(
         ModelFormatError: the model is too old for it.
         NotApplicable: the storage does not fit this weight, or the form cannot say it.
     """
+    if storage.exact:
+        return encode_lossless(site, weight, keep)
+    if site.is_sparse:  # what is zero stays so
+        site, keep = decoded(site), keep & (weight != 0)
     solution = nearest(weight, keep, storage, layout_to_solve(site, mode))
     return encode_stored(site, solution, storage)

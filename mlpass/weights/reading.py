@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 from mlpass.buffers import empty
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.parallel import map_slabs
+from mlpass.program.dtypes import BY_NAME, pack_elements
+from mlpass.program.ir import Constant
 from mlpass.runtime.materialize import materialize
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.select import keys_of
 from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered, layout_of
-from mlpass.weights.sites import Site
+from mlpass.weights.sites import Site, constants_of
 
 
 def weight_of(site: Site) -> NDArray[Any]:
@@ -30,6 +33,26 @@ def weight_of(site: Site) -> NDArray[Any]:
     if site.is_computed:
         raise ModelFormatError(f"{site.name}: the model makes it as it runs")
     return materialize(site.parts, site.opset)
+
+
+def decoded(site: Site) -> Site:
+    """Returns a compressed site as the dense one that it stands for; any other as it is.
+
+    Its constant is in no file: it is read from the compressed form, and what takes its place goes
+    to the file that this is in.
+    """
+    if not site.is_compressed:
+        return site
+    stored = [one for part in site.parts for one in constants_of(part)]
+    beside = next((one for one in stored if one.in_file), None)
+    if beside is None:
+        return site
+
+    def load() -> Any:
+        return pack_elements(weight_of(site), BY_NAME[site.dtype])
+
+    kind = site.makers[0].outputs[-1].type
+    return replace(site, constant=Constant(kind, load, beside.storage, in_file=True), parts=())
 
 
 def layout_of_site(site: Site) -> Layout:

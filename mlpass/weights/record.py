@@ -66,6 +66,13 @@ def stored_bytes(site: Site) -> int:
     return nbytes_of(site.parts, computed=site.is_computed)
 
 
+def stored_sizes(site: Site) -> tuple[int, ...]:
+    """Returns the stored bytes of each constant that a weight is made from."""
+    if site.constant is not None:
+        return (site.constant.stored_nbytes,)
+    return tuple(one.nbytes for one in _constants(site.parts, site.is_computed))
+
+
 def nbytes_of(ops: Iterable[Op], *, computed: bool = False) -> int:
     """Returns the stored bytes of the constants that ops make a weight from, each counted once.
 
@@ -73,6 +80,10 @@ def nbytes_of(ops: Iterable[Op], *, computed: bool = False) -> int:
         ops: that make it.
         computed: whether the model makes it as it runs, by ops that have settings as well.
     """
+    return sum(constant.nbytes for constant in _constants(ops, computed))
+
+
+def _constants(ops: Iterable[Op], computed: bool) -> Iterable[Constant]:
     constants = {
         constant.storage or constant: constant
         for op in ops
@@ -82,7 +93,7 @@ def nbytes_of(ops: Iterable[Op], *, computed: bool = False) -> int:
         and parameter not in ATTRIBUTES
         and not (computed and _is_setting(constant))
     }
-    return sum(constant.nbytes for constant in constants.values())
+    return constants.values()
 
 
 def _is_setting(constant: Constant) -> bool:

@@ -87,6 +87,16 @@ class Site:
         return self.constant is None and not self.makers[0].type.startswith("constexpr_")
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether `constexpr_*` ops make it, which are done before the model runs."""
+        return self.constant is None and not self.is_computed
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it is stored as floats beside a mask, with nothing else done to it."""
+        return self.makers[0].type == "constexpr_sparse_to_dense" and len(self.parts) == 1
+
+    @property
     def _made(self) -> str:
         """What makes it, where that is not `const`."""
         types = list(dict.fromkeys(part.type for part in self.parts if part.type != "const"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +17,8 @@ from mlpass.solvers.solve import Solution
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import pack, zero_out
-from mlpass.storage.storage import NEEDS_IOS18, Storage
+from mlpass.storage.exact import Exact
+from mlpass.storage.storage import NEEDS_IOS18, Form, Parts, Storage
 from mlpass.weights.joint import joint_ops
 from mlpass.weights.reading import layout_to_solve
 from mlpass.weights.record import ATTRIBUTES, encoding_of, nbytes_of
@@ -102,16 +103,46 @@ def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage
     """
     check_storage([site], storage)
     check_storage([site], storage, zeros=not solution.keep.all())
-    beside = site.constant
-    if beside is None:
+    if site.constant is None:
         raise NotApplicable(str(site.refusal))
-    layout = layout_to_solve(site)
     nonzero = solution.weight != 0
+    kept = int(np.count_nonzero(nonzero))
+    masked = not solution.keep.all() and storage.masked(nonzero.size, kept)
+    return _encoded(site, solution.parts, storage, layout_to_solve(site), nonzero, masked)
+
+
+def encode_exact(site: Site, weight: NDArray[Any], exact: Exact, layout: Layout) -> Encoded:
+    """Returns a weight as it will be stored in a form that decodes to exactly its values.
+
+    Args:
+        site: whose weight it is; one that is not compressed.
+        weight: in the site's shape and dtype.
+        exact: the form.
+        layout: of the weight.
+
+    Raises:
+        NotApplicable: the form cannot say it.
+    """
+    return _encoded(site, exact.parts(), exact.form, layout, weight != 0, exact.masked)
+
+
+def _encoded(
+    site: Site, parts: Parts, form: Form, layout: Layout, nonzero: Mask, masked: bool
+) -> Encoded:
+    """Returns the parts of a weight as they will be stored, in every function that has it.
+
+    Args:
+        site: whose weight it is.
+        parts: that stand for it.
+        form: that they are stored in.
+        layout: of the weight.
+        nonzero: which of its elements are not zero.
+        masked: whether codes of those alone are stored, beside a mask.
+    """
     size, kept = nonzero.size, int(np.count_nonzero(nonzero))
-    masked = not solution.keep.all() and storage.masked(size, kept)
     forms = {
-        form: _stored_op(form, site, solution.parts, storage, layout, nonzero if masked else None)
-        for form in sorted({encode.form_of(opset) for opset in site.opsets})
+        opset: _stored_op(opset, site, parts, form, layout, nonzero if masked else None)
+        for opset in sorted({encode.form_of(opset) for opset in site.opsets})
     }
     replacements: Replacements = [
         (maker, forms[encode.form_of(opset)](maker))
@@ -124,8 +155,8 @@ def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage
 def _stored_op(
     opset: int,
     site: Site,
-    parts: Mapping[str, NDArray[Any]],
-    storage: Storage,
+    parts: Parts,
+    form: Form,
     layout: Layout,
     nonzero: Mask | None,
 ) -> Callable[[Op], list[Op]]:
@@ -135,11 +166,11 @@ def _stored_op(
         opset: that brought the form.
         site: whose weight it is.
         parts: of the solution.
-        storage: that it was solved for.
+        form: that they are stored in.
         layout: of the weight.
         nonzero: the mask to write; None where all elements are stored.
     """
-    stored = storage.stored(parts, layout, opset)
+    stored = form.stored(parts, layout, opset)
     beside = site.constant
     assert beside is not None  # asked before
 

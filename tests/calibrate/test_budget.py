@@ -15,6 +15,7 @@ from mlpass.calibrate.menus import DENSE, form_nbytes, forms_of
 from mlpass.cli import main
 from mlpass.errors import ConfigError
 from mlpass.program.mlpackage import Package
+from mlpass.storage.lossless import Lossless
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.sites import find_sites
@@ -107,8 +108,10 @@ def test_an_older_model_gets_what_it_can_say_and_is_told_what_more_there_is(lm, 
 
 def test_what_the_config_names_is_kept(lm, tmp_path):
     with Package(lm) as package:
-        first, second, *_ = (s.name for s in find_sites(package.programs) if np.prod(s.shape) > 9e3)
-    config = Config(op_name_configs={first: None, second: Quantized("int8")})
+        first, second, third, *_ = (
+            s.name for s in find_sites(package.programs) if np.prod(s.shape) > 9e3
+        )
+    config = Config(op_name_configs={first: None, second: Quantized("int8"), third: Lossless()})
     report = mlpass.prune(
         lm,
         tmp_path / "out.mlpackage",

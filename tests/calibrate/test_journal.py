@@ -83,6 +83,49 @@ def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": np.zeros((3, 3), np.float32)},
+        {"weight": np.zeros((64, 64), np.float64)},
+        {"weight": np.array("text")},
+        {"keep": np.ones((64, 64), np.float32)},
+        {"keep": np.ones(64, bool)},
+        {"error": np.array("low")},
+        {"error": np.zeros(3)},
+        {"dampening": np.array("none")},
+        {"error_before": np.array("x")},
+        {"method": np.array(3)},
+        {"reason": np.array(3)},
+        {"samples": np.zeros(2)},
+        {"tokens": np.array("many")},
+        {"nonsense": np.zeros(2)},
+        {"weight": None},
+        {"error": None},
+    ],
+    ids=lambda change: "-".join(f"{key} {value!r:.20}" for key, value in change.items()),
+)
+def test_a_journal_that_says_what_cannot_be_is_told(mlp, tmp_path, monkeypatch, change):
+    out = tmp_path / "out.mlpackage"
+    interrupted(mlp, out, monkeypatch)
+    (file,) = journal_path(out).glob("*.npz")
+    with np.load(file) as stored:
+        content = {name: stored[name] for name in stored.files} | change
+    with file.open("wb") as opened:
+        np.savez(opened, **{key: value for key, value in content.items() if value is not None})
+    with pytest.raises(CalibrationError, match=r"resume: .*0\.npz is broken, delete it"):
+        mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
+
+
+@pytest.mark.parametrize("head", ["", "[" * 100_000, "3", '{"digest": [1]}', "\xff\xfe"])
+def test_a_broken_head_is_of_another_run(mlp, tmp_path, monkeypatch, head):
+    out = tmp_path / "out.mlpackage"
+    interrupted(mlp, out, monkeypatch)
+    (journal_path(out) / "run.json").write_bytes(head.encode("latin-1"))
+    with pytest.raises(CalibrationError, match="a run with another model, config, method"):
+        mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
+
+
 @pytest.mark.parametrize("form", [None, "0.0.1 weight keep", ""])
 def test_a_journal_of_another_version_is_not_used(form, mlp, tmp_path, monkeypatch):
     out = tmp_path / "out.mlpackage"

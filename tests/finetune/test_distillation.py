@@ -1,6 +1,7 @@
 """Training without labels: the loss, the loop, and the command."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -210,6 +211,14 @@ def test_the_target_is_reached_whatever_the_steps(tmp_path, steps):
     output = tmp_path / "o.mlpackage"
     report = finetune(DIGITS, output, Percentile(0.5), samples, steps=steps, batch_size=1)
     assert {layer.sparsity for layer in report.layers if layer.mode} == {0.5}
+    (note,) = report.notes
+    few = "(the mean of the first and of the last 5)" if steps == 50 else "(the first and the last)"
+    pattern = rf"trained for {steps} steps; the loss, .*, went from (\S+) to (\S+) {re.escape(few)}"
+    found = re.fullmatch(pattern, note)
+    assert found
+    assert steps > 1 or found[1] == found[2]
+    assert note in str(report)
+    assert report.to_dict()["notes"] == [note]
     with pytest.raises(ConfigError, match="steps: must be an int of 1 or more"):
         finetune(DIGITS, tmp_path / "p.mlpackage", Percentile(0.5), samples, steps=0)
 

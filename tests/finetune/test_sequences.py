@@ -8,7 +8,7 @@ import torch
 
 import mlpass
 from mlpass import Percentile
-from mlpass.errors import CalibrationError
+from mlpass.errors import CalibrationError, InputError
 from mlpass.finetune import (
     ConstantSparsity,
     MagnitudePruner,
@@ -90,3 +90,10 @@ def test_from_package_to_package(tmp_path):
     assert report.sparsity == pytest.approx(0.5, abs=0.05)
     kept = mlpass.compare(STATEFUL, output, lm_sequences(3))
     assert kept.samples == 1 and 0 < kept.outputs[0].snr < 60
+
+
+def test_a_step_that_does_not_fit_is_named(tmp_path):
+    samples = lm_sequences(3, 3)
+    samples[1][2] |= {"tokens": np.zeros((3, 3, 3))}
+    with pytest.raises(InputError, match="^sample 1, step 2: input 'tokens': must be"):
+        finetune(STATEFUL, tmp_path / "out.mlpackage", Percentile(0.5), samples, steps=1)

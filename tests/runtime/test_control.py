@@ -11,7 +11,8 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from programs import program
 
-from mlpass.errors import InputError
+from mlpass.errors import ExecutionError, InputError
+from mlpass.runtime import control
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.kernels.lists import (
     TensorList,
@@ -71,6 +72,13 @@ def test_while_loop_runs_as_often_as_its_condition_says(
     backend: str, start: float, end: float
 ) -> None:
     assert run(double_until(10.0), backend, x=[start]).tolist() == [end]
+
+
+def test_a_loop_without_an_end_is_told(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_ROUNDS", 5)
+    assert run(double_until(32.0), backend, x=[1.0]).tolist() == [32.0]
+    with pytest.raises(ExecutionError, match="while_loop .*its end after 5 rounds"):
+        run(double_until(33.0), backend, x=[1.0])
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 4.0), (-1, 3.0)])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 
 from mlpass.errors import CalibrationError
-from mlpass.runtime.samples import load_samples, steps_of
+from mlpass.runtime.samples import load_samples, read_arrays, steps_of
 
 
 def test_a_stacked_npz_is_cut_along_its_leading_axis(tmp_path):
@@ -112,3 +117,155 @@ def test_sources_that_are_none(source, text):
 def test_a_missing_file_is_the_systems_own_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_samples(tmp_path / "none.npz")
+
+
+def zipped(path, *members, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def stored(array):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def headed(text):
+    """Returns a stored array with any header."""
+    header = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 64
+
+
+def patched(path, *places):
+    """Writes other bytes at (signature, offset behind it) of a zip file, wherever that occurs."""
+    data = bytearray(path.read_bytes())
+    for signature, offset, new in places:
+        start = data.find(signature)
+        while start >= 0:
+            data[start + offset : start + offset + len(new)] = new
+            start = data.find(signature, start + 1)
+    path.write_bytes(data)
+    return path
+
+
+HEADER, ENTRY = b"PK\x03\x04", b"PK\x01\x02"
+X = ("x.npy", stored(np.arange(12.0).reshape(3, 4)))
+EXOTIC = (99).to_bytes(2, "little")  # a way of compressing that Python does not know
+BAD_FILES = {
+    "nothing": (lambda p: p.write_bytes(b""), "is not an .npz of arrays"),
+    "text": (lambda p: p.write_text("x = 1"), "is not an .npz of arrays"),
+    "a pickle": (lambda p: p.write_bytes(pickle.dumps([1])), "is not an .npz of arrays"),
+    "half of one": (
+        lambda p: zipped(p, X).write_bytes(zipped(p, X).read_bytes()[:100]),
+        "is not an .npz of arrays",
+    ),
+    "one array": (lambda p: p.write_bytes(X[1]), "is a single array"),
+    "a text in it": (
+        lambda p: zipped(p, X, ("readme.txt", "hello")),
+        "'readme.txt' in it is not",
+    ),
+    "an empty member": (lambda p: zipped(p, X, ("y.npy", b"")), "'y.npy' in it is not an array"),
+    "objects": (
+        lambda p: zipped(p, ("x.npy", stored(np.array([{}], object)))),
+        "'x.npy' in it holds Python objects, not numbers",
+    ),
+    "an odd compression": (
+        lambda p: patched(zipped(p, X), (HEADER, 8, EXOTIC), (ENTRY, 10, EXOTIC)),
+        "'x.npy' in it cannot be read: That compression method is not supported",
+    ),
+    "encryption": (
+        lambda p: patched(zipped(p, X), (HEADER, 6, b"\x01"), (ENTRY, 8, b"\x01")),
+        "'x.npy' in it cannot be read: .* is encrypted",
+    ),
+    "a header of no dict": (lambda p: zipped(p, ("x.npy", headed("[1, 2"))), "cannot be read"),
+    "a header of no array": (
+        lambda p: zipped(p, ("x.npy", headed("{'descr': 'what', 'fortran_order': 1}"))),
+        "cannot be read",
+    ),
+    "a header of a negative shape": (
+        lambda p: zipped(
+            p, ("x.npy", headed("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4)}"))
+        ),
+        "cannot be read",
+    ),
+    "a header of more than there is": (
+        lambda p: zipped(
+            p, ("x.npy", headed("{'descr': '<f4', 'fortran_order': False, 'shape': (1000, 4)}"))
+        ),
+        "cannot be read",
+    ),
+    "a header of more than fits": (
+        lambda p: zipped(
+            p, ("x.npy", headed("{'descr': '<f4', 'fortran_order': False, 'shape': (2**60,)}"))
+        ),
+        "cannot be read",
+    ),
+    "a header of a huge shape": (
+        lambda p: zipped(
+            p,
+            ("x.npy", headed(f"{{'descr': '<f4', 'fortran_order': 0, 'shape': ({1 << 60},)}}")),
+        ),
+        "cannot be read",
+    ),
+    "a header of nothing, very often": (
+        lambda p: zipped(
+            p, ("x.npy", headed(f"{{'descr': '<f4', 'fortran_order': 0, 'shape': ({1 << 50}, 0)}}"))
+        ),
+        "cannot be read|has the shape",
+    ),
+    "a header of long texts": (
+        lambda p: zipped(
+            p, ("x.npy", headed("{'descr': '<U999999999', 'fortran_order': False, 'shape': (9,)}"))
+        ),
+        "cannot be read",
+    ),
+}
+for _name, _kind in {"deflate": 8, "bzip2": 12, "lzma": 14}.items():
+    BAD_FILES[f"broken {_name}"] = (
+        lambda p, kind=_kind: patched(
+            zipped(p, X, compression=kind), (HEADER, 40, b"\xff\x00\xff\x00\xff\x00\xff\x00")
+        ),
+        "'x.npy' in it cannot be read: ",
+    )
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_that_is_no_npz_is_told_in_one_line(case, tmp_path):
+    make, message = BAD_FILES[case]
+    path = tmp_path / "samples.npz"
+    make(path)
+    for data in (path, tmp_path):  # alone, and one of a folder
+        with pytest.raises(CalibrationError, match=message) as raised:
+            load_samples(data)[0]
+        assert str(path) in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert "allow_pickle" not in str(raised.value)
+
+
+def test_what_numpy_writes_is_read_in_every_compression(tmp_path):
+    for kind in (0, 8, 12, 14):
+        path = zipped(tmp_path / f"{kind}.npz", X, ("y.npy", X[1]), compression=kind)
+        with np.load(path) as wanted:
+            found = load_samples(path)
+            for number in range(3):
+                assert found[number].keys() == {"x", "y"}
+                np.testing.assert_array_equal(found[number]["x"], wanted["x"][number])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_regular_file_is_not_opened(kind, tmp_path):
+    path = tmp_path / "samples.npz"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(CalibrationError, match="is not a regular file"):
+        read_arrays(path)
+    # A folder among samples is a sequence, and this one holds no steps.
+    message = "this one holds none" if kind == "folder" else "is not a regular file"
+    with pytest.raises(CalibrationError, match=message):
+        load_samples(tmp_path)[0]

@@ -39,7 +39,7 @@ def test_every_form(given, storage):
     ("given", "text"),
     [
         (4, "storage: must be a storage such as Palette.* Got 4"),
-        ("int88", "storage: must be one of int8, .*plain. Got 'int88', did you mean 'int8'"),
+        ("int88", "storage: must be one of int8, .*lossless. Got 'int88', did you mean 'int8'"),
         ({}, "storage: give one of quantize, palettize. Got {}"),
         ({"quantize": "int8", "tabel": "x"}, "storage: unknown option 'tabel'"),
         ({"palettize": 4, "tabel": "x"}, "storage: unknown option 'tabel', did you mean 'table'"),

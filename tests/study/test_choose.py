@@ -114,6 +114,31 @@ def test_training_is_the_last_step_and_judged_by_the_users_own_measure(model, sa
     assert choice.picked.method.endswith(" + fine-tuning")
     assert choice.picked.report.bytes_before == choice.bytes_before
     assert choice.attempts[0].misses == ("value 0.50 is below 0.9",)
+    assert "evaluate gives 0.5 for the model as it is" in choice.notes
+
+
+def test_what_the_model_itself_does_not_have_is_not_climbed_for(model, samples, tmp_path):
+    seen = []
+
+    def evaluate(path):
+        seen.append(path)
+        return 0.5
+
+    choice = mlpass.choose(
+        model,
+        tmp_path / "out.mlpackage",
+        sample_data=samples,
+        min_accuracy=0.9,
+        evaluate=evaluate,
+    )
+    assert seen == [str(model)]
+    assert choice.attempts == ()
+    assert choice.picked is None
+    assert choice.reason == (
+        "a value of at least 0.9 cannot be met: evaluate gives 0.5 for the model as it is, before "
+        "anything is pruned"
+    )
+    assert not (tmp_path / "out.mlpackage").exists()
 
 
 @pytest.mark.slow
@@ -172,6 +197,9 @@ def test_fine_tuning_that_is_not_there_is_said(model, samples, tmp_path, monkeyp
         ({}, "target: give max_size, min_snr or min_accuracy"),
         ({"min_accuracy": 0.7}, "min_accuracy: needs evaluate, which measures it"),
         ({"min_snr": 3, "up_to": "sparsgpt"}, "up_to: must be one of data-free.*did you mean 'sp"),
+        ({"min_snr": float("nan")}, "min_snr: must be a number. Got nan"),
+        ({"min_accuracy": 10**400, "evaluate": len}, "min_accuracy: must be a number"),
+        ({"min_snr": "25"}, "min_snr: must be a number. Got '25'"),
         ({"min_snr": 3, "backend": "coreml"}, "backend: must be 'numpy' or 'torch'"),
     ],
 )

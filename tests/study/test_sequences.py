@@ -10,6 +10,7 @@ import pytest
 import mlpass
 from mlpass import Percentile
 from mlpass.cli import main
+from mlpass.errors import MlpassError
 from mlpass.runtime.interpreter import Interpreter
 from tests.runtime.sequences import STATEFUL, lm_sequences, predicted
 
@@ -50,6 +51,30 @@ def test_models_are_compared_on_all_steps(pruned, tmp_path, capsys):
         main(["compare", str(STATEFUL), str(pruned), "--sample-data", str(folder), "--json"]) == 0
     )
     assert json.loads(capsys.readouterr().out)["outputs"][0]["snr"] == found.outputs[0].snr
+
+
+FAULTS = {
+    "a name": {"token": np.zeros((1, 1))},
+    "a shape": {"tokens": np.zeros((3, 3, 3))},
+    "a place beyond the state": {"position": np.array([10**6])},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda samples, _: mlpass.compare(STATEFUL, STATEFUL, samples),
+        lambda samples, _: mlpass.sweep(STATEFUL, samples, [Percentile(0.5)]),
+        lambda samples, path: mlpass.prune(STATEFUL, path, Percentile(0.5), sample_data=samples),
+    ],
+    ids=["compare", "sweep", "prune"],
+)
+def test_what_fails_is_named_by_its_sample_and_its_step(use, fault, tmp_path):
+    samples = lm_sequences(3, 3)
+    samples[1][2] |= FAULTS[fault]
+    with pytest.raises(MlpassError, match="sample 1, step 2: "):
+        use(samples, tmp_path / "out.mlpackage")
 
 
 def test_a_sweep_calibrates_and_compares_on_sequences(pruned, tmp_path):

@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from mlpass.arrays import Array, Namespace
-from mlpass.runtime.kernels import attention, pool
+from mlpass.runtime.kernels import pool
 from mlpass.runtime.kernels.conv import geometry
 from mlpass.runtime.kernels.conv_transpose import crop_or_pad, transposed_geometry
 from mlpass.runtime.kernels.registry import kernel
@@ -164,14 +164,10 @@ def l2_pool(
 def scaled_dot_product_attention(
     xp: Namespace, *, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
 ) -> Array:
-    """query (..., L, E), key (..., S, E), value (..., S, V), mask (..., L, S) -> (..., L, V)."""
-    if attn_mask is not None:
-        if attn_mask.ndim < 2:
-            attn_mask = attn_mask.expand(query.shape[-2], key.shape[-2])
-        kept = attn_mask if attn_mask.dtype == torch.bool else attn_mask > -torch.inf
-        if not kept.any(-1).all():
-            # torch gives zeros to a query that may attend to nothing; MIL gives NaN.
-            return attention.scaled_dot_product_attention(
-                xp, query=query, key=key, value=value, attn_mask=attn_mask
-            )
+    """query (..., L, E), key (..., S, E), value (..., S, V), mask (..., L, S) -> (..., L, V).
+
+    A query that may attend to nothing gets zeros.
+    """
+    if attn_mask is not None and attn_mask.ndim < 2:
+        attn_mask = attn_mask.expand(query.shape[-2], key.shape[-2])
     return functional.scaled_dot_product_attention(query, key, value, attn_mask)

@@ -128,11 +128,11 @@ def lstm(
     count, batch = len(parts), x.shape[1]
     # (batch, directions * hidden) <-> (directions, batch, hidden)
     h, c = (
-        state.reshape(batch, count, -1).permute(1, 0, 2).contiguous()
+        state.reshape(batch, count, state.shape[-1] // count).permute(1, 0, 2).contiguous()
         for state in (initial_h, initial_c)
     )
     states, h, c = torch.lstm(x, (h, c), weights, True, 1, 0.0, False, both, False)
-    h, c = (state.permute(1, 0, 2).reshape(batch, -1) for state in (h, c))
+    h, c = (state.permute(1, 0, 2).reshape(batch, count * state.shape[-1]) for state in (h, c))
     return states if output_sequence else h[None], h, c
 
 

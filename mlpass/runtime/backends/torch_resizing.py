@@ -8,6 +8,7 @@ from torch import Tensor
 from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import image_resizing, sampling
 from mlpass.runtime.kernels.registry import kernel
+from mlpass.runtime.kernels.room import check_room
 
 # What functional.interpolate calls the sampling modes that it has.
 _ALIGN_CORNERS = {"STRICT_ALIGN_CORNERS": True, "UNALIGN_CORNERS": False}
@@ -17,6 +18,7 @@ def _resize_bilinear(xp: Namespace, x: Tensor, targets: list[int], mode: str) ->
     """x (..., height, width) -> (..., *targets)."""
     if mode not in _ALIGN_CORNERS or not x.is_floating_point() or x.numel() == 0:
         return image_resizing.resize_linear(xp, x, targets, mode)
+    check_room((*x.shape[:-2], *targets), x.dtype)
     images = x.reshape(1, -1, *x.shape[-2:])
     resized = functional.interpolate(
         images, targets, mode="bilinear", align_corners=_ALIGN_CORNERS[mode]
@@ -94,6 +96,7 @@ def upsample_nearest_neighbor(
             scale_factor_height=scale_factor_height,
             scale_factor_width=scale_factor_width,
         )
+    check_room((*x.shape[:-2], *targets), x.dtype)
     resized = functional.interpolate(x.reshape(1, -1, *x.shape[-2:]), targets, mode="nearest")
     return resized.reshape(*x.shape[:-2], *targets)
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels import tensor_operation
 from mlpass.runtime.kernels.registry import kernel
+from mlpass.runtime.kernels.room import check_room
 
 
 @kernel("split", backend="torch")
@@ -45,6 +46,9 @@ def pad(
         return tensor_operation.pad(xp, x=x, pad=pad, mode=mode, constant_val=constant_val)
     # torch lists the last axis first.
     pairs = [pad[place : place + 2] for place in range(len(pad) - 2, -1, -2)]
+    before = x.ndim - len(pairs)
+    sizes = zip(x.shape[before:], reversed(pairs), strict=True)
+    check_room((*x.shape[:before], *(size + sum(pair) for size, pair in sizes)), x.dtype)
     value = constant_val.item() if hasattr(constant_val, "item") else constant_val
     return functional.pad(x, [size for pair in pairs for size in pair], value=value)
 

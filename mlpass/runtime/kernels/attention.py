@@ -19,8 +19,12 @@ def scaled_dot_product_attention(
     """query (..., L, E), key (..., S, E), value (..., S, V), attn_mask (..., L, S) -> (..., L, V).
 
     softmax(query key^T / sqrt(E) + mask) value; a mask of bools keeps where it is True. A query
-    that may attend to nothing gets NaN, as MIL has it.
+    that may attend to nothing, as padding does, gets zeros: torch, which MIL refers to, gives that;
+    the formula alone would give NaN, which every layer behind it would meet.
     """
+    shape = (*query.shape[:-1], value.shape[-1])
+    if 0 in shape or key.shape[-2] == 0:
+        return xp.zeros(shape, dtype=query.dtype, device=query.device)
     query = query * (1.0 / query.shape[-1] ** 0.5)
     if xp is np:
         mask = None if attn_mask is None else host(attn_mask)
@@ -28,8 +32,11 @@ def scaled_dot_product_attention(
     scores = xp.matmul(query, xp.matrix_transpose(key))
     if attn_mask is not None:
         scores = _masked(xp, scores, attn_mask)
-    weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-    return xp.matmul(weights / xp.sum(weights, axis=-1, keepdims=True), value)
+    highest = xp.max(scores, axis=-1, keepdims=True)
+    banned = highest == -xp.inf
+    weights = xp.exp(scores - xp.where(banned, xp.zeros_like(highest), highest))
+    sums = xp.sum(weights, axis=-1, keepdims=True)
+    return xp.matmul(weights / xp.where(banned, xp.ones_like(sums), sums), value)
 
 
 def _masked(xp: Namespace, scores: Array, mask: Array) -> Array:
@@ -55,16 +62,19 @@ def _in_parts(
     heads = query.shape[0]
     result = np.empty((heads, length, value.shape[-1]), query.dtype)
     step = max(1, _SCORES // max(1, length * source))
-    with np.errstate(invalid="ignore"):  # inf - inf, where nothing is attended to
-        for start in range(0, heads, step):
-            part = slice(start, start + step)
-            scores = np.matmul(query[part], key[part].swapaxes(-2, -1))
-            if mask is not None:
-                scores = host(_masked(xp, scores, mask[part]))
-            scores -= scores.max(axis=-1, keepdims=True)
-            np.exp(scores, out=scores)
-            sums = scores.sum(axis=-1, keepdims=True)
-            # The result is smaller than the scores: divided there.
-            np.matmul(scores, value[part], out=result[part])
-            result[part] /= sums
+    for start in range(0, heads, step):
+        part = slice(start, start + step)
+        scores = np.matmul(query[part], key[part].swapaxes(-2, -1))
+        if mask is not None:
+            scores = host(_masked(xp, scores, mask[part]))
+        highest = scores.max(axis=-1, keepdims=True)
+        banned = highest == -np.inf
+        highest[banned] = 0
+        scores -= highest
+        np.exp(scores, out=scores)
+        sums = scores.sum(axis=-1, keepdims=True)
+        sums[banned] = 1
+        # The result is smaller than the scores: divided there.
+        np.matmul(scores, value[part], out=result[part])
+        result[part] /= sums
     return result.reshape(*lead, length, -1)

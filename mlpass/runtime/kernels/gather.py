@@ -127,7 +127,8 @@ def _gather_nd(xp: Namespace, x: Array, indices: Array, batch_dims: int, reading
     inner = x.shape[batch_dims + depth :]
     rows, inside = read_rows(xp, indices, sizes, reading)
     if batch_dims:
-        rows = xp.reshape(rows, (prod(batch), -1)) + _starts(xp, rows, batch, prod(sizes))
+        each = prod(rows.shape[batch_dims:])
+        rows = xp.reshape(rows, (prod(batch), each)) + _starts(xp, rows, batch, prod(sizes))
     flat = xp.reshape(x, (prod(batch) * prod(sizes), *inner))
     taken = take(xp, flat, xp.reshape(rows, (-1,)), 0)
     taken = xp.reshape(taken, (*indices.shape[:-1], *inner))

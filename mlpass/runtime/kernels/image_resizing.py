@@ -6,6 +6,7 @@ import numpy as np
 
 from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
+from mlpass.runtime.kernels.room import check_room
 
 SAMPLING_MODES = (
     "DEFAULT",
@@ -54,6 +55,7 @@ def resize_linear(xp: Namespace, x: Array, targets: list[int], mode: str) -> Arr
     dtype = x.dtype
     if not xp.isdtype(dtype, "real floating"):
         x = xp.astype(x, xp.float32)
+    check_room((*x.shape[: x.ndim - len(targets)], *targets), x.dtype)
     for axis, target in enumerate(targets, x.ndim - len(targets)):
         size = x.shape[axis]
         points = grid(mode, size, target)
@@ -70,6 +72,7 @@ def resize_linear(xp: Namespace, x: Array, targets: list[int], mode: str) -> Arr
 
 def take_nearest(xp: Namespace, x: Array, sources: list[np.ndarray]) -> Array:
     """x (..., sizes) -> (..., targets): the elements at `sources`, (target,) for each axis."""
+    check_room((*x.shape[: x.ndim - len(sources)], *map(len, sources)), x.dtype)
     for axis, source in enumerate(sources, x.ndim - len(sources)):
         if not np.array_equal(source, np.arange(x.shape[axis])):
             x = xp.take(x, _like(xp, source, x), axis=axis)
@@ -82,6 +85,7 @@ def _like(xp: Namespace, values: np.ndarray, x: Array) -> Array:
 
 def nearest_of_halves(size: int, count: int) -> np.ndarray:
     """Returns the elements whose cells hold the centres of `count` equal cells, (count,)."""
+    check_room((count,), np.dtype(np.int64))
     return (2 * np.arange(count) + 1) * size // (2 * count)
 
 
@@ -95,6 +99,7 @@ def upsample_nearest_neighbor(
         scaled_size(size, factor)
         for size, factor in zip(sizes, (scale_factor_height, scale_factor_width), strict=True)
     ]
+    check_room((*x.shape[:-2], *counts), x.dtype)
     return take_nearest(
         xp,
         x,

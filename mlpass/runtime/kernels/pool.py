@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.registry import kernel
-from mlpass.runtime.kernels.windows import Pads, counts_of, padded, resolve_pads
+from mlpass.runtime.kernels.windows import Pads, counts_of, padded, resolve_pads, spans_of
 
 
 class Pooling(NamedTuple):
@@ -75,6 +75,7 @@ def _pooling(
         raise ValueError(
             f"pool: x {x}, kernel_sizes {window} and strides {steps} differ in their spatial axes"
         )
+    window = spans_of(window, [1] * len(window))
     pads = resolve_pads(pad_type, pad, sizes, window, steps)
     if not ceil_mode:
         counts = counts_of(sizes, pads, window, steps)

@@ -12,6 +12,7 @@ import numpy as np
 from mlpass.arrays import Array, Namespace
 from mlpass.runtime.kernels.indexing import axis_of
 from mlpass.runtime.kernels.registry import kernel
+from mlpass.runtime.kernels.room import check_room
 
 Made = TypeVar("Made")
 
@@ -20,6 +21,7 @@ Made = TypeVar("Made")
 def fill(xp: Namespace, *, shape: tuple[int, ...], value: Array | float = 0.0) -> Array:
     """() -> shape, all of it `value`."""
     number, dtype = _scalar(xp, value)
+    check_room(shape, dtype)
     return xp.full(shape, number, dtype=dtype)
 
 
@@ -36,6 +38,7 @@ def range_1d(xp: Namespace, *, end: Array, start: Array, step: Array) -> Array:
     first, dtype = _scalar(xp, start)
     last, stride = _scalar(xp, end)[0], _scalar(xp, step)[0]
     count = max(0, ceil((last - first) / stride))
+    check_room((count,), dtype)
     # Not `arange(start, end, step)`: how many items that has is left to its rounding.
     return xp.arange(count, dtype=dtype) * stride + first
 
@@ -55,6 +58,7 @@ def one_hot(
     axis = axis_of(axis, indices.ndim + 1)
     along = [1] * (indices.ndim + 1)
     along[axis] = one_hot_vector_size
+    check_room((*indices.shape, one_hot_vector_size), on_dtype)
     places = xp.arange(along[axis], dtype=xp.int64, device=indices.device)
     hot = xp.expand_dims(xp.astype(indices, xp.int64), axis=axis) == xp.reshape(
         places, tuple(along)
@@ -110,6 +114,7 @@ def pad(
         )
     amounts = (0,) * (2 * x.ndim - len(pad)) + pad
     pairs = list(zip(amounts[::2], amounts[1::2], strict=True))
+    check_room((size + sum(pair) for size, pair in zip(x.shape, pairs, strict=True)), x.dtype)
     if not any(amounts):
         return x
     if mode == "constant":
@@ -130,6 +135,7 @@ def pad(
 @kernel("tile")
 def tile(xp: Namespace, *, x: Array, reps: tuple[int, ...]) -> Array:
     """x (...) -> axis i repeated reps[i] times."""
+    check_room((*x.shape, *reps), x.dtype)
     return xp.tile(x, reps)
 
 

@@ -31,8 +31,11 @@ def resolve_pads(
         strides: of the windows.
 
     Raises:
-        ValueError: the type is unknown, or `pad` does not have two numbers an axis.
+        ValueError: the type is unknown, a stride is below 1, or `pad` does not have two numbers of
+            0 or more an axis.
     """
+    if min(strides, default=1) < 1:
+        raise ValueError(f"strides: numbers of 1 or more expected. Got {list(strides)}.")
     kind = pad_type.lower()
     if kind == "valid":
         return [(0, 0)] * len(sizes)
@@ -40,6 +43,8 @@ def resolve_pads(
         listed = list(pad) if pad is not None else [0] * (2 * len(sizes))
         if len(listed) != 2 * len(sizes):
             raise ValueError(f"pad: {2 * len(sizes)} numbers expected. Got {listed}.")
+        if min(listed, default=0) < 0:
+            raise ValueError(f"pad: numbers of 0 or more expected. Got {listed}.")
         return list(zip(listed[::2], listed[1::2], strict=True))
     if kind not in ("same", "same_lower"):
         raise ValueError(f"pad_type: valid, same, same_lower or custom expected. Got {pad_type!r}.")
@@ -52,7 +57,15 @@ def resolve_pads(
 
 
 def spans_of(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """Returns how many elements a window spans on each axis."""
+    """Returns how many elements a window spans on each axis.
+
+    Raises:
+        ValueError: a size or a dilation is below 1, or their numbers differ.
+    """
+    if min([*kernel, *dilations], default=1) < 1:
+        raise ValueError(
+            f"a window of {list(kernel)}, dilations {list(dilations)}: must be 1 or more"
+        )
     return [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as functional
 from harness import Record, check, compare, over, run
 
 import mlpass.runtime.kernels.attention as module
+from mlpass.runtime.kernels.registry import find_kernel
 
 RNG = np.random.default_rng(6)
 
@@ -24,9 +25,10 @@ def attention(query, key, value, attn_mask=None):
         if attn_mask.dtype == bool:
             added = np.where(attn_mask, 0.0, -np.inf)
         scores = scores + added
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True) @ value
+    highest = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isinf(highest), 0, highest))
+    sums = weights.sum(-1, keepdims=True)
+    return weights / np.where(sums == 0, 1, sums) @ value  # zeros, where nothing is attended to
 
 
 def case(name, lead, masks=None, length=4, source=5, width=3, out=2):
@@ -64,6 +66,11 @@ RECORDS = [
     case("infinite_mask", (2,), np.where(some(4, 5), 0, -np.inf).astype(np.float32)),
     case("nothing_to_attend_to", (2,), NOTHING),
     case("infinite_mask_of_all_keys", (2,), np.where(NOTHING, 0, -np.inf).astype(np.float32)),
+    case(
+        "banned_in_heads",
+        (2, 3),
+        np.where(some(4, 5) & (np.arange(4) != 1)[:, None], 0, -np.inf).astype(np.float32),
+    ),
     case("one_key", (2,), source=1),
     case("one_query", (2, 2), length=1),
 ]
@@ -71,20 +78,51 @@ RECORDS = [
 
 @over(RECORDS)
 def test_kernel(record, namespace):
-    with np.errstate(invalid="ignore"):  # inf - inf, where nothing is attended to
-        check(record, namespace)
+    check(record, namespace)
 
 
-def test_no_attention_gives_nan_as_in_mil():
+@pytest.mark.parametrize("name", ["nothing_to_attend_to", "infinite_mask_of_all_keys"])
+@pytest.mark.parametrize("namespace", ["numpy", "torch"])
+def test_no_attention_gives_zeros_as_in_torch(name, namespace):
     import coremltools as ct
+    import torch
     from coremltools.converters.mil.mil import Builder, Function
 
-    record = next(record for record in RECORDS if record.name == "nothing_to_attend_to")
+    (record,) = (record for record in RECORDS if record.name == name)
+    tensors = [torch.from_numpy(array) for array in record.arguments.values()]
+    expected = functional.scaled_dot_product_attention(*tensors).numpy()
+    assert not expected[1, 2].any()  # torch is of that mind, too
+    made = run(record.op, record.arguments, namespace)
+    assert not np.asarray(made)[1, 2].any()
+    compare(made, expected, 1e-5, namespace)
+
     with Function({}, opset_version=ct.target.iOS18), np.errstate(invalid="ignore"):
         inferred = Builder.scaled_dot_product_attention(**record.arguments).val
-    assert np.isnan(inferred).any()
+    told = ~np.isnan(inferred)  # all but that row, where coremltools states what its formula gives
+    assert np.count_nonzero(~told) == inferred.shape[-1]
+    compare(np.asarray(made)[told], inferred[told], 1e-5, namespace)
+
+
+def test_what_is_not_a_number_stays_so():
+    (record,) = (record for record in RECORDS if record.name == "rank_3")
+    query = record.arguments["query"].copy()
+    query[0, 1] = np.nan
     for namespace in ("numpy", "torch"):
-        compare(run(record.op, record.arguments, namespace), inferred, 1e-5, namespace)
+        made = run(record.op, {**record.arguments, "query": query}, namespace)
+        assert np.isnan(np.asarray(made)).any(-1).nonzero()[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("name", ["infinite_mask_of_all_keys", "banned_in_heads"])
+def test_no_attention_has_finite_gradients(name, backend):
+    import torch
+    from array_api_compat import torch as xp
+
+    (record,) = (record for record in RECORDS if record.name == name)
+    arguments = {name: torch.from_numpy(array) for name, array in record.arguments.items()}
+    arguments["query"].requires_grad_()
+    find_kernel(record.op, 18, backend)(xp, **arguments).sum().backward()
+    assert arguments["query"].grad.isfinite().all()
 
 
 @pytest.mark.parametrize("scores", [1, 25, 50, 1000])

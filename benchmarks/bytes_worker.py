@@ -1,0 +1,73 @@
+"""One run of bench_bytes.py: writes a package in a form, judges it, and prints JSON.
+
+python benchmarks/bytes_worker.py MODEL TOOL FORM SAMPLES BACKEND
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench_cache import weight_bytes
+from bench_cases import CASES, Case
+from bytes_forms import BUDGETS, FORMS, by_coremltools
+
+import mlpass
+
+
+def main() -> None:
+    """Runs what the arguments say."""
+    name, tool, form, samples, backend = sys.argv[1:]
+    case = CASES[name]()
+    source = case.package(18)
+    result: dict[str, Any] = {"dense_bytes": weight_bytes(source)}
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "made.mlpackage")
+        began = time.perf_counter()
+        if form == "fp16":
+            target = source
+        elif tool == "coremltools":
+            by_coremltools(source, target, FORMS[form])
+        else:
+            by_mlpass(case, source, target, form, int(samples), tool, backend)
+        result["seconds"] = time.perf_counter() - began
+        result["weight_bytes"] = weight_bytes(target)
+        result["package_bytes"] = sum(
+            file.stat().st_size for file in target.rglob("*") if file.is_file()
+        )
+        interpreter = mlpass.Interpreter(target, backend="torch")
+        print(json.dumps(result | case.figures(interpreter.predict)))
+
+
+def by_mlpass(
+    case: Case, source: Path, target: Path, form: str, samples: int, tool: str, backend: str
+) -> None:
+    """Writes the package by mlpass; without samples where the tool is "mlpass, no data"."""
+    given: dict[str, Any] = {}
+    if tool == "mlpass":
+        every = case.samples()
+        given = {"sample_data": every[:: max(1, len(every) // samples)], "backend": backend}
+    if form in BUDGETS:
+        if "budget" not in inspect.signature(mlpass.prune).parameters:
+            raise SystemExit("this mlpass has no budget")
+        share = form.removeprefix("budget-")
+        mlpass.prune(source, target, budget=f"{share}x", **given)
+        return
+    wanted = FORMS[form]
+    config = None
+    if wanted.sparsity:
+        layers = mlpass.inspect(source).layers
+        spared = {each.name: mlpass.Percentile(0) for each in layers if case.spared(each)}
+        config = mlpass.Config(
+            global_config=mlpass.Percentile(wanted.sparsity), op_name_configs=spared
+        )
+    mlpass.prune(source, target, config, storage=wanted.storage, **given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""How a model stores its weights: what each costs, and what looks wrong, with the cure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mlpass.errors import ConfigError, ModelFormatError, NotApplicable
+from mlpass.examine.processors import PROCESSORS, facts
+from mlpass.plan.config import configured
+from mlpass.plan.steps import Step, plan
+from mlpass.program.dtypes import BY_NAME
+from mlpass.program.ir import TensorType
+from mlpass.program.mlmodel import open_package
+from mlpass.report.explanation import Explanation, Finding, WeightCost
+from mlpass.storage.exact import file_nbytes
+from mlpass.storage.storage import packed_nbytes
+from mlpass.weights.lossless import Smallest, check_decoded, smallest_form
+from mlpass.weights.reading import weight_of
+from mlpass.weights.record import encoding_of, stored_sizes
+from mlpass.weights.sites import Site, find_sites
+
+_NEWEST = 18
+_WORTH = 0.98  # of what is stored: a form that takes more than that is not worth a word
+_ORDER = ("not quantized", "larger than needed", "needs iOS18", "mask", "left", "tables", "zeros")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One weight, read.
+
+    Attributes:
+        step: what `--lossless` would do to it.
+        weight: its values.
+        sizes: the bytes of each constant that it is stored in.
+        here: its smallest form in the op set of its function.
+        newest: the same in that of iOS18.
+    """
+
+    step: Step
+    weight: NDArray[Any]
+    sizes: tuple[int, ...]
+    here: Smallest
+    newest: Smallest
+
+
+def explain(source: Any, *, processor: str | None = None) -> Explanation:
+    """Returns what each weight of a model costs, and what looks wrong: nothing is written.
+
+    Args:
+        source: path of an `.mlpackage`, or an `MLModel`.
+        processor: "ane", "cpu" or "gpu", to leave out the facts about the others.
+
+    Raises:
+        ConfigError: there is no such processor.
+        ModelFormatError: it is not a package with an ML Program, or is broken.
+        OSError: it cannot be read.
+    """
+    if processor is not None and processor not in PROCESSORS:
+        raise ConfigError(
+            f"processor: must be one of {', '.join(PROCESSORS)}, or None. Got {processor!r}."
+        )
+    weights, found = [], []
+    with open_package(source) as package:
+        command = _command(package.path)
+        steps = plan(find_sites(package.programs), configured(None, "lossless"))
+        for step in steps:
+            seen = _seen(step)
+            weights.append(_cost(step.site, seen))
+            if seen is None or step.skipped:
+                found.append(_left(step))
+            if seen is not None:
+                found += _findings(seen, command)
+        name = str(package.path)
+    wanted = [each for each in found if each.processor in (None, processor or each.processor)]
+    return Explanation(name, tuple(weights), tuple(_gathered(wanted)))
+
+
+def _seen(step: Step) -> _Seen | None:
+    """Returns a weight with its smallest forms; None where it has none."""
+    site = step.site
+    try:
+        check_decoded(site)
+        weight = weight_of(site)
+        if weight.dtype.kind != "f":
+            return None
+        here = smallest_form(site, weight, site.opset)
+        newest = here if site.opset >= _NEWEST else smallest_form(site, weight, _NEWEST)
+    except (NotApplicable, ModelFormatError):
+        return None
+    return _Seen(step, weight, stored_sizes(site), here, newest)
+
+
+def _cost(site: Site, seen: _Seen | None) -> WeightCost:
+    sizes = stored_sizes(site)
+    smaller = seen is not None and file_nbytes(seen.here.sizes) < file_nbytes(sizes)
+    smallest = seen.here if seen is not None and smaller and not seen.step.skipped else None
+    return WeightCost(
+        name=site.name,
+        op_type=site.uses[0].op.type,
+        parameter=site.uses[0].parameter,
+        shape=site.shape,
+        dtype=site.dtype,
+        encoding=encoding_of(site.parts),
+        nbytes=sum(sizes),
+        smallest=None if smallest is None else smallest.text,
+        smallest_nbytes=sum(sizes if smallest is None else smallest.sizes),
+    )
+
+
+def _findings(seen: _Seen, command: str) -> Iterator[Finding]:
+    """Yields what is to be said of one weight.
+
+    Args:
+        seen: the weight.
+        command: the beginning of one that mends it.
+    """
+    site = seen.step.site
+    name, now = site.name, file_nbytes(seen.sizes)
+    here, newest = file_nbytes(seen.here.sizes), file_nbytes(seen.newest.sizes)
+    lossless = f"{command} --lossless"
+    raised = "" if site.opset >= _NEWEST else " --minimum-deployment-target iOS18"
+    worth = not seen.step.skipped and here < _WORTH * now
+    worth_raising = not seen.step.skipped and newest < _WORTH * min(here, now)
+    best = seen.newest if worth_raising else seen.here
+    cure = lossless + (raised if worth_raising else "") if worth or worth_raising else None
+    if site.is_sparse:
+        if cure is not None and best.exact is not None:
+            text = (
+                "stored as floats beside a mask, though the values are few, or on a grid: "
+                "quantized in name alone. coremltools leaves sparse weights so unless it is told "
+                "joint_compression=True"
+            )
+            yield Finding("not quantized", None, text, cure, (name,))
+            yield from facts(site, seen.weight)
+            return
+        text = (
+            "stored as floats beside a mask: zeros alone. Where quantization was meant as well, it "
+            "was left out: coremltools skips sparse weights in silence unless it is told "
+            "joint_compression=True. This rounds them, beside the same zeros:"
+        )
+        yield Finding("not quantized", None, text, f"{command} --palettize 4{raised}", (name,))
+    if (more := _mask_costs(site, seen.weight)) is not None:
+        yield Finding("mask", None, more, cure, (name,))
+    elif worth:
+        text = "the very same values have a smaller form"
+        yield Finding("larger than needed", None, text, lossless, (name,))
+    if worth_raising:
+        text = f"the smallest form of the very same values needs iOS18; this is iOS{site.opset}"
+        yield Finding("needs iOS18", None, text, lossless + raised, (name,))
+    yield from facts(site, seen.weight)
+
+
+def _mask_costs(site: Site, weight: NDArray[Any]) -> str | None:
+    """Returns that a mask costs more than it saves; None where it does not."""
+    for part in site.parts:
+        for parameter in ("nonzero_data", "indices_nonzero_data"):
+            for stored in part.inputs.get(parameter, ()):
+                assert isinstance(stored.type, TensorType)  # all that elements can be
+                kept = prod(size or 0 for size in stored.type.shape)
+                bits = BY_NAME[stored.type.dtype].bits
+                masked = packed_nbytes(weight.size, 1) + packed_nbytes(kept, bits)
+                if masked >= packed_nbytes(weight.size, bits):
+                    return "the mask costs more than it saves: too few zeros"
+                return None
+    return None
+
+
+def _left(step: Step) -> Finding:
+    reason = step.skipped or "its values cannot be read, or are not decoded alike everywhere"
+    return Finding("left", None, f"left as it is by mlpass: {reason}", None, (step.site.name,))
+
+
+def _gathered(found: list[Finding]) -> Iterator[Finding]:
+    """Yields findings, those that say the same of several weights as one, what costs most first."""
+    by_text: dict[tuple[Any, ...], list[str]] = {}
+    for each in found:
+        key = (each.kind, each.processor, each.text, each.cure)
+        by_text.setdefault(key, []).extend(each.weights)
+    for key in sorted(by_text, key=lambda key: _ORDER.index(key[0])):
+        yield Finding(*key, tuple(by_text[key]))
+
+
+def _command(path: Path) -> str:
+    """Returns the beginning of a command that mends a package."""
+    output = f"{path.stem}-smaller.mlpackage"
+    return shlex.join(["mlpass", "prune", str(path), "-o", output])

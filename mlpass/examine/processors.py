@@ -1,0 +1,93 @@
+"""What is known of the Neural Engine, the CPU and the GPU: sources in mlpass/storage/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mlpass.errors import NotApplicable
+from mlpass.program.ir import TensorType
+from mlpass.report.explanation import Finding
+from mlpass.weights.reading import layout_to_solve
+from mlpass.weights.sites import Site
+
+PROCESSORS = ("ane", "cpu", "gpu")
+_GAIN = 0.75  # zeros from which on Apple claims gains on the Neural Engine
+_ROWS = 8  # that share a table at the speed of one table
+_GROUPS = (2, 4, 8, 16)  # m of n:m
+
+
+def facts(site: Site, weight: NDArray[Any]) -> Iterator[Finding]:
+    """Yields what is known of how processors take a weight as it is stored."""
+    names = (site.name,)
+    rows = _rows_a_table(site)
+    if rows is not None and rows < _ROWS:
+        text = (
+            f"a table for fewer than {_ROWS} rows: cost grows with the number of tables; one a row "
+            "was measured 4 times slower than one for 8 rows"
+        )
+        yield Finding("tables", "ane", text, None, names)
+    if not any("sparse" in part.type for part in site.parts):
+        return
+    if (weight == 0).mean() < _GAIN and not _in_blocks(site, weight):
+        text = (
+            "fewer than 75% zeros, and not in blocks of 2: Apple's guide claims a gain in speed "
+            "from there on"
+        )
+        yield Finding("zeros", "ane", text, None, names)
+    if not _in_groups(site, weight):
+        text = (
+            "zeros are not n:m with at least half of them zero: Apple's guide claims a gain in "
+            "speed for such alone, in linear layers, with m a divisor or multiple of 16"
+        )
+        yield Finding("zeros", "cpu", text, None, names)
+    text = "sparse weights are unpacked again at each load: smaller on disk alone"
+    yield Finding("zeros", "gpu", text, None, names)
+
+
+def _rows_a_table(site: Site) -> int | None:
+    """Returns how many rows of a weight share a table; None where there is one table, or none."""
+    for part in site.parts:
+        for lut in part.inputs.get("lut", ()):
+            assert isinstance(lut.type, TensorType)  # all that a table can be
+            tables = prod(size or 0 for size in lut.type.shape[:-2])
+            return _rows(site) // tables if tables > 1 else None
+    return None
+
+
+def _rows(site: Site) -> int:
+    try:
+        sizes = layout_to_solve(site).sizes
+    except NotApplicable:
+        return site.shape[0]
+    return sizes[0] * sizes[1]
+
+
+def _in_groups(site: Site, weight: NDArray[Any]) -> bool:
+    """Returns whether half of every m neighbouring input channels are zero, for some m."""
+    try:
+        zero = layout_to_solve(site).split(weight == 0)
+    except NotApplicable:
+        return False
+    groups, rows, channels, positions = zero.shape
+    return any(
+        bool((2 * zero.reshape(groups, rows, -1, m, positions).sum(axis=3) >= m).all())
+        for m in _GROUPS
+        if channels % m == 0
+    )
+
+
+def _in_blocks(site: Site, weight: NDArray[Any]) -> bool:
+    """Returns whether zeros come in pairs of neighbouring output channels."""
+    try:
+        zero = layout_to_solve(site).split(weight == 0)
+    except NotApplicable:
+        return False
+    groups, rows, channels, positions = zero.shape
+    if rows % 2:
+        return False
+    pairs = zero.reshape(groups, rows // 2, 2, channels, positions)
+    return bool((pairs[:, :, 0] == pairs[:, :, 1]).all())

@@ -1,0 +1,100 @@
+"""A weight in the smallest form that decodes to exactly its values."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import NotApplicable
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Mask
+from mlpass.sparsity.packing import zero_out
+from mlpass.storage.exact import Exact, exact_forms, file_nbytes
+from mlpass.storage.storage import packed_nbytes
+from mlpass.weights.reading import decoded, layout_to_solve
+from mlpass.weights.record import stored_sizes
+from mlpass.weights.sites import Site
+from mlpass.weights.storing import Encoded, encode_exact, encode_weight
+
+
+class Smallest(NamedTuple):
+    """The smallest form of a weight.
+
+    Attributes:
+        text: what it is, in a few words.
+        sizes: the bytes of each of its constants.
+        exact: the form, where it has codes; None where it is dense, or sparse.
+    """
+
+    text: str
+    sizes: tuple[int, ...]
+    exact: Exact | None = None
+
+
+def encode_lossless(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
+    """Returns a weight as it will be stored: in the smallest form, its values as they are.
+
+    Args:
+        site: whose weight it is.
+        weight: in the site's shape and dtype.
+        keep: the same shape; what is False becomes zero.
+
+    Raises:
+        NotApplicable: it is stored in as few bytes already, or is not decoded alike everywhere.
+    """
+    check_decoded(site)
+    whole = bool(keep.all())
+    weight = weight if whole else zero_out(weight, keep)
+    found = smallest_form(site, weight, site.opset)
+    before = stored_sizes(site)
+    if whole and file_nbytes(found.sizes) >= file_nbytes(before):
+        raise NotApplicable(f"no form of the same values takes less than its {sum(before)} bytes")
+    dense = decoded(site)
+    if found.exact is None:
+        return encode_weight(dense, weight, weight != 0)
+    return encode_exact(dense, weight, found.exact, _layout(site))
+
+
+def smallest_form(site: Site, weight: NDArray[Any], opset: int) -> Smallest:
+    """Returns the smallest form that decodes to exactly a weight, by what it takes of a file.
+
+    Args:
+        site: whose weight it is.
+        weight: in the site's shape and dtype.
+        opset: whose forms there are.
+
+    Raises:
+        NotApplicable: it holds NaN or inf.
+    """
+    if not np.isfinite(weight).all():
+        raise NotApplicable("it holds NaN or inf")
+    kept = int(np.count_nonzero(weight))
+    found = [Smallest("dense", (weight.nbytes,))]
+    if kept < weight.size:
+        sizes = packed_nbytes(weight.size, 1), kept * weight.itemsize
+        found.append(Smallest("sparse", sizes))
+    for each in exact_forms(weight, _layout(site), opset):
+        text = f"sparse + {each.text}" if each.masked else each.text
+        found.append(Smallest(text, each.sizes, each))
+    return min(found, key=lambda each: (file_nbytes(each.sizes), sum(each.sizes)))
+
+
+def check_decoded(site: Site) -> None:
+    """Raises NotApplicable where a compressed weight's values depend on who decodes it."""
+    for part in site.parts:
+        for offset in part.inputs.get("offset", ()):
+            if offset.type.dtype.startswith(("fp", "bf")):  # type: ignore[union-attr]
+                raise NotApplicable(
+                    "its offsets are floats, and whether their differences are rounded is not said"
+                )
+
+
+def _layout(site: Site) -> Layout:
+    """Returns a site's layout; where it has none as a matrix, its first axis as rows."""
+    try:
+        return layout_to_solve(site)
+    except NotApplicable:
+        columns = tuple(range(1, len(site.shape)))
+        return Layout(site.shape, site.shape, ((), (0,), columns, ()))
