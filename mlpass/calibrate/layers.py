@@ -159,6 +159,7 @@ class _Pruning:
         self.records[site] = replace(
             untouched_record(site, counted=False),
             mode=str(step.mode),
+            storage=None if step.storage is None else str(step.storage),
             method=_name(solution),
             zeros=encoded.zeros,
             sparsity=encoded.zeros / solution.keep.size,

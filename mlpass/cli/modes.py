@@ -37,8 +37,13 @@ def add_modes(parser: argparse.ArgumentParser) -> None:
     add_storages(parser)
 
 
-def config_of(options: argparse.Namespace) -> Any:
-    """Returns the config that the options describe; wrong usage ends the program with status 2."""
+def config_of(options: argparse.Namespace, *, budget: bool = False) -> Any:
+    """Returns the config that the options describe; wrong usage ends the program with status 2.
+
+    Args:
+        options: of the command line.
+        budget: whether there is one, so that nothing else need be said.
+    """
     from dataclasses import replace
 
     from mlpass.plan.config import Config, as_config, configured
@@ -59,10 +64,15 @@ def config_of(options: argparse.Namespace) -> Any:
             options.parser.error(str(error))
     elif storage is not None:
         config = None
+    elif budget:
+        config = Config()
     else:
+        within = ""
+        if hasattr(options, "max_size"):
+            within = "; or what all may take: --max-size or --bits"
         options.parser.error(
             "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config; or how to "
-            "keep what is there: --quantize, --palettize or --lossless"
+            f"keep what is there: --quantize, --palettize or --lossless{within}"
         )
     try:
         config = configured(config, storage)

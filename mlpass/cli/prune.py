@@ -39,6 +39,13 @@ the activations that the layers pruned before it produce:
     ... --method admm --iterations 30    a method's own options
     ... --allocate error                 layers that bear it lose more, at the same total
 
+With a budget each weight gets the mode and the storage that cost the outputs least, all together no
+more than it; neither mode nor storage need be given, and --config may name weights to be fixed, or
+(null) left as they are:
+
+  mlpass prune model.mlpackage -o small.mlpackage --max-size 0.25x --sample-data samples.npz
+  mlpass prune model.mlpackage -o small.mlpackage --bits 3.0 --sample-data samples.npz
+
 --minimum-deployment-target iOS18 raises a package for an older one, which has no such forms, first.
 
 If such a run dies, the same command with --resume goes on from its last finished layer.
@@ -61,6 +68,15 @@ def add_prune(commands: Subparsers) -> None:
         "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
     )
     add_modes(prune)
+    group = prune.add_argument_group("a budget for all weights")
+    group.add_argument(
+        "--max-size",
+        metavar="SIZE",
+        help="of the weight files: bytes, 3.5MB, or 0.25x of what they take",
+    )
+    group.add_argument(
+        "--bits", type=float, metavar="F", help="the same, as stored bits of each element"
+    )
     add_calibration(prune)
     prune.add_argument(
         "--minimum-deployment-target",
@@ -74,13 +90,16 @@ def add_prune(commands: Subparsers) -> None:
 def _prune(options: argparse.Namespace) -> str:
     from mlpass.pruning.prune import prune
 
-    config = config_of(options)
+    within = options.max_size is not None or options.bits is not None
+    config = config_of(options, budget=within)
     calibration = calibration_of(options)
     report = prune(
         options.model,
         options.output,
         config,
         minimum_deployment_target=options.minimum_deployment_target,
+        budget=options.max_size,
+        bits=options.bits,
         force=options.force,
         **calibration,
     )

@@ -32,6 +32,18 @@ _BLOB_HEADER = struct.Struct("<IIQQQ32x")
 _CHUNK = 1 << 20
 
 
+FILE_HEADER_NBYTES = _FILE_HEADER.size
+
+
+def blob_nbytes(nbytes: int) -> int:
+    """Returns what a blob of so many bytes takes in a file, with its header and up to the next."""
+    return _BLOB_HEADER.size + _aligned(nbytes)
+
+
+def _aligned(position: int) -> int:
+    return -(-position // _ALIGNMENT) * _ALIGNMENT
+
+
 class _Header(NamedTuple):
     """What a blob says of itself."""
 
@@ -222,18 +234,14 @@ class BlobWriter:
     def _begin(self, dtype: DType, count: int) -> int:
         if dtype.blob is None:
             raise ValueError(f"a weight file cannot hold {dtype.name}")
-        offset = self._align(self._end)
-        start = self._align(offset + _BLOB_HEADER.size)
+        offset = _aligned(self._end)
+        start = _aligned(offset + _BLOB_HEADER.size)
         nbytes = dtype.nbytes(count)
         padding_bits = nbytes * 8 - count * dtype.bits
         header = _BLOB_HEADER.pack(_SENTINEL, dtype.blob, nbytes, start, padding_bits)
         self._write(bytes(offset - self._end) + header)
         self._count += 1
         return offset
-
-    @staticmethod
-    def _align(position: int) -> int:
-        return -(-position // _ALIGNMENT) * _ALIGNMENT
 
     def _write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any, Protocol
 
@@ -28,11 +28,9 @@ class BlobReader(Protocol):
 
     def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> ir.Raw:
         """Returns the stored bytes of a blob, or only those of its first elements."""
-        ...
 
     def check(self, offset: int, dtype: DType, count: int) -> None:
         """Raises ModelFormatError where there is no such blob."""
-        ...
 
 
 class MilProto:
@@ -92,8 +90,7 @@ class MilProto:
         """Puts `new_ops` in the place of `op`, of this program.
 
         Args:
-            op: what it makes keeps its names, as does the last of the new ops; what only it reads
-                goes with it.
+            op: what it makes keeps its names, as the last new op does; what only it reads goes.
             new_ops: in order of execution; all else about them gets names that are free.
             store: writes a constant to a weight file and returns (file name, offset).
             opset: that they are written for; None for the function's own.
@@ -102,8 +99,7 @@ class MilProto:
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
-        for new in new_ops:
-            self._note_reads(new)
+        self._note_reads(new_ops)
         self._let_go(self._origins.get(op, op))
         function = self._functions[op]
         if any(new.type != "const" for new in new_ops):
@@ -134,13 +130,13 @@ class MilProto:
         """Counts who reads each value."""
         for op in block.walk():
             self._makers.update((value, op) for value in op.outputs)
-            self._note_reads(op)
+        self._note_reads(block.walk())
         for nested in block.walk_blocks():
             self._readers.update(nested.outputs)
 
-    def _note_reads(self, op: ir.Op) -> None:
-        for arguments in op.inputs.values():
-            self._readers.update(one for one in arguments if isinstance(one, ir.Value))
+    def _note_reads(self, ops: Iterable[ir.Op]) -> None:
+        read = (one for op in ops for arguments in op.inputs.values() for one in arguments)
+        self._readers.update(one for one in read if isinstance(one, ir.Value))
 
     def _let_go(self, op: ir.Op) -> None:
         """Takes what an op that was replaced reads out of the message, where nothing else does."""

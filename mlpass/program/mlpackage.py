@@ -93,6 +93,17 @@ class Package:
         """The sizes of all its files together."""
         return package_nbytes(self.path)
 
+    @property
+    def weight_paths(self) -> list[Path]:
+        """The weight files that its programs refer to."""
+        names = {
+            constant.storage[0]
+            for part in (part for _, part in self.parts)
+            for constant in part.blobs
+            if constant.storage is not None
+        }
+        return [self.blob_path(name) for name in sorted(names)]
+
     @contextmanager
     def rewrite(
         self, target: str | os.PathLike[str], *, force: bool = False, keep: bool = False

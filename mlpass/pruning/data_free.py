@@ -56,6 +56,7 @@ def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
     layer = replace(
         untouched_record(site, counted=False),
         mode=str(step.mode),
+        storage=None if step.storage is None else str(step.storage),
         method="magnitude",
         zeros=stored.zeros,
         sparsity=stored.zeros / keep.size,

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlpass.calibrate.budget import Budget, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
 from mlpass.calibrate.journal import Journal, digest_of, journal_path
 from mlpass.calibrate.layers import prune_calibrated
@@ -54,6 +55,8 @@ def prune(
     function_name: str | None = None,
     joint_compression: bool = False,
     minimum_deployment_target: Any = None,
+    budget: str | int | None = None,
+    bits: float | None = None,
     force: bool = False,
     resume: bool = False,
 ) -> Report:
@@ -98,6 +101,10 @@ def prune(
             and those alone, into joint sparse forms (iOS18).
         minimum_deployment_target: "iOS18", "macOS15", `coremltools.target.iOS18`: a package for an
             older one is raised to it, without its source; None leaves it what it is.
+        budget: what the weight files may take: bytes, "3.5MB", or "0.25x" of what they take. Each
+            weight gets the mode and the storage that cost the model's outputs least; what `config`
+            names keeps what it names, and null leaves a weight as it is.
+        bits: the same as stored bits of each weight's element, 3.0 say.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished, rather than anew.
 
@@ -127,7 +134,17 @@ def prune(
     )
     if calibration is not None and joint_compression:
         raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
+    wanted = None if budget is None and bits is None else Budget(budget, bits)
+    if wanted is not None and joint_compression:
+        raise ConfigError("budget: is for weights that are not compressed; drop joint_compression")
+    if wanted is not None and calibration is not None and calibration.allocate != "uniform":
+        raise ConfigError("budget: divides bytes among layers already; drop allocate")
     if is_pymil(source):
+        if wanted is not None:
+            raise ConfigError(
+                "budget: is for the weight files of a package, and a Program has none; convert it, "
+                "then prune the package"
+            )
         if minimum_deployment_target is not None:
             raise ConfigError(
                 "minimum_deployment_target: raises packages; a Program is for the one that it was "
@@ -139,16 +156,21 @@ def prune(
             )
         given = configured(output if config is None else config, storage)
         return prune_in_place(source, given, calibration, joint_compression=joint_compression)
-    if output is None or (config is None and storage is None):
+    if output is None or (config is None and storage is None and wanted is None):
         raise ConfigError(
             "output: name the package to write, prune(source, output, config); "
             "or call prune_weights(mlmodel, config), which returns an MLModel"
         )
+    if wanted is None:
+        given = configured(config, storage)
+    else:
+        given = open_config(None if config is None else as_config(config), storage)
     return prune_package(
         source,
         output,
-        configured(config, storage),
+        given,
         calibration,
+        budget=wanted,
         joint_compression=joint_compression,
         minimum_deployment_target=minimum_deployment_target,
         force=force,
@@ -162,6 +184,7 @@ def prune_package(
     config: Config,
     calibration: Calibration | None = None,
     *,
+    budget: Budget | None = None,
     joint_compression: bool = False,
     minimum_deployment_target: Any = None,
     force: bool = False,
@@ -173,8 +196,9 @@ def prune_package(
     Args:
         source: as for `prune`, and so are the others.
         output: the package to write.
-        config: which mode each weight gets.
+        config: which mode each weight gets; from `open_config` where there is a budget.
         calibration: how weights are solved for on samples; None where they are not.
+        budget: of the weight files; None where each weight gets what the config says.
         joint_compression: whether to prune compressed weights.
         minimum_deployment_target: that it is raised to; None where it is not.
         force: whether to replace an `output` that exists.
@@ -193,10 +217,18 @@ def prune_package(
         package.check_target(output, force=force)
         kept = calibration if journaled else None
         with (
-            _journal(package, output, config, kept, resume) as journal,
+            _journal(package, output, config, kept, budget, resume) as journal,
             package.rewrite(output, force=force) as rewriter,
         ):
             steps = rank_globally(steps)
+            division = None
+            if budget is not None:
+                paths = package.weight_paths
+                before = sum(path.stat().st_size for path in paths)
+                division = divide_budget(
+                    package, package.programs, steps, calibration, budget, before
+                )
+                steps = division.steps
             if calibration is None:
                 layers = prune_data_free(steps, rewriter)
             else:
@@ -205,8 +237,14 @@ def prune_package(
             rewriter.ensures = partial(
                 ensure_written, target=Path(output), programs=package.programs, told=told
             )
+        record = None
+        if division is not None:
+            written = [Path(output) / path.relative_to(package.path) for path in paths]
+            record = division.reported(layers, sum(path.stat().st_size for path in written))
         name, target = str(package.path), os.fspath(output)
-    return Report(name, target, bytes_before, rewriter.nbytes, functions, tuple(layers))
+    return Report(
+        name, target, bytes_before, rewriter.nbytes, functions, tuple(layers), budget=record
+    )
 
 
 def prune_in_place(
@@ -292,12 +330,13 @@ def _journal(
     output: str | os.PathLike[str],
     config: Config,
     calibration: Calibration | None,
+    budget: Budget | None,
     resume: bool,
 ) -> Journal:
     """Returns the journal of a run; one that is not calibrated keeps none."""
     if calibration is None:
         return Journal()
-    settings = {"config": config, **calibration.settings}
+    settings = {"config": config, "budget": budget, **calibration.settings}
     if package.edited:  # then its files do not tell all
         message = package.spec.SerializeToString(deterministic=True)
         settings["message"] = hashlib.sha256(message).hexdigest()

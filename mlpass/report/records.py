@@ -40,6 +40,7 @@ class LayerRecord:
         target: where the dense model's outputs were to be aimed at, what was: "dense", "dense
             stream" where what they are added to counts as well; a share of the way; or "own", with
             the reason. `error` is relative to its outputs.
+        storage: that its values were rounded to, as text; None where they were kept as they came.
     """
 
     name: str
@@ -61,6 +62,45 @@ class LayerRecord:
     samples: int | None = None
     tokens: int | None = None
     target: str | None = None
+    storage: str | None = None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits, masks, tables and scales included, over elements."""
+        return 8 * self.bytes_after / max(1, prod(self.shape))
+
+
+@dataclass(frozen=True)
+class BudgetRecord:
+    """A budget for all weights, and what came of it.
+
+    Attributes:
+        nbytes: that the weight files may take.
+        planned: that the chosen forms take at the most.
+        elements: of all weights.
+        predicted: the weights' errors, each times what it does to the model's outputs, summed.
+        note: what would make more of it; None where nothing is known.
+        used: bytes that the weight files take; None where none were written.
+        measured: what was predicted, of the errors in the report; None without samples.
+    """
+
+    nbytes: int
+    planned: int
+    elements: int
+    predicted: float
+    note: str | None = None
+    used: int | None = None
+    measured: float | None = None
+
+    def __str__(self) -> str:
+        used = self.planned if self.used is None else self.used
+        bits = 8 * used / max(1, self.elements)
+        found = "" if self.measured is None else f", measured {self.measured:.3g}"
+        note = "" if self.note is None else f"\n{self.note}"
+        return (
+            f"budget {self.nbytes} bytes of weights, used {used} ({used / self.nbytes:.1%}, "
+            f"{bits:.2f} bits a weight); summed error: predicted {self.predicted:.3g}{found}{note}"
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +115,7 @@ class Report:
         functions: one entry a function: its program, name, opset and number of ops.
         layers: one record a weight site.
         notes: what else there is to tell, such as what training came to.
+        budget: for all weights; None where none was given.
     """
 
     source: str
@@ -84,6 +125,7 @@ class Report:
     functions: tuple[FunctionRecord, ...]
     layers: tuple[LayerRecord, ...]
     notes: tuple[str, ...] = ()
+    budget: BudgetRecord | None = None
 
     @property
     def sparsity(self) -> float:
@@ -101,6 +143,7 @@ class Report:
         headers = ["weight", "read by", "shape", "type", "sparsity", "encoding"]
         calibrated = any(layer.error is not None for layer in self.layers)
         headers += ["bytes"] if inspected else ["before", "after"]
+        headers += ["bits"] if self.budget is not None else []
         headers += ["error", "by magnitude"] if calibrated else []
         headers += [] if inspected else ["how"]
         rows = []
@@ -116,6 +159,8 @@ class Report:
             ]
             if not inspected:
                 row += [bytes_text(layer.bytes_after)]
+                if self.budget is not None:
+                    row += [f"{layer.bits_per_weight:.2f}"]
                 if calibrated:
                     row += [_error(layer.error), _error(layer.error_before)]
                 row += [_how(layer)]
@@ -143,6 +188,7 @@ class Report:
             f"{pruned} of {len(self.layers)} weights pruned, sparsity {self.sparsity:.4f}, "
             f"{bytes_text(self.bytes_before)} -> {bytes_text(self.bytes_after)} "
             f"({ratio:.2f}x smaller): {visible(self.output)}"
+            + ("" if self.budget is None else f"\n{self.budget}")
         )
 
 
@@ -171,8 +217,9 @@ def _how(layer: LayerRecord) -> str:
     if layer.skipped:
         return f"skipped: {layer.skipped}"
     method = "" if layer.method in (None, "magnitude") else f", {layer.method}"
+    kept = "" if layer.storage is None else f" + {layer.storage}"
     target = f", target {layer.target}" if layer.target else ""
-    return f"{layer.mode or ''}{method}{target}"
+    return f"{layer.mode or ''}{kept}{method}{target}"
 
 
 def _most(ops: Mapping[str, int], shown: int = 6) -> str:

@@ -138,7 +138,7 @@ def least_error(
         needed = sum((curve.nbytes or [0])[0] for curve in curves) - float(nbytes or 0)
     needed -= sum(saved[0] for saved in savings)
     hulls = [
-        _hull(saved, np.asarray(curve.errors, np.float64))
+        lower_hull(saved, np.asarray(curve.errors, np.float64))
         for saved, curve in zip(savings, curves, strict=True)
     ]
     at = [0] * len(curves)
@@ -181,7 +181,7 @@ def _saved(curve: Curve, in_bytes: bool) -> NDArray[np.float64]:
     return curve.nbytes[0] - np.asarray(curve.nbytes, np.float64)
 
 
-def _hull(saved: NDArray[np.float64], errors: NDArray[np.float64]) -> list[int]:
+def lower_hull(saved: NDArray[np.float64], errors: NDArray[np.float64]) -> list[int]:
     """Returns the points of the lower convex hull of errors over savings, from the first on."""
     hull: list[int] = []
     for point in np.lexsort((errors, saved)).tolist():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.files import temporary_folder
+from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.report.choice import Choice, Target
@@ -18,8 +18,7 @@ from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.sweep import check_backend, path_of, sendable, write_outputs
 from mlpass.study.trial import FITTED, Setting
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_LARGEST = float(1 << 62)  # bytes
+_LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
 
 
@@ -94,7 +93,7 @@ def choose(
             package.check_target(output, force=force)
             before = package.nbytes
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
-        nbytes = None if max_size is None else parse_size(max_size, before)
+        nbytes = None if max_size is None else parse_size("max_size", max_size, before)
         value = None if evaluate is None else evaluated(evaluate, path)
         climb = Climb(setting, Target(nbytes, min_snr, min_accuracy), folder)
         rungs = RUNGS[: RUNGS.index(up_to) + 1]
@@ -121,29 +120,6 @@ def choose(
         reason=reason,
         notes=tuple(filter(None, (lacking, FITTED if setting.fitted and fitted else None))),
     )
-
-
-def parse_size(size: str | int, before: int) -> int:
-    """Returns a size in bytes.
-
-    Args:
-        size: bytes, a text such as "3.5MB", or a share of `before` such as "0.4x".
-        before: bytes of the model as it is.
-
-    Raises:
-        ConfigError: it is not a size, or beyond all sizes.
-    """
-    text = size if isinstance(size, str) else brief(size)
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", text.lower().strip())
-    wanted = 0.0
-    if found is not None and not isinstance(size, bool):
-        wanted = float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]])
-    if not 0 < wanted < _LARGEST:
-        raise ConfigError(
-            f'max_size: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
-            f"Got {brief(size)}."
-        )
-    return int(wanted)
 
 
 def _lacking(target: Target, value: float | None) -> str | None:

@@ -9,9 +9,7 @@ import pytest
 
 import mlpass
 from mlpass import ConfigError, OutputExistsError
-from mlpass.errors import brief
 from mlpass.program.mlpackage import package_nbytes
-from mlpass.study.choose import parse_size
 
 
 def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
@@ -191,33 +189,6 @@ def test_fine_tuning_that_is_not_there_is_said(model, samples, tmp_path, monkeyp
         model, tmp_path / "out.mlpackage", sample_data=samples, max_size="0.3x", min_snr=60
     )
     assert "fine-tuning was not tried, it needs mlpass[torch]" in choice.reason
-
-
-@pytest.mark.parametrize(
-    ("size", "nbytes"),
-    [
-        ("0.4x", 400),
-        (3000, 3000),
-        ("3000", 3000),
-        ("3.5kB", 3500),
-        ("2 MB", 2_000_000),
-        (".5X", 500),
-        ("1gb", 10**9),
-        ("12 b", 12),
-    ],
-)
-def test_sizes(size, nbytes):
-    assert parse_size(size, 1000) == nbytes
-
-
-@pytest.mark.parametrize(
-    "size",
-    ["", "x", "-3", "0", "half", "3 PB", True, "1e3", "9" * 400, "9" * 5000, 10**400, 10**5000],
-    ids=lambda size: brief(size)[:20],
-)
-def test_sizes_that_are_none(size):
-    with pytest.raises(ConfigError, match=r"max_size: must be bytes, a text such as"):
-        parse_size(size, 1000)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,253 @@
+"""A budget of bytes for all weights, divided: the form that each of them gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
+
+from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.influence import influences
+from mlpass.calibrate.menus import Menu, opens_more
+from mlpass.calibrate.prices import Offer, Prices, fixed_prices, prices_of, untouched
+from mlpass.calibrate.sums import Observed
+from mlpass.calibrate.walk import observe_dense
+from mlpass.errors import ConfigError, NotApplicable
+from mlpass.plan.config import Config
+from mlpass.plan.sizes import parse_size
+from mlpass.plan.steps import Step
+from mlpass.program.ir import Program
+from mlpass.report.records import BudgetRecord, LayerRecord
+from mlpass.solvers.budget import divide
+from mlpass.solvers.problem import Method
+from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.sparsity.modes import Percentile
+from mlpass.weights.footprint import rest_of_files
+from mlpass.weights.sites import Site
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
+_FREE = Percentile(0.0)  # itself, not what equals it: the mode of weights that get their share
+_MORE = (
+    'minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) opens more forms: '
+    "groups of rows with a table each, 3 and 4 bits, zeros beside them"
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the weights of a model may take together, as a user says it.
+
+    Attributes:
+        size: bytes of its weight files, a text such as "3.5MB", or a share such as "0.25x"; or
+        bits: of each element of its weights.
+    """
+
+    size: str | int | None = None
+    bits: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.bits is not None:
+            raise ConfigError("budget: give a size or bits, not both")
+        number = isinstance(self.bits, int | float) and not isinstance(self.bits, bool)
+        if self.bits is not None and not (number and 0 < self.bits <= 32):
+            raise ConfigError(f"bits: must be a number above 0, up to 32. Got {self.bits!r}.")
+        if self.size is not None:
+            parse_size("budget", self.size, 1)
+
+    def __str__(self) -> str:
+        """How messages show it."""
+        return f"{self.bits:g} bits" if self.size is None else str(self.size)
+
+    def nbytes(self, before: int, elements: int) -> int:
+        """Returns it in bytes, of weight files that take `before` and hold so many elements."""
+        if self.size is None:
+            return int((self.bits or 0.0) * elements / 8)
+        return parse_size("budget", self.size, before)
+
+
+@dataclass(frozen=True)
+class Division:
+    """A budget that is divided.
+
+    Attributes:
+        steps: of a plan, each weight with the form that it gets.
+        influences: what a unit of each weight's error adds to that of the model's outputs.
+        record: for the report, before it is known what came of it.
+    """
+
+    steps: list[Step]
+    influences: Mapping[Site, float]
+    record: BudgetRecord
+
+    def reported(self, layers: Sequence[LayerRecord], nbytes: int) -> BudgetRecord:
+        """Returns the record with what came of it.
+
+        Args:
+            layers: a record for each of the steps.
+            nbytes: of the weight files that were written.
+        """
+        errors = [
+            self.influences[step.site] * (layer.error or 0.0)
+            for step, layer in zip(self.steps, layers, strict=True)
+            if step.site in self.influences
+        ]
+        known = any(layer.error is not None for layer in layers)
+        return replace(self.record, used=nbytes, measured=sum(errors) if known else None)
+
+
+def open_config(config: Config | None, storage: object) -> Config:
+    """Returns a config that leaves the form of every weight that it does not name to the budget.
+
+    Raises:
+        ConfigError: it leaves none.
+    """
+    if storage is not None:
+        raise ConfigError(
+            f"storage: with a budget each weight gets its own; drop one of both. Got {storage!r}."
+        )
+    config = Config() if config is None else config
+    if config.global_config is not None:
+        raise ConfigError(
+            f"budget: the config gives every weight {config.global_config}, so nothing is left to "
+            "divide; drop one of both, or name the weights that it is for in op_name_configs"
+        )
+    return replace(config, global_config=_FREE)
+
+
+def divide_budget(
+    model: ModelLike,
+    programs: Sequence[Program],
+    steps: Sequence[Step],
+    calibration: Calibration | None,
+    budget: Budget,
+    before: int,
+) -> Division:
+    """Returns a plan in which the weights take no more than a budget, at the least summed error.
+
+    Args:
+        model: to run: an open package, or a program's graph.
+        programs: of the model.
+        steps: of a plan from `open_config`.
+        calibration: how weights are solved for on samples; None where they are not.
+        budget: of all weight files.
+        before: what those take now.
+
+    Raises:
+        ConfigError: the budget is more than they take, or less than they can.
+        MlpassError: as `prune_calibrated`.
+    """
+    allowed = budget.nbytes(before, sum(prod(step.site.shape) for step in steps))
+    if allowed >= before:
+        raise ConfigError(
+            f"budget: {budget} is {allowed} bytes, and the weights take {before} as they are: "
+            "there is nothing to do"
+        )
+    members = [step for step in steps if step.skipped is None and step.mode is not None]
+    rest = rest_of_files(
+        programs, {op for step in members for op in step.site.parts or step.site.makers}
+    )
+    menu = Menu()
+    old = any(opens_more(step.site) for step in members)
+    said = _Said(budget, allowed, before, _MORE if old else None)
+    free = [step.site for step in members if step.mode is _FREE]
+    _check_least(rest + sum(map(menu.least, free)), said)  # before anything runs
+    method = calibration.method if calibration is not None else SparseGPT()
+    prices: dict[Site, Prices] = {}
+    if calibration is None:
+        seen: Iterable[tuple[Step, Observed | None]] = [(step, None) for step in members]
+        prices |= _priced(seen, len(members), method, menu, 1)
+    else:
+        samples = len(calibration.sample_data)
+        with observe_dense(model, members, calibration) as sites:
+            prices |= _priced(sites, len(members), method, menu, samples)
+        for step in (step for step in members if step.site not in prices):
+            if calibration.fallback == "magnitude":
+                prices |= _priced([(step, None)], 1, method, menu, 1)
+            else:
+                prices[step.site] = Prices([untouched(step.site, menu)])
+    factors = (
+        dict.fromkeys(prices, 1.0)
+        if calibration is None
+        else influences(model, prices, calibration)
+    )
+    offers = [prices[step.site].offers for step in members]
+    _check_least(rest + sum(min(each.nbytes for each in some) for some in offers), said)
+    chosen = divide(
+        [[each.nbytes for each in some] for some in offers],
+        [
+            [factors[step.site] * each.error for each in some]
+            for step, some in zip(members, offers, strict=True)
+        ],
+        allowed - rest,
+    )
+    picked = {
+        step.site: some[number] for step, some, number in zip(members, offers, chosen, strict=True)
+    }
+    record = BudgetRecord(
+        allowed,
+        rest + sum(offer.nbytes for offer in picked.values()),
+        sum(prod(step.site.shape) for step in steps),
+        sum(factors[site] * offer.error for site, offer in picked.items()),
+        note=said.note,
+    )
+    return Division([_picked(step, picked) for step in steps], factors, record)
+
+
+class _Said(NamedTuple):
+    """A budget, in bytes, of weights that take `before`; and what would make more of it."""
+
+    budget: Budget
+    nbytes: int
+    before: int
+    note: str | None
+
+
+def _check_least(least: int, said: _Said) -> None:
+    """Raises ConfigError where weights that take so much at the least do not fit."""
+    if least > said.nbytes:
+        note = "" if said.note is None else f"; {said.note}"
+        raise ConfigError(
+            f"budget: {said.budget} is {said.nbytes} bytes, and the weights cannot take less than "
+            f"{least} ({least / said.before:.3f}x){note}"
+        )
+
+
+def _priced(
+    sites: Iterable[tuple[Step, Observed | None]],
+    count: int,
+    method: Method,
+    menu: Menu,
+    samples: int,
+) -> dict[Site, Prices]:
+    """Returns the prices of weights, one after another as samples show their inputs."""
+    found: dict[Site, Prices] = {}
+    for step, observed in tqdm(sites, total=count, desc="weighing", unit="weight", disable=None):
+        if observed is not None and observed.gram is None:
+            continue
+        gram = None if observed is None else observed.gram
+        try:
+            prices = (
+                prices_of(step, gram, method, menu)
+                if step.mode is _FREE
+                else fixed_prices(step, gram, method)
+            )
+        except NotApplicable:  # the run itself will say why
+            prices = Prices([untouched(step.site, menu)])
+        tokens = 0 if observed is None else observed.tokens
+        work = prod(step.site.shape) * tokens / max(1, samples)
+        found[step.site] = prices._replace(work=work)
+    return found
+
+
+def _picked(step: Step, picked: Mapping[Site, Offer]) -> Step:
+    if step.mode is not _FREE or step.site not in picked:
+        return step
+    form = picked[step.site].form
+    if form.mode is None:
+        return replace(step, mode=None, skipped="the budget leaves it as it is")
+    return replace(step, mode=form.mode, storage=form.storage)

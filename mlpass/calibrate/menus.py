@@ -1,0 +1,168 @@
+"""The forms that a weight may get: pairs of a mode and a storage, and the bytes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import NotApplicable
+from mlpass.program.dtypes import BY_NAME
+from mlpass.program.encode import SUB_BYTE_OPSET
+from mlpass.solvers.solve import Solution
+from mlpass.sparsity.layout import Layout, grouped_layout
+from mlpass.sparsity.modes import Mask, Mode, Percentile
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
+from mlpass.storage.storage import Storage
+from mlpass.weights.footprint import footprint
+from mlpass.weights.reading import layout_to_solve
+from mlpass.weights.sites import Site
+from mlpass.weights.storing import encode_stored, encode_weight
+
+
+class Form(NamedTuple):
+    """How a weight may be kept: what becomes zero, and how the others are stored.
+
+    Attributes:
+        mode: None where the weight stays as it is.
+        storage: None where values stay as they come.
+    """
+
+    mode: Mode | None
+    storage: Storage | None
+
+    def __str__(self) -> str:
+        """How a report shows it."""
+        if self.mode is None:
+            return "dense"
+        shown = [str(self.mode)] if self.mode.target else []
+        return " + ".join([*shown, *([] if self.storage is None else [str(self.storage)])])
+
+
+DENSE = Form(None, None)
+
+_ALL = Percentile(0.0)
+_QUANTIZED = (Quantized("int8"), Quantized("int4"), Quantized("int4", 32))
+_GROUPED = tuple(Palette(bits) for bits in (6, 4, 3, 2, 1))
+_ONE_TABLE = tuple(Palette(bits, 0) for bits in (6, 4, 3, 2, 1))
+# Zeros and a table: what is left may be few bits, and a mask costs one.
+_MASKED = ((0.375, 4), (0.5, 4), (0.625, 4), (0.75, 4), (0.875, 4), (0.5, 3))
+_SPARSE = (0.25, 0.5, 0.75, 0.875)
+_FORMS = (
+    DENSE,
+    *(Form(_ALL, each) for each in (*_QUANTIZED, *_GROUPED, *_ONE_TABLE)),
+    *(Form(Percentile(share), Palette(bits)) for share, bits in _MASKED),
+    Form(Percentile(0.75), Quantized("int8")),
+    *(Form(Percentile(share), None) for share in _SPARSE),
+)
+
+
+def forms_of(site: Site) -> list[Form]:
+    """Returns the forms that the opset of a site can say; that as it is comes first."""
+    if site.opset >= SUB_BYTE_OPSET:
+        return list(_FORMS)
+    return [form for form in _FORMS if _fits_old(form)]
+
+
+def opens_more(site: Site) -> bool:
+    """Returns whether a newer opset has more forms for a site."""
+    return site.opset < SUB_BYTE_OPSET
+
+
+def _fits_old(form: Form) -> bool:
+    if form.storage is None:
+        return True
+    zeros = form.mode is not None and bool(form.mode.target)
+    return form.storage.needs_ios18 is None and not zeros
+
+
+def form_nbytes(site: Site, form: Form) -> int:
+    """Returns what a weight takes in a weight file in a form, at the most, headers included.
+
+    It is less where the weight has zeros that the form stores none of.
+
+    Args:
+        site: whose weight it is.
+        form: with a `Percentile`, or none.
+
+    Raises:
+        NotApplicable: the form cannot say it, or makes nothing smaller.
+    """
+    if form.mode is None:
+        return footprint(site.parts or site.makers)
+    size = prod(site.shape)
+    keep = np.ones(size, bool)
+    keep[: int((form.mode.target or 0.0) * size)] = False
+    return kept_nbytes(site, keep.reshape(site.shape), form.storage)
+
+
+def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
+    """Returns what a weight takes in a weight file where all that is kept is not zero.
+
+    Args:
+        site: whose weight it is.
+        keep: its mask.
+        storage: None where values stay as they come.
+
+    Raises:
+        NotApplicable: the form cannot say it, or makes nothing smaller.
+    """
+    dtype = np.dtype(BY_NAME[site.dtype].numpy)
+    weight = np.where(keep, dtype.type(1), dtype.type(0))
+    if storage is None:
+        encoded = encode_weight(site, weight, keep)
+    else:
+        parts = _blank_parts(layout_to_solve(site), keep, storage, dtype)
+        encoded = encode_stored(site, Solution(weight, keep, 0.0, 0.0, parts=parts), storage)
+    return footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
+
+
+def _blank_parts(
+    layout: Layout, keep: Mask, storage: Storage, dtype: np.dtype[Any]
+) -> Mapping[str, NDArray[Any]]:
+    """Returns parts of the sizes that a solution's have."""
+    groups, rows, columns = grouped_layout(layout).shape
+    power = np.ones((groups, columns), np.float32)
+    kept = layout.split(keep).reshape(groups, rows, columns)
+    return storage.grid(layout, power, dtype).parts(kept)
+
+
+class Menu:
+    """The bytes of forms, worked out once for all weights that are alike."""
+
+    def __init__(self) -> None:
+        """Knows nothing yet."""
+        self._known: dict[tuple[object, ...], int | None] = {}
+
+    def nbytes(self, site: Site, form: Form) -> int | None:
+        """Returns the bytes of a form, as `form_nbytes`; None where the weight cannot get it."""
+        key = (
+            site.shape,
+            site.dtype,
+            site.opsets,
+            _layout(site),
+            form,
+            footprint(site.parts or site.makers),
+        )
+        if key not in self._known:
+            try:
+                self._known[key] = form_nbytes(site, form)
+            except NotApplicable:
+                self._known[key] = None
+        return self._known[key]
+
+    def least(self, site: Site) -> int:
+        """Returns the bytes of the smallest form of a weight."""
+        found = [self.nbytes(site, form) for form in forms_of(site)]
+        return min(each for each in found if each is not None)
+
+
+def _layout(site: Site) -> Layout | None:
+    try:
+        return layout_to_solve(site)
+    except NotApplicable:
+        return None

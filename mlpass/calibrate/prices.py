@@ -1,0 +1,181 @@
+"""What each form costs a weight: its bytes, and its error on the inputs that the samples bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.calibrate.layers import mode_of
+from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, kept_nbytes
+from mlpass.parallel import map_items
+from mlpass.plan.steps import Step
+from mlpass.solvers.allocate import lower_hull
+from mlpass.solvers.estimate import Excerpt, estimated, excerpt, relative_error
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.nearest import nearest
+from mlpass.solvers.problem import Method
+from mlpass.solvers.solve import solve
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Percentile
+from mlpass.storage.quantized import Quantized
+from mlpass.weights.footprint import footprint
+from mlpass.weights.lossless import encode_lossless
+from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
+from mlpass.weights.sites import Site
+
+_COARSE = Quantized("int4")  # what a weight is rounded to, to see what that does to the outputs
+# How far above the hull of estimates a form may be that is still solved for: a solver gains more on
+# some forms than on others.
+_NEAR = 2.0
+
+
+class Offer(NamedTuple):
+    """A form that a weight may get.
+
+    Attributes:
+        form: the form.
+        nbytes: that it takes in a weight file, at the most.
+        error: relative error of the weight's outputs.
+    """
+
+    form: Form
+    nbytes: int
+    error: float
+
+
+class Prices(NamedTuple):
+    """What is known of a weight before the budget is divided.
+
+    Attributes:
+        offers: of forms; one where nothing is left to choose.
+        noise: relative output error of the weight rounded coarsely; 0 where that is not measured.
+        work: multiplications of a sample.
+    """
+
+    offers: list[Offer]
+    noise: float = 0.0
+    work: float = 0.0
+
+
+def untouched(site: Site, menu: Menu) -> Offer:
+    """Returns the offer to leave a weight as it is."""
+    nbytes = menu.nbytes(site, DENSE)
+    assert nbytes is not None  # it has a form already
+    return Offer(DENSE, nbytes, 0.0)
+
+
+def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Prices:
+    """Returns what each form that is worth it costs a weight.
+
+    Forms are estimated first, and solved for where they are near the front; large weights by some
+    of their rows.
+
+    Args:
+        step: of a weight that may get any form.
+        gram: of its inputs; None where there are no samples: errors are then the weight's own.
+        method: that solves.
+        menu: of bytes.
+
+    Raises:
+        NotApplicable: it cannot be solved for; the text says why.
+        CalibrationError: the Gram is not positive semidefinite.
+    """
+    site = step.site
+    weight, layout, used = _read(step, gram)
+    every = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
+    own = untouched(site, menu)
+    forms = [(form, nbytes) for form, nbytes in every if nbytes is not None and nbytes < own.nbytes]
+    rows = excerpt(weight, layout)
+
+    def estimate(each: tuple[Form, int]) -> Offer:
+        form, nbytes = each
+        assert form.mode is not None
+        return Offer(form, nbytes, estimated(rows, used, form.mode, form.storage))
+
+    guesses = [own, *map_items(estimate, forms)]
+    front = [guesses[number] for number in _near(guesses)]
+    if gram is not None and not gram.is_diagonal:
+
+        def solved(offer: Offer) -> Offer:
+            return offer._replace(error=_solved(offer.form, rows, used, method))
+
+        front = map_items(solved, front)
+    return Prices(_unbeaten([own, *front]), _noise(weight, used, layout))
+
+
+def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
+    """Returns what a weight costs whose form the config says.
+
+    Raises:
+        NotApplicable: it cannot be solved for, or is not made smaller; the text says why.
+        CalibrationError: the Gram is not positive semidefinite.
+    """
+    weight, layout, used = _read(step, gram)
+    mode = mode_of(step, magnitude(weight))
+    found = solve(weight, used, mode, method=method, storage=step.storage, layout=layout)
+    if step.storage is not None and step.storage.exact:
+        encoded = encode_lossless(step.site, found.weight, found.keep)
+        nbytes = footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
+    else:
+        nbytes = kept_nbytes(step.site, found.keep, step.storage)
+    offer = Offer(Form(mode, step.storage), nbytes, found.error)
+    return Prices([offer], _noise(weight, used, layout))
+
+
+def coarse(site: Site) -> NDArray[Any]:
+    """Returns a weight rounded coarsely, each element by itself.
+
+    Raises:
+        NotApplicable: it has no layout.
+    """
+    return _coarse(weight_of(site), layout_to_solve(site))
+
+
+def _coarse(weight: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    return nearest(weight, np.ones(weight.shape, bool), _COARSE, layout).weight
+
+
+def _noise(weight: NDArray[Any], gram: Gram, layout: Layout) -> float:
+    return relative_error(weight, _coarse(weight, layout), gram, layout, Percentile(0.0))
+
+
+def _read(step: Step, gram: Gram | None) -> tuple[NDArray[Any], Layout, Gram]:
+    weight, layout = weight_of(step.site), layout_to_solve(step.site, step.mode)
+    magnitude(weight)  # refuses NaN and inf
+    if gram is not None:
+        return weight, layout, gram
+    groups, _, channels, positions = layout.sizes
+    ones = np.ones(channels * positions, np.float32)
+    if groups == 1:
+        return weight, layout, Gram(ones)
+    return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
+
+
+def _solved(form: Form, rows: Excerpt, gram: Gram, method: Method) -> float:
+    if form.mode is None:
+        return 0.0
+    return solve(
+        rows.weight, gram, form.mode, method=method, storage=form.storage, layout=rows.layout
+    ).error
+
+
+def _near(offers: Sequence[Offer]) -> list[int]:
+    """Returns the numbers of the offers that are near the lower hull of error over bytes."""
+    saved = np.array([offers[0].nbytes - each.nbytes for each in offers], float)
+    errors = np.array([each.error for each in offers])
+    hull = lower_hull(saved, errors)
+    limits = np.interp(saved, saved[hull], errors[hull])
+    near = (errors <= _NEAR * limits) & (saved <= saved[hull[-1]])
+    return [number for number in np.flatnonzero(near).tolist() if number]
+
+
+def _unbeaten(offers: Sequence[Offer]) -> list[Offer]:
+    """Returns the offers that no other beats in bytes and error."""
+    found: list[Offer] = []
+    for offer in sorted(offers, key=lambda each: (each.nbytes, each.error)):
+        if not found or offer.error < found[-1].error:
+            found.append(offer)
+    return found

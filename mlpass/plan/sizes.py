@@ -1,0 +1,34 @@
+"""A size that a model is to have, in the forms that a user may give it in."""
+
+from __future__ import annotations
+
+import re
+
+from mlpass.errors import ConfigError, brief
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_LARGEST = float(1 << 62)  # bytes
+
+
+def parse_size(name: str, size: str | int, before: int) -> int:
+    """Returns a size in bytes.
+
+    Args:
+        name: of the option, for messages.
+        size: bytes, a text such as "3.5MB", or a share of `before` such as "0.4x".
+        before: bytes of what is to become smaller.
+
+    Raises:
+        ConfigError: it is not a size, or beyond all sizes.
+    """
+    text = size if isinstance(size, str) else brief(size)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", text.lower().strip())
+    wanted = 0.0
+    if found is not None and not isinstance(size, bool):
+        wanted = float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]])
+    if not 0 < wanted < _LARGEST:
+        raise ConfigError(
+            f'{name}: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
+            f"Got {brief(size)}."
+        )
+    return int(wanted)

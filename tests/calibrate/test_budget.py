@@ -1,0 +1,186 @@
+"""A budget is met in real bytes, and what it predicts comes true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coremltools.converters.mil.mil import Program
+
+import mlpass
+from mlpass import Config, Percentile
+from mlpass.calibrate.budget import Budget
+from mlpass.calibrate.menus import DENSE, form_nbytes, forms_of
+from mlpass.cli import main
+from mlpass.errors import ConfigError
+from mlpass.program.mlpackage import Package
+from mlpass.storage.lossless import Lossless
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
+from mlpass.weights.sites import find_sites
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+
+def size_of(package):
+    return (package / WEIGHTS).stat().st_size
+
+
+def tokens(count=24):
+    """Returns stretches of text, which is what the model was trained on."""
+    text = np.frombuffer((FIXTURES.parent / "README.md").read_bytes(), np.uint8)
+    return [
+        {"tokens": text[None, start : start + 64].astype(np.int32)}
+        for start in range(0, 64 * count, 64)
+    ]
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return FIXTURES / "tiny_lm.mlpackage"
+
+
+@pytest.fixture(scope="module")
+def divided(lm, tmp_path_factory):
+    out = tmp_path_factory.mktemp("budget") / "out.mlpackage"
+    report = mlpass.prune(
+        lm, out, budget="0.22x", sample_data=tokens(), minimum_deployment_target="iOS18"
+    )
+    return report, out
+
+
+def test_the_weight_file_is_within_two_percent_and_never_above(lm, divided):
+    report, out = divided
+    allowed = 0.22 * size_of(lm)
+    assert 0.98 * allowed <= size_of(out) <= allowed
+    assert report.budget.used == size_of(out)
+    assert report.budget.used <= report.budget.planned
+
+
+def test_the_summed_error_is_as_predicted(divided):
+    record = divided[0].budget
+    assert record.predicted == pytest.approx(record.measured, rel=0.1)
+
+
+def test_weights_that_matter_more_get_more_bits(divided):
+    bits = {layer.name: layer.bits_per_weight for layer in divided[0].layers}
+    assert len({round(each) for each in bits.values()}) > 1
+    assert "bits" in str(divided[0])
+    assert "summed error: predicted" in str(divided[0])
+    assert " + Palette(" in str(divided[0])
+
+
+def test_it_beats_one_form_for_all_of_as_many_bytes(lm, divided, tmp_path):
+    out = tmp_path / "uniform.mlpackage"
+    mlpass.prune(
+        lm, out, storage=Palette(3), sample_data=tokens(), minimum_deployment_target="iOS18"
+    )
+    assert size_of(out) <= size_of(divided[1]) * 1.02
+    others = tokens(32)[24:]
+
+    def error(package):
+        pairs = [(mlpass.Interpreter(model).predict(others)) for model in (lm, package)]
+        dense, other = (np.concatenate([one["logits"] for one in each]) for each in pairs)
+        return float(np.sum(np.square(dense.astype(float) - other)))
+
+    assert error(divided[1]) < error(out)
+
+
+def test_bits_are_of_all_elements_without_samples(lm, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(lm, out, bits=3.5, minimum_deployment_target="iOS18")
+    allowed = 3.5 * sum(np.prod(layer.shape) for layer in report.layers) / 8
+    assert 0.98 * allowed <= size_of(out) <= allowed
+    assert report.budget.measured is None
+
+
+def test_an_older_model_gets_what_it_can_say_and_is_told_what_more_there_is(lm, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(lm, out, budget="0.4x")
+    assert size_of(out) <= 0.4 * size_of(lm)
+    assert "--minimum-deployment-target iOS18" in report.budget.note
+    with Package(out) as package:
+        opsets = {each.opset for one in package.programs for each in one.functions.values()}
+    assert max(opsets) < 18
+
+
+def test_what_the_config_names_is_kept(lm, tmp_path):
+    with Package(lm) as package:
+        first, second, third, *_ = (
+            s.name for s in find_sites(package.programs) if np.prod(s.shape) > 9e3
+        )
+    config = Config(op_name_configs={first: None, second: Quantized("int8"), third: Lossless()})
+    report = mlpass.prune(
+        lm,
+        tmp_path / "out.mlpackage",
+        config,
+        budget="0.35x",
+        minimum_deployment_target="iOS18",
+    )
+    found = {layer.name: layer for layer in report.layers}
+    assert found[first].encoding == "dense"
+    assert found[second].encoding == "quantized"
+    assert report.budget.used <= report.budget.nbytes
+
+
+def test_bytes_of_every_form_equal_those_that_are_written(lm, tmp_path):
+    """Against a package with that form, its file as long as the rest and the form."""
+    with Package(lm) as package:
+        site = next(s for s in find_sites(package.programs) if s.name.startswith("layers_0_query"))
+        before = form_nbytes(site, DENSE)
+        for number, form in enumerate(forms_of(site)):
+            if form.mode is None:
+                continue
+            out = tmp_path / f"{number}.mlpackage"
+            entry = mlpass.OpConfig(form.mode, form.storage)
+            mlpass.prune(lm, out, Config(op_name_configs={site.name: entry}))
+            told = form_nbytes(site, form)
+            assert size_of(lm) - size_of(out) == before - told, form
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": "2x"}, r"budget: 2x is \d+ bytes, and the weights take \d+ as they are: there"),
+        ({"budget": "0.01x"}, r"budget: 0.01x is \d+ bytes, and the weights cannot take less than"),
+        ({"budget": 1000}, r"--minimum-deployment-target iOS18\) opens more forms"),
+        ({"budget": "0.5x", "bits": 3.0}, "budget: give a size or bits, not both"),
+        ({"budget": "half"}, "budget: must be bytes, a text such as"),
+        ({"bits": 0}, "bits: must be a number above 0, up to 32. Got 0"),
+        ({"bits": "3"}, "bits: must be a number above 0, up to 32. Got '3'"),
+        ({"budget": "0.5x", "storage": "int8"}, "storage: with a budget each weight gets its own"),
+        ({"budget": "0.5x", "config": Percentile(0.5)}, "budget: the config gives every weight"),
+        ({"budget": "0.5x", "joint_compression": True}, "budget: is for weights that are not"),
+        (
+            {"budget": "0.5x", "sample_data": tokens(1), "allocate": "error"},
+            "budget: divides bytes among layers already; drop allocate",
+        ),
+    ],
+)
+def test_budgets_that_cannot_be(lm, tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        mlpass.prune(lm, tmp_path / "out.mlpackage", **arguments)
+
+
+def test_the_command_line(lm, tmp_path, capsys):
+    out = tmp_path / "out.mlpackage"
+    command = ["prune", str(lm), "-o", str(out), "--max-size", "0.4x", "--json"]
+    assert main(command) == 0
+    assert '"budget": {' in capsys.readouterr().out
+    assert 0.98 * 0.4 * size_of(lm) <= size_of(out) <= 0.4 * size_of(lm)
+    with pytest.raises(SystemExit):
+        main(["prune", str(lm), "-o", str(out)])
+    assert "or what all may take: --max-size or --bits" in capsys.readouterr().err
+
+
+def test_a_program_has_no_weight_files(lm):
+    program = Program()
+    with pytest.raises(ConfigError, match="budget: is for the weight files of a package"):
+        mlpass.prune(program, budget="0.5x")
+
+
+def test_budgets_as_text():
+    assert str(Budget(bits=3.0)) == "3 bits"
+    assert str(Budget("0.25x")) == "0.25x"
