@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,11 @@ from hypothesis import settings
 # Machines differ in speed, and a failure must be one that anybody can see again.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+# What a shell starts in the background does not hear Ctrl-C, nor does what that starts.
+_here = threading.current_thread() is threading.main_thread()
+if _here and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PACKAGES = sorted(path.name for path in FIXTURES.glob("*.mlpackage"))

@@ -203,8 +203,8 @@ def test_two_branches_may_share_names(old: Path, tmp_path: Path) -> None:
 
 
 FORMS: dict[str, dict[str, Any]] = {
-    "quantized": {"quantize": "int8"},
-    "palettized": {"palettize": 4},
+    "quantized": {"storage": "int8"},
+    "palettized": {"storage": {"palettize": 4}},
 }
 INVENTED = ("w_mask", "w_nonzero", "w_indices_mask", "w_data_mask", "w_scale", "w_lut")
 
