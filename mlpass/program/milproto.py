@@ -30,7 +30,7 @@ class BlobReader(Protocol):
     def read(
         self, offset: int, dtype: DType, count: int, start: int = 0, stop: int | None = None
     ) -> ir.Raw:
-        """Returns the stored bytes of a blob, or only those of the elements from `start` to `stop`."""
+        """Returns the stored bytes of a blob, or those of a run of its elements."""
 
     def check(self, offset: int, dtype: DType, count: int) -> None:
         """Raises ModelFormatError where there is no such blob."""
