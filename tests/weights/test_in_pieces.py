@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import coremltools as ct
@@ -40,15 +41,18 @@ def save(path, *weights):
             x = mb.linear(x=x, weight=weight)
         return x
 
-    ct.convert(
-        program,
-        convert_to="mlprogram",
-        minimum_deployment_target=ct.target.iOS17,
-        pass_pipeline=ct.PassPipeline.EMPTY,
-        compute_precision=ct.precision.FLOAT32,
-        skip_model_load=True,
-        package_dir=str(path),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # coremltools leaves a directory behind
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS17,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            compute_precision=ct.precision.FLOAT32,
+            skip_model_load=True,
+        )
+        model.save(str(path))
+        del model
 
 
 def contents(package):
