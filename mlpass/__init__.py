@@ -24,17 +24,21 @@ if TYPE_CHECKING:
         TargetError,
         UnsupportedOpError,
     )
+    from mlpass.examine.check import check
     from mlpass.examine.compare import compare
     from mlpass.examine.explain import explain
     from mlpass.examine.inspect import inspect
+    from mlpass.examine.locate import locate
     from mlpass.plan.config import Config, OpConfig
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
     from mlpass.pruning.in_place import prune_program
     from mlpass.pruning.prune import prune
+    from mlpass.report.check import Check, Hazard
     from mlpass.report.choice import Attempt, Choice, Target
     from mlpass.report.comparison import Comparison, OutputRecord
     from mlpass.report.explanation import Explanation, Finding, WeightCost
+    from mlpass.report.location import Location, OpRecord
     from mlpass.report.records import LayerRecord, Report
     from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
     from mlpass.report.study import SweepReport, Trial
@@ -88,6 +92,9 @@ _HOMES = {
     "SparseGPT": "mlpass.solvers.sparsegpt",
     "Threshold": "mlpass.sparsity.modes",
     "UnsupportedOpError": "mlpass.errors",
+    "check": "mlpass.examine.check",
+    "Check": "mlpass.report.check",
+    "Hazard": "mlpass.report.check",
     "compare": "mlpass.examine.compare",
     "explain": "mlpass.examine.explain",
     "Explanation": "mlpass.report.explanation",
@@ -95,6 +102,9 @@ _HOMES = {
     "WeightCost": "mlpass.report.explanation",
     "Wanda": "mlpass.solvers.wanda",
     "inspect": "mlpass.examine.inspect",
+    "locate": "mlpass.examine.locate",
+    "Location": "mlpass.report.location",
+    "OpRecord": "mlpass.report.location",
     "kernel": "mlpass.runtime.kernels.registry",
     "pipeline": "mlpass.plugin.passes",
     "prune": "mlpass.pruning.prune",
@@ -136,20 +146,26 @@ __all__ = [
     "Plain",
     "Quantized",
     "Interpreter",
+    "check",
     "compare",
     "explain",
     "inspect",
+    "locate",
     "kernel",
     "pipeline",
     "prune",
     "prune_program",
     "prune_weights",
     "solve",
+    "Check",
     "Comparison",
     "Explanation",
     "Finding",
+    "Hazard",
     "WeightCost",
     "LayerRecord",
+    "Location",
+    "OpRecord",
     "OutputRecord",
     "Report",
     "Solution",
