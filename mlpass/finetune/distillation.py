@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
-from mlpass.finetune.threads import fixed_threads
+from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import check_names, read_input
 from mlpass.runtime.samples import Sample, load_samples, steps_of

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array, Namespace
+from mlpass.blas import one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Backend:
         to_numpy: the other way round.
         session: makes the context that kernels run in; its argument says whether gradients are
             wanted.
+        held: makes the context in which its bits do not depend on the number of cores.
     """
 
     name: str
@@ -30,3 +32,4 @@ class Backend:
     from_numpy: Callable[[NDArray[Any]], Array]
     to_numpy: Callable[[Array], NDArray[Any]]
     session: Callable[[bool], AbstractContextManager[Any]] = nullcontext
+    held: Callable[[], AbstractContextManager[Any]] = one_blas_thread
