@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Iterable
 
 _LONGEST_WORD = 200  # that is compared with others
+_LEAD, _TAIL = 2500, 1000  # characters of a message that is too long to be shown whole
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxother, _BRIEF.maxlong = 2, 200, 100
 _BRIEF.maxstring = 200
@@ -19,8 +20,8 @@ class MlpassError(Exception):
     """Base of all errors below: catch it to catch them all."""
 
     def __str__(self) -> str:
-        """The text, on one line: names in it may be anybody's."""
-        return visible(super().__str__())
+        """The text, on one line, and cut in its midst: names in it may be anybody's."""
+        return cut(visible(super().__str__()))
 
 
 class ConfigError(MlpassError, ValueError):
@@ -87,6 +88,13 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def cut(message: str) -> str:
+    """Returns a message without its midst, where that is too long for anybody to read."""
+    if len(message) <= _LEAD + _TAIL:
+        return message
+    return f"{message[:_LEAD]} ... {message[-_TAIL:]}"
 
 
 def brief(value: object) -> str:

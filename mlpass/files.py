@@ -155,20 +155,16 @@ def check_apart(target: Path, source: Path, what: str) -> None:
     Raises:
         ModelFormatError: `target` is within `source`, or holds it.
     """
-    place = target.parent  # a link at `target` itself is replaced, not followed
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    within = {_identity(Path(folder)) for folder, _, _ in os.walk(source)}
-    if _identity(place) in within:
+    place = Path(os.path.realpath(target.parent))  # a link at `target` is replaced, not followed
+    if any(_is_folder(each, source) for each in (place, *place.parents)):
         raise ModelFormatError(f"{target}: is within {what}; name another target")
     parents = Path(os.path.realpath(source)).parents
-    above = {_identity(folder) for folder in parents if folder.exists()}
-    if target.is_dir() and not target.is_symlink() and _identity(target) in above:
+    if not target.is_symlink() and any(_is_folder(target, each) for each in parents):
         raise ModelFormatError(f"{target}: holds {what}; name another target")
 
 
 @contextlib.contextmanager
-def naming(target: Path, hidden: Path) -> Iterator[None]:
+def naming(target: Path, hidden: Path | None = None) -> Iterator[None]:
     """Makes an OSError name `target` where it names nothing, or something at or below `hidden`."""
     try:
         yield
@@ -176,7 +172,8 @@ def naming(target: Path, hidden: Path) -> Iterator[None]:
         if error.errno is None:  # it has words of its own
             raise
         names = [name for name in (error.filename, error.filename2) if name is not None]
-        if not names or any(Path(os.fsdecode(name)).is_relative_to(hidden) for name in names):
+        paths = [Path(os.fsdecode(name)) for name in names]
+        if not names or (hidden and any(path.is_relative_to(hidden) for path in paths)):
             error.filename, error.filename2 = str(target), None  # the name that the caller knows
         raise
 
@@ -385,6 +382,5 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
+def _is_folder(path: Path, folder: Path) -> bool:
+    return os.path.isdir(path) and os.path.exists(folder) and os.path.samefile(path, folder)
