@@ -72,6 +72,10 @@ class Terminated(SystemExit):
     """What SIGTERM and SIGHUP raise: unlike a `SystemExit` of a user's own, it ends everything."""
 
 
+# What ends the program, whoever's function is running.
+ENDS = (KeyboardInterrupt, Terminated)
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Adds a line to what an exception tells, once, where `BaseException.add_note` would."""
     notes = vars(error).setdefault("__notes__", [])
@@ -101,8 +105,21 @@ def brief(value: object) -> str:
     """Returns a value as `repr` does, cut where it is long or deep."""
     try:
         return _BRIEF.repr(value)
-    except ValueError:  # a number of more digits than Python writes
+    except ENDS:
+        raise
+    except BaseException:  # a number of more digits than Python writes; or it is not to be shown
         return f"a value of type {type(value).__name__}"
+
+
+def told(error: BaseException) -> str:
+    """Returns the kind of an exception that is anybody's, and its text where that can be had."""
+    try:
+        text = " ".join(str(error).split())
+    except ENDS:
+        raise
+    except BaseException:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def close_matches(word: object, known: Iterable[str]) -> str:

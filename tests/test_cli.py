@@ -175,6 +175,17 @@ def test_failures_are_one_line_and_end_with_1(fixtures, tmp_path, capsys):
     )
 
 
+def test_a_current_directory_that_is_gone_is_named(fixtures, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    given = ["sweep", str(fixtures / "tiny_lm.mlpackage"), "--evaluate", "measure:f"]
+    assert main(given) == 1
+    assert capsys.readouterr().err == (
+        "mlpass: error: the current directory: No such file or directory\n"
+    )
+
+
 def test_force_replaces_and_in_place_works(fixtures, tmp_path, capsys):
     model = tmp_path / "model.mlpackage"
     shutil.copytree(fixtures / "tiny_lm.mlpackage", model)

@@ -23,7 +23,7 @@ from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
 from mlpass.cli.signals import ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
-from mlpass.errors import MlpassError, OutputExistsError, Terminated, cut, visible
+from mlpass.errors import MlpassError, OutputExistsError, Terminated, cut, told, visible
 from mlpass.ledger import close_all
 from mlpass.version import __version__
 
@@ -57,7 +57,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 1
     except OSError as error:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return _fail(": ".join([*names, error.strerror or str(error)]), error)
+        return _fail(": ".join([*(names or _here()), error.strerror or told(error)]), error)
     except MemoryError as error:
         return _fail("out of memory", error)
     except KeyboardInterrupt as error:
@@ -87,6 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(commands)
     return parser
+
+
+def _here() -> list[str]:
+    """Returns what an error that names nothing means: the current directory, where that is gone."""
+    try:
+        os.getcwd()
+    except OSError:
+        return ["the current directory"]
+    return []
 
 
 def _fail(message: str, error: BaseException, status: int = 1) -> int:
