@@ -175,6 +175,21 @@ def test_failures_are_one_line_and_end_with_1(fixtures, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    "words", [["--\x1b[31mnone"], ["--backend", "\x07\u202e"], ["a\nb"], ["--" + "9" * 60_000]]
+)
+def test_wrong_usage_is_told_so_that_it_can_be_read(words, fixtures, capsys):
+    model = str(fixtures / "tiny_lm.mlpackage")
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", model, model, "--sample-data", "x.npz", *words])
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("mlpass")
+    assert "error: " in line
+    assert line.isprintable()
+    assert len(line) < 4000
+
+
 def test_a_current_directory_that_is_gone_is_named(fixtures, tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -67,8 +67,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong usage in a line that can be read, whatever the words were."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(cut(visible(" ".join(message.split()))))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mlpass",
         description="Prune Core ML models after conversion.",
         epilog="'mlpass COMMAND --help' tells more about a command.",
