@@ -201,6 +201,26 @@ def test_a_current_directory_that_is_gone_is_named(fixtures, tmp_path, monkeypat
     )
 
 
+def test_memory_and_modules_that_cannot_be_had_are_a_line(fixtures, monkeypatch, capsys):
+    def without_room(*_, **__):
+        raise MemoryError("too little")
+
+    def without_module(*_, **__):
+        try:
+            raise ImportError("cannot map it", name="_inner")
+        except ImportError as error:
+            raise ImportError("a page\nof advice") from error
+
+    given = ["inspect", str(fixtures / "tiny_lm.mlpackage")]
+    for raising, line in (
+        (without_room, "out of memory: too little"),
+        (without_module, "cannot import _inner: cannot map it"),
+    ):
+        monkeypatch.setattr("mlpass.examine.inspect.inspect", raising)
+        assert main(given) == 1
+        assert capsys.readouterr().err == f"mlpass: error: {line}\n"
+
+
 def test_force_replaces_and_in_place_works(fixtures, tmp_path, capsys):
     model = tmp_path / "model.mlpackage"
     shutil.copytree(fixtures / "tiny_lm.mlpackage", model)

@@ -59,7 +59,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return _fail(": ".join([*(names or _here()), error.strerror or told(error)]), error)
     except MemoryError as error:
-        return _fail("out of memory", error)
+        text = f": {error}" if str(error) else ""
+        return _fail(f"out of memory{text}", error)
+    except ImportError as error:  # its last words are the reason, what is before is advice
+        while isinstance(error.__cause__, ImportError):
+            error = error.__cause__
+        return _fail(f"cannot import {error.name or 'what it needs'}: {error}", error)
     except KeyboardInterrupt as error:
         return _fail("interrupted", error, status=130)
     except Terminated as error:
