@@ -111,7 +111,9 @@ def test_values_of_another_framework_are_a_reference(tmp_path):
     path = tmp_path / "values.npz"
     np.savez(path, **broken)
     location = mlpass.locate(path, other, [sample])
-    assert location.worst[0].own == pytest.approx(10 * math.log10(1.5**2 / 0.5**2), abs=0.1)  # in fp16
+    assert location.worst[0].own == pytest.approx(
+        10 * math.log10(1.5**2 / 0.5**2), abs=0.1
+    )  # in fp16
     assert [op.name for op in location.ops if op.own < 40] == [location.worst[0].name]
     assert location.worst[0].differences == ()
     assert len(location.ops) == len(names)
