@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.prices import Prices, coarse
 from mlpass.halves import widened
@@ -59,8 +58,9 @@ def influences(
             device=calibration.device,
             function_name=calibration.function_name,
         )
+        assert interpreter.backend is not None  # Calibration refuses Core ML itself
         bar = tqdm(total=len(measured), desc="measuring", unit="weight", disable=None)
-        with bar, one_blas_thread():
+        with bar, interpreter.backend.held():
             dense = _outputs(interpreter, inputs)
             for start in range(0, len(measured), together):
                 sites = measured[start : start + together]

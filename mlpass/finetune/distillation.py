@@ -13,7 +13,8 @@ from tqdm import tqdm
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
-from mlpass.finetune.threads import fixed_threads
+from mlpass.options import check_count
+from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import check_names, read_input
 from mlpass.runtime.samples import Sample, load_samples, steps_of
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Outputs = Mapping[str, Tensor]
 LEARNING_RATE = 1e-4
+_MOST_SAMPLES = 1 << 16  # in a batch
+_LARGEST_SEED = (1 << 64) - 1
 
 
 def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
@@ -83,9 +86,9 @@ def distill(
         InputError: a sample does not fit the models.
         ExecutionError: the loss is no longer finite, or an op failed.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name}: must be an int of 1 or more. Got {value!r}.")
+    check_count("steps", steps)
+    check_count("batch_size", batch_size, high=_MOST_SAMPLES)
+    check_count("seed", seed, low=0, high=_LARGEST_SEED)
     number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
     if not number or not learning_rate > 0:
         raise ConfigError(f"learning_rate: must be a number above 0. Got {learning_rate!r}.")

@@ -52,8 +52,8 @@ class ADMM(Method):
             from being fitted too closely.
     """
 
-    iterations: int = option(default=8, low=1, help="products with the inverse")
-    finish: int = option(default=3, low=0, help="conjugate-gradient steps on the final mask")
+    iterations: int = option(default=8, low=1, high=10_000, help="products with the inverse")
+    finish: int = option(default=3, low=0, high=10_000, help="conjugate-gradient steps on the mask")
     penalty: float = option(default=0.65, above=0, help="of the disagreement of mask and weights")
     dampening: float = option(
         default=0.01, low=0, high=1, help="fraction of a Gram's mean diagonal that is added to it"
