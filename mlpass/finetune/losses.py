@@ -52,10 +52,8 @@ def kinds_of(module: ProgramModule, logits: str | None = None) -> dict[str, Kind
     told = [] if logits is None else [name.strip() for name in logits.split(",")]
     for name in told:
         if name not in names:
-            raise ConfigError(
-                f"logits: there is no output {name!r}{close_matches(name, names)}; there are "
-                f"{', '.join(names)}"
-            )
+            others = close_matches(name, names) or f"; there are {', '.join(names)}"
+            raise ConfigError(f"logits: there is no output {name!r}{others}")
         found[name] = Kind("logits")
     return {name: found[name] for name in names}
 

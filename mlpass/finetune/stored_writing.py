@@ -67,7 +67,8 @@ def write_stored(
             polished.add(site.name)
             if parameter not in new:
                 new[parameter] = _stated(module, parameter, old)
-            edits.update(_edits(found, old, new[parameter], producers, edits))
+            if new[parameter] is not old:
+                edits.update(_edits(found, old, new[parameter], producers, edits))
         told = []
         for site in filter(is_weight, sites.values()):
             record = untouched_record(site)
@@ -89,7 +90,7 @@ def write_stored(
 
 
 def _stated(module: StoredModule, parameter: str, old: Constant) -> Constant:
-    """Returns what takes the place of a constant: stored where it is, as it is."""
+    """Returns what takes the place of a constant, stored as it is; itself where nothing changed."""
     values = module.rounded(parameter).detach().cpu().numpy()
     lost = ~np.isfinite(values)
     if lost.any():
@@ -98,6 +99,8 @@ def _stated(module: StoredModule, parameter: str, old: Constant) -> Constant:
             "rate"
         )
     raw = pack_elements(values.astype(str(old.dtype.numpy)), old.dtype)
+    if np.array_equal(raw, old.load()):
+        return old
     storage = None if old.storage is None else (old.storage[0], object())
     return Constant(old.type, lambda: raw, storage, in_file=old.in_file)
 
