@@ -130,7 +130,7 @@ def polish(
 
 def trained_of(module: StoredModule, options: Polish) -> list[str]:
     """Returns the names of the parameters that train."""
-    return [name for name in module.floats if options.biases or not module.is_beside(name)]
+    return [name for name in module.floats if not (options.weights_only and module.is_beside(name))]
 
 
 @fixed_threads()

@@ -21,7 +21,7 @@ class Polish:
         held_out: share of the samples that are not trained on: they say when to stop, and which
             step to keep.
         logits: names of outputs that are logits, where that does not show in the program.
-        biases: whether biases and gains train, too.
+        weights_only: whether biases and gains stay as they are.
     """
 
     steps: int = option(low=1, help="how many batches to train on")
@@ -38,7 +38,7 @@ class Polish:
     logits: str | None = option(
         default=None, help="outputs that are logits, with commas between them"
     )
-    biases: bool = option(default=True, help="whether biases and gains train, too")
+    weights_only: bool = option(default=False, help="biases and gains stay as they are")
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -74,7 +74,7 @@ def test_it_comes_nearer_in_the_same_form(pruned, tmp_path):
 )
 def test_every_form_gains_on_sequences_over_a_state(mode, storage, tmp_path):
     """Samples of several steps: gradients flow through the state."""
-    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
+    solved = tmp_path / "solved.mlpackage"
     mlpass.prune(DENSE, solved, mode, storage=storage)
     with np.load(DENSE.with_suffix(".npz")) as truth:
         inputs = {key[6:]: truth[key] for key in truth if key.startswith("input:")}
@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_ends_it(pruned):
 
 def test_biases_stay_where_that_is_asked_for(pruned):
     module, first = to_stored_module(pruned), to_stored_module(pruned)
-    polish_module(module, to_module(DIGITS), TRAIN, replace(OPTIONS, biases=False))
+    polish_module(module, to_module(DIGITS), TRAIN, replace(OPTIONS, weights_only=True))
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, first.get_parameter(name)) == module.is_beside(name), name
     assert sum(map(module.is_beside, module.floats)) == 5
@@ -153,11 +153,11 @@ def test_from_the_command_line(pruned, tmp_path, capsys):
     np.savez(data, image=np.stack([sample["image"] for sample in TRAIN]))
     words = ["finetune", str(pruned), "-o", str(output), "--sample-data", str(data)]
     words += ["--dense", str(DIGITS)]
-    rest = ["--steps", "3", "--logits", "logits", "--held-out", "0.25", "--no-biases", "--json"]
+    rest = ["--steps", "3", "--logits", "logits", "--held-out", "0.25", "--weights-only", "--json"]
     assert main([*words, *rest]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["notes"][0].startswith("polished for 3 steps on 18 samples")
-    options = Polish(steps=3, logits="logits", held_out=0.25, biases=False)
+    options = Polish(steps=3, logits="logits", held_out=0.25, weights_only=True)
     polish(pruned, same, DIGITS, TRAIN, options)
     assert tree(same) == tree(output)
     finetune(pruned, same, None, TRAIN, steps=3, dense=DIGITS, force=True)
@@ -167,9 +167,8 @@ def test_from_the_command_line(pruned, tmp_path, capsys):
     assert "--steps: say how many batches to train on" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*words, *rest, "--target-sparsity", "0.9"])
-    assert (
-        "--biases, --held-out, --logits: for a polish, so not with options that say what to prune"
-        in capsys.readouterr().err
-    )
+    flags = "--held-out, --logits, --weights-only"
+    text = f"{flags}: for a polish, so not with options that say what to prune"
+    assert text in capsys.readouterr().err
     assert main([*words, "--steps", "0", "--force"]) == 1
     assert "steps: must be an int of 1 or more. Got 0" in capsys.readouterr().err
