@@ -12,7 +12,7 @@ import mlpass
 from mlpass import Palette, Percentile, Quantized
 from mlpass.cli import main
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError, OutputExistsError
-from mlpass.finetune import Polish, finetune, polish, to_module, to_stored_module
+from mlpass.finetune import Polish, finetune, polish, polishing, to_module, to_stored_module
 from mlpass.finetune.polishing import polish_module
 from tests.finetune.networks import FIXTURES, images
 from tests.finetune.test_stored_writing import constants
@@ -172,3 +172,21 @@ def test_from_the_command_line(pruned, tmp_path, capsys):
     assert text in capsys.readouterr().err
     assert main([*words, "--steps", "0", "--force"]) == 1
     assert "steps: must be an int of 1 or more. Got 0" in capsys.readouterr().err
+
+
+def test_a_run_that_dies_leaves_what_was_there(pruned, tmp_path, monkeypatch):
+    output = tmp_path / "o.mlpackage"
+    polish(pruned, output, DIGITS, TRAIN[:4], replace(OPTIONS, steps=1))
+    before = tree(tmp_path)
+    looks = iter(range(2))
+
+    def judge(*given):
+        if next(looks, None) is None:
+            raise KeyboardInterrupt
+        return found(*given)
+
+    found = polishing._judge
+    monkeypatch.setattr(polishing, "_judge", judge)
+    with pytest.raises(KeyboardInterrupt):
+        polish(pruned, output, DIGITS, TRAIN, OPTIONS, force=True)
+    assert tree(tmp_path) == before
