@@ -15,6 +15,7 @@ import numpy as np
 
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
+from mlpass.weights.apart import Apart, joined
 from mlpass.weights.ops.record import WEIGHT_OPS
 
 # Ops that make another value at each run, or keep one: never a constant, whatever they read.
@@ -54,6 +55,7 @@ class Site:
         uses: every reading, by an op that takes it as a weight.
         opsets: iOS version of the function that each of the makers is in.
         other_use: who else reads it, so that it must be left as it is; None where nobody does.
+        apart: what it has beside its codes; None where those are all.
     """
 
     name: str
@@ -64,6 +66,12 @@ class Site:
     uses: tuple[Use, ...]
     opsets: tuple[int, ...]
     other_use: str | None
+    apart: Apart | None = None
+
+    @property
+    def every_part(self) -> tuple[Op, ...]:
+        """The ops that take part in making it, those of what it has beside its codes as well."""
+        return self.parts if self.apart is None else (*self.parts, *self.apart.parts)
 
     @property
     def opset(self) -> int:
@@ -156,12 +164,13 @@ def find_sites(
             ]
             sites.append(_site(read, uses, others[0] if others else None, graph))
     counts = Counter(site.name for site in sites)
-    return [
+    found = [
         replace(site, name=f"{graph.places[site.makers[0]]}/{site.name}")
         if counts[site.name] > 1
         else site
         for site in sites
     ]
+    return joined(programs, found)
 
 
 def constants_of(op: Op) -> list[Constant]:
