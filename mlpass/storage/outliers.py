@@ -143,5 +143,5 @@ class Divided:
 def divided(
     grid: Trimmed, share: float, layout: Layout, power: Floats, dtype: np.dtype[Any]
 ) -> Grid:
-    """Returns a grid with outliers beside it; itself where there are none."""
+    """Returns a grid with a share of outliers beside it; the grid itself where that is 0."""
     return Divided(grid, share, layout, power, dtype) if share else grid

@@ -18,7 +18,6 @@ from mlpass.storage.kmeans import fitted_tables
 from mlpass.storage.normal_float import normal_float
 from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
-    OUTLIERS_HELP,
     Floats,
     Grid,
     MakeRounding,
@@ -66,7 +65,9 @@ class Palette(Storage):
         must='"kmeans" or "normal_float"',
         help="how the entries are found",
     )
-    outliers: float = option(default=0.0, low=0, high=0.5, help=OUTLIERS_HELP)
+    outliers: float = option(
+        default=0.0, low=0, high=0.5, help="share of elements that are kept apart, as they are"
+    )
 
     def __post_init__(self) -> None:
         if self.group_size is None:

@@ -16,7 +16,6 @@ from mlpass.sparsity.layout import Layout, grouped_layout
 from mlpass.sparsity.ranking import Mask
 from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
-    OUTLIERS_HELP,
     Floats,
     Grid,
     MakeRounding,
@@ -62,7 +61,9 @@ class Quantized(Storage):
     block_size: int | None = option(
         default=None, low=1, help="input channels that share a scale; all of a row without it"
     )
-    outliers: float = option(default=0.0, low=0, high=0.5, help=OUTLIERS_HELP)
+    outliers: float = option(
+        default=0.0, low=0, high=0.5, help="share of elements that are kept apart, as they are"
+    )
 
     @property
     def symmetric(self) -> bool:

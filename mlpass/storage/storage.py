@@ -23,7 +23,6 @@ Rounding = Callable[[int, Array], Array]
 MakeRounding = Callable[[NDArray[np.intp]], Rounding]
 
 _IOS18 = 18
-OUTLIERS_HELP = "share of elements that are kept apart as floats, those that rounding harms most"
 NEEDS_IOS18 = (
     'needs iOS18: minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) raises '
     "the model"
