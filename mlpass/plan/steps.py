@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import floor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config, OpConfig, op_config_of
 from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
-from mlpass.program.ir import Op
 from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
 from mlpass.storage.plain import rounding_of
@@ -52,7 +51,7 @@ class SiteCut(NamedTuple):
     """A cut through the scores of one weight, and the float type whose keys it is stated in."""
 
     cut: Cut
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
 
 
 def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[Step]:
@@ -76,7 +75,7 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
     if problem := unmatched(config, names, set(WEIGHT_OPS)):
         raise ConfigError(problem)
     steps = [_step(site, config, joint) for site in sites]
-    readers = Counter(use.op for site in sites for use in site.uses)
+    readers: Counter[Hashable] = Counter(use.op for site in sites for use in site.uses)
     return [_with_outliers(step, readers) if _has_outliers(step) else step for step in steps]
 
 
@@ -89,7 +88,7 @@ def check_storages(steps: Sequence[Step]) -> None:
                 check_storage([step.site], step.storage, zeros=True)
 
 
-def keep_by_cut(score: NDArray[Any], cut: SiteCut) -> Mask:
+def keep_by_cut(score: NDArray[np.generic], cut: SiteCut) -> Mask:
     """Returns the keep mask that a cut through all weights gives one of them."""
     keys = keys_of(score.astype(cut.dtype, copy=False)).reshape(-1)
     return keep_above(keys, cut.cut)[0].reshape(score.shape)
@@ -119,7 +118,7 @@ def rank_globally(steps: Sequence[Step]) -> list[Step]:
 class _Ranked:
     """A step's weight as a key source: read anew at each call."""
 
-    def __init__(self, step: Step, dtype: np.dtype[Any]) -> None:
+    def __init__(self, step: Step, dtype: np.dtype[np.generic]) -> None:
         self._step = step
         self._dtype = dtype
         self.size = int(np.prod(step.site.shape))
@@ -146,7 +145,7 @@ def _has_outliers(step: Step) -> bool:
     return step.skipped is None and step.storage is not None and step.storage.apart > 0
 
 
-def _with_outliers(step: Step, readers: Mapping[Op, int]) -> Step:
+def _with_outliers(step: Step, readers: Counter[Hashable]) -> Step:
     """Returns a step whose weight is to have outliers, skipped where its op has two weights.
 
     Args:

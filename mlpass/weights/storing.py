@@ -125,7 +125,7 @@ def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage
     )
 
 
-def encode_exact(site: Site, weight: NDArray[Any], exact: Exact, layout: Layout) -> Encoded:
+def encode_exact(site: Site, weight: NDArray[np.generic], exact: Exact, layout: Layout) -> Encoded:
     """Returns a weight as it will be stored in a form that decodes to exactly its values.
 
     Args:
