@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +18,9 @@ from mlpass.errors import ConfigError
 from mlpass.program import encode
 from mlpass.program.ir import Argument, Constant, Op, Program, TensorType, Value
 from mlpass.weights.ops.record import find_record
-
-if TYPE_CHECKING:
-    from mlpass.weights.sites import Site, Use
+from mlpass.weights.site import Apart, Site, Use
 
 _BIAS = "bias"
-
-
-class Apart(NamedTuple):
-    """What a weight has beside its codes.
-
-    Attributes:
-        parts: the ops that make it.
-        sums: for each op that reads the codes, the one that adds what is made with the rest.
-    """
-
-    parts: tuple[Op, ...]
-    sums: dict[Op, Op]
 
 
 def rest_ops(site: Site, apart: NDArray[np.bool_], rest: NDArray[Any]) -> list[tuple[Op, list[Op]]]:
