@@ -70,6 +70,10 @@ class ADMM(Method):
             split = refit(scaled, keep, split, self.finish, dampening)
         return self._checked(problem, Pruned(split / scale, keep, dampening))
 
+    def rivals(self, problem: Problem) -> tuple[Method, ...]:
+        """Returns SparseGPT with refit, where it leaves as many zeros."""
+        return () if problem.mode.target is None else (SparseGPT(self.dampening, refit=True),)
+
     def _checked(self, problem: Problem, found: Pruned) -> Pruned:
         """Returns what the search found, or what a simpler method's mask gives where that is less.
 

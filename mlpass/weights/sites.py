@@ -38,6 +38,7 @@ def find_sites(
         for function in program.functions.values():
             place = "/".join(filter(None, (program.name, function.name)))
             _gather(function.block, function.opset, place, graph, parameters)
+    _leave_what_makes_weights(graph)
     sites = []
     for makers in graph.makers.values():
         outputs = [maker.outputs[-1] for maker in makers]
@@ -135,6 +136,18 @@ def _gather(
     for nested in block.walk_blocks():
         for value in nested.outputs:
             graph.others[value] = "it is also an output"
+
+
+def _leave_what_makes_weights(graph: _Graph) -> None:
+    """Notes what ops read that make a weight of constants: that weight's own site tells of it."""
+    computed = [
+        op for op in graph.firsts if op.type != "const" and op.outputs[-1] in graph.computed
+    ]
+    made = {value for op in computed for part in _parts(op, graph) for value in part.outputs}
+    for value, uses in graph.readings.items():
+        for use in uses:
+            if not made.isdisjoint(use.op.outputs):
+                graph.others.setdefault(value, f"a weight is made of it, by {use.op.type}")
 
 
 def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
