@@ -25,9 +25,11 @@ class Polish:
     """
 
     steps: int = option(low=1, high=1_000_000_000, help="how many batches to train on")
-    batch_size: int = option(default=8, low=1, high=1 << 16, help="samples a batch")
+    batch_size: int = option(default=8, low=1, high=65_536, help="samples a batch")
     learning_rate: float = option(default=LEARNING_RATE, above=0, help="of Adam")
-    seed: int = option(default=0, low=0, high=(1 << 64) - 1, help="of the order of the samples")
+    seed: int = option(
+        default=0, low=0, high=18_446_744_073_709_551_615, help="of the order of the samples"
+    )
     held_out: float = option(
         default=0.125,
         above=0,
