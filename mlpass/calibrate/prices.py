@@ -88,22 +88,38 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Pric
     every = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
     own = untouched(site, menu)
     forms = [(form, nbytes) for form, nbytes in every if nbytes is not None and nbytes < own.nbytes]
-    rows = excerpt(weight, layout)
+    rows, noise = excerpt(weight, layout), _noise(weight, used, layout)
+    share = _share(rows, used, noise) if rows.layout is not layout else 1.0
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
         assert form.mode is not None
-        return Offer(form, nbytes, estimated(rows, used, form.mode, form.storage))
+        return Offer(form, nbytes, share * estimated(rows, used, form.mode, form.storage))
 
     guesses = [own, *map_items(estimate, forms)]
     front = [guesses[number] for number in _near(guesses)]
     if gram is not None and not gram.is_diagonal:
 
         def solved(offer: Offer) -> Offer:
-            return offer._replace(error=_solved(offer.form, rows, used, method))
+            return offer._replace(error=share * _solved(offer.form, rows, used, method))
 
         front = map_items(solved, front)
-    return Prices(_unbeaten([own, *front]), _noise(weight, used, layout))
+    return Prices(_unbeaten([own, *front]), noise)
+
+
+def _share(rows: Excerpt, gram: Gram, noise: float) -> float:
+    """Returns what to multiply the error of some rows with, to have that of all.
+
+    A few rows may make most of the outputs' power, or of the error. What all rows and what these
+    lose to one coarse rounding tells how they compare.
+
+    Args:
+        rows: some of them.
+        gram: of their inputs.
+        noise: error of all rows.
+    """
+    own = _noise(rows.weight, gram, rows.layout)
+    return noise / own if own > 0 else 1.0
 
 
 def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:

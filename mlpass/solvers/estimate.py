@@ -35,7 +35,8 @@ class Excerpt(NamedTuple):
 def excerpt(weight: NDArray[Any], layout: Layout) -> Excerpt:
     """Returns runs of rows, evenly spaced, of a weight that is large; else all of it.
 
-    Rows are solved for on one Gram each by itself, so some tell what all would.
+    Rows are solved for on one Gram each by itself, so some tell what all would. The loudest run is
+    among them: it may make most of the outputs, and sets the table that all rows share.
 
     Args:
         weight: in the shape of `layout`.
@@ -45,9 +46,13 @@ def excerpt(weight: NDArray[Any], layout: Layout) -> Excerpt:
     count = max(_FEWEST, _ENOUGH // max(1, channels * positions * _RUN))
     if groups > 1 or rows <= count * _RUN:
         return Excerpt(weight, layout)
+    matrix = layout.split(weight)[0].reshape(rows, -1)
+    power = np.einsum("rc,rc->r", matrix, matrix, dtype=np.float32)
+    loudest = int(power.argmax()) // _RUN * _RUN
     starts = np.linspace(0, rows - _RUN, count).astype(np.intp)
+    starts[np.abs(starts - loudest).argmin()] = min(loudest, rows - _RUN)
     picked = (starts[:, None] + np.arange(_RUN)).reshape(-1)
-    some = layout.split(weight)[0][picked]
+    some = matrix[picked].reshape(-1, channels, positions)
     return Excerpt(some, Layout(some.shape, some.shape, ((), (0,), (1,), (2,))))
 
 
