@@ -19,7 +19,6 @@ from mlpass.solvers.nearest import nearest
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import Percentile
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
 from mlpass.weights.lossless import encode_lossless
@@ -88,38 +87,23 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Pric
     every = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
     own = untouched(site, menu)
     forms = [(form, nbytes) for form, nbytes in every if nbytes is not None and nbytes < own.nbytes]
-    rows, noise = excerpt(weight, layout), _noise(weight, used, layout)
-    share = _share(rows, used, noise) if rows.layout is not layout else 1.0
+    rounded = _coarse(weight, layout)
+    rows = excerpt(weight, rounded, layout, used)
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
         assert form.mode is not None
-        return Offer(form, nbytes, share * estimated(rows, used, form.mode, form.storage))
+        return Offer(form, nbytes, estimated(rows, used, form.mode, form.storage))
 
     guesses = [own, *map_items(estimate, forms)]
     front = [guesses[number] for number in _near(guesses)]
     if gram is not None and not gram.is_diagonal:
 
         def solved(offer: Offer) -> Offer:
-            return offer._replace(error=share * _solved(offer.form, rows, used, method))
+            return offer._replace(error=_solved(offer.form, rows, used, method))
 
         front = map_items(solved, front)
-    return Prices(_unbeaten([own, *front]), noise)
-
-
-def _share(rows: Excerpt, gram: Gram, noise: float) -> float:
-    """Returns what to multiply the error of some rows with, to have that of all.
-
-    A few rows may make most of the outputs' power, or of the error. What all rows and what these
-    lose to one coarse rounding tells how they compare.
-
-    Args:
-        rows: some of them.
-        gram: of their inputs.
-        noise: error of all rows.
-    """
-    own = _noise(rows.weight, gram, rows.layout)
-    return noise / own if own > 0 else 1.0
+    return Prices(_unbeaten([own, *front]), relative_error(weight, rounded, used, layout))
 
 
 def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
@@ -138,7 +122,8 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     else:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error)
-    return Prices([offer], _noise(weight, used, layout))
+    noise = relative_error(weight, _coarse(weight, layout), used, layout)
+    return Prices([offer], noise)
 
 
 def coarse(site: Site) -> NDArray[Any]:
@@ -152,10 +137,6 @@ def coarse(site: Site) -> NDArray[Any]:
 
 def _coarse(weight: NDArray[Any], layout: Layout) -> NDArray[Any]:
     return nearest(weight, np.ones(weight.shape, bool), _COARSE, layout).weight
-
-
-def _noise(weight: NDArray[Any], gram: Gram, layout: Layout) -> float:
-    return relative_error(weight, _coarse(weight, layout), gram, layout, Percentile(0.0))
 
 
 def _read(step: Step, gram: Gram | None) -> tuple[NDArray[Any], Layout, Gram]:
@@ -173,9 +154,10 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[Any], Layout, Gram]:
 def _solved(form: Form, rows: Excerpt, gram: Gram, method: Method) -> float:
     if form.mode is None:
         return 0.0
-    return solve(
+    found = solve(
         rows.weight, gram, form.mode, method=method, storage=form.storage, layout=rows.layout
-    ).error
+    )
+    return rows.error(found.weight, gram)
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:

@@ -27,10 +27,12 @@ def loud(tmp_path):
     weight = rng.standard_normal((512, 64)).astype(np.float32)
     weight[20] *= 40
     inputs = rng.standard_normal((400, 64)) @ rng.standard_normal((64, 64))
-    picked = excerpt(weight, matrix_layout(512, 64)).weight
-    assert len(picked) < 512
+    gram = (inputs.T @ inputs).astype(np.float32)
+    some = excerpt(weight, np.rint(weight), matrix_layout(512, 64), Gram(gram))
+    assert len(some.weight) < 512
+    assert some.error(np.zeros_like(some.weight), Gram(gram)) == pytest.approx(1, rel=0.2)
     path = save(lambda x: mb.linear(x=x, weight=weight, name="one"), tmp_path)
-    return path, weight, (inputs.T @ inputs).astype(np.float32)
+    return path, weight, gram
 
 
 def test_errors_of_some_rows_are_those_of_all(loud):
