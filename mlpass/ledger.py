@@ -22,6 +22,13 @@ from mlpass.leftovers import is_at, surely
 from mlpass.version import __version__
 
 _LOCK, _FORM = "lock", "form"  # the files that every ledger has
+_held: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+def close_all(error: BaseException) -> None:
+    """Closes what an interrupt left open, since it came before or while that was closed."""
+    for ledger in list(_held):
+        ledger.close(error)
 
 
 class Ledger:
@@ -29,7 +36,6 @@ class Ledger:
 
     Attributes:
         folder: where it is.
-        free: lets go of the folder; it stays where something in it is finished.
     """
 
     def __init__(self, folder: Path, finished: str) -> None:
@@ -47,9 +53,10 @@ class Ledger:
         self._finished = finished
         locks: list[int] = []
         end = partial(_let_go, locks, folder, partial_path(folder), finished)
-        self.free = weakref.finalize(self, surely(end))
+        self._end = weakref.finalize(self, surely(end))
         remove_dead(folder)
         _claim(folder, locks)
+        _held.add(self)
 
     def begin(self, names: Iterable[str], *, resume: bool) -> None:
         """Deletes what is in it; or leaves it, to be gone on with.
@@ -84,7 +91,11 @@ class Ledger:
     def close(self, error: BaseException | None) -> None:
         """Deletes it where the run is done; where there is an error, that tells what stays."""
         if error is None:
-            self.clear()
+            try:
+                self.clear()
+            except BaseException as cut:
+                self.close(cut)
+                raise
         elif any(self.folder.glob(self._finished)):
             add_note(
                 error,
@@ -92,6 +103,11 @@ class Ledger:
                 "or delete that folder",
             )
         self.free()
+
+    def free(self) -> None:
+        """Lets go of the folder; it stays where something in it is finished."""
+        self._end()
+        _held.discard(self)
 
 
 def _let_go(locks: list[int], folder: Path, gone: Path, finished: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from mlpass import ledger
 from mlpass.errors import OutputBusyError
-from mlpass.ledger import Ledger
+from mlpass.ledger import Ledger, close_all
 
 HOLDER = """
 import sys
@@ -95,6 +95,41 @@ def test_what_can_be_gone_on_with_is_kept_and_told(tmp_path: Path) -> None:
         Ledger(folder, "*.npz")
     mine.close(None)
     assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_while_it_is_deleted_tells_what_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    mine = Ledger(tmp_path / "folder", "*.npz")
+    (mine.folder / "0.npz").touch()
+    monkeypatch.setattr(ledger, "discard", interrupted)
+    with pytest.raises(KeyboardInterrupt) as cut:
+        mine.close(None)
+    assert "what was finished is kept in" in vars(cut.value)["__notes__"][0]
+    Ledger(mine.folder, "*.npz").free()  # it was let go of
+
+
+def test_what_an_interrupt_left_open_is_closed_and_told_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Ledger(tmp_path / "folder", "*.npz")
+    (mine.folder / "0.npz").touch()
+    other = Ledger(tmp_path / "other", "*.npz")
+    other.free()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "0.npz").touch()  # another run's by now
+    error = KeyboardInterrupt()
+    close_all(error)
+    (note,) = vars(error)["__notes__"]
+    assert f"kept in {mine.folder}:" in note
+    Ledger(mine.folder, "*.npz").free()
+    later = KeyboardInterrupt()
+    close_all(later)
+    assert not vars(later)
 
 
 def test_a_folder_that_its_run_deletes_meanwhile_is_claimed_anew(

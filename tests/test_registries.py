@@ -369,7 +369,7 @@ def test_prune_is_written_with_the_fields_of_a_calibration():
     written = inspect.signature(mlpass.prune).parameters
     fields = inspect.signature(Calibration).parameters
     own = ["source", "output", "config", "storage", "joint_compression"]
-    own += ["minimum_deployment_target", "force", "resume"]
+    own += ["minimum_deployment_target", "budget", "bits", "force", "resume"]
     assert [name for name in written if name not in own] == [
         name for name in fields if name != "dense_grams"
     ]

@@ -158,6 +158,8 @@ def test_a_signal_at_any_moment(command, old, words, tmp_path):
 @pytest.fixture
 def _own_signals() -> Iterator[None]:
     with signals_given_back():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nohup passes them over
+            signal.signal(number, signal.default_int_handler)
         yield
 
 

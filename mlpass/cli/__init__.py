@@ -24,6 +24,7 @@ from mlpass.cli.prune import add_prune
 from mlpass.cli.signals import ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
 from mlpass.errors import MlpassError, OutputExistsError, Terminated, visible
+from mlpass.ledger import close_all
 from mlpass.version import __version__
 
 
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fail(message: str, error: BaseException, status: int = 1) -> int:
     """Prints one line, with what was noted on the way about what is left, and returns `status`."""
+    close_all(error)
     line = visible("; ".join([message, *vars(error).get("__notes__", ())]))
     with contextlib.suppress(OSError):  # there is nobody left to tell
         print(f"mlpass: error: {' '.join(line.split())}", file=sys.stderr, flush=True)

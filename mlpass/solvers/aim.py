@@ -8,7 +8,7 @@ lacks `(R - S)^T` as well. The least-squares weight for all of it is
 
 Source: Li et al. 2025, "GPTAQ", arXiv 2504.02692, aims at the first part when it quantizes. What is
 ours: the stream, and that only a share of the way is gone, which is chosen on samples that the step
-was not worked out on. Few samples tell little of what others need, and then it is none.
+was not worked out on. Few samples tell little of what others need, and then nothing of it is gone.
 """
 
 from __future__ import annotations

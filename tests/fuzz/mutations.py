@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -316,14 +316,14 @@ def edit_message(generator: Random, spec: Any, names: Names) -> bool:
     candidates = [message for message in _messages(spec) if message.ListFields()]
     message = generator.choice(candidates)
     field, value = generator.choice(message.ListFields())
-    is_message = field.type == field.TYPE_MESSAGE
+    is_message, is_repeated = field.type == field.TYPE_MESSAGE, isinstance(value, MutableSequence)
     if is_message and field.message_type.GetOptions().map_entry:
         del value[generator.choice(sorted(value))]
-    elif field.is_repeated and generator.random() < 0.5:
+    elif is_repeated and generator.random() < 0.5:
         del value[generator.randrange(len(value))]
-    elif field.is_repeated and is_message:
+    elif is_repeated and is_message:
         value.add().CopyFrom(generator.choice(list(value)))
-    elif field.is_repeated:
+    elif is_repeated:
         value.append(generator.choice(list(value)))
     elif is_message and generator.random() < 0.5:
         message.ClearField(field.name)
@@ -357,7 +357,7 @@ def _messages(message: Any) -> Iterator[Any]:
         if field.message_type.GetOptions().map_entry:
             values = [value[key] for key in sorted(value)]
         else:
-            values = list(value) if field.is_repeated else [value]
+            values = list(value) if isinstance(value, MutableSequence) else [value]
         for inner in values:
             if hasattr(inner, "ListFields"):
                 yield from _messages(inner)

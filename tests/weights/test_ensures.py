@@ -37,10 +37,10 @@ def samples(fixtures):
 
 def edit_message(monkeypatch, edit):
     """Has `edit` change, as the last thing, the message's op that makes the first sparse weight."""
-    raise_to_sparse = mlpackage.raise_to_sparse
+    raise_functions = mlpackage.raise_functions
 
-    def wrong(model, part):
-        raise_to_sparse(model, part)
+    def wrong(model, part, *others):
+        raise_functions(model, part, *others)
         for function in part.message.functions.values():
             block = function.block_specializations[function.opset]
             operations = [operation for _, operation in all_operations(block)]
@@ -56,7 +56,7 @@ def edit_message(monkeypatch, edit):
                 ),
             )
 
-    monkeypatch.setattr(mlpackage, "raise_to_sparse", wrong)
+    monkeypatch.setattr(mlpackage, "raise_functions", wrong)
 
 
 def another_shape(monkeypatch):
@@ -84,9 +84,9 @@ def another_reader(monkeypatch):
 def not_replaced(monkeypatch):
     replace, done = MilProto.replace, []
 
-    def wrong(self, op, new_ops, store):
+    def wrong(self, op, *others):
         if done:
-            return replace(self, op, new_ops, store)
+            return replace(self, op, *others)
         done.append(op)
         return None
 

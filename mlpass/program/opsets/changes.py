@@ -101,6 +101,8 @@ def raised(op: Op, facts: Facts, opset: int, wanted: int) -> list[Op]:
     Raises:
         Refused: it cannot be said there.
     """
+    if not op.outputs:  # nothing that reads it could tell
+        return [op]
     ops = [op]
     for step in sorted({step for _, step in RULES} | {wanted}):
         if opset < step <= wanted:
