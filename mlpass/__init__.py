@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlpass.examine.compare import compare
     from mlpass.examine.explain import explain
     from mlpass.examine.inspect import inspect
+    from mlpass.examine.locate import locate
     from mlpass.plan.config import Config, OpConfig
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlpass.report.choice import Attempt, Choice, Target
     from mlpass.report.comparison import Comparison, OutputRecord
     from mlpass.report.explanation import Explanation, Finding, WeightCost
+    from mlpass.report.location import Location, OpRecord
     from mlpass.report.records import LayerRecord, Report
     from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
     from mlpass.report.study import SweepReport, Trial
@@ -95,6 +97,9 @@ _HOMES = {
     "WeightCost": "mlpass.report.explanation",
     "Wanda": "mlpass.solvers.wanda",
     "inspect": "mlpass.examine.inspect",
+    "locate": "mlpass.examine.locate",
+    "Location": "mlpass.report.location",
+    "OpRecord": "mlpass.report.location",
     "kernel": "mlpass.runtime.kernels.registry",
     "pipeline": "mlpass.plugin.passes",
     "prune": "mlpass.pruning.prune",
@@ -139,6 +144,7 @@ __all__ = [
     "compare",
     "explain",
     "inspect",
+    "locate",
     "kernel",
     "pipeline",
     "prune",
@@ -150,6 +156,8 @@ __all__ = [
     "Finding",
     "WeightCost",
     "LayerRecord",
+    "Location",
+    "OpRecord",
     "OutputRecord",
     "Report",
     "Solution",

@@ -12,6 +12,10 @@ signal-to-noise ratio in dB, the largest and mean absolute difference, and how o
 value (or a classifier's label) is the same.
 
   mlpass compare model.mlpackage pruned.mlpackage --sample-data samples.npz
+
+--locate tells where they part: for each op the error that it adds of its own, and the error that
+reaches it, with the weights, attributes and types that differ there. MODEL may then be an .npz of
+values by name, as another framework makes them for the one sample.
 """
 
 
@@ -26,12 +30,32 @@ def add_compare(commands: Subparsers) -> None:
     add_model(compare)
     compare.add_argument("other", metavar="OTHER", help="the .mlpackage to compare with it")
     compare.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    compare.add_argument(
+        "--locate", action="store_true", help="tell which ops the difference comes from"
+    )
+    compare.add_argument(
+        "--threshold",
+        type=float,
+        default=20.0,
+        metavar="DB",
+        help="with --locate: name the first op that is reached by less (default: 20 dB)",
+    )
     add_running(compare)
     compare.set_defaults(run=_compare, parser=compare)
 
 
 def _compare(options: argparse.Namespace) -> str:
     from mlpass.examine.compare import compare
+    from mlpass.examine.locate import locate
 
+    if options.locate:
+        location = locate(
+            options.model,
+            options.other,
+            options.sample_data,
+            threshold=options.threshold,
+            backend=options.backend,
+        )
+        return shown(location, options)
     comparison = compare(options.model, options.other, options.sample_data, backend=options.backend)
     return shown(comparison, options)

@@ -78,7 +78,7 @@ def tally_outputs(
     Raises:
         CalibrationError: an output has different shapes.
     """
-    tallies = {name: _Tally() for name in names}
+    tallies = {name: Tally() for name in names}
     for reference, result in pairs:
         for name, tally in tallies.items():
             tally.add(reference[name], result[name])
@@ -105,8 +105,8 @@ def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Itera
 
 
 @dataclass
-class _Tally:
-    """Sums over samples, in fp64."""
+class Tally:
+    """How far a value is from its reference: sums over samples, in fp64."""
 
     signal: float = 0.0
     noise: float = 0.0
@@ -117,6 +117,11 @@ class _Tally:
     places: int = 0
 
     def add(self, reference: object, result: Any) -> None:
+        """Adds what one prediction gives.
+
+        Raises:
+            CalibrationError: the shapes or labels differ.
+        """
         if isinstance(reference, str | int):
             self.same += reference == result
             self.places += 1
@@ -149,13 +154,17 @@ class _Tally:
         self.largest = max(self.largest, float(difference.max(initial=0.0)))
         self.elements += difference.size
 
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise ratio in dB so far."""
+        return _decibels(self.signal, self.noise)
+
     def record(self, name: str) -> OutputRecord:
+        """Returns what the sums come to."""
         top1 = self.same / self.places if self.places else None
         if not self.elements:
             return OutputRecord(name, None, None, None, top1)
-        return OutputRecord(
-            name, _decibels(self.signal, self.noise), self.largest, self.total / self.elements, top1
-        )
+        return OutputRecord(name, self.snr, self.largest, self.total / self.elements, top1)
 
 
 def _differences(wanted: NDArray[np.generic], made: NDArray[Any]) -> NDArray[Any]:

@@ -208,6 +208,44 @@ class _Tables:
         map_items(round_table, range(len(values)))
         return found.reshape(weight.shape)
 
+    def spread(self, values: Floats) -> Floats:
+        """Returns each element's share of what the entries change by."""
+        codes = self.codes.reshape(len(values), -1)
+        found = np.empty(codes.shape, np.float32)
+
+        def take(table: int) -> None:
+            np.take(values[table], codes[table], out=found[table])
+
+        map_items(take, range(len(values)))
+        return found.reshape(self.codes.shape)
+
+    def gathered(self, weight: Floats, *, squared: bool = False) -> Floats:
+        """Returns for each entry the sum over the elements that take it; an entry 0 stays."""
+        found = np.empty_like(self.entries)
+        codes, values = (each.reshape(len(found), -1) for each in (self.codes, weight))
+
+        def add(table: int) -> None:
+            found[table] = np.bincount(codes[table], values[table], self.palette.entries)
+
+        map_items(add, range(len(found)))
+        return np.where(self.entries == 0, np.float32(0), found)
+
+    def moved(self, values: Floats) -> Floats:
+        """Returns the weight with other entries, which are in order again.
+
+        A table stays of which an entry would be more than its type can hold.
+        """
+        with np.errstate(over="ignore"):
+            entries = (self.entries + values).astype(self.dtype).astype(np.float32)
+        np.copyto(entries, self.entries, where=~np.isfinite(entries).all(axis=1, keepdims=True))
+        order = np.argsort(entries, axis=1, kind="stable")
+        self.entries[:] = np.take_along_axis(entries, order, axis=1)
+        rank = np.argsort(order, axis=1, kind="stable").astype(np.uint8)
+        codes = self.codes.reshape(len(entries), -1)
+        for table, own in enumerate(rank):
+            codes[table] = own[codes[table]]
+        return self.spread(self.entries)
+
     def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
         """Returns codes and tables; what is not kept is the entry 0 where there is one."""
         codes, kept = self.codes, host(keep)

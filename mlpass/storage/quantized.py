@@ -208,8 +208,8 @@ class _Grid:
             rounded -= values
             np.square(rounded, out=rounded)
             error = np.einsum("rbw,xbw->rb", rounded, power)
-            reach = np.maximum(offset - low, high - offset) * scale
-            error = np.where(reach > np.finfo(self.dtype).max, np.inf, error)  # decoded to inf
+            decoded = self._reach(scale, offset)
+            error = np.where(decoded > np.finfo(self.dtype).max, np.inf, error)  # to inf
             better = error < best
             best = np.where(better, error, best)
             for kept, tried in zip(found, (scale, offset), strict=True):
@@ -241,6 +241,36 @@ class _Grid:
 
         map_items(round_rows, self._row_parts())
         return found.reshape(weight.shape)
+
+    def spread(self, values: Floats) -> Floats:
+        """Returns each element's share of what the scales change by."""
+        return (self._steps() * values.reshape(*self.shape[:3], 1)).reshape(self.codes.shape)
+
+    def gathered(self, weight: Floats, *, squared: bool = False) -> Floats:
+        """Returns for each scale the sum over the elements of its block, times their steps."""
+        steps, values = self._steps(), weight.reshape(self.shape)
+        parts = (steps, steps, values) if squared else (steps, values)
+        sums: Floats = np.einsum(",".join(["grbw"] * len(parts)) + "->grb", *parts)
+        return sums.reshape(-1, self.shape[2])
+
+    def moved(self, values: Floats) -> Floats:
+        """Returns the weight with other scales; rows stay of which one would not do."""
+        scale = (self.scale + values.reshape(self.scale.shape)).astype(self.dtype)
+        scale = scale.astype(np.float32)
+        does = (scale > 0) & (self._reach(scale, self.offset) <= np.finfo(self.dtype).max)
+        np.copyto(self.scale, scale, where=does.all(axis=2, keepdims=True))
+        return (self._steps() * self.scale[..., None]).reshape(self.codes.shape)
+
+    def _reach(self, scale: Floats, offset: Floats) -> Floats:
+        """Returns the largest magnitude that codes may come to."""
+        low, high = self.quantization.limits
+        reach: Floats = np.maximum(offset - low, high - offset) * scale
+        return reach
+
+    def _steps(self) -> Floats:
+        """Returns how many scales each element is, (groups, rows, blocks, width)."""
+        steps: Floats = self.codes.reshape(self.shape) - self.offset[..., None]
+        return steps
 
     def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
         """Returns codes, scales and, where there are any, offsets."""

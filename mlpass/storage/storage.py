@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +49,45 @@ class Grid(Protocol):
         """
         ...
 
+    def rounding(self, order: NDArray[np.intp]) -> Rounding:
+        """Returns what rounds columns in an order, once the values are fixed: see `fit`."""
+        ...
+
     def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
         """Returns the parts that stand for the weight that was rounded last.
 
         Args:
             keep: its mask, (groups, rows, columns).
+        """
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A grid whose values can be fitted anew to the codes: sets of values, each of its own rows."""
+
+    def spread(self, values: Floats) -> Floats:
+        """Returns what the elements change by where the grid's values do, codes as they are.
+
+        Args:
+            values: (sets, values), what they change by.
+        """
+        ...
+
+    def gathered(self, weight: Floats, *, squared: bool = False) -> Floats:
+        """Returns the transpose of `spread`: for each value the sum over the elements that take it.
+
+        Args:
+            weight: (groups, rows, columns).
+            squared: whether to take the squares of what the elements change by.
+        """
+        ...
+
+    def moved(self, values: Floats) -> Floats:
+        """Returns the weight, (groups, rows, columns), with the grid's values changed.
+
+        Args:
+            values: (sets, values), what they change by.
         """
         ...
 

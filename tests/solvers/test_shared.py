@@ -170,8 +170,8 @@ def test_joint_results_of_a_diagonal_gram_are_those_of_its_matrix(method):
         short = solve(weight, power, NM(2, 4), storage=how, method=method)
         full = solve(weight, np.diag(power), NM(2, 4), storage=how, method=method)
         assert short.parts["codes"].tobytes() == full.parts["codes"].tobytes()
-        assert np.allclose(short.weight, full.weight, atol=1e-6)
-        assert short.error == pytest.approx(full.error, rel=1e-4)
+        assert np.allclose(short.weight, full.weight, rtol=5e-3)  # the matrix is dampened
+        assert short.error == pytest.approx(full.error, rel=1e-3)
         assert not short.weight[~short.keep].any()
 
 

@@ -1,0 +1,109 @@
+"""What differs between an op and its match in another program: weights, attributes, types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlpass.examine.compare import Tally
+from mlpass.examine.matching import PASSED_ON, running
+from mlpass.program.ir import Constant, Op, TensorType, Value
+from mlpass.runtime.interpreter import Interpreter, Part
+from mlpass.runtime.ops import Source, label_of
+
+_SMALL = 8  # elements that a text shows
+
+
+def differences(
+    first: Interpreter, second: Interpreter, like: Mapping[Value, Value]
+) -> dict[Op, tuple[str, ...]]:
+    """Returns what differs, by op of the second model.
+
+    Args:
+        first: the reference.
+        second: the other.
+        like: the first model's values by those of the second.
+    """
+    makers = {
+        output: (op, part)
+        for part in first.parts
+        for op in running(part.plan.function.block)
+        for output in op.outputs
+    }
+    found = {}
+    for part in second.parts:
+        alone: dict[Value, Op] = {}  # what the first model does not have makes these
+        for op in running(part.plan.function.block):
+            matches = [makers[like[one]] for one in op.outputs if like.get(one) in makers]
+            if not matches:
+                alone.update(dict.fromkeys(op.outputs, op))
+            if matches:
+                told = [*_added(op, alone), *_of_ops(*matches[0], op, part)]
+                found[op] = tuple(told)
+    return found
+
+
+def _added(op: Op, alone: Mapping[Value, Op]) -> Iterator[str]:
+    for sources in op.inputs.values():
+        for source in sources:
+            if isinstance(source, Value) and source in alone and alone[source] is not op:
+                yield f"after {alone[source].type} {label_of(alone[source])}, which is new"
+
+
+def _of_ops(like: Op, like_part: Part, op: Op, part: Part) -> Iterator[str]:
+    if like.type != op.type and op.type in PASSED_ON:
+        yield ", ".join([f"a new {op.type}", *_of_types(like, op)])
+        return
+    if like.type != op.type:
+        yield f"type {like.type} -> {op.type}"
+    for parameter in dict.fromkeys((*like.inputs, *op.inputs)):
+        before = _stated(like_part, like, parameter)
+        after = _stated(part, op, parameter)
+        if before is not None or after is not None:
+            yield from _of_values(parameter, before, after)
+    yield from _of_types(like, op)
+
+
+def _of_types(like: Op, op: Op) -> Iterator[str]:
+    for outputs in zip(like.outputs, op.outputs, strict=False):
+        dtypes = [each.type.dtype for each in outputs if isinstance(each.type, TensorType)]
+        if len(set(dtypes)) > 1:
+            yield " -> ".join(dtypes)
+
+
+def _stated(part: Part, op: Op, parameter: str) -> Any:
+    """Returns what the program itself gives to a parameter; None where a run makes that."""
+    sources: tuple[Source, ...] = op.inputs.get(parameter, ())
+    if len(sources) != 1 or not (isinstance(sources[0], Constant) or sources[0] in part.constants):
+        return None
+    return part.constants[sources[0]]
+
+
+def _of_values(parameter: str, before: Any, after: Any) -> Iterator[str]:
+    if before is None or after is None:
+        yield f"{parameter}: {_text(before)} -> {_text(after)}"
+        return
+    one, other = _array(before), _array(after)
+    if one.dtype.kind not in "fiub" or one.shape != other.shape or one.size <= _SMALL:
+        if one.shape != other.shape or not np.array_equal(one, other):
+            yield f"{parameter}: {_text(before)} -> {_text(after)}"
+        return
+    tally = Tally()
+    tally.add(one, other)
+    if tally.noise > 0:
+        yield f"{parameter}: {tally.snr:.1f} dB"
+
+
+def _array(value: Any) -> Any:
+    return np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    array = _array(value)
+    if array.size > _SMALL:
+        return f"of shape {array.shape}"
+    return str(array.tolist())

@@ -1,0 +1,128 @@
+"""A weight on a grid is settled: its values and its codes in turns, as long as that pays.
+
+A sweep rounds each column once, and fits the grid's values before it knows what they are for. Here
+the codes stay as they are while the values, tables or scales, take their least squares on the Gram;
+then these stay, and each element in turn takes the value that is best for all others as they are.
+Both only ever lower the output error.
+
+Sources: van Baalen et al. 2024, "GPTVQ", arXiv 2402.15319 (values by least squares after the
+sweep); Nair and Suggala 2024, "CDQuant", arXiv 2406.17542 (codes by coordinate descent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mlpass.arrays import Array, host
+from mlpass.solvers.problem import Problem
+from mlpass.solvers.products import product
+from mlpass.storage.storage import Floats, Grid, Movable
+
+_BLOCK = 64  # columns whose changes are carried to the others by one product
+_STEPS = 6  # conjugate gradients for the values
+
+
+def settle(
+    problem: Problem, grid: Grid, weight: Array, keep: Array, dampening: float, rounds: int = 3
+) -> Floats:
+    """Returns a weight on a grid with its values and codes settled; the grid's are set likewise.
+
+    Args:
+        problem: with the target, whose outputs are wanted, in numpy's arrays.
+        grid: whose codes are those of `weight`.
+        weight: (groups, rows, columns), zero outside `keep`.
+        keep: its mask.
+        dampening: fraction of a group's mean diagonal that is added to it, where few samples would
+            otherwise be fitted.
+        rounds: how often both are settled.
+    """
+    added = np.float32(dampening) * host(problem.gram.means)[:, None]
+    target, kept, found = host(problem.target), host(keep), host(weight)
+    power: Floats = host(problem.gram.diagonal) + added
+    if problem.gram.is_diagonal:
+        for _ in range(rounds):
+            if isinstance(grid, Movable):
+                found = _fit(power, lambda each: each * power[:, None], target, grid, found, kept)
+            found = grid.nearest(target * kept) * kept
+        return found
+    square: Floats = np.array(host(problem.gram.matrix))
+    np.einsum("gcc->gc", square)[:] = power
+    for _ in range(rounds):
+        if isinstance(grid, Movable):
+            found = _fit(power, lambda each: product(each, square), target, grid, found, kept)
+        found = _descend(square, target, grid, found, kept)
+    return found
+
+
+def _fit(
+    power: Floats,
+    times: Callable[[Floats], Floats],
+    target: Floats,
+    grid: Movable,
+    weight: Floats,
+    keep: Floats,
+) -> Floats:
+    """Returns the weight with the values of its grid at least squares, its codes as they are.
+
+    Args:
+        power: (groups, columns), the Gram's diagonal.
+        times: multiplies rows with the Gram.
+        target: whose outputs are wanted.
+        grid: whose codes are those of `weight`.
+        weight: to start from.
+        keep: its mask.
+    """
+    scale = _divided(1, grid.gathered(power[:, None] * keep, squared=True))
+    residual = grid.gathered(times(target - weight) * keep)
+    moved = np.zeros_like(residual)
+    step = residual * scale
+    gain = _dots(residual, step)
+    for _ in range(_STEPS):
+        image = grid.gathered(times(grid.spread(step) * keep) * keep)
+        length = _divided(gain, _dots(step, image))
+        moved += length * step
+        residual -= length * image
+        scaled = residual * scale
+        previous, gain = gain, _dots(residual, scaled)
+        step = scaled + _divided(gain, previous) * step
+        if not gain.any():
+            break
+    return grid.moved(moved) * keep
+
+
+def _descend(square: Floats, target: Floats, grid: Grid, weight: Floats, keep: Floats) -> Floats:
+    """Returns the weight with each column in turn at the values that are best for all others."""
+    columns = weight.shape[2]
+    rounded = grid.rounding(np.arange(columns))
+    pull = _turned(product(target - weight, square))
+    current, stays = _turned(weight), _turned(keep)
+    inverse = _divided(1, np.einsum("gcc->gc", square))[:, :, None]
+    for left in range(0, columns, _BLOCK):
+        right = min(columns, left + _BLOCK)
+        changed = np.zeros_like(current[:, left:right])
+        for column in range(left, right):
+            before, own, done = current[:, column], pull[:, column], slice(0, column - left)
+            own -= (square[:, None, column, left:column] @ changed[:, done])[:, 0]
+            wanted = (before + own * inverse[:, column]) * stays[:, column]
+            after = host(rounded(column, wanted)) * stays[:, column]
+            changed[:, column - left] = after - before
+            current[:, column] = after
+        if right < columns:
+            pull[:, right:] -= product(square[:, right:, left:right], changed)
+    return _turned(current)
+
+
+def _divided(over: Floats | int, under: Floats) -> Floats:
+    """Returns `over / under`, 0 where `under` is not above 0."""
+    return np.divide(over, under, out=np.zeros_like(under), where=under > 0)
+
+
+def _dots(first: Floats, second: Floats) -> Floats:
+    dots: Floats = np.einsum("nk,nk->n", first, second)
+    return dots[:, None]
+
+
+def _turned(values: Floats) -> Floats:
+    return np.ascontiguousarray(values.swapaxes(1, 2))
