@@ -52,11 +52,13 @@ class Prices(NamedTuple):
         offers: of forms; one where nothing is left to choose.
         noise: relative output error of the weight rounded coarsely; 0 where that is not measured.
         work: multiplications of a sample.
+        guesses: every form, as it is estimated.
     """
 
     offers: list[Offer]
     noise: float = 0.0
     work: float = 0.0
+    guesses: Sequence[Offer] = ()
 
 
 def untouched(site: Site, menu: Menu) -> Offer:
@@ -103,7 +105,8 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Pric
             return offer._replace(error=_solved(offer.form, rows, used, method))
 
         front = map_items(solved, front)
-    return Prices(_unbeaten([own, *front]), relative_error(weight, rounded, used, layout))
+    noise = relative_error(weight, rounded, used, layout)
+    return Prices(_unbeaten([own, *front]), noise, guesses=guesses)
 
 
 def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:

@@ -46,12 +46,17 @@ more than it; neither mode nor storage need be given, and --config may name weig
   mlpass prune model.mlpackage -o small.mlpackage --max-size 0.25x --sample-data samples.npz
   mlpass prune model.mlpackage -o small.mlpackage --bits 3.0 --sample-data samples.npz
 
+From 8 samples on some are kept back, and judge the division beside one form for all weights: the
+better of the two is written. Large constants of few values, such as an attention mask, are stored
+exactly in fewer bytes.
+
 --minimum-deployment-target iOS18 raises a package for an older one, which has no such forms, first.
 
 If such a run dies, the same command with --resume goes on from its last finished layer.
 
-Only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gather, lstm, gru and
-rnn). What is skipped is listed with its reason. A weight is stored sparse where that is smaller.
+Otherwise only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gather, lstm,
+gru and rnn). What is skipped is listed with its reason. A weight is stored sparse where that is
+smaller.
 """
 
 

@@ -53,7 +53,8 @@ def excerpt(weight: NDArray[Any], coarse: NDArray[Any], layout: Layout, gram: Gr
 
     Rows are solved for on one Gram each by itself, so some tell what all would. The loudest run is
     among them and stands for itself alone: it may make most of the outputs, and sets the table that
-    all rows share. The others stand for the rest, by what both lose to one coarse rounding.
+    all rows share. The others stand for the rest, by what both lose to one coarse rounding. Where
+    few rows outweigh all, a table that all share has fewer others to serve here, and costs more.
 
     Args:
         weight: in the shape of `layout`.
@@ -101,7 +102,7 @@ def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) ->
         grid = storage.grid(rows.layout, host(problem.gram.diagonal), rows.weight.dtype)
         grid.fit(found, pruned.keep)
         found = grid.nearest(found) * pruned.keep
-    return rows.error(found, gram)
+    return rows.error(host(found), gram)
 
 
 def relative_error(weight: NDArray[Any], other: NDArray[Any], gram: Gram, layout: Layout) -> float:
