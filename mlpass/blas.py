@@ -11,12 +11,21 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+
+
+class Library(Protocol):
+    """What is asked of threadpoolctl's controller of a library."""
+
+    filepath: str
+    internal_api: str
+    num_threads: int
+    set_num_threads: Callable[[int], object]
 
 
 class _Held:
@@ -25,7 +34,7 @@ class _Held:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holders = 0
-        self.libraries: list[Any] = []
+        self.libraries: list[Library] = []
         self.before: dict[str, int] = {}  # by path, of libraries that count for the whole process
         self.told: set[str] = set()
         self.news: list[str] = []
@@ -100,7 +109,7 @@ def _leave(mine: dict[str, int]) -> None:
             _held.libraries, _held.before = [], {}
 
 
-def _loaded_libraries() -> list[Any]:
+def _loaded_libraries() -> list[Library]:
     """Returns threadpoolctl's controller of each BLAS that is loaded now.
 
     The search takes up to a tenth of a small solve. A BLAS comes with a module that is imported, so
@@ -110,14 +119,14 @@ def _loaded_libraries() -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _libraries_with(modules: int) -> list[Any]:
+def _libraries_with(modules: int) -> list[Library]:
     from threadpoolctl import ThreadpoolController
 
-    libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    libraries: list[Library] = ThreadpoolController().select(user_api="blas").lib_controllers
     return libraries
 
 
-def _set_threads(library: Any, threads: int) -> None:
+def _set_threads(library: Library, threads: int) -> None:
     """Sets a library's number of threads, whichever thread asks.
 
     From 3.8 on, threadpoolctl lets one thread alone set the number of a library that counts for the
@@ -136,7 +145,7 @@ def _counts_by_thread(library: object) -> bool:
     return getattr(library, "threading_layer", None) == "openmp"
 
 
-def _check(library: Any) -> None:
+def _check(library: Library) -> None:
     """Reads the number back, and says so once where it is not one."""
     if library.num_threads != 1:
         _tell(
@@ -154,7 +163,7 @@ def _check(library: Any) -> None:
 
 def _unseen() -> tuple[str, str, str]:
     """Returns what to tell of a BLAS that threadpoolctl does not see."""
-    config: Any = np.show_config(mode="dicts")
+    config = np.show_config(mode="dicts")
     name = config.get("Build Dependencies", {}).get("blas", {}).get("name", "unknown")
     return (
         f"numpy's BLAS ({name})",

@@ -119,7 +119,9 @@ class _Pruning:
         count = sum(step.skipped is None and step.mode is not None for step in steps)
         self.bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
 
-    def solve(self, observed: Sequence[tuple[Step, Observed]]) -> list[tuple[Site, NDArray[Any]]]:
+    def solve(
+        self, observed: Sequence[tuple[Step, Observed]]
+    ) -> list[tuple[Site, NDArray[np.generic]]]:
         """Solves for sites and has them written; returns the weights of those that change."""
         alone = len(observed) < thread_count() or self._calibration.device not in (None, "cpu")
         run = map if alone else map_items  # alone, each has all cores, or the device has its own
@@ -157,7 +159,7 @@ class _Pruning:
                 raise
             raise self._journal.broken(step.site, error) from None
 
-    def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[Any] | None:
+    def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[np.generic] | None:
         """Has a site written, and returns its weight; None where it stays as it was."""
         site = step.site
         if isinstance(found, NotApplicable):
@@ -223,8 +225,8 @@ class _Pruning:
 
 
 def _target(
-    observed: Observed, weight: NDArray[Any], layout: Layout
-) -> tuple[NDArray[Any], NDArray[Any] | None, str | None]:
+    observed: Observed, weight: NDArray[np.generic], layout: Layout
+) -> tuple[NDArray[np.generic], NDArray[np.generic] | None, str | None]:
     """Returns the weight to prune, exactly what it is to be, and what it aims at as text.
 
     Raises:

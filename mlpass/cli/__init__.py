@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from mlpass.cli.check import add_check
 from mlpass.cli.choose import add_choose
 from mlpass.cli.compare import add_compare
 from mlpass.cli.explain import add_explain
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         add_explain,
         add_predict,
         add_compare,
+        add_check,
     ):
         add(commands)
     return parser

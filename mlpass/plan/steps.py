@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import floor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class SiteCut(NamedTuple):
     """A cut through the scores of one weight, and the float type whose keys it is stated in."""
 
     cut: Cut
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
 
 
 def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[Step]:
@@ -84,7 +84,7 @@ def check_storages(steps: Sequence[Step]) -> None:
                 check_storage([step.site], step.storage, zeros=True)
 
 
-def keep_by_cut(score: NDArray[Any], cut: SiteCut) -> Mask:
+def keep_by_cut(score: NDArray[np.generic], cut: SiteCut) -> Mask:
     """Returns the keep mask that a cut through all weights gives one of them."""
     keys = keys_of(score.astype(cut.dtype, copy=False)).reshape(-1)
     return keep_above(keys, cut.cut)[0].reshape(score.shape)
@@ -114,7 +114,7 @@ def rank_globally(steps: Sequence[Step]) -> list[Step]:
 class _Ranked:
     """A step's weight as a key source: read anew at each call."""
 
-    def __init__(self, step: Step, dtype: np.dtype[Any]) -> None:
+    def __init__(self, step: Step, dtype: np.dtype[np.generic]) -> None:
         self._step = step
         self._dtype = dtype
         self.size = int(np.prod(step.site.shape))

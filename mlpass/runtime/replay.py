@@ -31,12 +31,12 @@ from mlpass.runtime.features import check_names, read_input, write_output
 from mlpass.runtime.function_plan import OpPlan, reads
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.joined import Joined, join
-from mlpass.runtime.kernels.registry import row_parameter
+from mlpass.runtime.kernels.registry import Arguments, row_parameter
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.samples import Inputs, Sample, steps_of
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
-from mlpass.runtime.stop import Arguments, Own, Show, Stop
+from mlpass.runtime.stop import Own, Show, Stop
 from mlpass.runtime.stretches import (
     jobs_of,
     kernels_of,
@@ -384,7 +384,7 @@ class _Replay:
                 for sample, runs in zip(given, self._samples, strict=True)
             ]
 
-    def _outputs(self, run: Run) -> Mapping[str, Any]:
+    def _outputs(self, run: Run) -> Mapping[str, object]:
         outputs = {value.name: value for value in self._part.plan.block.outputs}
         with self._naming(run):
             return {

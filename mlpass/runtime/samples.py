@@ -101,7 +101,7 @@ def _check(sample: Any) -> None:
         raise CalibrationError("sample_data: a sequence must have a step or more. Got none.")
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Returns the arrays of an `.npz` by name.
 
     Raises:
@@ -126,7 +126,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             ) from None
 
 
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
     """Returns one array of an `.npz`.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ def pruned_by(method: Method, problem: Problem) -> Pruned:
     return found._replace(weight=weight, keep=keep)
 
 
-def column_scale(lengths: NDArray[Any]) -> NDArray[np.float32]:
+def column_scale(lengths: NDArray[np.floating]) -> NDArray[np.float32]:
     """Returns what to multiply the columns of |w| with: `lengths`, with a root mean square of 1.
 
     The score so stays in the weight's own unit, for `Threshold`. Columns that no sample reaches

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ from mlpass.buffers import empty
 from mlpass.parallel import map_slabs, slab_number
 
 
-def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[Any]:
+def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[np.generic]:
     """Returns `weight` with +0 where `keep` is False and every other element bit-identical."""
     result = empty(weight.shape, weight.dtype)
     np.copyto(result, weight)
@@ -21,7 +19,7 @@ def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[An
 
 def pack(
     weight: NDArray[np.generic], keep: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
     """Returns the mask bits (least significant first) and the kept data, both 1-D.
 
     An element that is kept but zero is not stored: it decodes to the same value without.
@@ -53,7 +51,7 @@ def pack(
 
 def unpack(
     mask: NDArray[np.uint8], nonzero: NDArray[np.generic], shape: tuple[int, ...]
-) -> NDArray[Any]:
+) -> NDArray[np.generic]:
     """Returns the dense array that `pack` was given, zeros where the mask is unset."""
     size = int(np.prod(shape, dtype=np.int64))
     stored = np.unpackbits(mask, count=size, bitorder="little").astype(bool)

@@ -22,7 +22,7 @@ from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.sites import Site, constants_of
 
 
-def weight_of(site: Site) -> NDArray[Any]:
+def weight_of(site: Site) -> NDArray[np.generic]:
     """Returns a site's weight as the ops read it.
 
     Raises:
@@ -97,7 +97,7 @@ def layout_to_solve(site: Site, mode: Mode | None = None) -> Layout:
         return table_layout(site.shape)
 
 
-def magnitude(weight: NDArray[np.generic]) -> NDArray[Any]:
+def magnitude(weight: NDArray[np.generic]) -> NDArray[np.floating]:
     """Returns the score of data-free pruning: |w|.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ class Use:
     op: Op
     parameter: str
     position: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +292,7 @@ def _identity(op: Op, graph: _Graph) -> Hashable:
     return op.type, *parts
 
 
-def _settings(op: Op, known: Mapping[Value, Constant]) -> dict[str, Any]:
+def _settings(op: Op, known: Mapping[Value, Constant]) -> dict[str, object]:
     """Returns the op's scalar and text parameters that are constant."""
     settings = {}
     for parameter, arguments in op.inputs.items():

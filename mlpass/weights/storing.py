@@ -111,7 +111,7 @@ def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage
     return _encoded(site, solution.parts, storage, layout_to_solve(site), nonzero, masked)
 
 
-def encode_exact(site: Site, weight: NDArray[Any], exact: Exact, layout: Layout) -> Encoded:
+def encode_exact(site: Site, weight: NDArray[np.generic], exact: Exact, layout: Layout) -> Encoded:
     """Returns a weight as it will be stored in a form that decodes to exactly its values.
 
     Args:

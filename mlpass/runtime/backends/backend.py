@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array, Namespace
@@ -28,5 +29,5 @@ class Backend:
     name: str
     xp: Namespace
     from_numpy: Callable[[NDArray[Any]], Array]
-    to_numpy: Callable[[Array], NDArray[Any]]
-    session: Callable[[bool], AbstractContextManager[Any]] = nullcontext
+    to_numpy: Callable[[Array], NDArray[np.generic]]
+    session: Callable[[bool], AbstractContextManager[object]] = nullcontext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import array_api_compat.torch as xp
 import numpy as np
@@ -35,12 +35,12 @@ def torch_backend(device: str) -> Backend:
             array = array.copy()
         return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)).to(place)
 
-    def to_numpy(tensor: object) -> NDArray[Any]:
+    def to_numpy(tensor: object) -> NDArray[np.generic]:
         if isinstance(tensor, torch.Tensor):
             return np.asarray(tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
         return np.asarray(tensor)
 
-    def session(gradients: bool) -> AbstractContextManager[Any]:
+    def session(gradients: bool) -> AbstractContextManager[object]:
         mode = nullcontext() if gradients else torch.inference_mode()
         # Arrays that kernels make are to be where their arguments are.
         return mode if place.type == "cpu" else _both(mode, place)

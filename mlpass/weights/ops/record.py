@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlpass.arrays import Array, Namespace
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.ir import Op
+from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.sparsity.layout import Layout
 
 
@@ -49,10 +49,10 @@ class WeightOp:
 
     op_type: str
     parameter: str
-    layout: Callable[[Sequence[int], Mapping[str, Any], int], Layout]
-    inputs: Callable[[Any, Mapping[str, Any], Callable[..., Any], int], Iterator[Array]]
+    layout: Callable[[Sequence[int], Mapping[str, object], int], Layout]
+    inputs: Callable[[Namespace, Arguments, Kernel, int], Iterator[Array]]
     key: Callable[[Op, str, int], Iterator[Hashable]] = other_arguments
-    outputs: Callable[[Namespace, Array, Mapping[str, Any], int], Array] | None = None
+    outputs: Callable[[Namespace, Array, Arguments, int], Array] | None = None
     gathered: bool = False
     trains: bool = True
     beside: frozenset[str] = frozenset()
