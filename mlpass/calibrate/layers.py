@@ -43,6 +43,7 @@ def prune_calibrated(
     calibration: Calibration,
     editor: Editor,
     journal: Journal,
+    found: dict[Site, NDArray[Any]] | None = None,
 ) -> dict[Site, LayerRecord]:
     """Carries out a plan on what the samples show, and returns the records of sites they decided.
 
@@ -52,6 +53,7 @@ def prune_calibrated(
         calibration: how.
         editor: of the model.
         journal: of layers that are done already.
+        found: takes the weights that sites come to; None where nobody asks.
 
     Raises:
         CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
@@ -66,14 +68,24 @@ def prune_calibrated(
     with pruning.bar:
         if calibration.dense_grams and calibration.propagate == "dense":
             for observed in calibration.dense_grams.read(steps):
-                pruning.solve([observed])
+                solved = pruning.solve([observed])
+                _note(solved, found)
             return pruning.records
         with walk(model, steps, calibration, journal.__contains__) as (grams, stops):
             for stop, dense in stops:
-                for site, weight in pruning.solve(grams.add(stop, dense)):
+                solved = pruning.solve(grams.add(stop, dense))
+                _note(solved, found)
+                for site, weight in solved:
                     if calibration.propagate == "pruned":
                         put(stop, site, weight)
     return pruning.records
+
+
+def _note(
+    solved: Sequence[tuple[Site, NDArray[Any]]], found: dict[Site, NDArray[Any]] | None
+) -> None:
+    if found is not None:
+        found.update(solved)
 
 
 def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:

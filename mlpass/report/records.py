@@ -82,6 +82,7 @@ class BudgetRecord:
         note: what would make more of it; None where nothing is known.
         used: bytes that the weight files take; None where none were written.
         measured: what was predicted, of the errors in the report; None without samples.
+        judged: what it was judged by before it was written; None where it was not.
     """
 
     nbytes: int
@@ -91,12 +92,13 @@ class BudgetRecord:
     note: str | None = None
     used: int | None = None
     measured: float | None = None
+    judged: str | None = None
 
     def __str__(self) -> str:
         used = self.planned if self.used is None else self.used
         bits = 8 * used / max(1, self.elements)
         found = "" if self.measured is None else f", measured {self.measured:.3g}"
-        note = "" if self.note is None else f"\n{self.note}"
+        note = "".join(f"\n{text}" for text in (self.judged, self.note) if text is not None)
         return (
             f"budget {self.nbytes} bytes of weights, used {used} ({used / self.nbytes:.1%}, "
             f"{bits:.2f} bits a weight); summed error: predicted {self.predicted:.3g}{found}{note}"
