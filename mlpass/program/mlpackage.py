@@ -247,7 +247,8 @@ class Rewriter:
         assert constant.storage is not None
         file_name = constant.storage[0]
         if constant.storage not in self._places:
-            offset = self._writer(file_name).write(constant.load(), constant.dtype, constant.size)
+            pieces = (constant.load(),) if constant.pieces is None else constant.pieces()
+            offset = self._writer(file_name).write_pieces(pieces, constant.dtype, constant.size)
             self._places[constant.storage] = offset
         return file_name, self._places[constant.storage]
 
