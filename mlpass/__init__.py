@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TargetError,
         UnsupportedOpError,
     )
+    from mlpass.examine.check import check
     from mlpass.examine.compare import compare
     from mlpass.examine.explain import explain
     from mlpass.examine.inspect import inspect
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mlpass.pruning.drop_in import prune_weights
     from mlpass.pruning.in_place import prune_program
     from mlpass.pruning.prune import prune
+    from mlpass.report.check import Check, Hazard
     from mlpass.report.choice import Attempt, Choice, Target
     from mlpass.report.comparison import Comparison, OutputRecord
     from mlpass.report.explanation import Explanation, Finding, WeightCost
@@ -90,6 +92,9 @@ _HOMES = {
     "SparseGPT": "mlpass.solvers.sparsegpt",
     "Threshold": "mlpass.sparsity.modes",
     "UnsupportedOpError": "mlpass.errors",
+    "check": "mlpass.examine.check",
+    "Check": "mlpass.report.check",
+    "Hazard": "mlpass.report.check",
     "compare": "mlpass.examine.compare",
     "explain": "mlpass.examine.explain",
     "Explanation": "mlpass.report.explanation",
@@ -141,6 +146,7 @@ __all__ = [
     "Plain",
     "Quantized",
     "Interpreter",
+    "check",
     "compare",
     "explain",
     "inspect",
@@ -151,9 +157,11 @@ __all__ = [
     "prune_program",
     "prune_weights",
     "solve",
+    "Check",
     "Comparison",
     "Explanation",
     "Finding",
+    "Hazard",
     "WeightCost",
     "LayerRecord",
     "Location",

@@ -7,16 +7,30 @@ one warning, which says what then does not hold.
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+
+# What OpenBLAS takes for each thread that multiplies; where it is not given that, it asks for ever.
+BUFFER = 32 << 20
+
+
+class Library(Protocol):
+    """What is asked of threadpoolctl's controller of a library."""
+
+    filepath: str
+    internal_api: str
+    num_threads: int
+    set_num_threads: Callable[[int], object]
 
 
 class _Held:
@@ -25,7 +39,7 @@ class _Held:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holders = 0
-        self.libraries: list[Any] = []
+        self.libraries: list[Library] = []
         self.before: dict[str, int] = {}  # by path, of libraries that count for the whole process
         self.told: set[str] = set()
         self.news: list[str] = []
@@ -40,6 +54,9 @@ def one_blas_thread() -> Iterator[None]:
 
     It may be entered again, and from several threads at once. All cores come back in through jobs
     whose bounds follow from sizes alone (`parallel.map_items`).
+
+    Raises:
+        MemoryError: BLAS has no room for its buffer.
 
     Warns:
         RuntimeWarning: once for each library that cannot be held to one thread.
@@ -67,8 +84,21 @@ def held_here() -> Iterator[None]:
         yield
 
 
+def has_room(nbytes: int) -> bool:
+    """Returns whether a limit of this process's address space (`ulimit -v`) leaves so much."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return True
+    try:
+        mmap.mmap(-1, nbytes).close()
+    except OSError:
+        return False
+    return True
+
+
 def _enter() -> dict[str, int]:
     """Returns how many threads the libraries that count by thread had in this one."""
+    if _held.holders == 0 and not has_room(BUFFER):
+        raise MemoryError("too little address space for BLAS: raise the limit (ulimit -v)")
     with _held.lock:
         if _held.holders == 0:
             _held.libraries = _loaded_libraries()
@@ -100,7 +130,7 @@ def _leave(mine: dict[str, int]) -> None:
             _held.libraries, _held.before = [], {}
 
 
-def _loaded_libraries() -> list[Any]:
+def _loaded_libraries() -> list[Library]:
     """Returns threadpoolctl's controller of each BLAS that is loaded now.
 
     The search takes up to a tenth of a small solve. A BLAS comes with a module that is imported, so
@@ -110,14 +140,14 @@ def _loaded_libraries() -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _libraries_with(modules: int) -> list[Any]:
+def _libraries_with(modules: int) -> list[Library]:
     from threadpoolctl import ThreadpoolController
 
-    libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    libraries: list[Library] = ThreadpoolController().select(user_api="blas").lib_controllers
     return libraries
 
 
-def _set_threads(library: Any, threads: int) -> None:
+def _set_threads(library: Library, threads: int) -> None:
     """Sets a library's number of threads, whichever thread asks.
 
     From 3.8 on, threadpoolctl lets one thread alone set the number of a library that counts for the
@@ -136,7 +166,7 @@ def _counts_by_thread(library: object) -> bool:
     return getattr(library, "threading_layer", None) == "openmp"
 
 
-def _check(library: Any) -> None:
+def _check(library: Library) -> None:
     """Reads the number back, and says so once where it is not one."""
     if library.num_threads != 1:
         _tell(
@@ -154,7 +184,7 @@ def _check(library: Any) -> None:
 
 def _unseen() -> tuple[str, str, str]:
     """Returns what to tell of a BLAS that threadpoolctl does not see."""
-    config: Any = np.show_config(mode="dicts")
+    config = np.show_config(mode="dicts")
     name = config.get("Build Dependencies", {}).get("blas", {}).get("name", "unknown")
     return (
         f"numpy's BLAS ({name})",

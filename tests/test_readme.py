@@ -217,7 +217,7 @@ def test_readme_commands_run(command, shell, capsys):
 
 def test_readme_commands_are_found():
     assert {command.split()[1] for command in COMMANDS} == {
-        "prune", "inspect", "explain", "predict", "compare", "sweep", "choose", "finetune"
+        "check", "prune", "inspect", "explain", "predict", "compare", "sweep", "choose", "finetune"
     }  # fmt: skip
 
 

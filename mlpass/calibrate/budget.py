@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
 from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.constants import exact_constants
 from mlpass.calibrate.influence import influences
 from mlpass.calibrate.menus import Menu, opens_more
 from mlpass.calibrate.prices import Offer, Prices, fixed_prices, prices_of, untouched
 from mlpass.calibrate.sums import Observed
+from mlpass.calibrate.uniform import best_uniform
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config
@@ -78,22 +80,31 @@ class Division:
         steps: of a plan, each weight with the form that it gets.
         influences: what a unit of each weight's error adds to that of the model's outputs.
         record: for the report, before it is known what came of it.
+        constants: that are not weights, each to be stored exactly in fewer bytes.
+        name: what it is, in a few words.
+        rival: the best that one form for all weights comes to, to be judged beside it; None where
+            none fits, or there are no samples.
     """
 
     steps: list[Step]
     influences: Mapping[Site, float]
     record: BudgetRecord
+    constants: list[Step] = field(default_factory=list)
+    name: str = ""
+    rival: Division | None = None
 
     def reported(self, layers: Sequence[LayerRecord], nbytes: int) -> BudgetRecord:
         """Returns the record with what came of it.
 
         Args:
-            layers: a record for each of the steps.
+            layers: a record for each of the steps, then the constants.
             nbytes: of the weight files that were written.
         """
         errors = [
             self.influences[step.site] * (layer.error or 0.0)
-            for step, layer in zip(self.steps, layers, strict=True)
+            for step, layer in zip(
+                self.steps, layers, strict=False
+            )  # the constants' records come last
             if step.site in self.influences
         ]
         known = any(layer.error is not None for layer in layers)
@@ -148,9 +159,11 @@ def divide_budget(
             "there is nothing to do"
         )
     members = [step for step in steps if step.skipped is None and step.mode is not None]
-    rest = rest_of_files(
-        programs, {op for step in members for op in step.site.parts or step.site.makers}
-    )
+    exact = exact_constants(programs)
+    makers = [step.site.parts or step.site.makers for step in members]
+    makers += [each.step.site.makers for each in exact]
+    rest = rest_of_files(programs, {op for ops in makers for op in ops})
+    rest += sum(each.nbytes for each in exact)
     menu = Menu()
     old = any(opens_more(step.site) for step in members)
     said = _Said(budget, allowed, before, _MORE if old else None)
@@ -188,14 +201,20 @@ def divide_budget(
     picked = {
         step.site: some[number] for step, some, number in zip(members, offers, chosen, strict=True)
     }
-    record = BudgetRecord(
-        allowed,
-        rest + sum(offer.nbytes for offer in picked.values()),
-        sum(prod(step.site.shape) for step in steps),
-        sum(factors[site] * offer.error for site, offer in picked.items()),
-        note=said.note,
-    )
-    return Division([_picked(step, picked) for step in steps], factors, record)
+    elements = sum(prod(step.site.shape) for step in steps)
+
+    def division(
+        picked: Mapping[Site, Offer], name: str, rival: Division | None = None
+    ) -> Division:
+        planned = rest + sum(offer.nbytes for offer in picked.values())
+        predicted = sum(factors[site] * offer.error for site, offer in picked.items())
+        record = BudgetRecord(allowed, planned, elements, predicted, note=said.note)
+        chosen = [_picked(step, picked) for step in steps]
+        return Division(chosen, factors, record, [each.step for each in exact], name, rival)
+
+    same = None if calibration is None else best_uniform(prices, factors, allowed - rest)
+    rival = None if same is None else division(same.offers, f"all weights in {same.form}")
+    return division(picked, "a form for each weight", rival)
 
 
 class _Said(NamedTuple):

@@ -43,6 +43,7 @@ def prune_calibrated(
     calibration: Calibration,
     editor: Editor,
     journal: Journal,
+    found: dict[Site, NDArray[Any]] | None = None,
 ) -> dict[Site, LayerRecord]:
     """Carries out a plan on what the samples show, and returns the records of sites they decided.
 
@@ -52,6 +53,7 @@ def prune_calibrated(
         calibration: how.
         editor: of the model.
         journal: of layers that are done already.
+        found: takes the weights that sites come to; None where nobody asks.
 
     Raises:
         CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
@@ -66,14 +68,24 @@ def prune_calibrated(
     with pruning.bar:
         if calibration.dense_grams and calibration.propagate == "dense":
             for observed in calibration.dense_grams.read(steps):
-                pruning.solve([observed])
+                solved = pruning.solve([observed])
+                _note(solved, found)
             return pruning.records
         with walk(model, steps, calibration, journal.__contains__) as (grams, stops):
             for stop, dense in stops:
-                for site, weight in pruning.solve(grams.add(stop, dense)):
+                solved = pruning.solve(grams.add(stop, dense))
+                _note(solved, found)
+                for site, weight in solved:
                     if calibration.propagate == "pruned":
                         put(stop, site, weight)
     return pruning.records
+
+
+def _note(
+    solved: Sequence[tuple[Site, NDArray[Any]]], found: dict[Site, NDArray[Any]] | None
+) -> None:
+    if found is not None:
+        found.update(solved)
 
 
 def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
@@ -107,7 +119,9 @@ class _Pruning:
         count = sum(step.skipped is None and step.mode is not None for step in steps)
         self.bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
 
-    def solve(self, observed: Sequence[tuple[Step, Observed]]) -> list[tuple[Site, NDArray[Any]]]:
+    def solve(
+        self, observed: Sequence[tuple[Step, Observed]]
+    ) -> list[tuple[Site, NDArray[np.generic]]]:
         """Solves for sites and has them written; returns the weights of those that change."""
         alone = len(observed) < thread_count() or self._calibration.device not in (None, "cpu")
         run = map if alone else map_items  # alone, each has all cores, or the device has its own
@@ -145,7 +159,7 @@ class _Pruning:
                 raise
             raise self._journal.broken(step.site, error) from None
 
-    def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[Any] | None:
+    def _write(self, step: Step, found: _Solved | NotApplicable) -> NDArray[np.generic] | None:
         """Has a site written, and returns its weight; None where it stays as it was."""
         site = step.site
         if isinstance(found, NotApplicable):
@@ -211,8 +225,8 @@ class _Pruning:
 
 
 def _target(
-    observed: Observed, weight: NDArray[Any], layout: Layout
-) -> tuple[NDArray[Any], NDArray[Any] | None, str | None]:
+    observed: Observed, weight: NDArray[np.generic], layout: Layout
+) -> tuple[NDArray[np.generic], NDArray[np.generic] | None, str | None]:
     """Returns the weight to prune, exactly what it is to be, and what it aims at as text.
 
     Raises:

@@ -19,7 +19,6 @@ from mlpass.solvers.nearest import nearest
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import Percentile
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
 from mlpass.weights.lossless import encode_lossless
@@ -53,11 +52,13 @@ class Prices(NamedTuple):
         offers: of forms; one where nothing is left to choose.
         noise: relative output error of the weight rounded coarsely; 0 where that is not measured.
         work: multiplications of a sample.
+        guesses: every form, as it is estimated.
     """
 
     offers: list[Offer]
     noise: float = 0.0
     work: float = 0.0
+    guesses: Sequence[Offer] = ()
 
 
 def untouched(site: Site, menu: Menu) -> Offer:
@@ -88,7 +89,8 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Pric
     every = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
     own = untouched(site, menu)
     forms = [(form, nbytes) for form, nbytes in every if nbytes is not None and nbytes < own.nbytes]
-    rows = excerpt(weight, layout)
+    rounded = _coarse(weight, layout)
+    rows = excerpt(weight, rounded, layout, used)
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
@@ -103,7 +105,8 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Pric
             return offer._replace(error=_solved(offer.form, rows, used, method))
 
         front = map_items(solved, front)
-    return Prices(_unbeaten([own, *front]), _noise(weight, used, layout))
+    noise = relative_error(weight, rounded, used, layout)
+    return Prices(_unbeaten([own, *front]), noise, guesses=guesses)
 
 
 def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
@@ -122,7 +125,8 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     else:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error)
-    return Prices([offer], _noise(weight, used, layout))
+    noise = relative_error(weight, _coarse(weight, layout), used, layout)
+    return Prices([offer], noise)
 
 
 def coarse(site: Site) -> NDArray[Any]:
@@ -136,10 +140,6 @@ def coarse(site: Site) -> NDArray[Any]:
 
 def _coarse(weight: NDArray[Any], layout: Layout) -> NDArray[Any]:
     return nearest(weight, np.ones(weight.shape, bool), _COARSE, layout).weight
-
-
-def _noise(weight: NDArray[Any], gram: Gram, layout: Layout) -> float:
-    return relative_error(weight, _coarse(weight, layout), gram, layout, Percentile(0.0))
 
 
 def _read(step: Step, gram: Gram | None) -> tuple[NDArray[Any], Layout, Gram]:
@@ -157,9 +157,10 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[Any], Layout, Gram]:
 def _solved(form: Form, rows: Excerpt, gram: Gram, method: Method) -> float:
     if form.mode is None:
         return 0.0
-    return solve(
+    found = solve(
         rows.weight, gram, form.mode, method=method, storage=form.storage, layout=rows.layout
-    ).error
+    )
+    return rows.error(found.weight, gram)
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:

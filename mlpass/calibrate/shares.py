@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,7 @@ def layer_curve(
     return replace(curve, nbytes=nbytes)
 
 
-def calibrated(site: Site, observed: Observed) -> tuple[NDArray[Any], Gram, Layout]:
+def calibrated(site: Site, observed: Observed) -> tuple[NDArray[np.generic], Gram, Layout]:
     """Returns a site's weight, its Gram and its layout.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import failure, of_sample
 from mlpass.runtime.function_plan import FunctionPlan
+from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.accumulate import sum_of_grams
@@ -191,7 +191,7 @@ class SiteGrams:
         stops: Stops,
         samples: Iterable[int],
         held: bool,
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Iterator[tuple[int, Array]]:
         """Yields what some samples bring, each by its number."""
         (stop, dense), use = stops, reading.use
         shown, kernel, crossed = stop.arguments(use.op), stop.kernel(use.op), gathered.crossed
@@ -199,12 +199,12 @@ class SiteGrams:
             crossed.refuse("its rows are gathered")
         for sample in samples:
             turns = shown[sample]
-            beside: Sequence[Mapping[str, Any]] = ()
+            beside: Sequence[Arguments] = ()
             if dense is not None and crossed is not None and not crossed.refusal:
                 beside = dense.arguments(use.op)[sample]
                 if len(beside) != len(turns):
                     crossed.refuse("it runs another number of times in the dense model")
-            drifts: Sequence[Mapping[Site, Any]] = [{} for _ in turns]
+            drifts: Sequence[Mapping[Site, Array]] = [{} for _ in turns]
             if dense is not None and crossed is not None and crossed.streams:
                 drifts = self._drifts(crossed, use, turns, (stop, dense), sample)
             for number, arguments in enumerate(turns):
@@ -218,15 +218,15 @@ class SiteGrams:
         self,
         crossed: Crossed,
         use: Use,
-        turns: Sequence[Mapping[str, Any]],
+        turns: Sequence[Arguments],
         stops: tuple[Stop, Stop],
         sample: int,
-    ) -> list[dict[Site, Any]]:
+    ) -> list[dict[Site, Array]]:
         """Returns what streams of the dense model have over the pruned one's, each time of a use.
 
         One that is not there, or has another shape, is let go of.
         """
-        drifts: list[dict[Site, Any]] = [{} for _ in turns]
+        drifts: list[dict[Site, Array]] = [{} for _ in turns]
         for site, stream in list(crossed.streams.items()):
             try:
                 now, before = (stop.values(stream)[sample] for stop in stops)
@@ -236,7 +236,7 @@ class SiteGrams:
                 crossed.leave(site)
         return drifts
 
-    def _drift(self, use: Use, before: Array, now: Array, arguments: Mapping[str, Any]) -> Array:
+    def _drift(self, use: Use, before: Array, now: Array, arguments: Arguments) -> Array:
         """Returns what a stream of the dense model has over the pruned one's, as rows of outputs.
 
         Raises:
@@ -251,9 +251,9 @@ class SiteGrams:
         self,
         sample: int,
         reading: _Reading,
-        kernel: Callable[..., Any],
-        arguments: Mapping[str, Any],
-    ) -> Iterator[Any]:
+        kernel: Kernel,
+        arguments: Arguments,
+    ) -> Iterator[Array]:
         """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's.
 
         Raises:

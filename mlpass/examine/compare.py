@@ -174,7 +174,7 @@ def _differences(wanted: NDArray[np.generic], made: NDArray[Any]) -> NDArray[Any
     """
     difference = np.where(made == wanted, 0.0, np.abs(made - wanted))
     difference[np.isnan(difference)] = np.inf
-    measured: NDArray[Any] = difference[~(np.isnan(made) & np.isnan(wanted))]
+    measured: NDArray[np.generic] = difference[~(np.isnan(made) & np.isnan(wanted))]
     return measured
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, ModelFormatError, NotApplicable
@@ -23,8 +24,11 @@ from mlpass.storage.exact import file_nbytes
 from mlpass.storage.storage import packed_nbytes
 from mlpass.weights.lossless import Smallest, check_decoded, smallest_form
 from mlpass.weights.reading import weight_of
-from mlpass.weights.record import encoding_of, stored_sizes
+from mlpass.weights.record import encoding_of_site, stored_sizes
 from mlpass.weights.sites import Site, find_sites
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
 
 _NEWEST = 18
 _WORTH = 0.98  # of what is stored: a form that takes more than that is not worth a word
@@ -50,7 +54,7 @@ class _Seen:
     newest: Smallest
 
 
-def explain(source: Any, *, processor: str | None = None) -> Explanation:
+def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
     """Returns what each weight of a model costs, and what looks wrong: nothing is written.
 
     Args:
@@ -107,7 +111,7 @@ def _cost(site: Site, seen: _Seen | None) -> WeightCost:
         parameter=site.uses[0].parameter,
         shape=site.shape,
         dtype=site.dtype,
-        encoding=encoding_of(site.parts),
+        encoding=encoding_of_site(site),
         nbytes=sum(sizes),
         smallest=None if smallest is None else smallest.text,
         smallest_nbytes=sum(sizes if smallest is None else smallest.sizes),
@@ -157,7 +161,7 @@ def _findings(seen: _Seen, command: str) -> Iterator[Finding]:
     yield from facts(site, seen.weight)
 
 
-def _mask_costs(site: Site, weight: NDArray[Any]) -> str | None:
+def _mask_costs(site: Site, weight: NDArray[np.generic]) -> str | None:
     """Returns that a mask costs more than it saves; None where it does not."""
     for part in site.parts:
         for parameter in ("nonzero_data", "indices_nonzero_data"):

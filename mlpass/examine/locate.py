@@ -22,7 +22,7 @@ from mlpass.examine.differences import differences
 from mlpass.examine.matching import match_values, running
 from mlpass.program.ir import Op, Value
 from mlpass.report.location import Location, OpRecord
-from mlpass.runtime.declared import Results, walk
+from mlpass.runtime.declared import Results, declared, walk
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter
@@ -121,10 +121,10 @@ class _Reference:
         """Returns them for one prediction, as arrays of the backend."""
         if self.interpreter is None:
             return self._given
-        made: dict[Value, Any] = {}
+        made, backend = dict[Value, Any](), self.interpreter.backend
 
         def keep(step: OpPlan, run: Callable[[], Results]) -> Results:
-            results = run()
+            results = declared(step, run(), backend)
             made.update(zip(step.op.outputs, results, strict=True))
             return results
 
@@ -188,7 +188,7 @@ class _Suspect:
             return
 
         def look(step: OpPlan, run: Callable[[], Results]) -> Results:
-            results = run()
+            results = declared(step, run(), self.interpreter.backend)
             self._add(self.reached, wanted, step.op, results)
             return results
 
@@ -203,7 +203,7 @@ class _Suspect:
         def replace(step: OpPlan, run: Callable[[], Results]) -> Results:
             outputs = step.op.outputs
             try:
-                made = run()
+                made = declared(step, run(), self.interpreter.backend)
             except ExecutionError as error:
                 if any(output not in wanted for output in outputs):
                     raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError, brief
 from mlpass.files import check_file, whole_file
@@ -47,7 +48,7 @@ def predict_to_file(
     return {name: array.shape for name, array in arrays.items()}
 
 
-def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def write_arrays(file: IO[bytes], arrays: Mapping[str, NDArray[np.generic]]) -> None:
     """Writes an `.npz`; unlike those of `numpy.savez`, an array may be called "file".
 
     Raises:
@@ -66,7 +67,7 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) ->
                 write(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
 
 
-def as_arrays(outputs: Mapping[str, object]) -> dict[str, np.ndarray[Any, Any]]:
+def as_arrays(outputs: Mapping[str, object]) -> dict[str, NDArray[np.generic]]:
     """Returns outputs as arrays; probabilities by label as two, NAME and NAME.labels.
 
     Where an output has that very name, underscores follow until it is free.
@@ -74,7 +75,7 @@ def as_arrays(outputs: Mapping[str, object]) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         ExecutionError: an output is not an array.
     """
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     for name, value in outputs.items():
         if isinstance(value, Mapping):
             labels = f"{name}.labels"
@@ -86,7 +87,7 @@ def as_arrays(outputs: Mapping[str, object]) -> dict[str, np.ndarray[Any, Any]]:
     return arrays
 
 
-def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
+def _array(name: str, value: Any) -> NDArray[np.generic]:
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import NotApplicable
@@ -20,7 +20,7 @@ _ROWS = 8  # that share a table at the speed of one table
 _GROUPS = (2, 4, 8, 16)  # m of n:m
 
 
-def facts(site: Site, weight: NDArray[Any]) -> Iterator[Finding]:
+def facts(site: Site, weight: NDArray[np.generic]) -> Iterator[Finding]:
     """Yields what is known of how processors take a weight as it is stored."""
     names = (site.name,)
     rows = _rows_a_table(site)
@@ -66,7 +66,7 @@ def _rows(site: Site) -> int:
     return sizes[0] * sizes[1]
 
 
-def _in_groups(site: Site, weight: NDArray[Any]) -> bool:
+def _in_groups(site: Site, weight: NDArray[np.generic]) -> bool:
     """Returns whether half of every m neighbouring input channels are zero, for some m."""
     try:
         zero = layout_to_solve(site).split(weight == 0)
@@ -80,7 +80,7 @@ def _in_groups(site: Site, weight: NDArray[Any]) -> bool:
     )
 
 
-def _in_blocks(site: Site, weight: NDArray[Any]) -> bool:
+def _in_blocks(site: Site, weight: NDArray[np.generic]) -> bool:
     """Returns whether zeros come in pairs of neighbouring output channels."""
     try:
         zero = layout_to_solve(site).split(weight == 0)

@@ -215,7 +215,7 @@ def _from_mapping(content: Mapping[str, Any]) -> Config:
     return configured(config, storage)
 
 
-def _is_entry(content: Mapping[str, Any]) -> bool:
+def _is_entry(content: Mapping[str, object]) -> bool:
     """Returns whether a mapping without sections is an entry, rather than a misspelt section."""
     words = {*mode_words(), *every_storage_word()}
     return "config_type" in content or {"weight_threshold"} < {*content} <= words
@@ -251,7 +251,7 @@ def _entry(where: str, value: object, kind: object) -> OpConfigLike:
     return found.mode if found == OpConfig(found.mode) else found
 
 
-def _op_config(options: dict[str, Any]) -> OpConfig:
+def _op_config(options: dict[str, object]) -> OpConfig:
     """Returns what options without a threshold describe.
 
     Raises:

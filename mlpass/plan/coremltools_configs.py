@@ -16,7 +16,7 @@ from mlpass.storage.storage import Storage
 PALETTIZER, QUANTIZER = COMPRESSORS = ("OpPalettizerConfig", "OpLinearQuantizerConfig")
 
 # Their fields and what these are where they are not given.
-_DEFAULTS: dict[str, dict[str, Any]] = {
+_DEFAULTS: dict[str, dict[str, object]] = {
     PALETTIZER: {
         "mode": "kmeans",
         "nbits": None,
@@ -37,13 +37,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def compressor_options(config: object) -> dict[str, Any]:
+def compressor_options(config: object) -> dict[str, object]:
     """Returns the options of one of coremltools' op configs, by name."""
     names = _DEFAULTS[type(config).__name__]
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
-def storage_from_options(kind: str, options: Mapping[str, Any]) -> Storage:
+def storage_from_options(kind: str, options: Mapping[str, object]) -> Storage:
     """Returns the storage that stands for options of coremltools.
 
     Args:
@@ -92,7 +92,7 @@ def _quantized(given: Mapping[str, Any]) -> Quantized:
     return Quantized(f"{sign}int{bits}", block_size)
 
 
-def _must_be(name: str, given: Mapping[str, Any], values: tuple[Any, ...]) -> None:
+def _must_be(name: str, given: Mapping[str, object], values: tuple[object, ...]) -> None:
     """Raises ConfigError where an option has a value that no storage here stands for."""
     if given[name] not in values:
         raise ConfigError(

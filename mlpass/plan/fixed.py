@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +14,7 @@ _ROUNDS = 8  # in which a window is found
 _LEFT_OVER = 0.02  # of a row's norm; what fp16 rounds off is far less
 
 
-def is_position_table(table: NDArray[Any]) -> bool:
+def is_position_table(table: NDArray[np.generic]) -> bool:
     """Returns whether a table's columns are sinusoids of the row, as those of positions are.
 
     Any sinusoid f(p) of an integer p satisfies f(p + 1) + f(p - 1) = 2 cos(w) f(p) with one factor
@@ -47,7 +45,7 @@ def is_position_table(table: NDArray[Any]) -> bool:
     return bool(error <= 4e-3 * change and np.all(np.abs(factor) <= 2.001))
 
 
-def may_be_transform(head: NDArray[Any]) -> bool:
+def may_be_transform(head: NDArray[np.generic]) -> bool:
     """Returns whether a matrix that begins like this may be a transform or a filterbank.
 
     Their first rows are smooth, the slow waves, or have no negative elements; those of trained
@@ -65,7 +63,7 @@ def may_be_transform(head: NDArray[Any]) -> bool:
     return any(float(values[lag:] @ values[:-lag]) > 0.4 * power for lag in (1, 2))
 
 
-def is_wave_basis(matrix: NDArray[Any]) -> bool:
+def is_wave_basis(matrix: NDArray[np.generic]) -> bool:
     """Returns whether all rows are waves of one transform: Fourier's or a cosine one, windowed too.
 
     Row k is w(n) (a cos(o n) + b sin(o n)), with a, b and o of its own, o a multiple of one step,
@@ -86,13 +84,14 @@ def is_wave_basis(matrix: NDArray[Any]) -> bool:
     live = norms > 3e-3 * norms.max(initial=0)
     rows = rows[live] / norms[live, None]
     half = 2 * (count - 1)  # rows of a one-sided transform, or with real and imaginary ones stacked
-    periods = {length, 2 * length, 4 * length, 2 * (length - 1), half, count, count - 2}
+    near = {2 * (length - 1), 2 * (length + 1)}  # of the first cosine and sine transforms
+    periods = {length, 2 * length, 4 * length, half, count, count - 2, *near}
     return len(rows) >= _FEWEST and any(
         _are_waves(rows, period) for period in sorted(periods) if length <= period <= 4 * length
     )
 
 
-def is_filterbank(matrix: NDArray[Any]) -> bool:
+def is_filterbank(matrix: NDArray[np.floating]) -> bool:
     """Returns whether rows are triangles side by side, each over its neighbours, as mel's are.
 
     They may be scaled at will, and stand on a scale of their own; some of the lowest may be of one

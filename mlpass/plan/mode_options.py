@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import options_of
@@ -13,7 +12,7 @@ from mlpass.sparsity.mode import Mode
 PRUNERS = ("OpMagnitudePrunerConfig", "OpThresholdPrunerConfig")
 
 
-def mode_from_options(options: Mapping[str, Any]) -> Mode:
+def mode_from_options(options: Mapping[str, object]) -> Mode:
     """Returns the mode that a set of coremltools' options describes.
 
     Where `mode` does not name it, it is the one that takes all of them and has all that it needs:
@@ -59,7 +58,7 @@ def mode_words() -> list[str]:
     return [*MODES.options(), "granularity", "weight_threshold", "mode", "config_type"]
 
 
-def _described(options: Mapping[str, Any]) -> str:
+def _described(options: Mapping[str, object]) -> str:
     """Returns the name of the mode that options describe.
 
     Where none takes all of them, it is the one that lacks nothing, so that the error names what is
@@ -103,6 +102,6 @@ def _by_name(name: object) -> str:
     raise ConfigError(f"mode: unknown {brief(name)}" + close_matches(name, classes))
 
 
-def _build(name: str, options: Mapping[str, Any]) -> Mode:
+def _build(name: str, options: Mapping[str, object]) -> Mode:
     mode: Mode = MODES.build(name, options)
     return mode

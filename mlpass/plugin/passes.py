@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coremltools import PassPipeline
 from coremltools.converters.mil.converter import ConverterRegistry
@@ -26,6 +26,11 @@ from mlpass.pruning.prune import prune_in_place
 from mlpass.runtime.samples import Inputs, Sample, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike, take_storage
+
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
+    from mlpass.program.pymil_types import PymilProgram
+    from mlpass.runtime.samples import SampleData
 
 _LOGGER = logging.getLogger("mlpass")
 _NAMESPACE = "mlpass"
@@ -67,7 +72,7 @@ class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is unty
         except ConfigError as error:
             raise ConfigError(f"{self}: {error}") from None
 
-    def apply(self, prog: Any) -> None:
+    def apply(self, prog: PymilProgram) -> None:
         """Prunes the weights of a pymil program in place, and logs the report.
 
         Raises:
@@ -95,7 +100,7 @@ def pipeline(
     config: object = None,
     *,
     method: Method | str | None = None,
-    sample_data: Any = None,
+    sample_data: SampleData | None = None,
     storage: StorageLike = None,
     base: Any = None,
     **options: Any,
@@ -196,9 +201,9 @@ class PackageFrontend:
         self,
         model: Any,
         *,
-        specification_version: Any = None,
-        model_description: Any = None,
-        **_: Any,
+        specification_version: int | None = None,
+        model_description: Message | None = None,
+        **_: object,
     ) -> Any:
         """Returns the package's pymil program.
 
@@ -215,7 +220,7 @@ class PackageFrontend:
         return load_pymil(model, specification_version, model_description)
 
 
-def _renamed(sample: Sample, program: Any) -> Sample:
+def _renamed(sample: Sample, program: PymilProgram) -> Sample:
     """Returns a sample keyed by the inputs' names in a package.
 
     Those are the source's, with anything but letters, digits and underscores replaced.

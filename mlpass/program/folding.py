@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.program.dtypes import BY_NAME, pack_elements
-from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
+from mlpass.program.ir import Argument, Block, Constant, Op, Program, Raw, TensorType, Value
 
+Settings = Mapping[str, Any]  # the parameters of an op that are not data, as Python values
 Arrays = list[NDArray[Any]]
 Rearrange = Callable[[Arrays], NDArray[Any]]
 
@@ -82,7 +83,7 @@ def _with(block: Block, folded: Mapping[Op, Constant], origins: dict[Op, Op]) ->
     return block if unchanged else replace(block, ops=tuple(ops))
 
 
-def _is_tensor(constant: Any) -> bool:
+def _is_tensor(constant: Argument) -> bool:
     kind = constant.type
     return isinstance(kind, TensorType) and kind.dtype != "string" and None not in kind.shape
 
@@ -92,7 +93,7 @@ def _is_float(dtype: str) -> bool:
     return made is not None and np.dtype(made).kind == "f"
 
 
-def _data(op: Op) -> tuple[Any, ...]:
+def _data(op: Op) -> tuple[Argument, ...]:
     """Returns the arguments of an op that it rearranges."""
     return op.inputs.get("values" if op.type in ("concat", "stack") else "x", ())
 
@@ -118,7 +119,7 @@ def _folded(op: Op, known: Mapping[Value, Constant]) -> Constant | None:
     if rearrange is None:
         return None
 
-    def load() -> Any:
+    def load() -> Raw:
         array = rearrange([np.asarray(one.read()) for one in stated])
         return pack_elements(array, BY_NAME[kind.dtype])
 
@@ -133,7 +134,7 @@ def _folded(op: Op, known: Mapping[Value, Constant]) -> Constant | None:
     return Constant(kind, load, (first.storage[0], place), in_file, stored=stored)
 
 
-def _settings(op: Op, known: Mapping[Value, Constant]) -> dict[str, Any]:
+def _settings(op: Op, known: Mapping[Value, Constant]) -> Settings:
     """Returns the other parameters of an op, as Python values.
 
     Raises:
@@ -154,12 +155,14 @@ def _reshape(_: object, kind: TensorType, sources: list[Constant]) -> Rearrange 
     return (lambda arrays: arrays[0].reshape(shape)) if kind.size == sources[0].size else None
 
 
-def _transpose(settings: Any, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+def _transpose(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
     order = settings["perm"]
     return _checked(lambda arrays: arrays[0].transpose(order), kind, sources)
 
 
-def _slice_by_index(settings: Any, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+def _slice_by_index(
+    settings: Settings, kind: TensorType, sources: list[Constant]
+) -> Rearrange | None:
     rank = len(sources[0].shape)
     begins, ends = settings["begin"], settings["end"]
     steps = settings.get("stride") or [1] * rank
@@ -176,7 +179,9 @@ def _slice_by_index(settings: Any, kind: TensorType, sources: list[Constant]) ->
     return _checked(lambda arrays: arrays[0][index], kind, sources)
 
 
-def _slice_by_size(settings: Any, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+def _slice_by_size(
+    settings: Settings, kind: TensorType, sources: list[Constant]
+) -> Rearrange | None:
     begins, sizes = settings["begin"], settings["size"]
     if min(begins) < 0 or len(begins) != len(sources[0].shape):
         return None
@@ -187,7 +192,7 @@ def _slice_by_size(settings: Any, kind: TensorType, sources: list[Constant]) -> 
     return _checked(lambda arrays: arrays[0][index], kind, sources)
 
 
-def _concat(settings: Any, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+def _concat(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
     axis = range(len(kind.shape))[settings["axis"]]
     shapes = [list(one.shape) for one in sources]
     sizes = [shape.pop(axis) for shape in shapes]
@@ -199,7 +204,7 @@ def _concat(settings: Any, kind: TensorType, sources: list[Constant]) -> Rearran
     return lambda arrays: np.concatenate(arrays, axis)
 
 
-def _stack(settings: Any, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+def _stack(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
     axis = range(len(kind.shape))[settings["axis"]]
     rest = list(kind.shape)
     if rest.pop(axis) != len(sources) or any(list(one.shape) != rest for one in sources):
@@ -230,7 +235,7 @@ def _checked(rearrange: Rearrange, kind: TensorType, sources: list[Constant]) ->
     return rearrange if rearrange(views).shape == kind.shape else None
 
 
-_FOLDS: dict[str, Callable[[Any, TensorType, list[Constant]], Rearrange | None]] = {
+_FOLDS: dict[str, Callable[[Settings, TensorType, list[Constant]], Rearrange | None]] = {
     "identity": _reshape,
     "reshape": _reshape,
     "squeeze": _reshape,

@@ -1,13 +1,20 @@
-"""Ops as messages of MIL's protobuf form: those there are, and new ones; `milproto.py` decodes."""
+"""Messages of MIL's protobuf form: ops, old and new, and the tensors that they state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import ModelFormatError
 from mlpass.program import ir
-from mlpass.program.dtypes import BY_NAME
+from mlpass.program.dtypes import BY_NAME, DType, pack_elements, unpack_elements
 from mlpass.program.proto import MIL
+
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
 
 # Where a message states elements; those of all other types are in its bytes.
 _FIELDS = {
@@ -19,7 +26,7 @@ _FIELDS = {
 _FIRST_OPSET_WITH_CONSTEXPR_INPUTS = 18
 
 
-def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
+def all_operations(block: Message) -> Iterator[tuple[MutableSequence[Message], Message]]:
     """Yields (the list it is in, operation) for every operation message, nested ones included."""
     for operation in block.operations:
         yield block.operations, operation
@@ -29,7 +36,7 @@ def all_operations(block: Any) -> Iterator[tuple[Any, Any]]:
 
 def encode_op(
     op: ir.Op, opset: int, store: Callable[[ir.Constant], tuple[str, int]] | None = None
-) -> Any:
+) -> Message:
     """Returns a new op as a message.
 
     Args:
@@ -38,7 +45,7 @@ def encode_op(
         store: writes a constant to a weight file and returns (file name, offset); needed where the
             op has one that goes there.
     """
-    message = MIL.Operation(type=op.type)
+    message: Message = MIL.Operation(type=op.type)
     name = message.attributes["name"]
     name.type.tensorType.dataType = MIL.STRING
     name.immediateValue.tensor.strings.values.append(op.name)
@@ -58,7 +65,7 @@ def encode_op(
 
 def encode_arguments(
     arguments: Sequence[ir.Argument],
-    message: Any,
+    message: Message,
     store: Callable[[ir.Constant], tuple[str, int]] | None = None,
 ) -> None:
     """Adds arguments to the message of one of an op's inputs."""
@@ -69,7 +76,7 @@ def encode_arguments(
             _encode_constant(argument, message.arguments.add().value, store)
 
 
-def _encode_type(value_type: ir.ValueType, message: Any) -> None:
+def _encode_type(value_type: ir.ValueType, message: Message) -> None:
     assert isinstance(value_type, ir.TensorType)  # all that a new op can have
     tensor = message.tensorType
     tensor.dataType = BY_NAME[value_type.dtype].proto
@@ -83,7 +90,7 @@ def _encode_type(value_type: ir.ValueType, message: Any) -> None:
 
 
 def _encode_constant(
-    constant: ir.Constant, message: Any, store: Callable[[ir.Constant], tuple[str, int]] | None
+    constant: ir.Constant, message: Message, store: Callable[[ir.Constant], tuple[str, int]] | None
 ) -> None:
     _encode_type(constant.type, message.type)
     if constant.in_file and store is not None:
@@ -98,3 +105,53 @@ def _encode_constant(
     field, value = getattr(tensor, _FIELDS[kind]), constant.read()
     field.SetInParent()  # marks which field holds the values, even of an empty one
     field.values.extend([value] if kind == "string" else value.reshape(-1).tolist())
+
+
+def stated_tensor(message: Message, value_type: ir.TensorType, where: str) -> Any:
+    """Returns what the message of a tensor states: stored bytes; of strings, these.
+
+    Raises:
+        ModelFormatError: that is not what its type says; the text begins with `where`.
+    """
+    kind = message.WhichOneof("value")
+    values: Any = getattr(message, kind).values if kind else ()
+    dtype, count = BY_NAME[value_type.dtype], value_type.size
+    if kind and (kind == "strings") != (dtype.name == "string"):
+        raise ModelFormatError(f"{where}: its values are {kind}, not {dtype.name}")
+    if dtype.name == "string":
+        if len(values) != count:
+            raise ModelFormatError(f"{where}: states {len(values)} strings where there are {count}")
+        return values[0] if value_type.shape == () else list(values)
+    if kind == "bytes":
+        raw = np.frombuffer(values, np.uint8)
+    elif dtype.numpy is None:
+        raise ModelFormatError(f"{where}: {dtype.name} values are not stated as bytes")
+    else:
+        try:
+            raw = pack_elements(_cast(np.asarray(values), dtype), dtype)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise ModelFormatError(f"{where}: its values are not {dtype.name}: {error}") from None
+    if raw.size != dtype.nbytes(count):
+        raise ModelFormatError(
+            f"{where}: states {raw.size} bytes where {count} elements of {dtype.name} "
+            f"take {dtype.nbytes(count)}"
+        )
+    return raw
+
+
+def _cast(values: NDArray[np.generic], dtype: DType) -> NDArray[np.generic]:
+    """Returns stated values as elements of `dtype`, which floats may round to.
+
+    Raises:
+        ArithmeticError: one is beyond its range.
+    """
+    with np.errstate(over="raise"):
+        elements: NDArray[np.generic] = values.astype(dtype.numpy)
+    lost = elements.dtype.kind in "iu" and not np.array_equal(elements, values)
+    if lost or (dtype.bits < 8 and not np.array_equal(elements, _trim(elements, dtype))):
+        raise OverflowError("one is out of range")
+    return elements
+
+
+def _trim(elements: NDArray[np.generic], dtype: DType) -> NDArray[np.generic]:
+    return unpack_elements(pack_elements(elements, dtype), dtype, elements.size)

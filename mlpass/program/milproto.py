@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, MutableSequence, Sequence
 from functools import partial
 from math import prod
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlpass.errors import ModelFormatError
 from mlpass.program import ir
-from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType, pack_elements, unpack_elements
+from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType
 from mlpass.program.folding import fold_program
-from mlpass.program.messages import encode_op
+from mlpass.program.messages import encode_op, stated_tensor
 from mlpass.program.names import names_in, with_free_names
+
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
 
 # What nests here is never deeper than protobuf parses (100 messages), so recursion is safe.
 _MOST_ELEMENTS = 1 << 48  # more than any file holds, and few enough for numpy to count their bytes
@@ -47,7 +47,9 @@ class MilProto:
         sparse: the functions that got ops which are not plain constants.
     """
 
-    def __init__(self, message: Any, name: str, open_blobs: Callable[[str], BlobReader]) -> None:
+    def __init__(
+        self, message: Message, name: str, open_blobs: Callable[[str], BlobReader]
+    ) -> None:
         """Decodes `message`, a MIL.proto Program.
 
         Args:
@@ -60,10 +62,10 @@ class MilProto:
         """
         self.message = message
         self._open_blobs = open_blobs
-        self._places: dict[ir.Op, tuple[Any, Any]] = {}
+        self._places: dict[ir.Op, tuple[MutableSequence[Message], Message]] = {}
         self._functions: dict[ir.Op, str] = {}
         self._stated: set[ir.Value] = set()
-        self.blobs: dict[ir.Constant, Any] = {}
+        self.blobs: dict[ir.Constant, Message] = {}
         self.names: dict[str, set[str]] = {}
         self.sparse: set[str] = set()
         self._attributes(message.attributes, "the program")
@@ -160,7 +162,7 @@ class MilProto:
                         del container[_index_of(message, container)]
                         waiting.append(maker)
 
-    def _function(self, name: str, message: Any) -> ir.Function:
+    def _function(self, name: str, message: Message) -> ir.Function:
         where = f"function {name!r}"
         opset = opset_number(message.opset)
         if message.opset not in message.block_specializations:
@@ -176,14 +178,20 @@ class MilProto:
         return ir.Function(name, blocks[message.opset], opset)
 
     def _block(
-        self, message: Any, inputs: tuple[ir.Value, ...], scope: dict[str, ir.Value], where: str
+        self, message: Message, inputs: tuple[ir.Value, ...], scope: dict[str, ir.Value], where: str
     ) -> ir.Block:
         self._attributes(message.attributes, where)
         ops = tuple(self._op(op, message.operations, scope, where) for op in message.operations)
         outputs = tuple(_lookup(scope, name, f"{where}, its outputs") for name in message.outputs)
         return ir.Block(inputs, ops, outputs)
 
-    def _op(self, message: Any, container: object, scope: dict[str, ir.Value], where: str) -> ir.Op:
+    def _op(
+        self,
+        message: Message,
+        container: MutableSequence[Message],
+        scope: dict[str, ir.Value],
+        where: str,
+    ) -> ir.Op:
         label = message.outputs[0].name if message.outputs else message.type
         where = f"{where}, op {label!r} ({message.type})"
         name = ""
@@ -227,12 +235,12 @@ class MilProto:
             if isinstance(arguments[0], ir.Value) and arguments[0] not in self._stated:
                 raise ModelFormatError(f"{where}: its {parameter!r} is not a constant")
 
-    def _attributes(self, attributes: object, where: str) -> dict[str, ir.Constant]:
+    def _attributes(self, attributes: Mapping[str, Message], where: str) -> dict[str, ir.Constant]:
         return {
             key: self._constant(value, f"{where}, {key}") for key, value in _ordered(attributes)
         }
 
-    def _constant(self, message: Any, where: str) -> ir.Constant:
+    def _constant(self, message: Message, where: str) -> ir.Constant:
         value_type = _decode_type(message.type, where)
         if message.WhichOneof("value") != "blobFileValue":
             return ir.Constant(value_type, self._immediate(message, value_type, where))
@@ -250,12 +258,14 @@ class MilProto:
         self.blobs[constant] = message
         return constant
 
-    def _immediate(self, message: Any, value_type: ir.ValueType, where: str) -> Callable[[], Any]:
+    def _immediate(
+        self, message: Message, value_type: ir.ValueType, where: str
+    ) -> Callable[[], Any]:
         """Returns what reads a value from the message; what it is made of is decoded at once."""
         kind = message.immediateValue.WhichOneof("value")
         value: Any = getattr(message.immediateValue, kind) if kind else None
         if kind == "tensor" and isinstance(value_type, ir.TensorType):
-            return lambda: _tensor(value, value_type, where)
+            return lambda: stated_tensor(value, value_type, where)
         if kind in ("list", "tuple"):
             items = [self._constant(item, where) for item in value.values]
             return lambda: [item.read() for item in items]
@@ -283,11 +293,11 @@ def opset_number(name: str) -> int:
     return number + 10 if number <= 8 else number + 17  # after iOS18 came iOS26
 
 
-def _index_of(message: object, container: Any) -> int:
+def _index_of(message: Message, container: Iterable[Message]) -> int:
     return next(index for index, candidate in enumerate(container) if candidate is message)
 
 
-def _ordered(mapping: Any) -> list[tuple[str, Any]]:
+def _ordered(mapping: Mapping[str, Message]) -> list[tuple[str, Message]]:
     """Returns the items of a protobuf map by key: its own order is another in every process."""
     return [(key, mapping[key]) for key in sorted(mapping)]
 
@@ -299,7 +309,7 @@ def _text(constant: ir.Constant, where: str) -> str:
     return value
 
 
-def _key(value: Any) -> Any:
+def _key(value: Any) -> Hashable:
     return value if isinstance(value, str) else value.item()
 
 
@@ -319,11 +329,11 @@ def _lookup(scope: dict[str, ir.Value], name: str, where: str) -> ir.Value:
     return scope[name]
 
 
-def _decode_named(message: Any, where: str) -> ir.Value:
+def _decode_named(message: Message, where: str) -> ir.Value:
     return ir.Value(message.name, _decode_type(message.type, f"{where}, {message.name!r}"))
 
 
-def _decode_type(message: Any, where: str) -> ir.ValueType:
+def _decode_type(message: Message, where: str) -> ir.ValueType:
     kind = message.WhichOneof("type")
     if kind == "tensorType":
         tensor = message.tensorType
@@ -351,48 +361,3 @@ def _decode_type(message: Any, where: str) -> ir.ValueType:
     if kind == "stateType":
         return ir.StateType(_decode_type(message.stateType.wrappedType, where))
     raise ModelFormatError(f"{where}: has no type")
-
-
-def _tensor(message: Any, value_type: ir.TensorType, where: str) -> Any:
-    kind = message.WhichOneof("value")
-    values: Any = getattr(message, kind).values if kind else ()
-    dtype, count = BY_NAME[value_type.dtype], value_type.size
-    if kind and (kind == "strings") != (dtype.name == "string"):
-        raise ModelFormatError(f"{where}: its values are {kind}, not {dtype.name}")
-    if dtype.name == "string":
-        if len(values) != count:
-            raise ModelFormatError(f"{where}: states {len(values)} strings where there are {count}")
-        return values[0] if value_type.shape == () else list(values)
-    if kind == "bytes":
-        raw = np.frombuffer(values, np.uint8)
-    elif dtype.numpy is None:
-        raise ModelFormatError(f"{where}: {dtype.name} values are not stated as bytes")
-    else:
-        try:
-            raw = pack_elements(_cast(np.asarray(values), dtype), dtype)
-        except (ArithmeticError, ValueError, TypeError) as error:
-            raise ModelFormatError(f"{where}: its values are not {dtype.name}: {error}") from None
-    if raw.size != dtype.nbytes(count):
-        raise ModelFormatError(
-            f"{where}: states {raw.size} bytes where {count} elements of {dtype.name} "
-            f"take {dtype.nbytes(count)}"
-        )
-    return raw
-
-
-def _cast(values: NDArray[np.generic], dtype: DType) -> NDArray[Any]:
-    """Returns stated values as elements of `dtype`, which floats may round to.
-
-    Raises:
-        ArithmeticError: one is beyond its range.
-    """
-    with np.errstate(over="raise"):
-        elements: NDArray[Any] = values.astype(dtype.numpy)
-    lost = elements.dtype.kind in "iu" and not np.array_equal(elements, values)
-    if lost or (dtype.bits < 8 and not np.array_equal(elements, _trim(elements, dtype))):
-        raise OverflowError("one is out of range")
-    return elements
-
-
-def _trim(elements: NDArray[np.generic], dtype: DType) -> NDArray[Any]:
-    return unpack_elements(pack_elements(elements, dtype), dtype, elements.size)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ModelLike: TypeAlias = "str | os.PathLike[str] | MLModel | MilProgram | Package | Program"
 
 
-def open_package(source: Any) -> Package:
+def open_package(source: object) -> Package:
     """Returns `source` as an open package.
 
     Args:
@@ -70,7 +70,7 @@ def check_outside(output: str | os.PathLike[str], source: Any, what: str) -> Non
         check_apart(Path(output), Path(place), what)
 
 
-def make_mlmodel(write: Callable[[Path], object], like: object) -> Any:
+def make_mlmodel(write: Callable[[Path], object], like: object) -> MLModel:
     """Returns the package that `write` writes to a path as an `MLModel`, and deletes it with that.
 
     Where that is kept until then, it goes when the interpreter exits.
@@ -87,7 +87,7 @@ def make_mlmodel(write: Callable[[Path], object], like: object) -> Any:
     return model
 
 
-def _load_mlmodel(path: Path, like: Any) -> Any:
+def _load_mlmodel(path: Path, like: Any) -> MLModel:
     """Returns the package at `path` as an `MLModel` with the settings of another.
 
     Where `like` carries its pymil program, as after `coremltools.convert`, the result does, too.
@@ -107,7 +107,7 @@ def _load_mlmodel(path: Path, like: Any) -> Any:
     return model
 
 
-def submodel(model: Any, outputs: Sequence[str]) -> Any:
+def submodel(model: MLModel, outputs: Sequence[str]) -> MLModel:
     """Returns the part of an `MLModel` that ends at `outputs`, any values within its program.
 
     Its package is temporary, and goes with it: coremltools would keep it until the end.

@@ -13,12 +13,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from google.protobuf.message import DecodeError
 
 from mlpass.errors import ModelFormatError
-from mlpass.files import check_apart, check_free, whole_folder
+from mlpass.files import check_apart, check_free, naming, whole_folder
 from mlpass.program import encode, ir
 from mlpass.program.blobs import BlobFile, BlobWriter, GrownBlobs
 from mlpass.program.manifest import check_items, find_model, inside, is_within
@@ -26,8 +26,11 @@ from mlpass.program.milproto import MilProto
 from mlpass.program.opsets.raising import raise_functions
 from mlpass.program.proto import Model
 
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
+
 _MODEL_PATH = "@model_path/"
-_PIPELINES: dict[str, Callable[[Any], Any]] = {
+_PIPELINES: dict[str, Callable[[Message], Message]] = {
     "pipeline": lambda model: model.pipeline,
     "pipelineClassifier": lambda model: model.pipelineClassifier.pipeline,
     "pipelineRegressor": lambda model: model.pipelineRegressor.pipeline,
@@ -49,7 +52,7 @@ class Package:
 
     owner: object = None
 
-    def __init__(self, path: str | os.PathLike[str], spec: Any = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], spec: Message | None = None) -> None:
         """Opens and checks the package at `path`.
 
         Args:
@@ -162,7 +165,7 @@ class Package:
         if file_name not in self._files:
             path = self.blob_path(file_name)
             if not path.is_file():
-                raise ModelFormatError(f"its weight file {file_name!r} is missing, or no file")
+                raise ModelFormatError(f"its weight file {file_name!r} is missing, or not a file")
             if path == self.model_path:
                 raise ModelFormatError(f"its weight file {file_name!r} is the model itself")
             blobs = BlobFile(path)
@@ -178,13 +181,13 @@ class Package:
         return inside(self.model_path.parent, file_name.removeprefix(_MODEL_PATH), self.path)
 
 
-def pipeline_of(model: Any) -> Any:
+def pipeline_of(model: Message) -> Message | None:
     """Returns the pipeline that a model message holds, None where it is not a pipeline."""
     unwrap = _PIPELINES.get(model.WhichOneof("Type"))
     return unwrap(model) if unwrap else None
 
 
-def raise_pipelines(model: Any) -> None:
+def raise_pipelines(model: Message) -> None:
     """Lifts a pipeline's specification version to that of its newest part."""
     pipeline = pipeline_of(model)
     for part in pipeline.models if pipeline is not None else ():
@@ -307,10 +310,11 @@ class Rewriter:
         return self._root / source.relative_to(self._package.path)
 
 
-def _parse(path: Path) -> Any:
-    spec = Model()
+def _parse(path: Path) -> Message:
+    spec: Message = Model()
     try:
-        spec.ParseFromString(path.read_bytes())
+        with naming(path):
+            spec.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ModelFormatError(
             f"{path}: is not a Core ML model message: {error}; copy or convert the model again"
@@ -318,7 +322,7 @@ def _parse(path: Path) -> Any:
     return spec
 
 
-def _ml_programs(model: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]:
+def _ml_programs(model: Message, name: str, path: Path) -> Iterator[tuple[str, Message]]:
     """Yields (part name, model message) of every ML Program in a model."""
     kind = model.WhichOneof("Type")
     pipeline = pipeline_of(model)

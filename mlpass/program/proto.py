@@ -13,12 +13,23 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import google.protobuf.message
+
+    class Message(google.protobuf.message.Message):
+        """A message; coremltools ships no types of its fields."""
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: object) -> None: ...
+
 
 _ALIAS = "mlpass.program._coreml_proto"
 
 
-def _load(module: str) -> Any:
+def _load(module: str) -> ModuleType:
     if _ALIAS not in sys.modules:
         coremltools = importlib.util.find_spec("coremltools")
         if coremltools is None or coremltools.origin is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError
 from mlpass.program.dtypes import BY_NAME, pack_elements
@@ -28,6 +29,16 @@ from mlpass.program.ir import (
 )
 from mlpass.program.pymil_images import images_of, layout_of, preprocess
 
+if TYPE_CHECKING:
+    from mlpass.program.pymil_types import (
+        Builtin,
+        PymilBlock,
+        PymilFunction,
+        PymilOp,
+        PymilProgram,
+        Variable,
+    )
+
 _OLDEST_OPSET = 13
 _SMALLEST_IN_FILE = 10  # elements; coremltools states fewer in the program's text
 _FIRST_OPSET_WITH_ALL_IN_FILE = 18
@@ -44,16 +55,15 @@ class LiveProgram:
     Attributes:
         graph: the program as a graph that reads the program's own arrays.
         ops: the pymil op that each op of the graph stands for.
-        variables: the pymil variable that each result of `const` and `constexpr_*` ops, and each
-            constant, stands for.
+        variables: the pymil variable that each value and each constant stands for.
     """
 
     graph: Program
-    ops: Mapping[Op, Any]
-    variables: Mapping[Argument, Any]
+    ops: Mapping[Op, PymilOp]
+    variables: Mapping[Argument, Variable]
 
 
-def read_program(program: Any) -> Program:
+def read_program(program: PymilProgram) -> Program:
     """Returns a pymil program as a graph that reads the program's own arrays.
 
     Raises:
@@ -62,14 +72,14 @@ def read_program(program: Any) -> Program:
     return open_program(program).graph
 
 
-def open_program(program: Any) -> LiveProgram:
+def open_program(program: PymilProgram) -> LiveProgram:
     """Returns a pymil program with its graph, ready to be edited: see `pymil_edit`.
 
     Raises:
         ModelFormatError: it has a type that MIL does not.
     """
-    ops: dict[Op, Any] = {}
-    variables: dict[Argument, Any] = {}
+    ops: dict[Op, PymilOp] = {}
+    variables: dict[Argument, Variable] = {}
     functions = {
         name: _Reader(opset_of(function), ops, variables).function(name, function)
         for name, function in program.functions.items()
@@ -80,7 +90,7 @@ def open_program(program: Any) -> LiveProgram:
     return LiveProgram(graph, ops, variables)
 
 
-def opset_of(function: Any) -> int:
+def opset_of(function: PymilFunction) -> int:
     """Returns the iOS version of a pymil function's op set."""
     target = function.opset_version
     return _OLDEST_OPSET if target is None else int(target.name.removeprefix("iOS"))
@@ -91,11 +101,11 @@ class _Reader:
     """Reads one function; `ops` and `variables` are those of `LiveProgram`, to be filled."""
 
     opset: int
-    ops: dict[Op, Any]
-    variables: dict[Argument, Any]
-    values: dict[Any, Value] = field(default_factory=dict)
+    ops: dict[Op, PymilOp]
+    variables: dict[Argument, Variable]
+    values: dict[Variable, Value] = field(default_factory=dict)
 
-    def function(self, name: str, function: Any) -> Function:
+    def function(self, name: str, function: PymilFunction) -> Function:
         inputs = {named: self._value(each, named) for named, each in function.inputs.items()}
         layouts, first = {}, []
         for named, image in images_of(function, name).items():
@@ -106,18 +116,19 @@ class _Reader:
                 self.values[variable] = op.outputs[0]
                 first.append(op)
         block = self._block(function, tuple(inputs.values()))
+        self.variables.update((value, variable) for variable, value in self.values.items())
         return Function(name, replace(block, ops=(*first, *block.ops)), self.opset, layouts)
 
-    def _value(self, variable: Any, name: str | None = None) -> Value:
+    def _value(self, variable: Variable, name: str | None = None) -> Value:
         value = Value(name or variable.name, _type(variable.sym_type))
         self.values[variable] = value
         return value
 
-    def _block(self, block: Any, inputs: tuple[Value, ...]) -> Block:
+    def _block(self, block: PymilBlock, inputs: tuple[Value, ...]) -> Block:
         ops = tuple(self._op(op) for op in block.operations if not _is_part(op))
         return Block(inputs, ops, tuple(self.values[variable] for variable in block.outputs))
 
-    def _op(self, op: Any) -> Op:
+    def _op(self, op: PymilOp) -> Op:
         blocks = tuple(
             self._block(nested, tuple(self._value(variable) for variable in nested.inputs))
             for nested in op.blocks
@@ -134,14 +145,12 @@ class _Reader:
         outputs = tuple(self._value(variable) for variable in op.outputs)
         read = Op(op.op_type, op.name, arguments, outputs, blocks)
         self.ops[read] = op
-        if op.op_type == "const" or op.op_type.startswith("constexpr_"):
-            self.variables.update(zip(outputs, op.outputs, strict=True))
         return read
 
-    def _argument(self, variable: object) -> Argument:
+    def _argument(self, variable: Variable) -> Argument:
         return self.values[variable] if variable in self.values else self._constant(variable)
 
-    def _constant(self, variable: Any) -> Constant:
+    def _constant(self, variable: Variable) -> Constant:
         """Returns the value of a variable that is known before the program runs."""
         kind = _type(variable.sym_type)
         if variable.val is None:
@@ -167,7 +176,7 @@ class _Reader:
         return kind.size >= _SMALLEST_IN_FILE and kind.dtype in dtypes
 
 
-def _is_part(op: Any) -> bool:
+def _is_part(op: PymilOp) -> bool:
     """Returns whether an op is a constant that only `constexpr_*` ops read: a part of those."""
     if op.op_type != "const" or op.outputs[0].consuming_blocks:
         return False
@@ -175,11 +184,11 @@ def _is_part(op: Any) -> bool:
     return bool(readers) and all(reader.op_type.startswith("constexpr_") for reader in readers)
 
 
-def _array(value: object, dtype: str) -> Any:
+def _array(value: object, dtype: str) -> NDArray[np.generic]:
     return np.asarray(value).astype(str(BY_NAME[dtype].numpy), copy=False)
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, np.ndarray):
@@ -187,7 +196,7 @@ def _plain(value: object) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _type(builtin: Any) -> ValueType:
+def _type(builtin: Builtin) -> ValueType:
     from coremltools.converters.mil.mil import types
 
     if types.is_tensor(builtin):

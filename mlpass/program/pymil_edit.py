@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlpass.errors import ModelFormatError
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.encode import FIRST_SPARSE_OPSET, JOINT_FORMS
-from mlpass.program.ir import Constant, Op, Program, TensorType, ValueType
+from mlpass.program.ir import Argument, Constant, Op, Program, TensorType, ValueType
 from mlpass.program.names import free_name, with_free_names
 from mlpass.program.pymil import open_program
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mlpass.program.pymil_types import (
+        PymilBlock,
+        PymilFunction,
+        PymilOp,
+        PymilProgram,
+        Variable,
+    )
+
 
 @contextmanager
-def edit_program(program: Any) -> Iterator[PymilEditor]:
+def edit_program(program: PymilProgram) -> Iterator[PymilEditor]:
     """Opens a pymil program for editing.
 
     What the caller replaces meanwhile is replaced at once; that what it leads to is not a
@@ -41,7 +53,7 @@ def edit_program(program: Any) -> Iterator[PymilEditor]:
 class PymilEditor:
     """A pymil program being edited: see `edit_program`."""
 
-    def __init__(self, program: Any) -> None:
+    def __init__(self, program: PymilProgram) -> None:
         """Reads `program`."""
         live = open_program(program)
         self.programs: list[Program] = [live.graph]
@@ -71,8 +83,9 @@ class PymilEditor:
             name for function in program.functions.values() for name in _storage_names_in(function)
         }
         self._shared: dict[tuple[str, str, ValueType], str] = {}
+        self._added: dict[Argument, Variable] = {}  # constants in the block that ops are built in
         self._entered = ExitStack()
-        self._block: Any = None
+        self._block: PymilBlock | None = None
 
     def __enter__(self) -> PymilEditor:
         return self
@@ -111,7 +124,7 @@ class PymilEditor:
                 waiting += _parts(part)
                 part.enclosing_block.remove_ops([part])
 
-    def _enter(self, block: Any) -> None:
+    def _enter(self, block: PymilBlock) -> None:
         """Makes `block` the one that ops are built in.
 
         Leaving a block updates all of it, so that is done once for neighbouring ops.
@@ -120,6 +133,7 @@ class PymilEditor:
             self._entered.close()
             self._entered.enter_context(block)
             self._block = block
+            self._added.clear()
 
     def _insert(self, new: Op, before: object, weight_id: str | None) -> None:
         from coremltools.converters.mil.mil import Builder
@@ -128,19 +142,26 @@ class PymilEditor:
             made = self._const(new.inputs["val"][0], new.name, before, weight_id)
         else:
             inputs = {}
-            for parameter, (argument,) in new.inputs.items():
-                inputs[parameter] = self._variables.get(argument)
-                if isinstance(argument, Constant) and inputs[parameter] is None:
-                    shared = weight_id and self._shared_name(weight_id, parameter, argument)
-                    name = free_name(f"{new.name}_{parameter}", self._names)
-                    inputs[parameter] = self._const(argument, name, before, shared)
+            for parameter, arguments in new.inputs.items():
+                found = []
+                for argument in arguments:
+                    variable = self._variables.get(argument) or self._added.get(argument)
+                    if isinstance(argument, Constant) and variable is None:
+                        shared = weight_id and self._shared_name(weight_id, parameter, argument)
+                        name = free_name(f"{new.name}_{parameter}", self._names)
+                        variable = self._const(argument, name, before, shared)
+                        self._added[argument] = variable
+                    found.append(variable)
+                inputs[parameter] = found[0] if len(found) == 1 else found
             made = getattr(Builder, new.type)(**inputs, name=new.name, before_op=before)
         results = made if isinstance(made, tuple | list) else (made,)
         for value, variable in zip(new.outputs, results, strict=True):
             variable.name = value.name
             self._variables[value] = variable
 
-    def _const(self, constant: Any, name: str, before: object, weight_id: str | None) -> Any:
+    def _const(
+        self, constant: Argument, name: str, before: object, weight_id: str | None
+    ) -> Variable:
         """Returns the variable of a new const op.
 
         Args:
@@ -151,12 +172,13 @@ class PymilEditor:
         """
         from coremltools.converters.mil.mil import Builder
 
-        variable = Builder.const(val=_pymil_value(constant), name=name, before_op=before)
+        variable: Variable = Builder.const(val=_pymil_value(constant), name=name, before_op=before)
         if weight_id is not None:
+            assert variable.op is not None  # it is the result of a const
             variable.op.weight_id = weight_id
         return variable
 
-    def _shared_name(self, weight_id: str, parameter: str, constant: Constant) -> str:
+    def _shared_name(self, weight_id: str, parameter: str, constant: Argument) -> str:
         """Returns what names the storage of one part of a weight, the same in all functions."""
         key = weight_id, parameter, constant.type
         if key not in self._shared:
@@ -164,35 +186,37 @@ class PymilEditor:
         return self._shared[key]
 
 
-def _pymil_value(constant: Constant) -> Any:
+def _pymil_value(constant: Argument) -> NDArray[np.generic]:
     """Returns a constant's array as pymil holds it: below a byte, its type says so."""
     from coremltools.converters.mil.mil import types
 
-    assert isinstance(constant.type, TensorType)  # all that a new op can have
-    array = constant.read()
+    # All that a new op can have.
+    assert isinstance(constant, Constant)
+    assert isinstance(constant.type, TensorType)
+    array: NDArray[np.generic] = constant.read()
     if BY_NAME[constant.type.dtype].bits >= 8:
         return array
     return array.astype(types.nptype_from_builtin(types.string_to_builtin(constant.type.dtype)))
 
 
-def _weight_id(op: Any) -> str | None:
+def _weight_id(op: PymilOp) -> str | None:
     """Returns what names the storage that a const or constexpr op shares across functions."""
     if op.op_type in JOINT_FORMS:
         op = op.inputs[JOINT_FORMS[op.op_type][0]].op
     return getattr(op, "weight_id", None)
 
 
-def _parts(op: Any) -> dict[Any, None]:
+def _parts(op: PymilOp) -> dict[PymilOp, None]:
     """Returns the ops that make what an op reads."""
     makers = (variable.op for variable in op.get_flattened_inputs())
     return dict.fromkeys(maker for maker in makers if maker is not None)
 
 
-def _is_read(op: Any) -> bool:
+def _is_read(op: PymilOp) -> bool:
     return any(variable.child_ops or variable.consuming_blocks for variable in op.outputs)
 
 
-def _names_in(function: Any) -> Iterator[str]:
+def _names_in(function: PymilFunction) -> Iterator[str]:
     """Yields every name in a function: of inputs, ops, their results, and inputs of blocks."""
     yield from function.inputs
     for op in _walk(function):
@@ -201,14 +225,15 @@ def _names_in(function: Any) -> Iterator[str]:
         yield from (value.name for value in values)
 
 
-def _storage_names_in(function: object) -> Iterator[str]:
+def _storage_names_in(function: PymilFunction) -> Iterator[str]:
     """Yields what coremltools names the storage of each constant of a function by."""
     for op in _walk(function):
         if op.op_type == "const":
+            assert op.enclosing_block is not None  # it was met there
             yield op.weight_id or f"{op.enclosing_block.name}_{op.outputs[0].name}"
 
 
-def _walk(block: Any) -> Iterator[Any]:
+def _walk(block: PymilBlock) -> Iterator[PymilOp]:
     for op in block.operations:
         yield op
         for nested in op.blocks:

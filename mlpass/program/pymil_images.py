@@ -6,7 +6,7 @@ A pymil program knows of it by its `ImageType` alone; the ops come last in a con
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.ir import CHANNELS, Argument, Constant, Op, TensorType, Value
 
+if TYPE_CHECKING:
+    from mlpass.program.pymil_types import Image, PymilFunction, Variable
+
 _PREPROCESSED = "main"
 
 
-def images_of(function: Any, name: str) -> dict[str, Any]:
+def images_of(function: PymilFunction, name: str) -> dict[str, Image]:
     """Returns the `ImageType` of each input of a pymil function that is an image.
 
     Args:
@@ -35,7 +38,7 @@ def images_of(function: Any, name: str) -> dict[str, Any]:
     }
 
 
-def layout_of(image: Any, value: Value) -> str:
+def layout_of(image: Image, value: Value) -> str:
     """Returns the colour layout of an image that the program takes as (1, channels, height, width).
 
     It is "" for any other: coremltools changes its shape later, or refuses it.
@@ -46,7 +49,7 @@ def layout_of(image: Any, value: Value) -> str:
     return layout if fits and _channel_axis(image, shape) == -3 else ""
 
 
-def preprocess(image: Any, variable: Any, value: Value) -> Iterator[Op]:
+def preprocess(image: Image, variable: Variable, value: Value) -> Iterator[Op]:
     """Yields the ops that coremltools will put behind an image input, in their order.
 
     It yields none where the program has them already, as that of a finished model has.
@@ -84,7 +87,7 @@ def _binary(op_type: str, name: str, value: Value, other: NDArray[np.generic]) -
     return Op(op_type, name, inputs, (Value(name, value.type),))
 
 
-def _channel_axis(image: Any, shape: tuple[int | None, ...]) -> int:
+def _channel_axis(image: Image, shape: tuple[int | None, ...]) -> int:
     """Returns where the channels are, which an `ImageType` may leave open."""
     if image.channel_first is None:
         return -3 if shape[-3:-2] == (CHANNELS[image.color_layout.name],) else -1

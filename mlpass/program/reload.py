@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlpass.errors import ConfigError, ModelFormatError
 from mlpass.program.mlpackage import Package
 
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
+    from mlpass.program.pymil_types import PymilProgram
 
-def load_pymil(path: str | os.PathLike[str], version: int | None, description: Any) -> Any:
+
+def load_pymil(
+    path: str | os.PathLike[str], version: int | None, description: Message | None
+) -> PymilProgram:
     """Returns the pymil program of a package.
 
     Args:
@@ -40,7 +46,7 @@ def load_pymil(path: str | os.PathLike[str], version: int | None, description: A
             "model_description=coremltools.models.MLModel(path, skip_model_load=True)"
             ".get_spec().description"
         )
-    program = load(spec, version, str(weights))
+    program: PymilProgram = load(spec, version, str(weights))
     if spec.description.functions:
         program.default_function_name = spec.description.defaultFunctionName
         program.export_as_multifunction = True
@@ -49,7 +55,7 @@ def load_pymil(path: str | os.PathLike[str], version: int | None, description: A
     return program
 
 
-def _beyond_tensors(description: Any) -> str | None:
+def _beyond_tensors(description: Message) -> str | None:
     """Returns what a description says beyond the types of tensors, None where it says no more."""
     if description.predictedFeatureName:
         return "class labels"

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlpass.calibrate.budget import Budget, divide_budget, open_config
+from mlpass.calibrate.budget import Budget, Division, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
+from mlpass.calibrate.constants import find_constants
 from mlpass.calibrate.journal import Journal, digest_of, journal_path
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
@@ -23,9 +24,11 @@ from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import edit_program
+from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
+from mlpass.runtime.samples import Sample
 from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike
@@ -103,7 +106,9 @@ def prune(
             older one is raised to it, without its source; None leaves it what it is.
         budget: what the weight files may take: bytes, "3.5MB", or "0.25x" of what they take. Each
             weight gets the mode and the storage that cost the model's outputs least; what `config`
-            names keeps what it names, and null leaves a weight as it is.
+            names keeps what it names, and null leaves a weight as it is. Of 8 samples or more some
+            are kept back, to judge that beside the best single form; the better is written. Large
+            constants of few values are stored exactly in fewer bytes.
         bits: the same as stored bits of each weight's element, 3.0 say.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished, rather than anew.
@@ -225,17 +230,21 @@ def prune_package(
             if budget is not None:
                 paths = package.weight_paths
                 before = sum(path.stat().st_size for path in paths)
-                division = divide_budget(
-                    package, package.programs, steps, calibration, budget, before
-                )
-                steps = division.steps
-            if calibration is None:
+                learnt, held = (None, []) if calibration is None else split(calibration)
+                division = divide_budget(package, package.programs, steps, learnt, budget, before)
+                division, layers = _divided(package, division, learnt, held, rewriter, journal)
+                steps = [*division.steps, *division.constants]
+            elif calibration is None:
                 layers = prune_data_free(steps, rewriter)
             else:
                 layers = _prune_calibrated(package, steps, calibration, rewriter, journal)
             told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
             rewriter.ensures = partial(
-                ensure_written, target=Path(output), programs=package.programs, told=told
+                ensure_written,
+                target=Path(output),
+                programs=package.programs,
+                told=told,
+                find=lambda programs: [*find_sites(programs), *find_constants(programs)],
             )
         record = None
         if division is not None:
@@ -303,15 +312,43 @@ def _in_place(
     return _prune_calibrated(program, steps, calibration, editor, Journal())
 
 
+def _divided(
+    package: Package,
+    division: Division,
+    calibration: Calibration | None,
+    held: Sequence[Sample],
+    editor: Editor,
+    journal: Journal,
+) -> tuple[Division, list[LayerRecord]]:
+    """Returns a divided budget that is carried out, with a record for each of its steps.
+
+    Where samples are kept back they decide between it and its rival.
+    """
+    if calibration is None:
+        layers = prune_data_free(division.steps, editor)
+    elif not held:
+        layers = _prune_calibrated(package, division.steps, calibration, editor, journal)
+    else:
+
+        def solve(tried: Division, edits: Editor, weights: Weights) -> list[LayerRecord]:
+            kept = journal if tried is division else Journal()
+            return _prune_calibrated(package, tried.steps, calibration, edits, kept, weights)
+
+        division, layers, edits = better(package, division, calibration, held, solve)
+        edits.carry_out(editor)
+    return division, [*layers, *prune_data_free(division.constants, editor)]
+
+
 def _prune_calibrated(
     model: Any,
     steps: Sequence[Step],
     calibration: Calibration,
     editor: Editor,
     journal: Journal,
+    found: Weights | None = None,
 ) -> list[LayerRecord]:
     """Returns a record for each step, those that the samples did not decide included."""
-    decided = prune_calibrated(model, steps, calibration, editor, journal)
+    decided = prune_calibrated(model, steps, calibration, editor, journal, found)
     beyond = unreached(model)
 
     def undecided(step: Step) -> LayerRecord:

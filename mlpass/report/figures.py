@@ -6,9 +6,8 @@ import base64
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -183,7 +182,9 @@ def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
     return [trials[place] for place in places]
 
 
-def _svg(draw: Any, prefix: str, title: str, width: float, height: float) -> str:
+def _svg(
+    draw: Callable[[Axes], object], prefix: str, title: str, width: float, height: float
+) -> str:
     """Returns what `draw` puts on a pair of axes as SVG for the page's own body."""
     with rc_context(_STYLE):
         figure = Figure((width, height), layout="constrained")

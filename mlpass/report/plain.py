@@ -13,7 +13,7 @@ from typing import Any
 _KEPT = "nonfinite"
 
 
-def plain(content: Mapping[str, Any]) -> dict[str, Any]:
+def plain(content: Mapping[str, object]) -> dict[str, object]:
     """Returns content as dicts, lists, texts and finite numbers; None for a number that is not."""
     found: dict[str, Any] = _each(content, lambda _: None)
     return found

@@ -114,7 +114,7 @@ class Trial:
         """The quality, -inf where it is not known."""
         return -math.inf if self.quality is None else self.quality
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, object]:
         """Returns the numbers of one row."""
         return {
             "config": self.name,

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
-def check_types(record: Any) -> None:
+def check_types(record: object) -> None:
     """Raises TypeError where a field of a record, or of one within it, is not what it should be."""
     for name, kind in get_type_hints(type(record)).items():
         value = getattr(record, name)
@@ -16,7 +16,7 @@ def check_types(record: Any) -> None:
             raise TypeError(f"{type(record).__name__}.{name} is a {type(value).__name__}")
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: object, kind: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in arguments)

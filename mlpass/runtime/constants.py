@@ -36,7 +36,7 @@ class Constants:
         self._backend = backend
         self._arrays: dict[Source, Array] = {}
         self._shared = shared
-        self._arguments: dict[OpPlan, dict[str, Any]] = {}
+        self._arguments: dict[OpPlan, dict[str, object]] = {}
 
     def __contains__(self, source: Source) -> bool:
         return isinstance(source, Constant) or source in self._plan.makers
@@ -125,7 +125,7 @@ class Constants:
             raise ModelFormatError(f"const {value.name!r}: states no value")
         return constant
 
-    def _decompress(self, maker: Op) -> tuple[Any, ...]:
+    def _decompress(self, maker: Op) -> tuple[object, ...]:
         """Returns what a `constexpr_*` op makes; its parts are not kept."""
         arguments = {}
         for parameter, (argument,) in maker.inputs.items():

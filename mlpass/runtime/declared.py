@@ -1,7 +1,7 @@
-"""A run in which every value is rounded to the type that the program declares for it.
+"""A run an op at a time, and its values as the types that the program declares can hold them.
 
-The Interpreter computes fp16 in fp32, as a processor may. Here what a type cannot hold is lost, so
-that a type that is too narrow shows.
+The Interpreter computes fp16 in fp32, as a processor may. Rounded, what a type cannot hold is lost,
+so that a type that is too narrow shows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mlpass.program.ir import TensorType
+from mlpass.program.ir import TensorType, Value
+from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import Run, Values
 from mlpass.runtime.features import read_input, restored, write_output
 from mlpass.runtime.function_plan import OpPlan
@@ -35,8 +36,8 @@ def walk(
         interpreter: of the model, on the numpy or torch backend.
         inputs: as for `Interpreter.predict`.
         state: likewise.
-        take: given an op, and what runs it and returns its results, each as its declared type can
-            hold it; it returns those that the next ops read.
+        take: given an op, and what runs it and returns its results; it returns those that the next
+            ops read.
 
     Raises:
         ExecutionError: an op failed.
@@ -44,26 +45,34 @@ def walk(
     """
     backend, given = interpreter.backend, dict(inputs)
     assert backend is not None
-
-    def rounded(step: OpPlan, run: Run) -> Results:
-        made = run.call(step, run.arguments(step))
-        return tuple(
-            backend.from_numpy(restored(backend.to_numpy(one), "fp16").astype(np.float32))
-            if isinstance(output.type, TensorType)
-            and output.type.dtype == "fp16"
-            and hasattr(one, "shape")
-            else one
-            for output, one in zip(step.op.outputs, made, strict=True)
-        )
-
     for part in interpreter.parts:
         features = part.description.inputs
         arrays = {one.name: read_input(one, given.get(one.name)) for one in features}
         run = Run(Values(part.constants), part.plan.block.outputs, backend.xp)
+
+        def results_of(step: OpPlan, run: Run = run) -> Results:
+            return run.call(step, run.arguments(step))
+
         with backend.session(False):
             run.values.update(bind(part.plan, arrays, state, backend))
             for step in part.plan.block.steps:
-                run.finish(step, take(step, partial(rounded, step, run)))
+                run.finish(step, take(step, partial(results_of, step)))
             results = {value.name: run.values[value] for value in part.plan.block.outputs}
         for feature in part.description.outputs if part is not interpreter.parts[-1] else ():
             given[feature.name] = write_output(feature, backend.to_numpy(results[feature.name]))
+
+
+def declared(step: OpPlan, results: Results, backend: Backend | None) -> Results:
+    """Returns what an op has made, each as its declared type can hold it."""
+    assert backend is not None
+    return tuple(
+        backend.from_numpy(restored(backend.to_numpy(one), "fp16").astype(np.float32))
+        if is_fp16(output) and hasattr(one, "shape")
+        else one
+        for output, one in zip(step.op.outputs, results, strict=True)
+    )
+
+
+def is_fp16(value: Value) -> bool:
+    """Returns whether a value is declared as a tensor of fp16."""
+    return isinstance(value.type, TensorType) and value.type.dtype == "fp16"

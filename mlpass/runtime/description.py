@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mlpass.errors import ConfigError, close_matches
 from mlpass.program.ir import DictionaryType, Function, StateType, TensorType, ValueType
+
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
 
 Kind = Literal["array", "image", "string", "integer", "number", "dictionary", "other"]
 
@@ -83,7 +86,9 @@ class Description:
     states: tuple[Feature, ...]
 
 
-def choose_function(model: Any, functions: Mapping[str, Function], name: str | None) -> str:
+def choose_function(
+    model: Message | None, functions: Mapping[str, Function], name: str | None
+) -> str:
     """Returns the name of the function to run.
 
     Args:
@@ -105,19 +110,19 @@ def choose_function(model: Any, functions: Mapping[str, Function], name: str | N
     return chosen
 
 
-def describe_message(model: Any, function: Function) -> Description:
+def describe_message(model: Message, function: Function) -> Description:
     """Returns what a model message says of one of its functions."""
     functions = model.description.functions
     source = next((other for other in functions if other.name == function.name), model.description)
     return _described(source)
 
 
-def describe_part(model: Any) -> Description:
+def describe_part(model: Message) -> Description:
     """Returns what a model message says of itself as a whole."""
     return _described(model.description)
 
 
-def _described(source: Any) -> Description:
+def _described(source: Message) -> Description:
     return Description(
         tuple(map(_feature, source.input)),
         tuple(map(_feature, source.output)),
@@ -137,7 +142,7 @@ def describe_function(function: Function) -> Description:
     return Description(tuple(inputs), tuple(outputs), tuple(states))
 
 
-def _feature(message: Any) -> Feature:
+def _feature(message: Message) -> Feature:
     kind = message.type.WhichOneof("Type")
     if kind == "stateType":
         return _array(message, message.type.stateType.arrayType)
@@ -154,7 +159,7 @@ def _feature(message: Any) -> Feature:
     return Feature(message.name, kinds.get(kind, "other"), optional=message.type.isOptional)
 
 
-def _array(message: Any, array: Any) -> Feature:
+def _array(message: Message, array: Message) -> Feature:
     shape = tuple(int(size) for size in array.shape)
     flexible = array.WhichOneof("ShapeFlexibility")
     if flexible == "enumeratedShapes":
@@ -175,12 +180,12 @@ def _array(message: Any, array: Any) -> Feature:
     )
 
 
-def _range(message: Any) -> tuple[int, int | None]:
+def _range(message: Message) -> tuple[int, int | None]:
     high = int(message.upperBound)
     return int(message.lowerBound), None if high == _UNBOUNDED else high
 
 
-def _image(message: Any) -> Feature:
+def _image(message: Message) -> Feature:
     image = message.type.imageType
     size = int(image.height), int(image.width)
     flexible = image.WhichOneof("SizeFlexibility")

@@ -143,7 +143,7 @@ class Run:
             raise failure(step.op, error) from error
         return arguments
 
-    def reading(self, step: OpPlan) -> Mapping[str, Any]:
+    def reading(self, step: OpPlan) -> Mapping[str, object]:
         """Returns the same as `arguments`, each read when it is asked for."""
         return _Reading(self.values, step)
 
@@ -233,5 +233,5 @@ class _Reading(Mapping[str, Any]):
         return len(self._sources)
 
 
-def _with_axes(result: object) -> Any:
+def _with_axes(result: object) -> object:
     return np.asarray(result) if isinstance(result, np.generic) else result

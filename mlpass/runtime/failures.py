@@ -11,7 +11,9 @@ from mlpass.program.ir import Op
 from mlpass.runtime.ops import label_of
 
 
-def failure(op: Op, error: Exception, arguments: Mapping[str, Any] | None = None) -> ExecutionError:
+def failure(
+    op: Op, error: Exception, arguments: Mapping[str, object] | None = None
+) -> ExecutionError:
     """Returns an error that says which op failed, how, and on what.
 
     Args:
@@ -52,7 +54,7 @@ def of_sample(number: int, step: int = 0, steps: int = 1) -> Iterator[None]:
         raise type(error)(f"{sample_label(number, step, steps)}: {error}") from error
 
 
-def _described(arguments: Mapping[str, Any]) -> str:
+def _described(arguments: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={_shape_of(value)}" for name, value in arguments.items())
 
 

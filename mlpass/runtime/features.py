@@ -43,7 +43,7 @@ def expected(feature: Feature) -> str:
     return feature.kind
 
 
-def read_input(feature: Feature, value: object) -> NDArray[Any]:
+def read_input(feature: Feature, value: object) -> NDArray[np.generic]:
     """Returns an input as the array that the program runs on, floats as fp32.
 
     Args:
@@ -73,7 +73,7 @@ def read_input(feature: Feature, value: object) -> NDArray[Any]:
     return _converted(feature, array)
 
 
-def write_output(feature: Feature, value: Any) -> Any:
+def write_output(feature: Feature, value: object) -> Any:
     """Returns an output as a prediction gives it.
 
     Args:
@@ -108,7 +108,7 @@ def _written(feature: Feature, value: Any) -> Any:
     return array if array.shape else array.reshape(1)  # Core ML knows no scalars
 
 
-def restored(array: NDArray[np.generic], dtype: str) -> NDArray[Any]:
+def restored(array: NDArray[np.generic], dtype: str) -> NDArray[np.generic]:
     """Returns an array of a run in its declared type; what numpy has no type for stays."""
     if dtype not in BY_NAME or BY_NAME[dtype].numpy in (None, "str"):
         return array
@@ -121,7 +121,7 @@ def _compute_dtype(dtype: str) -> str:
     return "float32" if name.startswith("float") else str(name)
 
 
-def _as_array(feature: Feature, value: object) -> NDArray[Any]:
+def _as_array(feature: Feature, value: object) -> NDArray[np.generic]:
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # torch, without importing it
         value = value.detach().cpu().numpy()
     try:
@@ -136,7 +136,7 @@ def _as_array(feature: Feature, value: object) -> NDArray[Any]:
     return array
 
 
-def _converted(feature: Feature, array: NDArray[np.generic]) -> NDArray[Any]:
+def _converted(feature: Feature, array: NDArray[np.generic]) -> NDArray[np.generic]:
     """Returns `array` in the declared type, or says which value does not survive that."""
     target = np.dtype(BY_NAME[feature.dtype].numpy or "float32")
     if array.dtype == target:
@@ -159,7 +159,7 @@ def _converted(feature: Feature, array: NDArray[np.generic]) -> NDArray[Any]:
     return made.astype(_compute_dtype(feature.dtype), copy=False)
 
 
-def _read_image(feature: Feature, value: object) -> NDArray[Any]:
+def _read_image(feature: Feature, value: object) -> NDArray[np.generic]:
     channels, mode = CHANNELS[feature.layout], _MODES[feature.layout]
     if hasattr(value, "mode") and hasattr(value, "size"):
         if value.mode != mode:

@@ -130,9 +130,7 @@ class Interpreter:
             feature.name: write_output(feature, values[feature.name]) for feature in self.outputs
         }
 
-    def run(
-        self, inputs: Inputs, outputs: Sequence[str], state: State | None = None
-    ) -> dict[str, Any]:
+    def run(self, inputs: Inputs, outputs: Sequence[str], state: State | None = None) -> Outputs:
         """Returns any values of the program by name, in the types that the program declares.
 
         It runs no further than it has to, unless the model keeps state.
@@ -174,7 +172,7 @@ class Interpreter:
             raise InputError("make_state: this model keeps no state")
         return State(self.states, self.backend)
 
-    def _run(self, inputs: Inputs, state: State | None, wanted: list[str] | None) -> dict[str, Any]:
+    def _run(self, inputs: Inputs, state: State | None, wanted: list[str] | None) -> Outputs:
         """Returns, by name, the wanted values, or all outputs, as numpy arrays."""
         self._check_state(state)
         if not isinstance(inputs, Mapping):
@@ -182,7 +180,7 @@ class Interpreter:
         check_names(inputs, self.inputs)
         assert self.backend is not None
         given = dict(inputs)
-        made: dict[str, Any] = {}
+        made: Outputs = {}
         for number, part in enumerate(self._stages):
             if isinstance(part, Suppression):
                 kept = part.run(given)

@@ -15,7 +15,7 @@ from mlpass.runtime.kernels.arguments import read
 from mlpass.runtime.kernels.registry import find_kernel, find_kinds
 
 
-def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
+def materialize(parts: Sequence[Op], opset: int) -> NDArray[np.generic]:
     """Returns the weight that a chain of `constexpr_*` ops makes.
 
     Args:
@@ -36,7 +36,7 @@ def materialize(parts: Sequence[Op], opset: int) -> NDArray[Any]:
     return np.asarray(values[parts[-1].outputs[-1]])
 
 
-def decompress(op: Op, arguments: Mapping[str, object], opset: int) -> tuple[Any, ...]:
+def decompress(op: Op, arguments: Mapping[str, object], opset: int) -> tuple[object, ...]:
     """Returns what one `constexpr_*` op makes of its arguments, in the order of its outputs.
 
     Raises:

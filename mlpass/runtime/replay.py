@@ -19,7 +19,6 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from mlpass.arrays import Array
-from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import map_items, thread_count
 from mlpass.program.ir import Op, Value
@@ -31,12 +30,12 @@ from mlpass.runtime.features import check_names, read_input, write_output
 from mlpass.runtime.function_plan import OpPlan, reads
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.joined import Joined, join
-from mlpass.runtime.kernels.registry import row_parameter
+from mlpass.runtime.kernels.registry import Arguments, row_parameter
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.samples import Inputs, Sample, steps_of
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
-from mlpass.runtime.stop import Arguments, Own, Show, Stop
+from mlpass.runtime.stop import Own, Show, Stop
 from mlpass.runtime.stretches import (
     jobs_of,
     kernels_of,
@@ -129,7 +128,7 @@ def _label(number: int, place: int, sample: Sequence[Inputs]) -> str:
 @contextmanager
 def _working(backend: Backend) -> Iterator[None]:
     """Holds what running needs, but not while the caller has control."""
-    with one_blas_thread(), backend.session(False):
+    with backend.held(), backend.session(False):
         yield
 
 
@@ -384,7 +383,7 @@ class _Replay:
                 for sample, runs in zip(given, self._samples, strict=True)
             ]
 
-    def _outputs(self, run: Run) -> Mapping[str, Any]:
+    def _outputs(self, run: Run) -> Mapping[str, object]:
         outputs = {value.name: value for value in self._part.plan.block.outputs}
         with self._naming(run):
             return {

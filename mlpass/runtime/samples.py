@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
-from mlpass.files import check_regular
+from mlpass.files import check_regular, naming
 
 Inputs = Mapping[str, Any]  # what one prediction takes
 Sample = Inputs | Sequence[Inputs]  # of one prediction, or of several on one state
@@ -101,7 +101,7 @@ def _check(sample: Any) -> None:
         raise CalibrationError("sample_data: a sequence must have a step or more. Got none.")
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Returns the arrays of an `.npz` by name.
 
     Raises:
@@ -109,7 +109,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         OSError: it cannot be read.
     """
     check_regular(path, CalibrationError)
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         if file.read(len(_NPY)) == _NPY:
             raise CalibrationError(f"{path}: is a single array, not an .npz of named ones")
         try:
@@ -126,7 +126,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             ) from None
 
 
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
     """Returns one array of an `.npz`.
 
     Raises:

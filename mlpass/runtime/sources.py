@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.ir import Function, Op, Program
@@ -19,6 +19,10 @@ from mlpass.runtime.description import (
     describe_message,
 )
 from mlpass.runtime.suppression import SUPPRESSION, Suppression
+
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
+    from mlpass.program.pymil_types import PymilProgram
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,9 @@ def _of_package(package: Package, function_name: str | None, partial: bool) -> R
     return Runnable(whole, stages, package)
 
 
-def _of_stages(whole: Description, run: Sequence[Description], left: Sequence[Any]) -> Description:
+def _of_stages(
+    whole: Description, run: Sequence[Description], left: Sequence[Message]
+) -> Description:
     """Returns the description of what is run of a pipeline.
 
     Args:
@@ -144,7 +150,7 @@ def functions_of(
     return tuple(parts)
 
 
-def unreached(model: Any) -> Mapping[Op, str]:
+def unreached(model: object) -> Mapping[Op, str]:
     """Returns the ops of the programs that no sample is run through, each with the reason.
 
     Args:
@@ -164,7 +170,7 @@ def unreached(model: Any) -> Mapping[Op, str]:
     return reasons
 
 
-def is_pymil(model: object) -> bool:
+def is_pymil(model: object) -> TypeGuard[PymilProgram]:
     """Returns whether `model` is a pymil `Program`, without importing coremltools."""
     return any(
         kind.__module__ == "coremltools.converters.mil.mil.program" and kind.__name__ == "Program"
@@ -177,7 +183,7 @@ def close_with(owner: object, package: Package) -> None:
     weakref.finalize(owner, package.close)
 
 
-def _leaves(model: Any) -> Iterator[Any]:
+def _leaves(model: Message) -> Iterator[Message]:
     """Yields the messages of a model's parts, those of nested pipelines one by one."""
     pipeline = pipeline_of(model)
     if pipeline is None:
@@ -186,5 +192,5 @@ def _leaves(model: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
-def _kind(model: Any) -> str:
+def _kind(model: Message) -> str:
     return str(model.WhichOneof("Type"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ class State:
         listed = ", ".join(f"{name}: {f.dtype} {f.shape}" for name, f in self._features.items())
         return f"State({listed})"
 
-    def read_state(self, name: str) -> NDArray[Any]:
+    def read_state(self, name: str) -> NDArray[np.generic]:
         """Returns a state's array, in its declared type.
 
         Raises:

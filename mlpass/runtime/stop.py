@@ -12,8 +12,8 @@ from mlpass.halves import widened
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
+from mlpass.runtime.kernels.registry import Arguments, Kernel
 
-Arguments = Mapping[str, Any]
 # Given an op and the number of a sample, returns what it is given, each time that it runs.
 Show = Callable[[Op, int], Sequence[Arguments]]
 # Given a value and the number of a sample, returns what it is, at each step of a sequence.
@@ -25,7 +25,7 @@ class Own(NamedTuple):
 
     constants: Constants
     backend: Backend
-    kernels: Mapping[Op, Callable[..., Any]]
+    kernels: Mapping[Op, Kernel]
 
 
 class Stop:
@@ -57,7 +57,7 @@ class Stop:
         self._show: Show | None = show
         self._read = read
 
-    def kernel(self, op: Op) -> Callable[..., Any]:
+    def kernel(self, op: Op) -> Kernel:
         """Returns the kernel of an op that runs next."""
         return self._own.kernels[op]
 
@@ -118,7 +118,7 @@ class Stop:
 class _ByNumber(Mapping[int, Any]):
     """A mapping from numbers to what a function returns for them."""
 
-    def __init__(self, numbers: range, show: Callable[[int], Any]) -> None:
+    def __init__(self, numbers: range, show: Callable[[int], object]) -> None:
         self._numbers = numbers
         self._show = show
 

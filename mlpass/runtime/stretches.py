@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
 
 from mlpass.program.ir import Block, Op, StateType, TensorType, Value
 from mlpass.runtime.constants import Constants
@@ -110,7 +109,7 @@ def ops_of(step: OpPlan) -> Iterator[Op]:
         yield from block.walk()
 
 
-def kernels_of(block: BlockPlan) -> Iterator[tuple[Op, Callable[..., Any]]]:
+def kernels_of(block: BlockPlan) -> Iterator[tuple[Op, Callable[..., object]]]:
     """Yields every op of a block with its kernel, those of nested blocks included."""
     for step in block.steps:
         yield step.op, step.function

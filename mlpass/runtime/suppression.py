@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import InputError
 from mlpass.runtime.description import Description, Feature, describe_part
+
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
 
 SUPPRESSION = "nonMaximumSuppression"  # as the message calls it
 
@@ -25,10 +28,10 @@ class Suppression:
     """
 
     description: Description
-    message: Any
+    message: Message
 
     @classmethod
-    def of(cls, model: Any) -> Suppression:
+    def of(cls, model: Message) -> Suppression:
         """Returns the part that a model message holds."""
         described, message = describe_part(model), model.nonMaximumSuppression
         names = (message.iouThresholdInputFeatureName, message.confidenceThresholdInputFeatureName)
@@ -120,7 +123,7 @@ def _rows(given: Mapping[str, Any], name: str) -> NDArray[Any]:
     return array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
 
 
-def _number(given: Mapping[str, Any], name: str, default: float) -> float:
+def _number(given: Mapping[str, object], name: str, default: float) -> float:
     value = given.get(name) if name else None
     if value is None:
         return default

@@ -164,7 +164,7 @@ class ArraySum:
         mirror(gram)
         return gram
 
-    def _make_room(self, like: NDArray[Any]) -> None:
+    def _make_room(self, like: NDArray[np.floating]) -> None:
         """Makes room for rows to hold, with their axes in memory as the first rows have them."""
         groups, columns = self._sum.shape[:2]
         if like.strides[1] < like.strides[2]:
@@ -221,7 +221,7 @@ class ArraySum:
         self._held = 0
 
     @one_blas_thread()
-    def _add_product(self, rows: NDArray[Any]) -> None:
+    def _add_product(self, rows: NDArray[np.floating]) -> None:
         groups, samples, columns = rows.shape
         blocks = pairs(groups, columns, samples, _BLOCK)
         portions = slabs(samples, samples // _SLAB)
@@ -260,7 +260,7 @@ def _batches(portions: Iterable[Portion], size: int, held: int) -> Iterator[list
         yield batch
 
 
-def _power(rows: NDArray[Any]) -> float:
+def _power(rows: NDArray[np.floating]) -> float:
     """Returns the square sum of (groups, samples, columns)."""
     exact = rows.astype(np.float32) if rows.itemsize < 4 else rows
     with np.errstate(over="ignore"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +59,9 @@ def inverses(uppers: Array) -> Array:
     return spread.mT @ spread
 
 
-def dampened_factor(gram: NDArray[Any], dampening: float) -> tuple[NDArray[np.float32], float]:
+def dampened_factor(
+    gram: NDArray[np.floating], dampening: float
+) -> tuple[NDArray[np.float32], float]:
     """Returns U of `U U^T = gram + dampening * mean * I`, and the dampening that it took.
 
     It is worked out in fp64. Where that fails ten times the dampening is tried, up to 1. A column

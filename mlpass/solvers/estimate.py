@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import host
-from mlpass.solvers.gram import Gram, output_power
+from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import make_problem
 from mlpass.solvers.wanda import Uncorrelated
 from mlpass.sparsity.layout import Layout
@@ -26,29 +26,59 @@ class Excerpt(NamedTuple):
     Attributes:
         weight: in the shape of `layout`.
         layout: of the rows.
+        counts: (groups, rows), for how many of the weight's rows each stands.
+        whole: square sum of the outputs of all rows.
     """
 
     weight: NDArray[Any]
     layout: Layout
+    counts: NDArray[np.float64]
+    whole: float
+
+    def error(self, other: NDArray[Any], gram: Gram) -> float:
+        """Returns the relative output error of the whole weight, from that of these rows.
+
+        Args:
+            other: in the place of `weight`: in its shape, or as (groups, rows, columns).
+            gram: of the inputs.
+        """
+        if self.whole <= 0:
+            return 0.0
+        changed = _matrix(other, self.layout) - _matrix(self.weight, self.layout)
+        return float(np.vdot(_row_powers(changed, gram), self.counts)) / self.whole
 
 
-def excerpt(weight: NDArray[Any], layout: Layout) -> Excerpt:
+def excerpt(weight: NDArray[Any], coarse: NDArray[Any], layout: Layout, gram: Gram) -> Excerpt:
     """Returns runs of rows, evenly spaced, of a weight that is large; else all of it.
 
-    Rows are solved for on one Gram each by itself, so some tell what all would.
+    Rows are solved for on one Gram each by itself, so some tell what all would. The loudest run is
+    among them and stands for itself alone: it may make most of the outputs, and sets the table that
+    all rows share. The others stand for the rest, by what both lose to one coarse rounding. Where
+    few rows outweigh all, a table that all share has fewer others to serve here, and costs more.
 
     Args:
         weight: in the shape of `layout`.
+        coarse: the same, rounded coarsely, each row by itself.
         layout: of the weight.
+        gram: of its inputs.
     """
     groups, rows, channels, positions = layout.sizes
+    matrix = _matrix(weight, layout)
+    whole = float(_row_powers(matrix, gram).sum())
     count = max(_FEWEST, _ENOUGH // max(1, channels * positions * _RUN))
     if groups > 1 or rows <= count * _RUN:
-        return Excerpt(weight, layout)
+        return Excerpt(weight, layout, np.ones((groups, rows)), whole)
+    lost = _row_powers(_matrix(coarse, layout) - matrix, gram)[0]
+    loudest = min(int(lost.argmax()) // _RUN * _RUN, rows - _RUN)
     starts = np.linspace(0, rows - _RUN, count).astype(np.intp)
+    starts[np.abs(starts - loudest).argmin()] = loudest
     picked = (starts[:, None] + np.arange(_RUN)).reshape(-1)
+    itself = np.repeat(starts == loudest, _RUN)
+    own, rest = lost[picked][~itself].sum(), lost.sum() - lost[picked][itself].sum()
+    counts = np.where(itself, 1.0, rest / own if own > 0 else rows / len(picked))
     some = layout.split(weight)[0][picked]
-    return Excerpt(some, Layout(some.shape, some.shape, ((), (0,), (1,), (2,))))
+    used = Layout(some.shape, some.shape, ((), (0,), (1,), (2,)))
+    return Excerpt(some, used, counts[None], whole)
 
 
 def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) -> float:
@@ -72,13 +102,10 @@ def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) ->
         grid = storage.grid(rows.layout, host(problem.gram.diagonal), rows.weight.dtype)
         grid.fit(found, pruned.keep)
         found = grid.nearest(found) * pruned.keep
-    whole = output_power(problem.weight, problem.gram)
-    return output_power(found - problem.weight, problem.gram) / whole if whole > 0 else 0.0
+    return rows.error(host(found), gram)
 
 
-def relative_error(
-    weight: NDArray[Any], other: NDArray[Any], gram: Gram, layout: Layout, mode: Mode
-) -> float:
+def relative_error(weight: NDArray[Any], other: NDArray[Any], gram: Gram, layout: Layout) -> float:
     """Returns the relative error of the outputs of another weight.
 
     Args:
@@ -86,9 +113,27 @@ def relative_error(
         other: in its place.
         gram: of its inputs.
         layout: of the weight.
-        mode: any.
     """
-    problem = make_problem(other, gram.hosted, mode, layout, weight)
-    whole = output_power(problem.target, problem.gram)
-    changed = output_power(problem.weight - problem.target, problem.gram)
+    matrix = _matrix(weight, layout)
+    whole = float(_row_powers(matrix, gram).sum())
+    changed = float(_row_powers(_matrix(other, layout) - matrix, gram).sum())
     return changed / whole if whole > 0 else 0.0
+
+
+def _matrix(weight: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
+    groups, rows, channels, positions = layout.sizes
+    shape = (groups, rows, channels * positions)
+    if weight.shape == shape:
+        return weight.astype(np.float32, copy=False)
+    return layout.split(weight).reshape(shape).astype(np.float32)
+
+
+def _row_powers(matrix: NDArray[np.float32], gram: Gram) -> NDArray[np.float64]:
+    """Returns the square sum of the outputs of each row, (groups, rows)."""
+    gram = gram.hosted
+    if gram.is_diagonal:
+        powers = np.einsum("grc,grc,gc->gr", matrix, matrix, host(gram.diagonal))
+    else:
+        powers = np.einsum("grc,grc->gr", matrix @ host(gram.matrix), matrix)
+    found: NDArray[np.float64] = np.maximum(powers, 0).astype(np.float64)
+    return found

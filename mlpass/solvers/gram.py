@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Gram:
         self._matrix, self.unit = scaled(grams)
         diagonal = diagonals(self._matrix) if grams.ndim == 3 else self._matrix
         self.diagonal: Array = copied(diagonal)
-        self._derived: dict[Hashable, Any] = {}
+        self._derived: dict[Hashable, object] = {}
 
     @property
     def matrix(self) -> Array:

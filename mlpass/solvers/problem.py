@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def rivals(self, problem: Problem) -> tuple[Method, ...]:
+        """Returns the methods that it is never worse than, which rounding might turn round."""
+        return ()
+
 
 def pruned_by(method: Method, problem: Problem) -> Pruned:
     """Returns a method's result, of the kind of the problem's weight and where that is.
@@ -116,7 +120,7 @@ def pruned_by(method: Method, problem: Problem) -> Pruned:
     return found._replace(weight=weight, keep=keep)
 
 
-def column_scale(lengths: NDArray[Any]) -> NDArray[np.float32]:
+def column_scale(lengths: NDArray[np.floating]) -> NDArray[np.float32]:
     """Returns what to multiply the columns of |w| with: `lengths`, with a root mean square of 1.
 
     The score so stays in the weight's own unit, for `Threshold`. Columns that no sample reaches

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 
-def norm_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+def norm_dtype(dtype: np.dtype[np.generic]) -> type[np.floating]:
     """Returns a float type in which the squares of `dtype` neither overflow nor vanish."""
     return np.float32 if dtype == np.float16 else np.float64
 
 
-def widened(score: NDArray[np.generic]) -> NDArray[Any]:
+def widened(score: NDArray[np.generic]) -> NDArray[np.floating]:
     """Returns a copy of non-negative finite scores in the type of `norm_dtype`.
 
     An fp16 number is its bits, moved to where fp32 has them, times 2**112: the difference of the
@@ -28,7 +26,7 @@ def widened(score: NDArray[np.generic]) -> NDArray[Any]:
     return wide
 
 
-def mean_squares(values: NDArray[np.generic], block_size: int, out: NDArray[Any]) -> None:
+def mean_squares(values: NDArray[np.generic], block_size: int, out: NDArray[np.floating]) -> None:
     """Writes the mean square of every `block_size` neighbours along axis 1 to `out`."""
     out[:] = 0
     count = np.zeros(out.shape[1], out.dtype)

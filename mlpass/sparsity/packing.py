@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ from mlpass.buffers import empty
 from mlpass.parallel import map_slabs, slab_number
 
 
-def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[Any]:
+def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[np.generic]:
     """Returns `weight` with +0 where `keep` is False and every other element bit-identical."""
     result = empty(weight.shape, weight.dtype)
     np.copyto(result, weight)
@@ -32,7 +30,7 @@ def mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> tuple[NDArray[
 
 def pack(
     weight: NDArray[np.generic], keep: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
     """Returns the mask bits (least significant first) and the kept data, both 1-D.
 
     An element that is kept but zero is not stored: it decodes to the same value without.
@@ -48,7 +46,7 @@ def pack(
 
 def stored_elements(
     weight: NDArray[np.generic], mask: NDArray[np.uint8], *, dense: bool
-) -> NDArray[Any]:
+) -> NDArray[np.generic]:
     """Returns the elements of a weight that a mask keeps, or all with 0 where it keeps none, 1-D.
 
     Args:
@@ -86,7 +84,7 @@ def _mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> list[int]:
 
 def _gathered(
     weight: NDArray[np.generic], stored: NDArray[np.bool_], counts: list[int]
-) -> NDArray[Any]:
+) -> NDArray[np.generic]:
     """Returns the stored elements, 1-D, of which each slab has as many as `counts` says."""
     bits = weight.reshape(-1).view(f"u{weight.dtype.itemsize}")
     ends = np.cumsum(counts)
@@ -102,7 +100,7 @@ def _gathered(
 
 def unpack(
     mask: NDArray[np.uint8], nonzero: NDArray[np.generic], shape: tuple[int, ...]
-) -> NDArray[Any]:
+) -> NDArray[np.generic]:
     """Returns the dense array that `pack` was given, zeros where the mask is unset."""
     size = int(np.prod(shape, dtype=np.int64))
     stored = np.unpackbits(mask, count=size, bitorder="little").astype(bool)

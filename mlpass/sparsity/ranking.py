@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.norms import norm_dtype, widened
 from mlpass.sparsity.select import keep_above, keys_of, lowest
 
-Score = NDArray[np.floating[Any]]
+Score = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 
@@ -95,7 +94,9 @@ def outside_lowest(keys: NDArray[np.generic], n: int, m: int) -> Mask:
     return kept
 
 
-def _neighbours(planes: list[NDArray[np.generic]], n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def _neighbours(
+    planes: list[NDArray[np.generic]], n: int
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Returns the n-th lowest of the planes, and the one after it, element by element."""
     wires = list(planes)
     for low, high, alone in _comparisons(len(planes), n):
@@ -179,7 +180,7 @@ def around_channels(layout: Layout) -> tuple[int, int, int]:
     return math.prod(sizes[:axis]), sizes[axis], math.prod(sizes[axis + 1 :])
 
 
-def largest_not_above(limit: float, dtype: np.dtype[Any]) -> int:
+def largest_not_above(limit: float, dtype: np.dtype[np.generic]) -> int:
     """Returns the key of the largest value of `dtype` that is at most `limit`."""
     with np.errstate(over="ignore"):
         rounded = np.asarray(limit, dtype)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.files import temporary_folder
+from mlpass.options import check_count
 from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
@@ -76,6 +77,7 @@ def choose(
         OSError: a file cannot be read or written.
     """
     _check(max_size, min_snr, min_accuracy, evaluate, up_to)
+    check_count("finetune_steps", finetune_steps)
     check_backend(backend)
     check_outside(output, model, "the model to prune")
     with temporary_folder() as folder:

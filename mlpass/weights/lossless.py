@@ -57,7 +57,7 @@ def encode_lossless(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
     return encode_exact(dense, weight, found.exact, _layout(site))
 
 
-def smallest_form(site: Site, weight: NDArray[Any], opset: int) -> Smallest:
+def smallest_form(site: Site, weight: NDArray[np.generic], opset: int) -> Smallest:
     """Returns the smallest form that decodes to exactly a weight, by what it takes of a file.
 
     Args:

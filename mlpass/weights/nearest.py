@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.solvers.nearest import nearest
@@ -16,7 +15,7 @@ from mlpass.weights.storing import Encoded, encode_stored
 
 
 def encode_nearest(
-    site: Site, weight: NDArray[Any], keep: Mask, mode: Mode, storage: Storage
+    site: Site, weight: NDArray[np.generic], keep: Mask, mode: Mode, storage: Storage
 ) -> Encoded:
     """Returns a weight as it will be stored, each kept element at the nearest value.
 

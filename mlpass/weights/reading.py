@@ -22,7 +22,7 @@ from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.sites import Site, constants_of
 
 
-def weight_of(site: Site) -> NDArray[Any]:
+def weight_of(site: Site) -> NDArray[np.generic]:
     """Returns a site's weight as the ops read it.
 
     Raises:
@@ -32,7 +32,11 @@ def weight_of(site: Site) -> NDArray[Any]:
         return np.asarray(site.constant.read())
     if site.is_computed:
         raise ModelFormatError(f"{site.name}: the model makes it as it runs")
-    return materialize(site.parts, site.opset)
+    codes = materialize(site.parts, site.opset)
+    if site.apart is None:
+        return codes
+    rest = materialize(site.apart.parts, site.opset)
+    return (codes.astype(np.float32) + rest.astype(np.float32)).astype(codes.dtype)
 
 
 def decoded(site: Site) -> Site:
@@ -97,7 +101,7 @@ def layout_to_solve(site: Site, mode: Mode | None = None) -> Layout:
         return table_layout(site.shape)
 
 
-def magnitude(weight: NDArray[np.generic]) -> NDArray[Any]:
+def magnitude(weight: NDArray[np.generic]) -> NDArray[np.floating]:
     """Returns the score of data-free pruning: |w|.
 
     Raises:

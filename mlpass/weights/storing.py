@@ -19,9 +19,10 @@ from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import pack, zero_out
 from mlpass.storage.exact import Exact
 from mlpass.storage.storage import NEEDS_IOS18, Form, Parts, Storage
+from mlpass.weights.apart import rest_ops
 from mlpass.weights.joint import joint_ops
 from mlpass.weights.reading import layout_to_solve
-from mlpass.weights.record import ATTRIBUTES, encoding_of, nbytes_of
+from mlpass.weights.record import ATTRIBUTES, WITH_OUTLIERS, encoding_of, nbytes_of
 from mlpass.weights.sites import Site
 
 Replacements = list[tuple[Op, list[Op]]]
@@ -136,13 +137,26 @@ def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage
     check_storage([site], storage, zeros=not solution.keep.all())
     if site.constant is None:
         raise NotApplicable(str(site.refusal))
+    parts = dict(solution.parts)
+    apart, rest = parts.pop("apart", None), parts.pop("rest", None)
     nonzero = solution.weight != 0
+    if apart is not None:  # codes and rest make up an element together
+        nonzero |= apart
     kept = int(np.count_nonzero(nonzero))
     masked = not solution.keep.all() and storage.masked(nonzero.size, kept)
-    return _encoded(site, solution.parts, storage, layout_to_solve(site), nonzero, masked)
+    encoded = _encoded(site, parts, storage, layout_to_solve(site), nonzero, masked)
+    if apart is None or rest is None or not rest.size:
+        return encoded
+    beside = rest_ops(site, apart, rest)
+    nbytes = nbytes_of(dict.fromkeys(ops[0] for _, ops in beside))
+    return encoded._replace(
+        encoding=encoded.encoding + WITH_OUTLIERS,
+        nbytes=encoded.nbytes + nbytes,
+        replacements=encoded.replacements + beside,
+    )
 
 
-def encode_exact(site: Site, weight: NDArray[Any], exact: Exact, layout: Layout) -> Encoded:
+def encode_exact(site: Site, weight: NDArray[np.generic], exact: Exact, layout: Layout) -> Encoded:
     """Returns a weight as it will be stored in a form that decodes to exactly its values.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 
 import mlpass
-from mlpass.runtime.declared import walk
+from mlpass.runtime.declared import declared, walk
 
 
 def square(dtype: str):
@@ -26,8 +26,8 @@ def test_what_a_type_cannot_hold_is_lost(backend):
         interpreter = mlpass.Interpreter(square(dtype), backend=backend)
         made = seen.setdefault(dtype, {})
 
-        def take(step, run, made=made):
-            results = run()
+        def take(step, run, made=made, interpreter=interpreter):
+            results = declared(step, run(), interpreter.backend)
             made[step.op.type, step.op.outputs[0].name] = np.asarray(results[0])
             return results
 

@@ -198,6 +198,8 @@ def test_fine_tuning_that_is_not_there_is_said(model, samples, tmp_path, monkeyp
         ({"min_accuracy": 0.7}, "min_accuracy: needs evaluate, which measures it"),
         ({"min_snr": 3, "up_to": "sparsgpt"}, "up_to: must be one of data-free.*did you mean 'sp"),
         ({"min_snr": float("nan")}, "min_snr: must be a number. Got nan"),
+        ({"min_snr": 20, "finetune_steps": 0}, r"finetune_steps: must be an int in \[1, "),
+        ({"min_snr": 20, "finetune_steps": 10**400}, "finetune_steps: must be an int in"),
         ({"min_accuracy": 10**400, "evaluate": len}, "min_accuracy: must be a number"),
         ({"min_snr": "25"}, "min_snr: must be a number. Got '25'"),
         ({"min_snr": 3, "backend": "coreml"}, "backend: must be 'numpy' or 'torch'"),

@@ -79,7 +79,7 @@ class Builder:
         value = constant.read()
         return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
 
-    def add(self, op_type: str, result: Result, **inputs: Any) -> Value:
+    def add(self, op_type: str, result: Result, **inputs: object) -> Value:
         """Adds an op, and returns its result.
 
         Args:
@@ -101,7 +101,7 @@ class Builder:
         self.ops.append(Op(op_type, name, arguments, outputs))
         return outputs
 
-    def again(self, **inputs: Any) -> None:
+    def again(self, **inputs: object) -> None:
         """Adds the old op itself, with other or further arguments, given as for `add`."""
         new = {key: (self._argument(key, one),) for key, one in inputs.items()}
         self.ops.append(replace(self.op, inputs={**self.op.inputs, **new}))
@@ -110,7 +110,7 @@ class Builder:
         """Returns the new ops; the last has the old one's name."""
         return [*self.ops[:-1], replace(self.ops[-1], name=self.op.name)]
 
-    def _argument(self, parameter: str, given: Any) -> Argument:
+    def _argument(self, parameter: str, given: object) -> Argument:
         """Returns an argument; a const op states what is not a value yet, as in coremltools."""
         if isinstance(given, Value):
             return given
@@ -143,7 +143,7 @@ def _tensor_type(value_type: ValueType) -> TensorType:
     return value_type
 
 
-def _constant(given: Any) -> Constant:
+def _constant(given: object) -> Constant:
     if isinstance(given, str):
         return Constant(TensorType("string", ()), lambda: given)
     array = np.asarray(given)

@@ -6,7 +6,6 @@ A test holds both tables against coremltools' own registry: whatever it defines 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from mlpass.program.ir import Op
 from mlpass.program.opsets import boxes, compressed, indices
@@ -17,7 +16,7 @@ from mlpass.program.opsets.building import Builder, Facts, like
 Rule = Callable[[Builder], None]
 
 
-def _with(**defaults: Any) -> Rule:
+def _with(**defaults: object) -> Rule:
     """Returns what states new parameters outright, as coremltools does, to mean what was before."""
 
     def rule(build: Builder) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +76,7 @@ def scale(build: Builder) -> None:
     build.ops.append(Op(name, build.op.name, inputs, build.op.outputs))
 
 
-def _offset_like(values: NDArray[Any], data: Constant) -> NDArray[Any]:
+def _offset_like(values: NDArray[np.generic], data: Constant) -> NDArray[np.generic]:
     """Returns offsets in the type of the data where that holds them, else as floats."""
     for dtype in (BY_NAME[data.dtype.name].numpy, "float16", "float32"):
         with np.errstate(over="ignore", invalid="ignore"):

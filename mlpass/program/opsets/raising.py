@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlpass.errors import ModelFormatError
 from mlpass.program.ir import Constant, Function, Op, Value
@@ -12,6 +12,9 @@ from mlpass.program.milproto import MilProto
 from mlpass.program.opsets.building import Facts, Refused
 from mlpass.program.opsets.changes import check, raised
 from mlpass.program.opsets.targets import opset_name, specification_version
+
+if TYPE_CHECKING:
+    from mlpass.program.proto import Message
 
 Store = Callable[[Constant], tuple[str, int]]
 
@@ -38,7 +41,7 @@ def refusals(function: Function, opset: int) -> list[str]:
 
 
 def raise_functions(
-    model: Any, part: MilProto, names: Iterable[str], opset: int, store: Store
+    model: Message, part: MilProto, names: Iterable[str], opset: int, store: Store
 ) -> None:
     """Raises functions of a program to `opset`, those that are older.
 
@@ -76,7 +79,7 @@ def _read(ops: Sequence[Op]) -> set[Value]:
     return {one for one in arguments if isinstance(one, Value)}
 
 
-def _drop(block: Any, names: set[str]) -> None:
+def _drop(block: Message, names: set[str]) -> None:
     """Takes out the constants of those names that nothing in a block reads any more."""
     operations = list(all_operations(block))
     read = set(block.outputs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mlpass.errors import ConfigError, close_matches
 
 # Opset by the name of each system that has it. Source: coremltools' AvailableTarget.
@@ -20,7 +18,7 @@ TARGETS = {name: opset for opset, names in _SYSTEMS.items() for name in names}
 OPSETS = tuple(_SYSTEMS)
 
 
-def opset_of(target: Any) -> int:
+def opset_of(target: object) -> int:
     """Returns the opset of a deployment target, e.g. 18.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def open_backend(name: str, device: str | None = None) -> Backend:
     return backend
 
 
-def _quietly(gradients: bool) -> AbstractContextManager[Any]:
+def _quietly(gradients: bool) -> AbstractContextManager[object]:
     """Returns numpy's session: inf and NaN come and go without a word, as on any backend."""
     return np.errstate(all="ignore")
 

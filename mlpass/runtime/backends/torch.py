@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import array_api_compat.torch as xp
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from mlpass.arrays import Namespace
+from mlpass.blas import one_blas_thread
 from mlpass.errors import BackendError
 from mlpass.runtime.backends.backend import Backend
+from mlpass.runtime.backends.threads import fixed_threads
 
 
 def torch_backend(device: str) -> Backend:
@@ -35,17 +37,20 @@ def torch_backend(device: str) -> Backend:
             array = array.copy()
         return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)).to(place)
 
-    def to_numpy(tensor: object) -> NDArray[Any]:
+    def to_numpy(tensor: object) -> NDArray[np.generic]:
         if isinstance(tensor, torch.Tensor):
             return np.asarray(tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
         return np.asarray(tensor)
 
-    def session(gradients: bool) -> AbstractContextManager[Any]:
+    def session(gradients: bool) -> AbstractContextManager[object]:
         mode = nullcontext() if gradients else torch.inference_mode()
         # Arrays that kernels make are to be where their arguments are.
         return mode if place.type == "cpu" else _both(mode, place)
 
-    return Backend("torch", cast(Namespace, xp), from_numpy, to_numpy, session)
+    def held() -> AbstractContextManager[object]:
+        return _both(one_blas_thread(), fixed_threads())
+
+    return Backend("torch", cast(Namespace, xp), from_numpy, to_numpy, session, held)
 
 
 @contextmanager

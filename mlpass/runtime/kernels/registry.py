@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from mlpass.errors import ConfigError, close_matches
 from mlpass.runtime.control import CONTROL
 from mlpass.runtime.kernels.arguments import Kinds, Reader, annotations_of, kinds_of
 
-Kernel = Callable[..., object]
+Kernel = Callable[..., Any]
+Arguments = Mapping[str, Any]  # what it is given by parameter: arrays, numbers, texts, flags
 Decorated = TypeVar("Decorated", bound=Kernel)
 
 _FIRST_OPSET = 13

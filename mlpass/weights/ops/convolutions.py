@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlpass.arrays import Array, Namespace
 from mlpass.program.ir import Op
 from mlpass.runtime.kernels.arguments import integer, kinds_of, read
 from mlpass.runtime.kernels.conv import conv, geometry
 from mlpass.runtime.kernels.conv_transpose import conv_transpose, transposed_geometry
+from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.runtime.kernels.windows import padded, positions, spans_of
 from mlpass.sparsity.layout import Layout
 from mlpass.weights.ops.record import WeightOp, other_arguments, register
-
-Kernel = Callable[..., Any]
 
 # Elements of a chunk: 16 MB of them.
 _CHUNK = 1 << 22
@@ -61,7 +60,7 @@ class Windows(NamedTuple):
 
 
 def conv_inputs(
-    xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
+    xp: Namespace, arguments: Arguments, kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the windows of x (n, channels, *sizes), (groups, samples, columns), chunk by chunk.
 
@@ -87,7 +86,7 @@ def conv_inputs(
 
 
 def conv_transpose_inputs(
-    xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
+    xp: Namespace, arguments: Arguments, kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns what each output position sees of x (n, channels, *sizes), chunk by chunk.
 
@@ -133,7 +132,7 @@ def conv_transpose_inputs(
     return _columns(xp, x, shape.groups, windows, spread)
 
 
-def conv_outputs(xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int) -> Array:
+def conv_outputs(xp: Namespace, made: Array, arguments: Arguments, position: int) -> Array:
     """Returns (n, rows of all groups, *sizes) as (groups, samples, rows)."""
     batch, channels, *counts = made.shape
     groups = integer(arguments.get("groups", 1))
@@ -185,15 +184,22 @@ def _columns(
 def _register(
     op_type: str,
     layout: Callable[[Sequence[int], int], Layout],
-    inputs: Callable[[Any, Mapping[str, Any], Kernel, int], Iterator[Array]],
+    inputs: Callable[[Namespace, Arguments, Kernel, int], Iterator[Array]],
 ) -> None:
-    def layout_of(shape: Sequence[int], settings: Mapping[str, Any], position: int) -> Layout:
-        return layout(shape, int(settings.get("groups", 1)))
+    def layout_of(shape: Sequence[int], settings: Mapping[str, object], position: int) -> Layout:
+        return layout(shape, integer(settings.get("groups", 1)))
 
     beside = frozenset({"bias"})
     register(
         WeightOp(
-            op_type, "weight", layout_of, inputs, windows_key, outputs=conv_outputs, beside=beside
+            op_type,
+            "weight",
+            layout_of,
+            inputs,
+            windows_key,
+            outputs=conv_outputs,
+            adds=True,
+            beside=beside,
         )
     )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from mlpass.arrays import Array, Namespace
 from mlpass.errors import NotApplicable
 from mlpass.runtime.kernels.arguments import integer
 from mlpass.runtime.kernels.indexing import IGNORE, axis_of, combine_rows, read_indices
+from mlpass.runtime.kernels.registry import Arguments
 from mlpass.sparsity.layout import Layout
 from mlpass.weights.ops.record import WeightOp, register
 
@@ -28,7 +28,7 @@ def table_layout(shape: tuple[int, ...]) -> Layout:
 
 
 def gather_inputs(
-    xp: Namespace, arguments: Mapping[str, object], kernel: Callable[..., object], position: int
+    xp: Namespace, arguments: Arguments, kernel: Callable[..., object], position: int
 ) -> Iterator[Array]:
     """Yields how often each row is read.
 
@@ -38,7 +38,7 @@ def gather_inputs(
     yield row_counts(xp, arguments)
 
 
-def row_counts(xp: Namespace, arguments: Mapping[str, Any]) -> Array:
+def row_counts(xp: Namespace, arguments: Arguments) -> Array:
     """Returns how often `gather` reads each row of its table: int64, (rows,).
 
     Negative indices count from the end; those out of range, which read nothing, do not count.
@@ -64,4 +64,4 @@ def row_counts(xp: Namespace, arguments: Mapping[str, Any]) -> Array:
     return combine_rows(xp, none, places, once[:, None], "add")[:, 0]
 
 
-register(WeightOp("gather", "x", gather_layout, gather_inputs, gathered=True))
+register(WeightOp("gather", "x", gather_layout, gather_inputs, gathered=True, adds=True))

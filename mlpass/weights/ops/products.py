@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import Any
+from typing import TypeVar
 
 from mlpass.arrays import Array, Namespace
 from mlpass.errors import NotApplicable
 from mlpass.runtime.kernels.arguments import flag
+from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.sparsity.layout import Layout, matrix_layout
 from mlpass.weights.ops.record import WeightOp, register
 
-Kernel = Callable[..., Any]
+Label = TypeVar("Label", bound=Hashable)
 
 
 def plain_layout(
-    name: str, shape: Sequence[int], settings: Mapping[str, Any], position: int
+    name: str, shape: Sequence[int], settings: Mapping[str, object], position: int
 ) -> Layout:
     """Returns the layout of a weight (rows, columns), which is `name` in messages.
 
@@ -30,7 +31,7 @@ def plain_layout(
 
 
 def matmul_layout(
-    parameter: str, shape: Sequence[int], settings: Mapping[str, Any], position: int
+    parameter: str, shape: Sequence[int], settings: Mapping[str, object], position: int
 ) -> Layout:
     """Returns the layout of a matmul operand: its leading axes are groups.
 
@@ -51,7 +52,7 @@ def matmul_layout(
     return Layout(tuple(shape), tuple(shape), (tuple(range(first)), (rows,), (inner,), ()))
 
 
-def einsum_layout(shape: Sequence[int], settings: Mapping[str, Any], position: int) -> Layout:
+def einsum_layout(shape: Sequence[int], settings: Mapping[str, object], position: int) -> Layout:
     """Returns the layout of the einsum operand at a position.
 
     Args:
@@ -71,7 +72,7 @@ def einsum_layout(shape: Sequence[int], settings: Mapping[str, Any], position: i
 
 
 def linear_inputs(
-    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Arguments, kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields x (..., columns) as (1, samples, columns)."""
     x = arguments["x"]
@@ -79,7 +80,7 @@ def linear_inputs(
 
 
 def matmul_inputs(
-    parameter: str, xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    parameter: str, xp: Namespace, arguments: Arguments, kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the operand that is not `parameter` as (groups, samples, columns).
 
@@ -101,7 +102,7 @@ def matmul_inputs(
 
 
 def einsum_inputs(
-    xp: Namespace, arguments: Mapping[str, Any], kernel: Kernel, position: int
+    xp: Namespace, arguments: Arguments, kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Returns the operand that is not at `position` as (groups, samples, columns).
 
@@ -124,15 +125,13 @@ def einsum_inputs(
     return _arranged(xp, x, others, groups, columns)
 
 
-def linear_outputs(
-    xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
-) -> Array:
+def linear_outputs(xp: Namespace, made: Array, arguments: Arguments, position: int) -> Array:
     """Returns (..., rows) as (1, samples, rows)."""
     return xp.reshape(made, (1, prod(made.shape[:-1]), made.shape[-1]))
 
 
 def matmul_outputs(
-    parameter: str, xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
+    parameter: str, xp: Namespace, made: Array, arguments: Arguments, position: int
 ) -> Array:
     """Returns what a matmul makes as (groups, samples, rows), as `matmul_inputs` has its samples.
 
@@ -147,9 +146,7 @@ def matmul_outputs(
     return next(_arranged(xp, rows, range(-made.ndim, 0), groups, {-1: rows.shape[-1]}))
 
 
-def einsum_outputs(
-    xp: Namespace, made: Array, arguments: Mapping[str, Any], position: int
-) -> Array:
+def einsum_outputs(xp: Namespace, made: Array, arguments: Arguments, position: int) -> Array:
     """Returns what an einsum makes as (groups, samples, rows), samples as in `einsum_inputs`."""
     operands, output = str(arguments["equation"]).replace(" ", "").split("->")
     labels = operands.split(",")
@@ -166,9 +163,9 @@ def einsum_outputs(
 def _arranged(
     xp: Namespace,
     x: Array,
-    labels: Sequence[Hashable],
-    groups: Mapping[Any, int],
-    columns: Mapping[Any, int],
+    labels: Sequence[Label],
+    groups: Mapping[Label, int],
+    columns: Mapping[Label, int],
 ) -> Iterator[Array]:
     """Yields x as (groups, samples, columns).
 
@@ -202,10 +199,13 @@ register(
         linear_inputs,
         outputs=linear_outputs,
         beside=frozenset({"bias"}),
+        adds=True,
     )
 )
 for _operand in ("x", "y"):
     _layout, _inputs = partial(matmul_layout, _operand), partial(matmul_inputs, _operand)
     _outputs = partial(matmul_outputs, _operand)
-    register(WeightOp("matmul", _operand, _layout, _inputs, outputs=_outputs))
-register(WeightOp("einsum", "values", einsum_layout, einsum_inputs, outputs=einsum_outputs))
+    register(WeightOp("matmul", _operand, _layout, _inputs, outputs=_outputs, adds=True))
+register(
+    WeightOp("einsum", "values", einsum_layout, einsum_inputs, outputs=einsum_outputs, adds=True)
+)

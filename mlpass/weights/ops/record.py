@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlpass.arrays import Array, Namespace
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.ir import Op
+from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.sparsity.layout import Layout
 
 
@@ -44,17 +44,20 @@ class WeightOp:
             meet the same inputs, a value or constant as it is.
         gathered: whether rows of it are read, rather than multiplied with.
         trains: whether training moves it.
+        adds: whether what the op makes with the sum of two weights, its parameter `bias` aside, is
+            the sum of what it makes with each.
         beside: the op's other parameters that training moves.
     """
 
     op_type: str
     parameter: str
-    layout: Callable[[Sequence[int], Mapping[str, Any], int], Layout]
-    inputs: Callable[[Any, Mapping[str, Any], Callable[..., Any], int], Iterator[Array]]
+    layout: Callable[[Sequence[int], Mapping[str, object], int], Layout]
+    inputs: Callable[[Namespace, Arguments, Kernel, int], Iterator[Array]]
     key: Callable[[Op, str, int], Iterator[Hashable]] = other_arguments
-    outputs: Callable[[Namespace, Array, Mapping[str, Any], int], Array] | None = None
+    outputs: Callable[[Namespace, Array, Arguments, int], Array] | None = None
     gathered: bool = False
     trains: bool = True
+    adds: bool = False
     beside: frozenset[str] = frozenset()
 
 

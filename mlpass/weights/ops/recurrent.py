@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from math import prod
 from typing import Any
 
 from mlpass.arrays import Array, Namespace
+from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.weights.ops.products import linear_inputs, plain_layout
 from mlpass.weights.ops.record import WeightOp, register
-
-Kernel = Callable[..., Any]
 
 _BACK = ("weight_ih", "weight_hh", "bias", "peephole")
 _STATES = ("initial_h", "initial_c")
 
 
 def input_states(
-    parameter: str, xp: Namespace, arguments: Mapping[str, object], kernel: Kernel, position: int
+    parameter: str, xp: Namespace, arguments: Arguments, kernel: Kernel, position: int
 ) -> Iterator[Array]:
     """Yields the hidden states that each step begins with, in their order, (1, samples, columns).
 
@@ -33,7 +32,7 @@ def input_states(
     yield xp.reshape(before, (1, prod(before.shape[:-1]), before.shape[-1]))
 
 
-def _one_direction(arguments: Mapping[str, Any], *, back: bool) -> dict[str, Any]:
+def _one_direction(arguments: Arguments, *, back: bool) -> dict[str, Any]:
     """Returns the arguments of one direction of a bidirectional op; of any other its own."""
     if arguments.get("direction") != "bidirectional":
         return dict(arguments)

@@ -1,0 +1,93 @@
+"""What a model gives with other weights, and how far that is from what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.calibrate.calibration import Calibration
+from mlpass.halves import widened
+from mlpass.parallel import map_items
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.samples import Sample, steps_of
+from mlpass.weights.sites import Site
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
+Outputs = list[dict[str, Any]]
+
+
+def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
+    """Returns what runs a model as a calibrated run does.
+
+    Raises:
+        UnsupportedOpError: ops without kernels, all named at once.
+    """
+    return Interpreter(
+        model,
+        backend=calibration.backend,
+        device=calibration.device,
+        function_name=calibration.function_name,
+    )
+
+
+def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
+    """Returns what a model gives for samples, one after another, each step of each.
+
+    Raises:
+        ExecutionError: an op failed.
+    """
+
+    def predict(sample: Sample) -> Outputs:
+        state = interpreter.make_state() if interpreter.states else None
+        return [dict(interpreter.predict(step, state)) for step in steps_of(sample)]
+
+    if interpreter.backend is not None and interpreter.backend.name == "numpy":
+        found = map_items(predict, samples)
+    else:
+        found = [predict(one) for one in samples]
+    return [step for steps in found for step in steps]
+
+
+@contextmanager
+def other_weights(interpreter: Interpreter, weights: Mapping[Site, NDArray[Any]]) -> Iterator[None]:
+    """Lets a model run with other weights for a while."""
+    backend = interpreter.backend
+    assert backend is not None  # Calibration refuses Core ML itself
+    replaced = []
+    try:
+        for site, weight in weights.items():
+            array = backend.from_numpy(widened(weight))
+            for constants in (part.constants for part in interpreter.parts):
+                for value in (maker.outputs[-1] for maker in site.makers):
+                    if value in constants:
+                        constants.replace(value, array)
+                        replaced.append((constants, value))
+        yield
+    finally:
+        for constants, value in replaced:
+            constants.forget(value)
+
+
+def error_of(dense: Outputs, other: Outputs) -> float:
+    """Returns the relative square error, the mean of all outputs of numbers."""
+    errors = []
+    for name in dense[0]:
+        pairs = [(one[name], two[name]) for one, two in zip(dense, other, strict=True)]
+        if not all(getattr(one, "dtype", np.dtype(int)).kind == "f" for one, _ in pairs):
+            continue
+        changed, whole = 0.0, 0.0
+        for one, two in pairs:
+            first, second = np.asarray(one, np.float64), np.asarray(two, np.float64)
+            finite = np.isfinite(first) & np.isfinite(second)
+            changed += float(
+                np.square(second - first, where=finite, out=np.zeros(first.shape)).sum()
+            )
+            whole += float(np.square(first, where=finite, out=np.zeros(first.shape)).sum())
+        errors.append(changed / whole if whole else 0.0)
+    return float(np.mean(errors)) if errors else 0.0

@@ -1,0 +1,51 @@
+"""The same form for every weight that a budget divides: what a division has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mlpass.calibrate.menus import Form
+from mlpass.calibrate.prices import Offer, Prices
+from mlpass.weights.sites import Site
+
+
+class Uniform(NamedTuple):
+    """One form for all weights.
+
+    Attributes:
+        form: the form.
+        offers: what each weight comes to; as it is where it cannot get the form.
+    """
+
+    form: Form
+    offers: dict[Site, Offer]
+
+
+def best_uniform(
+    prices: Mapping[Site, Prices], factors: Mapping[Site, float], nbytes: int
+) -> Uniform | None:
+    """Returns the form for all weights that fits at the least estimated error; None where none is.
+
+    Args:
+        prices: of each weight.
+        factors: what a unit of its error costs.
+        nbytes: that all weights may take.
+    """
+    forms = {offer.form for each in prices.values() for offer in each.guesses}
+    found = [
+        (sum(factors[site] * offer.error for site, offer in tried.offers.items()), str(form), tried)
+        for form in forms
+        if form.mode is not None
+        for tried in [Uniform(form, {site: _offer(each, form) for site, each in prices.items()})]
+        if sum(offer.nbytes for offer in tried.offers.values()) <= nbytes
+    ]
+    return min(found, key=lambda each: each[:2])[2] if found else None
+
+
+def _offer(prices: Prices, form: Form) -> Offer:
+    """Returns what a weight comes to in a form: solved for where that is known."""
+    known = {offer.form: offer for offer in (*prices.guesses, *prices.offers)}
+    if form in known:
+        return known[form]
+    return max(prices.guesses or prices.offers, key=lambda offer: offer.nbytes)

@@ -1,0 +1,150 @@
+"""What will go wrong with a model before it is shipped: in its values, program and files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mlpass.errors import ConfigError
+from mlpass.examine.processors import PROCESSORS
+from mlpass.examine.ranges import range_hazards
+from mlpass.program.ir import Constant, Function, TensorType, Value
+from mlpass.program.mlmodel import open_package
+from mlpass.program.mlpackage import Package
+from mlpass.report.check import SEVERITIES, Check, Hazard
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.ops import is_constant, is_float, label_of
+from mlpass.runtime.samples import SampleData, load_samples
+
+if TYPE_CHECKING:
+    from mlpass.program.mlmodel import ModelLike
+
+_MOST_AXES = 5
+_MOST_BYTES = 1 << 31  # of a weight file
+_DUPLICATE = 4096  # bytes of a constant: fewer are not worth a word
+
+
+def check(
+    model: ModelLike,
+    sample_data: SampleData | None = None,
+    *,
+    processor: str | None = None,
+    backend: str = "numpy",
+) -> Check:
+    """Returns what will go wrong with a model, with the op that it comes from and the cure.
+
+    Args:
+        model: path of an `.mlpackage`, or an `MLModel`.
+        sample_data: as for calibration; without it the values of the model are not looked at.
+        processor: "ane", "cpu" or "gpu", to leave out what is about the others.
+        backend: of the Interpreter: "numpy" or "torch".
+
+    Raises:
+        CalibrationError: there are no samples in what is given.
+        ConfigError: there is no such processor, or the backend does not show values.
+        ExecutionError: an op failed.
+        InputError: a sample does not fit the model.
+        ModelFormatError: the model cannot be read.
+        UnsupportedOpError: it has ops that cannot be run.
+        OSError: it cannot be read.
+    """
+    if processor is not None and processor not in PROCESSORS:
+        raise ConfigError(
+            f"processor: must be one of {', '.join(PROCESSORS)}, or None. Got {processor!r}."
+        )
+    if backend == "coreml":
+        raise ConfigError("backend: Core ML does not show what ops make; use numpy or torch")
+    samples = [] if sample_data is None else load_samples(sample_data)
+    with open_package(model) as package:
+        found = list(_static(package))
+        name = str(package.path)
+    if samples:
+        found += range_hazards(Interpreter(model, backend=backend, partial=True), samples)
+    wanted = [each for each in found if each.processor in (None, processor or each.processor)]
+    return Check(name, len(samples), tuple(_gathered(wanted)))
+
+
+def _static(package: Package) -> Iterator[Hazard]:
+    """Yields what is to be seen without running anything."""
+    for path in package.weight_paths:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            text = f"the weight file has {size:,} bytes, more than 2 GiB: loading it may fail"
+            cure = "make it smaller (mlpass prune --quantize int8), or divide the model"
+            source = "coremltools issue 1807 and pull request 2593"
+            yield Hazard("warning", "size", None, text, cure, source, (path.name,))
+    functions = [each for program in package.programs for each in program.functions.values()]
+    for function in functions:
+        yield from _of_function(function)
+    yield from _of_constants(functions)
+
+
+def _of_function(function: Function) -> Iterator[Hazard]:
+    ops = [op for op in function.block.walk() if not is_constant(op)]
+    for op in ops:
+        ranks = [len(one.type.shape) for one in op.outputs if isinstance(one.type, TensorType)]
+        if max(ranks, default=0) > _MOST_AXES:
+            text = f"{op.type} makes an array of {max(ranks)} axes; Core ML takes up to 5"
+            source = "coremltools, which refuses to write more"
+            yield Hazard("warning", "rank", None, text, None, source, (label_of(op),))
+    floats = [op for op in ops if any(is_float(one.type) for one in op.outputs)]
+    wide = [op for op in floats if op.type != "cast" and any(map(_is_fp32, op.outputs))]
+    if wide:
+        text = (
+            f"{len(wide)} of {len(floats)} float ops are in fp32, which runs on CPU and GPU alone"
+        )
+        cure = "convert with compute_precision=ct.precision.FLOAT16 where its range is enough"
+        source = "coremltools' guide, Typed Execution"
+        names = tuple(label_of(op) for op in wide)
+        yield Hazard("note", "fp32", "ane", text, cure, source, names)
+
+
+def _of_constants(functions: list[Function]) -> Iterator[Hazard]:
+    """Yields weights that nothing reads, and those that are stored more than once."""
+    stored: dict[Any, tuple[str, Constant]] = {}
+    unread: dict[Any, tuple[str, Constant]] = {}
+    for function in functions:
+        used = _used(function)
+        for op in function.block.walk():
+            for sources in op.inputs.values():
+                for one in sources:
+                    if isinstance(one, Constant) and one.in_file:
+                        read = not op.outputs or used.intersection(op.outputs)
+                        (stored if read else unread).setdefault(one.storage, (label_of(op), one))
+    for storage, (name, constant) in unread.items():
+        if storage not in stored:
+            text = f"nothing reads it: {constant.stored_nbytes:,} bytes in the file for nothing"
+            yield Hazard("warning", "unused", None, text, None, "the program", (name,))
+    alike: defaultdict[tuple[int, bytes], list[str]] = defaultdict(list)
+    for name, constant in stored.values():
+        if constant.stored_nbytes >= _DUPLICATE:
+            digest = hashlib.sha256(memoryview(constant.load()).cast("B")).digest()
+            alike[constant.stored_nbytes, digest].append(name)
+    for (size, _), names in alike.items():
+        if len(names) > 1:
+            text = f"the same {size:,} bytes are stored {len(names)} times"
+            cure = "convert again with the pass common::const_deduplication"
+            yield Hazard("warning", "duplicate", None, text, cure, "the weight file", tuple(names))
+
+
+def _used(function: Function) -> set[Value]:
+    """Returns the values that an op or an output of any block reads."""
+    used = {value for block in function.block.walk_blocks() for value in block.outputs}
+    for op in function.block.walk():
+        used |= {one for each in op.inputs.values() for one in each if isinstance(one, Value)}
+    return used
+
+
+def _is_fp32(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.dtype == "fp32"
+
+
+def _gathered(found: list[Hazard]) -> Iterator[Hazard]:
+    """Yields hazards, those that say the same of several places as one, the worst first."""
+    by_text: dict[tuple[Any, ...], list[str]] = {}
+    for each in found:
+        key = (each.severity, each.kind, each.processor, each.text, each.cure, each.source)
+        by_text.setdefault(key, []).extend(each.places)
+    for key in sorted(by_text, key=lambda key: SEVERITIES.index(key[0])):
+        yield Hazard(*key, tuple(by_text[key]))

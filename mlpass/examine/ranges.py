@@ -1,0 +1,133 @@
+"""What fp16 does to each value of a model on samples: overflow, underflow, sums on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mlpass.examine.matching import running
+from mlpass.program.ir import Op
+from mlpass.report.check import Hazard
+from mlpass.runtime.declared import Results, is_fp16, walk
+from mlpass.runtime.failures import of_sample
+from mlpass.runtime.function_plan import OpPlan
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.ops import label_of
+from mlpass.runtime.samples import Sample, steps_of
+
+LARGEST = 65504.0  # of fp16
+_SMALLEST = 2.0**-25  # of fp16, and half of the least that is not 0: what is below becomes 0
+_FLUSHED = 0.5  # share of a value's elements other than 0, from which on it is told
+_RANGE = "IEEE 754, binary16: up to 65,504, and nothing below 6e-8"
+_SCALE = (
+    "divide what goes in by its largest magnitude, which most norms do not notice; or convert with "
+    "this op in fp32: compute_precision=ct.transform.FP16ComputePrecision(op_selector=...)"
+)
+# Ops that add up many terms, and how what they make tells of the sum: from it and their number.
+_SUMS: dict[str, Callable[[NDArray[Any], float], NDArray[Any]]] = {
+    "reduce_mean": lambda made, count: np.abs(made) * count,
+    "reduce_l2_norm": lambda made, _: np.square(made),
+}
+
+
+@dataclass
+class _Range:
+    """What was seen of what one op makes, in fp32.
+
+    Attributes:
+        largest: magnitude of a number that is finite.
+        summed: of a sum on the way.
+        nans: how many there were.
+        elements: how many were not 0.
+        flushed: how many of them are 0 in fp16.
+    """
+
+    largest: float = 0.0
+    summed: float = 0.0
+    nans: int = 0
+    elements: int = 0
+    flushed: int = 0
+
+    def add(self, values: NDArray[Any], fp16: bool) -> None:
+        """Adds what one run has made."""
+        sizes = np.abs(values)
+        self.nans += int(np.count_nonzero(np.isnan(sizes)))
+        finite = sizes[np.isfinite(sizes)]
+        self.largest = max(self.largest, float(finite.max(initial=0.0)))
+        if fp16:
+            self.elements += int(np.count_nonzero(finite))
+            self.flushed += int(np.count_nonzero((finite > 0) & (finite < _SMALLEST)))
+
+
+def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterator[Hazard]:
+    """Yields what the values of a model on samples are too large or too small for.
+
+    Each op is judged on what fp32 gives it: an overflow is told of the op that makes it, not of
+    those after it.
+
+    Args:
+        interpreter: of the model.
+        samples: as for calibration.
+
+    Raises:
+        ExecutionError: an op failed.
+        InputError: a sample does not fit.
+    """
+    backend = interpreter.backend
+    assert backend is not None
+    seen: dict[Op, _Range] = {}
+
+    def look(step: OpPlan, run: Callable[[], Results]) -> Results:
+        results = run()
+        for output, one in zip(step.op.outputs, results, strict=True):
+            values = backend.to_numpy(one) if hasattr(one, "shape") else np.zeros(0, np.int32)
+            if values.dtype.kind == "f":
+                found = seen.setdefault(step.op, _Range())
+                found.add(values, is_fp16(output))
+                if step.op.type in _SUMS and is_fp16(output):
+                    count = _terms(step.op, values.size)
+                    summed = _SUMS[step.op.type](values, count)
+                    found.summed = max(found.summed, float(np.nanmax(summed, initial=0.0)))
+        return results
+
+    for number, sample in enumerate(tqdm(samples, desc="checking", unit="sample", disable=None)):
+        state = interpreter.make_state() if interpreter.states else None
+        steps = steps_of(sample)
+        for place, inputs in enumerate(steps):
+            with of_sample(number, place, len(steps)):
+                walk(interpreter, inputs, state, look)
+    for part in interpreter.parts:
+        for op in running(part.plan.function.block):
+            if op in seen:
+                yield from _hazards(op, seen[op])
+
+
+def _terms(op: Op, made: int) -> float:
+    """Returns how many elements of its input each element of a reduction is made of."""
+    (source,) = op.inputs["x"]
+    size = getattr(source.type, "size", made)
+    return max(1.0, size / max(1, made))
+
+
+def _hazards(op: Op, found: _Range) -> Iterator[Hazard]:
+    name, fp16 = (label_of(op),), any(map(is_fp16, op.outputs))
+    if found.nans:
+        text = f"{op.type} makes values that are not numbers"
+        yield Hazard("error", "not a number", None, text, None, "seen on the samples", name)
+    if fp16 and found.largest > LARGEST:
+        text = f"{op.type} makes {found.largest:,.0f}, which fp16 cannot hold: it becomes infinite"
+        yield Hazard("error", "overflow", None, text, _SCALE, _RANGE, name)
+    elif fp16 and found.summed > LARGEST:
+        text = (
+            f"{op.type} adds up to {found.summed:,.0f} on the way: infinite where that is done in "
+            "fp16"
+        )
+        yield Hazard("warning", "sum", "ane", text, _SCALE, _RANGE, name)
+    if fp16 and found.elements and found.flushed >= _FLUSHED * found.elements:
+        text = f"{found.flushed / found.elements:.0%} of what {op.type} makes becomes 0 in fp16"
+        yield Hazard("warning", "underflow", None, text, _SCALE, _RANGE, name)

@@ -1,0 +1,100 @@
+"""The division of a budget, judged beside one form for all weights on samples that no solve saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from mlpass.blas import one_blas_thread
+from mlpass.calibrate.budget import Division
+from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
+from mlpass.program.ir import Op
+from mlpass.program.mlmodel import ModelLike
+from mlpass.report.records import LayerRecord
+from mlpass.runtime.samples import Sample
+from mlpass.weights.sites import Site
+from mlpass.weights.storing import Editor
+
+_EVERY = 8  # of so many samples one is kept back
+_MOST = 32
+
+Weights = dict[Site, NDArray[Any]]
+Solve = Callable[[Division, Editor, Weights], list[LayerRecord]]
+
+
+class Edits:
+    """What is to be replaced in a model: an editor that leaves it to another."""
+
+    def __init__(self) -> None:
+        """Replaces nothing yet."""
+        self._made: list[tuple[Op, Sequence[Op]]] = []
+
+    def replace(self, op: Op, new_ops: Sequence[Op]) -> None:
+        """Notes that `new_ops` are to be in the place of `op`."""
+        self._made.append((op, new_ops))
+
+    def carry_out(self, editor: Editor) -> None:
+        """Has all of it replaced."""
+        for op, new_ops in self._made:
+            editor.replace(op, new_ops)
+
+
+class Solved(NamedTuple):
+    """What a division came to, not written yet."""
+
+    division: Division
+    layers: list[LayerRecord]
+    edits: Edits
+
+
+def split(calibration: Calibration) -> tuple[Calibration, list[Sample]]:
+    """Returns a calibration on most of its samples, and the others; none where they are few."""
+    samples = list(calibration.sample_data)
+    held = range(_EVERY - 1, len(samples), max(_EVERY, -(-len(samples) // _MOST)))
+    learnt = [sample for number, sample in enumerate(samples) if number not in held]
+    return replace(calibration, sample_data=learnt), [samples[number] for number in held]
+
+
+def better(
+    model: ModelLike,
+    division: Division,
+    calibration: Calibration,
+    held: Sequence[Sample],
+    solve: Solve,
+) -> Solved:
+    """Returns the division or its rival, whichever leaves the outputs nearer what they were.
+
+    Args:
+        model: to run: an open package.
+        division: of a budget, with a rival.
+        calibration: how it is run.
+        held: samples to judge on.
+        solve: carries out a division: returns a record for each step, and fills in the weights.
+
+    Raises:
+        MlpassError: as `prune_calibrated`.
+        OSError: the disk is full.
+    """
+    rivals = [division]
+    if division.rival is not None and division.rival.steps != division.steps:
+        rivals.append(division.rival)
+    tried, errors = [], []
+    interpreter = interpreter_of(model, calibration)
+    with one_blas_thread():
+        dense = outputs_of(interpreter, held)
+    for each in rivals:
+        edits = Edits()
+        weights: Weights = {}
+        tried.append(Solved(each, solve(each, edits, weights), edits))
+        with one_blas_thread(), other_weights(interpreter, weights):
+            errors.append(error_of(dense, outputs_of(interpreter, held)))
+    best = errors.index(min(errors))
+    told = (f"{error:.3g} with {each.name}" for error, each in zip(errors, rivals, strict=True))
+    text = f"outputs' error on {len(held)} samples kept back: {', '.join(told)}"
+    won = tried[best]
+    record = replace(won.division.record, judged=text)
+    return won._replace(division=replace(won.division, record=record))

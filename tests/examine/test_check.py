@@ -1,0 +1,185 @@
+"""What will go wrong: planted hazards are named with their op, sound models raise no alarm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+
+import mlpass
+from mlpass import ConfigError
+from mlpass.cli import main
+from mlpass.examine import check as check_module
+from tests.examine.test_locate_faults import samples_of
+from tests.program.packages import FIXTURES, edit_spec, main_block
+from tests.runtime.programs import convert
+
+STREAM = 22_560  # the largest value of SmolLM2's residual stream, as fp16
+
+
+def package(tmp_path, build, *shapes, dtype=types.fp16):
+    path = tmp_path / "model.mlpackage"
+    specs = [mb.TensorSpec(shape, dtype) for shape in shapes]
+    source = mb.program(input_specs=specs, opset_version=ct.target.iOS17)(build)
+    convert(source, pass_pipeline=ct.PassPipeline.EMPTY).save(str(path))
+    return path
+
+
+def norm(x):
+    """A plain RMSNorm, as it is written in a source model."""
+    squares = mb.mul(x=x, y=x, name="squares")
+    mean = mb.reduce_mean(x=squares, axes=[-1], keep_dims=True, name="mean")
+    return mb.mul(x=x, y=mb.rsqrt(x=mean, name="root"), name="normed")
+
+
+def stream():
+    x = np.ones((1, 576), np.float16)
+    x[0, 3] = STREAM
+    return [{"x": x}]
+
+
+def kinds(found):
+    return [(hazard.severity, hazard.kind) for hazard in found.hazards]
+
+
+def test_the_overflow_of_a_plain_norm_is_named_with_its_cure(tmp_path):
+    path = package(tmp_path, norm, (1, 576))
+    found = mlpass.check(path, stream())
+    first = found.hazards[0]
+    assert (first.severity, first.kind, first.places) == ("error", "overflow", ("squares",))
+    assert f"{STREAM**2:,}" in first.text
+    assert "largest magnitude" in first.cure
+    assert {place for each in found.hazards for place in each.places} == {"squares", "mean"}
+    assert mlpass.check(path).hazards == ()  # not seen without samples
+    assert mlpass.check(path, [{"x": np.ones((1, 576), np.float16)}]).hazards == ()
+
+
+def test_sums_on_the_way_are_told_of_the_neural_engine(tmp_path):
+    def build(x):
+        return mb.reduce_mean(x=x, axes=[-1], name="mean")
+
+    path = package(tmp_path, build, (1, 576))
+    given = [{"x": np.full((1, 576), 200, np.float16)}]
+    found = mlpass.check(path, given)
+    assert kinds(found) == [("warning", "sum")]
+    assert (found.hazards[0].processor, found.hazards[0].places) == ("ane", ("mean",))
+    assert f"{200 * 576:,}" in found.hazards[0].text
+    assert mlpass.check(path, given, processor="gpu").hazards == ()
+
+
+def test_what_becomes_zero_and_what_is_no_number(tmp_path):
+    def build(x):
+        small = mb.mul(x=x, y=np.float16(1e-5), name="small")
+        faint = mb.mul(x=small, y=np.float16(1e-4), name="faint")
+        return faint, mb.log(
+            x=mb.sub(x=x, y=np.float16(9.0), name="below"), epsilon=np.float16(0), name="log"
+        )
+
+    path = package(tmp_path, build, (1, 8))
+    with np.errstate(invalid="ignore"):
+        found = mlpass.check(path, [{"x": np.ones((1, 8), np.float16)}])
+    assert ("error", "not a number") in kinds(found)
+    assert ("warning", "underflow") in kinds(found)
+    places = {hazard.kind: hazard.places for hazard in found.hazards}
+    assert places["underflow"] == ("faint",)
+    assert places["not a number"] == ("log",)
+
+
+def test_fp32_is_a_note_on_the_neural_engine(tmp_path):
+    path = package(tmp_path, norm, (1, 576), dtype=types.fp32)
+    found = mlpass.check(path, stream())
+    assert kinds(found) == [("note", "fp32")]
+    assert found.hazards[0].text.startswith("4 of 4 float ops are in fp32")
+    assert mlpass.check(path, processor="cpu").hazards == ()
+
+
+def test_arrays_of_many_axes(tmp_path, monkeypatch):
+    def build(x):
+        return mb.reshape(x=x, shape=[1, 2, 2, 2], name="deep")
+
+    path = package(tmp_path, build, (1, 8))
+    assert mlpass.check(path).hazards == ()
+    monkeypatch.setattr(check_module, "_MOST_AXES", 3)  # coremltools writes none of more than 5
+    found = mlpass.check(path)
+    assert kinds(found) == [("warning", "rank")]
+    assert "4 axes" in found.hazards[0].text
+
+
+def test_weights_that_are_stored_twice_or_not_read(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float16)
+
+    def build(x):
+        first = mb.linear(x=x, weight=mb.const(val=weight, name="first"), name="one")
+        return mb.linear(x=first, weight=mb.const(val=weight.copy(), name="second"), name="two")
+
+    path = package(tmp_path, build, (1, 64))
+    (found,) = mlpass.check(path).hazards
+    assert (found.severity, found.kind, found.places) == (
+        "warning",
+        "duplicate",
+        ("first", "second"),
+    )
+
+    def forget(spec):
+        for operation in main_block(spec).operations:
+            if operation.type == "linear":
+                operation.inputs["weight"].arguments[0].name = "first"
+
+    edit_spec(path, forget)
+    (found,) = mlpass.check(path).hazards
+    assert (found.kind, found.places) == ("unused", ("second",))
+    assert f"{weight.nbytes:,} bytes" in found.text
+
+
+def test_a_weight_file_past_2_gib(tmp_path, monkeypatch):
+    path = tmp_path / "tiny_lm.mlpackage"
+    shutil.copytree(FIXTURES / "tiny_lm.mlpackage", path)
+    monkeypatch.setattr(check_module, "_MOST_BYTES", 100_000)
+    found = mlpass.check(path)
+    assert ("warning", "size") in kinds(found)
+
+
+@pytest.mark.parametrize(
+    "fixture", ["tiny_lm", "digits_ios15", "silero_vad", "branches", "quantized_digits"]
+)
+def test_sound_models_raise_no_error(fixture):
+    found = mlpass.check(FIXTURES / f"{fixture}.mlpackage", samples_of(fixture))
+    assert found.count("error") == 0, str(found)
+
+
+def test_states_are_walked_through():
+    talk = [
+        {"tokens": np.full((1, 1), 65, np.int32), "position": np.array([place], np.int32)}
+        for place in range(3)
+    ]
+    assert mlpass.check(FIXTURES / "stateful_lm.mlpackage", [talk]).count("error") == 0
+
+
+def test_what_cannot_be_asked_for():
+    model = FIXTURES / "tiny_lm.mlpackage"
+    with pytest.raises(ConfigError, match="processor: must be one of ane, cpu, gpu"):
+        mlpass.check(model, processor="npu")
+    with pytest.raises(ConfigError, match="Core ML does not show what ops make"):
+        mlpass.check(model, backend="coreml")
+
+
+def test_the_command(tmp_path, capsys):
+    path, data = package(tmp_path, norm, (1, 576)), tmp_path / "samples.npz"
+    np.savez(data, x=stream()[0]["x"][None])
+    words = ["check", str(path), "--sample-data", str(data)]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "error: mul makes 508,953,600, which fp16 cannot hold" in text
+    assert "2 errors, 0 warnings, 0 notes; 1 sample" in text
+    assert "IEEE 754" in text
+    assert main([*words, "--strict"]) == 1
+    ended = capsys.readouterr()
+    assert "fp16 cannot hold" in ended.out
+    assert "strict: 2 errors and warnings were found" in ended.err
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hazards"][0]["places"] == ["squares"]
