@@ -326,7 +326,10 @@ def test_blobs_that_are_not_in_their_file_yet_are_read_and_copied_with_the_other
     for offset, dtype, count in ((place, BY_NAME["fp32"], 5), (1 << 48, BY_NAME["uint4"], 9)):
         grown.check(offset, dtype, count)
         assert grown.read(offset, dtype, count).size == dtype.nbytes(count)
-        assert grown.read(offset, dtype, count, 2).size == dtype.nbytes(2)
+        whole, byte = grown.read(offset, dtype, count), dtype.nbytes(2)
+        assert np.array_equal(grown.read(offset, dtype, count, 0, 2), whole[:byte])
+        assert np.array_equal(grown.read(offset, dtype, count, 2), whole[byte:])
+        assert np.array_equal(grown.read(offset, dtype, count, 2, 4), whole[byte : 2 * byte])
     with pytest.raises(ModelFormatError, match="past the end of the file"):
         grown.check((1 << 48) + 64, BY_NAME["uint4"], 9)
     writer = BlobWriter(tmp_path / "new.bin")
