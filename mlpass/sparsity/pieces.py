@@ -28,7 +28,7 @@ from mlpass.sparsity.norms import mean_squares, norm_dtype
 from mlpass.sparsity.ranking import Mask, Score, around_channels, map_groups
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest, lowest_of_many
 
-PIECE = 1 << 22  # elements: with all that is made of them, a few tens of MB
+PIECE = 1 << 21  # elements: with all that is made of them, about 20 MB
 
 
 @dataclass(frozen=True)
