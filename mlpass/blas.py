@@ -7,7 +7,9 @@ one warning, which says what then does not hold.
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
 import sys
 import threading
 import warnings
@@ -17,6 +19,9 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+
+# What OpenBLAS takes for each thread that multiplies; where it is not given that, it asks for ever.
+BUFFER = 32 << 20
 
 
 class Library(Protocol):
@@ -50,6 +55,9 @@ def one_blas_thread() -> Iterator[None]:
     It may be entered again, and from several threads at once. All cores come back in through jobs
     whose bounds follow from sizes alone (`parallel.map_items`).
 
+    Raises:
+        MemoryError: BLAS has no room for its buffer.
+
     Warns:
         RuntimeWarning: once for each library that cannot be held to one thread.
     """
@@ -76,8 +84,21 @@ def held_here() -> Iterator[None]:
         yield
 
 
+def has_room(nbytes: int) -> bool:
+    """Returns whether a limit of this process's address space (`ulimit -v`) leaves so much."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return True
+    try:
+        mmap.mmap(-1, nbytes).close()
+    except OSError:
+        return False
+    return True
+
+
 def _enter() -> dict[str, int]:
     """Returns how many threads the libraries that count by thread had in this one."""
+    if _held.holders == 0 and not has_room(BUFFER):
+        raise MemoryError("too little address space for BLAS: raise the limit (ulimit -v)")
     with _held.lock:
         if _held.holders == 0:
             _held.libraries = _loaded_libraries()

@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Iterable
 
 _LONGEST_WORD = 200  # that is compared with others
+_LEAD, _TAIL = 2500, 1000  # characters of a message that is too long to be shown whole
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxother, _BRIEF.maxlong = 2, 200, 100
 _BRIEF.maxstring = 200
@@ -19,8 +20,8 @@ class MlpassError(Exception):
     """Base of all errors below: catch it to catch them all."""
 
     def __str__(self) -> str:
-        """The text, on one line: names in it may be anybody's."""
-        return visible(super().__str__())
+        """The text, on one line, and cut in its midst: names in it may be anybody's."""
+        return cut(visible(super().__str__()))
 
 
 class ConfigError(MlpassError, ValueError):
@@ -71,6 +72,10 @@ class Terminated(SystemExit):
     """What SIGTERM and SIGHUP raise: unlike a `SystemExit` of a user's own, it ends everything."""
 
 
+# What ends the program, whoever's function is running.
+ENDS = (KeyboardInterrupt, Terminated)
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Adds a line to what an exception tells, once, where `BaseException.add_note` would."""
     notes = vars(error).setdefault("__notes__", [])
@@ -89,12 +94,32 @@ def visible(text: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
+def cut(message: str) -> str:
+    """Returns a message without its midst, where that is too long for anybody to read."""
+    if len(message) <= _LEAD + _TAIL:
+        return message
+    return f"{message[:_LEAD]} ... {message[-_TAIL:]}"
+
+
 def brief(value: object) -> str:
     """Returns a value as `repr` does, cut where it is long or deep."""
     try:
         return _BRIEF.repr(value)
-    except ValueError:  # a number of more digits than Python writes
+    except ENDS:
+        raise
+    except BaseException:  # a number of more digits than Python writes; or it is not to be shown
         return f"a value of type {type(value).__name__}"
+
+
+def told(error: BaseException) -> str:
+    """Returns the kind of an exception that is anybody's, and its text where that can be had."""
+    try:
+        text = " ".join(str(error).split())
+    except ENDS:
+        raise
+    except BaseException:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def close_matches(word: object, known: Iterable[str]) -> str:

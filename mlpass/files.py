@@ -30,6 +30,7 @@ _ONLY_NEW = 4 if sys.platform == "darwin" else 1
 _SWAP = 2
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the file system does not know that flag
 _LONGEST_NAME = 255  # bytes
+_TEMPORARY = re.compile(r"mlpass-[0-9a-f]{12}")
 
 
 @contextlib.contextmanager
@@ -72,15 +73,23 @@ def whole_folder(target: Path, *, force: bool, keep: bool = False) -> Iterator[P
 def temporary_folder() -> Iterator[Path]:
     """Yields an empty folder for what is needed until the caller is done; it is gone then.
 
+    What killed runs left of theirs is removed before.
+
     Raises:
         OSError: it cannot be made.
     """
-    folder = Path(tempfile.gettempdir()) / f"mlpass-{uuid.uuid4().hex[:12]}"
+    place = Path(tempfile.gettempdir())
+    folder = place / f"mlpass-{uuid.uuid4().hex[:12]}"
+    for dead in _dead(place, _TEMPORARY):
+        discard(dead)
     end = surely(partial(discard, folder))
     try:
         with naming_temporary(folder):
-            folder.mkdir(mode=0o700)
-            yield folder
+            lock = make_locked(folder, partial(Path.mkdir, mode=0o700))
+            try:
+                yield folder
+            finally:
+                os.close(lock)
     finally:
         end()
 
@@ -146,20 +155,16 @@ def check_apart(target: Path, source: Path, what: str) -> None:
     Raises:
         ModelFormatError: `target` is within `source`, or holds it.
     """
-    place = target.parent  # a link at `target` itself is replaced, not followed
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    within = {_identity(Path(folder)) for folder, _, _ in os.walk(source)}
-    if _identity(place) in within:
+    place = Path(os.path.realpath(target.parent))  # a link at `target` is replaced, not followed
+    if any(_is_folder(each, source) for each in (place, *place.parents)):
         raise ModelFormatError(f"{target}: is within {what}; name another target")
     parents = Path(os.path.realpath(source)).parents
-    above = {_identity(folder) for folder in parents if folder.exists()}
-    if target.is_dir() and not target.is_symlink() and _identity(target) in above:
+    if not target.is_symlink() and any(_is_folder(target, each) for each in parents):
         raise ModelFormatError(f"{target}: holds {what}; name another target")
 
 
 @contextlib.contextmanager
-def naming(target: Path, hidden: Path) -> Iterator[None]:
+def naming(target: Path, hidden: Path | None = None) -> Iterator[None]:
     """Makes an OSError name `target` where it names nothing, or something at or below `hidden`."""
     try:
         yield
@@ -167,7 +172,8 @@ def naming(target: Path, hidden: Path) -> Iterator[None]:
         if error.errno is None:  # it has words of its own
             raise
         names = [name for name in (error.filename, error.filename2) if name is not None]
-        if not names or any(Path(os.fsdecode(name)).is_relative_to(hidden) for name in names):
+        paths = [Path(os.fsdecode(name)) for name in names]
+        if not names or (hidden and any(path.is_relative_to(hidden) for path in paths)):
             error.filename, error.filename2 = str(target), None  # the name that the caller knows
         raise
 
@@ -199,16 +205,23 @@ def remove_dead(target: Path) -> None:
     """Removes what is beside a target of runs that were killed; what they replaced goes back."""
     lead = partial_path(target).name[: -len("0123456789ab.partial")]
     pattern = re.compile(re.escape(lead) + r"[0-9a-f]{12}\.(partial|old)")
+    for path in _dead(target.parent, pattern):
+        if path.suffix == ".old" and not os.path.lexists(target):
+            with contextlib.suppress(OSError):
+                _rename_new(path, target)
+        else:
+            discard(path)
+
+
+def _dead(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
+    """Yields what killed runs made in a folder; nobody else takes it meanwhile."""
     names = []
     with contextlib.suppress(OSError):  # then there is nothing, or it cannot be seen
-        names = [name for name in os.listdir(target.parent) if pattern.fullmatch(name)]
-    for path in map(target.with_name, names):
-        with locked_if_dead(path) as dead:
-            if dead and path.suffix == ".old" and not os.path.lexists(target):
-                with contextlib.suppress(OSError):
-                    _rename_new(path, target)
-            elif dead:
-                discard(path)
+        names = [name for name in os.listdir(folder) if pattern.fullmatch(name)]
+    for name in names:
+        with locked_if_dead(folder / name) as dead:
+            if dead:
+                yield folder / name
 
 
 @contextlib.contextmanager
@@ -369,6 +382,5 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
+def _is_folder(path: Path, folder: Path) -> bool:
+    return os.path.isdir(path) and os.path.exists(folder) and os.path.samefile(path, folder)

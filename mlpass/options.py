@@ -50,6 +50,12 @@ class Rule:
     help: str = ""
 
 
+def check_count(name: str, value: object, low: int = 1, high: int = 10**9) -> None:
+    """Raises ConfigError where a value is not an int from `low` to `high`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name}: must be an int in [{low}, {high}]. Got {brief(value)}.")
+
+
 def option(*, default: Any = MISSING, **rule: Any) -> Any:
     """Returns the dataclass field of an option.
 

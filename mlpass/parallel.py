@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TypeVar
 
-from mlpass.blas import held_here
+from mlpass.blas import BUFFER, has_room, held_here
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,6 +17,9 @@ Result = TypeVar("Result")
 # A slab of a million elements and its by-products stay in a core's cache share, and are still
 # many times what starting a job costs.
 SLAB = 1 << 18
+
+
+_SPACE = BUFFER + (80 << 20)  # addresses for a thread: BLAS's, its stack, and an arena of malloc
 
 
 _here = threading.local()  # `worker` is set in the pool's own threads
@@ -32,11 +35,19 @@ def _enter_worker() -> None:
 
 
 def thread_count() -> int:
-    """Returns how many threads to use: MLPASS_THREADS where it is set, else one per core."""
+    """Returns how many threads to use: MLPASS_THREADS where it is set, else one per core.
+
+    It is one where the address space has a limit (`ulimit -v`) that leaves no room for so many.
+    """
     setting = os.environ.get("MLPASS_THREADS", "")
-    if setting.isdigit() and int(setting) > 0:
-        return int(setting)
-    return os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    threads = int(setting) if setting.isdigit() and int(setting) > 0 else cores
+    return threads if _have_room(threads) else 1
+
+
+@cache
+def _have_room(threads: int) -> bool:
+    return has_room(threads * _SPACE)
 
 
 def slab_number(start: int, elements_each: int = 1) -> int:

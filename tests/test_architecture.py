@@ -53,7 +53,17 @@ ARROWS = {
     "weights": {*GROUND, "sparsity", "solvers", "storage", "program", "runtime", "report"},
     "plan": {*GROUND, "sparsity", "storage", "weights"},
     "examine": {*GROUND, "program", "runtime", "report", "storage", "weights", "plan"},
-    "finetune": {*GROUND, "sparsity", "storage", "program", "runtime", "report", "weights", "plan"},
+    "finetune": {
+        *GROUND,
+        "sparsity",
+        "storage",
+        "program",
+        "runtime",
+        "report",
+        "weights",
+        "plan",
+        "examine",
+    },
     "calibrate": {
         *GROUND,
         "sparsity",

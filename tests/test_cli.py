@@ -175,6 +175,52 @@ def test_failures_are_one_line_and_end_with_1(fixtures, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    "words", [["--\x1b[31mnone"], ["--backend", "\x07\u202e"], ["a\nb"], ["--" + "9" * 60_000]]
+)
+def test_wrong_usage_is_told_so_that_it_can_be_read(words, fixtures, capsys):
+    model = str(fixtures / "tiny_lm.mlpackage")
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", model, model, "--sample-data", "x.npz", *words])
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("mlpass")
+    assert "error: " in line
+    assert line.isprintable()
+    assert len(line) < 4000
+
+
+def test_a_current_directory_that_is_gone_is_named(fixtures, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    given = ["sweep", str(fixtures / "tiny_lm.mlpackage"), "--evaluate", "measure:f"]
+    assert main(given) == 1
+    assert capsys.readouterr().err == (
+        "mlpass: error: the current directory: No such file or directory\n"
+    )
+
+
+def test_memory_and_modules_that_cannot_be_had_are_a_line(fixtures, monkeypatch, capsys):
+    def without_room(*_, **__):
+        raise MemoryError("too little")
+
+    def without_module(*_, **__):
+        try:
+            raise ImportError("cannot map it", name="_inner")
+        except ImportError as error:
+            raise ImportError("a page\nof advice") from error
+
+    given = ["inspect", str(fixtures / "tiny_lm.mlpackage")]
+    for raising, line in (
+        (without_room, "out of memory: too little"),
+        (without_module, "cannot import _inner: cannot map it"),
+    ):
+        monkeypatch.setattr("mlpass.examine.inspect.inspect", raising)
+        assert main(given) == 1
+        assert capsys.readouterr().err == f"mlpass: error: {line}\n"
+
+
 def test_force_replaces_and_in_place_works(fixtures, tmp_path, capsys):
     model = tmp_path / "model.mlpackage"
     shutil.copytree(fixtures / "tiny_lm.mlpackage", model)

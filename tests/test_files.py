@@ -213,6 +213,19 @@ def test_a_target_apart_from_a_folder(tmp_path: Path) -> None:
     files.check_apart(tmp_path / "x", tmp_path / "none" / "nothing", "it")
 
 
+def test_what_a_target_is_held_against_is_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is not one may be the root of all files, or have a loop of links."""
+    for name in ("listdir", "scandir", "walk"):
+        monkeypatch.delattr(files.os, name)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ModelFormatError, match="is within it"):
+        files.check_apart(tmp_path / "x", Path("/"), "it")
+    files.check_apart(tmp_path / "loop", tmp_path / "loop", "it")
+    files.check_apart(tmp_path / "loop" / "x", tmp_path / "x", "it")
+
+
 RACER = """
 import sys
 from pathlib import Path

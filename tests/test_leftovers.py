@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,15 @@ from tests.targets import WHOLE, Whole, fill, folder, old_system, text
 MAKER = """
 import sys
 from pathlib import Path
-from mlpass.files import whole_file, whole_folder
+import tempfile
+from mlpass.files import temporary_folder, whole_file, whole_folder
 kind, target = sys.argv[1:]
-with {"file": whole_file, "folder": whole_folder}[kind](Path(target), force=True) as building:
+tempfile.tempdir = target
+with {
+    "file": lambda: whole_file(Path(target), force=True),
+    "folder": lambda: whole_folder(Path(target), force=True),
+    "temporary": temporary_folder,
+}[kind]() as building:
     (building / "file" if building.is_dir() else building).write_text("half")
     print("making", flush=True)
     sys.stdin.readline()
@@ -70,6 +77,27 @@ def test_the_next_run_removes_what_a_killed_one_left_and_no_other(
         fill(building, "new")
     assert text(target) == "new"
     assert sorted(tmp_path.iterdir()) == sorted([target, *others])
+
+
+def test_a_temporary_folder_of_a_killed_run_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    others = [folder(tmp_path / name, "theirs") for name in ("mlpass-mine", "mlpass-0123456789abc")]
+    others.append(fill(tmp_path / "0123456789ab", "theirs"))
+    living, dead = maker("temporary", tmp_path), maker("temporary", tmp_path)
+    kill(dead)
+    assert len(os.listdir(tmp_path)) == 5
+    with files.temporary_folder() as ours:
+        (kept,) = set(tmp_path.iterdir()) - {ours, *others}
+        assert text(kept) == "half"
+        with files.temporary_folder() as nested:
+            assert ours.exists()
+            assert nested != ours
+        kill(living)
+    with files.temporary_folder():
+        assert not kept.exists()
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_a_target_of_the_longest_name_is_found_too(tmp_path: Path) -> None:

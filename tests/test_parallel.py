@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +61,40 @@ def test_what_is_begun_runs_beside_its_caller_unless_that_is_a_job(monkeypatch):
         return place() is threading.current_thread()
 
     assert map_items(within, range(4)) == [True] * 4
+
+
+LIMITED = """
+import resource, sys
+from mlpass import parallel
+from mlpass.blas import one_blas_thread
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[1]) << 20),) * 2)
+print(parallel.thread_count(), parallel.map_items(lambda item: item * item, range(5)))
+try:
+    with one_blas_thread():
+        print("room")
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("megabytes", "threads", "said"),
+    [
+        (2000, 3, "room"),
+        (200, 1, "room"),
+        (20, 1, "too little address space for BLAS: raise the limit (ulimit -v)"),
+    ],
+)
+def test_what_the_address_space_has_no_room_for_is_not_begun(megabytes, threads, said):
+    """OpenBLAS asks for its memory again and again, for ever, where it is not given any."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(megabytes)],
+        env={**os.environ, "MLPASS_THREADS": "3"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [f"{threads} [0, 1, 4, 9, 16]", said]

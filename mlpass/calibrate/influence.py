@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
 from mlpass.calibrate.prices import Prices, coarse
@@ -52,8 +51,9 @@ def influences(
     found: dict[Site, float] = {}
     if measured and inputs:
         interpreter = interpreter_of(model, calibration)
+        assert interpreter.backend is not None  # Calibration refuses Core ML itself
         bar = tqdm(total=len(measured), desc="measuring", unit="weight", disable=None)
-        with bar, one_blas_thread():
+        with bar, interpreter.backend.held():
             dense = outputs_of(interpreter, inputs)
             for start in range(0, len(measured), together):
                 sites = measured[start : start + together]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlpass.errors import NotApplicable
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.encode import SUB_BYTE_OPSET
+from mlpass.runtime.ops import is_constant
 from mlpass.solvers.solve import Solution
 from mlpass.sparsity.layout import Layout, grouped_layout
 from mlpass.sparsity.modes import Mask, Mode, Percentile
@@ -118,7 +119,8 @@ def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
     else:
         parts = _blank_parts(layout_to_solve(site), keep, storage, dtype)
         encoded = encode_stored(site, Solution(weight, keep, 0.0, 0.0, parts=parts), storage)
-    return footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
+    made = dict.fromkeys(op for _, ops in encoded.replacements for op in ops)
+    return footprint(op for op in made if is_constant(op))
 
 
 def _blank_parts(

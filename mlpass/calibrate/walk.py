@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.sums import Observed, SiteGrams, Stops
 from mlpass.plan.steps import Step
@@ -61,7 +60,7 @@ def walk(
     plans = [part.plan for part in interpreters[0].parts]
     grams = SiteGrams(steps, plans, backend, known, dense)
     samples, budget = calibration.sample_data, calibration.memory_budget // len(interpreters)
-    with one_blas_thread(), backend.session(False), ExitStack() as open_replays:
+    with backend.held(), backend.session(False), ExitStack() as open_replays:
         first, *second = [
             open_replays.enter_context(
                 closing(stops(each, samples, grams.wants, memory_budget=budget))

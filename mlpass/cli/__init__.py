@@ -24,7 +24,7 @@ from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
 from mlpass.cli.signals import ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
-from mlpass.errors import MlpassError, OutputExistsError, Terminated, visible
+from mlpass.errors import MlpassError, OutputExistsError, Terminated, cut, told, visible
 from mlpass.ledger import close_all
 from mlpass.version import __version__
 
@@ -58,9 +58,14 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 1
     except OSError as error:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return _fail(": ".join([*names, error.strerror or str(error)]), error)
+        return _fail(": ".join([*(names or _here()), error.strerror or told(error)]), error)
     except MemoryError as error:
-        return _fail("out of memory", error)
+        text = f": {error}" if str(error) else ""
+        return _fail(f"out of memory{text}", error)
+    except ImportError as error:  # its last words are the reason, what is before is advice
+        while isinstance(error.__cause__, ImportError):
+            error = error.__cause__
+        return _fail(f"cannot import {error.name or 'what it needs'}: {error}", error)
     except KeyboardInterrupt as error:
         return _fail("interrupted", error, status=130)
     except Terminated as error:
@@ -68,8 +73,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong usage in a line that can be read, whatever the words were."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(cut(visible(" ".join(message.split()))))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mlpass",
         description="Prune Core ML models after conversion.",
         epilog="'mlpass COMMAND --help' tells more about a command.",
@@ -91,10 +103,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _here() -> list[str]:
+    """Returns what an error that names nothing means: the current directory, where that is gone."""
+    try:
+        os.getcwd()
+    except OSError:
+        return ["the current directory"]
+    return []
+
+
 def _fail(message: str, error: BaseException, status: int = 1) -> int:
     """Prints one line, with what was noted on the way about what is left, and returns `status`."""
     close_all(error)
-    line = visible("; ".join([message, *vars(error).get("__notes__", ())]))
+    line = visible("; ".join([cut(message), *vars(error).get("__notes__", ())]))
     with contextlib.suppress(OSError):  # there is nobody left to tell
         print(f"mlpass: error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return status

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mlpass.errors import Terminated, visible
+from mlpass.errors import ENDS, visible
 
 Subparsers = Any  # argparse gives its own type no public name
 
@@ -42,7 +42,7 @@ def load_function(option: str, place: str | None) -> Any:
     import sys
     from importlib import import_module
 
-    from mlpass.errors import ConfigError
+    from mlpass.errors import ConfigError, told
 
     if place is None:
         return None
@@ -53,13 +53,10 @@ def load_function(option: str, place: str | None) -> Any:
     sys.path.insert(0, os.path.abspath(folder))
     try:
         function = getattr(import_module(file), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{option}: {place}: {error}") from None
-    except Terminated:
+    except ENDS:
         raise
-    except (Exception, SystemExit) as error:  # whatever a module does as it is imported
-        text = " ".join(str(error).split())
-        raise ConfigError(f"{option}: {place}: {type(error).__name__}: {text}") from error
+    except BaseException as error:  # whatever a module does as it is imported
+        raise ConfigError(f"{option}: {place}: {told(error)}") from error
     if not callable(function):
         raise ConfigError(f"{option}: {place} is not a function")
     return function

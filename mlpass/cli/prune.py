@@ -26,9 +26,10 @@ One of --target-sparsity, --n-m-ratio, --threshold and --config says what become
   --n-m-ratio N:M [--dim 0|1]            N ZEROS in every M neighbouring channels
   --threshold F                          every element of magnitude F or less
     ... --minimum-sparsity-percentile P  weights that would have fewer zeros are skipped
-  --quantize int8|int4                   integers, with a scale for each row (iOS18 models)
+  --quantize int8|int4                   integers, with a scale for each row
     ... --quantize-block-size B          ... or for every B input channels of it
-  --palettize 4 [--group-size G]         indices into a table, one for every G rows (iOS18 models)
+  --palettize 4 [--group-size G]         indices into a table, one for every G rows
+    ... --outliers F                     the fraction F that this harms most stays as it is, apart
   --lossless                             the smallest form of the very same values
 
 With --sample-data the model is run on the samples, layer by layer, and each weight is solved for on
@@ -50,7 +51,8 @@ From 8 samples on some are kept back, and judge the division beside one form for
 better of the two is written. Large constants of few values, such as an attention mask, are stored
 exactly in fewer bytes.
 
---minimum-deployment-target iOS18 raises a package for an older one, which has no such forms, first.
+iOS16 and 17 have int8 and uint8 by row, and one table a weight (--group-size 0, not 3 bits), all
+without zeros; iOS18 has all forms. --minimum-deployment-target iOS18 raises an older package first.
 
 If such a run dies, the same command with --resume goes on from its last finished layer.
 

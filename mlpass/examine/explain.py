@@ -24,7 +24,7 @@ from mlpass.storage.exact import file_nbytes
 from mlpass.storage.storage import packed_nbytes
 from mlpass.weights.lossless import Smallest, check_decoded, smallest_form
 from mlpass.weights.reading import weight_of
-from mlpass.weights.record import encoding_of, stored_sizes
+from mlpass.weights.record import encoding_of_site, stored_sizes
 from mlpass.weights.sites import Site, find_sites
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _cost(site: Site, seen: _Seen | None) -> WeightCost:
         parameter=site.uses[0].parameter,
         shape=site.shape,
         dtype=site.dtype,
-        encoding=encoding_of(site.parts),
+        encoding=encoding_of_site(site),
         nbytes=sum(sizes),
         smallest=None if smallest is None else smallest.text,
         smallest_nbytes=sum(sizes if smallest is None else smallest.sizes),

@@ -1,7 +1,8 @@
 """Compression-aware training of the converted model itself. It needs the torch extra.
 
 `to_module` makes a model a `torch.nn.Module`; `MagnitudePruner` prunes it while it trains, and
-writes it back; `distill` trains it with nothing but sample inputs.
+writes it back; `distill` trains it with nothing but sample inputs. `polish` trains what a
+compressed model stores as floats, in the forms that it has.
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ except ModuleNotFoundError:
 from mlpass.finetune.distillation import distill, distillation_loss
 from mlpass.finetune.label_free import finetune
 from mlpass.finetune.module import ProgramModule, to_module
+from mlpass.finetune.polishing import polish
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import (
     ConstantSparsity,
     PolynomialDecay,
     Schedule,
 )
+from mlpass.finetune.stored import to_stored_module
+from mlpass.plan.polish import Polish
 
 __all__ = [
     "ConstantSparsity",
     "MagnitudePruner",
+    "Polish",
     "PolynomialDecay",
     "ProgramModule",
     "Schedule",
     "distill",
     "distillation_loss",
     "finetune",
+    "polish",
     "to_module",
+    "to_stored_module",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,18 +11,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
+from mlpass.finetune.feeding import Outputs, batches_of, outputs_of
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
-from mlpass.finetune.threads import fixed_threads
-from mlpass.runtime.failures import of_sample
-from mlpass.runtime.features import check_names, read_input
-from mlpass.runtime.samples import Sample, load_samples, steps_of
+from mlpass.options import check_count
+from mlpass.plan.polish import LEARNING_RATE
+from mlpass.runtime.backends.threads import fixed_threads
+from mlpass.runtime.samples import load_samples
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
-Outputs = Mapping[str, Tensor]
-LEARNING_RATE = 1e-4
+_MOST_SAMPLES = 1 << 16  # in a batch
+_LARGEST_SEED = (1 << 64) - 1
 
 
 def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
@@ -83,14 +84,14 @@ def distill(
         InputError: a sample does not fit the models.
         ExecutionError: the loss is no longer finite, or an op failed.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name}: must be an int of 1 or more. Got {value!r}.")
+    check_count("steps", steps)
+    check_count("batch_size", batch_size, high=_MOST_SAMPLES)
+    check_count("seed", seed, low=0, high=_LARGEST_SEED)
     number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
     if not number or not learning_rate > 0:
         raise ConfigError(f"learning_rate: must be a number above 0. Got {learning_rate!r}.")
     teacher = dense if isinstance(dense, ProgramModule) else to_module(dense)
-    batches = _batches(module, load_samples(samples), batch_size, seed)
+    batches = batches_of(module, load_samples(samples), batch_size, seed)
     decay = None
     if optimizer is None:
         optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
@@ -100,8 +101,8 @@ def distill(
     for _ in bar:
         batch = next(batches)
         with torch.no_grad():
-            wanted = _outputs(teacher, batch)
-        pairs = zip(_outputs(module, batch), wanted, strict=True)
+            wanted = outputs_of(teacher, batch)
+        pairs = zip(outputs_of(module, batch), wanted, strict=True)
         error = torch.stack([loss(*pair) for pair in pairs]).mean()
         losses.append(float(error.detach()))
         if not np.isfinite(losses[-1]):
@@ -117,66 +118,3 @@ def distill(
             pruner.step()
         bar.set_postfix_str(f"loss {losses[-1]:.3g}")
     return losses
-
-
-def _outputs(module: ProgramModule, batch: Sequence[Outputs]) -> list[Outputs]:
-    """Returns a module's outputs for each step of a batch, on one state."""
-    if len(batch) == 1:
-        return [module(**batch[0])]
-    state = module.make_state()
-    return [module(state, **step) for step in batch]
-
-
-def _batches(
-    module: ProgramModule, samples: Sequence[Sample], batch_size: int, seed: int
-) -> Iterator[list[dict[str, Tensor]]]:
-    """Yields batches of samples without end, all samples in random order before any again.
-
-    A batch has as many steps as its samples have; mostly one.
-    """
-    generator = np.random.default_rng(seed)
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < batch_size:
-            waiting += generator.permutation(len(samples)).tolist()
-        chosen, waiting = waiting[:batch_size], waiting[batch_size:]
-        batch = [_read(module, samples[number], number) for number in chosen]
-        lengths = list(dict.fromkeys(map(len, batch)))
-        if len(lengths) > 1:
-            raise CalibrationError(
-                f"sample_data: sequences of {', '.join(map(str, lengths))} steps in one batch: use "
-                "a batch_size of 1"
-            )
-        yield [_joined(step) for step in zip(*batch, strict=True)]
-
-
-def _read(module: ProgramModule, sample: Sample, number: int) -> list[dict[str, Tensor]]:
-    """Returns the inputs of each step of a sample."""
-    steps = steps_of(sample)
-    read = []
-    for place, inputs in enumerate(steps):
-        with of_sample(number, place, len(steps)):
-            check_names(inputs, module.inputs)
-            arrays = {each.name: read_input(each, inputs.get(each.name)) for each in module.inputs}
-        read.append({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
-    return read
-
-
-def _joined(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns samples as one batch.
-
-    Raises:
-        CalibrationError: they differ in shape.
-    """
-    joined = {}
-    for name in samples[0]:
-        parts = [sample[name] for sample in samples]
-        if len({part.shape for part in parts}) > 1:
-            shapes = ", ".join(str(shape) for shape in {tuple(part.shape): 0 for part in parts})
-            raise CalibrationError(
-                f"sample_data: {name!r} has the shapes {shapes} in one batch: use a batch_size of 1"
-            )
-        joined[name] = parts[0]
-        if len(parts) > 1:
-            joined[name] = torch.cat(parts) if parts[0].ndim else torch.stack(parts)
-    return joined

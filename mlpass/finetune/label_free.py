@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from mlpass.finetune.distillation import LEARNING_RATE, distill
+from mlpass.finetune.distillation import distill
 from mlpass.finetune.module import to_module
+from mlpass.finetune.polishing import polish
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
+from mlpass.plan.polish import LEARNING_RATE, Polish
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.report.records import Report
 from mlpass.runtime.samples import SampleData
@@ -44,7 +46,8 @@ def finetune(
     Args:
         model: path of an `.mlpackage`, or an `MLModel`: dense, or pruned already.
         output: path of the `.mlpackage` to write. It appears whole or not at all.
-        config: which mode and storage each weight gets; None to keep the zeros that `model` has.
+        config: which mode and storage each weight gets; None, and no storage, to keep those that
+            `model` has: see `polish`.
         sample_data: inputs without labels, as for calibration.
         steps: how many batches to train on.
         dense: the model to come close to; `model` itself where None.
@@ -66,6 +69,10 @@ def finetune(
             the result is kept beside it, by the name that the message has.
         OSError: a file cannot be read or written.
     """
+    if config is None and storage is None:
+        options = Polish(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+        target = model if dense is None else dense
+        return polish(model, output, target, sample_data, options, device=device, force=force)
     with open_package(model) as package:
         package.check_target(output, force=force)  # now, not after an hour of work
     check_outside(output, model if dense is None else dense, "the model to learn from")

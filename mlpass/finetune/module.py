@@ -97,23 +97,15 @@ class ProgramModule(nn.Module):
         assert runner.backend is not None  # Core ML runs nothing here
         self._backend = runner.backend
         self._device = torch.device(device or "cpu")
-        self._stages = [_stage(part) for part in runner.parts]
+        self.stages = [_stage(part) for part in runner.parts]
         self.sites: dict[str, Site] = {}
         self.sparse: set[str] = set()
         found = find_trained(package.programs)
         self.weights = [site for site in found if is_weight(site)]
         made = {value for part in runner.parts for value in part.plan.makers}
         for stored in found:
-            site = opened(stored)
-            if made.isdisjoint(_values_of(site)) or not is_trained(site):
-                continue
-            name = self._free_name(site.name)
-            master = torch.from_numpy(np.array(weight_of(site), np.float32)).to(self._device)
-            self.register_parameter(name, nn.Parameter(master))
-            self.sites[name] = site
-            if stored.is_sparse:
-                self.sparse.add(name)
-                self.set_mask(name, master != 0)
+            if not made.isdisjoint(_values_of(stored)):
+                self._take(stored)
         if not self.sites:
             raise ModelFormatError(f"{package.path}: has no float weights to train")
 
@@ -164,13 +156,13 @@ class ProgramModule(nn.Module):
             stack.enter_context(warnings.catch_warnings())
             # vmap says so where it goes sample by sample within an op, which is what it is for.
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            for stage in self._stages:
+            for stage in self.stages:
                 values.update(self._run(stage, values, cells))
         wanted = [feature.name for feature in self.outputs if feature.name in values]
         return {name: write_value(values[name], count) for name in wanted}
 
     def __deepcopy__(self, memo: dict[int, object]) -> ProgramModule:
-        twin = ProgramModule(self.source, **self._options)
+        twin = type(self)(self.source, **self._options)
         for name in self.sites:
             if (mask := self.mask_of(name)) is not None:
                 twin.set_mask(name, mask.clone())
@@ -195,6 +187,19 @@ class ProgramModule(nn.Module):
         master, mask = self._parameters[name], self.mask_of(name)
         assert master is not None
         return master if mask is None else master * mask
+
+    def _take(self, stored: Site) -> None:
+        """Makes a site a parameter, where it may train."""
+        site = opened(stored)
+        if not is_trained(site):
+            return
+        name = self._free_name(site.name)
+        master = torch.from_numpy(np.array(weight_of(site), np.float32)).to(self._device)
+        self.register_parameter(name, nn.Parameter(master))
+        self.sites[name] = site
+        if stored.is_sparse:
+            self.sparse.add(name)
+            self.set_mask(name, master != 0)
 
     def _run(
         self, stage: Stage, values: Mapping[str, object], cells: Mapping[str, Cell]

@@ -84,7 +84,8 @@ def is_wave_basis(matrix: NDArray[np.generic]) -> bool:
     live = norms > 3e-3 * norms.max(initial=0)
     rows = rows[live] / norms[live, None]
     half = 2 * (count - 1)  # rows of a one-sided transform, or with real and imaginary ones stacked
-    periods = {length, 2 * length, 4 * length, 2 * (length - 1), half, count, count - 2}
+    near = {2 * (length - 1), 2 * (length + 1)}  # of the first cosine and sine transforms
+    periods = {length, 2 * length, 4 * length, half, count, count - 2, *near}
     return len(rows) >= _FEWEST and any(
         _are_waves(rows, period) for period in sorted(periods) if length <= period <= 4 * length
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
 from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import Storage
+from mlpass.weights.apart import check_sums
 from mlpass.weights.joint import has_joint_form
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import magnitude, weight_of
@@ -62,7 +64,7 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
 
     Raises:
         ConfigError: an entry of the config matches nothing, or two contradict each other; or
-            compressed weights are to get a storage.
+            compressed weights are to get a storage, or one outliers whose op cannot add them.
     """
     entries = [op_config_of(entry) for entry in config.entries]
     if joint and any(entry is not None and rounding_of(entry.storage) for entry in entries):
@@ -72,7 +74,9 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
     names = {name for site in sites for name in _names(site)}
     if problem := unmatched(config, names, set(WEIGHT_OPS)):
         raise ConfigError(problem)
-    return [_step(site, config, joint) for site in sites]
+    steps = [_step(site, config, joint) for site in sites]
+    readers: Counter[Hashable] = Counter(use.op for site in sites for use in site.uses)
+    return [_with_outliers(step, readers) if _has_outliers(step) else step for step in steps]
 
 
 def check_storages(steps: Sequence[Step]) -> None:
@@ -135,6 +139,26 @@ def _cuts(steps: Sequence[Step], mode: Mode) -> Iterator[SiteCut]:
         here = min(ties, int(np.count_nonzero(source() == key))) if ties else 0
         ties -= here
         yield SiteCut(Cut(key, here), dtype)
+
+
+def _has_outliers(step: Step) -> bool:
+    return step.skipped is None and step.storage is not None and step.storage.apart > 0
+
+
+def _with_outliers(step: Step, readers: Counter[Hashable]) -> Step:
+    """Returns a step whose weight is to have outliers, skipped where its op has two weights.
+
+    Args:
+        step: for one weight.
+        readers: how many weights each op reads.
+
+    Raises:
+        ConfigError: an op is not a sum over the parts of its weight.
+    """
+    check_sums(step.site)
+    if all(readers[use.op] == 1 for use in step.site.uses):
+        return step
+    return replace(step, skipped="an op multiplies it with another weight: it can have no outliers")
 
 
 def _is_global(step: Step) -> bool:

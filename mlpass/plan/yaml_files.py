@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpass.errors import ConfigError
-from mlpass.files import check_regular
+from mlpass.files import check_regular, naming
 
 _MOST_VALUES = 1_000_000
 _BAD_YAML = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -24,7 +24,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     import yaml
 
     check_regular(Path(path), ConfigError)
-    with open(path, encoding="utf-8") as file:
+    with naming(Path(path)), open(path, encoding="utf-8") as file:
         try:
             loader = yaml.SafeLoader(file)
             try:

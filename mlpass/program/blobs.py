@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -79,21 +79,25 @@ class BlobFile:
         """Closes the file; nothing can be read any more."""
         self._file.close()
 
-    def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> Raw:
+    def read(
+        self, offset: int, dtype: DType, count: int, start: int = 0, stop: int | None = None
+    ) -> Raw:
         """Returns the bytes of the blob whose header is at `offset`.
 
         Args:
             offset: as the program states it.
             dtype: the element type that the program states.
             count: the number of elements that the program states.
-            first: how many of them to read; None is all.
+            start: the first of them to read, which begins a byte.
+            stop: the one after the last of them to read; None is all.
 
         Raises:
             ModelFormatError: the blob does not hold all of that.
         """
         header = self._header(offset, dtype, count)
-        nbytes = header.nbytes if first is None else dtype.nbytes(first)
-        return self._read(header.start, nbytes, f"the blob at {offset}")
+        skipped = dtype.nbytes(start)
+        nbytes = header.nbytes if stop is None else dtype.nbytes(stop)
+        return self._read(header.start + skipped, nbytes - skipped, f"the blob at {offset}")
 
     def chunks(self, offset: int, dtype: DType, count: int) -> Iterator[memoryview]:
         """Yields the same bytes in pieces; each is overwritten by the next.
@@ -173,12 +177,14 @@ class GrownBlobs:
         self._file = file
         self._added = added
 
-    def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> Raw:
+    def read(
+        self, offset: int, dtype: DType, count: int, start: int = 0, stop: int | None = None
+    ) -> Raw:
         """Returns the bytes of the blob at `offset`: see `BlobFile.read`."""
         if offset not in self._added:
-            return self._file.read(offset, dtype, count, first)
+            return self._file.read(offset, dtype, count, start, stop)
         raw: Raw = self._added[offset].load()
-        return raw if first is None else raw[: dtype.nbytes(first)]
+        return raw[dtype.nbytes(start) : dtype.nbytes(count if stop is None else stop)]
 
     def chunks(self, offset: int, dtype: DType, count: int) -> Iterator[memoryview]:
         """Yields the same bytes in pieces: see `BlobFile.chunks`."""
@@ -215,8 +221,19 @@ class BlobWriter:
             dtype: its element type.
             count: its number of elements.
         """
+        return self.write_pieces((raw,), dtype, count)
+
+    def write_pieces(self, pieces: Iterable[Raw], dtype: DType, count: int) -> int:
+        """Appends a blob and returns its offset, as `write` does.
+
+        Args:
+            pieces: its bytes, one after the other.
+            dtype: its element type.
+            count: its number of elements.
+        """
         offset = self._begin(dtype, count)
-        self._write(raw.data)
+        for raw in pieces:
+            self._write(raw.data)
         return offset
 
     def copy(self, source: BlobFile | GrownBlobs, offset: int, dtype: DType, count: int) -> int:

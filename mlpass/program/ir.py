@@ -89,8 +89,9 @@ class Constant:
         load: returns it: for a tensor the stored bytes, else a Python object.
         storage: (file, place) where it is in a weight file; constants of equal storage are one.
         in_file: whether that is a weight file rather than the program's own text.
-        peek: returns the stored bytes of its first elements, as many as given, where that is
+        part: returns the stored bytes of the elements from one place to another, where that is
             cheaper than to load it.
+        pieces: yields its stored bytes one after the other, where it is not held in memory.
         stored: the bytes that are stored for it, where those are not its elements', packed.
     """
 
@@ -98,7 +99,8 @@ class Constant:
     load: Callable[[], Any] = field(repr=False)
     storage: tuple[str, Hashable] | None = None
     in_file: bool = False
-    peek: Callable[[int], Raw] | None = field(default=None, repr=False)
+    part: Callable[[int, int], Raw] | None = field(default=None, repr=False)
+    pieces: Callable[[], Iterator[Raw]] | None = field(default=None, repr=False)
     stored: int | None = None
 
     @classmethod
@@ -115,11 +117,32 @@ class Constant:
                 the old one is stated in the program's text, or where the new one is so small that
                 coremltools would, it is stated there, too.
         """
-        small = prod(shape) < _SMALLEST_IN_FILE
-        if beside is None or not beside.in_file or beside.storage is None or small:
-            return cls(TensorType(dtype, shape), lambda: raw)
-        storage = (beside.storage[0], object())
-        return cls(TensorType(dtype, shape), lambda: raw, storage, in_file=True)
+        storage = _place_beside(beside, prod(shape))
+        return cls(TensorType(dtype, shape), lambda: raw, storage, in_file=storage is not None)
+
+    @classmethod
+    def in_pieces(
+        cls,
+        pieces: Callable[[], Iterator[Raw]],
+        dtype: str,
+        shape: tuple[int, ...],
+        beside: Constant,
+    ) -> Constant:
+        """Returns a new constant whose elements are made only as they are written.
+
+        Args:
+            pieces: yields its elements as they are stored, packed, whenever it is called.
+            dtype: as for `packed`, and so are the others.
+            shape: of all of them.
+            beside: an old constant.
+        """
+
+        def load() -> Raw:
+            return np.concatenate([*pieces(), np.empty(0, np.uint8)])
+
+        storage = _place_beside(beside, prod(shape))
+        kind, in_file = TensorType(dtype, shape), storage is not None
+        return cls(kind, load, storage, in_file, pieces=pieces)
 
     @classmethod
     def of(cls, array: NDArray[np.generic], beside: Constant | None = None) -> Constant:
@@ -177,9 +200,16 @@ class Constant:
             ModelFormatError: what is stored is not what the type says.
         """
         count = min(count, self.size)
-        if self.peek is None:
+        if self.part is None:
             return np.asarray(self.read()).reshape(-1)[:count]
-        return unpack_elements(self.peek(count), self.dtype, count)
+        return unpack_elements(self.part(0, count), self.dtype, count)
+
+
+def _place_beside(beside: Constant | None, size: int) -> tuple[str, Hashable] | None:
+    """Returns a new place in the weight file of an old constant; None for the program's text."""
+    if beside is None or not beside.in_file or beside.storage is None or size < _SMALLEST_IN_FILE:
+        return None
+    return (beside.storage[0], object())
 
 
 Argument = Value | Constant

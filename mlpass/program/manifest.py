@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpass.errors import ModelFormatError
+from mlpass.files import naming
 
 _MANIFEST = "Manifest.json"
 
@@ -28,7 +29,8 @@ def find_model(package: Path) -> Path:
             f"{package}: has no {_MANIFEST}: not a package, or an incomplete copy"
         )
     try:
-        content = json.loads(manifest.read_bytes())
+        with naming(manifest):
+            content = json.loads(manifest.read_bytes())
         relative = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ModelFormatError(f"{manifest}: names no root model ({error!r})") from None

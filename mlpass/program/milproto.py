@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, MutableSequence, Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,8 +27,10 @@ _HIGHEST_RANK = 64  # numpy's
 class BlobReader(Protocol):
     """Where blobs are read: see `blobs.BlobFile`."""
 
-    def read(self, offset: int, dtype: DType, count: int, first: int | None = None) -> ir.Raw:
-        """Returns the stored bytes of a blob, or only those of its first elements."""
+    def read(
+        self, offset: int, dtype: DType, count: int, start: int = 0, stop: int | None = None
+    ) -> ir.Raw:
+        """Returns the stored bytes of a blob, or those of a run of its elements."""
 
     def check(self, offset: int, dtype: DType, count: int) -> None:
         """Raises ModelFormatError where there is no such blob."""
@@ -250,13 +253,8 @@ class MilProto:
             reader.check(offset, dtype, count)
         except ModelFormatError as error:
             raise ModelFormatError(f"{where}: {error}") from None
-        constant = ir.Constant(
-            value_type,
-            lambda: reader.read(offset, dtype, count),
-            storage=(file_name, offset),
-            in_file=True,
-            peek=lambda first: reader.read(offset, dtype, count, first),
-        )
+        read = partial(reader.read, offset, dtype, count)
+        constant = ir.Constant(value_type, read, (file_name, offset), in_file=True, part=read)
         self.blobs[constant] = message
         return constant
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from google.protobuf.message import DecodeError
 
 from mlpass.errors import ModelFormatError
-from mlpass.files import check_apart, check_free, whole_folder
+from mlpass.files import check_apart, check_free, naming, whole_folder
 from mlpass.program import encode, ir
 from mlpass.program.blobs import BlobFile, BlobWriter, GrownBlobs
 from mlpass.program.manifest import check_items, find_model, inside, is_within
@@ -165,7 +165,7 @@ class Package:
         if file_name not in self._files:
             path = self.blob_path(file_name)
             if not path.is_file():
-                raise ModelFormatError(f"its weight file {file_name!r} is missing, or no file")
+                raise ModelFormatError(f"its weight file {file_name!r} is missing, or not a file")
             if path == self.model_path:
                 raise ModelFormatError(f"its weight file {file_name!r} is the model itself")
             blobs = BlobFile(path)
@@ -247,7 +247,8 @@ class Rewriter:
         assert constant.storage is not None
         file_name = constant.storage[0]
         if constant.storage not in self._places:
-            offset = self._writer(file_name).write(constant.load(), constant.dtype, constant.size)
+            pieces = (constant.load(),) if constant.pieces is None else constant.pieces()
+            offset = self._writer(file_name).write_pieces(pieces, constant.dtype, constant.size)
             self._places[constant.storage] = offset
         return file_name, self._places[constant.storage]
 
@@ -312,7 +313,8 @@ class Rewriter:
 def _parse(path: Path) -> Message:
     spec: Message = Model()
     try:
-        spec.ParseFromString(path.read_bytes())
+        with naming(path):
+            spec.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ModelFormatError(
             f"{path}: is not a Core ML model message: {error}; copy or convert the model again"

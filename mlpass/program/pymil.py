@@ -55,8 +55,7 @@ class LiveProgram:
     Attributes:
         graph: the program as a graph that reads the program's own arrays.
         ops: the pymil op that each op of the graph stands for.
-        variables: the pymil variable that each result of `const` and `constexpr_*` ops, and each
-            constant, stands for.
+        variables: the pymil variable that each value and each constant stands for.
     """
 
     graph: Program
@@ -117,6 +116,7 @@ class _Reader:
                 self.values[variable] = op.outputs[0]
                 first.append(op)
         block = self._block(function, tuple(inputs.values()))
+        self.variables.update((value, variable) for variable, value in self.values.items())
         return Function(name, replace(block, ops=(*first, *block.ops)), self.opset, layouts)
 
     def _value(self, variable: Variable, name: str | None = None) -> Value:
@@ -145,8 +145,6 @@ class _Reader:
         outputs = tuple(self._value(variable) for variable in op.outputs)
         read = Op(op.op_type, op.name, arguments, outputs, blocks)
         self.ops[read] = op
-        if op.op_type == "const" or op.op_type.startswith("constexpr_"):
-            self.variables.update(zip(outputs, op.outputs, strict=True))
         return read
 
     def _argument(self, variable: Variable) -> Argument:

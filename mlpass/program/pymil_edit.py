@@ -83,6 +83,7 @@ class PymilEditor:
             name for function in program.functions.values() for name in _storage_names_in(function)
         }
         self._shared: dict[tuple[str, str, ValueType], str] = {}
+        self._added: dict[Argument, Variable] = {}  # constants in the block that ops are built in
         self._entered = ExitStack()
         self._block: PymilBlock | None = None
 
@@ -132,6 +133,7 @@ class PymilEditor:
             self._entered.close()
             self._entered.enter_context(block)
             self._block = block
+            self._added.clear()
 
     def _insert(self, new: Op, before: object, weight_id: str | None) -> None:
         from coremltools.converters.mil.mil import Builder
@@ -140,12 +142,17 @@ class PymilEditor:
             made = self._const(new.inputs["val"][0], new.name, before, weight_id)
         else:
             inputs = {}
-            for parameter, (argument,) in new.inputs.items():
-                inputs[parameter] = self._variables.get(argument)
-                if isinstance(argument, Constant) and inputs[parameter] is None:
-                    shared = weight_id and self._shared_name(weight_id, parameter, argument)
-                    name = free_name(f"{new.name}_{parameter}", self._names)
-                    inputs[parameter] = self._const(argument, name, before, shared)
+            for parameter, arguments in new.inputs.items():
+                found = []
+                for argument in arguments:
+                    variable = self._variables.get(argument) or self._added.get(argument)
+                    if isinstance(argument, Constant) and variable is None:
+                        shared = weight_id and self._shared_name(weight_id, parameter, argument)
+                        name = free_name(f"{new.name}_{parameter}", self._names)
+                        variable = self._const(argument, name, before, shared)
+                        self._added[argument] = variable
+                    found.append(variable)
+                inputs[parameter] = found[0] if len(found) == 1 else found
             made = getattr(Builder, new.type)(**inputs, name=new.name, before_op=before)
         results = made if isinstance(made, tuple | list) else (made,)
         for value, variable in zip(new.outputs, results, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,11 @@ from tqdm import tqdm
 from mlpass.errors import NotApplicable, visible
 from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
+from mlpass.weights.in_pieces import encode_in_pieces
 from mlpass.weights.nearest import encode_nearest
 from mlpass.weights.reading import layout_of_site, magnitude, weight_of
 from mlpass.weights.record import untouched_record
-from mlpass.weights.storing import Editor, Replacements, encode_weight
+from mlpass.weights.storing import Editor, Encoded, Replacements, encode_weight
 
 
 def prune_data_free(steps: Sequence[Step], editor: Editor) -> list[LayerRecord]:
@@ -42,8 +44,11 @@ def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
     site = step.site
     if step.skipped or step.mode is None:
         return untouched_record(site, step.skipped), []
-    weight = weight_of(site)
     try:
+        pieces = None if step.storage is not None else encode_in_pieces(site, step.mode, step.cut)
+        if pieces is not None:
+            return _record(step, pieces), pieces.replacements
+        weight = weight_of(site)
         keep = _keep(step, weight)
         if step.storage is not None:
             stored = encode_nearest(site, weight, keep, step.mode, step.storage)
@@ -53,17 +58,20 @@ def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
             stored = encode_weight(site, weight, keep)
     except NotApplicable as reason:
         return untouched_record(site, str(reason)), []
-    layer = replace(
-        untouched_record(site, counted=False),
+    return _record(step, stored), stored.replacements
+
+
+def _record(step: Step, stored: Encoded) -> LayerRecord:
+    return replace(
+        untouched_record(step.site, counted=False),
         mode=str(step.mode),
         storage=None if step.storage is None else str(step.storage),
         method="magnitude",
         zeros=stored.zeros,
-        sparsity=stored.zeros / keep.size,
+        sparsity=stored.zeros / math.prod(step.site.shape),
         encoding=stored.encoding,
         bytes_after=stored.nbytes,
     )
-    return layer, stored.replacements
 
 
 def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:

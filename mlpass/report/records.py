@@ -23,8 +23,8 @@ class LayerRecord:
         shape: of the weight.
         dtype: of its elements, coremltools' spelling.
         mode: that pruned it, as text; None where none did.
-        method: that scored it, with the reason where it is not the one that was asked for; None
-            where none did.
+        method: that scored it, with the reason where it is not the one that was asked for; "polish"
+            where what is stored was trained; None where none did.
         zeros: how many elements are zero; None where that cannot be told.
         sparsity: `zeros` over the number of elements; None likewise.
         encoding: "dense", "sparse", "sparse + quantized", ..., as it is stored now.
@@ -180,6 +180,7 @@ class Report:
 
     def _total_text(self) -> str:
         pruned = sum(layer.skipped is None and layer.mode is not None for layer in self.layers)
+        polished = sum(layer.mode is None and layer.method == "polish" for layer in self.layers)
         if self.output is None:
             return (
                 f"{visible(self.source)}: {len(self.layers)} weights, "
@@ -187,7 +188,8 @@ class Report:
             )
         ratio = self.bytes_before / self.bytes_after if self.bytes_after else 0.0
         return (
-            f"{pruned} of {len(self.layers)} weights pruned, sparsity {self.sparsity:.4f}, "
+            f"{polished or pruned} of {len(self.layers)} weights "
+            f"{'polished' if polished else 'pruned'}, sparsity {self.sparsity:.4f}, "
             f"{bytes_text(self.bytes_before)} -> {bytes_text(self.bytes_after)} "
             f"({ratio:.2f}x smaller): {visible(self.output)}"
             + ("" if self.budget is None else f"\n{self.budget}")
@@ -218,10 +220,12 @@ def _error(error: float | None) -> str:
 def _how(layer: LayerRecord) -> str:
     if layer.skipped:
         return f"skipped: {layer.skipped}"
+    if layer.mode is None:
+        return layer.method or ""
     method = "" if layer.method in (None, "magnitude") else f", {layer.method}"
     kept = "" if layer.storage is None else f" + {layer.storage}"
     target = f", target {layer.target}" if layer.target else ""
-    return f"{layer.mode or ''}{kept}{method}{target}"
+    return f"{layer.mode}{kept}{method}{target}"
 
 
 def _most(ops: Mapping[str, int], shown: int = 6) -> str:

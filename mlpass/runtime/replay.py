@@ -19,7 +19,6 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from mlpass.arrays import Array
-from mlpass.blas import one_blas_thread
 from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import map_items, thread_count
 from mlpass.program.ir import Op, Value
@@ -129,7 +128,7 @@ def _label(number: int, place: int, sample: Sequence[Inputs]) -> str:
 @contextmanager
 def _working(backend: Backend) -> Iterator[None]:
     """Holds what running needs, but not while the caller has control."""
-    with one_blas_thread(), backend.session(False):
+    with backend.held(), backend.session(False):
         yield
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
-from mlpass.files import check_regular
+from mlpass.files import check_regular, naming
 
 Inputs = Mapping[str, Any]  # what one prediction takes
 Sample = Inputs | Sequence[Inputs]  # of one prediction, or of several on one state
@@ -109,7 +109,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         OSError: it cannot be read.
     """
     check_regular(path, CalibrationError)
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         if file.read(len(_NPY)) == _NPY:
             raise CalibrationError(f"{path}: is a single array, not an .npz of named ones")
         try:

@@ -52,8 +52,8 @@ class ADMM(Method):
             from being fitted too closely.
     """
 
-    iterations: int = option(default=8, low=1, help="products with the inverse")
-    finish: int = option(default=3, low=0, help="conjugate-gradient steps on the final mask")
+    iterations: int = option(default=8, low=1, high=10_000, help="products with the inverse")
+    finish: int = option(default=3, low=0, high=10_000, help="conjugate-gradient steps on the mask")
     penalty: float = option(default=0.65, above=0, help="of the disagreement of mask and weights")
     dampening: float = option(
         default=0.01, low=0, high=1, help="fraction of a Gram's mean diagonal that is added to it"
@@ -69,6 +69,10 @@ class ADMM(Method):
         if self.finish:
             split = refit(scaled, keep, split, self.finish, dampening)
         return self._checked(problem, Pruned(split / scale, keep, dampening))
+
+    def rivals(self, problem: Problem) -> tuple[Method, ...]:
+        """Returns SparseGPT with refit, where it leaves as many zeros."""
+        return () if problem.mode.target is None else (SparseGPT(self.dampening, refit=True),)
 
     def _checked(self, problem: Problem, found: Pruned) -> Pruned:
         """Returns what the search found, or what a simpler method's mask gives where that is less.

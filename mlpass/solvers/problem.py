@@ -101,6 +101,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def rivals(self, problem: Problem) -> tuple[Method, ...]:
+        """Returns the methods that it is never worse than, which rounding might turn round."""
+        return ()
+
 
 def pruned_by(method: Method, problem: Problem) -> Pruned:
     """Returns a method's result, of the kind of the problem's weight and where that is.

@@ -16,6 +16,7 @@ from mlpass.solvers.factored import factor
 from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.settle import settle
 from mlpass.solvers.sparsegpt import SparseGPT, sweep
+from mlpass.storage.outliers import Divided
 from mlpass.storage.storage import Grid
 
 # Dampening where samples are fewer than columns: held-out errors were least with it, at a sixteenth
@@ -47,7 +48,8 @@ def prune_rounded(problem: Problem, method: Method, grid: Grid) -> Pruned:
     factored = factor(problem, windows, sweeper.dampening)
     rounding = make(factored.order)
     short = factored.hides and problem.gram.is_short
-    if isinstance(method, SparseGPT) and not (method.refit or short):
+    divided = isinstance(grid, Divided)  # its outliers were chosen of what is kept
+    if isinstance(method, SparseGPT) and not (method.refit or short or divided):
         start, fixed, used = problem.target, None, factored.dampening
     else:
         start, fixed = pruned.weight, pruned.keep

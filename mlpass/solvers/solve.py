@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
+
+import numpy as np
 
 from mlpass.arrays import (
     Array,
@@ -30,7 +32,7 @@ from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.plain import rounding_of
-from mlpass.storage.storage import Storage
+from mlpass.storage.storage import Grid, Storage
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,34 @@ def solve(
     if storage is None:
         found = make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
         return replace(found, method=str(chosen), reason=reason)
-    grid = storage.grid(used, host(problem.gram.diagonal), host(given).dtype)
-    pruned = prune_rounded(problem, chosen, grid)
+    pruned, grid = _least_rounded(problem, chosen, storage, used, host(given).dtype)
     found = make_solution(problem, pruned, used, weight, powers())
     parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}
     reasons = [each for each in (reason, storage.note(used)) if each]
     return replace(
         found, parts=parts, method=str(chosen), reason="; ".join(reasons) if reasons else None
     )
+
+
+def _least_rounded(
+    problem: Problem, method: Method, storage: Storage, layout: Layout, dtype: np.dtype[Any]
+) -> tuple[Pruned, Grid]:
+    """Returns a method's result on its grid, or that of a rival which rounding does less harm."""
+
+    def rounded(method: Method) -> tuple[Pruned, Grid]:
+        grid = storage.grid(layout, host(problem.gram.diagonal), dtype)
+        pruned = prune_rounded(problem, method, grid)
+        if pruned.power is None:
+            pruned = pruned._replace(
+                power=output_power(pruned.weight - problem.target, problem.gram)
+            )
+        return pruned, grid
+
+    best = rounded(method)
+    if host(best[0].keep).all():
+        return best
+    others = [rounded(rival) for rival in method.rivals(problem)]
+    return min([best, *others], key=lambda one: one[0].power or 0.0)
 
 
 def usable(problem: Problem, method: Method) -> tuple[Method, str | None]:

@@ -17,6 +17,17 @@ def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[np
     return result
 
 
+def mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
+    """Returns the mask bits (least significant first) of what `pack` would store, and its count.
+
+    Args:
+        weight: any shape, C-contiguous.
+        keep: the same shape, True = kept; it is overwritten with what is stored.
+    """
+    counts = _mark(weight, keep)
+    return np.packbits(keep.reshape(-1), bitorder="little"), sum(counts)
+
+
 def pack(
     weight: NDArray[np.generic], keep: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
@@ -28,16 +39,54 @@ def pack(
         weight: any shape, C-contiguous.
         keep: the same shape, True = kept; it is overwritten with what is stored.
     """
+    counts = _mark(weight, keep)
+    stored = keep.reshape(-1)
+    return np.packbits(stored, bitorder="little"), _gathered(weight, stored, counts)
+
+
+def stored_elements(
+    weight: NDArray[np.generic], mask: NDArray[np.uint8], *, dense: bool
+) -> NDArray[np.generic]:
+    """Returns the elements of a weight that a mask keeps, or all with 0 where it keeps none, 1-D.
+
+    Args:
+        weight: any shape, C-contiguous.
+        mask: its bits, least significant first.
+        dense: whether to return all.
+    """
+    keep = empty((weight.size,), np.uint8)
+
+    def unpack_bits(start: int, stop: int) -> int:
+        bits = mask[start // 8 : -(-stop // 8)]
+        keep[start:stop] = np.unpackbits(bits, count=stop - start, bitorder="little")
+        return int(np.count_nonzero(keep[start:stop]))
+
+    counts = map_slabs(unpack_bits, weight.size)
+    stored = keep.view(bool)
+    if dense:
+        return zero_out(weight.reshape(-1), stored)
+    return _gathered(weight, stored, counts)
+
+
+def _mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> list[int]:
+    """Unmarks in `keep` what is zero, and returns how many are left in each slab."""
     bits = weight.reshape(-1).view(f"u{weight.dtype.itemsize}")
     stored = keep.reshape(-1)
     # All bits but the sign: -0 is a zero, too.
     magnitude = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
 
-    def mark(start: int, stop: int) -> int:
+    def unmark(start: int, stop: int) -> int:
         stored[start:stop] &= (bits[start:stop] & magnitude) != 0
         return int(np.count_nonzero(stored[start:stop]))
 
-    counts = map_slabs(mark, bits.size)
+    return map_slabs(unmark, bits.size)
+
+
+def _gathered(
+    weight: NDArray[np.generic], stored: NDArray[np.bool_], counts: list[int]
+) -> NDArray[np.generic]:
+    """Returns the stored elements, 1-D, of which each slab has as many as `counts` says."""
+    bits = weight.reshape(-1).view(f"u{weight.dtype.itemsize}")
     ends = np.cumsum(counts)
     nonzero = empty((int(ends[-1]) if counts else 0,), bits.dtype)
 
@@ -46,7 +95,7 @@ def pack(
         np.compress(stored[start:stop], bits[start:stop], out=nonzero[end - count : end])
 
     map_slabs(gather, bits.size)
-    return np.packbits(stored, bitorder="little"), nonzero.view(weight.dtype)
+    return nonzero.view(weight.dtype)
 
 
 def unpack(

@@ -158,7 +158,7 @@ def map_groups(
 def channels_first(array: Kind, layout: Layout, dim: int) -> Kind:
     """Returns `array` as (outer, channels, inner), with the channels of `dim` in the middle."""
     if dim == 1 and len(layout.axes[2]) == 1:
-        return reshaped(array, _around_channels(layout))
+        return reshaped(array, around_channels(layout))
     groups, rows, channels, positions = layout.sizes
     shape = (groups * rows, channels, positions)
     if dim == 0:
@@ -173,7 +173,7 @@ def channels_back(array: Kind, layout: Layout, dim: int) -> Kind:
     return layout.join(reshaped(array, layout.sizes))
 
 
-def _around_channels(layout: Layout) -> tuple[int, int, int]:
+def around_channels(layout: Layout) -> tuple[int, int, int]:
     """Returns the shape of the stored weight around its channels, where they are one axis."""
     (axis,) = layout.axes[2]
     sizes = layout.split_shape

@@ -23,8 +23,10 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Places = NDArray[np.integer[Any]]
 
-_MOST = 1 << 15  # values of a table that are put in order; more are counted into as many bins
+_MOST = 1 << 15  # values of a table that are put in order; more are counted
+_BINS = 1 << 16  # that they are counted into: as many as there are halves
 _COARSE = 64  # parts that the density is read from
+_CAPPED = 8  # rounds of capping the density
 _CELLS = 4  # of the lattice, for each entry
 _WINDOW = 24  # cells to each side that an edge may begin at
 _ROUNDS = 60
@@ -108,33 +110,26 @@ def _in_order(values: Floats, shares: Floats | None) -> _Line:
 
 
 def _counted(values: Floats, shares: Floats | None) -> _Line:
-    """Returns bins, which are finer near the mean."""
+    """Returns bins, the occupied ones alone: each is of values that are alike in fp16."""
     tables = len(values)
-    if shares is None:
-        middle = values.mean(axis=1, keepdims=True)
-        scaled = values - middle
-    else:
-        total = shares.sum(axis=1, dtype=np.float64)
-        mean = np.einsum("tv,tv->t", values, shares, dtype=np.float64)
-        middle = (mean / np.where(total > 0, total, 1)).astype(np.float32)[:, None]
-        scaled = np.where(shares > 0, values - middle, np.float32(0))
-    root = np.sqrt(np.abs(scaled))
-    np.copysign(root, scaled, out=root)
-    low, high = root.min(axis=1, keepdims=True), root.max(axis=1, keepdims=True)
-    width = np.where(high > low, high - low, np.float32(1))
-    root -= low
-    root *= np.float32(_MOST) / width
-    place = np.minimum(root.astype(np.int32), _MOST - 1)
-    place += (np.arange(tables, dtype=np.int32) * _MOST)[:, None]
-    flat = place.reshape(-1)
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    exponent = np.frexp(np.where(largest > 0, largest, np.float32(1)))[1]
+    bits = np.ldexp(values, 15 - exponent).astype(np.float16).view(np.int16).astype(np.int32)
+    place = np.where(bits < 0, -(bits & 0x7FFF), bits) + _BINS // 2
+    flat = (place + (np.arange(tables, dtype=np.int32) * _BINS)[:, None]).reshape(-1)
     share = None if shares is None else shares.reshape(-1)
     moments = values if shares is None else values * shares
-    weight = np.bincount(flat, share, tables * _MOST).reshape(tables, _MOST)
-    moment = np.bincount(flat, moments.reshape(-1), tables * _MOST).reshape(tables, _MOST)
-    edges = low.astype(np.float64) + np.arange(_MOST + 1) * (width.astype(np.float64) / _MOST)
-    outer = middle + np.copysign(np.square(edges), edges)
-    own = np.broadcast_to(np.arange(_MOST + 1, dtype=np.int32), outer.shape)
-    return _Line(_sums(weight), _sums(moment), outer, own, np.count_nonzero(weight, axis=1))
+    weight = np.bincount(flat, share, tables * _BINS).reshape(tables, _BINS)
+    moment = np.bincount(flat, moments.reshape(-1), tables * _BINS).reshape(tables, _BINS)
+    occupied = np.count_nonzero(weight, axis=1)
+    columns = np.arange(max(1, occupied.max()))
+    order = np.argsort(weight == 0, axis=1, kind="stable")[:, : columns.size]
+    weight, moment = (np.take_along_axis(each, order, axis=1) for each in (weight, moment))
+    means = moment / np.where(weight > 0, weight, 1)
+    last = np.take_along_axis(means, np.maximum(occupied - 1, 0)[:, None], axis=1)
+    outer = np.concatenate([np.where(weight > 0, means, last), last], axis=1)
+    first = np.minimum(np.append(columns, columns.size), occupied[:, None]).astype(np.int32)
+    return _Line(_sums(weight), _sums(moment), outer, first, occupied)
 
 
 def _centres(line: _Line, edges: Places) -> Doubles:
@@ -162,9 +157,16 @@ def _first_edges(line: _Line, entries: int) -> Places:
 
     It is as dense as the cube root of the values.
     """
-    coarse = np.linspace(0, line.weight.shape[1] - 1, _COARSE + 1).astype(np.intp)
+    last = line.weight.shape[1] - 1
+    tail = np.unique((2 ** np.arange(0, np.log2(max(2, last / _COARSE)), 0.25)).astype(np.intp))
+    coarse = np.linspace(0, last, _COARSE + 1).astype(np.intp)
+    coarse = np.unique(np.concatenate([coarse, tail, last - tail]))  # finer far out
     counts, widths = np.diff(line.weight[:, coarse]), np.diff(line.outer[:, coarse])
-    dense = _sums(np.cbrt(counts * np.square(widths)))
+    parts = np.cbrt(counts * np.square(widths))
+    for _ in range(_CAPPED):  # no part needs more entries than it has values
+        most = np.diff(coarse) / entries * parts.sum(axis=1, keepdims=True)
+        parts = np.minimum(parts, most)
+    dense = _sums(parts)
     wanted = np.arange(entries * _CELLS + 1) / (entries * _CELLS)
     found = [np.interp(wanted * own[-1], own, coarse) for own in dense]
     lattice = np.rint(found).astype(np.intp)

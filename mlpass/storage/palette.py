@@ -13,8 +13,10 @@ from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
+from mlpass.sparsity.ranking import Mask
 from mlpass.storage.kmeans import fitted_tables
 from mlpass.storage.normal_float import normal_float
+from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
     Floats,
     Grid,
@@ -45,6 +47,7 @@ class Palette(Storage):
         group_size: rows that share a table; 0 (or None) for one table a weight.
         table: "kmeans" fits the entries to the weights, "normal_float" scales a fixed table to the
             largest magnitude.
+        outliers: share of elements that are kept apart, in the weight's dtype beside a mask.
     """
 
     bits: int = option(
@@ -62,6 +65,9 @@ class Palette(Storage):
         must='"kmeans" or "normal_float"',
         help="how the entries are found",
     )
+    outliers: float = option(
+        default=0.0, low=0, high=0.5, help="share of elements that are kept apart, as they are"
+    )
 
     def __post_init__(self) -> None:
         if self.group_size is None:
@@ -76,6 +82,11 @@ class Palette(Storage):
     def code_bits(self) -> int:
         """The bits of an index."""
         return self.bits
+
+    @property
+    def apart(self) -> float:
+        """The share of outliers."""
+        return self.outliers
 
     @property
     def needs_mask(self) -> bool:
@@ -117,7 +128,7 @@ class Palette(Storage):
 
     def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
         """Returns tables, yet to be fitted."""
-        return _Tables(self, layout, power, dtype)
+        return divided(_Tables(self, layout, power, dtype), self.outliers, layout, power, dtype)
 
     def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
         """Returns indices, and the tables in blocks of the weight's axes, or the only one.
@@ -164,8 +175,11 @@ class _Tables:
         middles: Floats = (self.entries[:, 1:] + self.entries[:, :-1]) / np.float32(2)
         return middles
 
-    def fit(self, weight: Array, keep: Array) -> MakeRounding:
-        """Fixes each table to the kept weights of its rows, and to a zero where that is stored."""
+    def fit(self, weight: Array, keep: Array, apart: Mask | None = None) -> MakeRounding:
+        """Fixes each table to the kept weights of its rows, and to a zero where that is stored.
+
+        What is `apart` is zero in `weight`, and counts for nothing.
+        """
         count, kept = len(self.entries), host(keep)
         values = host(weight).reshape(count, -1)
         if self.palette.table == "normal_float":
@@ -175,10 +189,12 @@ class _Tables:
         else:
             number = int(np.count_nonzero(kept))
             zero = number < kept.size and not self.palette.masked(kept.size, number)
-            alike = number == kept.size and (self.power == self.power.flat[0]).all()
+            whole = number == kept.size and (apart is None or not apart.any())
+            alike = whole and (self.power == self.power.flat[0]).all()
             shares = None
             if not alike or self.power.flat[0] == 0:
-                shares = np.where(kept, self.power[:, None, :], np.float32(0)).reshape(count, -1)
+                counts = kept if apart is None else kept & ~apart
+                shares = np.where(counts, self.power[:, None, :], np.float32(0)).reshape(count, -1)
             found = fitted_tables(values, shares, self.palette.entries, zero)
         self.entries[:] = found.astype(self.dtype)  # as it will be stored
         return self.rounding
@@ -244,6 +260,10 @@ class _Tables:
         codes = self.codes.reshape(len(entries), -1)
         for table, own in enumerate(rank):
             codes[table] = own[codes[table]]
+        return self.decoded()
+
+    def decoded(self) -> Floats:
+        """Returns the weight that the codes stand for."""
         return self.spread(self.entries)
 
     def parts(self, keep: Array) -> dict[str, NDArray[Any]]:

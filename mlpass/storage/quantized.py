@@ -13,6 +13,8 @@ from mlpass.options import option
 from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
+from mlpass.sparsity.ranking import Mask
+from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
     Floats,
     Grid,
@@ -47,6 +49,7 @@ class Quantized(Storage):
         dtype: "int8" or "int4" for symmetric codes, "uint8" or "uint4" for affine ones, which
             have an offset.
         block_size: input channels that share a scale; None for all of a row.
+        outliers: share of elements that are kept apart, in the weight's dtype beside a mask.
     """
 
     dtype: str = option(
@@ -57,6 +60,9 @@ class Quantized(Storage):
     )
     block_size: int | None = option(
         default=None, low=1, help="input channels that share a scale; all of a row without it"
+    )
+    outliers: float = option(
+        default=0.0, low=0, high=0.5, help="share of elements that are kept apart, as they are"
     )
 
     @property
@@ -74,6 +80,11 @@ class Quantized(Storage):
     def code_bits(self) -> int:
         """The bits of an integer."""
         return _BITS[self.dtype]
+
+    @property
+    def apart(self) -> float:
+        """The share of outliers."""
+        return self.outliers
 
     @property
     def needs_ios18(self) -> str | None:
@@ -108,7 +119,8 @@ class Quantized(Storage):
 
     def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
         """Returns scales and offsets, yet to be fitted."""
-        return _Grid(self, layout, power, self.blocks(layout), dtype)
+        grid = _Grid(self, layout, power, self.blocks(layout), dtype)
+        return divided(grid, self.outliers, layout, power, dtype)
 
     def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
         """Returns the integers, with scales and offsets.
@@ -162,9 +174,12 @@ class _Grid:
         self.power = power.reshape(groups, 1, *self.shape[2:])
         self.codes = np.zeros((groups, rows, channels * positions), np.float32)
 
-    def fit(self, weight: Array, keep: Array) -> MakeRounding:
-        """Fixes scales and offsets to the kept weights: least squares, by input power."""
-        values = host(weight).reshape(self.shape)  # zero where not kept, which is always on it
+    def fit(self, weight: Array, keep: Array, apart: Mask | None = None) -> MakeRounding:
+        """Fixes scales and offsets to the kept weights: least squares, by input power.
+
+        What is not kept, or `apart`, is zero in `weight`, which is always on the grid.
+        """
+        values = host(weight).reshape(self.shape)
 
         def search(part: tuple[int, slice]) -> None:
             found = self._searched(values[part], self.power[part[0]])
@@ -259,6 +274,10 @@ class _Grid:
         scale = scale.astype(np.float32)
         does = (scale > 0) & (self._reach(scale, self.offset) <= np.finfo(self.dtype).max)
         np.copyto(self.scale, scale, where=does.all(axis=2, keepdims=True))
+        return self.decoded()
+
+    def decoded(self) -> Floats:
+        """Returns the weight that the codes stand for."""
         return (self._steps() * self.scale[..., None]).reshape(self.codes.shape)
 
     def _reach(self, scale: Floats, offset: Floats) -> Floats:

@@ -136,6 +136,11 @@ class Storage:
         raise NotImplementedError
 
     @property
+    def apart(self) -> float:
+        """The share of elements that are kept as they are, beside the codes of all."""
+        return 0.0
+
+    @property
     def needs_mask(self) -> bool:
         """Whether codes have no room for a zero, so that zeros always take a mask."""
         return False
@@ -203,7 +208,10 @@ class Storage:
         kept = size if kept is None else kept
         masked = self.masked(size, kept)
         codes = self._masked_nbytes(size, kept) if masked else self._codes_nbytes(size)
-        return codes + self.others_nbytes(layout, np.dtype(dtype).itemsize, opset)
+        itemsize = np.dtype(dtype).itemsize
+        count = outlier_count(self.apart, size, kept)
+        apart = packed_nbytes(size, 1) + count * itemsize if count else 0
+        return codes + self.others_nbytes(layout, itemsize, opset) + apart
 
     def bits_per_weight(
         self, layout: Layout, dtype: np.dtype[Any] | type, kept: int | None = None, opset: int = 18
@@ -221,6 +229,11 @@ class Storage:
 def packed_nbytes(count: int, bits: int) -> int:
     """Returns how many bytes some elements take, packed."""
     return -(-count * bits // 8)
+
+
+def outlier_count(share: float, size: int, kept: int) -> int:
+    """Returns how many elements of a weight are kept apart, of those that are kept at all."""
+    return min(int(share * size), kept)
 
 
 def dividing(size: int, wanted: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mlpass.errors import ConfigError, Terminated, brief
+from mlpass.errors import ENDS, ConfigError, brief, told
 
 Evaluate = Callable[[str], float]
 
@@ -18,18 +18,15 @@ def evaluated(evaluate: Evaluate, path: str) -> float:
     """
     try:
         given: Any = evaluate(path)
-    except Terminated:
+    except ENDS:
         raise
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"evaluate: raised {_told(error)}") from error
+    except BaseException as error:
+        raise ConfigError(f"evaluate: raised {told(error)}") from error
     try:
         return float(given)
-    except Exception as error:
+    except ENDS:
+        raise
+    except BaseException as error:
         raise ConfigError(
-            f"evaluate: must return a number. Got {brief(given)}: {_told(error)}"
+            f"evaluate: must return a number. Got {brief(given)}: {told(error)}"
         ) from error
-
-
-def _told(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

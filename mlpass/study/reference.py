@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.blas import one_blas_thread
 from mlpass.examine.compare import predict_each
 from mlpass.examine.predict import write_arrays
 from mlpass.report.plain import to_json
@@ -30,8 +29,9 @@ def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[
         InputError: a sample does not fit the model; the text names it.
         ExecutionError: an op failed; likewise.
     """
+    assert interpreter.backend is not None  # studies refuse Core ML itself
     for number, sample in enumerate(samples):
-        with one_blas_thread():
+        with interpreter.backend.held():
             outputs = list(predict_each(interpreter, sample, number))
         yield from outputs
 

@@ -13,7 +13,7 @@ from mlpass.program.ir import Program
 from mlpass.program.mlpackage import Package
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.ops import label_of
-from mlpass.weights.record import encoding_of, stored_bytes
+from mlpass.weights.record import encoding_of_site, stored_bytes
 from mlpass.weights.sites import Site, find_sites
 
 
@@ -92,12 +92,12 @@ def _difference(found: Sequence[Site], layer: LayerRecord) -> str | None:
         for name, is_now, meant in (
             ("shape", site.shape, layer.shape),
             ("dtype", site.dtype, layer.dtype),
-            ("encoding", encoding_of(site.parts), layer.encoding),
+            ("encoding", encoding_of_site(site), layer.encoding),
         ):
             if is_now != meant:
                 return f"its {name} is {is_now}, the report says {meant}"
-    parts = tuple(dict.fromkeys(part for site in found for part in site.parts))
-    nbytes = stored_bytes(replace(found[0], parts=parts))
+    parts = tuple(dict.fromkeys(part for site in found for part in site.every_part))
+    nbytes = stored_bytes(replace(found[0], parts=parts, apart=None))
     # What was left may have been stored with less: by itself, where it was a slice of another.
     if nbytes > layer.bytes_after or (layer.mode is not None and nbytes != layer.bytes_after):
         return f"it takes {nbytes} bytes, the report says {layer.bytes_after}"
@@ -116,8 +116,9 @@ def _readings(
                 for parameter, arguments in op.inputs.items():
                     for position in range(len(arguments)):
                         if site := by_use.get((op, parameter, position)):
+                            label = label_of(op if site.apart is None else site.apart.sums[op])
                             place = _Reading(
-                                program.name, function.name, label_of(op), parameter, position, 0
+                                program.name, function.name, label, parameter, position, 0
                             )
                             yield place._replace(number=seen[place]), site
                             seen[place] += 1

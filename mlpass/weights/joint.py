@@ -19,7 +19,7 @@ _JOINT_OPSET = 18
 
 def has_joint_form(site: Site) -> bool:
     """Returns whether a site is compressed in a way that a joint sparse form exists for."""
-    return site.constant is None and site.makers[0].type in encode.JOINT_FORMS
+    return site.is_compressed and site.apart is None and site.makers[0].type in encode.JOINT_FORMS
 
 
 def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> None:

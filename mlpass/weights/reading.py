@@ -32,7 +32,11 @@ def weight_of(site: Site) -> NDArray[np.generic]:
         return np.asarray(site.constant.read())
     if site.is_computed:
         raise ModelFormatError(f"{site.name}: the model makes it as it runs")
-    return materialize(site.parts, site.opset)
+    codes = materialize(site.parts, site.opset)
+    if site.apart is None:
+        return codes
+    rest = materialize(site.apart.parts, site.opset)
+    return (codes.astype(np.float32) + rest.astype(np.float32)).astype(codes.dtype)
 
 
 def decoded(site: Site) -> Site:

@@ -14,6 +14,7 @@ from mlpass.weights.sites import Site
 
 # Parameters of constexpr ops that say how their parts are read.
 ATTRIBUTES = frozenset({"shape", "axis", "vector_axis", "output_dtype"})
+WITH_OUTLIERS = " + outliers"
 
 
 def function_records(programs: Sequence[Program]) -> tuple[FunctionRecord, ...]:
@@ -52,7 +53,7 @@ def untouched_record(
         method=None,
         zeros=zeros,
         sparsity=None if zeros is None else zeros / max(1, int(np.prod(site.shape))),
-        encoding=encoding_of(site.parts),
+        encoding=encoding_of_site(site),
         bytes_before=nbytes,
         bytes_after=nbytes,
         skipped=skipped,
@@ -63,14 +64,14 @@ def stored_bytes(site: Site) -> int:
     """Returns the stored bytes of all that a weight is made from, what is shared counted once."""
     if site.constant is not None:
         return site.constant.stored_nbytes
-    return nbytes_of(site.parts, computed=site.is_computed)
+    return nbytes_of(site.every_part, computed=site.is_computed)
 
 
 def stored_sizes(site: Site) -> tuple[int, ...]:
     """Returns the stored bytes of each constant that a weight is made from."""
     if site.constant is not None:
         return (site.constant.stored_nbytes,)
-    return tuple(one.nbytes for one in _constants(site.parts, site.is_computed))
+    return tuple(one.nbytes for one in _constants(site.every_part, site.is_computed))
 
 
 def nbytes_of(ops: Iterable[Op], *, computed: bool = False) -> int:
@@ -101,6 +102,11 @@ def _is_setting(constant: Constant) -> bool:
     if not isinstance(constant.type, TensorType):
         return True
     return constant.dtype.name in ("int32", "bool", "string")
+
+
+def encoding_of_site(site: Site) -> str:
+    """Returns how a weight is stored, and whether it has outliers."""
+    return encoding_of(site.parts) + (WITH_OUTLIERS if site.apart is not None else "")
 
 
 def encoding_of(parts: Iterable[Op]) -> str:

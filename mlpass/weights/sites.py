@@ -14,117 +14,14 @@ import numpy as np
 
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
+from mlpass.weights.apart import joined
 from mlpass.weights.ops.record import WEIGHT_OPS
+from mlpass.weights.site import Site, Use
+
+__all__ = ["Site", "Use", "constants_of", "find_sites"]
 
 # Ops that make another value at each run, or keep one: never a constant, whatever they read.
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
-_FLOATS = {"fp16", "fp32", "fp64", "bf16", "fp8e4m3fn", "fp8e5m2"}
-
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """One reading of a constant.
-
-    Attributes:
-        op: that reads it.
-        parameter: by which it does.
-        position: among the arguments of that parameter.
-        settings: the op's other parameters that are constant and small, as Python values.
-    """
-
-    op: Op
-    parameter: str
-    position: int
-    settings: Mapping[str, object]
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A weight: what makes it, and who reads it.
-
-    Attributes:
-        name: of the value that the ops read, with the part and function it is in where the model
-            has several of that name.
-        names: of all values that share the storage, without those.
-        makers: the ops that make them: `const`, or a `constexpr_*` where it is compressed, or any
-            op that makes it of constants alone as the model runs.
-        parts: where it is not `const` that makes it, every op that takes part, the maker last.
-        constant: the stored constant; None where the makers are others.
-        uses: every reading, by an op that takes it as a weight.
-        opsets: iOS version of the function that each of the makers is in.
-        other_use: who else reads it, so that it must be left as it is; None where nobody does.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    makers: tuple[Op, ...]
-    parts: tuple[Op, ...]
-    constant: Constant | None
-    uses: tuple[Use, ...]
-    opsets: tuple[int, ...]
-    other_use: str | None
-
-    @property
-    def opset(self) -> int:
-        """The oldest iOS version of the functions it is in."""
-        return min(self.opsets)
-
-    @property
-    def refusal(self) -> str | None:
-        """Why it must be left as it is; None where it may be pruned."""
-        if self.constant is None:
-            return self._made
-        if self.dtype not in _FLOATS:
-            return f"its elements are {self.dtype}, not floats"
-        if self.dtype not in ("fp16", "fp32"):
-            return f"its elements are {self.dtype}; fp16 and fp32 can be pruned"
-        return self.other_use
-
-    @property
-    def is_computed(self) -> bool:
-        """Whether the model makes it of constants as it runs."""
-        return self.constant is None and not self.makers[0].type.startswith("constexpr_")
-
-    @property
-    def is_compressed(self) -> bool:
-        """Whether `constexpr_*` ops make it, which are done before the model runs."""
-        return self.constant is None and not self.is_computed
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether it is stored as floats beside a mask, with nothing else done to it."""
-        return self.makers[0].type == "constexpr_sparse_to_dense" and len(self.parts) == 1
-
-    @property
-    def _made(self) -> str:
-        """What makes it, where that is not `const`."""
-        types = list(dict.fromkeys(part.type for part in self.parts if part.type != "const"))
-        compressing = [name for name in types if name.startswith("constexpr_")]
-        others = ", ".join(name for name in types if name not in compressing)
-        if not self.is_computed:
-            return f"it is already compressed, by {self.makers[0].type}"
-        if compressing:
-            return f"it is already compressed, by {compressing[-1]}, and read through {others}"
-        return (
-            f"the model makes it as it runs, by {others} of constants: convert it again with "
-            "coremltools' pass common::const_elimination, which stores what they make"
-        )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the weight as the ops read it."""
-        return tuple(size or 0 for size in self._type.shape)
-
-    @property
-    def dtype(self) -> str:
-        """Element type of the weight as the ops read it."""
-        return self._type.dtype
-
-    @property
-    def _type(self) -> TensorType:
-        value_type = self.makers[0].outputs[-1].type
-        assert isinstance(value_type, TensorType)  # find_sites only takes tensors
-        return value_type
 
 
 def find_sites(
@@ -136,11 +33,12 @@ def find_sites(
         programs: of one model.
         parameters: those that hold what is looked for, by op type.
     """
-    graph = _Graph()
+    graph, programs = _Graph(), [*programs]
     for program in programs:
         for function in program.functions.values():
             place = "/".join(filter(None, (program.name, function.name)))
             _gather(function.block, function.opset, place, graph, parameters)
+    _leave_what_makes_weights(graph)
     sites = []
     for makers in graph.makers.values():
         outputs = [maker.outputs[-1] for maker in makers]
@@ -155,12 +53,13 @@ def find_sites(
             ]
             sites.append(_site(read, uses, others[0] if others else None, graph))
     counts = Counter(site.name for site in sites)
-    return [
+    found = [
         replace(site, name=f"{graph.places[site.makers[0]]}/{site.name}")
         if counts[site.name] > 1
         else site
         for site in sites
     ]
+    return joined(programs, found)
 
 
 def constants_of(op: Op) -> list[Constant]:
@@ -237,6 +136,18 @@ def _gather(
     for nested in block.walk_blocks():
         for value in nested.outputs:
             graph.others[value] = "it is also an output"
+
+
+def _leave_what_makes_weights(graph: _Graph) -> None:
+    """Notes what ops read that make a weight of constants: that weight's own site tells of it."""
+    computed = [
+        op for op in graph.firsts if op.type != "const" and op.outputs[-1] in graph.computed
+    ]
+    made = {value for op in computed for part in _parts(op, graph) for value in part.outputs}
+    for value, uses in graph.readings.items():
+        for use in uses:
+            if not made.isdisjoint(use.op.outputs):
+                graph.others.setdefault(value, f"a weight is made of it, by {use.op.type}")
 
 
 def _note_maker(op: Op, opset: int, graph: _Graph) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
-from mlpass.program.ir import Constant, Op
+from mlpass.program.ir import Constant, Op, Raw
 from mlpass.registries import STORAGES
 from mlpass.solvers.solve import Solution
 from mlpass.sparsity.layout import Layout
@@ -19,9 +19,10 @@ from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import pack, zero_out
 from mlpass.storage.exact import Exact
 from mlpass.storage.storage import NEEDS_IOS18, Form, Parts, Storage
+from mlpass.weights.apart import rest_ops
 from mlpass.weights.joint import joint_ops
 from mlpass.weights.reading import layout_to_solve
-from mlpass.weights.record import ATTRIBUTES, encoding_of, nbytes_of
+from mlpass.weights.record import ATTRIBUTES, WITH_OUTLIERS, encoding_of, nbytes_of
 from mlpass.weights.sites import Site
 
 Replacements = list[tuple[Op, list[Op]]]
@@ -68,20 +69,51 @@ def encode_weight(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
         encoding = f"sparse + {encoding_of(site.parts)}"
         return Encoded(encoding, int(keep.size - np.count_nonzero(keep)), nbytes, ops)
     mask, nonzero = pack(weight, keep)
-    zeros = weight.size - nonzero.size
+    return encode_mask(
+        site,
+        mask,
+        nonzero.size,
+        lambda: Constant.of(nonzero, constant),
+        lambda: Constant.of(zero_out(weight, keep), constant),
+    )
+
+
+def encode_mask(
+    site: Site,
+    mask: Raw,
+    kept: int,
+    nonzero: Callable[[], Constant],
+    zeroed: Callable[[], Constant],
+) -> Encoded:
+    """Returns a pruned weight as it will be stored: sparse where that is smaller.
+
+    Args:
+        site: whose weight it is; one that is not compressed.
+        mask: the bits of the elements that are stored, least significant first.
+        kept: how many those are.
+        nonzero: makes the constant of those.
+        zeroed: makes the constant of all elements, the others 0.
+
+    Raises:
+        NotApplicable: no way to store it would be smaller.
+    """
+    constant = site.constant
+    assert constant is not None
+    size = constant.size
+    zeros = size - kept
     forms = [encode.form_of(opset) for opset in site.opsets]
-    nbytes = encode.sparse_nbytes(weight.size, nonzero.size, constant.dtype, len(set(forms)))
+    nbytes = encode.sparse_nbytes(size, kept, constant.dtype, len(set(forms)))
     if min(nbytes, constant.nbytes) > constant.stored_nbytes:
         raise NotApplicable(
             f"it is cast from {constant.stored_nbytes} bytes, and would take "
             f"{min(nbytes, constant.nbytes)} with {zeros} of its elements zero"
         )
     if nbytes >= constant.nbytes:
-        new = Constant.of(zero_out(weight, keep), constant)
+        new = zeroed()
         ops = [(maker, [encode.dense(maker, new)]) for maker in site.makers]
         return Encoded("dense", zeros, constant.nbytes, ops)
     masks = {form: encode.mask_constant(mask, constant.shape, form, constant) for form in forms}
-    data = Constant.of(nonzero, constant)
+    data = nonzero()
     ops = [
         (maker, [encode.sparse(maker, masks[form], data, form)])
         for maker, form in zip(site.makers, forms, strict=True)
@@ -105,10 +137,23 @@ def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage
     check_storage([site], storage, zeros=not solution.keep.all())
     if site.constant is None:
         raise NotApplicable(str(site.refusal))
+    parts = dict(solution.parts)
+    apart, rest = parts.pop("apart", None), parts.pop("rest", None)
     nonzero = solution.weight != 0
+    if apart is not None:  # codes and rest make up an element together
+        nonzero |= apart
     kept = int(np.count_nonzero(nonzero))
     masked = not solution.keep.all() and storage.masked(nonzero.size, kept)
-    return _encoded(site, solution.parts, storage, layout_to_solve(site), nonzero, masked)
+    encoded = _encoded(site, parts, storage, layout_to_solve(site), nonzero, masked)
+    if apart is None or rest is None or not rest.size:
+        return encoded
+    beside = rest_ops(site, apart, rest)
+    nbytes = nbytes_of(dict.fromkeys(ops[0] for _, ops in beside))
+    return encoded._replace(
+        encoding=encoded.encoding + WITH_OUTLIERS,
+        nbytes=encoded.nbytes + nbytes,
+        replacements=encoded.replacements + beside,
+    )
 
 
 def encode_exact(site: Site, weight: NDArray[np.generic], exact: Exact, layout: Layout) -> Encoded:

@@ -111,8 +111,16 @@ def test_what_cannot_be_is_refused():
     for name in ("steps", "batch_size"):
         for value in (0, 1.5, True):
             options = {"steps": 1, "batch_size": 1, name: value}
-            with pytest.raises(ConfigError, match=f"{name}: must be an int of 1 or more. Got"):
+            with pytest.raises(ConfigError, match=f"{name}: must be an int in .1, [0-9]+.. Got"):
                 distill(module, DIGITS, SAMPLES, **options)
+    for name, value in (
+        ("steps", 1 << 63),
+        ("batch_size", 10**400),
+        ("seed", -1),
+        ("seed", 1 << 64),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}: must be an int in .[01], [0-9]+.. Got"):
+            distill(module, DIGITS, SAMPLES, **{"steps": 1, name: value})
     for rate in (0, -1.0, True, float("nan"), "fast"):
         with pytest.raises(ConfigError, match="learning_rate: must be a number above 0. Got"):
             distill(module, DIGITS, SAMPLES, 1, learning_rate=rate)
@@ -219,7 +227,7 @@ def test_the_target_is_reached_whatever_the_steps(tmp_path, steps):
     assert steps > 1 or found[1] == found[2]
     assert note in str(report)
     assert report.to_dict()["notes"] == [note]
-    with pytest.raises(ConfigError, match="steps: must be an int of 1 or more"):
+    with pytest.raises(ConfigError, match="steps: must be an int in"):
         finetune(DIGITS, tmp_path / "p.mlpackage", Percentile(0.5), samples, steps=0)
 
 

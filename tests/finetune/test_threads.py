@@ -1,4 +1,4 @@
-"""Training has the same bits on any number of torch's threads, which it gives back."""
+"""Training has the same bits on any number of torch's threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 import mlpass
 from mlpass import Percentile
 from mlpass.finetune import finetune
-from mlpass.finetune.threads import fixed_threads
 from tests.finetune.networks import FIXTURES
 from tests.program.packages import tree
 
@@ -23,20 +22,6 @@ def _own_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def test_the_number_comes_back_with_the_last_to_leave() -> None:
-    torch.set_num_threads(3)
-    first, second = fixed_threads(), fixed_threads()
-    with first:
-        inside = torch.get_num_threads()
-        second.__enter__()
-    assert torch.get_num_threads() == inside
-    second.__exit__(None, None, None)
-    assert torch.get_num_threads() == 3
-    with pytest.raises(ValueError, match="theirs"), fixed_threads():
-        raise ValueError("theirs")
-    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.slow

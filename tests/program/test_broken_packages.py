@@ -143,13 +143,13 @@ REFUSED = {
     ),
     "weights are missing": Refused(
         lambda p: (p / WEIGHTS).unlink(),
-        "its weight file '@model_path/weights/weight.bin' is missing, or no file",
+        "its weight file '@model_path/weights/weight.bin' is missing, or not a file",
     ),
     "weights are a directory": Refused(
-        lambda p: (p / WEIGHTS).unlink() or (p / WEIGHTS).mkdir(), "is missing, or no file"
+        lambda p: (p / WEIGHTS).unlink() or (p / WEIGHTS).mkdir(), "is missing, or not a file"
     ),
     "weights are a FIFO": Refused(
-        lambda p: (p / WEIGHTS).unlink() or os.mkfifo(p / WEIGHTS), "is missing, or no file"
+        lambda p: (p / WEIGHTS).unlink() or os.mkfifo(p / WEIGHTS), "is missing, or not a file"
     ),
     "weights link out": Refused(
         _link_out(WEIGHTS), "'weights/weight.bin' leads out of the package"
@@ -159,7 +159,7 @@ REFUSED = {
     ),
     "weights link to themselves": Refused(
         lambda p: (p / WEIGHTS).unlink() or (p / WEIGHTS).symlink_to("weight.bin"),
-        "is missing, or no file",
+        "is missing, or not a file",
     ),
     "weight name climbs out": Refused(
         _blob_name("@model_path/../../../weight.bin"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mlpass.cli import main
 from mlpass.program.blobs import BlobWriter
 from tests.program.commands import MLPASS, one_line, prune
 from tests.program.packages import (
@@ -164,3 +165,22 @@ def test_a_failing_write_at_any_point(
         assert tree(tmp_path) == before
     assert n > 10
     assert json.loads((output / "Manifest.json").read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="the system has no /proc/self/mem")
+def test_a_file_whose_reading_fails_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python's own error of a read has no name; reading this file fails at its first byte."""
+    model, broken = FIXTURES / "tiny_lm.mlpackage", "/proc/self/mem"
+    package = copy_fixture("tiny_lm", tmp_path)
+    (package / "Manifest.json").unlink()
+    (package / "Manifest.json").symlink_to(broken)
+    for named, given in (
+        (broken, ["compare", str(model), str(model), "--sample-data", broken]),
+        (broken, ["prune", str(model), "-o", str(tmp_path / "out"), "--config", broken]),
+        (package / "Manifest.json", ["inspect", str(package)]),
+    ):
+        capsys.readouterr()
+        assert main(given) == 1
+        one_line(capsys, f"{named}: Input/output error")

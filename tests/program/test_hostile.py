@@ -155,9 +155,9 @@ HOSTILE = {
         _blob_name("@model_path//etc/passwd"), "is not a plain path within the package"
     ),
     "weight name through a link": Hostile(_link_out, "leads out of the package"),
-    "weights are a FIFO": Hostile(_replace(WEIGHTS, os.mkfifo), "is missing, or no file"),
-    "weights are a directory": Hostile(_replace(WEIGHTS, os.mkdir), "is missing, or no file"),
-    "weights are missing": Hostile(_replace(WEIGHTS, lambda _: None), "is missing, or no file"),
+    "weights are a FIFO": Hostile(_replace(WEIGHTS, os.mkfifo), "is missing, or not a file"),
+    "weights are a directory": Hostile(_replace(WEIGHTS, os.mkdir), "is missing, or not a file"),
+    "weights are missing": Hostile(_replace(WEIGHTS, lambda _: None), "is missing, or not a file"),
     "manifest is missing": Hostile(
         lambda p: (p / "Manifest.json").unlink(), "has no Manifest.json"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
@@ -159,3 +160,25 @@ def test_a_name_that_no_file_takes_is_told(tmp_path):
     assert "an .npz takes no array of that name" in printed(arguments, status=1)
     report = mlpass.sweep(package, [inputs], [mlpass.Percentile(0.5)])
     assert report.trials[0].failed is None
+
+
+@pytest.mark.parametrize("length", [100, 3500, 3501, 60_000])
+def test_a_message_is_cut_where_it_is_too_long_to_be_read(length):
+    text = "".join(chr(97 + number % 26) for number in range(length))
+    shown = str(MlpassError(text))
+    assert shown == text if length <= 3500 else len(shown) < 3600
+    assert shown.startswith(text[:2000])
+    assert shown.endswith(text[-900:])
+
+
+def test_names_of_samples_and_paths_do_not_make_a_message_endless(fixtures, tmp_path, capsys):
+    model, samples = fixtures / "tiny_lm.mlpackage", tmp_path / "samples.npz"
+    with zipfile.ZipFile(samples, "w") as archive, archive.open("n" * 60_000 + ".npy", "w") as file:
+        np.lib.format.write_array(file, np.zeros((2, 1, 64), np.int32))
+    for given in (str(samples), "d/" * 5000):
+        assert main(["compare", str(model), str(model), "--sample-data", given]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("mlpass: error: ")
+        assert err.count("\n") == 1
+        assert len(err) < 4000
+        assert "missing" in err or "too long" in err

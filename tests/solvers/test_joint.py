@@ -12,14 +12,14 @@ from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Wanda
 from mlpass.sparsity.layout import matrix_layout
-from mlpass.sparsity.modes import NM, Channel, Percentile
+from mlpass.sparsity.modes import NM, Block, Channel, Kernel, Percentile
 from mlpass.storage.normal_float import normal_float
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.ops.convolutions import conv_layout
 from mlpass.weights.ops.record import layout_of
 
-from .layers import exact_error, layer, stored
+from .layers import GROUPED, exact_error, fits, layer, stored
 
 METHODS = [SparseGPT(), SparseGPT(refit=True), ADMM(), Wanda()]
 LAYOUTS = [
@@ -103,6 +103,32 @@ def test_admm_in_four_bits_is_better_than_sparsegpt_in_float():
     gram = inputs.T @ inputs
     joint = solve(weight, gram, Percentile(0.5), storage=Quantized("int4", 32), method=ADMM())
     assert joint.error < solve(weight, gram, Percentile(0.5), method=SparseGPT()).error
+
+
+ROUNDED = [Quantized("int8"), Quantized("int4"), Palette(bits=4)]
+ROUNDED_CASES = [
+    (mode, layout)
+    for mode in (Percentile(0.5), NM(1, 3), NM(2, 4, dim=0), Block(0.5, 4), Kernel(0.5))
+    for layout in LAYOUTS[:3] + GROUPED
+    if fits(mode, layout)
+]
+
+
+@pytest.mark.parametrize("samples", [0.1, 4])
+@pytest.mark.parametrize("storage", ROUNDED, ids=str)
+@pytest.mark.parametrize(("mode", "layout"), ROUNDED_CASES, ids=str)
+def test_rounded_admm_is_no_worse_than_rounded_sparsegpt_with_refit(mode, layout, storage, samples):
+    weight, gram = stored(layout, samples=samples, decay=3.0, loudness=2)
+    base, found = (
+        solve(weight, gram, mode, storage=storage, method=method, layout=layout)
+        for method in (SparseGPT(refit=True), ADMM())
+    )
+    error = exact_error(weight, found.weight, gram, layout)
+    assert error <= exact_error(weight, base.weight, gram, layout) * 1.001 + 1e-9
+    assert not found.weight[~found.keep].any()
+    if "scale" in found.parts:  # what is told is what is stored
+        steps = found.parts["codes"] * spread(found.parts["scale"], weight.shape)
+        assert np.array_equal(np.where(found.keep, steps, 0), found.weight)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -60,6 +60,22 @@ def test_many_values_are_counted_first():
         assert spent(values[0], 1.0, found[0]) <= 1.002 * best
 
 
+@pytest.mark.parametrize("size", [6144, 40_000])
+@pytest.mark.parametrize("name", ["cauchy", "one far out", "lognormal", "few far out"])
+def test_values_far_out_cost_the_others_nothing(name, size):
+    draw = np.random.default_rng(0)
+    values = {
+        "cauchy": lambda: np.clip(draw.standard_cauchy(size), -1e5, 1e5),
+        "one far out": lambda: np.append(draw.standard_normal(size - 1), 3000.0),
+        "lognormal": lambda: np.exp(2 * draw.standard_normal(size)) * draw.choice([-1, 1], size),
+        "few far out": lambda: np.where(draw.random(size) < 0.005, 50, 1) * draw.random(size),
+    }[name]()
+    values = (values / 50).astype(np.float16).astype(np.float32)
+    (found,) = fitted_tables(values[None], None, 256, zero=False)
+    best = spent(values, 1.0, exact(values, np.ones(size), 256))
+    assert spent(values, 1.0, found) <= 1.01 * best
+
+
 def test_a_zero_among_them_is_exact_and_costs_little():
     values = np.random.default_rng(0).standard_normal((3, 2048), np.float32)
     shares = (np.abs(values) > 0.2).astype(np.float32)

@@ -22,6 +22,22 @@ class Odd:
         raise ValueError("shy")
 
 
+class Ending(BaseException):
+    """Not an Exception, as what pytest, trio and others end their work with."""
+
+
+class ShyError(Exception):
+    """Raises another exception whatever it is asked for."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __str__(self):
+        raise self.error
+
+    __repr__ = __float__ = __str__
+
+
 def raising(error):
     def evaluate(path):
         raise error
@@ -34,6 +50,14 @@ FAILING = {
     "an error of two lines": (raising(OSError("a\n\nb")), "raised OSError: a b"),
     "an error of no words": (raising(RecursionError()), "raised RecursionError$"),
     "the end of the program": (lambda path: sys.exit(3), "raised SystemExit: 3"),
+    "an end of its own kind": (raising(Ending("over")), "raised Ending: over"),
+    "the end of a generator": (raising(GeneratorExit()), "raised GeneratorExit$"),
+    "an error that cannot be told": (raising(ShyError(ValueError())), "raised ShyError$"),
+    "an error that ends what tells it": (raising(ShyError(SystemExit(4))), "raised ShyError$"),
+    "a number that ends what asks for it": (
+        lambda path: ShyError(SystemExit(9)),
+        ".*Got a value of ",
+    ),
     "no argument": (lambda: 1.0, "raised TypeError: .*positional argument"),
     "two arguments": (lambda path, more: 1.0, "raised TypeError: .*missing 1 required"),
     "None": (lambda path: None, "must return a number. Got None"),
@@ -109,6 +133,8 @@ def test_what_fails_on_a_pruned_model_is_a_row_that_failed(model):
         ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
         ("raise RuntimeError('a\\nb')\n", "RuntimeError: a b"),
         ("\0", "null bytes"),
+        ("class E(BaseException): pass\nraise E('a')\n", "E: a"),
+        ("class E(Exception):\n    def __str__(self): 1 / 0\nraise E\n", ".py:f: E"),
         ("def g(path): return 1\n", "has no attribute 'f'"),
         ("f = 3\n", "is not a function"),
         ("def f(): return 1\n", "evaluate: raised TypeError: f() takes 0 positional arguments"),

@@ -83,6 +83,42 @@ def test_what_they_take_is_what_the_program_stores(tmp_path):
     assert layer.bytes_before == layer.bytes_after == 4 * (48 * 64 + 48)
 
 
+MAKERS = {
+    "gather": lambda: mb.gather(
+        x=normal(99, 48), indices=np.arange(64, dtype=np.int32), axis=0, validate_indices=False
+    ),
+    "gather twice": lambda: mb.gather(
+        x=mb.gather(x=normal(99, 48), indices=np.arange(70, dtype=np.int32), axis=0),
+        indices=np.arange(64, dtype=np.int32),
+        axis=0,
+    ),
+    "matmul": lambda: mb.add(x=normal(64, 48), y=mb.matmul(x=normal(64, 50), y=normal(50, 48))),
+    "linear": lambda: mb.transpose(
+        x=mb.linear(x=normal(48, 50), weight=normal(64, 50)), perm=[1, 0]
+    ),
+    "conv": lambda: mb.reshape(
+        x=mb.conv(x=normal(1, 48, 64), weight=normal(48, 48, 1)), shape=[64, 48]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_they_are_made_of_is_left_alone(tmp_path, name):
+    source, out = tmp_path / "in.mlpackage", tmp_path / "out.mlpackage"
+    made = program(multiplied(MAKERS[name]), (1, 64))
+    convert(made, pass_pipeline=ct.PassPipeline.EMPTY).save(str(source))
+    for report in (mlpass.prune(source, out, Percentile(0.5)), mlpass.prune(made, Percentile(0.5))):
+        *others, last = sorted(report.layers, key=lambda layer: "runs" in str(layer.skipped))
+        assert re.match(RUN.format(".*"), last.skipped)
+        assert others
+        for layer in others:
+            told = f"a weight is made of it, by {name.split()[0]}"
+            assert layer.skipped == told or re.match(RUN.format(".*"), layer.skipped)
+    x = {"x": normal(1, 64)}
+    before, after = (mlpass.Interpreter(path).predict(x)["out"] for path in (source, out))
+    assert np.array_equal(before, after)
+
+
 def test_what_is_made_of_an_input_or_at_random_is_no_weight(tmp_path):
     def build(x):
         noise = mb.random_normal(shape=[64, 48], mean=0.0, stddev=1.0, seed=1)

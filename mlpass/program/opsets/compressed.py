@@ -110,4 +110,4 @@ def _retyped(constant: Constant, dtype: str, shape: tuple[int, ...]) -> Constant
     if dtype == constant.dtype.name:
         return _reshaped(constant, shape)
     place = constant.storage and (constant.storage[0], (constant.storage[1], dtype))
-    return replace(constant, type=TensorType(dtype, shape), storage=place, peek=None)
+    return replace(constant, type=TensorType(dtype, shape), storage=place, part=None)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array, Namespace
+from mlpass.blas import one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Backend:
         to_numpy: the other way round.
         session: makes the context that kernels run in; its argument says whether gradients are
             wanted.
+        held: makes the context in which its bits do not depend on the number of cores.
     """
 
     name: str
@@ -31,3 +33,4 @@ class Backend:
     from_numpy: Callable[[NDArray[Any]], Array]
     to_numpy: Callable[[Array], NDArray[np.generic]]
     session: Callable[[bool], AbstractContextManager[object]] = nullcontext
+    held: Callable[[], AbstractContextManager[object]] = one_blas_thread

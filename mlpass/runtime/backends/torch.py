@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from mlpass.arrays import Namespace
+from mlpass.blas import one_blas_thread
 from mlpass.errors import BackendError
 from mlpass.runtime.backends.backend import Backend
+from mlpass.runtime.backends.threads import fixed_threads
 
 
 def torch_backend(device: str) -> Backend:
@@ -45,7 +47,10 @@ def torch_backend(device: str) -> Backend:
         # Arrays that kernels make are to be where their arguments are.
         return mode if place.type == "cpu" else _both(mode, place)
 
-    return Backend("torch", cast(Namespace, xp), from_numpy, to_numpy, session)
+    def held() -> AbstractContextManager[object]:
+        return _both(one_blas_thread(), fixed_threads())
+
+    return Backend("torch", cast(Namespace, xp), from_numpy, to_numpy, session, held)
 
 
 @contextmanager

@@ -192,7 +192,14 @@ def _register(
     beside = frozenset({"bias"})
     register(
         WeightOp(
-            op_type, "weight", layout_of, inputs, windows_key, outputs=conv_outputs, beside=beside
+            op_type,
+            "weight",
+            layout_of,
+            inputs,
+            windows_key,
+            outputs=conv_outputs,
+            adds=True,
+            beside=beside,
         )
     )
 

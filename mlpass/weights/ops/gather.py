@@ -64,4 +64,4 @@ def row_counts(xp: Namespace, arguments: Arguments) -> Array:
     return combine_rows(xp, none, places, once[:, None], "add")[:, 0]
 
 
-register(WeightOp("gather", "x", gather_layout, gather_inputs, gathered=True))
+register(WeightOp("gather", "x", gather_layout, gather_inputs, gathered=True, adds=True))

@@ -199,10 +199,13 @@ register(
         linear_inputs,
         outputs=linear_outputs,
         beside=frozenset({"bias"}),
+        adds=True,
     )
 )
 for _operand in ("x", "y"):
     _layout, _inputs = partial(matmul_layout, _operand), partial(matmul_inputs, _operand)
     _outputs = partial(matmul_outputs, _operand)
-    register(WeightOp("matmul", _operand, _layout, _inputs, outputs=_outputs))
-register(WeightOp("einsum", "values", einsum_layout, einsum_inputs, outputs=einsum_outputs))
+    register(WeightOp("matmul", _operand, _layout, _inputs, outputs=_outputs, adds=True))
+register(
+    WeightOp("einsum", "values", einsum_layout, einsum_inputs, outputs=einsum_outputs, adds=True)
+)

@@ -44,6 +44,8 @@ class WeightOp:
             meet the same inputs, a value or constant as it is.
         gathered: whether rows of it are read, rather than multiplied with.
         trains: whether training moves it.
+        adds: whether what the op makes with the sum of two weights, its parameter `bias` aside, is
+            the sum of what it makes with each.
         beside: the op's other parameters that training moves.
     """
 
@@ -55,6 +57,7 @@ class WeightOp:
     outputs: Callable[[Namespace, Array, Arguments, int], Array] | None = None
     gathered: bool = False
     trains: bool = True
+    adds: bool = False
     beside: frozenset[str] = frozenset()
 
 

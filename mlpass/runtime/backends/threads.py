@@ -1,4 +1,4 @@
-"""How many threads torch trains on: one number, since how it divides a sum follows from that."""
+"""How many threads torch computes on where bits count: how it divides a sum follows from that."""
 
 from __future__ import annotations
 

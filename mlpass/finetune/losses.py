@@ -1,0 +1,156 @@
+"""How far outputs are from those of the dense model, by what kind of output each is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlpass.errors import CalibrationError, ConfigError, close_matches
+from mlpass.finetune.feeding import Outputs
+from mlpass.finetune.module import ProgramModule, Stage
+from mlpass.program.ir import Op, TensorType, Value
+
+_SAME = frozenset({"cast", "identity"})  # what they give is of the kind of what they are given
+_SMALL = 1e-3  # of the mean power of a token: the least that a token's own counts
+_TINY = 1e-30
+_FAR = -1e9  # stands for a logit of minus infinity
+
+
+class Kind(NamedTuple):
+    """What an output is.
+
+    Attributes:
+        name: "logits", "probabilities" or "values".
+        axis: counted from the last one: that a softmax goes along, or that makes a token.
+    """
+
+    name: str
+    axis: int = -1
+
+
+def kinds_of(module: ProgramModule, logits: str | None = None) -> dict[str, Kind]:
+    """Returns the kind of each output of a module.
+
+    Logits are what a softmax reads, or the logarithm of what it gives; probabilities are what it
+    gives, those of a classifier among them.
+
+    Args:
+        module: the module.
+        logits: names of outputs that are logits whatever the program says, with commas between.
+
+    Raises:
+        ConfigError: there is no such output.
+    """
+    found: dict[str, Kind] = {}
+    for stage in module.stages:
+        for name, result in stage.results.items():
+            found[name] = _kind(stage, result) if isinstance(result, Value) else Kind("values")
+    names = [feature.name for feature in module.outputs if feature.name in found]
+    told = [] if logits is None else [name.strip() for name in logits.split(",")]
+    for name in told:
+        if name not in names:
+            others = close_matches(name, names) or f"; there are {', '.join(names)}"
+            raise ConfigError(f"logits: there is no output {name!r}{others}")
+        found[name] = Kind("logits")
+    return {name: found[name] for name in names}
+
+
+def output_loss(kinds: Mapping[str, Kind], outputs: Outputs, wanted: Outputs, count: int) -> Tensor:
+    """Returns the mean over float outputs of how far each is from what is wanted.
+
+    Of logits and probabilities it is the Kullback-Leibler divergence in nats, the mean over tokens;
+    of others the mean over tokens of ||output - wanted||^2 / ||wanted||^2, a token being what lies
+    along the last axis. A token counts by its own size, since a few may be a thousand times as
+    large as the others, and would be all that is learned. Infinities that are wanted do not count.
+
+    Args:
+        kinds: of the outputs.
+        outputs: of a batch.
+        wanted: likewise, the dense model's.
+        count: of samples in the batch.
+
+    Raises:
+        CalibrationError: there is no float output to compare.
+    """
+    parts = []
+    for name, kind in kinds.items():
+        if name in outputs and name in wanted and wanted[name].is_floating_point():
+            made, target = (
+                each[name].reshape(count, -1, *each[name].shape[1:]) for each in (outputs, wanted)
+            )
+            parts.append(_LOSSES[kind.name](made, target, kind.axis))
+    if not parts:
+        raise CalibrationError(
+            f"outputs: not one of {', '.join(wanted)} is a float output of both models"
+        )
+    return torch.stack(parts).mean()
+
+
+def _between_logits(made: Tensor, target: Tensor, axis: int) -> Tensor:
+    infinite = target.isinf()
+    wanted = target.masked_fill(infinite, _FAR).log_softmax(axis)
+    given = made.masked_fill(infinite, _FAR).log_softmax(axis)
+    return (wanted.exp() * (wanted - given)).sum(axis).mean()
+
+
+def _between_probabilities(made: Tensor, target: Tensor, axis: int) -> Tensor:
+    logs = target.clamp_min(_TINY).log() - made.clamp_min(_TINY).log()
+    return (target * logs).sum(axis).mean()
+
+
+def _between_values(made: Tensor, target: Tensor, axis: int) -> Tensor:
+    infinite = target.isinf()
+    power = target.masked_fill(infinite, 0).square().sum(axis)
+    error = (made - target).masked_fill(infinite, 0).square().sum(axis)
+    return (error / (power + _SMALL * power.mean()).clamp_min(_TINY)).mean()
+
+
+_LOSSES = {
+    "logits": _between_logits,
+    "probabilities": _between_probabilities,
+    "values": _between_values,
+}
+
+
+def _kind(stage: Stage, result: Value) -> Kind:
+    ops = [step.op for step in stage.plan.block.steps]
+    makers = {value: op for op in ops for value in op.outputs}
+    logarithm = False
+    value: Value | None = result
+    while value is not None and (op := makers.get(value)) is not None:
+        if op.type == "softmax":
+            return Kind("logits" if logarithm else "probabilities", _axis(stage, op))
+        if op.type not in _SAME and (logarithm or op.type != "log"):
+            break
+        logarithm = logarithm or op.type == "log"
+        value = next((each for each in op.inputs["x"] if isinstance(each, Value)), None)
+    for op in _readers(ops, makers, result):
+        if op.type == "softmax":
+            return Kind("logits", _axis(stage, op))
+    return Kind("values")
+
+
+def _readers(ops: list[Op], makers: Mapping[Value, Op], result: Value) -> Iterator[Op]:
+    """Yields the ops that read a value, or what is the same by another type."""
+    root = result
+    while (op := makers.get(root)) is not None and op.type in _SAME:
+        (before,) = op.inputs["x"]
+        if not isinstance(before, Value):
+            break
+        root = before
+    same = {root}
+    for op in ops:
+        if not same.isdisjoint(op.inputs.get("x", ())):
+            yield op
+            same |= set(op.outputs) if op.type in _SAME else set()
+
+
+def _axis(stage: Stage, op: Op) -> int:
+    """Returns the axis of a softmax, counted from the last one."""
+    (value,) = op.inputs["x"]
+    rank = len(value.type.shape) if isinstance(value.type, TensorType) else 0
+    axis = int(stage.part.constants[op.inputs["axis"][0]]) if "axis" in op.inputs else -1
+    return axis - rank if axis >= 0 else axis

@@ -1,0 +1,260 @@
+"""The last polish: a compressed model's stored floats learn to give what the dense model gives.
+
+Masks and codes stay, so forms and bytes do. Part of the samples is held out: the step that is best
+on those is kept, the untouched model being step 0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mlpass.errors import CalibrationError, ExecutionError
+from mlpass.examine.compare import tally_outputs
+from mlpass.finetune.feeding import Batch, Outputs, batch_of, batches_of, outputs_of
+from mlpass.finetune.losses import Kind, kinds_of, output_loss
+from mlpass.finetune.module import ProgramModule, to_module
+from mlpass.finetune.stored import StoredModule, to_stored_module
+from mlpass.finetune.stored_writing import write_stored
+from mlpass.plan.polish import Polish
+from mlpass.program.mlmodel import ModelLike, check_outside, open_package
+from mlpass.report.comparison import OutputRecord
+from mlpass.report.records import Report
+from mlpass.runtime.backends.threads import fixed_threads
+from mlpass.runtime.samples import Sample, SampleData, load_samples
+
+_LOOKS = 16  # at the held-out samples in the course of a run
+_WARM = 8  # one in so many steps warms up
+_BETAS = (0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a module does on the samples that are held out.
+
+    Attributes:
+        loss: the mean over them.
+        outputs: each beside the dense model's.
+    """
+
+    loss: float
+    outputs: tuple[OutputRecord, ...]
+
+
+@dataclass(frozen=True)
+class Polished:
+    """What a polish came to.
+
+    Attributes:
+        steps: that were taken.
+        kept: the step whose values were kept; 0 is the module as it was.
+        trained: how many samples it was trained on.
+        held_out: how many chose the step.
+        before: how the module did.
+        after: how it does now.
+    """
+
+    steps: int
+    kept: int
+    trained: int
+    held_out: int
+    before: Judged
+    after: Judged
+
+    def __str__(self) -> str:
+        kept = f"step {self.kept} kept" if self.kept else "none was better, the model is as it was"
+        losses = f"{self.before.loss:.4g} -> {self.after.loss:.4g}"
+        lines = [
+            f"polished for {self.steps} steps on {self.trained} samples: {kept}",
+            f"on {self.held_out} samples held out: loss {losses}",
+        ]
+        for old, new in zip(self.before.outputs, self.after.outputs, strict=True):
+            parts = []
+            if old.snr is not None and new.snr is not None:
+                parts.append(f"SNR {old.snr:.2f} -> {new.snr:.2f} dB")
+            if old.top1 is not None and new.top1 is not None:
+                parts.append(f"agreement {old.top1:.2%} -> {new.top1:.2%}")
+            lines += [f"{old.name}: {', '.join(parts)}"] if parts else []
+        return "\n".join(lines)
+
+
+def polish(
+    model: ModelLike,
+    output: str | os.PathLike[str],
+    dense: ModelLike,
+    sample_data: SampleData,
+    options: Polish,
+    *,
+    device: str | None = None,
+    force: bool = False,
+) -> Report:
+    """Polishes a compressed model and writes it, in the same forms; its notes tell what it learned.
+
+    Args:
+        model: path of an `.mlpackage`, or an `MLModel`: pruned, quantized, palettized or several.
+        output: path of the `.mlpackage` to write. It appears whole or not at all.
+        dense: the model to come close to.
+        sample_data: two inputs or more without labels, as for calibration.
+        options: of the training.
+        device: torch's.
+        force: whether to replace an `output` that exists.
+
+    Raises:
+        ConfigError: an option is not valid.
+        CalibrationError: there are too few samples, or they differ in shape.
+        InputError: a sample does not fit the models.
+        ExecutionError: the model's outputs are not finite, or an op failed.
+        ModelFormatError: a model cannot be read, or has nothing to train.
+        UnsupportedOpError: a model has ops that cannot be run.
+        OutputExistsError: `output` exists and `force` is False; where it came into being meanwhile,
+            the result is kept beside it, by the name that the message has.
+        OSError: a file cannot be read or written.
+    """
+    with open_package(model) as package:
+        package.check_target(output, force=force)  # now, not after an hour of work
+    check_outside(output, dense, "the model to learn from")
+    module = to_stored_module(model, device=device)
+    teacher = to_module(dense, device=device)
+    done = polish_module(module, teacher, load_samples(sample_data), options)
+    report = write_stored(module, output, trained=trained_of(module, options), force=force)
+    return replace(report, notes=tuple(str(done).split("\n")))
+
+
+def trained_of(module: StoredModule, options: Polish) -> list[str]:
+    """Returns the names of the parameters that train."""
+    return [name for name in module.floats if not (options.weights_only and module.is_beside(name))]
+
+
+@fixed_threads()
+def polish_module(
+    module: StoredModule, teacher: ProgramModule, samples: Sequence[Sample], options: Polish
+) -> Polished:
+    """Trains a module, leaves it with the best of its steps, and returns what that came to.
+
+    The rate rises over an eighth of the steps and falls in a line to zero. It is the most that an
+    element of a weight moves in a step: a scale moves by that much less as its codes are large.
+
+    Args:
+        module: to train.
+        teacher: whose outputs it is to give.
+        samples: two or more.
+        options: of the training.
+
+    Raises:
+        ConfigError: there is no output of a name.
+        CalibrationError: there are too few samples, or they differ in shape.
+        InputError: a sample does not fit the models.
+        ExecutionError: the module's outputs are not finite, or an op failed.
+    """
+    held, drawn = _divided(len(samples), options)
+    kinds = kinds_of(module, options.logits)
+    size = options.batch_size
+    parts = [held[at : at + size] for at in range(0, len(held), size)]
+    judges = [(batch_of(module, samples, part), len(part)) for part in parts]
+    names = trained_of(module, options)
+    groups = [
+        {"params": [module.get_parameter(name)], "lr": options.learning_rate / module.gains[name]}
+        for name in names
+    ]
+    optimizer = torch.optim.Adam(groups, betas=_BETAS)
+    warm = ceil(options.steps / _WARM)
+
+    def share(step: int) -> float:
+        return min((step + 1) / warm, 1) * (options.steps - step) / options.steps
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    before = best = _judge(module, teacher, judges, kinds)
+    if not isfinite(before.loss):
+        raise ExecutionError(
+            f"polish: the loss of the model as it is is {before.loss}: compare it with the dense "
+            "one on these samples (mlpass compare)"
+        )
+    kept, values = 0, _values(module, names)
+    every = ceil(options.steps / _LOOKS)
+    size = min(size, len(drawn))
+    batches = batches_of(module, samples, size, options.seed, drawn)
+    bar = tqdm(range(1, options.steps + 1), desc="polishing", unit="step", disable=None)
+    bar.set_postfix_str(f"held-out loss {before.loss:.4g}")
+    for step in bar:
+        module.train()
+        optimizer.zero_grad()
+        error = _loss(module, teacher, next(batches), size, kinds)
+        error.backward()  # type: ignore[no-untyped-call]
+        finite = isfinite(float(error.detach()))
+        if finite:
+            optimizer.step()
+            schedule.step()
+        if not finite or step % every == 0 or step == options.steps:
+            found = _judge(module, teacher, judges, kinds)
+            if found.loss < best.loss:
+                best, kept, values = found, step, _values(module, names)
+            bar.set_postfix_str(f"held-out loss {before.loss:.4g} -> {best.loss:.4g}")
+            if not finite or step - kept > options.steps // 2:
+                break
+    with torch.no_grad():
+        for name, value in values.items():
+            module.get_parameter(name).copy_(value)
+    module.eval()
+    return Polished(step, kept, len(drawn), len(held), before, best)
+
+
+def _divided(count: int, options: Polish) -> tuple[list[int], list[int]]:
+    """Returns the numbers of the samples that are held out, and of those to train on."""
+    if count < 2:
+        raise CalibrationError(
+            "sample_data: a polish needs two samples or more, one to train on and one to judge by. "
+            f"Got {count}."
+        )
+    order = np.random.default_rng(options.seed).permutation(count).tolist()
+    held = min(max(1, round(count * options.held_out)), count - 1)
+    return sorted(order[:held]), sorted(order[held:])
+
+
+def _loss(
+    module: StoredModule,
+    teacher: ProgramModule,
+    batch: Batch,
+    count: int,
+    kinds: Mapping[str, Kind],
+) -> torch.Tensor:
+    """Returns the loss of a batch of `count` samples, the mean over its steps."""
+    with torch.no_grad():
+        wanted = outputs_of(teacher, batch)
+    pairs = zip(outputs_of(module, batch), wanted, strict=True)
+    return torch.stack([output_loss(kinds, *pair, count) for pair in pairs]).mean()
+
+
+@torch.no_grad()
+def _judge(
+    module: StoredModule,
+    teacher: ProgramModule,
+    batches: Sequence[tuple[Batch, int]],
+    kinds: Mapping[str, Kind],
+) -> Judged:
+    """Returns how the package that would be written does on the samples that are held out."""
+    module.eval()
+    losses, pairs = [], []
+    for batch, count in batches:
+        made, wanted = outputs_of(module, batch), outputs_of(teacher, batch)
+        parts = [output_loss(kinds, *pair, count) for pair in zip(made, wanted, strict=True)]
+        losses.append(float(torch.stack(parts).mean()))
+        pairs += [(_arrays(target), _arrays(one)) for target, one in zip(wanted, made, strict=True)]
+    names = [name for name in kinds if name in pairs[0][0] and name in pairs[0][1]]
+    loss = float(np.average(losses, weights=[count for _, count in batches]))
+    return Judged(loss, tally_outputs(names, pairs))
+
+
+def _arrays(outputs: Outputs) -> dict[str, NDArray[Any]]:
+    return {name: value.detach().cpu().numpy() for name, value in outputs.items()}
+
+
+def _values(module: StoredModule, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    return {name: module.get_parameter(name).detach().clone() for name in names}

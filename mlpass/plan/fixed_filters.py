@@ -1,0 +1,91 @@
+"""Weights that nobody trained, by their numbers: filters that repeat, signs, and choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FEWEST = 4  # rows of a table of signs or choices
+_MOST = 4  # filters that take turns, as those of wavelets do
+_TURNS = 3  # channels that each of them has at least
+_TOLERANCE = 2e-3  # of a magnitude, or of a direction; fp16 rounds off less
+
+
+def is_repeated_filter(filters: NDArray[Any]) -> bool:
+    """Returns whether all channels have one filter, or a few in turn: blurs, edges, upsampling.
+
+    Each may be scaled at will. Channels that are zero do not count, as off the diagonal of a dense
+    convolution. Means (one number everywhere), single elements and weights of one magnitude, as
+    binary networks have, say nothing.
+
+    Args:
+        filters: (channels, positions), floats.
+    """
+    found = _directions(filters)
+    return found is not None and found[0] * _TURNS <= found[1]
+
+
+def may_repeat(filters: NDArray[Any]) -> bool:
+    """Returns whether filters that begin like these may be few that repeat.
+
+    Args:
+        filters: (channels, positions), the first ones of a weight.
+    """
+    return not filters.any() or _directions(filters) is not None
+
+
+def is_signs(matrix: NDArray[Any]) -> bool:
+    """Returns whether rows are signs of one magnitude at right angles: Hadamard's, Haar's.
+
+    Those of a trained binary network are not at right angles. A row may come again.
+
+    Args:
+        matrix: (rows, columns), floats.
+    """
+    rows = matrix[: 1 << 6].astype(np.float64)
+    if min(rows.shape) < _FEWEST or not _one_magnitude(matrix) or not matrix.all():
+        return False
+    products = np.abs(rows @ rows.T) / np.sum(rows[0] * rows[0])
+    apart = products <= 4 * _TOLERANCE
+    return bool(np.all(apart | (products >= 1 - 4 * _TOLERANCE)) and apart.any())
+
+
+def is_choice(matrix: NDArray[Any]) -> bool:
+    """Returns whether each row is one column chosen, by the same number: identity, one-hot rows.
+
+    Args:
+        matrix: (rows, columns), floats.
+    """
+    if min(matrix.shape) < _FEWEST or np.any(np.count_nonzero(matrix, axis=1) != 1):
+        return False
+    return _one_magnitude(matrix) and bool(np.count_nonzero(matrix.any(axis=0)) >= _FEWEST)
+
+
+def _one_magnitude(matrix: NDArray[Any]) -> bool:
+    """Returns whether all elements that are not zero have one magnitude."""
+    sizes = np.abs(matrix[matrix != 0].astype(np.float64))
+    if not sizes.size or not np.isfinite(sizes).all():
+        return False
+    return bool(np.ptp(sizes) <= _TOLERANCE * sizes.max())
+
+
+def _directions(filters: NDArray[Any]) -> tuple[int, int] | None:
+    """Returns how many filters there are but for their scale, and how many channels have one.
+
+    It is None where there are many, or one of them says nothing.
+    """
+    live = filters[filters.any(axis=1)].astype(np.float64)
+    if not len(live) or not np.isfinite(live).all() or _one_magnitude(live):
+        return None
+    left = live / np.linalg.norm(live, axis=1)[:, None]
+    count = 0
+    while len(left):
+        first = left[0]
+        if np.ptp(first) <= _TOLERANCE or np.count_nonzero(first) < 2 or count == _MOST:
+            return None
+        rest = np.minimum(*(np.abs(left - sign * first).max(axis=1) for sign in (1, -1)))
+        left = left[rest > _TOLERANCE]
+        count += 1
+    return count, len(live)

@@ -1,0 +1,160 @@
+"""Filters, signs and choices that nobody trained, known by their numbers, and trained ones."""
+
+from __future__ import annotations
+
+import coremltools as ct
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.linalg
+import scipy.signal
+from coremltools.converters.mil.mil import Builder as mb
+
+import mlpass
+from mlpass import Config, Percentile
+from mlpass.plan.fixed_filters import is_choice, is_repeated_filter, is_signs, may_repeat
+from tests.runtime.programs import convert, program
+
+RANDOM = np.random.default_rng(0)
+TRIANGLE = scipy.signal.windows.triang(4)
+GAUSS = scipy.signal.windows.gaussian(11, 1.5)
+SOBEL = np.outer([1, 2, 1], [1, 0, -1])
+HAAR = np.einsum("ux,vy->uvxy", scipy.linalg.hadamard(2), scipy.linalg.hadamard(2)) / 2
+WAVELET = scipy.signal.firwin(8, 0.5)
+REPEATED = {
+    "upsampling": np.tile(np.outer(TRIANGLE, TRIANGLE), (64, 1, 1, 1)),
+    "upsampling, dense": np.einsum("io,yx->ioyx", np.eye(21), np.outer(TRIANGLE, TRIANGLE)),
+    "blur": np.tile(np.outer(GAUSS, GAUSS), (3, 1, 1, 1)),
+    "edges": np.tile(SOBEL, (16, 1, 1, 1)),
+    "edges both ways": np.tile(np.stack([SOBEL, SOBEL.T])[:, None], (16, 1, 1, 1)),
+    "scaled": np.outer(GAUSS, GAUSS) * RANDOM.uniform(0.1, 3, (24, 1, 1, 1)),
+    "wavelet": np.tile(
+        np.stack([WAVELET, WAVELET[::-1] * (-1) ** np.arange(8)])[:, None], (9, 1, 1)
+    ),
+}
+SIGNS = {
+    "Hadamard": scipy.linalg.hadamard(64),
+    "Hadamard, ortho": scipy.linalg.hadamard(256)[:100] / 16,
+    "Haar": HAAR.reshape(4, 4),
+    "Haar of channels": np.tile(HAAR.reshape(4, 4), (8, 1)),
+}
+CHOICES = {
+    "identity": np.eye(64),
+    "one-hot": np.eye(64)[RANDOM.integers(0, 64, 100)],
+    "turned": np.roll(np.eye(64), 3, axis=1) * 0.3,
+    "bands": np.repeat(np.eye(32), 8, axis=0),
+}
+
+
+def in_rows(weight, dtype):
+    return np.ascontiguousarray(weight, dtype).reshape(
+        -1, int(np.prod(weight.shape[2:])) if weight.ndim > 2 else weight.shape[1]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_they_are_known_by_their_numbers(dtype):
+    for rule, known in (
+        (is_repeated_filter, REPEATED),
+        (is_signs, SIGNS),
+        (is_choice, CHOICES),
+    ):
+        assert [name for name, weight in known.items() if not rule(in_rows(weight, dtype))] == []
+    for weight in REPEATED.values():
+        assert may_repeat(in_rows(weight, dtype)[:8])
+
+
+TRAINED = {
+    "random": lambda w: w,
+    "sparse": lambda w: np.where(abs(w) < 1.2, 0, w),
+    "very sparse": lambda w: np.where(abs(w) < 2.2, 0, w),
+    "binary": np.sign,
+    "ternary": lambda w: np.sign(w) * (abs(w) > 0.7),
+    "of few steps": np.rint,
+    "zero": np.zeros_like,
+    "equal": np.ones_like,
+    "inf": lambda w: np.full_like(w, np.inf),
+    "nan": lambda w: np.full_like(w, np.nan),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "shape", [(32, 9), (4096, 3), (96, 25), (24, 2), (6, 3), (64, 64)], ids=str
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_trained_ones_are_not(name, shape):
+    for seed in range(5):
+        weight = TRAINED[name](np.random.default_rng(seed).standard_normal(shape))
+        for rule in (is_repeated_filter, is_signs, is_choice):
+            assert not rule(weight), rule.__name__
+
+
+FIXED = {
+    "upsampling": (
+        lambda x: mb.conv_transpose(
+            x=mb.reshape(x=x, shape=[1, 64, 2, 2]),
+            weight=REPEATED["upsampling"].astype(np.float32),
+            strides=[2, 2],
+            groups=64,
+        ),
+        "one filter in common",
+    ),
+    "blur": (
+        lambda x: mb.conv(
+            x=mb.reshape(x=x, shape=[1, 16, 4, 4]),
+            weight=np.tile(np.outer(TRIANGLE, TRIANGLE), (16, 1, 1, 1)).astype(np.float32),
+            groups=16,
+        ),
+        "one filter in common",
+    ),
+    "Haar": (
+        lambda x: mb.conv(
+            x=mb.reshape(x=x, shape=[1, 16, 4, 4]),
+            weight=np.tile(HAAR.reshape(4, 1, 2, 2), (16, 1, 1, 1)).astype(np.float32),
+            strides=[2, 2],
+            groups=16,
+        ),
+        "signs at right angles",
+    ),
+    "Hadamard": (
+        lambda x: mb.linear(x=x, weight=scipy.linalg.hadamard(256).astype(np.float32)),
+        "signs at right angles",
+    ),
+    "one-hot": (
+        lambda x: mb.matmul(x=x, y=np.roll(np.eye(256, dtype=np.float32), 5, axis=0)),
+        "chooses or adds up",
+    ),
+    "Fourier, complex": (
+        lambda x: mb.linear(x=x, weight=complex_fourier(128).astype(np.float32)),
+        "Fourier or cosine transform",
+    ),
+    "sines": (
+        lambda x: mb.linear(
+            x=x, weight=scipy.fft.dst(np.eye(256), 1, norm="ortho").astype(np.float32)
+        ),
+        "Fourier or cosine transform",
+    ),
+}
+
+
+def complex_fourier(samples):
+    """Returns what multiplies real and imaginary parts, one after the other."""
+    spectrum = np.fft.fft(np.eye(samples))
+    return np.block([[spectrum.real, -spectrum.imag], [spectrum.imag, spectrum.real]])
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_they_are_left_alone_and_told(name, tmp_path):
+    build, reason = FIXED[name]
+    source, out = tmp_path / "in.mlpackage", tmp_path / "out.mlpackage"
+    made = program(build, (1, 256))
+    convert(made, pass_pipeline=ct.PassPipeline.EMPTY).save(str(source))
+    config = Config(Percentile(0.5), weight_threshold=0)
+    for report in (mlpass.prune(source, out, config), mlpass.prune(made, config)):
+        (layer,) = report.layers
+        assert reason in str(layer.skipped)
+        assert layer.encoding == "dense"
+    x = {"x": RANDOM.standard_normal((1, 256)).astype(np.float32)}
+    before, after = (mlpass.Interpreter(path).predict(x) for path in (source, out))
+    assert all(np.array_equal(before[key], after[key]) for key in before)

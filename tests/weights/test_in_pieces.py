@@ -1,0 +1,120 @@
+"""Large weights are pruned in pieces: the very bytes of one piece, in little memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+
+import mlpass
+from mlpass import NM, Block, Percentile, Threshold
+from mlpass.sparsity import pieces
+from mlpass.weights import in_pieces
+
+MODES = [
+    Threshold(0.5, 0.3),
+    Percentile(0.5),
+    Percentile(0.03),
+    Percentile(0.5, scope="global"),
+    NM(2, 4),
+    NM(3, 7),
+    NM(2, 4, dim=0),
+    Block(0.5, 4),
+    Block(0.3, 3, dim=1),
+]
+
+
+def save(path, *weights):
+    dtype = types.fp16 if weights[0].dtype == np.float16 else types.fp32
+
+    @mb.program(
+        input_specs=[mb.TensorSpec(shape=(1, weights[0].shape[1]), dtype=dtype)],
+        opset_version=ct.target.iOS17,
+    )
+    def program(x):
+        for weight in weights:
+            x = mb.linear(x=x, weight=weight)
+        return x
+
+    ct.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS17,
+        pass_pipeline=ct.PassPipeline.EMPTY,
+        compute_precision=ct.precision.FLOAT32,
+        skip_model_load=True,
+        package_dir=str(path),
+    )
+
+
+def contents(package):
+    return next(package.rglob("weight.bin")).read_bytes(), next(
+        package.rglob("*.mlmodel")
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):
+    """Odd sizes, last groups that are not full, and ties across pieces."""
+    rng = np.random.default_rng(0)
+    weights = [np.round(rng.standard_normal((83, 83)), 1).astype(dtype) for _ in range(2)]
+    save(tmp_path / "in.mlpackage", *weights)
+    whole = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "whole.mlpackage", mode)
+    monkeypatch.setattr(pieces, "PIECE", 1000)
+    monkeypatch.setattr(in_pieces, "PIECE", 1000)
+    parted = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "parted.mlpackage", mode)
+    assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
+    assert parted.layers == whole.layers
+
+
+@pytest.mark.parametrize(
+    ("mode", "weight", "reason"),
+    [
+        (Threshold(1e-9, 0.5), np.ones((40, 60)), "sparsity 0.0000 would be below"),
+        (Percentile(0.0), np.ones((40, 60)), "zeroes nothing in it"),
+        (Percentile(0.5), np.full((40, 60), np.inf), "it holds NaN or inf"),
+        (NM(2, 64), np.ones((40, 60)), "fewer than m"),
+    ],
+)
+def test_pieces_are_refused_alike(mode, weight, reason, tmp_path, monkeypatch):
+    save(tmp_path / "in.mlpackage", weight.astype(np.float32))
+    monkeypatch.setattr(pieces, "PIECE", 1000)
+    monkeypatch.setattr(in_pieces, "PIECE", 1000)
+    report = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "out.mlpackage", mode)
+    assert reason in report.layers[0].skipped
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import mlpass, mlpass.pruning.prune
+from mlpass import *
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+mlpass.prune
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+mlpass.prune(sys.argv[1], sys.argv[2], eval(sys.argv[3]), force=True)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4096, 8192), np.float32).astype(np.float16)
+    save(tmp_path / "in.mlpackage", weight)
+    for mode in ("Threshold(0.5, 0.3)", "Percentile(0.5)", "NM(2, 4)", "Block(0.5, 4)"):
+        given = [str(tmp_path / "in.mlpackage"), str(tmp_path / "out.mlpackage"), mode]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *given], check=True, capture_output=True, text=True
+        )
+        assert int(done.stdout.split()[-1]) <= 1.2 * weight.nbytes, mode
