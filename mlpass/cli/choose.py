@@ -25,8 +25,11 @@ Say what the model must be; get a pruned model that is so, or the reason why it 
   mlpass choose model.mlpackage --sample-data samples.npz --max-size 3MB --min-accuracy 0.70 \\
       --evaluate accuracy.py:top1 -o out.mlpackage
 
-It climbs from pruning by magnitude (seconds) to SparseGPT, ADMM and fine-tuning (the torch extra),
-and tells what each step gave. With a size and a quality it stops at the first step that holds both.
+It climbs from zeros by magnitude (seconds) to storages without zeros (int8, palettes, int4; the
+best of them on samples), SparseGPT, ADMM, a form for each weight within the size, and fine-tuning
+(the torch extra), and tells what each step gave. Without --test-data a quarter of the samples is
+kept back to judge by, where there are 8 or more. With a size and a quality it stops at the first
+step that holds both.
 With a size alone it climbs to the end and picks the best outputs; with a quality alone, the
 smallest model. --up-to sparsegpt ends the climb earlier. Where nothing holds the target, nothing is
 written, and the exit status is 1.
@@ -57,7 +60,7 @@ def add_choose(commands: Subparsers) -> None:
     )
     choose.add_argument(
         "--up-to",
-        choices=("data-free", "sparsegpt", "admm", "fine-tuning"),
+        choices=("data-free", "storages", "sparsegpt", "admm", "budget", "fine-tuning"),
         default="fine-tuning",
         help="the last step to try (default: fine-tuning)",
     )

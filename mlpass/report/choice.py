@@ -51,7 +51,7 @@ class Attempt:
     """One step of the climb.
 
     Attributes:
-        rung: "data-free", "sparsegpt", "admm" or "fine-tuning".
+        rung: "data-free", "storages", "sparsegpt", "admm", "budget" or "fine-tuning".
         trial: what it gave.
         misses: what it falls short of; none where the target holds.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.files import temporary_folder
@@ -13,7 +14,7 @@ from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.report.choice import Choice, Target
-from mlpass.runtime.samples import SampleData
+from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.sweep import check_backend, path_of, sendable, write_outputs
@@ -21,6 +22,8 @@ from mlpass.study.trial import FITTED, Setting
 
 _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
+_FEWEST = 8  # samples of which some are kept back
+_SHARE = 4  # one of so many
 
 
 def choose(
@@ -43,10 +46,11 @@ def choose(
     """Writes a pruned model that holds a target, and returns what was tried and what it gave.
 
     The model as it is must hold `min_accuracy`, which is seen to first, unless your own `finetune`
-    may teach it. It climbs from pruning by magnitude to SparseGPT, ADMM and fine-tuning. With a
-    size and a quality it stops at the first step that holds both. With a size alone it goes through
-    all and picks the best outputs, with a quality alone the smallest model. Where no step holds the
-    target, nothing is written, and `picked` is None.
+    may teach it. It climbs from zeros by magnitude to storages without zeros (int8, palettes, int4,
+    then the best of them solved on samples), SparseGPT, ADMM, a form for each weight within the
+    size, and fine-tuning. With a size and a quality it stops at the first step that holds both.
+    With a size alone it goes through all and picks the best outputs, with a quality alone the
+    smallest model. Where no step holds the target, nothing is written, and `picked` is None.
 
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
@@ -57,8 +61,10 @@ def choose(
         min_accuracy: what `evaluate` must give at least.
         evaluate: your own measure: given the path of a package, returns a number, the higher the
             better.
-        test_data: samples to measure on, where they should be others than `sample_data`.
-        up_to: the last rung to climb: "data-free", "sparsegpt", "admm" or "fine-tuning".
+        test_data: samples to measure on. Without them a quarter of `sample_data` is kept back for
+            that, where there are 8 or more: no method sees those.
+        up_to: the last rung to climb: "data-free", "storages", "sparsegpt", "admm", "budget" or
+            "fine-tuning".
         finetune: your own training: given the path of a pruned package, that of the one to write,
             the samples and the path of the model as it is, returns a report. None is
             `mlpass.finetune` (the torch extra).
@@ -82,11 +88,11 @@ def choose(
     check_outside(output, model, "the model to prune")
     with temporary_folder() as folder:
         path, shown = path_of(model, folder)
-        samples = sendable(sample_data)
+        samples, judged = _divided(sample_data, test_data)
         setting = Setting(
             path,
             sample_data=samples,
-            test_data=samples if test_data is None else sendable(test_data),
+            test_data=judged,
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
@@ -122,6 +128,18 @@ def choose(
         reason=reason,
         notes=tuple(filter(None, (lacking, FITTED if setting.fitted and fitted else None))),
     )
+
+
+def _divided(sample_data: SampleData, test_data: SampleData | None) -> tuple[Any, Any]:
+    """Returns the samples to calibrate on, and those to judge by."""
+    samples = sendable(sample_data)
+    if test_data is not None:
+        return samples, sendable(test_data)
+    every = list(load_samples(samples))
+    if len(every) < _FEWEST:
+        return samples, samples
+    kept = [one for number, one in enumerate(every) if number % _SHARE != _SHARE - 1]
+    return kept, every[_SHARE - 1 :: _SHARE]
 
 
 def _lacking(target: Target, value: float | None) -> str | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mlpass.errors import MlpassError
-from mlpass.plan.config import Config
+from mlpass.plan.config import Config, OpConfig
+from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune
 from mlpass.report.choice import Attempt, Target
 from mlpass.report.records import Report
@@ -20,10 +22,13 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import Percentile
+from mlpass.storage.palette import Palette
+from mlpass.storage.quantized import Quantized
+from mlpass.storage.storage import Storage, is_old
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting, measure, run_trial
 
-RUNGS = ("data-free", "sparsegpt", "admm", "fine-tuning")
+RUNGS = ("data-free", "storages", "sparsegpt", "admm", "budget", "fine-tuning")
 
 # Given a pruned package, a target, samples and the model as it was, trains what is kept, writes
 # the result to the target and returns its report.
@@ -32,6 +37,15 @@ Finetune = Callable[[str, str, Any, str], Report]
 _STEP = 0.05  # of the sparsities that are tried where only the quality is a target
 _FINE = 0.005  # of those where the size is one
 _BUMPS = 4
+_FORMS: tuple[Storage, ...] = (
+    Quantized("int8"),
+    Palette(6),
+    Palette(4),
+    Quantized("int4", block_size=32),
+    Palette(3),
+    Palette(2),
+)
+_SOLVED = 2  # of them that are solved on samples as well
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,13 @@ class Climb:
         quality, size = trial.worth, -float(trial.nbytes or 0)
         return (size, quality) if self.wants_quality else (quality, size)
 
+    @cached_property
+    def forms(self) -> list[Storage]:
+        """The storages that the model's op set has, the largest first."""
+        with Package(self.setting.model) as package:
+            old = any(is_old(program.opset) for program in package.programs)
+        return [each for each in _FORMS if not old or each.needs_ios18 is None]
+
     def smallest_sparsity(self) -> float | None:
         """Returns the least sparsity at which the size holds, None where nothing is enough."""
         assert self.target.nbytes is not None
@@ -132,8 +153,17 @@ class Climb:
 
         Args:
             rung: one of `RUNGS` but the last.
-            sparsity: at which the size holds; None where only the quality is a target.
+            sparsity: at which the size holds with zeros alone; None where no sparsity is enough, or
+                only the quality is a target.
         """
+        if rung == "storages":
+            self._try_storages()
+            return
+        if rung == "budget":
+            self._try_budget()
+            return
+        if sparsity is None and self.target.nbytes is not None:
+            return
         for variant in self._variants(rung):
             if sparsity is not None:
                 self._fit(rung, variant, sparsity)
@@ -143,18 +173,70 @@ class Climb:
     def train(self, finetune: Finetune) -> None:
         """Trains what the nearest attempts keep, until the target holds.
 
-        Where the size is a target, that is the nearest attempt; else the next two sparsities above
-        the best, the higher one first.
+        Where the size is a target, that is the nearest attempt; else what is smaller than the best,
+        or the next two sparsities above what holds the target, the higher one first.
         """
         if self.target.nbytes is not None:
             starts = [self.nearest]
         else:
-            best = self.best
-            above = self.sparsities[best] if best is not None else 0.0
-            starts = [max(self._at(above + times * _STEP), default=None) for times in (2, 1)]
+            starts = self._smaller() or self._sparser()
         for start in starts:
             if start is not None and self._train(finetune, start):
                 return
+
+    def _try_storages(self) -> None:
+        """Tries storages without zeros, without samples; and on samples those of most promise."""
+        found = [
+            (storage, self._run("storages", _stored(storage, Magnitude()), 0.0))
+            for storage in self.forms
+        ]
+        limit = self.target.nbytes
+        if limit is None:
+            best = self.best
+            limit = None if best is None else self.attempts[best].trial.nbytes
+        fitting = [
+            (storage, trial)
+            for storage, trial in found
+            if trial.nbytes is not None and (limit is None or trial.nbytes <= limit)
+        ]
+        fitting.sort(key=lambda each: each[1].worth, reverse=True)
+        for storage, _ in fitting[:_SOLVED]:
+            self._run("storages", _stored(storage, SparseGPT()), 0.0)
+
+    def _try_budget(self) -> None:
+        """Tries the division of the size among the weights, where a size is a target."""
+        if self.target.nbytes is None or not self.forms:
+            return
+        with Package(self.setting.model) as package:
+            paths = package.weight_paths
+            left = self.target.nbytes - package.nbytes
+        budget = left + sum(path.stat().st_size for path in paths)
+        for _ in range(_BUMPS):
+            if budget <= 0:
+                return
+            candidate = Candidate("budget", Config(), SparseGPT(), {"budget": budget})
+            trial = self._run("budget", candidate, 0.0)
+            if trial.nbytes is None or trial.nbytes <= self.target.nbytes:
+                return
+            budget -= trial.nbytes - self.target.nbytes  # the program says more of each weight
+
+    def _smaller(self) -> list[int | None]:
+        """Returns the attempts of less bytes than the best one, those of the best outputs first."""
+        best = self.best
+        limit = 0 if best is None else self.attempts[best].trial.nbytes or 0
+        smaller: list[int | None] = [
+            number
+            for number, attempt in enumerate(self.attempts)
+            if not attempt.trial.failed and (attempt.trial.nbytes or limit) < limit
+        ]
+        smaller.sort(key=lambda number: self.attempts[number or 0].trial.worth, reverse=True)
+        return smaller[:_SOLVED]
+
+    def _sparser(self) -> list[int | None]:
+        """Returns attempts two steps and one step sparser than what holds the target."""
+        holding = [n for n, attempt in enumerate(self.attempts) if not attempt.misses]
+        above = max((self.sparsities[number] for number in holding), default=0.0)
+        return [max(self._at(above + times * _STEP), default=None) for times in (2, 1)]
 
     def _at(self, sparsity: float) -> list[int]:
         """Returns the calibrated attempts of a sparsity."""
@@ -210,8 +292,11 @@ class Climb:
             step = (low + high) // 2
 
     def _try(self, rung: str, variant: Variant, sparsity: float) -> Trial:
+        return self._run(rung, variant.at(sparsity), sparsity)
+
+    def _run(self, rung: str, candidate: Candidate, sparsity: float) -> Trial:
         output = str(self.folder / f"{len(self.attempts)}.mlpackage")
-        trial = run_trial(self.setting, variant.at(sparsity), output)
+        trial = run_trial(self.setting, candidate, output)
         self._note(rung, trial, output, sparsity)
         return trial
 
@@ -222,6 +307,12 @@ class Climb:
         self.packages.append(output)
         self.sparsities.append(sparsity)
         return not misses
+
+
+def _stored(storage: Storage, method: Method) -> Candidate:
+    """Returns the candidate of a storage for all weights."""
+    form = OpConfig(Percentile(0.0), storage=storage)
+    return Candidate(str(storage), Config(global_config=form), method)
 
 
 def built_in_finetune(steps: int) -> Finetune | None:

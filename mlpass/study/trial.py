@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.calibrate.budget import Budget, open_config
 from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
@@ -107,18 +108,25 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
         MlpassError: as `prune`.
         OSError: a file cannot be read or written.
     """
-    calibration = None
+    calibration, config, options = None, candidate.config, dict(candidate.options)
+    budget = Budget(options.pop("budget")) if "budget" in options else None
     if not candidate.data_free:
         calibration = make_calibration(
             candidate.method,
             setting.sample_data,
-            **plain_arguments(candidate.options),
+            **plain_arguments(options),
             backend=setting.backend,
             function_name=setting.function_name,
             dense_grams=None if setting.grams is None else GramFolder(Path(setting.grams)),
         )
     return prune_package(
-        setting.model, output, candidate.config, calibration, force=True, journaled=False
+        setting.model,
+        output,
+        config if budget is None else open_config(config, None),
+        calibration,
+        budget=budget,
+        force=True,
+        journaled=False,
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import mlpass
 from mlpass import ConfigError, OutputExistsError
 from mlpass.program.mlpackage import package_nbytes
+from tests.program.packages import FIXTURES
 
 
 def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
@@ -20,12 +22,41 @@ def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
     assert choice.picked.snr == best
     (record,) = mlpass.compare(model, out, samples).outputs
     assert record.snr == pytest.approx(best)
-    assert {attempt.rung for attempt in choice.attempts} == {"data-free", "sparsegpt"}
+    assert {attempt.rung for attempt in choice.attempts} == {
+        "data-free", "storages", "sparsegpt"
+    }  # fmt: skip
     # Not smaller than it has to be: one step less sparse is above the size.
     data_free = choice.attempts[0].trial.report
     sparsity = float(choice.attempts[0].trial.name.removeprefix("Percentile(").rstrip(")"))
     less = mlpass.prune(model, tmp_path / "l.mlpackage", mlpass.Percentile(sparsity - 0.005))
     assert less.bytes_after > 0.5 * choice.bytes_before >= data_free.bytes_after
+
+
+@pytest.mark.slow
+def test_at_a_small_size_storages_are_what_is_picked(tmp_path):
+    """A third of the bytes: fewer bits a weight keep what zeros lose."""
+    model, out = tmp_path / "raised.mlpackage", tmp_path / "out.mlpackage"
+    source = FIXTURES / "tiny_lm.mlpackage"
+    mlpass.prune(source, model, mlpass.Config(), minimum_deployment_target="iOS18")
+    rng = np.random.default_rng(0)
+    with np.load(source.with_suffix(".npz")) as truth:
+        tokens = truth["input:tokens"]
+    samples = [{"tokens": rng.permutation(tokens, axis=1)} for _ in range(8)]
+    choice = mlpass.choose(model, out, sample_data=samples, max_size="0.35x", up_to="budget")
+    rung = next(each.rung for each in choice.attempts if each.trial == choice.picked)
+    assert rung in ("storages", "budget")
+    holding = {rung: [] for rung in ("data-free", "storages", "sparsegpt", "admm", "budget")}
+    for attempt in choice.attempts:
+        if not attempt.misses:
+            holding[attempt.rung].append(attempt.trial.snr)
+    assert min(map(len, holding.values())) >= 1  # each has one of that size
+    assert choice.picked.snr == max(map(max, holding.values()))
+    assert max(holding["storages"] + holding["budget"]) > max(holding["admm"]) + 3
+    assert package_nbytes(out) <= 0.35 * choice.bytes_before
+    # Judged by what was kept back: every fourth sample, which no method saw.
+    assert choice.notes == ()
+    (record,) = mlpass.compare(model, out, samples[3::4]).outputs
+    assert record.snr == pytest.approx(choice.picked.snr)
 
 
 def test_a_model_whose_place_was_taken_meanwhile_is_kept_beside_it(
