@@ -18,7 +18,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 from mlpass.errors import MlpassError, ModelFormatError, OutputExistsError, add_note
@@ -141,6 +141,9 @@ def check_regular(path: Path, error: type[MlpassError]) -> None:
         raise error(f"{path}: is not a regular file")
 
 
+_MOST_FOLDERS = 64  # of a package that are looked at
+
+
 def check_apart(target: Path, source: Path, what: str) -> None:
     """Checks that writing `target` neither changes nor removes the folder `source`.
 
@@ -156,7 +159,11 @@ def check_apart(target: Path, source: Path, what: str) -> None:
         ModelFormatError: `target` is within `source`, or holds it.
     """
     place = Path(os.path.realpath(target.parent))  # a link at `target` is replaced, not followed
-    if any(_is_folder(each, source) for each in (place, *place.parents)):
+    around = [each for each in (place, *place.parents) if each.is_dir()]
+    within = [source]
+    if (source / "Manifest.json").is_file():  # a package: its folders may be mounted elsewhere, too
+        within += [Path(each) for each, _, _ in islice(os.walk(source), _MOST_FOLDERS)]
+    if any(_is_folder(each, other) for each in around for other in within):
         raise ModelFormatError(f"{target}: is within {what}; name another target")
     parents = Path(os.path.realpath(source)).parents
     if not target.is_symlink() and any(_is_folder(target, each) for each in parents):

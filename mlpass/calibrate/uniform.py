@@ -25,7 +25,7 @@ class Uniform(NamedTuple):
 def best_uniform(
     prices: Mapping[Site, Prices], factors: Mapping[Site, float], nbytes: int
 ) -> Uniform | None:
-    """Returns the form for all weights that fits at the least estimated error; None where none is.
+    """Returns the form for all weights that fits at the least estimated error; None without one.
 
     Args:
         prices: of each weight.

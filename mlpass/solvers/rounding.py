@@ -42,7 +42,7 @@ def prune_rounded(problem: Problem, method: Method, grid: Grid) -> Pruned:
         nearest = grid.nearest(pruned.weight)
         if not host(pruned.keep).all():
             nearest *= host(pruned.keep)
-        return Pruned(settle(problem, grid, nearest, pruned.keep, 0.0), pruned.keep)
+        return Pruned(nearest, pruned.keep)
     sweeper = method if isinstance(method, SparseGPT) else SparseGPT()
     windows = problem.mode.windows(problem.layout, sweeper.block_size)
     factored = factor(problem, windows, sweeper.dampening)

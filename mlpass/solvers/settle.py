@@ -11,8 +11,6 @@ sweep); Nair and Suggala 2024, "CDQuant", arXiv 2406.17542 (codes by coordinate 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from mlpass.arrays import Array, host
@@ -30,7 +28,8 @@ def settle(
     """Returns a weight on a grid with its values and codes settled; the grid's are set likewise.
 
     Args:
-        problem: with the target, whose outputs are wanted, in numpy's arrays.
+        problem: with the target, whose outputs are wanted, in numpy's arrays; its Gram is not
+            diagonal.
         grid: whose codes are those of `weight`.
         weight: (groups, rows, columns), zero outside `keep`.
         keep: its mask.
@@ -40,55 +39,31 @@ def settle(
     """
     added = np.float32(dampening) * host(problem.gram.means)[:, None]
     target, kept, found = host(problem.target), host(keep), host(weight)
-    power: Floats = host(problem.gram.diagonal) + added
-    if problem.gram.is_diagonal:
-        for _ in range(rounds):
-            if isinstance(grid, Movable):
-                found = _fit(power, lambda each: each * power[:, None], target, grid, found, kept)
-            found = grid.nearest(target * kept) * kept
-        return found
     square: Floats = np.array(host(problem.gram.matrix))
-    np.einsum("gcc->gc", square)[:] = power
+    np.einsum("gcc->gc", square)[:] += added
     for _ in range(rounds):
         if isinstance(grid, Movable):
-            found = _fit(power, lambda each: product(each, square), target, grid, found, kept)
+            found = _fit(square, target, grid, found, kept)
         found = _descend(square, target, grid, found, kept)
     return found
 
 
-def _fit(
-    power: Floats,
-    times: Callable[[Floats], Floats],
-    target: Floats,
-    grid: Movable,
-    weight: Floats,
-    keep: Floats,
-) -> Floats:
-    """Returns the weight with the values of its grid at least squares, its codes as they are.
-
-    Args:
-        power: (groups, columns), the Gram's diagonal.
-        times: multiplies rows with the Gram.
-        target: whose outputs are wanted.
-        grid: whose codes are those of `weight`.
-        weight: to start from.
-        keep: its mask.
-    """
+def _fit(square: Floats, target: Floats, grid: Movable, weight: Floats, keep: Floats) -> Floats:
+    """Returns the weight with the values of its grid at least squares, its codes as they are."""
+    power = np.einsum("gcc->gc", square)
     scale = _divided(1, grid.gathered(power[:, None] * keep, squared=True))
-    residual = grid.gathered(times(target - weight) * keep)
+    residual = grid.gathered(product(target - weight, square) * keep)
     moved = np.zeros_like(residual)
     step = residual * scale
     gain = _dots(residual, step)
     for _ in range(_STEPS):
-        image = grid.gathered(times(grid.spread(step) * keep) * keep)
+        image = grid.gathered(product(grid.spread(step) * keep, square) * keep)
         length = _divided(gain, _dots(step, image))
         moved += length * step
         residual -= length * image
         scaled = residual * scale
         previous, gain = gain, _dots(residual, scaled)
         step = scaled + _divided(gain, previous) * step
-        if not gain.any():
-            break
     return grid.moved(moved) * keep
 
 

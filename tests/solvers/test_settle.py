@@ -60,8 +60,7 @@ def test_values_are_the_least_squares_of_their_codes(storage):
     keep = np.ones((1, *weight.shape), bool)
     grid.fit(problem.weight, keep)
     start = grid.nearest(problem.weight)
-    power, square = problem.gram.diagonal, problem.gram.matrix
-    found = settle._fit(power, lambda each: each @ square, problem.weight, grid, start, keep)
+    found = settle._fit(problem.gram.matrix, problem.weight, grid, start, keep)
 
     sets = grid.gathered(start).shape
     directions = []

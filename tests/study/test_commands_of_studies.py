@@ -80,7 +80,10 @@ def test_wrong_usage(arguments, message, capsys):
     ("place", "message"),
     [
         ("measures", "--evaluate: must be MODULE:FUNCTION or FILE.py:FUNCTION. Got 'measures'."),
-        ("no_such_module:f", "--evaluate: no_such_module:f: No module named 'no_such_module'"),
+        (
+            "no_such_module:f",
+            "--evaluate: no_such_module:f: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         ("tests.study.measures:nothing", "has no attribute 'nothing'"),
         ("tests.study.measures:not_a_function", "not_a_function is not a function"),
     ],

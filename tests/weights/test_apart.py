@@ -316,7 +316,7 @@ def test_recurrent_weights_cannot_have_them(tmp_path):
     assert not (tmp_path / "out.mlpackage").exists()
 
 
-def test_the_weights_of_one_op_have_none(tmp_path):
+def test_factors_of_a_weight_have_none(tmp_path):
     @mb.program(input_specs=[mb.TensorSpec((3, 24))], opset_version=ct.target.iOS18)
     def program(x):
         made = mb.matmul(x=mb.const(val=WEIGHTS["linear"]), y=mb.const(val=WEIGHTS["right"]))
@@ -325,7 +325,7 @@ def test_the_weights_of_one_op_have_none(tmp_path):
     given = config(Quantized("int4", outliers=0.01))
     report = mlpass.prune_program(program, given)
     reasons = [layer.skipped for layer in report.layers if layer.shape in ((24, 64), (64, 24))]
-    assert reasons == ["an op multiplies it with another weight: it can have no outliers"] * 2
+    assert reasons == ["a weight is made of it, by matmul"] * 2
 
 
 def test_a_program_in_place(tmp_path):
