@@ -24,6 +24,10 @@ _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
 _FEWEST = 8  # samples of which some are kept back
 _SHARE = 4  # one of so many
+NEEDS_NEWER = (
+    "int4, tables for groups of rows, and masks with codes were not tried, they need iOS18: mlpass "
+    "prune MODEL -o RAISED --lossless --minimum-deployment-target iOS18 raises the model"
+)
 
 
 def choose(
@@ -118,6 +122,15 @@ def choose(
                 chosen.rewrite(output, force=force, keep=True),
             ):
                 pass
+    told = [lacking]
+    if setting.fitted and fitted:
+        told.append(FITTED)
+    elif test_data is None and fitted:
+        told.append(
+            f"{len(judged)} of {len(samples) + len(judged)} samples were kept back to judge by"
+        )
+    if climb.is_old and {"storages", "budget"} & {attempt.rung for attempt in climb.attempts}:
+        told.append(NEEDS_NEWER)
     return Choice(
         model=shown,
         bytes_before=before,
@@ -126,7 +139,7 @@ def choose(
         picked=None if best is None else climb.attempts[best].trial,
         output=None if best is None else os.fspath(output),
         reason=reason,
-        notes=tuple(filter(None, (lacking, FITTED if setting.fitted and fitted else None))),
+        notes=tuple(filter(None, told)),
     )
 
 

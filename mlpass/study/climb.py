@@ -45,6 +45,12 @@ _FORMS: tuple[Storage, ...] = (
     Palette(3),
     Palette(2),
 )
+_OLD_FORMS: tuple[Storage, ...] = (  # of iOS16 and 17
+    Quantized("int8"),
+    Palette(6, group_size=0),
+    Palette(4, group_size=0),
+    Palette(2, group_size=0),
+)
 _SOLVED = 2  # of them that are solved on samples as well
 
 
@@ -127,11 +133,10 @@ class Climb:
         return (size, quality) if self.wants_quality else (quality, size)
 
     @cached_property
-    def forms(self) -> list[Storage]:
-        """The storages that the model's op set has, the largest first."""
+    def is_old(self) -> bool:
+        """Whether the model's op set has only the first compressed forms, of iOS16."""
         with Package(self.setting.model) as package:
-            old = any(is_old(program.opset) for program in package.programs)
-        return [each for each in _FORMS if not old or each.needs_ios18 is None]
+            return any(is_old(program.opset) for program in package.programs)
 
     def smallest_sparsity(self) -> float | None:
         """Returns the least sparsity at which the size holds, None where nothing is enough."""
@@ -188,7 +193,7 @@ class Climb:
         """Tries storages without zeros, without samples; and on samples those of most promise."""
         found = [
             (storage, self._run("storages", _stored(storage, Magnitude()), 0.0))
-            for storage in self.forms
+            for storage in (_OLD_FORMS if self.is_old else _FORMS)
         ]
         limit = self.target.nbytes
         if limit is None:
@@ -205,7 +210,7 @@ class Climb:
 
     def _try_budget(self) -> None:
         """Tries the division of the size among the weights, where a size is a target."""
-        if self.target.nbytes is None or not self.forms:
+        if self.target.nbytes is None:
             return
         with Package(self.setting.model) as package:
             paths = package.weight_paths

@@ -83,7 +83,7 @@ def _storage_words(storage: Storage) -> list[str]:
     """Returns the flags of a storage: its leading option, and others that are not the default."""
     name = str(STORAGES.name_of(storage))
     lead, options = STORAGES[name].words["lead"], options_of(STORAGES[name].kind)
-    words: list[str] = []
+    words: list[str] = [] if lead else [flag_of("", name)]
     taken = taken_names() | {*MODES.options()}
     for word, option in words_of(name, lead, options, taken).items():
         text = str(getattr(storage, lead)) if word == name else option.given(storage)

@@ -11,6 +11,7 @@ from mlpass import (
     Block,
     Config,
     Kernel,
+    Lossless,
     Magnitude,
     OpConfig,
     Palette,
@@ -75,6 +76,13 @@ def test_every_option_of_a_storage(mode, storage, method):
     read = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
     assert config_of(read) == candidate.config
     assert (read.sample_data is None) == candidate.data_free == (method == Magnitude())
+
+
+def test_a_storage_without_options_is_a_flag():
+    candidate = Candidate("x", Config(OpConfig(None, Lossless())))
+    command = prune_command("m", candidate) or ""
+    assert command == "mlpass prune m -o pruned.mlpackage --lossless"
+    assert config_of(_parser().parse_args(shlex.split(command)[1:])) == candidate.config
 
 
 def test_values_as_they_come_need_no_flag():
