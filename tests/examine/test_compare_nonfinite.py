@@ -111,7 +111,7 @@ def test_a_choice_holds_its_target(masked, tmp_path):
     tried = [(attempt.trial.snr, attempt.misses) for attempt in choice.attempts]
     assert all(math.isfinite(snr) and (snr >= 15) == (not misses) for snr, misses in tried)
     assert any(misses for _, misses in tried)
-    (record,) = mlpass.compare(masked, out, SAMPLES).outputs
+    (record,) = mlpass.compare(masked, out, SAMPLES[3::4]).outputs  # those kept back
     assert record.snr == pytest.approx(choice.picked.snr)
     assert choice.picked.snr >= 15
 
