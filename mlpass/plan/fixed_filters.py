@@ -33,6 +33,8 @@ def may_repeat(filters: NDArray[Any]) -> bool:
     Args:
         filters: (channels, positions), the first ones of a weight.
     """
+    if not np.isfinite(filters).all():
+        return False
     return not filters.any() or _directions(filters) is not None
 
 
@@ -65,8 +67,10 @@ def is_choice(matrix: NDArray[Any]) -> bool:
 
 def _one_magnitude(matrix: NDArray[Any]) -> bool:
     """Returns whether all elements that are not zero have one magnitude."""
+    if not np.isfinite(matrix).all():
+        return False
     sizes = np.abs(matrix[matrix != 0].astype(np.float64))
-    if not sizes.size or not np.isfinite(sizes).all():
+    if not sizes.size:
         return False
     return bool(np.ptp(sizes) <= _TOLERANCE * sizes.max())
 
@@ -76,6 +80,8 @@ def _directions(filters: NDArray[Any]) -> tuple[int, int] | None:
 
     It is None where there are many, or one of them says nothing.
     """
+    if not np.isfinite(filters).all():
+        return None
     live = filters[filters.any(axis=1)].astype(np.float64)
     if not len(live) or not np.isfinite(live).all() or _one_magnitude(live):
         return None

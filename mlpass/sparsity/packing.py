@@ -24,8 +24,9 @@ def mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> tuple[NDArray[
         weight: any shape, C-contiguous.
         keep: the same shape, True = kept; it is overwritten with what is stored.
     """
-    counts = _mark(weight, keep)
-    return np.packbits(keep.reshape(-1), bitorder="little"), sum(counts)
+    stored = keep.reshape(-1)
+    counts = _mark(weight, stored)
+    return np.packbits(stored, bitorder="little"), sum(counts)
 
 
 def pack(
@@ -39,8 +40,8 @@ def pack(
         weight: any shape, C-contiguous.
         keep: the same shape, True = kept; it is overwritten with what is stored.
     """
-    counts = _mark(weight, keep)
-    stored = keep.reshape(-1)
+    stored = keep.reshape(-1)  # a copy, where the mask is in another order
+    counts = _mark(weight, stored)
     return np.packbits(stored, bitorder="little"), _gathered(weight, stored, counts)
 
 
@@ -68,10 +69,9 @@ def stored_elements(
     return _gathered(weight, stored, counts)
 
 
-def _mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> list[int]:
-    """Unmarks in `keep` what is zero, and returns how many are left in each slab."""
+def _mark(weight: NDArray[np.generic], stored: NDArray[np.bool_]) -> list[int]:
+    """Unmarks in `stored`, 1-D, what is zero, and returns how many are left in each slab."""
     bits = weight.reshape(-1).view(f"u{weight.dtype.itemsize}")
-    stored = keep.reshape(-1)
     # All bits but the sign: -0 is a zero, too.
     magnitude = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
 

@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import Config, Percentile
+from mlpass.plan import fixed_filters
 from mlpass.plan.fixed_filters import is_choice, is_repeated_filter, is_signs, may_repeat
 from tests.runtime.programs import convert, program
 
@@ -158,3 +159,12 @@ def test_they_are_left_alone_and_told(name, tmp_path):
     x = {"x": RANDOM.standard_normal((1, 256)).astype(np.float32)}
     before, after = (mlpass.Interpreter(path).predict(x) for path in (source, out))
     assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_what_is_not_a_number_is_not_fixed():
+    """A broken file may hold any bits: no warning comes of them."""
+    broken = np.full((16, 9), 0x7D01, np.uint16).view(np.float16)  # a signalling NaN
+    assert not fixed_filters.may_repeat(broken)
+    assert not fixed_filters.is_repeated_filter(broken)
+    assert not fixed_filters.is_signs(broken)
+    assert not fixed_filters.is_choice(broken)

@@ -69,3 +69,14 @@ def test_zero_out_leaves_no_negative_zero_and_no_nan():
     weight = np.array([np.nan, -1.0, 2.0], np.float32)
     result = zero_out(weight, np.array([False, False, True]))
     assert result.tobytes() == np.array([0.0, 0.0, 2.0], np.float32).tobytes()
+
+
+def test_a_mask_in_another_order_packs_alike():
+    weight = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float16)
+    weight[:, 1] = 0  # kept, and zero: not stored
+    keep = np.asfortranarray(weight > -1)
+    bits, nonzero = pack(weight, keep)
+    same_bits, same = pack(weight, np.ascontiguousarray(weight > -1))
+    assert np.array_equal(bits, same_bits)
+    assert np.array_equal(nonzero, same)
+    assert not (nonzero == 0).any()
