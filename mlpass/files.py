@@ -30,6 +30,7 @@ _ONLY_NEW = 4 if sys.platform == "darwin" else 1
 _SWAP = 2
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the file system does not know that flag
 _LONGEST_NAME = 255  # bytes
+_MOST_FOLDERS = 64  # of a package that are looked at
 _TEMPORARY = re.compile(r"mlpass-[0-9a-f]{12}")
 
 
@@ -141,9 +142,6 @@ def check_regular(path: Path, error: type[MlpassError]) -> None:
         raise error(f"{path}: is not a regular file")
 
 
-_MOST_FOLDERS = 64  # of a package that are looked at
-
-
 def check_apart(target: Path, source: Path, what: str) -> None:
     """Checks that writing `target` neither changes nor removes the folder `source`.
 
@@ -159,11 +157,10 @@ def check_apart(target: Path, source: Path, what: str) -> None:
         ModelFormatError: `target` is within `source`, or holds it.
     """
     place = Path(os.path.realpath(target.parent))  # a link at `target` is replaced, not followed
-    around = [each for each in (place, *place.parents) if each.is_dir()]
     within = [source]
     if (source / "Manifest.json").is_file():  # a package: its folders may be mounted elsewhere, too
-        within += [Path(each) for each, _, _ in islice(os.walk(source), _MOST_FOLDERS)]
-    if any(_is_folder(each, other) for each in around for other in within):
+        within = [Path(each) for each, _, _ in islice(os.walk(source), _MOST_FOLDERS)]
+    if any(_is_folder(each, other) for each in (place, *place.parents) for other in within):
         raise ModelFormatError(f"{target}: is within {what}; name another target")
     parents = Path(os.path.realpath(source)).parents
     if not target.is_symlink() and any(_is_folder(target, each) for each in parents):

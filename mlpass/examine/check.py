@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mlpass.errors import ConfigError
-from mlpass.examine.processors import PROCESSORS
+from mlpass.examine.processors import check_processor
 from mlpass.examine.ranges import range_hazards
 from mlpass.program.ir import Constant, Function, TensorType, Value
 from mlpass.program.mlmodel import open_package
@@ -50,10 +50,7 @@ def check(
         UnsupportedOpError: it has ops that cannot be run.
         OSError: it cannot be read.
     """
-    if processor is not None and processor not in PROCESSORS:
-        raise ConfigError(
-            f"processor: must be one of {', '.join(PROCESSORS)}, or None. Got {processor!r}."
-        )
+    check_processor(processor)
     if backend == "coreml":
         raise ConfigError("backend: Core ML does not show what ops make; use numpy or torch")
     samples = [] if sample_data is None else load_samples(sample_data)

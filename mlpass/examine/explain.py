@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import ConfigError, ModelFormatError, NotApplicable
-from mlpass.examine.processors import PROCESSORS, facts
+from mlpass.errors import ModelFormatError, NotApplicable
+from mlpass.examine.processors import check_processor, facts
 from mlpass.plan.config import configured
 from mlpass.plan.steps import Step, plan
 from mlpass.program.dtypes import BY_NAME
@@ -66,10 +66,7 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
         ModelFormatError: it is not a package with an ML Program, or is broken.
         OSError: it cannot be read.
     """
-    if processor is not None and processor not in PROCESSORS:
-        raise ConfigError(
-            f"processor: must be one of {', '.join(PROCESSORS)}, or None. Got {processor!r}."
-        )
+    check_processor(processor)
     weights, found = [], []
     with open_package(source) as package:
         command = _command(package.path)

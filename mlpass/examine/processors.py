@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import NotApplicable
+from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.ir import TensorType
 from mlpass.report.explanation import Finding
 from mlpass.weights.reading import layout_to_solve
@@ -18,6 +18,14 @@ PROCESSORS = ("ane", "cpu", "gpu")
 _GAIN = 0.75  # zeros from which on Apple claims gains on the Neural Engine
 _ROWS = 8  # that share a table at the speed of one table
 _GROUPS = (2, 4, 8, 16)  # m of n:m
+
+
+def check_processor(processor: str | None) -> None:
+    """Raises ConfigError where there is no such processor; None is all of them."""
+    if processor is not None and processor not in PROCESSORS:
+        raise ConfigError(
+            f"processor: must be one of {', '.join(PROCESSORS)}, or None. Got {processor!r}."
+        )
 
 
 def facts(site: Site, weight: NDArray[np.generic]) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlpass.arrays import Array, host
+from mlpass.arrays import Array, host, ratio, row_dots
 from mlpass.solvers.problem import Problem
 from mlpass.solvers.products import product
 from mlpass.storage.storage import Floats, Grid, Movable
@@ -51,19 +51,19 @@ def settle(
 def _fit(square: Floats, target: Floats, grid: Movable, weight: Floats, keep: Floats) -> Floats:
     """Returns the weight with the values of its grid at least squares, its codes as they are."""
     power = np.einsum("gcc->gc", square)
-    scale = _divided(1, grid.gathered(power[:, None] * keep, squared=True))
+    scale = host(ratio(1, grid.gathered(power[:, None] * keep, squared=True)))
     residual = grid.gathered(product(target - weight, square) * keep)
     moved = np.zeros_like(residual)
     step = residual * scale
-    gain = _dots(residual, step)
+    gain = host(row_dots(residual, step))[:, None]
     for _ in range(_STEPS):
         image = grid.gathered(product(grid.spread(step) * keep, square) * keep)
-        length = _divided(gain, _dots(step, image))
+        length = host(ratio(gain, row_dots(step, image)[:, None]))
         moved += length * step
         residual -= length * image
         scaled = residual * scale
-        previous, gain = gain, _dots(residual, scaled)
-        step = scaled + _divided(gain, previous) * step
+        previous, gain = gain, host(row_dots(residual, scaled))[:, None]
+        step = scaled + host(ratio(gain, previous)) * step
     return grid.moved(moved) * keep
 
 
@@ -73,7 +73,7 @@ def _descend(square: Floats, target: Floats, grid: Grid, weight: Floats, keep: F
     rounded = grid.rounding(np.arange(columns))
     pull = _turned(product(target - weight, square))
     current, stays = _turned(weight), _turned(keep)
-    inverse = _divided(1, np.einsum("gcc->gc", square))[:, :, None]
+    inverse = host(ratio(1, np.einsum("gcc->gc", square)))[:, :, None]
     for left in range(0, columns, _BLOCK):
         right = min(columns, left + _BLOCK)
         changed = np.zeros_like(current[:, left:right])
@@ -87,16 +87,6 @@ def _descend(square: Floats, target: Floats, grid: Grid, weight: Floats, keep: F
         if right < columns:
             pull[:, right:] -= product(square[:, right:, left:right], changed)
     return _turned(current)
-
-
-def _divided(over: Floats | int, under: Floats) -> Floats:
-    """Returns `over / under`, 0 where `under` is not above 0."""
-    return np.divide(over, under, out=np.zeros_like(under), where=under > 0)
-
-
-def _dots(first: Floats, second: Floats) -> Floats:
-    dots: Floats = np.einsum("nk,nk->n", first, second)
-    return dots[:, None]
 
 
 def _turned(values: Floats) -> Floats:

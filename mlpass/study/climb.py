@@ -158,16 +158,13 @@ class Climb:
 
         Args:
             rung: one of `RUNGS` but the last.
-            sparsity: at which the size holds with zeros alone; None where no sparsity is enough, or
-                only the quality is a target.
+            sparsity: at which the size holds; None where only the quality is a target.
         """
         if rung == "storages":
             self._try_storages()
             return
         if rung == "budget":
             self._try_budget()
-            return
-        if sparsity is None and self.target.nbytes is not None:
             return
         for variant in self._variants(rung):
             if sparsity is not None:

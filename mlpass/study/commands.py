@@ -27,10 +27,10 @@ def prune_command(model: str, candidate: Candidate) -> str | None:
         candidate: how to prune it.
     """
     config, method = candidate.config, METHODS.name_of(candidate.method)
-    begin = ["mlpass", "prune", model, "-o", "pruned.mlpackage"]
+    words = ["mlpass", "prune", model, "-o", "pruned.mlpackage"]
     if "budget" in candidate.options:
         size = str(candidate.options["budget"])
-        return shlex.join([*begin, "--max-size", size, "--sample-data", "samples.npz"])
+        return shlex.join([*words, "--max-size", size, "--sample-data", "samples.npz"])
     threshold, given = config.weight_threshold, op_config_of(config.global_config)
     if given is None or config != Config(config.global_config, weight_threshold=threshold):
         return None
@@ -38,7 +38,6 @@ def prune_command(model: str, candidate: Candidate) -> str | None:
     known = (mode is None or MODES.name_of(mode)) and (storage is None or STORAGES.name_of(storage))
     if (mode is None and storage is None) or not known or method is None:
         return None
-    words = [*begin]
     words += [] if mode is None else _mode_words(mode)
     words += [] if storage is None else _storage_words(storage)
     threshold = threshold if given.weight_threshold is None else given.weight_threshold
