@@ -14,6 +14,7 @@ from mlpass.program.ir import Constant, Function, TensorType, Value
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
 from mlpass.report.check import SEVERITIES, Check, Hazard
+from mlpass.report.gathered import gathered
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import is_constant, is_float, label_of
 from mlpass.runtime.samples import SampleData, load_samples
@@ -59,8 +60,9 @@ def check(
         name = str(package.path)
     if samples:
         found += range_hazards(Interpreter(model, backend=backend, partial=True), samples)
-    wanted = [each for each in found if each.processor in (None, processor or each.processor)]
-    return Check(name, len(samples), tuple(_gathered(wanted)))
+    hazards = list(gathered(found, "places", processor))
+    hazards.sort(key=lambda each: SEVERITIES.index(each.severity))
+    return Check(name, len(samples), tuple(hazards))
 
 
 def _static(package: Package) -> Iterator[Hazard]:
@@ -135,13 +137,3 @@ def _used(function: Function) -> set[Value]:
 
 def _is_fp32(value: Value) -> bool:
     return isinstance(value.type, TensorType) and value.type.dtype == "fp32"
-
-
-def _gathered(found: list[Hazard]) -> Iterator[Hazard]:
-    """Yields hazards, those that say the same of several places as one, the worst first."""
-    by_text: dict[tuple[Any, ...], list[str]] = {}
-    for each in found:
-        key = (each.severity, each.kind, each.processor, each.text, each.cure, each.source)
-        by_text.setdefault(key, []).extend(each.places)
-    for key in sorted(by_text, key=lambda key: SEVERITIES.index(key[0])):
-        yield Hazard(*key, tuple(by_text[key]))

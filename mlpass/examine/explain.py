@@ -20,6 +20,7 @@ from mlpass.program.dtypes import BY_NAME
 from mlpass.program.ir import TensorType
 from mlpass.program.mlmodel import open_package
 from mlpass.report.explanation import Explanation, Finding, WeightCost
+from mlpass.report.gathered import gathered
 from mlpass.storage.exact import file_nbytes
 from mlpass.storage.storage import packed_nbytes
 from mlpass.weights.lossless import Smallest, check_decoded, smallest_form
@@ -79,8 +80,9 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
             if seen is not None:
                 found += _findings(seen, command)
         name = str(package.path)
-    wanted = [each for each in found if each.processor in (None, processor or each.processor)]
-    return Explanation(name, tuple(weights), tuple(_gathered(wanted)))
+    findings = list(gathered(found, "weights", processor))
+    findings.sort(key=lambda each: _ORDER.index(each.kind))
+    return Explanation(name, tuple(weights), tuple(findings))
 
 
 def _seen(step: Step) -> _Seen | None:
@@ -176,16 +178,6 @@ def _mask_costs(site: Site, weight: NDArray[np.generic]) -> str | None:
 def _left(step: Step) -> Finding:
     reason = step.skipped or "its values cannot be read, or are not decoded alike everywhere"
     return Finding("left", None, f"left as it is by mlpass: {reason}", None, (step.site.name,))
-
-
-def _gathered(found: list[Finding]) -> Iterator[Finding]:
-    """Yields findings, those that say the same of several weights as one, what costs most first."""
-    by_text: dict[tuple[Any, ...], list[str]] = {}
-    for each in found:
-        key = (each.kind, each.processor, each.text, each.cure)
-        by_text.setdefault(key, []).extend(each.weights)
-    for key in sorted(by_text, key=lambda key: _ORDER.index(key[0])):
-        yield Finding(*key, tuple(by_text[key]))
 
 
 def _command(path: Path) -> str:
