@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mlpass.sparsity import select
 from mlpass.sparsity.select import Cut, keep_above, keys_of, lowest, lowest_of_many
 
 
@@ -77,6 +78,14 @@ def test_large_arrays_narrow_to_the_same_cut(dtype, share):
 def test_freak_distributions(keys, count):
     keep, _ = keep_above(keys, lowest(keys, count))
     assert np.array_equal(keep, expected(keys, count))
+
+
+@pytest.mark.parametrize("bracket", [(3, 4), (2**30, 2**30), (0, 2**32 - 1)])
+def test_a_sample_that_misleads_costs_time_only(monkeypatch, bracket):
+    monkeypatch.setattr(select, "_bracket", lambda *_: bracket)
+    keys = np.random.default_rng(1).integers(0, 2**31, 100_000).astype(np.uint32)
+    keep, _ = keep_above(keys, lowest(keys, 70_000))
+    assert np.array_equal(keep, expected(keys, 70_000))
 
 
 def test_many_sources_rank_as_one_and_are_read_a_few_times():
