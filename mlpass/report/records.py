@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.plain import plain
-from mlpass.report.table import bytes_text, table
+from mlpass.report.shown import Shown, Table
+from mlpass.report.table import bytes_text
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class BudgetRecord:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """A run over a model.
 
     Attributes:
@@ -129,6 +130,8 @@ class Report:
     notes: tuple[str, ...] = ()
     budget: BudgetRecord | None = None
 
+    listed: ClassVar[str] = "layers"
+
     @property
     def sparsity(self) -> float:
         """Zeros over elements, of all weights whose zeros are known."""
@@ -140,7 +143,8 @@ class Report:
         """Returns everything ready for JSON, None for a number that is not finite."""
         return plain({**asdict(self), "sparsity": self.sparsity})
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns the functions of a model that was looked at, the weights, and the totals."""
         inspected = self.output is None
         headers = ["weight", "read by", "shape", "type", "sparsity", "encoding"]
         calibrated = any(layer.error is not None for layer in self.layers)
@@ -167,16 +171,16 @@ class Report:
                     row += [_error(layer.error), _error(layer.error_before)]
                 row += [_how(layer)]
             rows.append(row)
-        functions = f"{self._functions_text()}\n\n" if inspected else ""
+        functions = [self._functions()] if inspected else []
         notes = "".join(f"\n{visible(note)}" for note in self.notes)
-        return f"{functions}{table(headers, rows)}\n\n{self._total_text()}{notes}"
+        return [*functions, Table(headers, rows), self._total_text() + notes]
 
-    def _functions_text(self) -> str:
+    def _functions(self) -> Table:
         rows = [
             (f.program or "-", f.name, f"iOS{f.opset}", str(sum(f.ops.values())), _most(f.ops))
             for f in self.functions
         ]
-        return table(("program", "function", "opset", "ops", "of them"), rows)
+        return Table(("program", "function", "opset", "ops", "of them"), rows)
 
     def _total_text(self) -> str:
         pruned = sum(layer.skipped is None and layer.mode is not None for layer in self.layers)
