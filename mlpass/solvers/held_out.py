@@ -1,0 +1,151 @@
+"""What a solve comes to on rows that it did not see, and how far few rows are to be trusted.
+
+A solver fits kept weights to the rows that it is given. Of few rows, fewer than columns say, most
+of what seems to correlate is chance, and what was fitted to it does harm on others: magnitude alone
+may do better. So some rows are kept back, the method is tried on the others with more and more of
+the Gram's off-diagonal taken away, up to nothing but magnitude, and what loses least on those kept
+back is what all rows are then solved with. Inputs that do correlate are told from few rows, and so
+keep the method as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import NotApplicable
+from mlpass.solvers.estimate import excerpt
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.problem import Method
+from mlpass.solvers.solve import solve
+from mlpass.solvers.wanda import Magnitude, Wanda
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.mode import Mode
+from mlpass.storage.storage import Storage
+
+SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
+PLENTY = 16  # rows for each column, from which on there is nothing to choose
+_DOUBT = 0.3  # times the error by magnitude, over the root of the rows kept back: no difference
+_SAFER = "it loses no more on rows kept back"
+_RUNS = 12  # of 8 output rows: of a large weight, what is tried
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What the rows of a weight's inputs tell, but for some, and what those that are kept back do.
+
+    Attributes:
+        learnt: Gram of most rows; None where there are none.
+        held: of those kept back; None where there are none.
+        rows: how many both have.
+        held_rows: how many were kept back.
+    """
+
+    learnt: Gram | None
+    held: Gram | None
+    rows: int
+    held_rows: int
+
+
+class Choice(NamedTuple):
+    """How to solve for a weight.
+
+    Attributes:
+        method: with which.
+        shrinkage: as of `solve`.
+        reason: why that is not the method that was asked for; None where it is.
+        error: on the rows kept back, relative, of a solve on the others; None where none are.
+        before: the same of `Magnitude()`.
+    """
+
+    method: Method
+    shrinkage: float = 0.0
+    reason: str | None = None
+    error: float | None = None
+    before: float | None = None
+
+
+def choose(
+    weight: NDArray[Any],
+    parts: HeldOut,
+    mode: Mode,
+    *,
+    method: Method,
+    storage: Storage | None,
+    target: NDArray[Any] | None,
+    layout: Layout,
+) -> Choice:
+    """Returns how to solve for a weight so that it does well on inputs that no solve saw.
+
+    Where rows are plentiful that is as asked, and what it comes to is all that is worked out. Of a
+    large weight some output rows tell for all.
+
+    Args:
+        weight: in the shape of `layout`, in numpy's array.
+        parts: what its inputs tell.
+        mode: which elements may stay.
+        method: that was asked for.
+        storage: as for `solve`.
+        target: likewise.
+        layout: of the weight.
+
+    Raises:
+        CalibrationError: a Gram is not positive semidefinite.
+        NotApplicable: the mode or the storage does not fit this weight.
+    """
+    columns = layout.sizes[2] * layout.sizes[3]
+    rungs = _rungs(method, mode, storage, plenty=parts.rows >= PLENTY * columns)
+    learnt, held = parts.learnt, parts.held
+    if learnt is None or held is None:
+        last, shrinkage = rungs[-1]
+        few = f"none of its {parts.rows} input rows could be kept back, for {columns} columns"
+        return Choice(last, shrinkage, None if last == method else f"not {method}: {few}")
+
+    def chosen(runs: int) -> Choice:
+        some = excerpt(weight if target is None else target, None, layout, held, runs)
+        part, aim = some.like(weight, layout), None if target is None else some.weight
+
+        def lost(method: Method, shrinkage: float, storage: Storage | None) -> float:
+            found = solve(
+                part,
+                learnt,
+                mode,
+                method=method,
+                storage=storage,
+                target=aim,
+                layout=some.layout,
+                shrinkage=shrinkage,
+            )
+            return some.error(found.weight, held)
+
+        before = lost(Magnitude(), 0.0, None)
+        errors = [lost(*rung, storage) for rung in rungs]
+        best = int(np.argmin(errors))
+        doubt = 1 - _DOUBT / sqrt(parts.held_rows)
+        if rungs[-1][0] != method and errors[best] > doubt * errors[-1]:
+            best = len(rungs) - 1
+        used, shrinkage = rungs[best]
+        reason = None if used == method else f"not {method}: {_SAFER}"
+        return Choice(used, shrinkage, reason, errors[best], before)
+
+    try:
+        return chosen(_RUNS)
+    except NotApplicable:  # its storage has tables for more rows than these
+        return chosen(layout.sizes[1])
+
+
+def _rungs(
+    method: Method, mode: Mode, storage: Storage | None, *, plenty: bool
+) -> list[tuple[Method, float]]:
+    """Returns methods with the shrinkage to try them at, as asked first and the safest last."""
+    if plenty:
+        return [(method, 0.0)]
+    fixed = isinstance(method, Magnitude | Wanda) and not method.refit and storage is None
+    rungs = [(method, share) for share in (SHARES[:1] if fixed else SHARES)]
+    if mode.target is not None and method != Magnitude():  # else it leaves another number of zeros
+        rungs.append((Magnitude(), 1.0))
+    return rungs
