@@ -22,6 +22,7 @@ from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.aim import aimed
+from mlpass.solvers.held_out import Choice, choose
 from mlpass.solvers.solve import Solution, solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
@@ -181,6 +182,9 @@ class _Pruning:
             bytes_after=encoded.nbytes,
             error=solution.error,
             error_before=solution.error_before,
+            error_held=solution.error_held,
+            error_before_held=solution.error_before_held,
+            shrinkage=solution.shrinkage,
             dampening=solution.dampening,
             samples=samples,
             tokens=tokens,
@@ -207,21 +211,39 @@ class _Pruning:
         layout = layout_to_solve(step.site, mode)
         try:
             weight, wanted, target = _target(observed, weight, layout)
+            choice = Choice(self._calibration.method)
+            if observed.parts is not None:
+                choice = choose(
+                    weight,
+                    observed.parts,
+                    mode,
+                    method=choice.method,
+                    storage=step.storage,
+                    target=wanted,
+                    layout=layout,
+                )
             solution = solve(
                 weight,
                 observed.gram,
                 mode,
-                method=self._calibration.method,
+                method=choice.method,
                 storage=step.storage,
                 target=wanted,
                 layout=layout,
                 error_before=True,
+                shrinkage=choice.shrinkage,
             )
         except CalibrationError as error:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
         if step.storage is None and solution.keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        return solution, target
+        reasons = [each for each in (choice.reason, solution.reason) if each]
+        return replace(
+            solution,
+            reason="; ".join(reasons) or None,
+            error_held=choice.error,
+            error_before_held=choice.before,
+        ), target
 
 
 def _target(

@@ -34,6 +34,11 @@ class LayerRecord:
         error: where calibrated, the relative output error on the samples:
             `||(W' - W) X^T||^2 / ||W X^T||^2`.
         error_before: the same of pruning by magnitude in the same mode.
+        error_held: the error on samples, or rows, that were kept back, of a solve that did not see
+            them; the weight itself is solved for on all. Of a large weight some rows tell for all.
+        error_before_held: the same of pruning by magnitude.
+        shrinkage: share of the correlation of its inputs that was taken for chance, few rows being
+            no proof of it: that with the least `error_held`.
         dampening: fraction of the Gram's mean diagonal that was added to it.
         samples: how many samples reached it.
         tokens: how many input rows it met.
@@ -58,6 +63,9 @@ class LayerRecord:
     skipped: str | None = None
     error: float | None = None
     error_before: float | None = None
+    error_held: float | None = None
+    error_before_held: float | None = None
+    shrinkage: float | None = None
     dampening: float | None = None
     samples: int | None = None
     tokens: int | None = None

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import NotApplicable
@@ -29,7 +29,9 @@ from mlpass.storage.storage import Storage
 
 SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
 PLENTY = 16  # rows for each column, from which on there is nothing to choose
-_DOUBT = 0.3  # times the error by magnitude, over the root of the rows kept back: no difference
+_AS_GOOD = 1.25  # times the least error, where rows are no fewer than columns: stays as asked
+_NOISE = 0.05  # of an error, which is neither here nor there
+_DOUBT = 0.4  # over the root of the rows kept back: by that share errors on them may be off
 _SAFER = "it loses no more on rows kept back"
 _RUNS = 12  # of 8 output rows: of a large weight, what is tried
 
@@ -98,12 +100,11 @@ def choose(
         NotApplicable: the mode or the storage does not fit this weight.
     """
     columns = layout.sizes[2] * layout.sizes[3]
-    rungs = _rungs(method, mode, storage, plenty=parts.rows >= PLENTY * columns)
+    shares, safe = _ladder(method, mode, storage, parts.rows / max(1, columns))
     learnt, held = parts.learnt, parts.held
     if learnt is None or held is None:
-        last, shrinkage = rungs[-1]
         few = f"none of its {parts.rows} input rows could be kept back, for {columns} columns"
-        return Choice(last, shrinkage, None if last == method else f"not {method}: {few}")
+        return Choice(safe, shares[-1], None if safe == method else f"not {method}: {few}")
 
     def chosen(runs: int) -> Choice:
         some = excerpt(weight if target is None else target, None, layout, held, runs)
@@ -122,15 +123,27 @@ def choose(
             )
             return some.error(found.weight, held)
 
+        tried = [(lost(method, 0.0, storage), method, 0.0)]
+        for share in shares[1:]:
+            tried.append((lost(method, share, storage), method, share))
+            if tried[-1][0] > tried[-2][0]:  # more does more harm
+                break
+        best = min(tried, key=itemgetter(0))
+        if parts.rows >= columns and tried[0][0] <= _AS_GOOD * best[0]:
+            best = tried[0]
         before = lost(Magnitude(), 0.0, None)
-        errors = [lost(*rung, storage) for rung in rungs]
-        best = int(np.argmin(errors))
-        doubt = 1 - _DOUBT / sqrt(parts.held_rows)
-        if rungs[-1][0] != method and errors[best] > doubt * errors[-1]:
-            best = len(rungs) - 1
-        used, shrinkage = rungs[best]
+        if safe != method:
+            least = before if storage is None else lost(safe, 1.0, storage)
+            sure = parts.rows >= columns and len(shares) == 1  # norms are known by then
+            doubt = 0.0 if sure else max(0.0, _DOUBT / sqrt(parts.held_rows) - _NOISE)
+            bound = least * (1 - doubt)
+            if best[0] > bound:
+                best = min(tried, key=itemgetter(0))
+            if best[0] > bound:
+                best = least, safe, 1.0
+        error, used, share = best
         reason = None if used == method else f"not {method}: {_SAFER}"
-        return Choice(used, shrinkage, reason, errors[best], before)
+        return Choice(used, share, reason, error, before)
 
     try:
         return chosen(_RUNS)
@@ -138,14 +151,18 @@ def choose(
         return chosen(layout.sizes[1])
 
 
-def _rungs(
-    method: Method, mode: Mode, storage: Storage | None, *, plenty: bool
-) -> list[tuple[Method, float]]:
-    """Returns methods with the shrinkage to try them at, as asked first and the safest last."""
-    if plenty:
-        return [(method, 0.0)]
-    fixed = isinstance(method, Magnitude | Wanda) and not method.refit and storage is None
-    rungs = [(method, share) for share in (SHARES[:1] if fixed else SHARES)]
-    if mode.target is not None and method != Magnitude():  # else it leaves another number of zeros
-        rungs.append((Magnitude(), 1.0))
-    return rungs
+def _ladder(
+    method: Method, mode: Mode, storage: Storage | None, plenty: float
+) -> tuple[tuple[float, ...], Method]:
+    """Returns the shares to try a method with, and what is safe in its place: it, or magnitude.
+
+    Args:
+        method: that was asked for.
+        mode: one that has no target leaves another number of zeros to magnitude.
+        storage: as for `solve`.
+        plenty: rows over columns.
+    """
+    scores = isinstance(method, Magnitude | Wanda) and not method.refit and storage is None
+    if plenty >= PLENTY:
+        return (0.0,), method
+    return (0.0,) if scores else SHARES, method if mode.target is None else Magnitude()

@@ -12,10 +12,9 @@ from mlpass.solvers.solve import solve
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude, Wanda
 from mlpass.sparsity.layout import matrix_layout
-from mlpass.sparsity.modes import NM, Block, Channel, Percentile, Threshold
+from mlpass.sparsity.modes import NM, Block, Percentile
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
-from mlpass.weights.ops.convolutions import conv_layout
 
 ROWS, COLUMNS = 48, 64
 METHODS = [SparseGPT(), SparseGPT(refit=True), ADMM(), Wanda(), Wanda(refit=True)]
