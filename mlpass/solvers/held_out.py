@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -100,9 +99,16 @@ def choose(
         NotApplicable: the mode or the storage does not fit this weight.
     """
     columns = layout.sizes[2] * layout.sizes[3]
-    shares, safe = _ladder(method, mode, storage, parts.rows / max(1, columns))
+    ranks = isinstance(method, Magnitude | Wanda) and not method.refit
+    refits = storage is not None or not ranks
+    plenty = parts.rows >= PLENTY * columns
+    shares = SHARES if refits and not plenty else SHARES[:1]
+    # A mode without a target leaves another number of zeros to magnitude: nothing to compare with.
+    safe = method if mode.target is None else Magnitude()
     learnt, held = parts.learnt, parts.held
     if learnt is None or held is None:
+        if plenty:
+            return Choice(method)
         few = f"none of its {parts.rows} input rows could be kept back, for {columns} columns"
         return Choice(safe, shares[-1], None if safe == method else f"not {method}: {few}")
 
@@ -123,46 +129,24 @@ def choose(
             )
             return some.error(found.weight, held)
 
-        tried = [(lost(method, 0.0, storage), method, 0.0)]
-        for share in shares[1:]:
-            tried.append((lost(method, share, storage), method, share))
-            if tried[-1][0] > tried[-2][0]:  # more does more harm
+        tried: list[tuple[float, float]] = []
+        for share in shares:
+            tried.append((lost(method, share, storage), share))
+            if len(tried) > 1 and tried[-1][0] > tried[-2][0]:  # more does more harm
                 break
-        best = min(tried, key=itemgetter(0))
-        if parts.rows >= columns and tried[0][0] <= _AS_GOOD * best[0]:
-            best = tried[0]
         before = lost(Magnitude(), 0.0, None)
-        if safe != method:
-            least = before if storage is None else lost(safe, 1.0, storage)
-            sure = parts.rows >= columns and len(shares) == 1  # norms are known by then
-            doubt = 0.0 if sure else max(0.0, _DOUBT / sqrt(parts.held_rows) - _NOISE)
-            bound = least * (1 - doubt)
-            if best[0] > bound:
-                best = min(tried, key=itemgetter(0))
-            if best[0] > bound:
-                best = least, safe, 1.0
-        error, used, share = best
-        reason = None if used == method else f"not {method}: {_SAFER}"
-        return Choice(used, share, reason, error, before)
+        least = before if storage is None or safe == method else lost(safe, shares[-1], storage)
+        best, first = min(tried), tried[0]
+        known = parts.rows >= (PLENTY if refits else 1) * columns
+        doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(parts.held_rows) - _NOISE)
+        bound = least * (1 - doubt)
+        if safe != method and best[0] > bound:
+            return Choice(safe, shares[-1], f"not {method}: {_SAFER}", least, before)
+        if parts.rows >= columns and first[0] <= min(_AS_GOOD * best[0], bound):
+            best = first
+        return Choice(method, best[1], None, best[0], before)
 
     try:
         return chosen(_RUNS)
     except NotApplicable:  # its storage has tables for more rows than these
         return chosen(layout.sizes[1])
-
-
-def _ladder(
-    method: Method, mode: Mode, storage: Storage | None, plenty: float
-) -> tuple[tuple[float, ...], Method]:
-    """Returns the shares to try a method with, and what is safe in its place: it, or magnitude.
-
-    Args:
-        method: that was asked for.
-        mode: one that has no target leaves another number of zeros to magnitude.
-        storage: as for `solve`.
-        plenty: rows over columns.
-    """
-    scores = isinstance(method, Magnitude | Wanda) and not method.refit and storage is None
-    if plenty >= PLENTY:
-        return (0.0,), method
-    return (0.0,) if scores else SHARES, method if mode.target is None else Magnitude()
