@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import host
+from mlpass.arrays import Array, host, in_fp32, on_host, placed, reshaped, row_dots
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import make_problem
 from mlpass.solvers.wanda import Uncorrelated
@@ -41,7 +41,7 @@ class Excerpt(NamedTuple):
         """Returns the same rows of another weight of the whole one's `layout`."""
         return other if self.picked is None else layout.split(other)[0][self.picked]
 
-    def error(self, other: NDArray[Any], gram: Gram) -> float:
+    def error(self, other: Array, gram: Gram) -> float:
         """Returns the relative output error of the whole weight, from that of these rows.
 
         Args:
@@ -50,7 +50,8 @@ class Excerpt(NamedTuple):
         """
         if self.whole <= 0:
             return 0.0
-        changed = _matrix(other, self.layout) - _matrix(self.weight, self.layout)
+        before = placed(_matrix(self.weight, self.layout), other)
+        changed = _matrix(other, self.layout) - before
         return float(np.vdot(_row_powers(changed, gram), self.counts)) / self.whole
 
 
@@ -137,20 +138,24 @@ def relative_error(weight: NDArray[Any], other: NDArray[Any], gram: Gram, layout
     return changed / whole if whole > 0 else 0.0
 
 
-def _matrix(weight: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
+def _matrix(weight: Array, layout: Layout) -> Array:
     groups, rows, channels, positions = layout.sizes
     shape = (groups, rows, channels * positions)
-    if weight.shape == shape:
-        return weight.astype(np.float32, copy=False)
-    return layout.split(weight).reshape(shape).astype(np.float32)
+    if tuple(weight.shape) == shape:
+        return in_fp32(weight)
+    return in_fp32(reshaped(layout.split(weight), shape))
 
 
-def _row_powers(matrix: NDArray[np.float32], gram: Gram) -> NDArray[np.float64]:
-    """Returns the square sum of the outputs of each row, (groups, rows)."""
-    gram = gram.hosted
+def _row_powers(matrix: Array, gram: Gram) -> NDArray[np.float64]:
+    """Returns the square sum of the outputs of each row, (groups, rows), worked out at the Gram."""
     if gram.is_diagonal:
-        powers = np.einsum("grc,grc,gc->gr", matrix, matrix, host(gram.diagonal))
+        rows = host(matrix)
+        powers = np.einsum("grc,grc,gc->gr", rows, rows, host(gram.diagonal))
+    elif on_host(gram.diagonal):
+        rows = host(matrix)
+        powers = np.einsum("grc,grc->gr", rows @ host(gram.matrix), rows)
     else:
-        powers = np.einsum("grc,grc->gr", matrix @ host(gram.matrix), matrix)
+        there = placed(matrix, gram.diagonal)
+        powers = host(row_dots(there @ gram.matrix, there))
     found: NDArray[np.float64] = np.maximum(powers, 0).astype(np.float64)
     return found

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from mlpass.arrays import Array, placed
 from mlpass.errors import NotApplicable
 from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
@@ -28,6 +29,7 @@ from mlpass.storage.storage import Storage
 
 SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
 PLENTY = 16  # rows for each column, from which on there is nothing to choose
+ENOUGH = 4  # for each column: so many usually do
 _AS_GOOD = 1.25  # times the least error, where rows are no fewer than columns: stays as asked
 _NOISE = 0.05  # of an error, which is neither here nor there
 _DOUBT = 0.4  # over the root of the rows kept back: by that share errors on them may be off
@@ -114,7 +116,8 @@ def choose(
 
     def chosen(runs: int) -> Choice:
         some = excerpt(weight if target is None else target, None, layout, held, runs)
-        part, aim = some.like(weight, layout), None if target is None else some.weight
+        part: Array = placed(some.like(weight, layout), held.diagonal)
+        aim = None if target is None else some.weight
 
         def lost(method: Method, shrinkage: float, storage: Storage | None) -> float:
             found = solve(
