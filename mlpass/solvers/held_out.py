@@ -10,6 +10,7 @@ keep the method as it is.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, NamedTuple
@@ -98,15 +99,15 @@ def choose(
 
     Raises:
         CalibrationError: a Gram is not positive semidefinite.
-        NotApplicable: the mode or the storage does not fit this weight.
     """
     columns = layout.sizes[2] * layout.sizes[3]
     ranks = isinstance(method, Magnitude | Wanda) and not method.refit
     refits = storage is not None or not ranks
     plenty = parts.rows >= PLENTY * columns
-    shares = SHARES if refits and not plenty else SHARES[:1]
-    # A mode without a target leaves another number of zeros to magnitude: nothing to compare with.
-    safe = method if mode.target is None else Magnitude()
+    # A mode without a target leaves each another number of zeros: nothing to compare.
+    compared = mode.target is not None
+    shares = SHARES if refits and compared and not plenty else SHARES[:1]
+    safe = Magnitude() if compared else method
     learnt, held = parts.learnt, parts.held
     if learnt is None or held is None:
         if plenty:
@@ -149,7 +150,7 @@ def choose(
             best = first
         return Choice(method, best[1], None, best[0], before)
 
-    try:
-        return chosen(_RUNS)
-    except NotApplicable:  # its storage has tables for more rows than these
-        return chosen(layout.sizes[1])
+    for runs in (_RUNS, layout.sizes[1]):  # a storage may have tables for more rows than some
+        with suppress(NotApplicable):
+            return chosen(runs)
+    return Choice(method)  # the solve itself says what does not fit, if it does not

@@ -133,8 +133,8 @@ def test_what_does_more_harm_than_magnitude_gives_way_to_it_however_many_rows():
 
 
 def test_a_mode_without_a_target_keeps_its_method():
-    choice, _ = chosen(weight_of(), inputs_of("white", 16), Threshold(0.8), ADMM())
-    assert choice.method == ADMM()
+    choice, _ = chosen(weight_of(), inputs_of("white", 16), Threshold(0.8), SparseGPT())
+    assert choice.method == SparseGPT()
 
 
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
