@@ -162,7 +162,8 @@ def _grams(
     whole = gram(0, 1)
     assert whole is not None  # there are rows
     rows, held = sum(sum(one.tokens) for one in met), sum(one.tokens[1] for one in met)
-    return whole, HeldOut(gram(0), gram(1), rows, held)
+    alone = len(set().union(*(one.samples for one in met))) == 1
+    return whole, HeldOut(gram(0), gram(1), rows, held, alone)
 
 
 def _with_reads(

@@ -31,7 +31,7 @@ from mlpass.storage.storage import Storage
 SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
 PLENTY = 16  # rows for each column, from which on there is nothing to choose
 ENOUGH = 4  # for each column: so many usually do
-_AS_GOOD = 1.25  # times the least error, where rows are no fewer than columns: stays as asked
+_AS_GOOD = 1.25  # times the least error, with as many rows as columns: it stays as asked
 _NOISE = 0.05  # of an error, which is neither here nor there
 _DOUBT = 0.4  # over the root of the rows kept back: by that share errors on them may be off
 _SAFER = "it loses no more on rows kept back"
@@ -43,16 +43,18 @@ class HeldOut:
     """What the rows of a weight's inputs tell, but for some, and what those that are kept back do.
 
     Attributes:
-        learnt: Gram of most rows; None where there are none.
-        held: of those kept back; None where there are none.
+        learnt: Gram of most rows; None without any.
+        held: of those kept back; None without any.
         rows: how many both have.
         held_rows: how many were kept back.
+        alone: whether those are of the one sample that the others are of as well.
     """
 
     learnt: Gram | None
     held: Gram | None
     rows: int
     held_rows: int
+    alone: bool = False
 
 
 class Choice(NamedTuple):
@@ -141,8 +143,9 @@ def choose(
         before = lost(Magnitude(), 0.0, None)
         least = before if storage is None or safe == method else lost(safe, shares[-1], storage)
         best, first = min(tried), tried[0]
-        known = parts.rows >= (PLENTY if refits else 1) * columns
-        doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(parts.held_rows) - _NOISE)
+        known = parts.rows >= (PLENTY if refits else 1) * columns and not parts.alone
+        apart = 1 if parts.alone else parts.held_rows  # rows of one sample are much alike
+        doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(apart) - _NOISE)
         bound = least * (1 - doubt)
         if safe != method and best[0] > bound:
             return Choice(safe, shares[-1], f"not {method}: {_SAFER}", least, before)
