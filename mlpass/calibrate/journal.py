@@ -141,7 +141,8 @@ def _check(found: Solution[NDArray[Any]], site: Site) -> None:
     for name, (array, dtype) in arrays.items():
         if np.shape(array) != site.shape or str(array.dtype) != str(BY_NAME[dtype].numpy):
             raise ValueError(f"{name}: is {np.shape(array)} {array.dtype}, not {site.shape}")
-    numbers = (found.error, found.dampening, found.error_before or 0.0)
+    held = found.error_held or 0.0, found.error_before_held or 0.0
+    numbers = (found.error, found.dampening, found.error_before or 0.0, found.shrinkage, *held)
     if not all(isinstance(one, int | float) for one in numbers):
         raise ValueError(f"its errors are {numbers}")
     if not (isinstance(found.method, str) and isinstance(found.reason or "", str)):

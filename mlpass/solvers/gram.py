@@ -22,6 +22,7 @@ from mlpass.arrays import (
     row_dots,
     taken,
     total,
+    with_diagonals,
 )
 from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items
@@ -149,6 +150,21 @@ class Gram:
         own = host(diagonals(uppers)) ** 2
         live = host(self.diagonal) > 0
         return bool(np.count_nonzero(live & (own < _TOLD)) >= _MANY * np.count_nonzero(live))
+
+    def shrunk(self, share: float) -> Gram:
+        """Returns the same with a share of all that is off the diagonal gone; 0 is itself.
+
+        At 1 it is that of inputs which do not correlate. It is worked out anew each time.
+
+        Source: Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
+        matrices", Journal of Multivariate Analysis 88 (the shrinkage; towards the diagonal here).
+
+        Args:
+            share: 0 to 1.
+        """
+        if self.is_diagonal or not share:
+            return self
+        return Gram(with_diagonals(self.matrix * (1 - share), self.diagonal))
 
     def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
         """Returns `(G + (dampening * mean + penalty) I)^-1` of each group, and its dampening.
