@@ -17,16 +17,15 @@ from mlpass.runtime.control import CONTROL
 from mlpass.runtime.function_plan import FunctionPlan, OpPlan, reads
 from mlpass.runtime.stretches import linked, made_in, ops_of, uses_of
 
-_BENT = frozenset(
-    """
-    relu relu6 clamped_relu leaky_relu prelu thresholded_relu elu gelu sigmoid silu sigmoid_hard
-    scaled_tanh softplus softplus_parametric softsign softmax instance_norm layer_norm l2_norm
-    local_response_norm max_pool l2_pool rnn gru lstm scaled_dot_product_attention abs acos asin
-    atan atanh ceil cos cosh erf exp exp2 clip floor inverse log round rsqrt sign sin sinh sqrt
-    square tan tanh threshold pow maximum minimum reduce_max reduce_min reduce_l2_norm
-    reduce_log_sum_exp reduce_sum_square
-    """.split()
-)
+_NAMES = """
+relu relu6 clamped_relu leaky_relu prelu thresholded_relu elu gelu sigmoid silu sigmoid_hard
+scaled_tanh softplus softplus_parametric softsign softmax instance_norm layer_norm l2_norm
+local_response_norm max_pool l2_pool rnn gru lstm scaled_dot_product_attention abs acos asin
+atan atanh ceil cos cosh erf exp exp2 clip floor inverse log round rsqrt sign sin sinh sqrt
+square tan tanh threshold pow maximum minimum reduce_max reduce_min reduce_l2_norm
+reduce_log_sum_exp reduce_sum_square
+"""
+_BENT = frozenset(_NAMES.split())
 _TRAINING = 16  # bytes of a trained element: in fp32 itself, its gradient, two moments of Adam
 _KEPT = 4  # bytes of an element that an op makes, kept for the gradient
 _AHEAD = 2  # so many regions more are looked into for a narrower cut
@@ -78,6 +77,25 @@ def cut(
     while (place := _next(places, edges[-1], sums, widths, budget)) is not None:
         edges.append(place)
     return [_region(plan, live, *bounds) for bounds in pairwise([*edges, len(steps)])]
+
+
+def cut_alike(
+    plan: FunctionPlan, regions: Sequence[Region], likes: Mapping[Value, Value]
+) -> list[Region]:
+    """Returns the regions of another model's function that end where those of a first one do.
+
+    Args:
+        plan: of the other function.
+        regions: of the first one.
+        likes: for the first one's values those of the other.
+    """
+    places = {value: at for at, step in enumerate(plan.block.steps, 1) for value in step.op.outputs}
+    edges = [0]
+    for region in regions[:-1]:
+        found = [places.get(likes[value], 0) for value in region.outputs if value in likes]
+        edges.append(max([edges[-1], *found]))
+    live = _live(plan)
+    return [_region(plan, live, *bounds) for bounds in pairwise([*edges, len(plan.block.steps)])]
 
 
 class _Held(NamedTuple):
@@ -138,7 +156,7 @@ def _next(
 def _live(plan: FunctionPlan) -> list[list[Value]]:
     """Returns the values that are there before each step, and after the last, and still needed."""
     steps, uses = plan.block.steps, uses_of(plan)
-    made = {value: -1 for value in plan.block.inputs}
+    made = dict.fromkeys(plan.block.inputs, -1)
     made |= {value: place for place, step in enumerate(steps) for value in step.op.outputs}
     live: list[list[Value]] = [[] for _ in range(len(steps) + 1)]
     for value, place in made.items():
