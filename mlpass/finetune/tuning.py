@@ -144,7 +144,7 @@ def tune_region(
     generator = np.random.default_rng([options.seed, tuning.number])
     before = _judged(tuning, held, options.batch_size)
     best, values = Tuned(before, before, 0), _values(module, names)
-    for epoch in range(1, 1 + (options.epochs if isfinite(before) else 0)):
+    for epoch in range(1, 1 + (options.epochs if before > 0 and isfinite(before) else 0)):
         module.train()
         order = [drawn[place] for place in generator.permutation(len(drawn))]
         for numbers in chunks(order, size):
