@@ -85,6 +85,7 @@ ARROWS = {
         "weights",
         "plan",
         "examine",
+        "finetune",
         "calibrate",
     },
     "plugin": {*GROUND, "program", "runtime", "solvers", "storage", "plan", "calibrate", "pruning"},

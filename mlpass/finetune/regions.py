@@ -24,7 +24,7 @@ from mlpass.finetune.feeding import read_sample
 from mlpass.finetune.module import ProgramModule, Stage, to_module, values_of
 from mlpass.finetune.polishing import divided, trained_of
 from mlpass.finetune.region_journal import RegionJournal
-from mlpass.finetune.stored import StoredModule, to_stored_module
+from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.streams import Named, Stream, values_read
 from mlpass.finetune.tuning import Tuned, Tuning, goal_of, tune_region
@@ -49,6 +49,7 @@ def tune(
     *,
     memory_budget: int = MEMORY_BUDGET,
     device: str | None = None,
+    function_name: str | None = None,
     force: bool = False,
     resume: bool = False,
 ) -> Report:
@@ -66,11 +67,12 @@ def tune(
         memory_budget: bytes that the training of a region may take, where the model can be cut that
             small, and bytes of activations that may stay in memory; the rest goes to files.
         device: torch's.
+        function_name: of a model with several functions, the one that the samples are for.
         force: whether to replace an `output` that exists.
         resume: whether to go on with the regions that a run that died had finished.
 
     Raises:
-        ConfigError: an option is not valid.
+        ConfigError: an option is not valid, or there is no such function.
         CalibrationError: there are too few samples, or they differ in shape; or what is to be gone
             on with is of another run.
         InputError: a sample does not fit the models.
@@ -84,8 +86,8 @@ def tune(
         OSError: a file cannot be read or written.
     """
     options = options or Regions()
-    samples = load_samples(sample_data)
-    settings: dict[str, object] = {"device": device, "memory_budget": memory_budget}
+    places = {"device": device, "function_name": function_name}
+    settings: dict[str, object] = {**places, "memory_budget": memory_budget}
     with open_package(model) as package, open_package(dense) as whole:
         package.check_target(output, force=force)  # now, not after an hour of work
         files = [*package.files, *whole.files]
@@ -94,10 +96,10 @@ def tune(
                 content = one.spec.SerializeToString(deterministic=True)
                 settings[name] = sha256(content).hexdigest()
     check_outside(output, dense, "the model to learn from")
+    samples = load_samples(sample_data)
     digest = digest_of(files, {**settings, **asdict(options)}, samples)
     with RegionJournal(journal_path(output), digest, resume=resume) as journal:
-        module = to_stored_module(model, device=device)
-        teacher = to_module(dense, device=device)
+        module, teacher = StoredModule(model, **places), to_module(dense, **places)
         done = tune_module(module, teacher, samples, options, journal, memory_budget)
         report = write_stored(module, output, trained=done.trained, force=force)
     return replace(report, notes=done.notes)

@@ -196,8 +196,8 @@ def test_what_does_not_do(pruned, tmp_path):
     tune(stateful, output, stateful, sequences, replace(OPTIONS, batch_size=1, epochs=1))
     with pytest.raises(OutputExistsError, match="already exists; pass force=True"):
         tune(pruned, output, TINY, None, OPTIONS)
-    with pytest.raises(OutputExistsError, match="is the model to learn from"):
-        tune(pruned, TINY, TINY, SAMPLES, OPTIONS, force=True)
+    with pytest.raises(ModelFormatError, match="is within the model to learn from"):
+        tune(pruned, TINY / "o.mlpackage", TINY, SAMPLES, OPTIONS)
     journal_path(output).write_text("")
     with pytest.raises(OutputBusyError, match="is not a folder of mlpass's own"):
         tune(pruned, output, TINY, SAMPLES, OPTIONS, force=True)

@@ -82,7 +82,9 @@ def tuning_of(mine, dense, regions, others, likes, number):
     return Tuning(mine, regions[number], goal, [], number)
 
 
-@pytest.mark.parametrize(("name", "number"), [("tiny_lm", 1), ("tiny_lm", 2), ("efficientnet_lite0", 1)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("tiny_lm", 1), ("tiny_lm", 2), ("efficientnet_lite0", 1)]
+)
 def test_gradients_are_slopes(name, number, tmp_path):
     compressed = tmp_path / "c.mlpackage"
     mlpass.prune(FIXTURES / f"{name}.mlpackage", compressed, Percentile(0.5))
