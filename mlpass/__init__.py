@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlpass.examine.locate import locate
     from mlpass.plan.config import Config, OpConfig
     from mlpass.plan.regions import Regions
+    from mlpass.plugin.converting import converting
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
     from mlpass.pruning.in_place import prune_program
@@ -108,6 +109,7 @@ _HOMES = {
     "Location": "mlpass.report.location",
     "OpRecord": "mlpass.report.location",
     "kernel": "mlpass.runtime.kernels.registry",
+    "converting": "mlpass.plugin.converting",
     "pipeline": "mlpass.plugin.passes",
     "prune": "mlpass.pruning.prune",
     "prune_program": "mlpass.pruning.in_place",
@@ -154,6 +156,7 @@ __all__ = [
     "inspect",
     "locate",
     "kernel",
+    "converting",
     "pipeline",
     "prune",
     "prune_program",
