@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlpass.examine.inspect import inspect
     from mlpass.examine.locate import locate
     from mlpass.plan.config import Config, OpConfig
+    from mlpass.plan.regions import Regions
     from mlpass.plugin.converting import converting
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
@@ -87,6 +88,7 @@ _HOMES = {
     "Plain": "mlpass.storage.plain",
     "Percentile": "mlpass.sparsity.modes",
     "Quantized": "mlpass.storage.quantized",
+    "Regions": "mlpass.plan.regions",
     "Report": "mlpass.report.records",
     "OpConfig": "mlpass.plan.config",
     "Solution": "mlpass.solvers.solve",
@@ -170,6 +172,7 @@ __all__ = [
     "Location",
     "OpRecord",
     "OutputRecord",
+    "Regions",
     "Report",
     "Solution",
     "BackendError",

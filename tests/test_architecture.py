@@ -85,6 +85,7 @@ ARROWS = {
         "weights",
         "plan",
         "examine",
+        "finetune",
         "calibrate",
     },
     "plugin": {
