@@ -17,10 +17,11 @@ from mlpass.plan.config import Config, OpConfig, op_config_of
 from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
 from mlpass.sparsity.modes import Mask, Mode, Percentile
-from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
+from mlpass.sparsity.select import Cut, Keys, KeySource, keep_above, keys_of, lowest_of_many
 from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import Storage
 from mlpass.weights.apart import check_sums
+from mlpass.weights.in_pieces import scores_in_pieces
 from mlpass.weights.joint import has_joint_form
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import magnitude, weight_of
@@ -106,7 +107,7 @@ def rank_globally(steps: Sequence[Step]) -> list[Step]:
         for index, step in enumerate(result):
             if step.mode == mode and step.skipped is None:
                 try:
-                    magnitude(weight_of(step.site))
+                    _check_finite(step.site)
                     members.append(index)
                 except NotApplicable as reason:
                     result[index] = replace(step, skipped=str(reason))
@@ -127,18 +128,43 @@ class _Ranked:
         score = magnitude(weight_of(self._step.site)).astype(self._dtype, copy=False)
         return keys_of(score).reshape(-1)
 
+    def sample(self, step: int) -> Keys:
+        return self()[::step].copy()
+
 
 def _cuts(steps: Sequence[Step], mode: Mode) -> Iterator[SiteCut]:
     """Yields the cut of each step, the ties going to the first."""
     dtypes = {step.site.dtype for step in steps}
     dtype = np.dtype(np.float16 if dtypes == {"fp16"} else np.float32)
-    sources = [_Ranked(step, dtype) for step in steps]
+    ranked = [_sources(step, dtype) for step in steps]
+    sources = [source for pieces in ranked for source in pieces]
     size = sum(source.size for source in sources)
     key, ties = lowest_of_many(sources, floor((mode.target or 0.0) * size))
-    for source in sources:
-        here = min(ties, int(np.count_nonzero(source() == key))) if ties else 0
+    for pieces in ranked:
+        equal = sum(int(np.count_nonzero(source() == key)) for source in pieces) if ties else 0
+        here = min(ties, equal)
         ties -= here
         yield SiteCut(Cut(key, here), dtype)
+
+
+def _check_finite(site: Site) -> None:
+    """Raises NotApplicable where a weight holds NaN or inf."""
+    scores = scores_in_pieces(site)
+    if scores is None:
+        magnitude(weight_of(site))
+        return
+    for ends in scores.bounds(1):
+        scores.read(*ends)
+
+
+def _sources(step: Step, dtype: np.dtype[np.generic]) -> list[KeySource]:
+    """Returns the keys of a weight: those of its pieces where it is large."""
+    scores = scores_in_pieces(step.site)
+    if scores is None:
+        return [_Ranked(step, dtype)]
+    read = scores.read
+    cast = replace(scores, dtype=dtype, read=lambda *ends: read(*ends).astype(dtype, copy=False))
+    return cast.sources()
 
 
 def _has_outliers(step: Step) -> bool:

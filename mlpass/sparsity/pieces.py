@@ -26,9 +26,19 @@ from mlpass.sparsity.modes import (
 )
 from mlpass.sparsity.norms import mean_squares, norm_dtype
 from mlpass.sparsity.ranking import Mask, Score, around_channels, map_groups
-from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest, lowest_of_many
+from mlpass.sparsity.select import (
+    Cut,
+    Keys,
+    KeySource,
+    keep_above,
+    keys_of,
+    lowest,
+    lowest_of_many,
+)
 
-PIECE = 1 << 21  # elements: with all that is made of them, about 20 MB
+PIECE = 1 << 22  # elements: with all that is made of them, about 40 MB
+_RUNS = 8  # of a piece that a sample is taken of
+_READ = 8  # of so many elements one lies within those
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,14 @@ class Scores:
         step = max(1, PIECE // unit) * unit
         return [(start, min(start + step, self.size)) for start in range(0, self.size, step)]
 
+    def sources(self) -> list[KeySource]:
+        """Returns the keys of all pieces, to be ranked with others."""
+        return [_Piece(self, *ends) for ends in self.bounds(1)]
+
     def lowest(self, count: int) -> Cut:
         """Returns the cut that zeroes exactly the `count` lowest."""
-        bounds = self.bounds(1)
-        if len(bounds) == 1:
-            return lowest(keys_of(self.read(*bounds[0])), count)
-        return lowest_of_many([_Piece(self, *ends) for ends in bounds], count)
+        sources = self.sources()
+        return lowest(sources[0](), count) if len(sources) == 1 else lowest_of_many(sources, count)
 
 
 class _Piece:
@@ -67,7 +79,19 @@ class _Piece:
         self.size = stop - start
 
     def __call__(self) -> Keys:
-        return keys_of(self._scores.read(self._start, self._stop))
+        return self._keys(self._start, self._stop)
+
+    def sample(self, step: int) -> Keys:
+        """Returns some keys of runs that lie all over the piece: the rest is not read."""
+        apart = -(-self.size // (8 * _RUNS)) * 8  # runs begin at a byte, whatever the elements
+        runs = [
+            self._keys(start, min(start + -(-apart // _READ), self._stop))
+            for start in range(self._start, self._stop, apart)
+        ]
+        return np.concatenate(runs)[:: max(1, step // _READ) | 1].copy()
+
+    def _keys(self, start: int, stop: int) -> Keys:
+        return keys_of(self._scores.read(start, stop))
 
 
 class Rule(NamedTuple):

@@ -35,6 +35,10 @@ class KeySource(Protocol):
         """Returns its keys, 1-D."""
         ...
 
+    def sample(self, step: int) -> Keys:
+        """Returns about one key of `step`, from all over, as an array of its own."""
+        ...
+
 
 class Cut(NamedTuple):
     """What to zero: every score below `key`, and the first `ties` of those equal to it."""
@@ -129,6 +133,9 @@ class _Held:
     def __call__(self) -> Keys:
         return self.keys
 
+    def sample(self, step: int) -> Keys:
+        return self.keys[::step].copy()
+
 
 def _largest(sources: Sequence[KeySource]) -> int:
     return max(int(source().max()) for source in sources if source.size)
@@ -148,7 +155,7 @@ def _first_bracket(sources: Sequence[KeySource], count: int, total: int) -> tupl
     """
     wanted = min(_SAMPLE, (3 * total) ** (2 / 3))  # a larger one would cost more than it saves
     step = max(1, int(total / wanted)) | 1  # odd: in step with no power-of-two row length
-    sample = np.concatenate([source()[::step].copy() for source in sources])
+    sample = np.concatenate([source.sample(step) for source in sources])
     share = count / total
     margin = 6 * (share * (1 - share) / sample.size) ** 0.5 + 2 / sample.size
     first = int(max(0.0, share - margin) * (sample.size - 1))

@@ -14,11 +14,34 @@ from mlpass.program.dtypes import pack_elements, unpack_elements
 from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.packing import mark, stored_elements
-from mlpass.sparsity.pieces import PIECE, Rule, Scores, cut_rule, rule_of
+from mlpass.sparsity.pieces import Rule, Scores, cut_rule, rule_of
 from mlpass.sparsity.select import Cut
 from mlpass.weights.reading import layout_of_site, magnitude
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, encode_mask
+
+WHOLE = 1 << 25  # bytes of a weight: what is no larger is read as a whole, which is faster
+
+
+def scores_in_pieces(site: Site) -> Scores | None:
+    """Returns the magnitudes of a weight, read piece by piece; None where it is small, or computed.
+
+    Reading raises NotApplicable where the weight holds NaN or inf.
+    """
+    constant = site.constant
+    if constant is None or constant.part is None or constant.nbytes <= WHOLE:
+        return None
+
+    def score(start: int, stop: int) -> NDArray[Any]:
+        return magnitude(_elements(constant, start, stop))
+
+    return Scores(constant.size, np.dtype(constant.dtype.numpy), score)
+
+
+def _elements(constant: Constant, start: int, stop: int) -> NDArray[Any]:
+    """Returns the elements from one place to another."""
+    assert constant.part is not None  # asked before
+    return unpack_elements(constant.part(start, stop), constant.dtype, stop - start)
 
 
 def encode_in_pieces(
@@ -38,18 +61,11 @@ def encode_in_pieces(
     Raises:
         NotApplicable: the mode does not fit the weight, or zeroes nothing in it.
     """
-    constant = site.constant
-    if constant is None or constant.part is None or constant.size <= PIECE:
+    scores = scores_in_pieces(site)
+    if scores is None:
         return None
-
-    def weight(start: int, stop: int) -> NDArray[Any]:
-        assert constant.part is not None
-        return unpack_elements(constant.part(start, stop), constant.dtype, stop - start)
-
-    def score(start: int, stop: int) -> NDArray[Any]:
-        return magnitude(weight(start, stop))
-
-    scores = Scores(constant.size, np.dtype(constant.dtype.numpy), score)
+    constant = site.constant
+    assert constant is not None  # it has scores
     rule = _rule(site, mode, cut, scores)
     if rule is None:
         return None
@@ -57,7 +73,7 @@ def encode_in_pieces(
     kept, stored = 0, 0
     bounds = scores.bounds(rule.unit)
     for start, stop in bounds:
-        values = weight(start, stop)
+        values = _elements(constant, start, stop)
         keep = rule.keep(start, magnitude(values))
         kept += int(np.count_nonzero(keep))
         mask[start // 8 : -(-stop // 8)], count = mark(values, keep)
@@ -71,7 +87,7 @@ def encode_in_pieces(
         for start, stop in bounds:
             bits = mask[start // 8 : -(-stop // 8)]
             yield pack_elements(
-                stored_elements(weight(start, stop), bits, dense=dense), constant.dtype
+                stored_elements(_elements(constant, start, stop), bits, dense=dense), constant.dtype
             )
 
     def made(dense: bool) -> Constant:

@@ -20,6 +20,10 @@ class Source:
         self.reads += 1
         return self.keys
 
+    def sample(self, step):
+        self.reads += 1
+        return self.keys[::step].copy()
+
 
 def expected(keys: np.ndarray, count: int) -> np.ndarray:
     """The keep mask by a stable sort: of equals, the first go first."""
