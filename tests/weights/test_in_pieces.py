@@ -12,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 import mlpass
-from mlpass import NM, Block, Percentile, Threshold
+from mlpass import NM, Block, Channel, Percentile, Threshold
 from mlpass.sparsity import pieces
 from mlpass.weights import in_pieces
 
@@ -26,6 +26,8 @@ MODES = [
     NM(2, 4, dim=0),
     Block(0.5, 4),
     Block(0.3, 3, dim=1),
+    Channel(0.4),
+    Percentile(0.4, scope="row"),
 ]
 
 
@@ -69,7 +71,8 @@ def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):
     weights = [np.round(rng.standard_normal((83, 83)), 1).astype(dtype) for _ in range(2)]
     save(tmp_path / "in.mlpackage", *weights)
     whole = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "whole.mlpackage", mode)
-    monkeypatch.setattr(pieces, "PIECE", 1000)
+    monkeypatch.setattr(pieces, "SLAB", 1000)
+    monkeypatch.setattr(in_pieces, "SLAB", 320)
     monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     parted = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "parted.mlpackage", mode)
     assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
@@ -87,7 +90,8 @@ def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):
 )
 def test_pieces_are_refused_alike(mode, weight, reason, tmp_path, monkeypatch):
     save(tmp_path / "in.mlpackage", weight.astype(np.float32))
-    monkeypatch.setattr(pieces, "PIECE", 1000)
+    monkeypatch.setattr(pieces, "SLAB", 1000)
+    monkeypatch.setattr(in_pieces, "SLAB", 320)
     monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     report = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "out.mlpackage", mode)
     assert reason in report.layers[0].skipped
@@ -119,31 +123,14 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
     for mode in (
         "Threshold(0.5, 0.3)",
         "Percentile(0.5)",
+        "Percentile(0.5, scope='row')",
         "Percentile(0.5, scope='global')",
         "NM(2, 4)",
         "Block(0.5, 4)",
+        "Channel(0.5)",
     ):
         given = [str(tmp_path / "in.mlpackage"), str(tmp_path / "out.mlpackage"), mode]
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, *given], check=True, capture_output=True, text=True
         )
         assert int(done.stdout.split()[-1]) <= 1.2 * weight.nbytes, mode
-
-
-@pytest.mark.parametrize("count", [1, 9_999, 40_000, 79_999])
-@pytest.mark.parametrize("kind", ["random", "in order", "runs alone are large", "equal"])
-def test_a_cut_is_exact_whatever_a_sample_saw(kind, count, monkeypatch):
-    """Only an eighth of a piece is read for it."""
-    keys = np.abs(np.random.default_rng(0).standard_normal(80_000)).astype(np.float32)
-    if kind == "in order":
-        keys.sort()
-    if kind == "runs alone are large":
-        keys[np.arange(80_000) % 1250 < 157] += 100
-    if kind == "equal":
-        keys[:] = 1
-    monkeypatch.setattr(pieces, "PIECE", 10_000)
-    scores = pieces.Scores(keys.size, keys.dtype, lambda start, stop: keys[start:stop])
-    cut = scores.lowest(count)
-    lowest = np.sort(keys)[:count]
-    assert np.uint32(cut.key).view(np.float32) == lowest[-1]
-    assert cut.ties == np.count_nonzero(lowest == lowest[-1])
