@@ -33,6 +33,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "mlpass", initializer=_enter_worker)
 
 
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of its threads
+
+
 def _enter_worker() -> None:
     _here.worker = True
 
