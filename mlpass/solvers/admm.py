@@ -15,8 +15,8 @@ What is ours: columns are divided by what the others do not tell of them, the ro
 conditional variance, where the sources scale them to unit norm. Going without a weight costs what
 the others cannot make up for, so that is what the projection should compare. All columns then have
 one conditional variance, the harmonic mean of the Gram's spectrum, whatever that is, and the
-penalty begins at half of it: the mask moves freely there. It grows fast while much of the mask
-changes, slowly while it settles, and ends once nothing changes. X is over-relaxed.
+penalty begins at that: the mask moves freely there. It grows fast while much of the mask changes,
+slowly while it settles, and ends once nothing changes.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.masks import keep_mask
 
-_RELAXATION = 1.3
-_PENALTIES = 12  # at most; each has its share of the iterations
+_PENALTIES = 8  # at most; each has its share of the iterations
 # How often the penalty grows by a tenth, where at least such a share of the mask has changed.
 _GROWTH, _STEPS = 1.1, ((0.05, 3), (0.0025, 2), (0.0, 1))
 _ROWS = 64  # of a group, which tell what to expect of all
@@ -60,11 +59,11 @@ class ADMM(Method):
     """
 
     iterations: int = option(
-        default=36, low=1, high=10_000, help="products with the inverse at most"
+        default=24, low=1, high=10_000, help="products with the inverse at most"
     )
-    finish: int = option(default=8, low=0, high=10_000, help="conjugate-gradient steps on the mask")
+    finish: int = option(default=4, low=0, high=10_000, help="conjugate-gradient steps on the mask")
     penalty: float = option(
-        default=0.5, above=0, help="of mask and weights that differ, in the beginning"
+        default=1.0, above=0, help="of mask and weights that differ, in the beginning"
     )
     dampening: float = option(
         default=0.01, low=0, high=1, help="fraction of a Gram's mean diagonal that is added to it"
@@ -116,7 +115,7 @@ class ADMM(Method):
             dampening = max(dampening, used)
             before = keep
             for _ in range(min(each, left)):
-                _relax(total, split, target, solver, penalty)
+                _free(total, split, target, solver, penalty)
                 split, keep = _project(problem, total)
             growth = _growth(before, keep)
             if growth == 1:
@@ -153,10 +152,10 @@ def _refitted(problem: Problem, pruned: Pruned) -> tuple[Array, float]:
     return weight, output_power(weight - problem.target, problem.gram)
 
 
-def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: float) -> None:
-    """Adds an over-relaxed X - Z to `total`, in place."""
+def _free(total: Array, split: Array, target: Array, solver: Array, penalty: float) -> None:
+    """Adds X - Z to `total`, in place."""
 
-    def relax(part: Part) -> None:
+    def solve(part: Part) -> None:
         pull: Array = 2 * split[part]
         pull -= total[part]
         pull -= target[part]
@@ -164,10 +163,9 @@ def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: fl
         pull *= penalty
         pull += target[part]
         pull -= split[part]
-        pull *= _RELAXATION
         total[part] += pull
 
-    map_items(relax, jobs(total, total.shape[2] ** 2))
+    map_items(solve, jobs(total, total.shape[2] ** 2))
 
 
 def _project(problem: Problem, total: Array) -> tuple[Array, Array]:
