@@ -73,7 +73,7 @@ class Mode:
     def exchanges(self, layout: Layout) -> list[NDArray[np.intp]]:
         """Returns sets of columns within which any row may keep one element instead of another.
 
-        There are none where whole slices go together, or elements by what they are.
+        The list is empty where whole slices go together, or elements by what they are.
         """
         return []
 
