@@ -215,3 +215,17 @@ def test_many_rows_of_many_columns_sum_to_the_same_however_they_come():
     exact = inputs.astype(np.float64).T @ inputs
     np.testing.assert_allclose(whole[0], exact, rtol=1e-4, atol=1e-2)
     np.testing.assert_array_equal(whole[0], whole[0].T)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_what_few_rows_tell_is_shrunk_towards_each_columns_own_power(groups):
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((groups, 10, 40))
+    grams = inputs.mT @ inputs
+    own = np.einsum("gii->gi", grams)
+    wanted = grams * 10 / (10 + 40)
+    np.einsum("gii->gi", wanted)[...] = own
+    found = Gram(grams).shrunk(10).matrix
+    np.testing.assert_allclose(found, wanted / own.mean(), rtol=1e-5, atol=1e-6)
+    diagonal = Gram(own[0])
+    assert diagonal.shrunk(10) is diagonal
