@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlpass.examine.inspect import inspect
     from mlpass.examine.locate import locate
     from mlpass.plan.config import Config, OpConfig
+    from mlpass.plugin.converting import converting
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
     from mlpass.pruning.in_place import prune_program
@@ -106,6 +107,7 @@ _HOMES = {
     "Location": "mlpass.report.location",
     "OpRecord": "mlpass.report.location",
     "kernel": "mlpass.runtime.kernels.registry",
+    "converting": "mlpass.plugin.converting",
     "pipeline": "mlpass.plugin.passes",
     "prune": "mlpass.pruning.prune",
     "prune_program": "mlpass.pruning.in_place",
@@ -152,6 +154,7 @@ __all__ = [
     "inspect",
     "locate",
     "kernel",
+    "converting",
     "pipeline",
     "prune",
     "prune_program",
