@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mlpass.examine.inspect import inspect
     from mlpass.examine.locate import locate
     from mlpass.plan.config import Config, OpConfig
+    from mlpass.plan.regions import Regions
+    from mlpass.plugin.converting import converting
     from mlpass.plugin.passes import pipeline
     from mlpass.pruning.drop_in import prune_weights
     from mlpass.pruning.in_place import prune_program
@@ -86,6 +88,7 @@ _HOMES = {
     "Plain": "mlpass.storage.plain",
     "Percentile": "mlpass.sparsity.modes",
     "Quantized": "mlpass.storage.quantized",
+    "Regions": "mlpass.plan.regions",
     "Report": "mlpass.report.records",
     "OpConfig": "mlpass.plan.config",
     "Solution": "mlpass.solvers.solve",
@@ -106,6 +109,7 @@ _HOMES = {
     "Location": "mlpass.report.location",
     "OpRecord": "mlpass.report.location",
     "kernel": "mlpass.runtime.kernels.registry",
+    "converting": "mlpass.plugin.converting",
     "pipeline": "mlpass.plugin.passes",
     "prune": "mlpass.pruning.prune",
     "prune_program": "mlpass.pruning.in_place",
@@ -152,6 +156,7 @@ __all__ = [
     "inspect",
     "locate",
     "kernel",
+    "converting",
     "pipeline",
     "prune",
     "prune_program",
@@ -167,6 +172,7 @@ __all__ = [
     "Location",
     "OpRecord",
     "OutputRecord",
+    "Regions",
     "Report",
     "Solution",
     "BackendError",
@@ -204,4 +210,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_ROOMS})
+    return sorted({*__all__, *_ROOMS, "__version__"})

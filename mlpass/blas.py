@@ -48,6 +48,13 @@ class _Held:
 _held = _Held()
 
 
+def _new_lock() -> None:
+    _held.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)  # another thread may have had it, which a fork lacks
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Holds BLAS to one thread, from any thread; the last to leave gives BLAS its threads back.
@@ -106,28 +113,39 @@ def _enter() -> dict[str, int]:
                 _tell(*_unseen())
         _held.holders += 1
         mine: dict[str, int] = {}
-        for library in _held.libraries:
-            threads = library.num_threads
-            if threads != 1:
-                _set_threads(library, 1)
-                # Where several holders are in, the first has seen what there was before.
-                (mine if _counts_by_thread(library) else _held.before).setdefault(
-                    library.filepath, threads
-                )
-            _check(library)
+        try:
+            for library in _held.libraries:
+                threads = library.num_threads
+                if threads != 1:
+                    _set_threads(library, 1)
+                    # Where several holders are in, the first has seen what there was before.
+                    (mine if _counts_by_thread(library) else _held.before).setdefault(
+                        library.filepath, threads
+                    )
+                _check(library)
+        except BaseException:  # an interrupt, or a library that refuses
+            _release(mine)
+            raise
         return mine
 
 
 def _leave(mine: dict[str, int]) -> None:
     with _held.lock:
-        _held.holders -= 1
-        before = mine if _held.holders else {**_held.before, **mine}
         for library in _held.libraries:
             _check(library)
-            if library.filepath in before:
-                _set_threads(library, before[library.filepath])
-        if _held.holders == 0:
-            _held.libraries, _held.before = [], {}
+        _release(mine)
+
+
+def _release(mine: dict[str, int]) -> None:
+    """Gives each library back what it had, where nobody holds it any more; the lock is taken."""
+    _held.holders -= 1
+    libraries, before = _held.libraries, dict(mine)
+    if _held.holders == 0:
+        before |= _held.before
+        _held.libraries, _held.before = [], {}
+    for library in libraries:
+        if library.filepath in before:
+            _set_threads(library, before[library.filepath])
 
 
 def _loaded_libraries() -> list[Library]:

@@ -17,12 +17,17 @@ from functools import partial
 from pathlib import Path
 
 from mlpass.errors import CalibrationError, OutputBusyError, add_note
-from mlpass.files import discard, partial_path, remove_dead, whole_file
+from mlpass.files import discard, hidden_path, partial_path, remove_dead, whole_file
 from mlpass.leftovers import is_at, surely
 from mlpass.version import __version__
 
 _LOCK, _FORM = "lock", "form"  # the files that every ledger has
 _held: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+def journal_path(output: str | os.PathLike[str]) -> Path:
+    """Returns where the journal of the run that writes `output` is kept."""
+    return hidden_path(Path(output).absolute(), "resume")
 
 
 def close_all(error: BaseException) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ Result = TypeVar("Result")
 SLAB = 1 << 18
 
 
+_AHEAD = 4  # results for each thread that may wait to be taken
+
 _SPACE = BUFFER + (80 << 20)  # addresses for a thread: BLAS's, its stack, and an arena of malloc
 
 
@@ -28,6 +31,9 @@ _here = threading.local()  # `worker` is set in the pool's own threads
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "mlpass", initializer=_enter_worker)
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of its threads
 
 
 def _enter_worker() -> None:
@@ -40,14 +46,23 @@ def thread_count() -> int:
     It is one where the address space has a limit (`ulimit -v`) that leaves no room for so many.
     """
     setting = os.environ.get("MLPASS_THREADS", "")
-    cores = os.cpu_count() or 1
-    threads = int(setting) if setting.isdigit() and int(setting) > 0 else cores
+    threads = int(setting) if setting.isdigit() and int(setting) > 0 else _cores()
     return threads if _have_room(threads) else 1
+
+
+@cache
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 @cache
 def _have_room(threads: int) -> bool:
     return has_room(threads * _SPACE)
+
+
+def _threads() -> int:
+    """Returns how many threads the caller may give jobs to: within a job, its own alone."""
+    return 1 if getattr(_here, "worker", False) else thread_count()
 
 
 def slab_number(start: int, elements_each: int = 1) -> int:
@@ -86,8 +101,7 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> list
         function: what it writes for one item must not overlap with what it writes for others.
         items: which must follow from sizes alone, if results are to be the same on any cores.
     """
-    threads = thread_count()
-    if threads == 1 or len(items) <= 1 or getattr(_here, "worker", False):
+    if len(items) <= 1 or (threads := _threads()) == 1:
         return [function(item) for item in items]
     return list(_pool(threads).map(partial(_run, function), items))
 
@@ -97,12 +111,37 @@ def _run(job: Callable[..., Result], *given: object) -> Result:
         return job(*given)
 
 
+def map_ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yields `function(item)` for each item, in their order, while the next are worked out.
+
+    It is `map_items` for results that are too large to be held all at once.
+
+    Args:
+        function: as for `map_items`.
+        items: likewise.
+    """
+    if len(items) <= 1 or (threads := _threads()) == 1:
+        yield from map(function, items)
+        return
+    begun: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            begun.append(_pool(threads).submit(_run, function, item))
+            if len(begun) > _AHEAD * threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for job in begun:
+            job.cancel()
+        wait(begun)
+
+
 def begin(function: Callable[[], Result]) -> Callable[[], Result]:
     """Returns what waits for `function()`, which runs beside its caller from now on.
 
     Within a job, and where there is one core, it runs when it is waited for.
     """
-    threads = thread_count()
-    if threads == 1 or getattr(_here, "worker", False):
+    if (threads := _threads()) == 1:
         return function
     return _pool(threads).submit(_run, function).result

@@ -255,3 +255,54 @@ def test_all_of_what_is_loaded_is_seen():
     loaded = {library.filepath for library in blas._loaded_libraries()}
     assert loaded == {pool["filepath"] for pool in threadpool_info() if pool["user_api"] == "blas"}
     assert loaded or sys.platform == "darwin"
+
+
+def test_a_library_that_refuses_leaves_nothing_held(planted, monkeypatch):
+    first, second = planted(Library(), Library(filepath="/lib/other.so"))
+
+    def refuse(threads):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(second, "set_num_threads", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        held()
+    assert blas._held.holders == 0
+    assert first.process == 4
+
+
+FORKED = """
+import os, signal, threading
+from mlpass import blas
+from mlpass.parallel import map_items
+def work():
+    with blas.one_blas_thread():
+        return sum(map_items(lambda item: item * item, range(50)))
+wanted = work()
+locked, go_on = threading.Event(), threading.Event()
+def hold():
+    with blas._held.lock:
+        locked.set()
+        go_on.wait(60)
+other = threading.Thread(target=hold)
+other.start()
+locked.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(int(work() != wanted))
+go_on.set()
+other.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_has_threads_of_its_own_and_waits_for_none_of_its_parents():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        env={**os.environ, "MLPASS_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlpass.parallel import begin, map_items, map_slabs, thread_count
+from mlpass.parallel import begin, map_ahead, map_items, map_slabs, thread_count
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "4"])
@@ -19,6 +19,35 @@ def test_results_come_in_the_order_of_the_items(threads, monkeypatch):
     assert thread_count() == int(threads)
     assert map_items(lambda item: item * item, range(50)) == [n * n for n in range(50)]
     assert map_items(str, []) == []
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "4"])
+def test_results_that_are_yielded_come_in_order_and_few_wait(threads, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", threads)
+    begun, taken, most = [], 0, 0
+
+    def work(item):
+        begun.append(item)
+        return item * item
+
+    for result in map_ahead(work, range(200)):
+        assert result == taken * taken
+        taken += 1
+        most = max(most, len(begun) - taken)
+    assert taken == 200
+    assert most <= 5 * int(threads)
+    assert list(map_ahead(work, [])) == []
+
+
+def test_what_is_not_taken_any_more_is_not_worked_out(monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    begun = []
+    results = map_ahead(begun.append, range(200))
+    next(results)
+    results.close()
+    assert len(begun) <= 20
+    with pytest.raises(ZeroDivisionError):
+        list(map_ahead(lambda item: 1 // item, [1, 0, 1]))
 
 
 def test_jobs_within_jobs_do_not_wait_for_their_own_pool(monkeypatch):

@@ -305,7 +305,7 @@ def test_prune_and_finetune_have_every_option():
         flag_name("mode", each.name) for name in MODES for each in options_of(MODES[name].kind)
     }
     assert modes <= set(flags_of("prune")) and modes <= set(flags_of("finetune"))
-    methods = {"--method-block-size", "--iterations", "--finish", "--penalty", "--refit"}
+    methods = {"--method-block-size", "--iterations", "--finish", "--penalty", "--refit", "--swaps"}
     assert methods <= set(flags_of("prune")) and methods <= set(flags_of("sweep"))
     calibration = {
         "--" + each.name.replace("_", "-") for each in options_of(Calibration, declared=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from mlpass.arrays import Array
 from mlpass.errors import NotApplicable
 from mlpass.program.ir import Value
-from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.aim import Moved
 from mlpass.solvers.cross_sum import CrossSum, plus
 from mlpass.solvers.gram import Gram
+from mlpass.solvers.held_out import HeldOut
 from mlpass.weights.sites import Site
 
-_HELD = 8  # one sample of so many is kept back, to choose by
+TOO_FEW = "too few samples reach it to keep some back"
 
 
 class Aim(NamedTuple):
@@ -25,11 +25,6 @@ class Aim(NamedTuple):
     learnt: Moved
     held: Moved
     whole: Moved
-
-
-def is_held(sample: int, samples: int) -> bool:
-    """Returns whether a sample is kept back: one of eight; of fewer the last of several."""
-    return sample % _HELD == _HELD - 1 or (1 < samples < _HELD and sample == samples - 1)
 
 
 def _two() -> tuple[CrossSum, CrossSum]:
@@ -67,7 +62,7 @@ class Crossed:
         chunks: Iterator[Array],
         dense: Iterator[Array],
         drifts: Mapping[Site, Array],
-        held: bool,
+        is_held: Callable[[], bool],
     ) -> Iterator[Array]:
         """Yields the inputs that an op meets, and sums what those of the dense model have over.
 
@@ -75,11 +70,11 @@ class Crossed:
             chunks: in the pruned model, (groups, samples, columns).
             dense: the same in the dense one.
             drifts: what the streams of the dense model have over, (groups, samples, rows) each.
-            held: whether the sample is kept back.
+            is_held: returns whether the sample is kept back, once its first chunk is there.
         """
         start = 0
         for chunk in chunks:
-            other = next(dense, None)
+            other, held = next(dense, None), is_held()
             stop = start + chunk.shape[1]
             try:
                 if other is None or other.shape != chunk.shape:
@@ -120,32 +115,26 @@ class Crossed:
         return self._drifts[site][part].total() if site in self._drifts else None
 
 
-class Part(NamedTuple):
-    """The sums of one activation: its Grams of most samples and of those kept back, and beside."""
-
-    grams: Sequence[GramSum]
-    crossed: Crossed
-
-
-def aim_of(site: Site, parts: Sequence[Part], known: Aim | None, gram: Gram) -> Aim:
+def aim_of(
+    site: Site, crossed: Sequence[Crossed], known: Aim | None, gram: Gram, parts: HeldOut
+) -> Aim:
     """Returns what a site is to aim at.
 
     Args:
         site: a weight.
-        parts: of each activation that it meets.
+        crossed: the sums of each activation that it meets.
         known: the same for another site that meets just these.
         gram: of all samples.
+        parts: of most samples, and of those kept back.
 
     Raises:
         NotApplicable: it cannot aim at the dense model; the text says why.
     """
-    for part in parts:
-        if part.crossed.refusal:
-            raise NotApplicable(part.crossed.refusal)
-    plain = known or _aim(parts, gram)
-    drifts = [
-        reduce(plus, [part.crossed.drift(site, number) for part in parts]) for number in (0, 1)
-    ]
+    for one in crossed:
+        if one.refusal:
+            raise NotApplicable(one.refusal)
+    plain = known or _aim(crossed, gram, parts)
+    drifts = [reduce(plus, [one.drift(site, number) for one in crossed]) for number in (0, 1)]
     several = (*drifts, plus(*drifts))
     return Aim(
         *(
@@ -155,17 +144,13 @@ def aim_of(site: Site, parts: Sequence[Part], known: Aim | None, gram: Gram) -> 
     )
 
 
-def _aim(parts: Sequence[Part], gram: Gram) -> Aim:
+def _aim(crossed: Sequence[Crossed], gram: Gram, parts: HeldOut) -> Aim:
     """Returns the same without streams."""
-    grams = []
-    for number in (0, 1):
-        totals = [part.grams[number].total() for part in parts if part.grams[number].shape]
-        if not totals:
-            raise NotApplicable("too few samples reach it to keep some back")
-        grams.append(Gram(sum_of_grams(totals)))
-    first, second = (
-        reduce(plus, [part.crossed.inputs(number) for part in parts]) for number in (0, 1)
-    )
+    if parts.learnt is None or parts.held is None:
+        raise NotApplicable(TOO_FEW)
+    first, second = (reduce(plus, [one.inputs(number) for one in crossed]) for number in (0, 1))
     return Aim(
-        Moved.of(grams[0], first), Moved.of(grams[1], second), Moved.of(gram, plus(first, second))
+        Moved.of(parts.learnt, first),
+        Moved.of(parts.held, second),
+        Moved.of(gram, plus(first, second)),
     )

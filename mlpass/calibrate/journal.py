@@ -5,10 +5,8 @@ One file a layer. A digest of all that the result depends on tells whether it is
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
-from mlpass.files import hidden_path, whole_file
+from mlpass.files import whole_file
 from mlpass.ledger import Ledger
+from mlpass.ledger import journal_path as journal_path
 from mlpass.program.dtypes import BY_NAME
 from mlpass.report.plain import to_json
-from mlpass.runtime.samples import Sample, read_arrays, steps_of
+from mlpass.runtime.digests import digest_of as digest_of
+from mlpass.runtime.samples import read_arrays
 from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
 
 _PART = "part:"  # before the name of each of a solution's parts
-
-_CHUNK = 1 << 20
 
 
 class Finished(NamedTuple):
@@ -141,47 +139,12 @@ def _check(found: Solution[NDArray[Any]], site: Site) -> None:
     for name, (array, dtype) in arrays.items():
         if np.shape(array) != site.shape or str(array.dtype) != str(BY_NAME[dtype].numpy):
             raise ValueError(f"{name}: is {np.shape(array)} {array.dtype}, not {site.shape}")
-    numbers = (found.error, found.dampening, found.error_before or 0.0)
+    held = found.error_held or 0.0, found.error_before_held or 0.0
+    numbers = (found.error, found.dampening, found.error_before or 0.0, found.shrinkage, *held)
     if not all(isinstance(one, int | float) for one in numbers):
         raise ValueError(f"its errors are {numbers}")
     if not (isinstance(found.method, str) and isinstance(found.reason or "", str)):
         raise ValueError(f"its method is {found.method!r}, {found.reason!r}")
-
-
-def journal_path(output: str | os.PathLike[str]) -> Path:
-    """Returns where the journal of the run that writes `output` is kept."""
-    return hidden_path(Path(output).absolute(), "resume")
-
-
-def digest_of(
-    files: Sequence[Path], settings: Mapping[str, object], samples: Sequence[Sample]
-) -> str:
-    """Returns a digest of all that a run's result depends on.
-
-    Args:
-        files: of the model.
-        settings: config, method and options, whose texts tell all about them.
-        samples: each {input name: array}, or a sequence of such.
-
-    Raises:
-        OSError: a file is gone.
-    """
-    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-    for file in files:
-        digest.update(repr((file.name, file.stat().st_size)).encode())
-        with file.open("rb") as content:
-            while chunk := content.read(_CHUNK):
-                digest.update(chunk)
-    for sample in samples:
-        steps = steps_of(sample)
-        if steps is sample:
-            digest.update(repr(("steps", len(steps))).encode())
-        for step in steps:
-            for name in sorted(step):
-                array = np.ascontiguousarray(step[name])
-                digest.update(repr((name, array.shape, array.dtype.str)).encode())
-                digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _read_digest(head: Path) -> object:

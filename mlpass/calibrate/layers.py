@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,10 +23,13 @@ from mlpass.plan.steps import Step, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.aim import aimed
+from mlpass.solvers.held_out import ENOUGH, Choice, choose
 from mlpass.solvers.solve import Solution, solve
+from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.lossless import encode_lossless
+from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
@@ -181,14 +185,28 @@ class _Pruning:
             bytes_after=encoded.nbytes,
             error=solution.error,
             error_before=solution.error_before,
+            error_held=solution.error_held,
+            error_before_held=solution.error_before_held,
+            shrinkage=solution.shrinkage,
+            samples_wanted=self._wanted(site, samples, tokens),
             dampening=solution.dampening,
             samples=samples,
             tokens=tokens,
             target=target,
         )
-        self.bar.set_postfix_str(f"{visible(site.name)}: error {solution.error:.2g}")
+        error, _ = self.records[site].told_errors
+        self.bar.set_postfix_str(f"{visible(site.name)}: error {error:.2g}")
         self.bar.update()
         return solution.weight
+
+    def _wanted(self, site: Site, samples: int, tokens: int) -> int | None:
+        """Returns how many samples would do; None where these bring as many rows as columns."""
+        use = site.uses[0]
+        if self._calibration.method == Magnitude() or is_gathered(use.op.type, use.parameter):
+            return None
+        _, _, channels, positions = layout_to_solve(site).sizes
+        columns = channels * positions
+        return None if tokens >= columns else ceil(ENOUGH * columns * samples / tokens)
 
     def _solve(self, step: Step, observed: Observed) -> tuple[Solution[NDArray[Any]], str | None]:
         """Returns the solution for a site, and what it aims at, where that was a question.
@@ -207,21 +225,39 @@ class _Pruning:
         layout = layout_to_solve(step.site, mode)
         try:
             weight, wanted, target = _target(observed, weight, layout)
+            choice = Choice(self._calibration.method)
+            if observed.parts is not None:
+                choice = choose(
+                    weight,
+                    observed.parts,
+                    mode,
+                    method=choice.method,
+                    storage=step.storage,
+                    target=wanted,
+                    layout=layout,
+                )
             solution = solve(
                 weight,
                 observed.gram,
                 mode,
-                method=self._calibration.method,
+                method=choice.method,
                 storage=step.storage,
                 target=wanted,
                 layout=layout,
                 error_before=True,
+                shrinkage=choice.shrinkage,
             )
         except CalibrationError as error:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
         if step.storage is None and solution.keep.all():
             raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        return solution, target
+        reasons = [each for each in (choice.reason, solution.reason) if each]
+        return replace(
+            solution,
+            reason="; ".join(reasons) or None,
+            error_held=choice.error,
+            error_before_held=choice.before,
+        ), target
 
 
 def _target(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from mlpass.arrays import Array
-from mlpass.calibrate.aims import Aim, Crossed, Part, aim_of, is_held
-from mlpass.calibrate.gathered import Gathered, with_gathering
+from mlpass.calibrate.aims import TOO_FEW, Aim, Crossed, aim_of
+from mlpass.calibrate.gathered import Chunk, Gathered, grams_of, halves
 from mlpass.calibrate.skips import find_streams
 from mlpass.errors import CalibrationError, MlpassError, NotApplicable
 from mlpass.plan.steps import Step
@@ -21,8 +22,8 @@ from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.stop import Stop
-from mlpass.solvers.accumulate import sum_of_grams
 from mlpass.solvers.gram import Gram
+from mlpass.solvers.held_out import HeldOut
 from mlpass.sparsity.layout import Layout
 from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp, layout_of
 from mlpass.weights.sites import Site, Use
@@ -43,6 +44,7 @@ class Observed:
         tokens: how many input rows it met.
         aim: what it is to aim at in the dense model; None where it is not to.
         own: why that is, where it was asked for.
+        parts: the same of most rows, and of those kept back; None where there is no Gram.
     """
 
     gram: Gram | None
@@ -51,6 +53,7 @@ class Observed:
     tokens: int
     aim: Aim | None = None
     own: str | None = None
+    parts: HeldOut | None = None
 
 
 class SiteGrams:
@@ -172,33 +175,28 @@ class SiteGrams:
         self, gathered: Gathered, reading: _Reading, stops: Stops, samples: Iterable[int]
     ) -> None:
         """Adds what some samples bring to a Gram, and to what is beside it."""
-        op = reading.use.op
-        count = len(stops[0].samples)
-        kept_back = [gathered.crossed is not None and is_held(one, count) for one in samples]
-        for held in (False, True):
-            some = [one for one, kept in zip(samples, kept_back, strict=True) if kept == held]
-            try:
-                gathered.add(self._met(gathered, reading, stops, some, held), label_of(op), held)
-            except NotApplicable as reason:
-                gathered.refusal = str(reason)
-        if gathered.crossed is not None:
-            gathered.crossed.flush()
+        op, crossed = reading.use.op, gathered.crossed
+        try:
+            gathered.add(self._met(gathered, reading, stops, samples), label_of(op))
+        except NotApplicable as reason:
+            gathered.refusal = str(reason)
+        if crossed is not None:
+            crossed.flush()
+            if len(stops[0].samples) == 1:
+                crossed.refuse(TOO_FEW)
 
     def _met(
-        self,
-        gathered: Gathered,
-        reading: _Reading,
-        stops: Stops,
-        samples: Iterable[int],
-        held: bool,
-    ) -> Iterator[tuple[int, Array]]:
-        """Yields what some samples bring, each by its number."""
+        self, gathered: Gathered, reading: _Reading, stops: Stops, samples: Iterable[int]
+    ) -> Iterator[Chunk]:
+        """Yields what some samples bring."""
         (stop, dense), use = stops, reading.use
         shown, kernel, crossed = stop.arguments(use.op), stop.kernel(use.op), gathered.crossed
+        alone = len(stop.samples) == 1
         if crossed is not None and _record(use).gathered:
             crossed.refuse("its rows are gathered")
         for sample in samples:
-            turns = shown[sample]
+            turns, count = shown[sample], itertools.count()
+            is_held = partial(gathered.is_held, sample)
             beside: Sequence[Arguments] = ()
             if dense is not None and crossed is not None and not crossed.refusal:
                 beside = dense.arguments(use.op)[sample]
@@ -209,10 +207,15 @@ class SiteGrams:
                 drifts = self._drifts(crossed, use, turns, (stop, dense), sample)
             for number, arguments in enumerate(turns):
                 chunks = self._inputs(sample, reading, kernel, arguments)
+                chunks = gathered.noted(sample, chunks)
                 if dense is not None and crossed is not None and not crossed.refusal:
                     others = self._inputs(sample, reading, dense.kernel(use.op), beside[number])
-                    chunks = crossed.watched(chunks, others, drifts[number], held)
-                yield from ((sample, chunk) for chunk in chunks)
+                    chunks = crossed.watched(chunks, others, drifts[number], is_held)
+                for chunk in chunks:
+                    if alone:
+                        yield from halves(sample, next(count), chunk)
+                    else:
+                        yield Chunk(sample, chunk, is_held())
 
     def _drifts(
         self,
@@ -288,8 +291,8 @@ class SiteGrams:
     def _observed(self, site: Site) -> Observed:
         keys = [key for key, users in self._users.items() if site in users]
         parts = [self._gathered[key] for key in keys]
-        tables = [part for part in parts if part.samples and part.counts is not None]
-        matrices = [part for part in parts if part.samples and part.counts is None]
+        tables = [part for part in parts if part.samples and part.is_table]
+        matrices = [part for part in parts if part.samples and not part.is_table]
         met = matrices or tables
         if not met:
             reasons = [part.refusal for part in parts if part.refusal]
@@ -297,30 +300,23 @@ class SiteGrams:
         if len({part.shape for part in met}) > 1:
             return Observed(None, "its readers meet inputs of different shapes", 0, 0)
         aim = own = None
-        if matrices and tables:
-            counts = np.sum([part.counts for part in tables], axis=0)
-            total = sum_of_grams([part.total for part in matrices])
-            gram = Gram(with_gathering(site, total, counts))
-        elif len(met) > 1:
-            gram = Gram(sum_of_grams([part.total for part in met]))
-        else:
-            gram = met[0].gram
+        gram, known = grams_of(site, matrices, tables)
         if self._dense:
             try:
-                aim = self._aim(site, met, gram)
+                aim = self._aim(site, met, gram, known)
             except NotApplicable as reason:
                 own = str(reason)
         samples = set().union(*(part.samples for part in met))
-        return Observed(gram, None, len(samples), sum(part.tokens for part in met), aim, own)
+        return Observed(gram, None, len(samples), known.rows, aim, own, known)
 
-    def _aim(self, site: Site, met: Sequence[Gathered], gram: Gram) -> Aim:
+    def _aim(self, site: Site, met: Sequence[Gathered], gram: Gram, parts: HeldOut) -> Aim:
         """Returns what a site is to aim at.
 
         Raises:
             NotApplicable: it is not to; the text says why.
         """
-        parts = [Part(one.sums, one.crossed) for one in met if one.crossed is not None]
-        found = aim_of(site, parts, met[0].aim if len(met) == 1 else None, gram)
+        crossed = [one.crossed for one in met if one.crossed is not None]
+        found = aim_of(site, crossed, met[0].aim if len(met) == 1 else None, gram, parts)
         if len(met) == 1:
             met[0].aim = met[0].aim or found
         return found

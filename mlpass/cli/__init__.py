@@ -24,6 +24,7 @@ from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
 from mlpass.cli.signals import ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
+from mlpass.cli.tune import add_tune
 from mlpass.errors import MlpassError, OutputExistsError, Terminated, cut, told, visible
 from mlpass.ledger import close_all
 from mlpass.version import __version__
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
         add_prune,
+        add_tune,
         add_finetune,
         add_sweep,
         add_choose,

@@ -40,6 +40,11 @@ the activations that the layers pruned before it produce:
     ... --method admm --iterations 30    a method's own options
     ... --allocate error                 layers that bear it lose more, at the same total
 
+With --tune (torch extra) what was solved for is trained, one stretch of the program after another,
+to give what MODEL has at the end of each; 'mlpass tune' does that alone, and has its options:
+
+  mlpass prune model.mlpackage -o pruned.mlpackage --n-m-ratio 2:4 --sample-data samples.npz --tune
+
 With a budget each weight gets the mode and the storage that cost the outputs least, all together no
 more than it; neither mode nor storage need be given, and --config may name weights to be fixed, or
 (null) left as they are:
@@ -96,11 +101,17 @@ def add_prune(commands: Subparsers) -> None:
         action="store_true",
         help="prune the weights that are quantized or palettized already, and those alone (iOS18)",
     )
+    prune.add_argument(
+        "--tune",
+        action="store_true",
+        help="then tune it region by region towards MODEL, as 'mlpass tune' does (torch extra)",
+    )
     prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     prune.set_defaults(run=_prune, parser=prune)
 
 
 def _prune(options: argparse.Namespace) -> str:
+    from mlpass.plan.regions import Regions
     from mlpass.pruning.prune import prune
 
     within = options.max_size is not None or options.bits is not None
@@ -114,6 +125,7 @@ def _prune(options: argparse.Namespace) -> str:
         joint_compression=options.joint_compression,
         budget=options.max_size,
         bits=options.bits,
+        tune=Regions() if options.tune else None,
         force=options.force,
         **calibration,
     )

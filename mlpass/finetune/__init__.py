@@ -2,7 +2,7 @@
 
 `to_module` makes a model a `torch.nn.Module`; `MagnitudePruner` prunes it while it trains, and
 writes it back; `distill` trains it with nothing but sample inputs. `polish` trains what a
-compressed model stores as floats, in the forms that it has.
+compressed model stores as floats, in the forms that it has; `tune` does so stretch by stretch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mlpass.finetune.label_free import finetune
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.polishing import polish
 from mlpass.finetune.pruner import MagnitudePruner
+from mlpass.finetune.regions import tune
 from mlpass.finetune.schedules import (
     ConstantSparsity,
     PolynomialDecay,
@@ -26,6 +27,7 @@ from mlpass.finetune.schedules import (
 )
 from mlpass.finetune.stored import to_stored_module
 from mlpass.plan.polish import Polish
+from mlpass.plan.regions import Regions
 
 __all__ = [
     "ConstantSparsity",
@@ -33,6 +35,7 @@ __all__ = [
     "Polish",
     "PolynomialDecay",
     "ProgramModule",
+    "Regions",
     "Schedule",
     "distill",
     "distillation_loss",
@@ -40,4 +43,5 @@ __all__ = [
     "polish",
     "to_module",
     "to_stored_module",
+    "tune",
 ]

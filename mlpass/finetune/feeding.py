@@ -58,7 +58,7 @@ def batches_of(
 
 def batch_of(module: ProgramModule, samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
     """Returns the samples of these numbers as a batch; raises as `batches_of` does."""
-    batch = [_read(module, samples[number], number) for number in numbers]
+    batch = [read_sample(module, samples[number], number) for number in numbers]
     lengths = list(dict.fromkeys(map(len, batch)))
     if len(lengths) > 1:
         raise CalibrationError(
@@ -68,8 +68,12 @@ def batch_of(module: ProgramModule, samples: Sequence[Sample], numbers: Sequence
     return [_joined(step) for step in zip(*batch, strict=True)]
 
 
-def _read(module: ProgramModule, sample: Sample, number: int) -> list[dict[str, Tensor]]:
-    """Returns the inputs of each step of a sample."""
+def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict[str, Tensor]]:
+    """Returns the inputs of each step of a sample.
+
+    Raises:
+        InputError: it does not fit the module.
+    """
     steps = steps_of(sample)
     read = []
     for place, inputs in enumerate(steps):

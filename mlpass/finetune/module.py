@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_trained, is_weight, opened
 from mlpass.program.ir import Argument, StateType, Value
 from mlpass.program.mlmodel import ModelLike, open_package
+from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
 from mlpass.runtime.function_plan import FunctionPlan
@@ -76,6 +77,10 @@ class ProgramModule(nn.Module):
         source: the model.
         inputs: what `forward` takes.
         outputs: what it gives.
+        states: the shape of each state by its name.
+        stages: its programs, one after another.
+        backend: that they run on.
+        device: where that is.
         sites: the site of each parameter, by the parameter's name; sparse ones opened.
         weights: the sites of all weights as they are stored, the untrained ones included.
         sparse: names of the parameters that are stored sparse: they keep their zeros.
@@ -93,18 +98,18 @@ class ProgramModule(nn.Module):
             package, backend="torch", device=device, function_name=named, partial=True
         )
         self.inputs, self.outputs = runner.inputs, runner.outputs
-        self._states = {name: state.shape for name, state in runner.states.items()}
+        self.states = {name: state.shape for name, state in runner.states.items()}
         assert runner.backend is not None  # Core ML runs nothing here
-        self._backend = runner.backend
-        self._device = torch.device(device or "cpu")
-        self.stages = [_stage(part) for part in runner.parts]
+        self.backend = runner.backend
+        self.device = torch.device(device or "cpu")
+        self.stages = [stage_of(part) for part in runner.parts]
         self.sites: dict[str, Site] = {}
         self.sparse: set[str] = set()
         found = find_trained(package.programs)
         self.weights = [site for site in found if is_weight(site)]
         made = {value for part in runner.parts for value in part.plan.makers}
         for stored in found:
-            if not made.isdisjoint(_values_of(stored)):
+            if not made.isdisjoint(values_of(stored)):
                 self._take(stored)
         if not self.sites:
             raise ModelFormatError(f"{package.path}: has no float weights to train")
@@ -112,8 +117,8 @@ class ProgramModule(nn.Module):
     def make_state(self) -> dict[str, Cell]:
         """Returns a new state, all zeros; nothing is in it where the model keeps none."""
         return {
-            name: Cell(torch.zeros(shape, device=self._device))
-            for name, shape in self._states.items()
+            name: Cell(torch.zeros(shape, device=self.device))
+            for name, shape in self.states.items()
         }
 
     def forward(
@@ -139,7 +144,7 @@ class ProgramModule(nn.Module):
         values: dict[str, Any] = dict(inputs)
         sizes: dict[str, int | None] = {}
         for feature in self.inputs:
-            values[feature.name] = read_feature(feature, values.get(feature.name), self._device)
+            values[feature.name] = read_feature(feature, values.get(feature.name), self.device)
             sizes[feature.name] = batch_size(feature, values[feature.name])
         count = _agreed(sizes)
         for name, size in sizes.items():
@@ -147,15 +152,7 @@ class ProgramModule(nn.Module):
                 samples = values[name]
                 values[name] = Batch(samples.unflatten(0, (size, -1)) if samples.ndim else samples)
         cells = self.make_state() if state is None else state
-        recording = torch.is_grad_enabled()
-        with ExitStack() as stack:
-            # A constant that is first read in inference mode could not be trained with later.
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.set_grad_enabled(recording))
-            stack.enter_context(self._backend.session(True))
-            stack.enter_context(warnings.catch_warnings())
-            # vmap says so where it goes sample by sample within an op, which is what it is for.
-            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        with running(self.backend):
             for stage in self.stages:
                 values.update(self._run(stage, values, cells))
         wanted = [feature.name for feature in self.outputs if feature.name in values]
@@ -180,7 +177,7 @@ class ProgramModule(nn.Module):
 
     def set_mask(self, name: str, mask: Tensor) -> None:
         """Lets a parameter be multiplied with a keep mask from now on."""
-        self.register_buffer(f"{name}_mask", mask.to(self._device))
+        self.register_buffer(f"{name}_mask", mask.to(self.device))
 
     def weight(self, name: str) -> Tensor:
         """Returns a parameter as the program reads it: times its mask, where it has one."""
@@ -194,32 +191,39 @@ class ProgramModule(nn.Module):
         if not is_trained(site):
             return
         name = self._free_name(site.name)
-        master = torch.from_numpy(np.array(weight_of(site), np.float32)).to(self._device)
+        master = torch.from_numpy(np.array(weight_of(site), np.float32)).to(self.device)
         self.register_parameter(name, nn.Parameter(master))
         self.sites[name] = site
         if stored.is_sparse:
             self.sparse.add(name)
             self.set_mask(name, master != 0)
 
-    def _run(
-        self, stage: Stage, values: Mapping[str, object], cells: Mapping[str, Cell]
-    ) -> dict[str, Any]:
-        plan, constants = stage.plan, stage.part.constants
+    @contextmanager
+    def lending(self, stage: Stage, read: Container[Value]) -> Iterator[None]:
+        """Lets a stage run with the parameters in the place of those constants that are `read`."""
+        constants = stage.part.constants
         trained = {
             value: self.weight(name)
             for name, site in self.sites.items()
-            for value in _values_of(site)
-            if value in plan.makers
+            for value in values_of(site)
+            if value in stage.plan.makers and value in read
         }
         for value, weight in trained.items():
             constants.replace(value, weight)
         try:
-            wanted = [value for value in stage.results.values() if isinstance(value, Value)]
-            bound = dict(_bind(stage, values, cells))
-            made = execute(plan, constants, self._backend, bound, wanted=wanted)
+            yield
         finally:
             for value in trained:
                 constants.forget(value)
+
+    def _run(
+        self, stage: Stage, values: Mapping[str, object], cells: Mapping[str, Cell]
+    ) -> dict[str, Any]:
+        plan, constants = stage.plan, stage.part.constants
+        with self.lending(stage, plan.makers):
+            wanted = [value for value in stage.results.values() if isinstance(value, Value)]
+            bound = dict(_bind(stage, values, cells))
+            made = execute(plan, constants, self.backend, bound, wanted=wanted)
         return {
             name: made[value] if isinstance(value, Value) else constants[value]
             for name, value in stage.results.items()
@@ -234,7 +238,22 @@ class ProgramModule(nn.Module):
         return name
 
 
-def _stage(part: Part) -> Stage:
+@contextmanager
+def running(backend: Backend) -> Iterator[None]:
+    """Holds what running needs where gradients may be asked for."""
+    recording = torch.is_grad_enabled()
+    with ExitStack() as stack:
+        # A constant that is first read in inference mode could not be trained with later.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(recording))
+        stack.enter_context(backend.session(True))
+        stack.enter_context(warnings.catch_warnings())
+        # vmap says so where it goes sample by sample within an op, which is what it is for.
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
+
+
+def stage_of(part: Part) -> Stage:
     """Returns a part ready to train: a classifier's probabilities are an output of their own."""
     block = part.plan.block
     results: dict[str, Argument] = {value.name: value for value in block.outputs}
@@ -259,7 +278,8 @@ def _bind(
         yield value, of[value.name]
 
 
-def _values_of(site: Site) -> list[Value]:
+def values_of(site: Site) -> list[Value]:
+    """Returns the values that ops read a site by."""
     return [maker.outputs[-1] for maker in site.makers]
 
 

@@ -124,13 +124,15 @@ def polish(
     module = to_stored_module(model, device=device)
     teacher = to_module(dense, device=device)
     done = polish_module(module, teacher, load_samples(sample_data), options)
-    report = write_stored(module, output, trained=trained_of(module, options), force=force)
+    report = write_stored(
+        module, output, trained=trained_of(module, weights_only=options.weights_only), force=force
+    )
     return replace(report, notes=tuple(str(done).split("\n")))
 
 
-def trained_of(module: StoredModule, options: Polish) -> list[str]:
+def trained_of(module: StoredModule, *, weights_only: bool) -> list[str]:
     """Returns the names of the parameters that train."""
-    return [name for name in module.floats if not (options.weights_only and module.is_beside(name))]
+    return [name for name in module.floats if not (weights_only and module.is_beside(name))]
 
 
 @fixed_threads()
@@ -154,12 +156,12 @@ def polish_module(
         InputError: a sample does not fit the models.
         ExecutionError: the module's outputs are not finite, or an op failed.
     """
-    held, drawn = _divided(len(samples), options)
+    held, drawn = divided(len(samples), options.held_out, options.seed)
     kinds = kinds_of(module, options.logits)
     size = options.batch_size
     parts = [held[at : at + size] for at in range(0, len(held), size)]
     judges = [(batch_of(module, samples, part), len(part)) for part in parts]
-    names = trained_of(module, options)
+    names = trained_of(module, weights_only=options.weights_only)
     groups = [
         {"params": [module.get_parameter(name)], "lr": options.learning_rate / module.gains[name]}
         for name in names
@@ -206,15 +208,19 @@ def polish_module(
     return Polished(step, kept, len(drawn), len(held), before, best)
 
 
-def _divided(count: int, options: Polish) -> tuple[list[int], list[int]]:
-    """Returns the numbers of the samples that are held out, and of those to train on."""
+def divided(count: int, held_out: float, seed: int) -> tuple[list[int], list[int]]:
+    """Returns the numbers of the samples that are held out, and of those to train on.
+
+    Raises:
+        CalibrationError: there are too few.
+    """
     if count < 2:
         raise CalibrationError(
-            "sample_data: a polish needs two samples or more, one to train on and one to judge by. "
+            "sample_data: training needs two samples or more, one to train on and one to judge by. "
             f"Got {count}."
         )
-    order = np.random.default_rng(options.seed).permutation(count).tolist()
-    held = min(max(1, round(count * options.held_out)), count - 1)
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    held = min(max(1, round(count * held_out)), count - 1)
     return sorted(order[:held]), sorted(order[held:])
 
 

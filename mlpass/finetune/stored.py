@@ -108,9 +108,9 @@ class StoredModule(ProgramModule):
         levels = places = None
         if stored.constant is None:
             found = places_of(stored, floats)
-            places = torch.from_numpy(found.places).to(self._device)
+            places = torch.from_numpy(found.places).to(self.device)
             if found.levels is not None:
-                levels = torch.from_numpy(found.levels).to(self._device)
+                levels = torch.from_numpy(found.levels).to(self.device)
         if parameter == name:
             self._add(name, floats, fixed=is_weight(stored))
         gain = 1.0
@@ -122,7 +122,7 @@ class StoredModule(ProgramModule):
 
     def _add(self, name: str, floats: Constant, *, fixed: bool) -> None:
         """Makes a constant a parameter; `fixed` where what is zero stays so."""
-        values = torch.from_numpy(np.array(floats.read(), np.float32)).to(self._device)
+        values = torch.from_numpy(np.array(floats.read(), np.float32)).to(self.device)
         self.register_parameter(name, nn.Parameter(values))
         self.floats[name] = floats
         if fixed and not bool(values.all()):

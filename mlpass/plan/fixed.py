@@ -48,8 +48,8 @@ def is_position_table(table: NDArray[np.generic]) -> bool:
 def may_be_transform(head: NDArray[np.generic]) -> bool:
     """Returns whether a matrix that begins like this may be a transform or a filterbank.
 
-    Their first rows are smooth, the slow waves, or have no negative elements; those of trained
-    weights are neither, but for a few, which `is_wave_basis` and `is_filterbank` tell apart.
+    Their first rows are of few frequencies, or have no negative elements; those of trained weights
+    are neither, but for a few, which `is_wave_basis` and the others tell apart.
 
     Args:
         head: its first elements, of about two rows.
@@ -60,7 +60,7 @@ def may_be_transform(head: NDArray[np.generic]) -> bool:
         return False
     if values.min() >= 0:
         return True
-    return any(float(values[lag:] @ values[:-lag]) > 0.4 * power for lag in (1, 2))
+    return any(abs(float(values[lag:] @ values[:-lag])) > 0.4 * power for lag in (1, 2, 3, 4))
 
 
 def is_wave_basis(matrix: NDArray[np.generic]) -> bool:

@@ -65,6 +65,23 @@ def is_choice(matrix: NDArray[Any]) -> bool:
     return _one_magnitude(matrix) and bool(np.count_nonzero(matrix.any(axis=0)) >= _FEWEST)
 
 
+def is_means(matrix: NDArray[Any]) -> bool:
+    """Returns whether each row is a mean: equal elements of two columns or more that add up to 1.
+
+    Rows of zeros do not count, as off the diagonal of a dense convolution.
+
+    Args:
+        matrix: (rows, columns), floats.
+    """
+    if not np.isfinite(matrix).all():
+        return False
+    counts = np.count_nonzero(matrix, axis=1)
+    if not counts.any() or np.any(counts == 1):
+        return False
+    each = 1 / np.maximum(counts, 1)[:, None]
+    return bool(np.all((matrix == 0) | (np.abs(matrix - each) <= _TOLERANCE * each)))
+
+
 def _one_magnitude(matrix: NDArray[Any]) -> bool:
     """Returns whether all elements that are not zero have one magnitude."""
     if not np.isfinite(matrix).all():

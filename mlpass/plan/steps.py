@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import floor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +16,21 @@ from mlpass.plan.config import Config, OpConfig, op_config_of
 from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
 from mlpass.sparsity.modes import Mask, Mode, Percentile
-from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest_of_many
+from mlpass.sparsity.pieces import Scores
+from mlpass.sparsity.select import (
+    Cut,
+    count_keys,
+    keep_above,
+    keys_of,
+    keys_type,
+    lowest_of_many,
+)
 from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import Storage
 from mlpass.weights.apart import check_sums
 from mlpass.weights.joint import has_joint_form
 from mlpass.weights.ops.record import WEIGHT_OPS
-from mlpass.weights.reading import magnitude, weight_of
+from mlpass.weights.reading import scores_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import check_storage
 
@@ -97,46 +104,34 @@ def keep_by_cut(score: NDArray[np.generic], cut: SiteCut) -> Mask:
 def rank_globally(steps: Sequence[Step]) -> list[Step]:
     """Returns the steps with a cut for each that is ranked together with others.
 
-    Weights are read one at a time, several times over: memory is that of the largest.
+    Weights are read part by part, two or three times over.
     """
     result = list(steps)
     modes = {step.mode: None for step in steps if step.mode is not None and _is_global(step)}
     for mode in modes:
-        members = []
+        members: dict[int, Scores] = {}
         for index, step in enumerate(result):
             if step.mode == mode and step.skipped is None:
                 try:
-                    magnitude(weight_of(step.site))
-                    members.append(index)
+                    members[index] = scores_of(step.site)
+                    members[index].check()
                 except NotApplicable as reason:
+                    del members[index]
                     result[index] = replace(step, skipped=str(reason))
-        for index, cut in zip(members, _cuts([result[i] for i in members], mode), strict=True):
+        for index, cut in zip(members, _cuts([*members.values()], mode), strict=True):
             result[index] = replace(result[index], cut=cut)
     return result
 
 
-class _Ranked:
-    """A step's weight as a key source: read anew at each call."""
-
-    def __init__(self, step: Step, dtype: np.dtype[np.generic]) -> None:
-        self._step = step
-        self._dtype = dtype
-        self.size = int(np.prod(step.site.shape))
-
-    def __call__(self) -> Keys:
-        score = magnitude(weight_of(self._step.site)).astype(self._dtype, copy=False)
-        return keys_of(score).reshape(-1)
-
-
-def _cuts(steps: Sequence[Step], mode: Mode) -> Iterator[SiteCut]:
-    """Yields the cut of each step, the ties going to the first."""
-    dtypes = {step.site.dtype for step in steps}
-    dtype = np.dtype(np.float16 if dtypes == {"fp16"} else np.float32)
-    sources = [_Ranked(step, dtype) for step in steps]
-    size = sum(source.size for source in sources)
-    key, ties = lowest_of_many(sources, floor((mode.target or 0.0) * size))
-    for source in sources:
-        here = min(ties, int(np.count_nonzero(source() == key))) if ties else 0
+def _cuts(weights: Sequence[Scores], mode: Mode) -> Iterator[SiteCut]:
+    """Yields the cut of each weight, the ties going to the first."""
+    dtypes = {scores.dtype for scores in weights}
+    dtype = np.dtype(np.float16 if dtypes == {np.dtype(np.float16)} else np.float32)
+    sources = [source for scores in weights for source in scores.sources(dtype)]
+    size = sum(scores.size for scores in weights)
+    key, ties = lowest_of_many(sources, math.floor((mode.target or 0.0) * size), keys_type(dtype))
+    for scores in weights:
+        here = min(ties, count_keys(scores.sources(dtype), key)) if ties else 0
         ties -= here
         yield SiteCut(Cut(key, here), dtype)
 

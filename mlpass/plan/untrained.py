@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.plan.fixed import (
     is_filterbank,
@@ -12,12 +16,25 @@ from mlpass.plan.fixed import (
     is_wave_basis,
     may_be_transform,
 )
-from mlpass.plan.fixed_filters import is_choice, is_repeated_filter, is_signs, may_repeat
+from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands
+from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves
+from mlpass.plan.fixed_filters import (
+    is_choice,
+    is_means,
+    is_repeated_filter,
+    is_signs,
+    may_repeat,
+)
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site
 
 _SIGNS = "it is signs at right angles: a Hadamard or Haar transform, not a trained weight"
+_WAVES = "it is waves under one window: a Fourier or cosine transform, not a trained weight"
+_MEANS = "each row is a mean, of equal elements that add up to 1: a pooling, not a trained weight"
+_TABLE = "its columns are sinusoids of the row: a table of positions, not a trained one"
+_SMALL = 1 << 10  # elements of a weight that is read whole in any case
+_SIDE_BY_SIDE = (1, 2, 3, 4)  # filterbanks, as of several channels
 _HEAD = 1 << 15  # elements; more are read only where those look like a transform's
 
 
@@ -31,26 +48,55 @@ def reason_untrained(site: Site) -> str | None:
     """
     gathered = all(is_gathered(use.op.type, use.parameter) for use in site.uses)
     if gathered and is_position_table(weight_of(site)):
-        return "its columns are sinusoids of the row: a table of positions, not a trained one"
+        return _TABLE
     sizes = [size for size in site.shape if size > 1]
     if site.constant is None or len(sizes) < 2:
         return None
     if reason := _reason_filters(site):
         return reason
-    if not may_be_transform(site.constant.first(min(2 * sizes[-1], _HEAD))):
+    head = site.constant.first(min(2 * sizes[-1], _HEAD))
+    if site.constant.size > _SMALL and not may_be_transform(head):
         return None
     matrix = np.asarray(weight_of(site)).reshape(-1, sizes[-1])
     ways = (matrix, matrix.T) if len(sizes) == 2 else (matrix,)
-    halves = [way.reshape(-1, way.shape[1] // 2) for way in ways if way.shape[1] % 2 == 0]
-    if any(is_wave_basis(way) for way in (*ways, *halves)):
-        return "it is waves under one window: a Fourier or cosine transform, not a trained weight"
-    if any(is_signs(way) for way in ways):
-        return _SIGNS
-    if any(is_choice(way) for way in ways):
-        return "it is one element a row, all equal: it chooses or adds up, and is not trained"
-    if any(is_filterbank(way) for way in ways):
-        return "it is triangles side by side: a filterbank, as mel's is, not a trained weight"
+    for is_fixed, reason in _RULES:
+        if any(is_fixed(way) for way in ways):
+            return reason
     return None
+
+
+def _is_transform(way: NDArray[Any]) -> bool:
+    """Returns whether rows are waves, or real and imaginary parts of such side by side."""
+    parts = [way.reshape(-1, way.shape[1] // 2)] if way.shape[1] % 2 == 0 else []
+    return any(is_wave_basis(one) for one in (way, *parts))
+
+
+def _is_bank(way: NDArray[Any]) -> bool:
+    """Returns whether rows are a filterbank, or the same one several times over."""
+    for axis, parts in itertools.product((0, 1), _SIDE_BY_SIDE):
+        if way.shape[axis] % parts == 0:
+            first, *others = np.split(way, parts, axis=axis)
+            if all(np.array_equal(first, one) for one in others) and _is_one_bank(first):
+                return True
+    return False
+
+
+def _is_one_bank(matrix: NDArray[Any]) -> bool:
+    return is_filterbank(matrix) or is_bumps(matrix)
+
+
+# In the order in which they are told: some are several of these.
+_RULES: tuple[tuple[Callable[[NDArray[Any]], bool], str], ...] = (
+    (_is_transform, _WAVES),
+    (is_signs, _SIGNS),
+    (is_plane_waves, _WAVES),
+    (is_mirrored_basis, _WAVES),
+    (is_choice, "it is one element a row, all equal: it chooses or adds up, and is not trained"),
+    (is_means, _MEANS),
+    (_is_bank, "it is filters side by side: a filterbank, as mel's is, not a trained weight"),
+    (is_narrow_bands, "each row is of a narrow band: gammatones, constant-Q, not a trained weight"),
+    (is_position_table, _TABLE),
+)
 
 
 def _reason_filters(site: Site) -> str | None:
@@ -60,11 +106,11 @@ def _reason_filters(site: Site) -> str | None:
     if positions < 2 or any(not use.op.type.startswith("conv") for use in site.uses):
         return None
     head = site.constant.first(max(_HEAD // positions, 1) * positions).reshape(-1, positions)
-    if not (may_repeat(head) or is_signs(head)):
+    if not (may_repeat(head) or is_signs(head) or is_means(head)):
         return None
     filters = np.asarray(weight_of(site)).reshape(-1, positions)
     if is_repeated_filter(filters):
         return "its channels have one filter in common: a blur, an upsampling, not a trained weight"
-    if is_signs(filters):
-        return _SIGNS
-    return None
+    if is_means(filters):
+        return _MEANS
+    return _SIGNS if is_signs(filters) else None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from coremltools import PassPipeline
 from coremltools.converters.mil.converter import ConverterRegistry
@@ -30,6 +31,7 @@ from mlpass.storage.given import StorageLike, take_storage
 if TYPE_CHECKING:
     from mlpass.program.proto import Message
     from mlpass.program.pymil_types import PymilProgram
+    from mlpass.report.records import Report
     from mlpass.runtime.samples import SampleData
 
 _LOGGER = logging.getLogger("mlpass")
@@ -89,9 +91,14 @@ class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is unty
         except MlpassError as error:
             raise type(error)(f"{self}: {error}") from None
         _LOGGER.info("%s:\n%s", self, report)
+        if (heard := reports.get()) is not None:
+            heard.append(report)
 
 
-_WITH_CONFIG = ("mlpass::prune", "mlpass::sparsegpt")
+reports: ContextVar[list[Report] | None] = ContextVar("reports", default=None)
+"""Where the passes that run in this context put their reports, too."""
+
+
 _classes: dict[PassKind, type[PrunePass]] = {}  # what is registered, and was
 _pipelines: set[str] = set()
 
@@ -125,24 +132,65 @@ def pipeline(
             that prunes with a config already.
         CalibrationError: the samples are in a form that `prune` does not take.
     """
+    given = pass_options(config, method=method, sample_data=sample_data, storage=storage, **options)
+    return with_pruning(PassPipeline.DEFAULT if base is None else base, *given)
+
+
+def pass_options(
+    config: object = None,
+    *,
+    method: Method | str | None = None,
+    sample_data: SampleData | None = None,
+    storage: StorageLike = None,
+    **options: Any,
+) -> tuple[str, dict[str, Any]]:
+    """Returns which pass does what `pipeline` is asked for, and the options that it needs.
+
+    Args:
+        config: as for `pipeline`, like all others.
+        method: likewise.
+        sample_data: likewise; read here, once.
+        storage: likewise.
+        **options: likewise.
+
+    Raises:
+        ConfigError: an option or the config is not valid.
+        CalibrationError: the samples are in a form that `prune` does not take.
+    """
     stored = take_storage(options if storage is None else {**options, "storage": storage})
     given: dict[str, Any] = {"config": configured(config, stored)}
-    kind = "prune"
     arguments = {"method": None, **plain_arguments({"method": method, **options})}
-    if make_calibration(sample_data=sample_data, **arguments) is not None:
-        given.update(arguments, sample_data=load_samples(sample_data))
-        kind = "sparsegpt"
+    if make_calibration(sample_data=sample_data, **arguments) is None:
+        return "prune", given
+    return "sparsegpt", {**given, **arguments, "sample_data": load_samples(sample_data)}
+
+
+def with_pruning(base: Any, kind: str, options: Mapping[str, Any]) -> Any:
+    """Returns a copy of a pipeline with a pass of mlpass at its end.
+
+    Args:
+        base: a `PassPipeline`.
+        kind: of the pass, after "mlpass::".
+        options: of the pass.
+
+    Raises:
+        ConfigError: `base` is not a pipeline, or is one that prunes with a config already.
+    """
     register_passes()
-    base = PassPipeline.DEFAULT if base is None else base
     if not isinstance(base, PassPipeline):
         raise ConfigError(f"base: must be a coremltools PassPipeline. Got {type(base).__name__}.")
-    if found := [each for each in base.passes if each in _WITH_CONFIG]:
+    if found := [each for each in base.passes if _has_config(each)]:
         raise ConfigError(f"base: it has {found[0]} already; merge the two configs into one")
     name = f"{_NAMESPACE}::{kind}"
-    result = PassPipeline(_with_pruning(base.passes, name), f"{base.pipeline_name}_pruned")
+    result = PassPipeline(pruning_last(base.passes, name), f"{base.pipeline_name}_pruned")
     result.set_options_by_another_pipeline(base)
-    result.set_options(name, given)
+    result.set_options(name, dict(options))
     return result
+
+
+def _has_config(name: str) -> bool:
+    kind = PASS_REGISTRY.passes.get(name)
+    return _is_pruning(kind) and kind.kind.mode is None
 
 
 def register_passes() -> None:
@@ -150,7 +198,8 @@ def register_passes() -> None:
 
     It does no harm to do so twice.
     """
-    _take_out()
+    for name in _ours():
+        PASS_REGISTRY.passes.pop(name)
     for kind in pass_kinds():
         if kind not in _classes:
             _classes[kind] = type(kind.name, (PrunePass,), {"kind": kind})
@@ -169,7 +218,7 @@ def install() -> None:
     pipelines = PassPipeline._PIPELINE_NAME_TO_PASSES
     for kind in pass_kinds():
         name = f"{_NAMESPACE}_{kind.name.removeprefix('prune_')}"
-        pipelines[name] = _with_pruning(pipelines["default"], f"{_NAMESPACE}::{kind.name}")
+        pipelines[name] = pruning_last(pipelines["default"], f"{_NAMESPACE}::{kind.name}")
         _pipelines.add(name)
     pipelines[f"frontend_{_FRONTEND}"] = []
     ConverterRegistry.frontends[_FRONTEND] = PackageFrontend
@@ -180,16 +229,21 @@ def uninstall() -> None:
 
     A pipeline that has them does not run any more, until `install` or `mlpass.pipeline` is called.
     """
-    _take_out()
+    named = [name for name, kind in PASS_REGISTRY.passes.items() if _is_pruning(kind)]
+    for name in {*_ours(), *named}:
+        PASS_REGISTRY.passes.pop(name)
     for name in (*_pipelines, f"frontend_{_FRONTEND}"):
         PassPipeline._PIPELINE_NAME_TO_PASSES.pop(name, None)
     _pipelines.clear()
     ConverterRegistry.frontends.pop(_FRONTEND, None)
 
 
-def _take_out() -> None:
-    for name in [name for name in PASS_REGISTRY.passes if name.startswith(f"{_NAMESPACE}::")]:
-        PASS_REGISTRY.passes.pop(name)
+def _ours() -> list[str]:
+    return [name for name in PASS_REGISTRY.passes if name.startswith(f"{_NAMESPACE}::")]
+
+
+def _is_pruning(kind: object) -> TypeGuard[type[PrunePass]]:
+    return isinstance(kind, type) and issubclass(kind, PrunePass)
 
 
 class PackageFrontend:
@@ -236,7 +290,7 @@ def _renamed(sample: Sample, program: PymilProgram) -> Sample:
     return renamed(sample) if isinstance(sample, Mapping) else [renamed(step) for step in sample]
 
 
-def _with_pruning(passes: list[str], name: str) -> list[str]:
+def pruning_last(passes: list[str], name: str) -> list[str]:
     """Returns `passes` with the pass of that name at the end, before one last clean-up."""
     last = [_LAST] if passes and passes[-1] == _LAST else []
     return [*passes, *_NAMING, name, *last]

@@ -65,6 +65,7 @@ class BlobFile:
         """
         self.path = path
         self._file = path.open("rb", buffering=0)
+        self._headers: dict[tuple[int, DType, int], _Header] = {}  # that were found to be right
         try:
             self.nbytes = os.fstat(self._file.fileno()).st_size
             header = self._read(0, _FILE_HEADER.size, "its header")
@@ -117,6 +118,12 @@ class BlobFile:
         self._header(offset, dtype, count)
 
     def _header(self, offset: int, dtype: DType, count: int) -> _Header:
+        asked = (offset, dtype, count)
+        if asked not in self._headers:
+            self._headers[asked] = self._checked(*asked)
+        return self._headers[asked]
+
+    def _checked(self, offset: int, dtype: DType, count: int) -> _Header:
         where = f"{self.path}: the blob at {offset}"
         if offset % _ALIGNMENT:
             raise ModelFormatError(f"{where}: the offset is not a multiple of {_ALIGNMENT}")

@@ -192,6 +192,12 @@ def _slice_by_size(
     return _checked(lambda arrays: arrays[0][index], kind, sources)
 
 
+def _reverse(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+    axes = settings.get("axes")
+    turned = None if axes is None else tuple(axes)
+    return _checked(lambda arrays: np.flip(arrays[0], turned), kind, sources)
+
+
 def _concat(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
     axis = range(len(kind.shape))[settings["axis"]]
     shapes = [list(one.shape) for one in sources]
@@ -240,6 +246,8 @@ _FOLDS: dict[str, Callable[[Settings, TensorType, list[Constant]], Rearrange | N
     "reshape": _reshape,
     "squeeze": _reshape,
     "expand_dims": _reshape,
+    "flatten2d": _reshape,
+    "reverse": _reverse,
     "transpose": _transpose,
     "slice_by_index": _slice_by_index,
     "slice_by_size": _slice_by_size,

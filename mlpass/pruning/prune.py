@@ -17,6 +17,7 @@ from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
 from mlpass.plan.config import Config, as_config, configured
+from mlpass.plan.regions import Regions
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
@@ -26,6 +27,7 @@ from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import edit_program
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
+from mlpass.pruning.tuned import check_tune, solved_beside, tune_solved
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import Sample
@@ -60,6 +62,7 @@ def prune(
     minimum_deployment_target: Any = None,
     budget: str | int | None = None,
     bits: float | None = None,
+    tune: Regions | None = None,
     force: bool = False,
     resume: bool = False,
 ) -> Report:
@@ -110,6 +113,7 @@ def prune(
             are kept back, to judge that beside the best single form; the better is written. Large
             constants of few values are stored exactly in fewer bytes.
         bits: the same as stored bits of each weight's element, 3.0 say.
+        tune: how regions are then trained, with torch, towards `source`; None where they are not.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished, rather than anew.
 
@@ -144,6 +148,8 @@ def prune(
         raise ConfigError("budget: is for weights that are not compressed; drop joint_compression")
     if wanted is not None and calibration is not None and calibration.allocate != "uniform":
         raise ConfigError("budget: divides bytes among layers already; drop allocate")
+    if tune is not None:
+        check_tune(source, calibration)
     if is_pymil(source):
         if wanted is not None:
             raise ConfigError(
@@ -170,17 +176,21 @@ def prune(
         given = configured(config, storage)
     else:
         given = open_config(None if config is None else as_config(config), storage)
-    return prune_package(
+    carry_out_at = partial(
+        prune_package,
         source,
-        output,
-        given,
-        calibration,
+        config=given,
+        calibration=calibration,
         budget=wanted,
         joint_compression=joint_compression,
         minimum_deployment_target=minimum_deployment_target,
-        force=force,
         resume=resume,
     )
+    if tune is None or calibration is None:
+        return carry_out_at(output, force=force)
+    with solved_beside(source, output, force=force) as solved:
+        report = carry_out_at(solved, force=True)
+        return tune_solved(report, source, output, calibration, tune, force=force, resume=resume)
 
 
 def prune_package(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.plain import plain
+from mlpass.report.shown import Shown, Table
 
 _NAMES = 3  # places that a text names
 SEVERITIES = ("error", "warning", "note")
@@ -47,7 +49,7 @@ class Hazard:
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Shown):
     """What was found in a model.
 
     Attributes:
@@ -60,6 +62,8 @@ class Check:
     samples: int
     hazards: tuple[Hazard, ...]
 
+    listed: ClassVar[str] = "hazards"
+
     def count(self, severity: str) -> int:
         """Returns how many hazards are of a severity."""
         return sum(hazard.severity == severity for hazard in self.hazards)
@@ -68,11 +72,12 @@ class Check:
         """Returns everything ready for JSON."""
         return plain(asdict(self))
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns what was found, a line each, and how many of each severity."""
         counts = [_counted(self.count(one), one) for one in SEVERITIES]
         ran = _counted(self.samples, "sample") if self.samples else "its values were not looked at"
         last = f"{visible(self.source)}: {', '.join(counts)}; {ran}"
-        return "\n".join([*map(str, self.hazards), last])
+        return ["\n".join([*map(str, self.hazards), last])]
 
 
 def _counted(count: int, what: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.plain import plain
+from mlpass.report.shown import Shown, Table
 from mlpass.report.study import Trial, number_text
-from mlpass.report.table import bytes_text, table
+from mlpass.report.table import bytes_text
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Shown):
     """A climb, and where it ended.
 
     Attributes:
@@ -85,6 +87,8 @@ class Choice:
     reason: str
     notes: tuple[str, ...] = ()
 
+    listed: ClassVar[str] = "attempts"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns everything ready for JSON, None for a number that is not finite."""
         content = {
@@ -102,7 +106,8 @@ class Choice:
         }
         return plain(content)
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns what was wanted, what was tried, and what came of it."""
         valued = any(attempt.trial.value is not None for attempt in self.attempts)
         headers = ["step", "config", "bytes", "ratio", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
@@ -119,13 +124,12 @@ class Choice:
             ]
             row += [number_text(trial.value, 4)] if valued else []
             rows.append([*row, "; ".join(attempt.misses) or "holds"])
-        tried = table([*headers, "target"], rows)
+        tried = Table([*headers, "target"], rows)
         head = f"{visible(self.model)}: {bytes_text(self.bytes_before)}; wanted: {self.target}"
         end = self.reason if self.output is None else f"{self.reason}: {self.output}"
         command = self.picked.command if self.picked else None
         notes = [f"the same by: {command}"] if command else []
-        lines = [head, "", tried, "", *map(visible, (end, *notes, *self.notes))]
-        return "\n".join(lines)
+        return [head, tried, "\n".join(map(visible, (end, *notes, *self.notes)))]
 
 
 def _below(name: str, value: float | None, least: float | None) -> list[str]:

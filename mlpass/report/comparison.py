@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.plain import plain
-from mlpass.report.table import table
+from mlpass.report.shown import Shown, Table
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class OutputRecord:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Two models on the same samples.
 
     Attributes:
@@ -50,11 +51,14 @@ class Comparison:
     samples: int
     outputs: tuple[OutputRecord, ...]
 
+    listed: ClassVar[str] = "outputs"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns everything ready for JSON, None for what is infinite: see `OutputRecord`."""
         return plain(asdict(self))
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns the outputs, and what was compared."""
         rows = [
             (
                 output.name,
@@ -66,7 +70,5 @@ class Comparison:
             for output in self.outputs
         ]
         headers = ("output", "SNR (dB)", "max error", "mean error", "top-1 agreement")
-        return (
-            f"{table(headers, rows)}\n\n{visible(self.other)} against {visible(self.model)}, "
-            f"{self.samples} samples"
-        )
+        models = f"{visible(self.other)} against {visible(self.model)}"
+        return [Table(headers, rows), f"{models}, {self.samples} samples"]

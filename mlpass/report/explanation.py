@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.report.plain import plain
-from mlpass.report.table import bytes_text, table
+from mlpass.report.shown import Shown, Table
+from mlpass.report.table import bytes_text
 
 _NAMES = 3  # weights that a finding names
 
@@ -74,7 +76,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Shown):
     """How a model stores its weights.
 
     Attributes:
@@ -86,6 +88,8 @@ class Explanation:
     source: str
     weights: tuple[WeightCost, ...]
     findings: tuple[Finding, ...]
+
+    listed: ClassVar[str] = "weights"
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +108,8 @@ class Explanation:
             record["bits"] = weight.bits
         return {**content, "bytes": self.nbytes, "smallest_bytes": self.smallest_nbytes}
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns the weights, what they take together, and what looks wrong."""
         rows = [
             (
                 weight.name,
@@ -126,4 +131,4 @@ class Explanation:
             f"{bytes_text(self.smallest_nbytes)} in their smallest forms"
         )
         findings = "\n".join(map(str, self.findings)) or "nothing looks wrong"
-        return f"{table(headers, rows)}\n\n{total}\n\n{findings}"
+        return [Table(headers, rows), total, findings]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.plain import plain
-from mlpass.report.table import table
+from mlpass.report.shown import Shown, Table
 
 _SHOWN = 10  # ops in a text
 
@@ -37,7 +37,7 @@ class OpRecord:
 
 
 @dataclass(frozen=True)
-class Location:
+class Location(Shown):
     """Two models on the same samples, op by op in order of execution.
 
     Attributes:
@@ -58,6 +58,8 @@ class Location:
     unmatched: tuple[str, ...]
     failure: str | None
 
+    listed: ClassVar[str] = "ops"
+
     @property
     def worst(self) -> tuple[OpRecord, ...]:
         """The ops that add an error of their own, the largest first."""
@@ -74,8 +76,9 @@ class Location:
         first = None if self.first is None else self.first.name
         return plain(asdict(self) | {"worst": [op.name for op in self.worst], "first": first})
 
-    def __str__(self) -> str:
-        return "\n\n".join([*_table(self.worst), "\n".join(self._told())])
+    def parts(self) -> Sequence[Table | str]:
+        """Returns the ops with the largest errors of their own, and what is to be told."""
+        return [*_table(self.worst), "\n".join(self._told())]
 
     def _told(self) -> list[str]:
         models = f"{visible(self.other)} against {visible(self.model)}"
@@ -97,7 +100,7 @@ class Location:
         return lines
 
 
-def _table(worst: Sequence[OpRecord]) -> list[str]:
+def _table(worst: Sequence[OpRecord]) -> list[Table]:
     if not worst:
         return []
     rows = [
@@ -112,7 +115,7 @@ def _table(worst: Sequence[OpRecord]) -> list[str]:
     ]
     headers = ("op", "type", "its own error", "error that reaches it", "what differs")
     more = len(worst) - _SHOWN
-    return [table(headers, rows) + (f"\n... and {more} more" if more > 0 else "")]
+    return [Table(headers, rows, f"... and {more} more" if more > 0 else "")]
 
 
 def _decibels(snr: float | None) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.plain import plain
-from mlpass.report.table import bytes_text, table
+from mlpass.report.shown import Shown, Table
+from mlpass.report.table import bytes_text
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class LayerRecord:
         error: where calibrated, the relative output error on the samples:
             `||(W' - W) X^T||^2 / ||W X^T||^2`.
         error_before: the same of pruning by magnitude in the same mode.
+        error_held: the error on samples, or rows, that were kept back, of a solve that did not see
+            them; the weight itself is solved for on all. Of a large weight some rows tell for all.
+        error_before_held: the same of pruning by magnitude.
+        shrinkage: share of the correlation of its inputs that was taken for chance, few rows being
+            no proof of it: that with the least `error_held`.
+        samples_wanted: how many samples of this kind would do, about, where it met fewer input rows
+            than it has columns; None where it met enough.
         dampening: fraction of the Gram's mean diagonal that was added to it.
         samples: how many samples reached it.
         tokens: how many input rows it met.
@@ -58,11 +66,22 @@ class LayerRecord:
     skipped: str | None = None
     error: float | None = None
     error_before: float | None = None
+    error_held: float | None = None
+    error_before_held: float | None = None
+    shrinkage: float | None = None
+    samples_wanted: int | None = None
     dampening: float | None = None
     samples: int | None = None
     tokens: int | None = None
     target: str | None = None
     storage: str | None = None
+
+    @property
+    def told_errors(self) -> tuple[float | None, float | None]:
+        """The error and that of pruning by magnitude: on what was kept back, where anything was."""
+        if self.error_held is None:
+            return self.error, self.error_before
+        return self.error_held, self.error_before_held
 
     @property
     def bits_per_weight(self) -> float:
@@ -106,7 +125,7 @@ class BudgetRecord:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """A run over a model.
 
     Attributes:
@@ -129,6 +148,8 @@ class Report:
     notes: tuple[str, ...] = ()
     budget: BudgetRecord | None = None
 
+    listed: ClassVar[str] = "layers"
+
     @property
     def sparsity(self) -> float:
         """Zeros over elements, of all weights whose zeros are known."""
@@ -140,7 +161,8 @@ class Report:
         """Returns everything ready for JSON, None for a number that is not finite."""
         return plain({**asdict(self), "sparsity": self.sparsity})
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns the functions of a model that was looked at, the weights, and the totals."""
         inspected = self.output is None
         headers = ["weight", "read by", "shape", "type", "sparsity", "encoding"]
         calibrated = any(layer.error is not None for layer in self.layers)
@@ -164,19 +186,32 @@ class Report:
                 if self.budget is not None:
                     row += [f"{layer.bits_per_weight:.2f}"]
                 if calibrated:
-                    row += [_error(layer.error), _error(layer.error_before)]
+                    row += [_error(error) for error in layer.told_errors]
                 row += [_how(layer)]
             rows.append(row)
-        functions = f"{self._functions_text()}\n\n" if inspected else ""
-        notes = "".join(f"\n{visible(note)}" for note in self.notes)
-        return f"{functions}{table(headers, rows)}\n\n{self._total_text()}{notes}"
+        functions = [self._functions()] if inspected else []
+        notes = "".join(f"\n{visible(note)}" for note in (*self._sample_notes(), *self.notes))
+        return [*functions, Table(headers, rows), self._total_text() + notes]
 
-    def _functions_text(self) -> str:
+    def _sample_notes(self) -> Iterator[str]:
+        """Yields what there is to know of the samples behind the errors."""
+        if any(layer.error_held is not None for layer in self.layers):
+            yield "errors are on samples that were kept back; weights are then solved for on all"
+        short = [layer for layer in self.layers if layer.samples_wanted is not None]
+        if short:
+            most = max(short, key=lambda layer: layer.samples_wanted or 0)
+            yield (
+                f"{len(short)} of {len(self.layers)} weights met fewer input rows than they have "
+                f"columns, {most.name} above all: what correlates in them is trusted less; about "
+                f"{most.samples_wanted} samples would do for all"
+            )
+
+    def _functions(self) -> Table:
         rows = [
             (f.program or "-", f.name, f"iOS{f.opset}", str(sum(f.ops.values())), _most(f.ops))
             for f in self.functions
         ]
-        return table(("program", "function", "opset", "ops", "of them"), rows)
+        return Table(("program", "function", "opset", "ops", "of them"), rows)
 
     def _total_text(self) -> str:
         pruned = sum(layer.skipped is None and layer.mode is not None for layer in self.layers)
@@ -225,7 +260,8 @@ def _how(layer: LayerRecord) -> str:
     method = "" if layer.method in (None, "magnitude") else f", {layer.method}"
     kept = "" if layer.storage is None else f" + {layer.storage}"
     target = f", target {layer.target}" if layer.target else ""
-    return f"{layer.mode}{kept}{method}{target}"
+    damped = f", damped {layer.shrinkage:g}" if layer.shrinkage and method else ""
+    return f"{layer.mode}{kept}{method}{damped}{target}"
 
 
 def _most(ops: Mapping[str, int], shown: int = 6) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.plain import plain
-from mlpass.report.table import bytes_text, table
+from mlpass.report.shown import Shown, Table
+from mlpass.report.table import bytes_text
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class LayerSensitivity:
 
 
 @dataclass(frozen=True)
-class SensitivityReport:
+class SensitivityReport(Shown):
     """The layers of a model, and what each sparsity would cost each of them.
 
     Attributes:
@@ -47,11 +49,14 @@ class SensitivityReport:
     sparsities: tuple[float, ...]
     layers: tuple[LayerSensitivity, ...]
 
+    listed: ClassVar[str] = "layers"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns everything ready for JSON, None for a number that is not finite."""
         return plain(asdict(self))
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns the layers, and what was measured."""
         headers = ["weight", "elements", *(f"at {sparsity:g}" for sparsity in self.sparsities)]
         rows = [
             [layer.name, str(layer.size), *([f"{error:.2e}" for error in layer.errors])]
@@ -60,7 +65,8 @@ class SensitivityReport:
             for layer in self.layers
         ]
         total = sum(layer.nbytes[0] for layer in self.layers if layer.nbytes)
-        return (
-            f"{table(headers, rows)}\n\n{visible(self.model)}: relative output error by "
-            f"{self.method}, {self.samples} samples, {bytes_text(total)} of weights measured"
+        told = (
+            f"{visible(self.model)}: relative output error by {self.method}, "
+            f"{self.samples} samples, {bytes_text(total)} of weights measured"
         )
+        return [Table(headers, rows), told]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.plain import plain
 from mlpass.report.records import FunctionRecord, LayerRecord, Report
-from mlpass.report.table import bytes_text, table
+from mlpass.report.shown import Shown, Table
+from mlpass.report.table import bytes_text
 from mlpass.report.typed import check_types
 
 NEEDS_MACOS = "needs macOS"
@@ -134,7 +135,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class SweepReport:
+class SweepReport(Shown):
     """A sweep over a model.
 
     Attributes:
@@ -161,6 +162,8 @@ class SweepReport:
     seconds: float
     notes: tuple[str, ...] = ()
 
+    listed: ClassVar[str] = "trials"
+
     @property
     def front(self) -> tuple[Trial, ...]:
         """The trials that no other beats in both size and quality, smallest first."""
@@ -184,7 +187,8 @@ class SweepReport:
         ]
         return plain(content)
 
-    def __str__(self) -> str:
+    def parts(self) -> Sequence[Table | str]:
+        """Returns the trials, and what was swept."""
         valued = any(trial.value is not None for trial in self.trials)
         headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
@@ -206,12 +210,13 @@ class SweepReport:
             row += [number_text(trial.value, 4)] if valued else []
             row += [bytes_text(trial.weight_bytes or 0), latency_text(trial.latency)]
             rows.append([*row, "*" if trial.front else ""])
-        return (
-            f"{table(headers, rows)}\n\n{visible(self.model)}: {bytes_text(self.bytes_before)}, "
+        told = (
+            f"{visible(self.model)}: {bytes_text(self.bytes_before)}, "
             f"{len(self.trials)} configs on {self.samples} samples in {self.seconds:.0f} s; "
             "* nothing else is both as small and as good"
             + "".join(f"\n{visible(note)}" for note in self.notes)
         )
+        return [Table(headers, rows), told]
 
 
 def with_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:

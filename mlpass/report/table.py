@@ -14,11 +14,20 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     What does not print is escaped: a name may hold what steers a terminal.
     """
+    return _formatted("simple", headers, rows)
+
+
+def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns the same as HTML; whatever a text holds is escaped."""
+    return _formatted("html", headers, rows)
+
+
+def _formatted(form: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     numbers = {"sparsity", "before", "after", "bytes", "ops"}
     return tabulate(
         [[visible(cell) for cell in row] for row in rows],
         [visible(header) for header in headers],
-        tablefmt="simple",
+        tablefmt=form,
         disable_numparse=True,
         colalign=[("right" if header in numbers else "left") for header in headers]
         if rows

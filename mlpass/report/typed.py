@@ -10,8 +10,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 def check_types(record: object) -> None:
     """Raises TypeError where a field of a record, or of one within it, is not what it should be."""
-    for name, kind in get_type_hints(type(record)).items():
-        value = getattr(record, name)
+    kinds = get_type_hints(type(record))
+    for name in kinds.keys() & record.__dict__.keys():  # not those of its class alone
+        value, kind = getattr(record, name), kinds[name]
         if not _fits(value, kind):
             raise TypeError(f"{type(record).__name__}.{name} is a {type(value).__name__}")
 

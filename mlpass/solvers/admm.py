@@ -1,8 +1,8 @@
 """ADMM: weight and mask are solved for together, on all columns at once.
 
 Sources: Boža 2024, "Fast and Effective Weight Update for Pruned Large Language Models", arXiv
-2401.02938 (the splitting); Meng et al. 2024, "ALPS", arXiv 2406.07831 (a growing penalty, and
-conjugate gradients on the mask in the end).
+2401.02938 (the splitting); Meng et al. 2024, "ALPS", arXiv 2406.07831 (a penalty that grows by how
+much the mask still changes, and conjugate gradients on the mask in the end).
 
 The weight is split in X, free, and Z, in the mode's pattern, with the running disagreement Y
 between them:
@@ -13,12 +13,15 @@ between them:
 
 What is ours: columns are divided by what the others do not tell of them, the root of their
 conditional variance, where the sources scale them to unit norm. Going without a weight costs what
-the others cannot make up for, so that is what the projection should compare. A small penalty p
-first lets the mask move, a larger one then settles it; X is over-relaxed.
+the others cannot make up for, so that is what the projection should compare. All columns then have
+one conditional variance, the harmonic mean of the Gram's spectrum, whatever that is, and the
+penalty begins at that: the mask moves freely there. It grows fast while much of the mask changes,
+slowly while it settles, and ends once nothing changes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -34,8 +37,9 @@ from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.masks import keep_mask
 
-_RELAXATION = 1.5
-_EXPLORING = 0.5  # of the penalty, for the first half of the iterations
+_PENALTIES = 8  # at most; each has its share of the iterations
+# How often the penalty grows by a tenth, where at least such a share of the mask has changed.
+_GROWTH, _STEPS = 1.1, ((0.05, 3), (0.0025, 2), (0.0, 1))
 _ROWS = 64  # of a group, which tell what to expect of all
 _DOUBT = 1.5  # times the error found, above which another's on these is not looked into
 
@@ -45,16 +49,22 @@ class ADMM(Method):
     """Searches mask and weights together, at less than half of SparseGPT's error.
 
     Args:
-        iterations: products with the inverse, 1 or more.
+        iterations: products with the inverse at most, 1 or more. More take more time, for a
+            little less error; it ends before where the mask has settled.
         finish: conjugate-gradient steps on the final mask, 0 or more.
-        penalty: of the disagreement, in units of the scaled Gram's diagonal, above 0.
+        penalty: of the disagreement in the beginning, in units of the columns' conditional
+            variance, above 0.
         dampening: fraction of the Gram's diagonal that is added to it, which keeps few samples
             from being fitted too closely.
     """
 
-    iterations: int = option(default=8, low=1, high=10_000, help="products with the inverse")
-    finish: int = option(default=3, low=0, high=10_000, help="conjugate-gradient steps on the mask")
-    penalty: float = option(default=0.65, above=0, help="of the disagreement of mask and weights")
+    iterations: int = option(
+        default=24, low=1, high=10_000, help="products with the inverse at most"
+    )
+    finish: int = option(default=4, low=0, high=10_000, help="conjugate-gradient steps on the mask")
+    penalty: float = option(
+        default=1.0, above=0, help="of mask and weights that differ, in the beginning"
+    )
     dampening: float = option(
         default=0.01, low=0, high=1, help="fraction of a Gram's mean diagonal that is added to it"
     )
@@ -87,38 +97,43 @@ class ADMM(Method):
         for other in (swept, Magnitude().prune(problem)):
             other = other._replace(dampening=max(self.dampening, other.dampening))
             if _may_be_better(problem, other, best):
-                for each in (best, other):
-                    weight, lower = _refitted(problem, each)
-                    if lower < power:
-                        power = lower
-                        best = each._replace(weight=weight, power=power)
+                weight, lower = _refitted(problem, other)
+                if lower < power:
+                    power = lower
+                    best = other._replace(weight=weight, power=power)
         return best
 
     def _search(self, problem: Problem) -> tuple[Array, Array, float]:
         """Returns Z after all iterations, its mask, and the dampening that the Gram took."""
         target = problem.target
-        exploring = self.iterations // 2
-        stages = (
-            (self.penalty * _EXPLORING, exploring),
-            (self.penalty, self.iterations - exploring),
-        )
         total: Array = copied(target)  # X + Y, of which Z is the projection
         split, keep = _project(problem, total)
-        previous = dampening = 0.0
-        for penalty, count in stages:
-            if count == 0:
-                continue
-            if previous:  # Y is in units of 1 / penalty
-                total -= split
-                total *= previous / penalty
-                total += split
-            previous = penalty
+        penalty, dampening = self.penalty / problem.gram.unit, 0.0
+        each = max(1, self.iterations // _PENALTIES)
+        for left in range(self.iterations, 0, -each):
             solver, used = problem.gram.inverse(self.dampening, penalty)
             dampening = max(dampening, used)
-            for _ in range(count):
-                _relax(total, split, target, solver, penalty)
+            before = keep
+            for _ in range(min(each, left)):
+                _free(total, split, target, solver, penalty)
                 split, keep = _project(problem, total)
+            growth = _growth(before, keep)
+            if growth == 1:
+                break
+            penalty *= growth
+            total -= split  # Y is in units of 1 / penalty
+            total *= 1 / growth
+            total += split
         return split, keep, dampening
+
+
+def _growth(before: Array, keep: Array) -> float:
+    """Returns what the penalty is multiplied with, by what share of a mask has changed.
+
+    That is 1 where it has settled.
+    """
+    changed = int(namespace(keep).count_nonzero(before != keep)) / math.prod(keep.shape)
+    return next((_GROWTH**steps for share, steps in _STEPS if changed > share), 1.0)
 
 
 def _may_be_better(problem: Problem, other: Pruned, best: Pruned) -> bool:
@@ -137,10 +152,10 @@ def _refitted(problem: Problem, pruned: Pruned) -> tuple[Array, float]:
     return weight, output_power(weight - problem.target, problem.gram)
 
 
-def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: float) -> None:
-    """Adds an over-relaxed X - Z to `total`, in place."""
+def _free(total: Array, split: Array, target: Array, solver: Array, penalty: float) -> None:
+    """Adds X - Z to `total`, in place."""
 
-    def relax(part: Part) -> None:
+    def solve(part: Part) -> None:
         pull: Array = 2 * split[part]
         pull -= total[part]
         pull -= target[part]
@@ -148,10 +163,9 @@ def _relax(total: Array, split: Array, target: Array, solver: Array, penalty: fl
         pull *= penalty
         pull += target[part]
         pull -= split[part]
-        pull *= _RELAXATION
         total[part] += pull
 
-    map_items(relax, jobs(total, total.shape[2] ** 2))
+    map_items(solve, jobs(total, total.shape[2] ** 2))
 
 
 def _project(problem: Problem, total: Array) -> tuple[Array, Array]:

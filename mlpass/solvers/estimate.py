@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import host
+from mlpass.arrays import Array, host, in_fp32, on_host, placed, reshaped, row_dots
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import make_problem
 from mlpass.solvers.wanda import Uncorrelated
@@ -28,14 +28,20 @@ class Excerpt(NamedTuple):
         layout: of the rows.
         counts: (groups, rows), for how many of the weight's rows each stands.
         whole: square sum of the outputs of all rows.
+        picked: their numbers; None for all of them.
     """
 
     weight: NDArray[Any]
     layout: Layout
     counts: NDArray[np.float64]
     whole: float
+    picked: NDArray[np.intp] | None = None
 
-    def error(self, other: NDArray[Any], gram: Gram) -> float:
+    def like(self, other: NDArray[Any], layout: Layout) -> NDArray[Any]:
+        """Returns the same rows of another weight of the whole one's `layout`."""
+        return other if self.picked is None else layout.split(other)[0][self.picked]
+
+    def error(self, other: Array, gram: Gram) -> float:
         """Returns the relative output error of the whole weight, from that of these rows.
 
         Args:
@@ -44,11 +50,18 @@ class Excerpt(NamedTuple):
         """
         if self.whole <= 0:
             return 0.0
-        changed = _matrix(other, self.layout) - _matrix(self.weight, self.layout)
+        before = placed(_matrix(self.weight, self.layout), other)
+        changed = _matrix(other, self.layout) - before
         return float(np.vdot(_row_powers(changed, gram), self.counts)) / self.whole
 
 
-def excerpt(weight: NDArray[Any], coarse: NDArray[Any], layout: Layout, gram: Gram) -> Excerpt:
+def excerpt(
+    weight: NDArray[Any],
+    coarse: NDArray[Any] | None,
+    layout: Layout,
+    gram: Gram,
+    fewest: int = _FEWEST,
+) -> Excerpt:
     """Returns runs of rows, evenly spaced, of a weight that is large; else all of it.
 
     Rows are solved for on one Gram each by itself, so some tell what all would. The loudest run is
@@ -58,17 +71,22 @@ def excerpt(weight: NDArray[Any], coarse: NDArray[Any], layout: Layout, gram: Gr
 
     Args:
         weight: in the shape of `layout`.
-        coarse: the same, rounded coarsely, each row by itself.
+        coarse: the same, rounded coarsely, each row by itself; None where rows are to stand for
+            others by what their outputs are.
         layout: of the weight.
         gram: of its inputs.
+        fewest: runs of a large weight.
     """
     groups, rows, channels, positions = layout.sizes
     matrix = _matrix(weight, layout)
-    whole = float(_row_powers(matrix, gram).sum())
-    count = max(_FEWEST, _ENOUGH // max(1, channels * positions * _RUN))
+    powers = _row_powers(matrix, gram)
+    whole = float(powers.sum())
+    count = max(fewest, _ENOUGH // max(1, channels * positions * _RUN))
     if groups > 1 or rows <= count * _RUN:
         return Excerpt(weight, layout, np.ones((groups, rows)), whole)
-    lost = _row_powers(_matrix(coarse, layout) - matrix, gram)[0]
+    lost = powers[0]
+    if coarse is not None:
+        lost = _row_powers(_matrix(coarse, layout) - matrix, gram)[0]
     loudest = min(int(lost.argmax()) // _RUN * _RUN, rows - _RUN)
     starts = np.linspace(0, rows - _RUN, count).astype(np.intp)
     starts[np.abs(starts - loudest).argmin()] = loudest
@@ -78,7 +96,7 @@ def excerpt(weight: NDArray[Any], coarse: NDArray[Any], layout: Layout, gram: Gr
     counts = np.where(itself, 1.0, rest / own if own > 0 else rows / len(picked))
     some = layout.split(weight)[0][picked]
     used = Layout(some.shape, some.shape, ((), (0,), (1,), (2,)))
-    return Excerpt(some, used, counts[None], whole)
+    return Excerpt(some, used, counts[None], whole, picked)
 
 
 def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) -> float:
@@ -120,20 +138,24 @@ def relative_error(weight: NDArray[Any], other: NDArray[Any], gram: Gram, layout
     return changed / whole if whole > 0 else 0.0
 
 
-def _matrix(weight: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
+def _matrix(weight: Array, layout: Layout) -> Array:
     groups, rows, channels, positions = layout.sizes
     shape = (groups, rows, channels * positions)
-    if weight.shape == shape:
-        return weight.astype(np.float32, copy=False)
-    return layout.split(weight).reshape(shape).astype(np.float32)
+    if tuple(weight.shape) == shape:
+        return in_fp32(weight)
+    return in_fp32(reshaped(layout.split(weight), shape))
 
 
-def _row_powers(matrix: NDArray[np.float32], gram: Gram) -> NDArray[np.float64]:
-    """Returns the square sum of the outputs of each row, (groups, rows)."""
-    gram = gram.hosted
+def _row_powers(matrix: Array, gram: Gram) -> NDArray[np.float64]:
+    """Returns the square sum of the outputs of each row, (groups, rows), worked out at the Gram."""
     if gram.is_diagonal:
-        powers = np.einsum("grc,grc,gc->gr", matrix, matrix, host(gram.diagonal))
+        rows = host(matrix)
+        powers = np.einsum("grc,grc,gc->gr", rows, rows, host(gram.diagonal))
+    elif on_host(gram.diagonal):
+        rows = host(matrix)
+        powers = np.einsum("grc,grc->gr", rows @ host(gram.matrix), rows)
     else:
-        powers = np.einsum("grc,grc->gr", matrix @ host(gram.matrix), matrix)
+        there = placed(matrix, gram.diagonal)
+        powers = host(row_dots(there @ gram.matrix, there))
     found: NDArray[np.float64] = np.maximum(powers, 0).astype(np.float64)
     return found

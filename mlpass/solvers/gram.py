@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
 
@@ -22,6 +23,7 @@ from mlpass.arrays import (
     row_dots,
     taken,
     total,
+    with_diagonals,
 )
 from mlpass.errors import CalibrationError
 from mlpass.parallel import map_items
@@ -35,6 +37,10 @@ Derived = TypeVar("Derived")
 # Of a column's own power: what is added to tell whether the others tell all of it, and what is then
 # left at most; and the share of such columns that samples have to be short for.
 _FAINT, _TOLD, _MANY = 1e-5, 1e-4, 0.05
+
+# Elements of a Gram whose inverses are kept for other weights on it: a search takes several, and
+# of a wider one they would be most of what a run has in memory.
+_KEPT = 2048**2
 
 
 class Gram:
@@ -150,6 +156,21 @@ class Gram:
         live = host(self.diagonal) > 0
         return bool(np.count_nonzero(live & (own < _TOLD)) >= _MANY * np.count_nonzero(live))
 
+    def shrunk(self, share: float) -> Gram:
+        """Returns the same with a share of all that is off the diagonal gone; 0 is itself.
+
+        At 1 it is that of inputs which do not correlate. It is worked out anew each time.
+
+        Source: Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
+        matrices", Journal of Multivariate Analysis 88 (the shrinkage; towards the diagonal here).
+
+        Args:
+            share: 0 to 1.
+        """
+        if self.is_diagonal or not share:
+            return self
+        return Gram(with_diagonals(self.matrix * (1 - share), self.diagonal))
+
     def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
         """Returns `(G + (dampening * mean + penalty) I)^-1` of each group, and its dampening.
 
@@ -160,6 +181,8 @@ class Gram:
         Raises:
             CalibrationError: it is not positive semidefinite.
         """
+        if math.prod(self._matrix.shape) > _KEPT:
+            return self._inverse(dampening, penalty)
         key = ("inverse", dampening, penalty)
         return self.derived(key, lambda: self._inverse(dampening, penalty))
 

@@ -89,8 +89,9 @@ class Method:
 
     def __str__(self) -> str:
         """The name that a report prints."""
-        refitted = " + refit" if getattr(self, "refit", False) else ""
-        return (METHODS.name_of(self) or type(self).__name__.lower()) + refitted
+        name = METHODS.name_of(self) or type(self).__name__.lower()
+        also = (f" + {each}" for each in ("refit", "swaps") if getattr(self, each, False))
+        return name + "".join(also)
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight of a problem.

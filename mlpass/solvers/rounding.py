@@ -49,7 +49,7 @@ def prune_rounded(problem: Problem, method: Method, grid: Grid) -> Pruned:
     rounding = make(factored.order)
     short = factored.hides and problem.gram.is_short
     divided = isinstance(grid, Divided)  # its outliers were chosen of what is kept
-    if isinstance(method, SparseGPT) and not (method.refit or short or divided):
+    if isinstance(method, SparseGPT) and not (method.refit or method.swaps or short or divided):
         start, fixed, used = problem.target, None, factored.dampening
     else:
         start, fixed = pruned.weight, pruned.keep

@@ -51,6 +51,10 @@ class Solution(Generic[Kind]):
         method: what pruned it, as text.
         reason: why that is not the method that was asked for, or in what its storage is another;
             None where both are as asked.
+        shrinkage: share of all that is off the Gram's diagonal that the method did not see.
+        error_held: the error on rows that were kept back, of a solve that did not see them; None
+            where none were.
+        error_before_held: the same of `Magnitude()` in the same mode.
     """
 
     weight: Kind
@@ -61,6 +65,9 @@ class Solution(Generic[Kind]):
     parts: Mapping[str, Kind] = field(default_factory=dict)
     method: str = ""
     reason: str | None = None
+    shrinkage: float = 0.0
+    error_held: float | None = None
+    error_before_held: float | None = None
 
 
 @one_blas_thread()
@@ -74,6 +81,7 @@ def solve(
     target: Array | None = None,
     layout: Layout | None = None,
     error_before: bool = False,
+    shrinkage: float = 0.0,
 ) -> Solution[Kind]:
     """Returns a weight pruned by `method` so that its outputs on the samples change little.
 
@@ -96,6 +104,8 @@ def solve(
         target: like `weight`, what the outputs should be those of; None for those of `weight`.
         layout: what the axes of `weight` are; None for a plain matrix.
         error_before: whether the solution has it. It costs about a quarter of SparseGPT's work.
+        shrinkage: share of all that is off the Gram's diagonal that the method does not see: of few
+            samples, most of it may be chance. Errors are on the Gram as it is.
 
     Raises:
         CalibrationError: shapes do not fit, the Gram or the weight holds NaN or inf, or the Gram is
@@ -111,16 +121,19 @@ def solve(
     powers = begin_powers(problem, error_before)
     used = layout or matrix_layout(*given.shape)
     chosen, reason = usable(problem, method)
+    seen = replace(problem, gram=problem.gram.shrunk(shrinkage)) if shrinkage else problem
     if storage is None:
-        found = make_solution(problem, pruned_by(chosen, problem), used, weight, powers())
-        return replace(found, method=str(chosen), reason=reason)
-    pruned, grid = _least_rounded(problem, chosen, storage, used, host(given).dtype)
+        pruned = pruned_by(chosen, seen)
+    else:
+        pruned, grid = _least_rounded(seen, chosen, storage, used, host(given).dtype)
+    pruned = pruned._replace(power=None) if shrinkage else pruned  # that is on what it saw
     found = make_solution(problem, pruned, used, weight, powers())
+    found = replace(found, method=str(chosen), reason=reason, shrinkage=shrinkage)
+    if storage is None:
+        return found
     parts = {name: placed(part, weight) for name, part in grid.parts(pruned.keep).items()}
     reasons = [each for each in (reason, storage.note(used)) if each]
-    return replace(
-        found, parts=parts, method=str(chosen), reason="; ".join(reasons) if reasons else None
-    )
+    return replace(found, parts=parts, reason="; ".join(reasons) if reasons else None)
 
 
 def _least_rounded(

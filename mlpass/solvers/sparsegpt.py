@@ -25,6 +25,7 @@ from mlpass.solvers.factored import Factored, factor
 from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.products import Part, jobs
 from mlpass.solvers.refit import refit
+from mlpass.solvers.swaps import swapped
 from mlpass.sparsity.masks import keep_mask
 from mlpass.sparsity.mode import Window
 from mlpass.storage.storage import Rounding
@@ -43,6 +44,8 @@ class SparseGPT(Method):
         refit: whether kept weights are solved for again, exactly, once the mask is known. Where
             samples are fewer than columns they always are: the sweep makes up for a column in those
             after it alone, which then leaves several times the error that its mask has to.
+        swaps: rounds in which kept and pruned weights are swapped where that lowers the error, and
+            then refitted. 2 find most of what there is.
     """
 
     dampening: float = option(
@@ -52,6 +55,9 @@ class SparseGPT(Method):
         default=128, low=1, help="columns whose mask is decided at once, where the mode lets it"
     )
     refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
+    swaps: int = option(
+        default=0, low=0, high=10_000, help="rounds of swaps of kept and pruned weights, refitted"
+    )
     tensors: ClassVar[bool] = True
 
     def prune(self, problem: Problem) -> Pruned:
@@ -60,7 +66,8 @@ class SparseGPT(Method):
         if not self.refits(problem, factored):
             return found
         weight = refit(problem, found.keep, found.weight, dampening=found.dampening)
-        return found._replace(weight=weight, power=None)
+        refitted = found._replace(weight=weight, power=None)
+        return swapped(problem, refitted, self.swaps, found.dampening)
 
     def swept(self, problem: Problem) -> tuple[Pruned, Factored]:
         """Returns what one sweep over the columns gives, and the factor that it took."""
@@ -76,7 +83,7 @@ class SparseGPT(Method):
             problem: one weight.
             factored: its Gram, which spares most problems a closer look.
         """
-        return self.refit or (factored.hides and problem.gram.is_short)
+        return self.refit or self.swaps > 0 or (factored.hides and problem.gram.is_short)
 
 
 def sweep(

@@ -70,6 +70,13 @@ class Mode:
         every = np.arange(layout.sizes[2] * layout.sizes[3])
         return [Window(every, transposed_layout(*layout.sizes), self)]
 
+    def exchanges(self, layout: Layout) -> list[NDArray[np.intp]]:
+        """Returns sets of columns within which any row may keep one element instead of another.
+
+        The list is empty where whole slices go together, or elements by what they are.
+        """
+        return []
+
     def per_row(self) -> Mode:
         """Returns the mode that ranks each output row by itself, where there is a choice."""
         return self

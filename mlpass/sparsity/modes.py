@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import ConfigError, NotApplicable
@@ -121,6 +122,10 @@ class Percentile(Mode):
             return with_row_zeros(self.target_sparsity, layout, parts)
         return with_shares(self, parts, [groups * rows * part.columns.size for part in parts])
 
+    def exchanges(self, layout: Layout) -> list[NDArray[np.intp]]:
+        """Returns all columns: any elements will do, as long as they are as many."""
+        return [np.arange(layout.sizes[2] * layout.sizes[3])]
+
     def per_row(self) -> Mode:
         """Returns this mode with each row ranked by itself; a global ranking stays global."""
         return replace(self, scope="row") if self.scope == "weight" else self
@@ -206,6 +211,10 @@ class NM(Mode):
                 else:
                     windows.append(Window(part, transposed_layout(groups, rows, tail, 1), last))
         return windows
+
+    def exchanges(self, layout: Layout) -> list[NDArray[np.intp]]:
+        """Returns the groups, where they run along the columns."""
+        return [each.columns for each in self.windows(layout, self.m)] if self.dim == 1 else []
 
 
 @mode("block", granularity="per_scalar")

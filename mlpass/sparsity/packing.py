@@ -17,16 +17,16 @@ def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[np
     return result
 
 
-def mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
-    """Returns the mask bits (least significant first) of what `pack` would store, and its count.
+def mark(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Returns the mask bits (least significant first) of what `pack` would store.
 
     Args:
         weight: any shape, C-contiguous.
         keep: the same shape, True = kept; it is overwritten with what is stored.
     """
     stored = keep.reshape(-1)
-    counts = _mark(weight, stored)
-    return np.packbits(stored, bitorder="little"), sum(counts)
+    _mark(weight, stored)
+    return np.packbits(stored, bitorder="little")
 
 
 def pack(

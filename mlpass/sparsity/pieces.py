@@ -1,7 +1,7 @@
 """The modes' rules piece by piece, for weights that are too large to be ranked in memory.
 
 Counts, order of ties and refusals are those of the mode's own `keep`. A piece is a run of elements
-as they are stored; rules are asked for one after the other, first to last.
+as they are stored, small enough for a core's cache: it is read, ranked and marked by one thread.
 """
 
 from __future__ import annotations
@@ -15,74 +15,115 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.buffers import empty
+from mlpass.parallel import SLAB, map_items
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.modes import (
     NM,
     Block,
+    Channel,
+    Kernel,
     Percentile,
     Threshold,
     check_fits,
+    check_kernels,
 )
-from mlpass.sparsity.norms import mean_squares, norm_dtype
-from mlpass.sparsity.ranking import Mask, Score, around_channels, map_groups
-from mlpass.sparsity.select import Cut, Keys, keep_above, keys_of, lowest, lowest_of_many
+from mlpass.sparsity.norms import mean_squares, norm_dtype, widened
+from mlpass.sparsity.ranking import (
+    Mask,
+    Score,
+    around_channels,
+    keep_highest,
+    keep_rows,
+    row_zeros,
+)
+from mlpass.sparsity.select import (
+    Cut,
+    Keys,
+    KeySource,
+    keys_of,
+    keys_type,
+    lowest_of_many,
+)
 
-PIECE = 1 << 21  # elements: with all that is made of them, about 20 MB
+WHOLE = 1 << 21  # elements: what has no more is ranked whole, which takes about 20 MB
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a weight, of which a part is read at a time.
+    """The scores of a weight, of which a part is read at a time, from any thread.
 
     Attributes:
         size: how many there are.
         dtype: their type.
         read: returns those from one place to another, 1-D.
+        parted: whether a part costs less to read than all of them.
     """
 
     size: int
     dtype: np.dtype[np.generic]
     read: Callable[[int, int], Score]
+    parted: bool = True
 
-    def bounds(self, unit: int) -> list[tuple[int, int]]:
+    def bounds(self, unit: int = 1) -> list[tuple[int, int]]:
         """Returns the ends of pieces that cut no `unit`, and begin at a byte of a mask."""
         unit = math.lcm(unit, 8)
-        step = max(1, PIECE // unit) * unit
+        step = max(1, SLAB // unit) * unit if self.parted else max(1, self.size)
         return [(start, min(start + step, self.size)) for start in range(0, self.size, step)]
 
-    def lowest(self, count: int) -> Cut:
-        """Returns the cut that zeroes exactly the `count` lowest."""
-        bounds = self.bounds(1)
-        if len(bounds) == 1:
-            return lowest(keys_of(self.read(*bounds[0])), count)
-        return lowest_of_many([_Piece(self, *ends) for ends in bounds], count)
+    def sources(self, dtype: np.dtype[Any]) -> list[KeySource]:
+        """Returns its pieces as key sources of scores of a type, read anew at each call."""
+        return [_Piece(self, *ends, dtype) for ends in self.bounds()]
+
+    def lowest(self, share: float) -> Cut:
+        """Returns the cut that zeroes exactly the floor(share * size) lowest."""
+        count = math.floor(share * self.size)
+        return lowest_of_many(self.sources(self.dtype), count, keys_type(self.dtype))
+
+    def check(self) -> None:
+        """Reads all of them once.
+
+        Raises:
+            NotApplicable: they cannot be ranked; the text says why.
+        """
+        map_items(lambda ends: self.read(*ends).size, self.bounds())
 
 
+@dataclass(frozen=True)
 class _Piece:
-    """A piece of the scores as a key source: read anew at each call."""
+    """A piece of the scores as a key source."""
 
-    def __init__(self, scores: Scores, start: int, stop: int) -> None:
-        self._scores, self._start, self._stop = scores, start, stop
-        self.size = stop - start
+    scores: Scores
+    start: int
+    stop: int
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
 
     def __call__(self) -> Keys:
-        return keys_of(self._scores.read(self._start, self._stop))
+        score = self.scores.read(self.start, self.stop)
+        return keys_of(score.astype(self.dtype, copy=False))
 
 
 class Rule(NamedTuple):
-    """How a mode decides on pieces.
+    """How a mode decides on pieces, whichever comes first.
 
     Attributes:
         unit: neighbouring elements that no piece may cut.
         keep: given where a piece begins and its scores, returns its keep mask, 1-D.
         check: given how many elements it zeroes in all, raises NotApplicable where they are too
             few; None where any will do.
+        ties: how many elements are still to be zeroed, of those that `keep` keeps.
+        tied: given scores, returns which those are: the first of them.
     """
 
     unit: int
     keep: Callable[[int, Score], Mask]
     check: Callable[[int], None] | None = None
+    ties: int = 0
+    tied: Callable[[Score], Mask] | None = None
 
 
 def rule_of(mode: Mode, scores: Scores, layout: Layout | None) -> Rule | None:
@@ -99,25 +140,70 @@ def rule_of(mode: Mode, scores: Scores, layout: Layout | None) -> Rule | None:
     if isinstance(mode, Threshold):
         return _threshold(mode, scores)
     if isinstance(mode, Percentile) and mode.scope == "weight":
-        return cut_rule(scores.lowest(math.floor(mode.target_sparsity * scores.size)))
-    if isinstance(mode, NM | Block) and layout is not None:
+        return cut_rule(scores.lowest(mode.target_sparsity), scores.dtype)
+    if layout is None:
+        return None
+    if isinstance(mode, NM | Block):
         around = _around(layout, mode.dim)
         if around is not None:
             return _n_of_m(mode, around) if isinstance(mode, NM) else _block(mode, scores, around)
+    if list(layout.order) != sorted(layout.order):
+        return None
+    groups, rows, channels, positions = layout.sizes
+    if isinstance(mode, Percentile) and mode.scope == "row":
+        return _rows(mode, groups * rows, channels * positions)
+    if isinstance(mode, Kernel):
+        check_kernels(layout)
+        return _slices(mode.target_sparsity, scores, positions)
+    if isinstance(mode, Channel):
+        return _slices(mode.target_sparsity, scores, channels * positions)
     return None
 
 
-def cut_rule(cut: Cut) -> Rule:
-    """Returns the rule that carries out a cut through all elements."""
-    left = cut
+def cut_rule(cut: Cut, dtype: np.dtype[Any]) -> Rule:
+    """Returns the rule that carries out a cut through all elements.
+
+    Args:
+        cut: to carry out.
+        dtype: the float type whose keys it is stated in.
+    """
+
+    def keys(score: Score) -> Keys:
+        return keys_of(score.astype(dtype, copy=False))
 
     def keep(start: int, score: Score) -> Mask:
-        nonlocal left
-        kept, ties = keep_above(keys_of(score), left)
-        left = left._replace(ties=ties)
-        return kept
+        return keys(score) >= cut.key
 
-    return Rule(1, keep)
+    return Rule(1, keep, ties=cut.ties, tied=lambda score: keys(score) == cut.key)
+
+
+def _rows(mode: Percentile, rows: int, columns: int) -> Rule:
+    zeros = row_zeros(mode.target_sparsity, rows, columns)
+
+    def keep(start: int, score: Score) -> Mask:
+        first = start // columns
+        matrix = score.reshape(-1, columns)
+        return keep_rows(matrix, zeros[first : first + len(matrix)]).reshape(-1)
+
+    return Rule(columns, keep)
+
+
+def _slices(target_sparsity: float, scores: Scores, length: int) -> Rule:
+    """Returns the rule of whole slices of neighbours. Their powers are held: 2 / length of it."""
+    power = empty((scores.size // length,), norm_dtype(scores.dtype))
+
+    def measure(ends: tuple[int, int]) -> None:
+        start, stop = ends
+        slab = widened(scores.read(start, stop).reshape(-1, length))
+        np.einsum("ij,ij->i", slab, slab, out=power[start // length : stop // length])
+
+    map_items(measure, scores.bounds(length))
+    kept = keep_highest(power, target_sparsity)
+
+    def keep(start: int, score: Score) -> Mask:
+        return np.repeat(kept[start // length : (start + score.size) // length], length)
+
+    return Rule(length, keep)
 
 
 def _threshold(mode: Threshold, scores: Scores) -> Rule:
@@ -155,30 +241,27 @@ def _block(mode: Block, scores: Scores, around: tuple[int, int, int]) -> Rule:
     blocks = -(-channels // size)
     unit = (channels if outer > 1 else size) * inner
     unit_blocks = (blocks if outer > 1 else 1) * inner
-    power = empty((outer * blocks * inner,), norm_dtype(scores.dtype))
 
-    def powers(start: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    def within(array: NDArray[Any], start: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Returns the part of an array of all blocks that belongs to a piece."""
         many, first = -(-shape[1] // size), start // unit * unit_blocks
-        return power[first : first + shape[0] * many * inner].reshape(-1, many, inner)
+        return array[first : first + shape[0] * many * inner].reshape(-1, many, inner)
 
-    for start, stop in scores.bounds(unit):
-        grouped = _grouped(scores.read(start, stop), around)
-        out = powers(start, grouped.shape)
+    def powers() -> NDArray[Any]:
+        power = empty((outer * blocks * inner,), norm_dtype(scores.dtype))
 
-        def measure(part: tuple[slice, slice], grouped: Score = grouped, out: Score = out) -> None:
-            begin = part[1].start // size
-            end = begin - (part[1].start - part[1].stop) // size
-            mean_squares(grouped[part], size, out=out[part[0], begin:end])
+        def measure(ends: tuple[int, int]) -> None:
+            grouped = _grouped(scores.read(*ends), around)
+            mean_squares(grouped, size, out=within(power, ends[0], grouped.shape))
 
-        map_groups(measure, grouped.shape, size)
-    held = Scores(power.size, power.dtype, lambda start, stop: power[start:stop])
-    ranked = cut_rule(held.lowest(math.floor(mode.target_sparsity * power.size)))
+        map_items(measure, scores.bounds(unit))
+        return power
+
+    kept = keep_highest(powers(), mode.target_sparsity)
 
     def keep(start: int, score: Score) -> Mask:
         shape = _grouped(score, around).shape
-        power = powers(start, shape)
-        kept = ranked.keep(start, power.reshape(-1)).reshape(power.shape)
-        return np.repeat(kept, size, axis=1)[:, : shape[1]].reshape(-1)
+        return np.repeat(within(kept, start, shape), size, axis=1)[:, : shape[1]].reshape(-1)
 
     return Rule(unit, keep)
 

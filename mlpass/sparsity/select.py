@@ -14,25 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.buffers import empty
-from mlpass.parallel import map_slabs, slab_number
+from mlpass.parallel import SLAB, map_items, map_slabs, slab_number, thread_count
 
 Keys = NDArray[np.unsignedinteger[Any]]
 Mask = NDArray[np.bool_]
 
 _FEW = 1 << 13  # keys that are parted as they are
-_SAMPLE = 1 << 16  # keys at most that set the first bracket
-_GATHERED = 1 << 20  # keys at most that are copied out of a bracket, to be parted there
-_NARROW = 1 << 10  # keys between the ends of a bracket below which a histogram is faster
-_BINS = 1 << 16
+_DIGIT = 16  # bits of a key that one reading of all keys settles
 
 
 class KeySource(Protocol):
     """One of several arrays that are ranked together: its size, and its keys when called."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """The number of its keys."""
+        ...
 
     def __call__(self) -> Keys:
-        """Returns its keys, 1-D."""
+        """Returns its keys, 1-D, of the type that all sources share."""
         ...
 
 
@@ -43,10 +43,15 @@ class Cut(NamedTuple):
     ties: int
 
 
+def keys_type(dtype: np.dtype[np.generic]) -> np.dtype[np.unsignedinteger[Any]]:
+    """Returns the type of the keys of scores of a float type."""
+    kinds: dict[int, type[np.unsignedinteger[Any]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+    return np.dtype(kinds[dtype.itemsize])
+
+
 def keys_of(score: NDArray[np.generic]) -> Keys:
     """Returns the bits of non-negative float scores as unsigned integers of the same order."""
-    unsigned = {2: np.uint16, 4: np.uint32, 8: np.uint64}[score.dtype.itemsize]
-    return score.view(unsigned)
+    return score.view(keys_type(score.dtype))
 
 
 def lowest(keys: Keys, count: int) -> Cut:
@@ -60,38 +65,66 @@ def lowest(keys: Keys, count: int) -> Cut:
         return Cut(0, 0)
     if keys.size <= _FEW:
         return _parted(keys.copy(), count)
-    return lowest_of_many([_Held(keys)], count)
+    if keys.itemsize > 2:  # a sample saves the first of two readings, in all but freak cases
+        low, high = _bracket(keys, count)
+        parts = map_slabs(lambda start, stop: _within(keys[start:stop], low, high), keys.size)
+        below, inside = sum(part[0] for part in parts), np.concatenate([part[1] for part in parts])
+        if below < count <= below + inside.size <= below + keys.size // 8:
+            return _parted(inside, count - below)
+    slabs = [_Held(keys[start : start + SLAB]) for start in range(0, keys.size, SLAB)]
+    return lowest_of_many(slabs, count, keys.dtype)
 
 
-def lowest_of_many(sources: Sequence[KeySource], count: int) -> Cut:
+def lowest_of_many(
+    sources: Sequence[KeySource], count: int, dtype: np.dtype[np.unsignedinteger[Any]]
+) -> Cut:
     """Returns the cut that zeroes exactly the `count` lowest keys of all sources together.
 
-    A sample sets a bracket that the wanted key should be in. Few keys are copied out of it; where
-    they are many, it is narrowed by histograms until one key is left, with one reading of the
-    sources for each step. Memory is that of one source, whatever their number.
+    The wanted key is found digit by digit, 16 bits each and the highest first, by a histogram of
+    the keys that have the digits before it: keys of 2 bytes are read once, those of 4 twice. As
+    many sources are held at a time as there are threads.
+
+    Args:
+        sources: that are ranked; the smaller, the less memory.
+        count: 0 to the number of all keys.
+        dtype: of the keys.
     """
     if count == 0:
         return Cut(0, 0)
-    total = sum(source.size for source in sources)
-    low, high, share = _first_bracket(sources, count, total)
-    if share * total <= _GATHERED and high - low >= _NARROW:
-        below, gathered = _gather_within(sources, low, high)
-        if below < count <= below + gathered.size:
-            cut = _parted(gathered, count - below)
-            return cut._replace(key=low + cut.key)
-    while True:
-        below, histogram, shift = _count_within(sources, low, high)
-        inside = int(histogram.sum())
-        if not below < count <= below + inside:  # the sample misled: start from all keys
-            low, high = 0, _largest(sources)
-            continue
-        cumulative = below + np.cumsum(histogram)
-        bin_index = int(np.searchsorted(cumulative, count))
-        before = below if bin_index == 0 else int(cumulative[bin_index - 1])
-        low += bin_index << shift
-        high = min(high, low + (1 << shift) - 1)
-        if shift == 0:
-            return Cut(low, count - before)
+    key, left = 0, count
+    for shift in range(8 * dtype.itemsize - _DIGIT, -1, -_DIGIT):
+        ends = np.cumsum(_histogram(sources, key, shift))
+        digit = int(np.searchsorted(ends, left))
+        left -= int(ends[digit - 1]) if digit else 0
+        key = key << _DIGIT | digit
+    return Cut(key, left)
+
+
+def count_keys(sources: Sequence[KeySource], key: int) -> int:
+    """Returns how many keys of all sources together are equal to `key`."""
+    return sum(map_items(lambda source: int(np.count_nonzero(source() == key)), sources))
+
+
+def _histogram(sources: Sequence[KeySource], prefix: int, shift: int) -> NDArray[np.int64]:
+    """Returns how often each value of the digit above `shift` bits follows the digits `prefix`."""
+    threads = thread_count()
+
+    def count(mine: Sequence[KeySource]) -> NDArray[np.int64]:
+        counts = np.zeros(1 << _DIGIT, np.int64)
+        for source in mine:
+            keys = source()
+            above = shift + _DIGIT
+            if above < 8 * keys.dtype.itemsize:
+                keys = np.compress(keys >> keys.dtype.type(above) == prefix, keys)
+                keys = keys & keys.dtype.type((1 << above) - 1)
+            found = np.bincount(keys >> keys.dtype.type(shift) if shift else keys)
+            counts[: found.size] += found
+        return counts
+
+    total = np.zeros(1 << _DIGIT, np.int64)
+    for counts in map_items(count, [sources[each::threads] for each in range(threads)]):
+        total += counts
+    return total
 
 
 def keep_above(keys: Keys, cut: Cut) -> tuple[Mask, int]:
@@ -130,8 +163,22 @@ class _Held:
         return self.keys
 
 
-def _largest(sources: Sequence[KeySource]) -> int:
-    return max(int(source().max()) for source in sources if source.size)
+def _bracket(keys: Keys, count: int) -> tuple[int, int]:
+    """Returns two keys that the wanted one most probably lies between, as a sample has them."""
+    sample = keys[:: max(1, keys.size >> 15) | 1].copy()  # odd: in no step with the length of rows
+    share = count / keys.size
+    margin = 6 * (share * (1 - share) / sample.size) ** 0.5 + 2 / sample.size
+    first = int(max(0.0, share - margin) * (sample.size - 1))
+    last = int(np.ceil(min(1.0, share + margin) * (sample.size - 1)))
+    sample.partition((first, last))
+    return (0 if first == 0 else int(sample[first])), int(sample[last])
+
+
+def _within(keys: Keys, low: int, high: int) -> tuple[int, Keys]:
+    """Returns how many keys are below `low`, and those in [low, high]."""
+    above = keys - keys.dtype.type(low)  # wraps for keys below low: then it is large
+    width = keys.dtype.type(high - low)
+    return int(np.count_nonzero(keys < low)), np.compress(above <= width, keys)
 
 
 def _parted(keys: Keys, count: int) -> Cut:
@@ -139,66 +186,3 @@ def _parted(keys: Keys, count: int) -> Cut:
     keys.partition(count - 1)
     key = int(keys[count - 1])
     return Cut(key, count - int(np.count_nonzero(keys[:count] < key)))
-
-
-def _first_bracket(sources: Sequence[KeySource], count: int, total: int) -> tuple[int, int, float]:
-    """Returns keys that the wanted one lies between in all but freak cases.
-
-    The third value is the share of all keys that is expected there.
-    """
-    wanted = min(_SAMPLE, (3 * total) ** (2 / 3))  # a larger one would cost more than it saves
-    step = max(1, int(total / wanted)) | 1  # odd: in step with no power-of-two row length
-    sample = np.concatenate([source()[::step].copy() for source in sources])
-    share = count / total
-    margin = 6 * (share * (1 - share) / sample.size) ** 0.5 + 2 / sample.size
-    first = int(max(0.0, share - margin) * (sample.size - 1))
-    last = int(np.ceil(min(1.0, share + margin) * (sample.size - 1)))
-    sample.partition((first, last))
-    low, high = (0 if first == 0 else int(sample[first])), int(sample[last])
-    return low, high, np.count_nonzero((sample >= low) & (sample <= high)) / sample.size
-
-
-def _gather_within(sources: Sequence[KeySource], low: int, high: int) -> tuple[int, Keys]:
-    """Returns how many keys are below `low`, and those in [low, high], less `low`."""
-    below, inside = 0, []
-    for source in sources:
-        keys = source()
-
-        def gather(start: int, stop: int, keys: Keys = keys) -> tuple[int, Keys]:
-            return _within(keys[start:stop], low, high)
-
-        for slab_below, slab_inside in map_slabs(gather, keys.size):
-            below += slab_below
-            inside.append(slab_inside)
-    return below, np.concatenate(inside)
-
-
-def _within(keys: Keys, low: int, high: int) -> tuple[int, Keys]:
-    """Returns how many keys are below `low`, and those in [low, high], less `low`."""
-    above = keys - keys.dtype.type(low)  # wraps for keys below low: then it is large
-    width = keys.dtype.type(min(high - low, np.iinfo(keys.dtype).max))
-    return int(np.count_nonzero(keys < low)), np.compress(above <= width, above)
-
-
-def _count_within(
-    sources: Sequence[KeySource], low: int, high: int
-) -> tuple[int, NDArray[np.int64], int]:
-    """Returns how many keys are below `low`, and a histogram of those in [low, high].
-
-    The third value is the log2 of a bin's width in keys.
-    """
-    shift = max(0, (high - low).bit_length() - (_BINS.bit_length() - 1))
-    bins = ((high - low) >> shift) + 1
-    below = 0
-    histogram = np.zeros(bins, np.int64)
-    for source in sources:
-        keys = source()
-
-        def count(start: int, stop: int, keys: Keys = keys) -> tuple[int, NDArray[np.int64]]:
-            slab_below, inside = _within(keys[start:stop], low, high)
-            return slab_below, np.bincount((inside >> shift).astype(np.intp), minlength=bins)
-
-        for slab_below, slab_counts in map_slabs(count, keys.size):
-            below += slab_below
-            histogram += slab_counts
-    return below, histogram, shift

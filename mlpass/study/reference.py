@@ -50,16 +50,19 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
             write_arrays(file, dict(_stored(outputs)))
 
 
-def read_reference(folder: Path) -> Iterator[Outputs]:
-    """Yields the outputs of each prediction, in order, as `Interpreter.predict` gave them.
+def read_reference(folder: Path, number: int) -> Outputs:
+    """Returns the outputs of one prediction as `Interpreter.predict` gave them.
+
+    Args:
+        folder: that `write_reference` wrote to.
+        number: of the prediction, from 0 on.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: the file cannot be read; where others removed it, that names it.
     """
-    for number in range(len(list(folder.glob("*.npz")))):
-        stored = read_arrays(folder / f"{number}.npz")
-        names = json.loads(stored[_NAMES].tobytes())
-        yield {name: _output(place, stored) for place, name in enumerate(names)}
+    stored = read_arrays(folder / f"{number}.npz")
+    names = json.loads(stored[_NAMES].tobytes())
+    return {name: _output(place, stored) for place, name in enumerate(names)}
 
 
 def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -186,8 +186,9 @@ def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     named = setting.function_name
     interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     names = [feature.name for feature in interpreter.outputs]
-    made = outputs_of(interpreter, load_samples(setting.test_data))
-    return tally_outputs(names, zip(read_reference(Path(setting.reference)), made, strict=True))
+    folder, made = Path(setting.reference), outputs_of(interpreter, load_samples(setting.test_data))
+    pairs = ((read_reference(folder, number), outputs) for number, outputs in enumerate(made))
+    return tally_outputs(names, pairs)
 
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:

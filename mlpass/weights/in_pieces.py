@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import NotApplicable
-from mlpass.program.dtypes import pack_elements, unpack_elements
+from mlpass.parallel import SLAB, map_ahead, map_items
+from mlpass.program.dtypes import pack_elements
 from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.packing import mark, stored_elements
-from mlpass.sparsity.pieces import PIECE, Rule, Scores, cut_rule, rule_of
+from mlpass.sparsity.pieces import WHOLE, Rule, Scores, cut_rule, rule_of
 from mlpass.sparsity.select import Cut
-from mlpass.weights.reading import layout_of_site, magnitude
+from mlpass.weights.reading import layout_of_site, magnitude, part_of, scores_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, encode_mask
 
@@ -39,46 +40,72 @@ def encode_in_pieces(
         NotApplicable: the mode does not fit the weight, or zeroes nothing in it.
     """
     constant = site.constant
-    if constant is None or constant.part is None or constant.size <= PIECE:
+    if constant is None or constant.part is None or constant.size <= WHOLE:
         return None
-
-    def weight(start: int, stop: int) -> NDArray[Any]:
-        assert constant.part is not None
-        return unpack_elements(constant.part(start, stop), constant.dtype, stop - start)
-
-    def score(start: int, stop: int) -> NDArray[Any]:
-        return magnitude(weight(start, stop))
-
-    scores = Scores(constant.size, np.dtype(constant.dtype.numpy), score)
+    scores = scores_of(site)
     rule = _rule(site, mode, cut, scores)
     if rule is None:
         return None
-    mask: Raw = empty((-(-constant.size // 8),), np.uint8)
-    kept, stored = 0, 0
     bounds = scores.bounds(rule.unit)
-    for start, stop in bounds:
-        values = weight(start, stop)
-        keep = rule.keep(start, magnitude(values))
-        kept += int(np.count_nonzero(keep))
-        mask[start // 8 : -(-stop // 8)], count = mark(values, keep)
-        stored += count
+    mask, kept, stored = _marked(site, rule, bounds)
     if rule.check is not None:
         rule.check(constant.size - kept)
     if kept == constant.size:
         raise NotApplicable(f"{mode} zeroes nothing in it")
 
-    def elements(dense: bool) -> Iterator[Raw]:
-        for start, stop in bounds:
-            bits = mask[start // 8 : -(-stop // 8)]
-            yield pack_elements(
-                stored_elements(weight(start, stop), bits, dense=dense), constant.dtype
-            )
-
     def made(dense: bool) -> Constant:
+        def elements(ends: tuple[int, int]) -> Raw:
+            start, stop = ends
+            bits = mask[start // 8 : -(-stop // 8)]
+            values = stored_elements(part_of(constant, start, stop), bits, dense=dense)
+            return pack_elements(values, constant.dtype)
+
         shape = constant.shape if dense else (stored,)
-        return Constant.in_pieces(lambda: elements(dense), constant.dtype.name, shape, constant)
+        pieces = partial(map_ahead, elements, bounds)
+        return Constant.in_pieces(pieces, constant.dtype.name, shape, constant)
 
     return encode_mask(site, mask, stored, lambda: made(False), lambda: made(True))
+
+
+def _marked(site: Site, rule: Rule, bounds: Sequence[tuple[int, int]]) -> tuple[Raw, int, int]:
+    """Returns the mask bits of what is stored, how many elements are kept, and how many stored.
+
+    An element that is kept but zero is not stored.
+    """
+    constant = site.constant
+    assert constant is not None
+    mask: Raw = empty((-(-constant.size // 8),), np.uint8)
+    tied: Raw = empty(mask.shape if rule.ties else (0,), np.uint8)
+
+    def mark_piece(ends: tuple[int, int]) -> int:
+        values = part_of(constant, *ends)
+        score = magnitude(values)
+        keep, at = rule.keep(ends[0], score), slice(ends[0] // 8, -(-ends[1] // 8))
+        kept = int(np.count_nonzero(keep))
+        if rule.ties and rule.tied is not None:
+            tied[at] = np.packbits(rule.tied(score), bitorder="little")
+        mask[at] = mark(values, keep)
+        return kept
+
+    kept = sum(map_items(mark_piece, bounds)) - rule.ties
+    _unmark_first(rule.ties, tied, mask)
+    return mask, kept, int(np.bitwise_count(mask).sum(dtype=np.int64))
+
+
+def _unmark_first(count: int, tied: Raw, mask: Raw) -> None:
+    """Unmarks in `mask` the first `count` of the elements that are marked in `tied`."""
+    step = SLAB // 8
+    for start in range(0, tied.size, step):
+        if count == 0:
+            return
+        here = tied[start : start + step]
+        found = int(np.bitwise_count(here).sum(dtype=np.int64))
+        if found > count:
+            bits = np.unpackbits(here, bitorder="little")
+            bits[np.flatnonzero(bits)[count:]] = 0
+            here = np.packbits(bits, bitorder="little")
+        mask[start : start + step] &= ~here
+        count -= min(found, count)
 
 
 def _rule(
@@ -86,8 +113,7 @@ def _rule(
 ) -> Rule | None:
     """Returns the rule by which a weight is pruned; None where it is to be ranked whole."""
     if cut is not None:
-        rule, dtype = cut_rule(cut[0]), cut[1]
-        return rule._replace(keep=lambda at, score: rule.keep(at, score.astype(dtype, copy=False)))
+        return cut_rule(*cut)
     try:
         layout = layout_of_site(site)
     except NotApplicable:

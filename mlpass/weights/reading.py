@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ from numpy.typing import NDArray
 from mlpass.buffers import empty
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.parallel import map_slabs
-from mlpass.program.dtypes import BY_NAME, pack_elements
+from mlpass.program.dtypes import BY_NAME, pack_elements, unpack_elements
 from mlpass.program.ir import Constant
 from mlpass.runtime.materialize import materialize
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
+from mlpass.sparsity.pieces import Scores
+from mlpass.sparsity.ranking import Score
 from mlpass.sparsity.select import keys_of
 from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered, layout_of
@@ -118,6 +122,33 @@ def magnitude(weight: NDArray[np.generic]) -> NDArray[np.floating]:
     if not all(map_slabs(measure, weight.size)):
         raise NotApplicable("it holds NaN or inf")
     return score
+
+
+def scores_of(site: Site) -> Scores:
+    """Returns the scores of data-free pruning, |w| of each element as it is stored.
+
+    A weight that is not in a file, or compressed, is read as a whole each time.
+    """
+    constant = site.constant
+    dtype = np.dtype(BY_NAME[site.dtype].numpy)
+    if constant is None or constant.part is None:
+        whole = partial(_whole_magnitude, site)
+        return Scores(math.prod(site.shape), dtype, whole, parted=False)
+
+    def read(start: int, stop: int) -> Score:
+        return magnitude(part_of(constant, start, stop))
+
+    return Scores(constant.size, dtype, read)
+
+
+def _whole_magnitude(site: Site, start: int, stop: int) -> Score:
+    return magnitude(weight_of(site)).reshape(-1)[start:stop]
+
+
+def part_of(constant: Constant, start: int, stop: int) -> NDArray[Any]:
+    """Returns the elements of a constant in a file from one place to another, 1-D."""
+    assert constant.part is not None
+    return unpack_elements(constant.part(start, stop), constant.dtype, stop - start)
 
 
 def zeros_of(site: Site) -> int | None:

@@ -25,15 +25,15 @@ def test_a_run_that_dies_goes_on_with_an_equal_result(mlp, tmp_path, monkeypatch
     whole, out = tmp_path / "whole.mlpackage", tmp_path / "out.mlpackage"
     mlpass.prune(mlp, whole, Percentile(0.5), method=SparseGPT(), sample_data=samples())
     solved = []
-    solve = SparseGPT.prune
+    solve = calibrated.solve
 
-    def dying(self, problem):
+    def dying(weight, *given, **options):
         if len(solved) == 2:
             raise KeyboardInterrupt
-        solved.append(problem)
-        return solve(self, problem)
+        solved.append(weight)
+        return solve(weight, *given, **options)
 
-    monkeypatch.setattr(SparseGPT, "prune", dying)
+    monkeypatch.setattr(calibrated, "solve", dying)
     with pytest.raises(KeyboardInterrupt):
         mlpass.prune(mlp, out, Percentile(0.5), method=SparseGPT(), sample_data=samples())
     assert not out.exists()
@@ -49,15 +49,15 @@ def test_a_run_that_dies_goes_on_with_an_equal_result(mlp, tmp_path, monkeypatch
 def interrupted(mlp, out, monkeypatch):
     with monkeypatch.context() as patched:
         calls = []
-        solve = SparseGPT.prune
+        solve = calibrated.solve
 
-        def dying(self, problem):
+        def dying(*given, **options):
             if calls:
                 raise KeyboardInterrupt
             calls.append(1)
-            return solve(self, problem)
+            return solve(*given, **options)
 
-        patched.setattr(SparseGPT, "prune", dying)
+        patched.setattr(calibrated, "solve", dying)
         with pytest.raises(KeyboardInterrupt):
             mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
 

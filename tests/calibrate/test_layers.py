@@ -17,15 +17,19 @@ from tests import peer
 from tests.calibrate.layers import METHODS, SIZE, samples, save, weights, weights_of
 from tests.runtime.programs import FIXTURES, convert, program, truth
 
+MAGNITUDE = Magnitude()
+PLENTY = 128  # samples of 8 rows: 16 rows for each column
+
 
 def reference(mode, method, propagate):
     """The same, layer by layer, with numpy and `solve` alone."""
-    rows = np.concatenate([sample["x"] for sample in samples()])
+    rows = np.concatenate([sample["x"] for sample in samples(PLENTY)])
     dense = rows
     found = []
     for weight in weights(3):
         met = rows if propagate == "pruned" else dense
-        solution = mlpass.solve(weight, met.T @ met, mode, method=method)
+        tried = [mlpass.solve(weight, met.T @ met, mode, method=one) for one in (method, MAGNITUDE)]
+        solution = min(tried, key=lambda one: one.error)  # never worse than by magnitude
         found.append(solution)
         rows = np.maximum(rows @ solution.weight.T, 0)
         dense = np.maximum(dense @ weight.T, 0)
@@ -37,7 +41,9 @@ def reference(mode, method, propagate):
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_each_layer_is_solved_on_what_it_meets(mlp, tmp_path, method, mode, propagate):
     out = tmp_path / "out.mlpackage"
-    report = mlpass.prune(mlp, out, mode, method=method, sample_data=samples(), propagate=propagate)
+    report = mlpass.prune(
+        mlp, out, mode, method=method, sample_data=samples(PLENTY), propagate=propagate
+    )
     found = weights_of(out)
     for name, layer, expected in zip(
         ("first", "second", "third"), report.layers, reference(mode, method, propagate), strict=True
@@ -46,7 +52,7 @@ def test_each_layer_is_solved_on_what_it_meets(mlp, tmp_path, method, mode, prop
         assert agree.mean() > 0.99
         np.testing.assert_allclose(layer.error, expected.error, rtol=0.02)
         assert layer.sparsity == 0.5
-        assert (layer.samples, layer.tokens) == (32, 32 * 8)
+        assert (layer.samples, layer.tokens) == (PLENTY, PLENTY * 8)
         if not isinstance(method, Magnitude | Wanda):
             assert layer.error <= layer.error_before * 1.001
 
@@ -106,10 +112,12 @@ def test_readers_of_one_activation_share_one_gram(tmp_path, monkeypatch):
 
     monkeypatch.setattr(GramSum, "add_all", counting)
     path = save(build, tmp_path)
-    report = mlpass.prune(path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples(8))
-    assert [layer.tokens for layer in report.layers] == [64, 64, 64]
-    assert len(sums) == 8  # a sample once, not once for each of the three
-    rows = np.concatenate([sample["x"] for sample in samples(8)])
+    report = mlpass.prune(
+        path, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=samples(PLENTY)
+    )
+    assert [layer.tokens for layer in report.layers] == [8 * PLENTY] * 3
+    assert len(sums) == PLENTY  # a sample once, not once for each of the three
+    rows = np.concatenate([sample["x"] for sample in samples(PLENTY)])
     for layer, weight in zip(report.layers, (query, key, value), strict=True):
         expected = mlpass.solve(weight, rows.T @ rows, Percentile(0.5), method=SparseGPT())
         np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
@@ -140,9 +148,9 @@ def test_sites_of_one_activation_are_solved_side_by_side(threads, tmp_path, monk
     monkeypatch.setattr(Meeting, "begun", [])
     monkeypatch.setenv("MLPASS_THREADS", threads)
     path, out = save(build, tmp_path), tmp_path / "o.mlpackage"
-    report = mlpass.prune(path, out, Percentile(0.5), method=Meeting(), sample_data=samples(8))
-    assert len(Meeting.begun) == 3
-    rows = np.concatenate([sample["x"] for sample in samples(8)])
+    report = mlpass.prune(path, out, Percentile(0.5), method=Meeting(), sample_data=samples(PLENTY))
+    assert len(Meeting.begun) == 2 * 3  # without the samples kept back, then on all
+    rows = np.concatenate([sample["x"] for sample in samples(PLENTY)])
     solved = [
         mlpass.solve(weight, rows.T @ rows, Percentile(0.5), method=SparseGPT())
         for weight in (query, key)

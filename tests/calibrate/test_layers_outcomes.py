@@ -7,7 +7,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-from mlpass import NM, Config, Percentile, SparseGPT
+from mlpass import NM, Config, Magnitude, Percentile, SparseGPT
 from mlpass.errors import CalibrationError, ConfigError, ModelFormatError
 from tests.calibrate.layers import METHODS, SIZE, samples, save, weights, weights_of
 from tests.runtime.programs import FIXTURES, truth
@@ -90,9 +90,10 @@ def test_odd_samples_give_finite_weights_of_the_wanted_sparsity(mlp, tmp_path, k
         assert np.isfinite(layer.error)
     for weight in weights_of(out).values():
         assert np.isfinite(weight).all()
-    why = f"magnitude, not {method}: no sample gives it an input"
-    replaced = kind == "dead" and str(method) != "magnitude"
-    assert report.layers[0].method == (why if replaced else str(method))
+    safe = f"magnitude, not {method}: "
+    none, few = safe + "no sample gives it an input", safe + "it loses no more on rows kept back"
+    expected = {none} if kind == "dead" else {str(method), few}
+    assert report.layers[0].method in ({"magnitude"} if method == Magnitude() else expected)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

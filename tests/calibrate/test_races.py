@@ -17,6 +17,7 @@ import pytest
 
 import mlpass
 from mlpass import OutputBusyError, OutputExistsError, Percentile
+from mlpass.calibrate import layers
 from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError
 from tests.calibrate.layers import samples
@@ -26,15 +27,16 @@ MLPASS = [sys.executable, "-W", "ignore", "-m", "mlpass"]
 # Runs `mlpass`, and waits for a line each time before it solves for a layer or tries a config.
 SLOW = """
 import sys
-from mlpass import SparseGPT, cli
+from mlpass import cli
+from mlpass.calibrate import layers
 from mlpass.study import sweep
 def waiting(function):
-    def wait(*given):
+    def wait(*given, **options):
         print("waiting", file=sys.stderr, flush=True)
         sys.stdin.readline()
-        return function(*given)
+        return function(*given, **options)
     return wait
-SparseGPT.prune = waiting(SparseGPT.prune)
+layers.solve = waiting(layers.solve)
 sweep.run_trial = waiting(sweep.run_trial)
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -244,15 +246,15 @@ def _interrupted(mlp, out, monkeypatch):
     """Leaves one finished layer of a run at 50%."""
     with monkeypatch.context() as patched:
         calls = []
-        solve = mlpass.SparseGPT.prune
+        solve = layers.solve
 
-        def dying(self, problem):
+        def dying(*given, **options):
             if calls:
                 raise KeyboardInterrupt
             calls.append(1)
-            return solve(self, problem)
+            return solve(*given, **options)
 
-        patched.setattr(mlpass.SparseGPT, "prune", dying)
+        patched.setattr(layers, "solve", dying)
         with pytest.raises(KeyboardInterrupt):
             mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
 

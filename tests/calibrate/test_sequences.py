@@ -49,7 +49,7 @@ def test_a_report_counts_sequences_and_their_steps(tmp_path):
     solved = [one for one in report.layers if one.error is not None and one.op_type == "linear"]
     assert {(layer.samples, layer.tokens) for layer in solved} >= {(3, 12)}
     assert all(layer.sparsity >= 0.49 for layer in solved)
-    assert all(layer.error < layer.error_before for layer in solved)
+    assert all(layer.error_held <= layer.error_before_held for layer in solved)
 
 
 def test_a_sequence_and_its_steps_by_themselves_have_different_digests():

@@ -133,7 +133,7 @@ def test_an_element_moves_as_far_in_every_form():
 
 def test_samples_and_options_that_do_not_do(pruned, tmp_path):
     module, teacher = to_stored_module(pruned), to_module(DIGITS)
-    with pytest.raises(CalibrationError, match="a polish needs two samples or more, one to train"):
+    with pytest.raises(CalibrationError, match="training needs two samples or more, one to train"):
         polish_module(module, teacher, TRAIN[:1], OPTIONS)
     assert polish_module(module, teacher, TRAIN[:2], replace(OPTIONS, steps=1)).held_out == 1
     for name, value in (("steps", 0), ("batch_size", 1.5), ("held_out", 0), ("held_out", 1.0)):

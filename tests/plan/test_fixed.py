@@ -225,6 +225,11 @@ def test_of_all_fixtures_only_the_transform_of_speech_and_positions_are_untraine
                 if site.refusal is None and (reason := reason_untrained(site)):
                     found[path.stem, site.name] = reason.partition(":")[0]
     assert found == {
+        ("basic_pitch", "squeeze_1"): "each row is of a narrow band",
+        (
+            "basic_pitch",
+            "StatefulPartitionedCall_model_1_cq_t2010v2_1_Neg_weight_0",
+        ): "each row is of a narrow band",
         ("silero_vad", "stft_conv_weight"): "it is waves under one window",
         ("stateful_lm", "cosine_to_fp16"): "its columns are sinusoids of the row",
         ("stateful_lm", "sine_to_fp16"): "its columns are sinusoids of the row",

@@ -15,7 +15,7 @@ from mlpass.weights.sites import find_sites
 from tests.plan.test_fixed import filterbank
 
 WAVES = "it is waves under one window: a Fourier or cosine transform, not a trained weight"
-TRIANGLES = "it is triangles side by side: a filterbank, as mel's is, not a trained weight"
+TRIANGLES = "it is filters side by side: a filterbank, as mel's is, not a trained weight"
 
 pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 

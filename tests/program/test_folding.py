@@ -37,6 +37,9 @@ FOLDS = {
     "reshape": (lambda: mb.reshape(x=W.reshape(8, 8, 48), shape=[-1, 48]), W),
     "squeeze": (lambda: mb.squeeze(x=W[None, :, None], axes=[0, 2]), W),
     "expand_dims": (lambda: mb.expand_dims(x=W, axes=[0]), W[None]),
+    "flatten2d": (lambda: mb.flatten2d(x=W.reshape(64, 6, 8), axis=1), W),
+    "reverse": (lambda: mb.reverse(x=W[:, ::-1].copy(), axes=[-1]), W),
+    "reverse, all": (lambda: mb.reverse(x=W[::-1, ::-1].copy()), W),
     "identity": (lambda: mb.identity(x=W), W),
     "slice_by_index": (
         lambda: mb.slice_by_index(

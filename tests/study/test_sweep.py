@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,7 +21,9 @@ from mlpass.blas import one_blas_thread
 from mlpass.calibrate import walk
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.replay import stops
-from mlpass.study.trial import weight_bytes
+from mlpass.study.grid import make_candidates
+from mlpass.study.sweep import write_outputs
+from mlpass.study.trial import Setting, run_trial, weight_bytes
 from mlpass.weights.sites import find_sites
 from tests.study.measures import CALLS, LIMIT, share_of_nonzeros
 
@@ -312,3 +315,15 @@ def test_a_journal_that_is_of_other_samples_or_broken(model, samples, tmp_path):
         form.write_text(known)
         with pytest.raises(mlpass.CalibrationError, match="is broken, delete it"):
             journal(samples).get(candidate)
+
+
+@pytest.mark.parametrize("gone", ["0.npz", "1.npz", ""], ids=["first", "last", "folder"])
+def test_outputs_that_others_removed_meanwhile_are_named(gone, model, samples, tmp_path):
+    with Package(model) as package:
+        setting = Setting(str(model), test_data=samples[:2])
+        place = write_outputs(package, setting, tmp_path)
+    shutil.rmtree(place) if not gone else (place / gone).unlink()
+    (candidate,) = make_candidates([Percentile(0.5)], None, None)
+    with pytest.raises(FileNotFoundError) as caught:
+        run_trial(replace(setting, reference=str(place)), candidate)
+    assert caught.value.filename == str(place / (gone or "0.npz"))

@@ -12,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 import mlpass
-from mlpass import NM, Block, Percentile, Threshold
+from mlpass import NM, Block, Channel, Percentile, Threshold
 from mlpass.sparsity import pieces
 from mlpass.weights import in_pieces
 
@@ -26,6 +26,8 @@ MODES = [
     NM(2, 4, dim=0),
     Block(0.5, 4),
     Block(0.3, 3, dim=1),
+    Channel(0.4),
+    Percentile(0.4, scope="row"),
 ]
 
 
@@ -69,8 +71,9 @@ def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):
     weights = [np.round(rng.standard_normal((83, 83)), 1).astype(dtype) for _ in range(2)]
     save(tmp_path / "in.mlpackage", *weights)
     whole = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "whole.mlpackage", mode)
-    monkeypatch.setattr(pieces, "PIECE", 1000)
-    monkeypatch.setattr(in_pieces, "PIECE", 1000)
+    monkeypatch.setattr(pieces, "SLAB", 1000)
+    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     parted = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "parted.mlpackage", mode)
     assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
     assert parted.layers == whole.layers
@@ -87,8 +90,9 @@ def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):
 )
 def test_pieces_are_refused_alike(mode, weight, reason, tmp_path, monkeypatch):
     save(tmp_path / "in.mlpackage", weight.astype(np.float32))
-    monkeypatch.setattr(pieces, "PIECE", 1000)
-    monkeypatch.setattr(in_pieces, "PIECE", 1000)
+    monkeypatch.setattr(pieces, "SLAB", 1000)
+    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     report = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "out.mlpackage", mode)
     assert reason in report.layers[0].skipped
 
@@ -116,7 +120,15 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((4096, 8192), np.float32).astype(np.float16)
     save(tmp_path / "in.mlpackage", weight)
-    for mode in ("Threshold(0.5, 0.3)", "Percentile(0.5)", "NM(2, 4)", "Block(0.5, 4)"):
+    for mode in (
+        "Threshold(0.5, 0.3)",
+        "Percentile(0.5)",
+        "Percentile(0.5, scope='row')",
+        "Percentile(0.5, scope='global')",
+        "NM(2, 4)",
+        "Block(0.5, 4)",
+        "Channel(0.5)",
+    ):
         given = [str(tmp_path / "in.mlpackage"), str(tmp_path / "out.mlpackage"), mode]
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, *given], check=True, capture_output=True, text=True

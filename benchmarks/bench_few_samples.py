@@ -1,0 +1,119 @@
+"""What few samples come to: SNR on inputs that no run saw, at 50%, by method and number of samples.
+
+    python benchmarks/bench_few_samples.py --models tiny_lm vit --samples 1 2 8 --json few.json
+
+tiny_lm reads windows of the Brown corpus, EfficientNet-Lite0 and a small ViT of random weights read
+photos; others of each judge (see models_tiny.py and data_images.py). A run is never to be below
+pruning by magnitude, which needs no samples, by more than noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import data_images
+import models_efficientnet
+import models_tiny
+import numpy as np
+import runtime_models
+import torch
+
+import mlpass
+from mlpass import ADMM, Percentile, SparseGPT, Wanda
+
+METHODS = {"wanda": Wanda(), "sparsegpt": SparseGPT(), "admm": ADMM()}
+MODELS = ("tiny_lm", "efficientnet_lite0", "vit")
+JUDGES = 24  # samples
+
+
+class Case(NamedTuple):
+    """A model, samples to calibrate on, and others to judge by."""
+
+    package: Path
+    samples: Sequence[dict[str, Any]]
+    judges: Sequence[dict[str, Any]]
+
+
+def main() -> None:
+    """Prints a table a model, and writes JSON where asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--samples", nargs="+", type=int, default=(1, 2, 4, 8, 32, 128))
+    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    options = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in options.models:
+            rows = measure(model, options.samples, Path(folder))
+            results.extend(rows)
+            print(table(model, rows), flush=True)
+    if options.json:
+        content = {"platform": platform.platform(), "results": results}
+        Path(options.json).write_text(json.dumps(content, indent=1))
+
+
+def case_of(model: str, count: int, folder: Path) -> Case:
+    """Returns a model with so many samples."""
+    if model == "tiny_lm":
+        text = models_tiny.corpus()[: models_tiny.HELD_OUT].astype(np.int32)
+        starts = np.linspace(0, len(text) - models_tiny.CONTEXT, JUDGES).astype(int)
+        judges = [{"tokens": text[start : start + models_tiny.CONTEXT][None]} for start in starts]
+        return Case(models_tiny.package(), models_tiny.calibration(count), judges)
+    samples, judges = data_images.calibration(count), data_images.evaluation(JUDGES)
+    if model == "efficientnet_lite0":
+        return Case(models_efficientnet.package(), samples, judges)
+    torch.manual_seed(0)
+    module = runtime_models.Transformer(192, 3, 6, 197, 0)
+    package = folder / "vit.mlpackage"
+    runtime_models.convert(module.eval(), torch.zeros(1, 3, 224, 224), package)
+    renamed = [[{"x": next(iter(one.values()))} for one in some] for some in (samples, judges)]
+    return Case(package, *renamed)
+
+
+def measure(model: str, counts: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+    """Returns a record a run: by magnitude first, then each method with each number of samples."""
+    case = case_of(model, max(counts), folder)
+    out = folder / "out.mlpackage"
+
+    def judged(name: str, count: int, **options: Any) -> dict[str, Any]:
+        began = time.perf_counter()
+        report = mlpass.prune(case.package, out, Percentile(0.5), force=True, **options)
+        seconds = time.perf_counter() - began
+        (output,) = mlpass.compare(case.package, out, case.judges, backend="torch").outputs
+        few = sum(layer.samples_wanted is not None for layer in report.layers)
+        row = {"model": model, "method": name, "samples": count, "snr": output.snr}
+        print(row, flush=True)
+        return row | {"seconds": seconds, "few": few}
+
+    rows = [judged("magnitude", 0)]
+    for count in counts:
+        # As many as there are, evenly drawn: text and photos come in order.
+        places = np.linspace(0, len(case.samples) - 1, count).astype(int)
+        some = [case.samples[place] for place in places]
+        for name, method in METHODS.items():
+            rows.append(judged(name, count, method=method, sample_data=some, backend="torch"))
+    return rows
+
+
+def table(model: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table of SNR in dB."""
+    known = {(row["method"], row["samples"]): row for row in rows}
+    lines = [f"\n| {model}, samples | {' | '.join(METHODS)} | too few rows |"]
+    lines += ["| ---: | " + "---: | " * (len(METHODS) + 1)]
+    for count in sorted({row["samples"] for row in rows} - {0}):
+        cells = [f"{known[method, count]['snr']:.2f}" for method in METHODS]
+        lines.append(f"| {count} | {' | '.join(cells)} | {known['admm', count]['few']} |")
+    return "\n".join([*lines, f"\nby magnitude {known['magnitude', 0]['snr']:.2f} dB"])
+
+
+if __name__ == "__main__":
+    main()

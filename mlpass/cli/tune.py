@@ -1,0 +1,64 @@
+"""`mlpass tune`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlpass.cli.declared import declared_by
+from mlpass.cli.flags import add_flags, given_flags
+from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, shown
+
+_TUNE_HELP = """\
+Tune a compressed Core ML package, one stretch of its program after another, towards what the dense
+model has at the end of each. Needs the torch extra.
+
+  mlpass tune compressed.mlpackage -o out.mlpackage --sample-data x.npz --dense model.mlpackage
+
+MODEL keeps its forms and bytes: masks and codes stay; kept values, scales, tables, biases and gains
+train. The program is cut where few values cross, as at the end of a block, so that no more than one
+region is held at a time. A region that comes no nearer on samples that are held out keeps what it
+had. 'mlpass finetune' then polishes all of it, where the memory is there.
+
+If such a run dies, the same command with --resume goes on from its last finished region.
+"""
+
+
+def add_tune(commands: Subparsers) -> None:
+    """Adds the command."""
+    tune = commands.add_parser(
+        "tune",
+        help="tune a compressed model region by region towards the dense one",
+        description=_TUNE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model(tune)
+    tune.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
+    )
+    tune.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    tune.add_argument(
+        "--dense", required=True, metavar="DENSE", help="the .mlpackage to learn from"
+    )
+    add_flags(tune, "regions", {"": declared_by("mlpass.plan.regions", "Regions")})
+    tune.add_argument("--device", help="torch's: cpu (default), mps or cuda")
+    tune.add_argument(
+        "--resume", action="store_true", help="go on with what a run that died had finished"
+    )
+    tune.add_argument("--force", action="store_true", help="replace OUT where it exists")
+    tune.set_defaults(run=_tune, parser=tune)
+
+
+def _tune(options: argparse.Namespace) -> str:
+    from mlpass.finetune import Regions, tune
+
+    report = tune(
+        options.model,
+        options.output,
+        options.dense,
+        options.sample_data,
+        Regions(**given_flags(options, "regions")),
+        device=options.device,
+        force=options.force,
+        resume=options.resume,
+    )
+    return shown(report, options)

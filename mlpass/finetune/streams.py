@@ -1,0 +1,210 @@
+"""All samples on their way through a model, region by region: what is live, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpass.finetune.batching import Batch
+from mlpass.finetune.cutting import Region
+from mlpass.finetune.module import ProgramModule, Stage, running
+from mlpass.program.ir import Argument, StateType, Value
+from mlpass.runtime.execute import Run, Values
+from mlpass.runtime.failures import of_sample
+from mlpass.runtime.function_plan import reads
+from mlpass.runtime.kernels.states import Cell
+from mlpass.runtime.spill import SampleValues, Spill
+from mlpass.runtime.stretches import last_reads, uses_of
+
+Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
+Made = list[dict[Value, Any]]  # by step
+
+
+def run_stretch(
+    module: ProgramModule, stage: Stage, region: Region, given: Sequence[Mapping[Value, Any]]
+) -> Made:
+    """Returns a region's outputs for each step of a sequence, which share its states.
+
+    Args:
+        module: whose region it is, its parameters lent to the stage.
+        stage: that it is part of.
+        region: to run.
+        given: its inputs other than states, by step; a `Batch` where they differ by sample.
+    """
+    cells = {
+        value: Cell(torch.zeros(module.states[value.name], device=module.device))
+        for value in region.inputs
+        if isinstance(value.type, StateType)
+    }
+    made: Made = []
+    for values in given:
+        run = Run(Values(stage.part.constants), region.outputs, module.backend.xp)
+        run.values.update(values.items())
+        run.values.update(cells.items())
+        run.steps(stage.plan.block.steps[region.start : region.end])
+        made.append({value: run.values[value] for value in region.outputs})
+    return made
+
+
+class Stream:
+    """All samples in one stage of a model, as far as they have come.
+
+    Attributes:
+        module: whose stage it is.
+        stage: that they go through.
+        shared: what is live and the same for all samples.
+    """
+
+    def __init__(
+        self,
+        module: ProgramModule,
+        stage: Stage,
+        regions: Sequence[Region],
+        given: Named,
+        *,
+        batch_size: int,
+        memory_budget: int,
+    ) -> None:
+        """Starts.
+
+        Args:
+            module: the model.
+            stage: of it.
+            regions: of the stage; each is run once, in their order.
+            given: what is known by name: the model's inputs, and outputs of stages before.
+            batch_size: samples that run together.
+            memory_budget: bytes of values that may stay in memory; the rest goes to files.
+        """
+        self.module, self.stage = module, stage
+        self.shared: dict[Argument, Tensor] = {}
+        self._regions, self._given, self._size = regions, given, batch_size
+        ends = [region.end for region in regions]
+        uses = {
+            value: sorted({sum(end <= at for end in ends) for at in places})
+            for value, places in uses_of(stage.plan).items()
+        }
+        self._last = {value: places[-1] for value, places in uses.items()}
+        self._spill = Spill(memory_budget, module.backend, uses)
+        self._values: list[list[SampleValues]] = []
+        self._forgotten = last_reads(stage.plan, stage.part.constants)
+        self._at = 0
+        count = 0
+        for steps in given:
+            self._values.append([])
+            for named in steps:
+                values = SampleValues(stage.part.constants, self._spill, count)
+                bound = {
+                    value: named[value.name]
+                    for value in stage.plan.block.inputs
+                    if not isinstance(value.type, StateType)
+                }
+                values.update(bound.items())
+                self._values[-1].append(values)
+                self._spill.note([values], list(bound), -1)
+                count += 1
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        self._values.clear()
+        self._spill.__exit__()
+
+    def of(self, numbers: Sequence[int], wanted: Sequence[Value]) -> Made:
+        """Returns values that are live, for each step of some samples.
+
+        Args:
+            numbers: of the samples, of one shape and length.
+            wanted: the values; states are left out.
+        """
+        steps = range(len(self._values[numbers[0]]))
+        return [
+            {
+                value: self._joined(value, [self._values[number][step] for number in numbers])
+                for value in wanted
+                if not isinstance(value.type, StateType)
+            }
+            for step in steps
+        ]
+
+    def _joined(self, value: Value, samples: Sequence[SampleValues]) -> Any:
+        if value in self.shared:
+            return self.shared[value]
+        found = [values[value] for values in samples]
+        return found[0] if self._size == 1 else Batch(torch.stack(found))
+
+    def advance(self) -> Region:
+        """Runs the next region for all samples, and returns it."""
+        region = self._regions[self._at]
+        with torch.no_grad(), self.lent(region):
+            for numbers in chunks(range(len(self._values)), self._size):
+                with of_samples(numbers):
+                    given = self.of(numbers, region.inputs)
+                    self._keep(numbers, run_stretch(self.module, self.stage, region, given))
+        for step in range(region.start, region.end):
+            for source in self._forgotten.get(step, ()):
+                self.stage.part.constants.forget(source)
+        self._at += 1
+        gone = [value for value, last in self._last.items() if last < self._at]
+        for value in gone:
+            del self._last[value]
+            self.shared.pop(value, None)
+        for steps in self._values:
+            for values in steps:
+                for value in gone:
+                    values.pop(value, None)
+                self._spill.note([values], (), self._at - 1)
+        return region
+
+    def _keep(self, numbers: Sequence[int], made: Made) -> None:
+        for step, found in enumerate(made):
+            for place, number in enumerate(numbers):
+                values = self._values[number][step]
+                for value, one in found.items():
+                    if self._size > 1 and not isinstance(one, Batch):
+                        self.shared[value] = one
+                    else:
+                        values[value] = one.samples[place].clone() if self._size > 1 else one
+                self._spill.note([values], list(found), self._at)
+
+    @contextmanager
+    def lent(self, region: Region) -> Iterator[None]:
+        """Lets a region run as the module says: with its parameters, in a session."""
+        read = values_read(self.stage, region)
+        with running(self.module.backend), self.module.lending(self.stage, read):
+            yield
+
+    def results(self) -> Named:
+        """Returns what is known by name after the last region."""
+        results, shared = self.stage.results, self.shared
+        return [
+            [
+                {
+                    **named,
+                    **{
+                        name: shared[value] if value in shared else values[value]
+                        for name, value in results.items()
+                    },
+                }
+                for named, values in zip(before, after, strict=True)
+            ]
+            for before, after in zip(self._given, self._values, strict=True)
+        ]
+
+
+def values_read(stage: Stage, region: Region) -> set[Value]:
+    """Returns every value that the steps of a region read, constants among them."""
+    steps = stage.plan.block.steps[region.start : region.end]
+    return {value for step in steps for value in reads(step.op)}
+
+
+def chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Yields numbers, so many at a time."""
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+def of_samples(numbers: Sequence[int]) -> AbstractContextManager[None]:
+    """Has an error name the sample that it is about, where it is one alone."""
+    return of_sample(numbers[0]) if len(numbers) == 1 else nullcontext()

@@ -1,0 +1,204 @@
+"""One region tuned: its stored floats learn to give what the dense model has at its end.
+
+Its inputs are those that the tuned regions before it make, and what it is to give is the dense
+model's own. A token counts by its own size, see `output_loss`: where a few values of a stream are a
+thousand times as large as the others, a plain mean square would be those alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil, isfinite
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpass.finetune.cutting import Region
+from mlpass.finetune.features import write_value
+from mlpass.finetune.losses import Kind, output_loss
+from mlpass.finetune.stored import StoredModule
+from mlpass.finetune.streams import Stream, chunks, run_stretch
+from mlpass.plan.regions import Regions
+from mlpass.program.ir import TensorType, Value
+from mlpass.runtime.ops import is_float
+
+_WARM = 8  # one in so many steps warms up
+_BETAS = (0.9, 0.95)
+# Ops whose values have their channels along axis 1.
+_CHANNELS_FIRST = frozenset(
+    {"conv", "conv_transpose", "max_pool", "avg_pool", "l2_pool", "batch_norm", "instance_norm"}
+)
+
+
+class Goal(NamedTuple):
+    """What a region is trained towards.
+
+    Attributes:
+        stream: of the dense model, past the same region.
+        values: for outputs of the region those of the dense model.
+        kinds: of these outputs, by name.
+    """
+
+    stream: Stream
+    values: Mapping[Value, Value]
+    kinds: Mapping[str, Kind]
+
+
+class Tuning(NamedTuple):
+    """A region that is to be tuned.
+
+    Attributes:
+        stream: of the model, come to the region.
+        region: the region.
+        goal: what it is to give.
+        names: of the parameters that train.
+        number: of the region: its random order follows from it and the seed.
+    """
+
+    stream: Stream
+    region: Region
+    goal: Goal
+    names: Sequence[str]
+    number: int
+
+    @property
+    def module(self) -> StoredModule:
+        """Whose region it is."""
+        module = self.stream.module
+        assert isinstance(module, StoredModule)  # what trains is stored
+        return module
+
+
+class Tuned(NamedTuple):
+    """What the tuning of a region came to: losses on the samples that are held out.
+
+    Attributes:
+        before: with the values as they were.
+        after: with those that were kept.
+        kept: the epoch that they are of; 0 where none was better.
+    """
+
+    before: float
+    after: float
+    kept: int
+
+
+def goal_of(stream: Stream, mine: Region, its: Region, likes: Mapping[Value, Value]) -> Goal:
+    """Returns what a region is to give.
+
+    Args:
+        stream: of the dense model.
+        mine: the region.
+        its: the dense model's, which the stream has come through.
+        likes: for values of the model those of the dense one.
+    """
+    values = {
+        value: likes[value]
+        for value in mine.outputs
+        if is_float(value.type) and value in likes and likes[value] in its.outputs
+    }
+    steps = stream.stage.plan.block.steps
+    square = {
+        value
+        for step in steps
+        if step.op.type in _CHANNELS_FIRST
+        for value in (*step.op.inputs.get("x", ()), *step.op.outputs)
+    }
+    kinds = {
+        value.name: Kind("values", 1 - _rank(like) if like in square and _rank(like) > 1 else -1)
+        for value, like in values.items()
+    }
+    return Goal(stream, values, kinds)
+
+
+def tune_region(
+    tuning: Tuning,
+    options: Regions,
+    samples: tuple[Sequence[int], Sequence[int]],
+    tell: Callable[[Tuned], None],
+) -> Tuned:
+    """Trains a region and leaves its module with the best of its epochs.
+
+    The rate rises over an eighth of the steps and falls in a line to zero.
+
+    Args:
+        tuning: what to train.
+        options: of the training.
+        samples: the numbers of those that are held out, and of those to train on.
+        tell: is given what an epoch came to.
+    """
+    module, names, (held, drawn) = tuning.module, tuning.names, samples
+    size = min(options.batch_size, len(drawn))
+    steps = options.epochs * ceil(len(drawn) / size)
+    warm = ceil(steps / _WARM)
+    groups = [
+        {"params": [module.get_parameter(name)], "lr": options.learning_rate / module.gains[name]}
+        for name in names
+    ]
+    optimizer = torch.optim.Adam(groups, betas=_BETAS)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, 1) * (steps - step) / steps
+    )
+    generator = np.random.default_rng([options.seed, tuning.number])
+    before = _judged(tuning, held, options.batch_size)
+    best, values = Tuned(before, before, 0), _values(module, names)
+    for epoch in range(1, 1 + (options.epochs if before > 0 and isfinite(before) else 0)):
+        module.train()
+        order = [drawn[place] for place in generator.permutation(len(drawn))]
+        for numbers in chunks(order, size):
+            optimizer.zero_grad()
+            loss = region_loss(tuning, numbers)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        found = _judged(tuning, held, options.batch_size)
+        if found < best.after:
+            best, values = Tuned(before, found, epoch), _values(module, names)
+        tell(best)
+        if not isfinite(found):
+            break
+    with torch.no_grad():
+        for name, value in values.items():
+            module.get_parameter(name).copy_(value)
+    module.eval()
+    return best
+
+
+def region_loss(tuning: Tuning, numbers: Sequence[int]) -> Tensor:
+    """Returns how far a region's outputs for samples are from those wanted, the mean over steps."""
+    stream, region, goal, _, _ = tuning
+    wanted = goal.stream.of(numbers, list(goal.values.values()))
+    with stream.lent(region):
+        made = run_stretch(stream.module, stream.stage, region, stream.of(numbers, region.inputs))
+        losses = [
+            output_loss(
+                goal.kinds,
+                {value.name: write_value(one[value], len(numbers)) for value in goal.values},
+                {
+                    value.name: write_value(other[like], len(numbers))
+                    for value, like in goal.values.items()
+                },
+                len(numbers),
+            )
+            for one, other in zip(made, wanted, strict=True)
+        ]
+    return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def _judged(tuning: Tuning, held: Sequence[int], size: int) -> float:
+    """Returns the loss on samples of what would be written."""
+    tuning.module.eval()
+    parts = list(chunks(held, size))
+    losses = [float(region_loss(tuning, part)) for part in parts]
+    return float(np.average(losses, weights=list(map(len, parts))))
+
+
+def _values(module: StoredModule, names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: module.get_parameter(name).detach().clone() for name in names}
+
+
+def _rank(value: Value) -> int:
+    return len(value.type.shape) if isinstance(value.type, TensorType) else 0

@@ -1,0 +1,43 @@
+"""How a compressed model is tuned region by region: the options of that training, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlpass.options import check_options, option
+
+LEARNING_RATE = 2e-4
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Training of one stretch of a program after another, towards the dense model.
+
+    Attributes:
+        epochs: how often all samples are trained on, in each region.
+        batch_size: samples a batch.
+        learning_rate: the highest one, of Adam.
+        seed: of the order of the samples, and of the choice of those that are held out.
+        held_out: share of the samples that are not trained on: they say which values to keep.
+        weights_only: whether biases and gains stay as they are.
+    """
+
+    epochs: int = option(
+        default=4, low=1, high=1_000_000, help="how often a region is trained on all samples"
+    )
+    batch_size: int = option(default=8, low=1, high=65_536, help="samples a batch")
+    learning_rate: float = option(default=LEARNING_RATE, above=0, help="of Adam")
+    seed: int = option(
+        default=0, low=0, high=18_446_744_073_709_551_615, help="of the order of the samples"
+    )
+    held_out: float = option(
+        default=0.125,
+        above=0,
+        high=0.9,
+        must="a number above 0, at most 0.9",
+        help="share of the samples that only choose the values to keep",
+    )
+    weights_only: bool = option(default=False, help="biases and gains stay as they are")
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -1,0 +1,159 @@
+"""Pruning within converters that do not hand a pass pipeline on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import wraps
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from coremltools import PassPipeline
+from coremltools.converters.mil import converter
+
+from mlpass.plugin.passes import pass_options, reports, with_pruning
+from mlpass.storage.given import StorageLike
+
+if TYPE_CHECKING:
+    from mlpass.report.records import Report
+    from mlpass.runtime.samples import SampleData
+    from mlpass.solvers.problem import Method
+
+# What coremltools leaves out where `mil_convert` is called without a pipeline.
+_NOT_WITHOUT_A_PIPELINE = ("common::add_fp16_cast", "common::add_int16_cast")
+
+
+@dataclass(eq=False)
+class _Block:
+    kind: str
+    options: Mapping[str, Any]
+    outer: _Block | None
+    reports: list[Report] = field(default_factory=list)
+    is_open: bool = True
+
+
+_own: ContextVar[_Block | None] = ContextVar("own", default=None)
+_open: list[_Block] = []
+_replaced: list[tuple[Callable[..., Any], Callable[..., Any]]] = []  # theirs by ours
+_lock = Lock()
+
+
+@contextmanager
+def converting(
+    config: object = None,
+    *,
+    method: Method | str | None = None,
+    sample_data: SampleData | None = None,
+    storage: StorageLike = None,
+    **options: Any,
+) -> Iterator[list[Report]]:
+    """Prunes whatever coremltools converts inside the block; it yields the list of the reports.
+
+    It is for converters that call `coremltools.convert` or `mil_convert` themselves and take no
+    `pass_pipeline`:
+
+        with mlpass.converting(Percentile(0.5)) as reports:
+            model = their_converter.export(...)
+
+    Conversions in threads that are begun inside are pruned as well. Of nested blocks the innermost
+    holds; a thread goes by a block of its own, or else by the one that was entered last. What
+    coremltools converts again, as its own functions for compression do, is pruned again.
+
+    Args:
+        config: as for `mlpass.pipeline`, like all that follow.
+        method: likewise.
+        sample_data: likewise; read here, once.
+        storage: likewise.
+        **options: likewise.
+
+    Warns:
+        UserWarning: no conversion ran inside, so that nothing was pruned.
+
+    Raises:
+        ConfigError: an option or the config is not valid; from inside, a conversion has a pipeline
+            that prunes with a config already.
+        CalibrationError: the samples are in a form that `prune` does not take.
+    """
+    kind, given = pass_options(
+        config, method=method, sample_data=sample_data, storage=storage, **options
+    )
+    block = _Block(kind, given, _own.get())
+    token = _own.set(block)
+    _enter(block)
+    try:
+        yield block.reports
+    finally:
+        _leave(block)
+        _own.reset(token)
+    if not block.reports:
+        warnings.warn(
+            "mlpass.converting: no conversion of coremltools ended inside the block, so nothing "
+            "was pruned; prune the finished package with mlpass.prune",
+            stacklevel=3,
+        )
+
+
+def _enter(block: _Block) -> None:
+    with _lock:
+        if not _replaced:
+            theirs = converter.mil_convert_to_proto
+            converter.mil_convert_to_proto = ours = _pruning(theirs)
+            _replaced.append((theirs, ours))
+        _open.append(block)
+
+
+def _leave(block: _Block) -> None:
+    with _lock:
+        block.is_open = False
+        _open.remove(block)
+        if _open:
+            return
+        theirs, ours = _replaced[0]
+        # Where others have put a function of theirs above it meanwhile, ours stays below that one,
+        # and hands on what it is given.
+        if converter.mil_convert_to_proto is ours:
+            converter.mil_convert_to_proto = theirs
+            _replaced.clear()
+
+
+def _pruning(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `mil_convert_to_proto`, which all conversions go through, with the pruning in it."""
+
+    @wraps(convert)
+    def mil_convert_to_proto(
+        model: Any,
+        convert_from: str,
+        convert_to: str,
+        converter_registry: Any,
+        main_pipeline: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        block = _holding()
+        if block is not None:
+            if main_pipeline is None:
+                main_pipeline = kwargs.get("pass_pipeline", PassPipeline.DEFAULT)
+                main_pipeline.remove_passes(_NOT_WITHOUT_A_PIPELINE)
+            main_pipeline = with_pruning(main_pipeline, block.kind, block.options)
+        token = reports.set(None if block is None else block.reports)
+        try:
+            return convert(
+                model, convert_from, convert_to, converter_registry, main_pipeline, **kwargs
+            )
+        finally:
+            reports.reset(token)
+
+    return mil_convert_to_proto
+
+
+def _holding() -> _Block | None:
+    """Returns the block that holds for the calling thread."""
+    block = _own.get()
+    while block is not None and not block.is_open:
+        block = block.outer
+    if block is not None:
+        return block
+    with _lock:
+        return _open[-1] if _open else None

@@ -1,0 +1,159 @@
+"""What a solve comes to on rows that it did not see, and how far few rows are to be trusted.
+
+A solver fits kept weights to the rows that it is given. Of few rows, fewer than columns say, most
+of what seems to correlate is chance, and what was fitted to it does harm on others: magnitude alone
+may do better. So some rows are kept back, the method is tried on the others with more and more of
+the Gram's off-diagonal taken away, up to nothing but magnitude, and what loses least on those kept
+back is what all rows are then solved with. Inputs that do correlate are told from few rows, and so
+keep the method as it is.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from mlpass.arrays import Array, placed
+from mlpass.errors import NotApplicable
+from mlpass.solvers.estimate import excerpt
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.problem import Method
+from mlpass.solvers.solve import solve
+from mlpass.solvers.wanda import Magnitude, Wanda
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.mode import Mode
+from mlpass.storage.storage import Storage
+
+SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
+PLENTY = 16  # rows for each column, from which on there is nothing to choose
+ENOUGH = 4  # for each column: so many usually do
+_AS_GOOD = 1.25  # times the least error, with as many rows as columns: it stays as asked
+_NOISE = 0.05  # of an error, which is neither here nor there
+_DOUBT = 0.4  # over the root of the rows kept back: by that share errors on them may be off
+_SAFER = "it loses no more on rows kept back"
+_RUNS = 12  # of 8 output rows: of a large weight, what is tried
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What the rows of a weight's inputs tell, but for some, and what those that are kept back do.
+
+    Attributes:
+        learnt: Gram of most rows; None without any.
+        held: of those kept back; None without any.
+        rows: how many both have.
+        held_rows: how many were kept back.
+        alone: whether those are of the one sample that the others are of as well.
+    """
+
+    learnt: Gram | None
+    held: Gram | None
+    rows: int
+    held_rows: int
+    alone: bool = False
+
+
+class Choice(NamedTuple):
+    """How to solve for a weight.
+
+    Attributes:
+        method: with which.
+        shrinkage: as of `solve`.
+        reason: why that is not the method that was asked for; None where it is.
+        error: on the rows kept back, relative, of a solve on the others; None where none are.
+        before: the same of `Magnitude()`.
+    """
+
+    method: Method
+    shrinkage: float = 0.0
+    reason: str | None = None
+    error: float | None = None
+    before: float | None = None
+
+
+def choose(
+    weight: NDArray[Any],
+    parts: HeldOut,
+    mode: Mode,
+    *,
+    method: Method,
+    storage: Storage | None,
+    target: NDArray[Any] | None,
+    layout: Layout,
+) -> Choice:
+    """Returns how to solve for a weight so that it does well on inputs that no solve saw.
+
+    Where rows are plentiful that is as asked, and what it comes to is all that is worked out. Of a
+    large weight some output rows tell for all.
+
+    Args:
+        weight: in the shape of `layout`, in numpy's array.
+        parts: what its inputs tell.
+        mode: which elements may stay.
+        method: that was asked for.
+        storage: as for `solve`.
+        target: likewise.
+        layout: of the weight.
+
+    Raises:
+        CalibrationError: a Gram is not positive semidefinite.
+    """
+    columns = layout.sizes[2] * layout.sizes[3]
+    ranks = isinstance(method, Magnitude | Wanda) and not method.refit
+    refits = storage is not None or not ranks
+    plenty = parts.rows >= PLENTY * columns
+    # A mode without a target leaves each another number of zeros: nothing to compare.
+    compared = mode.target is not None
+    shares = SHARES if refits and compared and not plenty else SHARES[:1]
+    safe = Magnitude() if compared else method
+    learnt, held = parts.learnt, parts.held
+    if learnt is None or held is None:
+        if plenty:
+            return Choice(method)
+        few = f"none of its {parts.rows} input rows could be kept back, for {columns} columns"
+        return Choice(safe, shares[-1], None if safe == method else f"not {method}: {few}")
+
+    def chosen(runs: int) -> Choice:
+        some = excerpt(weight if target is None else target, None, layout, held, runs)
+        part: Array = placed(some.like(weight, layout), held.diagonal)
+        aim = None if target is None else some.weight
+
+        def lost(method: Method, shrinkage: float, storage: Storage | None) -> float:
+            found = solve(
+                part,
+                learnt,
+                mode,
+                method=method,
+                storage=storage,
+                target=aim,
+                layout=some.layout,
+                shrinkage=shrinkage,
+            )
+            return some.error(found.weight, held)
+
+        tried: list[tuple[float, float]] = []
+        for share in shares:
+            tried.append((lost(method, share, storage), share))
+            if len(tried) > 1 and tried[-1][0] > tried[-2][0]:  # more does more harm
+                break
+        before = lost(Magnitude(), 0.0, None)
+        least = before if storage is None or safe == method else lost(safe, shares[-1], storage)
+        best, first = min(tried), tried[0]
+        known = parts.rows >= (PLENTY if refits else 1) * columns and not parts.alone
+        apart = 1 if parts.alone else parts.held_rows  # rows of one sample are much alike
+        doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(apart) - _NOISE)
+        bound = least * (1 - doubt)
+        if safe != method and best[0] > bound:
+            return Choice(safe, shares[-1], f"not {method}: {_SAFER}", least, before)
+        if parts.rows >= columns and first[0] <= min(_AS_GOOD * best[0], bound):
+            best = first
+        return Choice(method, best[1], None, best[0], before)
+
+    for runs in (_RUNS, layout.sizes[1]):  # a storage may have tables for more rows than some
+        with suppress(NotApplicable):
+            return chosen(runs)
+    return Choice(method)  # the solve itself says what does not fit, if it does not

@@ -1,0 +1,231 @@
+"""Tuning from package to package: what it gains, what it keeps, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import mlpass
+from mlpass import NM, Palette, Percentile, Quantized
+from mlpass.cli import main
+from mlpass.errors import (
+    CalibrationError,
+    ConfigError,
+    InputError,
+    ModelFormatError,
+    OutputBusyError,
+    OutputExistsError,
+)
+from mlpass.finetune import Regions, regions, to_module, to_stored_module, tune
+from mlpass.finetune.regions import tune_module
+from mlpass.ledger import journal_path
+from tests.conftest import PACKAGES
+from tests.finetune.networks import FIXTURES
+from tests.finetune.samples import samples_of
+from tests.finetune.test_stored_writing import constants
+from tests.program.packages import tree
+
+TINY = FIXTURES / "tiny_lm.mlpackage"
+SAMPLES = samples_of("tiny_lm.mlpackage", 10)
+OPTIONS = Regions(epochs=2, batch_size=4, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pruned") / "pruned.mlpackage"
+    mlpass.prune(TINY, path, NM(2, 4))
+    return path
+
+
+def losses_of(report):
+    """The losses that the notes of a report tell, before and after, by region."""
+    found = (re.search(r"^region (\d+), .* loss (\S+) -> (\S+), ", note) for note in report.notes)
+    return {int(one[1]): (float(one[2]), float(one[3])) for one in found if one}
+
+
+def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):
+    output, again = tmp_path / "o.mlpackage", tmp_path / "again.mlpackage"
+    report = tune(pruned, output, TINY, SAMPLES, OPTIONS)
+    assert constants(output) == constants(pruned)
+    losses = losses_of(report)
+    assert len(losses) == 6
+    assert all(after < before for before, after in losses.values())
+    assert report.notes[0].startswith("tuned 6 regions on 9 samples; 6 came nearer to the dense")
+    assert report.notes[-1].startswith("read by several regions, so left as they were: embedding")
+    assert "weights polished" in str(report)
+    before, after = (
+        mlpass.compare(TINY, path, samples_of("tiny_lm.mlpackage", 14)[10:]).outputs[0].snr
+        for path in (pruned, output)
+    )
+    assert after > before
+    assert not journal_path(output).exists()
+    tune(pruned, again, TINY, SAMPLES, OPTIONS)
+    assert tree(again) == tree(output)
+    tune(pruned, again, TINY, SAMPLES, replace(OPTIONS, seed=1), force=True)
+    assert tree(again) != tree(output)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_fixture_goes_through_and_is_not_worse(name, tmp_path):
+    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
+    joint = name.startswith(("quantized", "palettized"))
+    mlpass.prune(FIXTURES / name, solved, Percentile(0.5), joint_compression=joint)
+    size = 1 if name == "branches.mlpackage" else 2  # its control flow depends on the sample
+    options = replace(OPTIONS, epochs=1, batch_size=size, learning_rate=1e-4)
+    report = tune(solved, output, FIXTURES / name, samples_of(name, 4), options)
+    losses = losses_of(report)
+    assert losses
+    assert all(after <= before for before, after in losses.values())
+    assert constants(output) == constants(solved)
+    mlpass.Interpreter(output)
+
+
+@pytest.mark.parametrize(
+    ("mode", "storage"),
+    [
+        (Percentile(0.0), Palette(bits=2)),
+        (Percentile(0.5), Quantized("int4", block_size=32)),
+        (Percentile(0.5), Palette(bits=4)),
+    ],
+    ids=str,
+)
+def test_tables_and_scales_train_on_sequences_over_a_state(mode, storage, tmp_path):
+    name = "stateful_lm.mlpackage"
+    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
+    mlpass.prune(FIXTURES / name, solved, mode, storage=storage)
+    report = tune(solved, output, FIXTURES / name, samples_of(name, 4), OPTIONS)
+    before, after = losses_of(report)[1]
+    assert after < before
+
+
+def test_a_region_that_gains_nothing_stays_as_it_was(pruned, tmp_path):
+    output = tmp_path / "o.mlpackage"
+    report = tune(pruned, output, TINY, SAMPLES, replace(OPTIONS, learning_rate=30.0))
+    assert all(before == after for before, after in losses_of(report).values())
+    assert "; 0 came nearer to the dense model" in report.notes[0]
+    assert tree(output) == tree(pruned)
+
+
+def test_biases_stay_where_that_is_asked_for(pruned):
+    module, first = to_stored_module(pruned), to_stored_module(pruned)
+    done = tune_module(module, to_module(TINY), SAMPLES, replace(OPTIONS, weights_only=True))
+    assert done.trained
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, first.get_parameter(name)) == (name not in done.trained)
+        assert not (module.is_beside(name) and name in done.trained)
+
+
+def test_what_spills_makes_no_difference(pruned, monkeypatch):
+    modules = [to_stored_module(pruned) for _ in range(2)]
+    few = []
+    made = regions.cut
+    monkeypatch.setattr(regions, "cut", lambda plan, weights, _, size: made(plan, weights, 1, size))
+    for module, budget in zip(modules, (1 << 30, 1), strict=True):
+        few.append(tune_module(module, to_module(TINY), SAMPLES, OPTIONS, None, budget))
+    assert few[0] == few[1]
+    for name in few[0].trained:
+        assert torch.equal(*(module.get_parameter(name) for module in modules))
+
+
+def test_a_run_that_died_goes_on_to_the_same_bytes(pruned, tmp_path, monkeypatch):
+    output, whole = tmp_path / "o.mlpackage", tmp_path / "whole.mlpackage"
+    report = tune(pruned, whole, TINY, SAMPLES, OPTIONS)
+    begun, once = [], regions.tune_region
+
+    def dying(task, *arguments):
+        begun.append(task.number)
+        if begun == [1, 2, 3, 4]:
+            raise KeyboardInterrupt
+        return once(task, *arguments)
+
+    monkeypatch.setattr(regions, "tune_region", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tune(pruned, output, TINY, SAMPLES, OPTIONS)
+    assert not output.exists()
+    assert len(list(journal_path(output).glob("*.npz"))) == 3
+    with pytest.raises(CalibrationError, match="belongs to a run with other models, options or"):
+        tune(pruned, output, TINY, SAMPLES, replace(OPTIONS, seed=1), resume=True)
+    again = tune(pruned, output, TINY, SAMPLES, OPTIONS, resume=True)
+    assert begun == [1, 2, 3, 4, 4, 5, 6]
+    assert tree(output) == tree(whole)
+    assert again.notes == report.notes
+    assert not journal_path(output).exists()
+
+
+def test_a_broken_journal_is_an_error(pruned, tmp_path, monkeypatch):
+    output, once = tmp_path / "o.mlpackage", regions.tune_region
+
+    def dying(task, *arguments):
+        if task.number == 2:
+            raise KeyboardInterrupt
+        return once(task, *arguments)
+
+    monkeypatch.setattr(regions, "tune_region", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tune(pruned, output, TINY, SAMPLES, OPTIONS)
+    (path,) = journal_path(output).glob("*.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    for broken in ({"losses": arrays["losses"]}, {**arrays, "0": np.zeros(3)}):
+        np.savez(path, **broken)
+        with pytest.raises(CalibrationError, match=r"1\.npz is broken, delete it"):
+            tune(pruned, output, TINY, SAMPLES, OPTIONS, resume=True)
+
+
+def test_what_does_not_do(pruned, tmp_path):
+    output = tmp_path / "o.mlpackage"
+    for name, value in (("epochs", 0), ("batch_size", 1.5), ("held_out", 0), ("held_out", 1.0)):
+        with pytest.raises(ConfigError, match=f"{name}: must be .* Got {value}"):
+            Regions(**{name: value})
+    with pytest.raises(CalibrationError, match="training needs two samples or more"):
+        tune(pruned, output, TINY, SAMPLES[:1], OPTIONS)
+    with pytest.raises(ModelFormatError, match="dense: must be the model that the other was made"):
+        tune(pruned, output, FIXTURES / "digits_ios15.mlpackage", SAMPLES, OPTIONS)
+    with pytest.raises(InputError, match="sample 1: there is no input 'x'"):
+        tune(pruned, output, TINY, [SAMPLES[0], {"x": 1}], OPTIONS)
+    sequences = samples_of("stateful_lm.mlpackage", 3)
+    sequences[1] = sequences[1][:2]
+    stateful = FIXTURES / "stateful_lm.mlpackage"
+    with pytest.raises(CalibrationError, match="sample 1 is of another shape or length than the"):
+        tune(stateful, output, stateful, sequences, OPTIONS)
+    tune(stateful, output, stateful, sequences, replace(OPTIONS, batch_size=1, epochs=1))
+    with pytest.raises(OutputExistsError, match="already exists; pass force=True"):
+        tune(pruned, output, TINY, None, OPTIONS)
+    with pytest.raises(ModelFormatError, match="is within the model to learn from"):
+        tune(pruned, TINY / "o.mlpackage", TINY, SAMPLES, OPTIONS)
+    journal_path(output).write_text("")
+    with pytest.raises(OutputBusyError, match="is not a folder of mlpass's own"):
+        tune(pruned, output, TINY, SAMPLES, OPTIONS, force=True)
+
+
+def test_a_loss_that_is_not_finite_leaves_a_region_as_it_was(pruned):
+    module = to_stored_module(pruned)
+    (name,) = (name for name in module.floats if "layers_1_query_weight" in name)
+    with torch.no_grad():
+        module.get_parameter(name).fill_(float("nan"))
+    done = tune_module(module, to_module(TINY), SAMPLES, OPTIONS)
+    assert "loss nan -> nan, as it was" in done.notes[3]
+    assert name not in done.trained
+
+
+def test_the_command(pruned, tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", tokens=np.stack([one["tokens"] for one in SAMPLES]))
+    output = tmp_path / "o.mlpackage"
+    places = ["--sample-data", str(tmp_path / "x.npz"), "--dense", str(TINY), "-o", str(output)]
+    numbers = ["--epochs", "1", "--batch-size", "4", "--learning-rate", "0.001", "--seed", "3"]
+    assert main(["tune", str(pruned), *places, *numbers, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["notes"][0].startswith("tuned 6 regions on 9 samples; 6 came nearer")
+    again = tmp_path / "again.mlpackage"
+    options = replace(OPTIONS, epochs=1, seed=3)
+    tune(pruned, again, TINY, tmp_path / "x.npz", options)
+    assert tree(again) == tree(output)
+    assert main(["tune", str(pruned), *places, "--epochs", "0"]) == 1
+    assert "epochs: must be an int" in capsys.readouterr().err
+    assert main(["tune", str(pruned), *places]) == 1
+    assert "already exists; pass --force" in capsys.readouterr().err

@@ -1,0 +1,183 @@
+"""Pruning within converters that do not hand a pass pipeline on."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil import converter
+from coremltools.converters.mil.converter import mil_convert
+
+import mlpass
+from mlpass import Percentile
+from mlpass.errors import ConfigError
+from tests.plugin.programs import live
+
+ORIGINAL = converter.mil_convert_to_proto
+
+# coremltools leaves the directory of its weights to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _coremltools_is_as_it_was():
+    yield
+    gc.collect()
+    assert converter.mil_convert_to_proto is ORIGINAL
+
+
+_ONE_AT_A_TIME = threading.Lock()  # coremltools itself cannot convert in two threads at once
+
+
+def export(**options):
+    """Converts as those do who say nothing of passes."""
+    with _ONE_AT_A_TIME:
+        return ct.convert(
+            live(),
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS17,
+            skip_model_load=True,
+            **options,
+        )
+
+
+def sparsity(model):
+    """Returns the share of zeros of the one weight of an `MLModel`."""
+    (layer,) = mlpass.inspect(model).layers
+    return layer.sparsity
+
+
+def test_a_conversion_inside_is_pruned_and_one_after_is_not():
+    with mlpass.converting(Percentile(0.75)) as reports:
+        model = export()
+    assert sparsity(model) == 0.75
+    assert [layer.sparsity for layer in reports[0].layers] == [0.75]
+    assert sparsity(export()) == 0
+
+
+def test_it_is_what_a_pipeline_makes():
+    with mlpass.converting(storage={"quantize": "int8"}):
+        inside = export(pass_pipeline=ct.PassPipeline.CLEANUP)
+    pipeline = mlpass.pipeline(storage={"quantize": "int8"}, base=ct.PassPipeline.CLEANUP)
+    assert inside.get_spec() == export(pass_pipeline=pipeline).get_spec()
+
+
+def test_a_conversion_without_a_pipeline_stays_in_fp32():
+    """What is called without one is not cast to fp16, as before."""
+
+    def plain():
+        return mil_convert(
+            live(),
+            convert_from="milinternal",
+            convert_to="mlprogram",
+            compute_units=ct.ComputeUnit.ALL,
+            specification_version=ct.target.iOS17,
+            skip_model_load=True,
+        )
+
+    with mlpass.converting(Percentile(0.5)):
+        model = plain()
+    (layer,), (dense,) = mlpass.inspect(model).layers, mlpass.inspect(plain()).layers
+    assert (layer.dtype, layer.sparsity) == (dense.dtype, 0.5) == ("fp32", 0.5)
+
+
+def test_samples_are_solved_on():
+    rng = np.random.default_rng(1)
+    samples = [{"x": rng.standard_normal((1, 64)).astype(np.float32)} for _ in range(8)]
+    with mlpass.converting(Percentile(0.5), sample_data=samples) as reports:
+        export()
+    assert [layer.method for layer in reports[0].layers] == ["sparsegpt"]
+
+
+def test_of_nested_blocks_the_innermost_holds():
+    with mlpass.converting(Percentile(0.25)) as outer:
+        with mlpass.converting(Percentile(0.75)) as inner:
+            assert sparsity(export()) == 0.75
+        assert sparsity(export()) == 0.25
+    assert (len(outer), len(inner)) == (1, 1)
+
+
+def test_threads_begun_inside_are_pruned_too():
+    with mlpass.converting(Percentile(0.5)) as reports, ThreadPoolExecutor(2) as pool:
+        models = list(pool.map(lambda _: export(), range(3)))
+    assert [sparsity(model) for model in models] == [0.5] * 3
+    assert len(reports) == 3
+
+
+def test_threads_with_blocks_of_their_own_do_not_meet():
+    both, found = threading.Barrier(2), {}
+
+    def run(share):
+        with mlpass.converting(Percentile(share)):
+            both.wait(60)  # both blocks are open now
+            found[share] = sparsity(export())
+            both.wait(60)
+
+    threads = [threading.Thread(target=run, args=(share,)) for share in (0.25, 0.75)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0.25: 0.25, 0.75: 0.75}
+
+
+def test_an_exception_inside_passes_and_leaves_nothing():
+    with pytest.raises(ZeroDivisionError), mlpass.converting(Percentile(0.5)):
+        raise ZeroDivisionError
+    assert converter.mil_convert_to_proto is ORIGINAL
+    with pytest.raises(ConfigError, match="nowhere"):  # noqa: SIM117  # the conversion raises it
+        with mlpass.converting({"op_name_configs": {"nowhere": {"target_sparsity": 0.5}}}):
+            export()
+    assert sparsity(export()) == 0
+
+
+def test_a_conversion_that_fails_inside_does_not_stop_the_next():
+    with mlpass.converting(Percentile(0.5)):
+        with pytest.raises(NotImplementedError):
+            mil_convert(live(), "nowhere", "mlprogram", ct.ComputeUnit.ALL)
+        assert sparsity(export()) == 0.5
+
+
+def test_a_block_without_a_conversion_says_so():
+    with pytest.warns(UserWarning, match="no conversion of coremltools ended inside the block"):  # noqa: SIM117
+        with mlpass.converting(Percentile(0.5)):
+            pass
+    with warnings.catch_warnings(record=True) as caught, mlpass.converting(Percentile(0.5)):
+        export()
+    assert not [each for each in caught if "no conversion" in str(each.message)]
+
+
+def test_what_is_wrong_is_said_before_the_block_begins():
+    with pytest.raises(ConfigError, match="target_sparsity"):
+        mlpass.converting({"target_sparsity": 2}).__enter__()
+
+
+def test_a_pipeline_that_prunes_already_is_refused():
+    with mlpass.converting(Percentile(0.5)) as reports:
+        with pytest.raises(ConfigError, match="it has mlpass::prune already; merge the two"):
+            export(pass_pipeline=mlpass.pipeline(Percentile(0.25)))
+        export()
+    assert len(reports) == 1
+
+
+def test_what_others_have_put_above_it_stays(monkeypatch):
+    """Another package replaces the same function while a block is open, and keeps it."""
+    block = mlpass.converting(Percentile(0.5))
+    block.__enter__()
+    ours = converter.mil_convert_to_proto
+    monkeypatch.setattr(converter, "mil_convert_to_proto", lambda *a, **k: ours(*a, **k))
+    theirs = converter.mil_convert_to_proto
+    export()
+    block.__exit__(None, None, None)
+    assert converter.mil_convert_to_proto is theirs
+    assert sparsity(export()) == 0
+    with mlpass.converting(Percentile(0.25)):  # by the one that lies below
+        assert sparsity(export()) == 0.25
+    monkeypatch.undo()
+    with mlpass.converting(Percentile(0.25)):
+        assert sparsity(export()) == 0.25

@@ -1,0 +1,95 @@
+"""Pruned and tuned in one run: what the two give one after the other."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import mlpass
+from mlpass import NM, Wanda
+from mlpass.cli import main
+from mlpass.errors import BackendError, ConfigError, ModelFormatError, OutputExistsError
+from mlpass.finetune import Regions, regions, tune
+from tests.finetune.networks import FIXTURES
+from tests.finetune.samples import samples_of
+from tests.program.packages import tree
+from tests.runtime.programs import chain, program
+
+TINY = FIXTURES / "tiny_lm.mlpackage"
+SAMPLES = samples_of("tiny_lm.mlpackage", 6)
+OPTIONS = Regions(epochs=1, batch_size=4, learning_rate=1e-3)
+MODE, GIVEN = NM(2, 4), {"sample_data": SAMPLES, "method": Wanda()}
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """What both steps give one after the other."""
+    folder = tmp_path_factory.mktemp("apart")
+    solved = mlpass.prune(TINY, folder / "solved.mlpackage", MODE, **GIVEN)
+    tuned = tune(solved.output, folder / "tuned.mlpackage", TINY, SAMPLES, OPTIONS)
+    return solved, tuned
+
+
+def test_it_is_one_after_the_other(apart, tmp_path):
+    output = tmp_path / "o.mlpackage"
+    report = mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
+    solved, tuned = apart
+    assert tree(output) == tree(tuned.output)
+    assert report.notes == tuned.notes
+    assert report.bytes_before == solved.bytes_before
+    assert report.bytes_after == tuned.bytes_after
+    assert report.output == str(output)
+    assert [layer.method for layer in report.layers] == [layer.method for layer in solved.layers]
+    assert [layer.error for layer in report.layers] == [layer.error for layer in solved.layers]
+    assert [layer.zeros for layer in report.layers] == [layer.zeros for layer in tuned.layers]
+    assert [path.name for path in tmp_path.iterdir()] == ["o.mlpackage"]
+
+
+def test_a_run_that_died_goes_on_to_the_same_bytes(apart, tmp_path, monkeypatch):
+    output, begun, once = tmp_path / "o.mlpackage", [], regions.tune_region
+
+    def dying(task, *arguments):
+        begun.append(task.number)
+        if begun == [1, 2, 3]:
+            raise KeyboardInterrupt
+        return once(task, *arguments)
+
+    monkeypatch.setattr(regions, "tune_region", dying)
+    with pytest.raises(KeyboardInterrupt):
+        mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
+    assert [path.name for path in tmp_path.iterdir()] == [".o.mlpackage.resume"]
+    mlpass.prune(TINY, output, MODE, tune=OPTIONS, resume=True, **GIVEN)
+    assert begun == [1, 2, 3, 3, 4, 5, 6]
+    assert tree(output) == tree(apart[1].output)
+
+
+def test_what_does_not_do(tmp_path, monkeypatch):
+    output = tmp_path / "o.mlpackage"
+    with pytest.raises(ConfigError, match="tune: learns from samples; give sample_data"):
+        mlpass.prune(TINY, output, MODE, tune=OPTIONS)
+    with pytest.raises(ConfigError, match="tune: is for packages; convert the Program"):
+        mlpass.prune(program(chain, (2, 3)), MODE, tune=OPTIONS, sample_data=[{"x": np.ones(1)}])
+    output.mkdir()
+    with pytest.raises(OutputExistsError, match="already exists; pass force=True"):
+        mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
+    with pytest.raises(ModelFormatError, match="is within"):
+        mlpass.prune(TINY, TINY / "o.mlpackage", MODE, tune=OPTIONS, **GIVEN)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("mlpass.finetune")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(BackendError, match=r"needs torch: pip install 'mlpass\[torch\]'"):
+        mlpass.prune(TINY, output, MODE, tune=OPTIONS, force=True, **GIVEN)
+
+
+def test_the_command(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", tokens=np.stack([one["tokens"] for one in SAMPLES]))
+    output = str(tmp_path / "o.mlpackage")
+    given = ["--n-m-ratio", "2:4", "--method", "wanda", "--tune"]
+    samples = ["--sample-data", str(tmp_path / "x.npz")]
+    assert main(["prune", str(TINY), "-o", output, *given, *samples]) == 0
+    assert re.search(r"\ntuned \d regions on 5 samples; ", capsys.readouterr().out)
+    assert main(["prune", str(TINY), "-o", output, "--n-m-ratio", "2:4", "--tune", "--force"]) == 1
+    assert "tune: learns from samples; give sample_data" in capsys.readouterr().err
