@@ -76,8 +76,7 @@ COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
 # The top page tells one story, but for the first command.
 STORY = commands("README.md")[1:]
 # Those that take more than a few seconds here.
-SLOW = ("mlpass sweep", "mlpass choose", "mlpass finetune", "mlpass tune")
-SLOW_PYTHON = ("polish(", "tune(")
+SLOW = ("mlpass sweep", "mlpass choose", "mlpass finetune")
 
 
 def network(image: Any) -> Any:
@@ -178,15 +177,15 @@ def run(code: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def marks(code: str) -> list[Any]:
-    slow = any(call in code for call in SLOW_PYTHON)
-    return [pytest.mark.conversion] * ("traced" in code) + [pytest.mark.slow] * slow
-
-
 @pytest.mark.parametrize(
     ("page", "code"),
     [
-        pytest.param(page, code, id=f"{Path(page).parent.name}: {title(code)}", marks=marks(code))
+        pytest.param(
+            page,
+            code,
+            id=f"{Path(page).parent.name}: {title(code)}",
+            marks=[pytest.mark.conversion] * ("traced" in code),
+        )
         for page, code in PYTHON
     ],
 )
