@@ -40,6 +40,10 @@ class CalibrationError(MlpassError, ValueError):
     """Sample data that do not fit the model."""
 
 
+class SampleWarning(UserWarning):
+    """Sample data that fit the model, and can hardly be meant for it."""
+
+
 class InputError(MlpassError, ValueError):
     """Something given to a model's prediction, or asked of it, that does not fit the model."""
 

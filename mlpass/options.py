@@ -23,6 +23,7 @@ from typing import Any
 
 from mlpass.errors import ConfigError, brief
 
+PROCESSORS = ("ane", "cpu", "gpu")  # the Neural Engine, the CPU and the GPU
 _KINDS = {"float": "a number", "int": "an int", "bool": "true or false", "str": "a text"}
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 

@@ -30,7 +30,7 @@ _TAKEN = """
     help model output json force config weight_threshold granularity mode method sample_data resume
     storage name steps dense batch_size learning_rate seed test_data configs evaluate weight jobs
     allocate max_nbytes propagate target fallback memory_budget backend device function_name
-    minimum_deployment_target budget max_size bits held_out logits
+    minimum_deployment_target joint_compression budget max_size bits held_out logits tune
     weights_only
 """
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mlpass.cli import main
+from tests import peer
 
 
 def run(*arguments, **options):
@@ -37,6 +38,23 @@ def test_prune_prints_a_table_and_writes_the_package(fixtures, tmp_path, capsys)
     assert "22 of 22 weights pruned, sparsity 0.5000" in shown.out
     assert str(out) in shown.out
     assert out.is_dir()
+
+
+@pytest.mark.parametrize("name", ["palettized_digits", "quantized_digits"])
+def test_compressed_weights_are_pruned_where_the_flag_says_so(fixtures, tmp_path, capsys, name):
+    source, out = str(fixtures / f"{name}.mlpackage"), tmp_path / "out.mlpackage"
+    command = ["prune", source, "-o", str(out), "--target-sparsity", "0.6"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "nothing was pruned: " in shown
+    assert "weights are compressed already; --joint-compression (joint_compression=True" in shown
+    assert main([*command, "--force", "--joint-compression"]) == 0
+    shown = capsys.readouterr().out
+    assert "nothing was pruned" not in shown
+    ops = peer.all_ops(peer.load_programs(out))
+    made = [peer.value_of(op) for op in ops if op.op_type == "constexpr_sparse_to_dense"]
+    assert made
+    assert all(np.count_nonzero(one == 0) >= 0.6 * one.size - 1 for one in made)
 
 
 def test_a_model_is_raised_to_the_target_that_is_asked_for(fixtures, tmp_path, capsys):

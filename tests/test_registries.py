@@ -106,7 +106,9 @@ def test_the_command_line(fixtures, samples, tmp_path, capsys):
     command += ["--sample-data", str(samples), "--method", "powers", "--exponent", "3", "--force"]
     assert main([*command, "--method-scope", "none"]) == 0
     layers = json.loads(capsys.readouterr().out)["layers"]
-    assert {layer["method"] for layer in layers[1:]} == {"powers"}
+    ran = {layer["method"] for layer in layers[1:]}
+    assert "powers" in ran
+    assert ran <= {"powers", "magnitude, not powers: it loses no more on rows kept back"}
     assert {(one.exponent, one.scope) for one in SEEN} == {(3.0, "none")}
     check_scattered(out, 0.5, 3)
     with pytest.raises(SystemExit):
@@ -369,7 +371,7 @@ def test_prune_is_written_with_the_fields_of_a_calibration():
     written = inspect.signature(mlpass.prune).parameters
     fields = inspect.signature(Calibration).parameters
     own = ["source", "output", "config", "storage", "joint_compression"]
-    own += ["minimum_deployment_target", "budget", "bits", "force", "resume"]
+    own += ["minimum_deployment_target", "budget", "bits", "tune", "force", "resume"]
     assert [name for name in written if name not in own] == [
         name for name in fields if name != "dense_grams"
     ]

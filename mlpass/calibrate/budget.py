@@ -15,7 +15,7 @@ from mlpass.calibrate.influence import influences
 from mlpass.calibrate.menus import Menu, opens_more
 from mlpass.calibrate.prices import Offer, Prices, fixed_prices, prices_of, untouched
 from mlpass.calibrate.sums import Observed
-from mlpass.calibrate.uniform import best_uniform
+from mlpass.calibrate.uniform import best_uniform, spent
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config
@@ -138,7 +138,7 @@ def divide_budget(
     budget: Budget,
     before: int,
 ) -> Division:
-    """Returns a plan in which the weights take no more than a budget, at the least summed error.
+    """Returns a plan in which the weights take no more than a budget, at the least summed risk.
 
     Args:
         model: to run: an open package, or a program's graph.
@@ -193,7 +193,7 @@ def divide_budget(
     chosen = divide(
         [[each.nbytes for each in some] for some in offers],
         [
-            [factors[step.site] * each.error for each in some]
+            [factors[step.site] * each.risk for each in some]
             for step, some in zip(members, offers, strict=True)
         ],
         allowed - rest,
@@ -213,7 +213,11 @@ def divide_budget(
         return Division(chosen, factors, record, [each.step for each in exact], name, rival)
 
     same = None if calibration is None else best_uniform(prices, factors, allowed - rest)
-    rival = None if same is None else division(same.offers, f"all weights in {same.form}")
+    rival = None
+    if same is not None:
+        more = spent(same, prices, factors, allowed - rest)
+        name = f"all weights in {same.form}"
+        rival = division(more, name if more == same.offers else f"{name}, some in more bytes")
     return division(picked, "a form for each weight", rival)
 
 
@@ -249,15 +253,15 @@ def _priced(
         if observed is not None and observed.gram is None:
             continue
         gram = None if observed is None else observed.gram
+        tokens = 0 if observed is None else observed.tokens
         try:
             prices = (
-                prices_of(step, gram, method, menu)
+                prices_of(step, gram, method, menu, tokens)
                 if step.mode is _FREE
                 else fixed_prices(step, gram, method)
             )
         except NotApplicable:  # the run itself will say why
             prices = Prices([untouched(step.site, menu)])
-        tokens = 0 if observed is None else observed.tokens
         work = prod(step.site.shape) * tokens / max(1, samples)
         found[step.site] = prices._replace(work=work)
     return found

@@ -37,12 +37,14 @@ class Offer(NamedTuple):
     Attributes:
         form: the form.
         nbytes: that it takes in a weight file, at the most.
-        error: relative error of the weight's outputs.
+        error: relative error of the weight's outputs, on the inputs that it is solved on.
+        risk: the error to be expected on others: what forms are compared by.
     """
 
     form: Form
     nbytes: int
     error: float
+    risk: float
 
 
 class Prices(NamedTuple):
@@ -65,10 +67,10 @@ def untouched(site: Site, menu: Menu) -> Offer:
     """Returns the offer to leave a weight as it is."""
     nbytes = menu.nbytes(site, DENSE)
     assert nbytes is not None  # it has a form already
-    return Offer(DENSE, nbytes, 0.0)
+    return Offer(DENSE, nbytes, 0.0, 0.0)
 
 
-def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Prices:
+def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: int) -> Prices:
     """Returns what each form that is worth it costs a weight.
 
     Forms are estimated first, and solved for where they are near the front; large weights by some
@@ -79,6 +81,7 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Pric
         gram: of its inputs; None where there are no samples: errors are then the weight's own.
         method: that solves.
         menu: of bytes.
+        rows: of inputs that the Gram is the sum of.
 
     Raises:
         NotApplicable: it cannot be solved for; the text says why.
@@ -90,19 +93,23 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu) -> Pric
     own = untouched(site, menu)
     forms = [(form, nbytes) for form, nbytes in every if nbytes is not None and nbytes < own.nbytes]
     rounded = _coarse(weight, layout)
-    rows = excerpt(weight, rounded, layout, used)
+    some = excerpt(weight, rounded, layout, used)
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
         assert form.mode is not None
-        return Offer(form, nbytes, estimated(rows, used, form.mode, form.storage))
+        error = estimated(some, used, form.mode, form.storage)
+        return Offer(form, nbytes, error, error)  # what is not solved for fits no inputs
 
     guesses = [own, *map_items(estimate, forms)]
     front = [guesses[number] for number in _near(guesses)]
     if gram is not None and not gram.is_diagonal:
+        columns = used.diagonal.shape[-1]
+        doubted = used.shrunk(columns / (columns + rows))
 
         def solved(offer: Offer) -> Offer:
-            return offer._replace(error=_solved(offer.form, rows, used, method))
+            error, risk = _solved(offer.form, some, used, method, doubted)
+            return offer._replace(error=error, risk=risk)
 
         front = map_items(solved, front)
     noise = relative_error(weight, rounded, used, layout)
@@ -124,7 +131,7 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
         nbytes = footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
     else:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
-    offer = Offer(Form(mode, step.storage), nbytes, found.error)
+    offer = Offer(Form(mode, step.storage), nbytes, found.error, found.error)
     noise = relative_error(weight, _coarse(weight, layout), used, layout)
     return Prices([offer], noise)
 
@@ -154,13 +161,16 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[Any], Layout, Gram]:
     return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
 
 
-def _solved(form: Form, rows: Excerpt, gram: Gram, method: Method) -> float:
+def _solved(
+    form: Form, some: Excerpt, gram: Gram, method: Method, doubted: Gram
+) -> tuple[float, float]:
+    """Returns the error of a form that is solved for, and its risk: that on another Gram."""
     if form.mode is None:
-        return 0.0
+        return 0.0, 0.0
     found = solve(
-        rows.weight, gram, form.mode, method=method, storage=form.storage, layout=rows.layout
+        some.weight, gram, form.mode, method=method, storage=form.storage, layout=some.layout
     )
-    return rows.error(found.weight, gram)
+    return some.error(found.weight, gram), some.error(found.weight, doubted)
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:
@@ -174,9 +184,9 @@ def _near(offers: Sequence[Offer]) -> list[int]:
 
 
 def _unbeaten(offers: Sequence[Offer]) -> list[Offer]:
-    """Returns the offers that no other beats in bytes and error."""
+    """Returns the offers that no other beats in bytes and risk."""
     found: list[Offer] = []
-    for offer in sorted(offers, key=lambda each: (each.nbytes, each.error)):
-        if not found or offer.error < found[-1].error:
+    for offer in sorted(offers, key=lambda each: (each.nbytes, each.risk)):
+        if not found or offer.risk < found[-1].risk:
             found.append(offer)
     return found

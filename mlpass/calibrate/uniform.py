@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mlpass.calibrate.menus import Form
 from mlpass.calibrate.prices import Offer, Prices
+from mlpass.solvers.budget import divide
 from mlpass.weights.sites import Site
 
 
@@ -25,7 +26,7 @@ class Uniform(NamedTuple):
 def best_uniform(
     prices: Mapping[Site, Prices], factors: Mapping[Site, float], nbytes: int
 ) -> Uniform | None:
-    """Returns the form for all weights that fits at the least estimated error; None without one.
+    """Returns the form for all weights that fits at the least estimated risk; None without one.
 
     Args:
         prices: of each weight.
@@ -34,13 +35,50 @@ def best_uniform(
     """
     forms = {offer.form for each in prices.values() for offer in each.guesses}
     found = [
-        (sum(factors[site] * offer.error for site, offer in tried.offers.items()), str(form), tried)
+        (sum(factors[site] * offer.risk for site, offer in tried.offers.items()), str(form), tried)
         for form in forms
         if form.mode is not None
         for tried in [Uniform(form, {site: _offer(each, form) for site, each in prices.items()})]
         if sum(offer.nbytes for offer in tried.offers.values()) <= nbytes
     ]
     return min(found, key=lambda each: each[:2])[2] if found else None
+
+
+def spent(
+    uniform: Uniform, prices: Mapping[Site, Prices], factors: Mapping[Site, float], nbytes: int
+) -> dict[Site, Offer]:
+    """Returns what weights of one form come to where what it leaves of the bytes is spent as well.
+
+    Each gets that form, or one of more bytes and less risk: those for which it pays most.
+
+    Args:
+        uniform: that fits.
+        prices: of each weight.
+        factors: what a unit of its error costs.
+        nbytes: that all weights may take.
+    """
+    menus = [
+        [
+            own,
+            *(
+                each
+                for each in prices[site].offers
+                if each.nbytes > own.nbytes and each.risk < own.risk
+            ),
+        ]
+        for site, own in uniform.offers.items()
+    ]
+    chosen = divide(
+        [[each.nbytes for each in some] for some in menus],
+        [
+            [factors[site] * each.risk for each in some]
+            for site, some in zip(uniform.offers, menus, strict=True)
+        ],
+        nbytes,
+    )
+    return {
+        site: some[number] for site, some, number in zip(uniform.offers, menus, chosen, strict=True)
+    }
 
 
 def _offer(prices: Prices, form: Form) -> Offer:

@@ -10,8 +10,9 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NoReturn, TextIO
 
 from mlpass.cli.check import add_check
 from mlpass.cli.choose import add_choose
@@ -25,7 +26,15 @@ from mlpass.cli.prune import add_prune
 from mlpass.cli.signals import ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
 from mlpass.cli.tune import add_tune
-from mlpass.errors import MlpassError, OutputExistsError, Terminated, cut, told, visible
+from mlpass.errors import (
+    MlpassError,
+    OutputExistsError,
+    SampleWarning,
+    Terminated,
+    cut,
+    told,
+    visible,
+)
 from mlpass.ledger import close_all
 from mlpass.version import __version__
 
@@ -46,7 +55,7 @@ def run() -> NoReturn:
 
 def _main(arguments: Sequence[str] | None) -> int:
     try:
-        with ended_by_signals():
+        with ended_by_signals(), warnings_told():
             options = _parser().parse_args(arguments)
             given = sys.argv[1:] if arguments is None else arguments
             options.command = shlex.join(["mlpass", *given])
@@ -78,7 +87,34 @@ class _Parser(argparse.ArgumentParser):
     """Tells of wrong usage in a line that can be read, whatever the words were."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(cut(visible(" ".join(message.split()))))
+        text = cut(visible(" ".join(message.split())))
+        self.exit(2, f"{self.prog}: error: {text}; see '{self.prog} --help'\n")
+
+
+@contextlib.contextmanager
+def warnings_told() -> Iterator[None]:
+    """Tells of odd samples in a line, once, and not where in the code it was noticed."""
+    seen: set[str] = set()
+    shown = warnings.showwarning
+
+    def tell(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, SampleWarning):
+            shown(message, category, filename, lineno, file, line)
+        elif str(message) not in seen:
+            seen.add(str(message))
+            print(f"mlpass: warning: {visible(str(message))}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SampleWarning)
+        warnings.showwarning = tell
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:

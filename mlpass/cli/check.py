@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, add_running, shown
+from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, add_processor, add_running, shown
 from mlpass.errors import MlpassError
 
 _CHECK_HELP = """\
@@ -30,11 +30,8 @@ def add_check(commands: Subparsers) -> None:
     )
     add_model(check)
     check.add_argument("--sample-data", metavar="PATH", help=SAMPLE_HELP)
-    check.add_argument(
-        "--for",
-        dest="processor",
-        choices=("ane", "cpu", "gpu"),
-        help="leave out what is about other processors than the Neural Engine, CPU or GPU",
+    add_processor(
+        check, "leave out what is about other processors than the Neural Engine, CPU or GPU"
     )
     check.add_argument(
         "--strict", action="store_true", help="end with status 1 where an error or warning is found"

@@ -10,6 +10,7 @@ from mlpass.cli.options import (
     SAMPLE_HELP,
     Subparsers,
     add_model,
+    add_raising,
     load_function,
     print_text,
     shown,
@@ -68,6 +69,7 @@ def add_choose(commands: Subparsers) -> None:
         "--finetune-steps", type=int, default=200, metavar="N", help="batches (default: 200)"
     )
     add_runtime(choose)
+    add_raising(choose)
     choose.add_argument("--force", action="store_true", help="replace OUT where it exists")
     choose.set_defaults(run=_choose, parser=choose)
 
@@ -91,6 +93,7 @@ def _choose(options: argparse.Namespace) -> str:
         up_to=options.up_to,
         finetune_steps=options.finetune_steps,
         **given_flags(options, "calibration"),
+        minimum_deployment_target=options.minimum_deployment_target,
         force=options.force,
     )
     if choice.picked is None:

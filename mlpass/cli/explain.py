@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlpass.cli.options import Subparsers, add_model, shown
+from mlpass.cli.options import Subparsers, add_model, add_processor, shown
 
 _EXPLAIN_HELP = """\
 Tell what each weight is stored as and in how many bits, the least that the very same values would
@@ -29,11 +29,9 @@ def add_explain(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(explain)
-    explain.add_argument(
-        "--for",
-        dest="processor",
-        choices=("ane", "cpu", "gpu"),
-        help="the processor that facts are shown of: the Neural Engine, CPU or GPU; without it all",
+    add_processor(
+        explain,
+        "the processor that facts are shown of: the Neural Engine, CPU or GPU; without it all",
     )
     explain.set_defaults(run=_explain, parser=explain)
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from mlpass.errors import ENDS, visible
+from mlpass.options import PROCESSORS
 
 Subparsers = Any  # argparse gives its own type no public name
 
@@ -27,6 +28,20 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         default="numpy",
         choices=("numpy", "torch", "coreml"),
         help="what runs the model: numpy (default), torch (the torch extra), coreml (macOS)",
+    )
+
+
+def add_processor(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Adds the processor that what a command says is about."""
+    parser.add_argument("--for", dest="processor", choices=PROCESSORS, help=help_text)
+
+
+def add_raising(parser: argparse.ArgumentParser) -> None:
+    """Adds what a model is raised to before anything else is done to it."""
+    parser.add_argument(
+        "--minimum-deployment-target",
+        metavar="TARGET",
+        help="iOS16, iOS17, iOS18, macOS15, ...: raise the model to it, without its source",
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from mlpass.cli.calibration import add_calibration, calibration_of
 from mlpass.cli.modes import add_modes, config_of
-from mlpass.cli.options import Subparsers, add_model, shown
+from mlpass.cli.options import Subparsers, add_model, add_raising, shown
 
 _PRUNE_HELP = """\
 Prune the weights of a Core ML package and write a new package.
@@ -59,6 +59,11 @@ exactly in fewer bytes.
 iOS16 and 17 have int8 and uint8 by row, and one table a weight (--group-size 0, not 3 bits), all
 without zeros; iOS18 has all forms. --minimum-deployment-target iOS18 raises an older package first.
 
+Weights that are compressed already are skipped. --joint-compression prunes them, and those alone:
+codes, scales and tables stay, and zeros are kept in a mask beside them (iOS18, without samples):
+
+  mlpass prune compressed.mlpackage -o out.mlpackage --target-sparsity 0.5 --joint-compression
+
 If such a run dies, the same command with --resume goes on from its last finished layer.
 
 Otherwise only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gather, lstm,
@@ -90,15 +95,16 @@ def add_prune(commands: Subparsers) -> None:
         "--bits", type=float, metavar="F", help="the same, as stored bits of each element"
     )
     add_calibration(prune)
+    add_raising(prune)
+    prune.add_argument(
+        "--joint-compression",
+        action="store_true",
+        help="prune the weights that are quantized or palettized already, and those alone (iOS18)",
+    )
     prune.add_argument(
         "--tune",
         action="store_true",
         help="then tune it region by region towards MODEL, as 'mlpass tune' does (torch extra)",
-    )
-    prune.add_argument(
-        "--minimum-deployment-target",
-        metavar="TARGET",
-        help="iOS16, iOS17, iOS18, macOS15, ...: raise the model to it, without its source",
     )
     prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     prune.set_defaults(run=_prune, parser=prune)
@@ -116,6 +122,7 @@ def _prune(options: argparse.Namespace) -> str:
         options.output,
         config,
         minimum_deployment_target=options.minimum_deployment_target,
+        joint_compression=options.joint_compression,
         budget=options.max_size,
         bits=options.bits,
         tune=Regions() if options.tune else None,

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mlpass.errors import CalibrationError
 from mlpass.report.comparison import Comparison, OutputRecord
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, SampleData, load_samples, steps_of
@@ -55,6 +56,7 @@ def compare(
         raise CalibrationError(
             f"the models have no output in common: one has {', '.join(names)}, the other {others}"
         )
+    warn_of(first, samples)
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
     pairs = (
         pair

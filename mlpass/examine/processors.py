@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
+from mlpass.options import PROCESSORS
 from mlpass.program.ir import TensorType
 from mlpass.report.explanation import Finding
 from mlpass.weights.reading import layout_to_solve
 from mlpass.weights.sites import Site
 
-PROCESSORS = ("ane", "cpu", "gpu")
 _GAIN = 0.75  # zeros from which on Apple claims gains on the Neural Engine
 _ROWS = 8  # that share a table at the speed of one table
 _GROUPS = (2, 4, 8, 16)  # m of n:m

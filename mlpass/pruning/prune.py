@@ -35,7 +35,7 @@ from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike
 from mlpass.weights.ensures import Told, ensure_written
-from mlpass.weights.joint import check_opset
+from mlpass.weights.joint import check_opset, joint_way
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
 from mlpass.weights.storing import Editor
@@ -256,13 +256,17 @@ def prune_package(
                 told=told,
                 find=lambda programs: [*find_sites(programs), *find_constants(programs)],
             )
+        notes: tuple[str, ...] = ()
+        if not joint_compression and all(layer.skipped for layer in layers):
+            notes = joint_way([step.site for step in steps])
         record = None
         if division is not None:
             written = [Path(output) / path.relative_to(package.path) for path in paths]
             record = division.reported(layers, sum(path.stat().st_size for path in written))
         name, target = str(package.path), os.fspath(output)
+    nbytes = rewriter.nbytes
     return Report(
-        name, target, bytes_before, rewriter.nbytes, functions, tuple(layers), budget=record
+        name, target, bytes_before, nbytes, functions, tuple(layers), notes, budget=record
     )
 
 

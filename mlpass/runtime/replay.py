@@ -24,6 +24,7 @@ from mlpass.parallel import map_items, thread_count
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.description import Feature
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.execute import Run
 from mlpass.runtime.failures import of_sample, sample_label
 from mlpass.runtime.features import check_names, read_input, write_output
@@ -97,6 +98,8 @@ def _stops(
     for number, sample in enumerate(given if last >= 0 else ()):
         for place, inputs in enumerate(sample):
             _check(inputs, interpreter.inputs, _label(number, place, sample))
+    if last >= 0:
+        warn_of(interpreter, samples)
     states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget)

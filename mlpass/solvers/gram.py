@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
 
@@ -36,6 +37,10 @@ Derived = TypeVar("Derived")
 # Of a column's own power: what is added to tell whether the others tell all of it, and what is then
 # left at most; and the share of such columns that samples have to be short for.
 _FAINT, _TOLD, _MANY = 1e-5, 1e-4, 0.05
+
+# Elements of a Gram whose inverses are kept for other weights on it: a search takes several, and
+# of a wider one they would be most of what a run has in memory.
+_KEPT = 2048**2
 
 
 class Gram:
@@ -176,6 +181,8 @@ class Gram:
         Raises:
             CalibrationError: it is not positive semidefinite.
         """
+        if math.prod(self._matrix.shape) > _KEPT:
+            return self._inverse(dampening, penalty)
         key = ("inverse", dampening, penalty)
         return self.derived(key, lambda: self._inverse(dampening, penalty))
 

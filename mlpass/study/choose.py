@@ -17,7 +17,7 @@ from mlpass.report.choice import Choice, Target
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.evaluate import Evaluate, evaluated
-from mlpass.study.sweep import check_backend, path_of, sendable, write_outputs
+from mlpass.study.sweep import check_backend, path_of, sendable, source_of, write_outputs
 from mlpass.study.trial import FITTED, Setting
 
 _LARGEST = float(1 << 62)  # of a number
@@ -25,8 +25,8 @@ _STEPS = 200
 _FEWEST = 8  # samples of which some are kept back
 _SHARE = 4  # one of so many
 NEEDS_NEWER = (
-    "int4, tables for groups of rows, and masks with codes were not tried, they need iOS18: mlpass "
-    "prune MODEL -o RAISED --lossless --minimum-deployment-target iOS18 raises the model"
+    "int4, tables for groups of rows, and masks with codes were not tried, they need iOS18: "
+    'minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) raises the model'
 )
 
 
@@ -45,6 +45,7 @@ def choose(
     finetune_steps: int = _STEPS,
     backend: str = "numpy",
     function_name: str | None = None,
+    minimum_deployment_target: Any = None,
     force: bool = False,
 ) -> Choice:
     """Writes a pruned model that holds a target, and returns what was tried and what it gave.
@@ -75,6 +76,7 @@ def choose(
         finetune_steps: batches that it trains on.
         backend: that models run on, "numpy" or "torch".
         function_name: of a model with several functions, the one that the samples are for.
+        minimum_deployment_target: that the model is raised to first, as for `prune`.
         force: whether to replace an `output` that exists.
 
     Raises:
@@ -91,7 +93,7 @@ def choose(
     check_backend(backend)
     check_outside(output, model, "the model to prune")
     with temporary_folder() as folder:
-        path, shown = path_of(model, folder)
+        path, shown = path_of(model, folder, minimum_deployment_target)
         samples, judged = _divided(sample_data, test_data)
         setting = Setting(
             path,
@@ -100,6 +102,7 @@ def choose(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
+            **source_of(shown, minimum_deployment_target),
         )
         with Package(path) as package:
             package.check_target(output, force=force)

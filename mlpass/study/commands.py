@@ -19,18 +19,31 @@ from mlpass.storage.words import words_of
 from mlpass.study.grid import Candidate
 
 
-def prune_command(model: str, candidate: Candidate) -> str | None:
+def prune_command(
+    model: str,
+    candidate: Candidate,
+    *,
+    backend: str = "numpy",
+    function_name: str | None = None,
+    minimum_deployment_target: str | None = None,
+) -> str | None:
     """Returns the `mlpass prune` that does what a candidate does; None where no options say it.
 
     Args:
         model: path of the package.
         candidate: how to prune it.
+        backend: that the samples are run on.
+        function_name: that they are for.
+        minimum_deployment_target: that the package is raised to first.
     """
+    raising = {"minimum_deployment_target": minimum_deployment_target}
+    running = {"backend": None if backend == "numpy" else backend, "function_name": function_name}
     config, method = candidate.config, METHODS.name_of(candidate.method)
     words = ["mlpass", "prune", model, "-o", "pruned.mlpackage"]
     if "budget" in candidate.options:
         size = str(candidate.options["budget"])
-        return shlex.join([*words, "--max-size", size, "--sample-data", "samples.npz"])
+        words += ["--max-size", size, "--sample-data", "samples.npz"]
+        return shlex.join([*words, *_given({**raising, **running})])
     threshold, given = config.weight_threshold, op_config_of(config.global_config)
     if given is None or config != Config(config.global_config, weight_threshold=threshold):
         return None
@@ -46,9 +59,15 @@ def prune_command(model: str, candidate: Candidate) -> str | None:
     if not candidate.data_free:
         words += ["--sample-data", "samples.npz", "--method", method]
         words += _words(METHODS, candidate.method, "method", taken_by_others())
-    for name, value in candidate.options.items():
-        words += [flag_of("", name), str(value)]
+        words += _given(running)
+    words += _given({**raising, **candidate.options})
     return shlex.join(words)
+
+
+def _given(options: Mapping[str, Any]) -> list[str]:
+    """Returns the flags of those options that are not None."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [word for name, value in given.items() for word in (flag_of("", name), str(value))]
 
 
 def _mode_words(mode: Mode) -> list[str]:

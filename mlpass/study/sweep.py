@@ -18,6 +18,8 @@ from mlpass.errors import CalibrationError, ConfigError, InputError, close_match
 from mlpass.files import check_file, naming, temporary_folder
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
+from mlpass.program.opsets.packages import raise_package
+from mlpass.program.opsets.targets import opset_of
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial, with_front
 from mlpass.runtime.interpreter import Interpreter
@@ -51,6 +53,7 @@ def sweep(
     backend: str = "numpy",
     function_name: str | None = None,
     weight: str | None = None,
+    minimum_deployment_target: Any = None,
     command: str | None = None,
 ) -> SweepReport:
     """Tries many configs on a model and returns what each came to.
@@ -79,6 +82,7 @@ def sweep(
         backend: that models run on, "numpy" or "torch".
         function_name: of a model with several functions, the one that the samples are for.
         weight: whose pattern the report shows; None is the largest.
+        minimum_deployment_target: that the model is raised to first, as for `prune`.
         command: that the report says made it.
 
     Raises:
@@ -102,7 +106,7 @@ def sweep(
         check_outside(output, model, "the model to prune")
     with ExitStack() as closing:
         folder = closing.enter_context(temporary_folder())
-        path, name = path_of(model, folder)
+        path, name = path_of(model, folder, minimum_deployment_target)
         package = closing.enter_context(Package(path))
         samples = sendable(sample_data)
         tested = samples if test_data is None else sendable(test_data)
@@ -114,6 +118,7 @@ def sweep(
             backend=backend,
             function_name=function_name,
             weight=weight,
+            **source_of(name, minimum_deployment_target),
         )
         _check_weight(package, weight)
         journal = None
@@ -219,19 +224,35 @@ def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     return measure_latency(path, sample, function_name=setting.function_name)
 
 
-def path_of(model: ModelLike, folder: Path) -> tuple[str, str]:
+def path_of(model: ModelLike, folder: Path, target: Any = None) -> tuple[str, str]:
     """Returns the absolute path of a model, and its name as it was given.
 
-    An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`.
+    An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`,
+    and so is what is to be raised to a deployment target.
 
     Raises:
+        ConfigError: there is no such target, or the model is for a newer one.
         ModelFormatError: it is neither, or not one with an ML Program.
+        UnsupportedOpError: it has ops that cannot be raised.
     """
-    if isinstance(model, str | os.PathLike):
+    if isinstance(model, str | os.PathLike) and target is None:
         return os.path.abspath(model), os.fspath(model)
     path = folder / "model.mlpackage"
-    with open_package(model) as package, package.rewrite(path):
-        return str(path), str(package.path)
+    with open_package(model) as package:
+        if target is not None:
+            raise_package(package, opset_of(target))
+        with package.rewrite(path):
+            pass
+        name = os.fspath(model) if isinstance(model, str | os.PathLike) else str(package.path)
+    return str(path), name
+
+
+def source_of(name: str, target: Any) -> dict[str, Any]:
+    """Returns what a setting says of the model that was given, for commands."""
+    if target is None:
+        return {}
+    target = f"iOS{opset_of(target)}"
+    return {"source": os.path.abspath(name), "minimum_deployment_target": target}
 
 
 def sendable(data: object) -> Any:

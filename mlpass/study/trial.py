@@ -56,6 +56,8 @@ class Setting:
         function_name: of a model with several.
         weight: whose pattern to picture; the largest where None.
         grams: the folder with what the layers meet in the model as it was on `sample_data`.
+        source: path of the package that `model` was made from, for commands; None for `model`.
+        minimum_deployment_target: that it was raised to, for commands; None where it was not.
     """
 
     model: str
@@ -67,6 +69,8 @@ class Setting:
     function_name: str | None = None
     weight: str | None = None
     grams: str | None = None
+    source: str | None = None
+    minimum_deployment_target: str | None = None
 
     @property
     def fitted(self) -> bool:
@@ -90,7 +94,13 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
             trial = run_trial(setting, candidate, str(folder / "pruned.mlpackage"))
         report = trial.report and replace(trial.report, output=None)  # it is gone
         return replace(trial, report=report)
-    command = prune_command(setting.model, candidate)
+    command = prune_command(
+        setting.source or setting.model,
+        candidate,
+        backend=setting.backend,
+        function_name=setting.function_name,
+        minimum_deployment_target=setting.minimum_deployment_target,
+    )
     trial = Trial(
         candidate.name, candidate.method_name, dict(candidate.options), None, command=command
     )

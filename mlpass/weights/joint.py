@@ -22,6 +22,24 @@ def has_joint_form(site: Site) -> bool:
     return site.is_compressed and site.apart is None and site.makers[0].type in encode.JOINT_FORMS
 
 
+def joint_way(sites: Sequence[Site]) -> tuple[str, ...]:
+    """Returns what prunes weights that were left alone as they are compressed; empty for none.
+
+    Args:
+        sites: of weights that were all left as they are.
+    """
+    found = [site for site in sites if has_joint_form(site)]
+    if not found:
+        return ()
+    old = any(opset < _JOINT_OPSET for site in found for opset in site.opsets)
+    raised = " with --minimum-deployment-target iOS18" if old else ""
+    text = (
+        f"nothing was pruned: {len(found)} of {len(sites)} weights are compressed already; "
+        f"--joint-compression{raised} (joint_compression=True in Python) prunes those"
+    )
+    return (text,)
+
+
 def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> None:
     """Raises ModelFormatError where a function is too old for the joint forms `option` asks for."""
     newest = max((opset for site in sites for opset in site.opsets), default=0)

@@ -42,7 +42,7 @@ def test_errors_of_some_rows_are_those_of_all(loud):
     with Package(path) as package:
         (site,) = find_sites(package.programs)
         step = Step(site, Percentile(0.0), None)
-        prices = prices_of(step, Gram(gram), SparseGPT(), Menu())
+        prices = prices_of(step, Gram(gram), SparseGPT(), Menu(), 400)
     tried = [each for each in prices.offers if each.form.storage is not None]
     assert len(tried) > 2
     for offer in tried:
@@ -50,3 +50,22 @@ def test_errors_of_some_rows_are_those_of_all(loud):
         assert offer.error >= 0.6 * whole.error, str(offer.form)
         if not isinstance(offer.form.storage, Palette) or offer.form.storage.group_size:
             assert offer.error == pytest.approx(whole.error, rel=0.6), str(offer.form)
+
+
+def test_few_rows_make_a_risk_of_an_error_that_seems_little(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((32, 64)).astype(np.float32)
+    few, others = rng.standard_normal((2, 16, 64)).astype(np.float32)
+    gram = Gram(few.T @ few)
+    path = save(lambda x: mb.linear(x=x, weight=weight, name="one"), tmp_path)
+    with Package(path) as package:
+        (site,) = find_sites(package.programs)
+        step = Step(site, Percentile(0.0), None)
+        prices = prices_of(step, gram, SparseGPT(), Menu(), 16)
+    tried = [each for each in prices.offers if each.form.storage is not None]
+    assert tried
+    for offer in tried:
+        mode, storage = offer.form.mode, offer.form.storage
+        found = solve(weight, gram, mode, method=SparseGPT(), storage=storage).weight
+        truth = np.square(others @ (found - weight).T).sum() / np.square(others @ weight.T).sum()
+        assert abs(offer.risk - truth) < abs(offer.error - truth), str(offer.form)

@@ -215,3 +215,14 @@ def test_many_rows_of_many_columns_sum_to_the_same_however_they_come():
     exact = inputs.astype(np.float64).T @ inputs
     np.testing.assert_allclose(whole[0], exact, rtol=1e-4, atol=1e-2)
     np.testing.assert_array_equal(whole[0], whole[0].T)
+
+
+def test_inverses_of_small_grams_alone_are_kept(monkeypatch):
+    inputs = np.random.default_rng(0).standard_normal((50, 20)).astype(np.float32)
+    small = Gram(inputs.T @ inputs)
+    assert small.inverse(0.01, 1.0)[0] is small.inverse(0.01, 1.0)[0]
+    monkeypatch.setattr("mlpass.solvers.gram._KEPT", 20 * 20 - 1)
+    wide = Gram(inputs.T @ inputs)
+    first, second = wide.inverse(0.01, 1.0)[0], wide.inverse(0.01, 1.0)[0]
+    assert first is not second
+    np.testing.assert_array_equal(first, second)

@@ -101,3 +101,16 @@ def test_values_as_they_come_need_no_flag():
 )
 def test_what_no_options_say(candidate):
     assert prune_command("m", candidate) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": 1000}])
+def test_how_samples_are_run_and_what_the_model_is_raised_to(options):
+    candidate = Candidate("x", Config(Percentile(0.5)), SparseGPT(), options)
+    how = {"backend": "torch", "function_name": "second"}
+    command = prune_command("m", candidate, **how, minimum_deployment_target="iOS18") or ""
+    read = _parser().parse_args(shlex.split(command)[1:])
+    given = calibration_of(read)
+    assert {name: given[name] for name in how} == how
+    assert read.minimum_deployment_target == "iOS18"
+    free = prune_command("m", Candidate("x", Config(Percentile(0.5))), **how) or ""
+    assert not {"--backend", "--function-name"} & {*shlex.split(free)}  # they need samples

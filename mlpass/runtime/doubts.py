@@ -1,0 +1,119 @@
+"""Samples that fit a model and still cannot be what it was made for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.errors import SampleWarning
+from mlpass.program.ir import Constant, TensorType, Value
+from mlpass.runtime.description import Feature
+from mlpass.runtime.function_plan import FunctionPlan
+from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.samples import Sample, steps_of
+
+_LOOKED_AT = 16  # samples, from the first on
+_SMALL = 4  # elements: an input that has no more may well be the same in all samples
+_PASSING = ("cast", "identity", "select", "add", "expand_dims", "squeeze", "reshape")
+"""Ops that hand indices on, with what coremltools puts there for those that count from the end."""
+
+
+def warn_of(interpreter: Interpreter, samples: Sequence[Sample]) -> None:
+    """Warns of samples that a model takes, but that can hardly be meant for it.
+
+    Args:
+        interpreter: of the model.
+        samples: as for `Interpreter.predict`; the first of them are looked at.
+
+    Warns:
+        SampleWarning: once for each thing that is odd, with what was expected.
+    """
+    for text in doubts(interpreter, samples):
+        warnings.warn(text, SampleWarning, stacklevel=3)
+
+
+def doubts(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterator[str]:
+    """Yields what is odd about the first samples: see `warn_of`."""
+    steps = [step for sample in islice(samples, _LOOKED_AT) for step in steps_of(sample)]
+    varies, several = False, len(samples) > 1
+    for feature in interpreter.inputs:
+        given = [step[feature.name] for step in steps if step.get(feature.name) is not None]
+        arrays = [np.asarray(each) for each in given]
+        if not arrays or any(array.dtype.kind not in "biuf" for array in arrays):
+            varies = True  # of what is no numbers nothing is known
+            continue
+        varies |= _vary(arrays) or (not several and not _is_constant(arrays[0]))
+        if feature.kind == "image":
+            if not any(hasattr(each, "mode") for each in given):  # as of PIL
+                yield from _image(feature, arrays)
+        elif feature.dtype.startswith("fp") and all(a.dtype == np.uint8 for a in arrays):
+            yield (
+                f"input {feature.name!r}: takes {feature.dtype}, and is given uint8, 0 to 255 as "
+                "pixels are: scale them as they were in training, often to 0 to 1"
+            )
+        elif feature.dtype.startswith(("int", "uint")):
+            yield from _indices(interpreter.parts[0].plan, feature, arrays)
+    if steps and not varies:
+        alike = f"the {len(samples)} samples are all alike" if several else "the sample is constant"
+        yield f"{alike}: they show nothing of what the model meets; give some of its real inputs"
+
+
+def _vary(arrays: Sequence[NDArray[Any]]) -> bool:
+    first = arrays[0]
+    return any(not np.array_equal(first, other) for other in arrays[1:])
+
+
+def _is_constant(array: NDArray[Any]) -> bool:
+    return array.size > _SMALL and bool(np.all(array == array.flat[0]))
+
+
+def _image(feature: Feature, arrays: Sequence[NDArray[Any]]) -> Iterator[str]:
+    low, high = min(a.min() for a in arrays), max(a.max() for a in arrays)
+    if low >= -1 and 0 < high <= 1:
+        yield (
+            f"input {feature.name!r}: is an image, of 0 to 255, and all values lie in "
+            f"{float(low):.3g} to {float(high):.3g}: multiply them by 255, or give PIL images"
+        )
+
+
+def _indices(plan: FunctionPlan, feature: Feature, arrays: Sequence[NDArray[Any]]) -> Iterator[str]:
+    rows = _rows_of_tables(plan, feature.name)
+    if not rows:
+        return
+    low, high = int(min(a.min() for a in arrays)), int(max(a.max() for a in arrays))
+    if high >= min(rows) or low < -min(rows):
+        yield (
+            f"input {feature.name!r}: picks rows of a table of {min(rows)}, and holds "
+            f"{high if high >= min(rows) else low}: are these the ids of another tokenizer?"
+        )
+
+
+def _rows_of_tables(plan: FunctionPlan, name: str) -> list[int]:
+    """Returns the sizes of the constant axes that an input's values are places on."""
+    handed_on: set[object] = {value for value in plan.block.inputs if value.name == name}
+    rows = []
+    for step in plan.block.steps:
+        op = step.op
+        if op.type in _PASSING and any(s in handed_on for each in op.inputs.values() for s in each):
+            handed_on.update(op.outputs)
+        elif op.type == "gather" and handed_on.intersection(op.inputs.get("indices", ())):
+            table, axis = op.inputs["x"][0], _axis(plan, op.inputs.get("axis", ()))
+            if table in plan.makers and isinstance(table.type, TensorType) and axis is not None:
+                rows.append(table.type.shape[axis] or 0)
+    return [each for each in rows if each]
+
+
+def _axis(plan: FunctionPlan, sources: Sequence[Value | Constant]) -> int | None:
+    """Returns a gather's axis, None where it is not stated."""
+    if not sources:
+        return 0
+    source = sources[0]
+    if isinstance(source, Value):
+        stated = plan.makers[source].inputs.get("val", ()) if source in plan.makers else ()
+        source = stated[0] if stated else source
+    return int(source.read()) if isinstance(source, Constant) else None
