@@ -1,4 +1,4 @@
-"""README's and CONTRIBUTING's examples are run as they stand, in a folder with what they name."""
+"""The examples of every README and of CONTRIBUTING are run as they stand, with what they name."""
 
 from __future__ import annotations
 
@@ -69,8 +69,12 @@ from mlpass.registries import method, mode
 from mlpass.sparsity.modes import *
 from mlpass.solvers.problem import *
 """
-PYTHON = blocks("README.md", "python")
-COMMANDS = commands("README.md")
+# The pages of the rooms; each example stands alone there, but for the imports before it.
+PAGES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "mlpass").glob("*/README.md"))]
+PYTHON = [(page, code) for page in PAGES for code in blocks(page, "python")]
+COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
+# The top page tells one story, but for the first command.
+STORY = commands("README.md")[1:]
 # Those that take more than a few seconds here.
 SLOW = ("mlpass sweep", "mlpass choose", "mlpass finetune")
 
@@ -112,6 +116,7 @@ def place(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The folder that a block of Python runs in."""
     for name in ("in.mlpackage", "model.mlpackage"):
         shutil.copytree(models / "iOS17.mlpackage", tmp_path / name)
+    mlpass.prune(models / "iOS17.mlpackage", tmp_path / "small.mlpackage", Percentile(0.5))
     shutil.copytree(ROOT / "fixtures/stateful_lm.mlpackage", tmp_path / "stateful.mlpackage")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -122,7 +127,8 @@ def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The folder that a command runs in."""
     shutil.copytree(models / "iOS18.mlpackage", tmp_path / "model.mlpackage")
     mlpass.prune(models / "iOS18.mlpackage", tmp_path / "pruned.mlpackage", Percentile(0.5))
-    shutil.copytree(tmp_path / "pruned.mlpackage", tmp_path / "out.mlpackage")
+    for name in ("out.mlpackage", "small.mlpackage"):
+        shutil.copytree(tmp_path / "pruned.mlpackage", tmp_path / name)
     np.savez(tmp_path / "samples.npz", image=inputs(4))
     np.savez(tmp_path / "x.npz", image=inputs(1)[0])
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
@@ -136,7 +142,7 @@ def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def given(place: Path) -> Iterator[dict[str, Any]]:
-    """What README's examples take as there, by name."""
+    """What the examples take as there, by name."""
     del place
     rng = np.random.default_rng(2)
     rows = rng.standard_normal((64, 32)).astype(np.float32)
@@ -146,6 +152,7 @@ def given(place: Path) -> Iterator[dict[str, Any]]:
             "samples": [{"image": array} for array in inputs(4)],
             "array": inputs(1)[0],
             "batches": [(images, labels)] * 2,
+            "tokens": [np.full((1, 1), token, np.int32) for token in (7, 8, 9)],
             "weight": rng.standard_normal((16, 32)).astype(np.float32),
             "gram": rows.T @ rows,
             "mlmodel": ct.models.MLModel("in.mlpackage", skip_model_load=True),
@@ -154,10 +161,10 @@ def given(place: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def imported_before(code: str) -> str:
-    """Returns the imports of all blocks before one, as its reader has seen them."""
-    before = PYTHON[: PYTHON.index(code)]
-    nodes = [node for text in before for node in ast.parse(text).body]
+def imported_before(page: str, code: str) -> str:
+    """Returns the imports of all blocks of a page before one, as its reader has seen them."""
+    shown = blocks(page, "python")
+    nodes = [node for text in shown[: shown.index(code)] for node in ast.parse(text).body]
     return "\n".join(
         ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
     )
@@ -171,30 +178,35 @@ def run(code: str, names: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("page", "code"),
     [
-        pytest.param(code, id=title(code), marks=[pytest.mark.conversion] * ("traced" in code))
-        for code in PYTHON
+        pytest.param(
+            page,
+            code,
+            id=f"{Path(page).parent.name}: {title(code)}",
+            marks=[pytest.mark.conversion] * ("traced" in code),
+        )
+        for page, code in PYTHON
     ],
 )
-def test_readme_python(code, given):
+def test_python_examples(page, code, given):
     if "traced" in code:
         given["traced"] = torch.jit.trace(torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 224, 224))
-    run(imported_before(code), given)
+    run(imported_before(page, code), given)
     try:
         run(code, given)
     finally:
         mlpass.plugin.uninstall()
 
 
-def test_readme_python_is_found_and_can_fail(given):
-    assert len(PYTHON) >= 8
+def test_python_examples_are_found_and_can_fail(given):
+    assert len(PYTHON) >= 14
     with pytest.raises(NameError, match="nothing_of_the_kind"):
         run("import mlpass\nmlpass.prune(nothing_of_the_kind)", given)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_readme_commands_parse(command):
+@pytest.mark.parametrize("command", [*STORY, *(command for _, command in COMMANDS)])
+def test_commands_parse(command):
     options = _parser().parse_args(shlex.split(command)[1:])
     assert callable(options.run)
 
@@ -203,10 +215,10 @@ def test_readme_commands_parse(command):
     "command",
     [
         pytest.param(command, marks=[pytest.mark.slow] * command.startswith(SLOW))
-        for command in COMMANDS
+        for command in [commands("README.md")[0], *(command for _, command in COMMANDS)]
     ],
 )
-def test_readme_commands_run(command, shell, capsys):
+def test_commands_run(command, shell, capsys):
     words = shlex.split(command)[1:]
     output = getattr(_parser().parse_args(words), "output", None)
     if output and (shell / output).exists():
@@ -215,10 +227,75 @@ def test_readme_commands_run(command, shell, capsys):
     assert output is None or (shell / output).exists()
 
 
-def test_readme_commands_are_found():
-    assert {command.split()[1] for command in COMMANDS} == {
-        "check", "prune", "inspect", "explain", "predict", "compare", "sweep", "choose", "finetune"
-    }  # fmt: skip
+def test_all_commands_are_shown():
+    shown = {command.split()[1] for command in STORY + [command for _, command in COMMANDS]}
+    (choices,) = (each.choices for each in _parser()._actions if isinstance(each.choices, dict))
+    assert shown == set(choices)
+
+
+@pytest.mark.slow
+def test_story_of_the_top_page(tmp_path, monkeypatch, capsys):
+    """What it shows as printed is printed; numbers to a tenth, since processors round apart."""
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    monkeypatch.chdir(tmp_path)
+    first, *others = blocks("README.md", "python")
+    run(first, {})
+    for command in STORY:
+        assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+    for code in others:
+        run(code, {})
+    printed = [numbers_apart(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [line for block in outputs("README.md") for line in block.splitlines()]
+    assert len(shown) > 10
+    assert [line for line in shown if not any(same(numbers_apart(line), p) for p in printed)] == []
+
+
+def outputs(document: str) -> list[str]:
+    """Returns what a page shows as printed: its blocks without a language."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S)
+    return [text for language, text in fences if not language]
+
+
+def numbers_apart(line: str) -> tuple[str, list[float]]:
+    """Returns a line with its numbers taken out and its spaces evened, and the numbers."""
+    number = r"\d+(?:\.\d+)?"
+    text = " ".join(re.sub(number, "#", line).split())
+    return text, [float(one) for one in re.findall(number, line)]
+
+
+def same(shown: tuple[str, list[float]], printed: tuple[str, list[float]]) -> bool:
+    return shown[0] == printed[0] and np.allclose(shown[1], printed[1], rtol=0.1, atol=0.02)
+
+
+def test_numbers_that_differ_are_told_apart():
+    shown = numbers_apart("logits    10.23       0.3892")
+    assert same(shown, numbers_apart("logits  10.3   0.39"))
+    assert not same(shown, numbers_apart("logits  12.46  0.3892"))
+    assert not same(shown, numbers_apart("values  10.23  0.3892"))
+
+
+def test_the_top_page_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", *PAGES])
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / page).read_text()):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in [
+                re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings
+            ]
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_examples_are_of_a_kind_that_is_run(page):
+    text = (ROOT / page).read_text()
+    assert set(re.findall(r"^```(\w+)$", text, re.MULTILINE)) <= {"sh", "python"}
+    assert not re.search(r"pip install '?mlpass", text)
 
 
 def example(beginning: str) -> str:

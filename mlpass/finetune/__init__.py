@@ -12,7 +12,7 @@ from mlpass.errors import BackendError
 try:
     import torch  # noqa: F401
 except ModuleNotFoundError:
-    raise BackendError("mlpass.finetune needs torch: pip install 'mlpass[torch]'") from None
+    raise BackendError("mlpass.finetune needs torch: pip install torch") from None
 
 from mlpass.finetune.distillation import distill, distillation_loss
 from mlpass.finetune.label_free import finetune

@@ -29,7 +29,7 @@ def check_target(path: Path) -> None:
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if path.suffix == ".html" and missing:
         raise BackendError(
-            f"an HTML report needs {' and '.join(missing)}: pip install 'mlpass[report]', "
+            f"an HTML report needs {' and '.join(missing)}: pip install {' '.join(missing)}, "
             "or name a .json file"
         )
 

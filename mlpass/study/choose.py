@@ -182,7 +182,7 @@ def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_
         elif train := finetune or built_in_finetune(finetune_steps):
             climb.train(train)
         else:
-            note = "; fine-tuning was not tried, it needs mlpass[torch]"
+            note = "; fine-tuning was not tried, it needs torch"
         if stops and climb.best is not None:
             return _picked(climb, "the first step that holds both")
     if climb.best is not None:

@@ -192,7 +192,9 @@ def test_names_and_extras_are_looked_at_first(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"output: a report's name must end in .html or .json"):
         write_report(report(), tmp_path / "report.txt")
     monkeypatch.setattr(html, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match="an HTML report needs jinja2 and matplotlib: pip inst"):
+    with pytest.raises(
+        BackendError, match="an HTML report needs jinja2 and matplotlib: pip install jinja2 m"
+    ):
         check_target(tmp_path / "report.html")
     check_target(tmp_path / "report.json")
 

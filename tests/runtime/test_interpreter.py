@@ -283,9 +283,7 @@ def test_core_ml_predicts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlpass.runtime.backends.torch", None)
-    with pytest.raises(
-        BackendError, match=r"backend 'torch' needs .*: pip install 'mlpass\[torch\]'"
-    ):
+    with pytest.raises(BackendError, match="backend 'torch' needs .*: pip install torch"):
         Interpreter(TINY, backend="torch")
 
 

@@ -36,9 +36,7 @@ def open_backend(name: str, device: str | None = None) -> Backend:
         try:
             from mlpass.runtime.backends.torch import torch_backend
         except ModuleNotFoundError as error:
-            raise BackendError(
-                f"backend 'torch' needs {error.name}: pip install 'mlpass[torch]'"
-            ) from None
+            raise BackendError(f"backend 'torch' needs {error.name}: pip install torch") from None
         backend = torch_backend(device or "cpu")
     else:
         raise ConfigError(
