@@ -12,9 +12,11 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 import mlpass
-from mlpass import NM, Block, Channel, Percentile, Threshold
+from mlpass import NM, Block, Channel, Kernel, Percentile, Threshold
 from mlpass.sparsity import pieces
 from mlpass.weights import in_pieces
+from tests.runtime.programs import convert
+from tests.runtime.programs import program as program_of
 
 MODES = [
     Threshold(0.5, 0.3),
@@ -132,3 +134,34 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
             [sys.executable, "-c", MEASURE, *given], check=True, capture_output=True, text=True
         )
         assert int(done.stdout.split()[-1]) <= 1.2 * weight.nbytes, mode
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        Kernel(0.5),
+        Channel(0.3),
+        Percentile(0.4, scope="row"),
+        NM(2, 4),
+        NM(2, 4, dim=0),
+        Block(0.5, 4),
+        Block(0.5, 4, dim=1),
+    ],
+    ids=str,
+)
+def test_kernels_of_convolutions_in_pieces(mode, tmp_path, monkeypatch):
+    weight = np.round(np.random.default_rng(0).standard_normal((20, 12, 3, 5)), 1)
+
+    def conv(x):
+        return mb.conv(x=x, weight=weight.astype(np.float32), pad_type="same")
+
+    source = tmp_path / "in.mlpackage"
+    convert(program_of(conv, (1, 12, 8, 8), opset=ct.target.iOS17)).save(str(source))
+    whole = mlpass.prune(source, tmp_path / "whole.mlpackage", mode)
+    monkeypatch.setattr(pieces, "SLAB", 700)
+    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(in_pieces, "WHOLE", 1000)
+    parted = mlpass.prune(source, tmp_path / "parted.mlpackage", mode)
+    assert parted.layers == whole.layers
+    assert parted.layers[0].skipped is None
+    assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
