@@ -26,9 +26,10 @@ def parse_size(name: str, size: str | int, before: int) -> int:
     wanted = 0.0
     if found is not None and not isinstance(size, bool):
         wanted = float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]])
-    if not 0 < wanted < _LARGEST:
+    if not 1 <= wanted < _LARGEST:
+        share = f' Did you mean "{text}x"?' if 0 < wanted < 1 and found and not found[2] else ""
         raise ConfigError(
             f'{name}: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
-            f"Got {brief(size)}."
+            f"Got {brief(size)}.{share}"
         )
     return int(wanted)
