@@ -45,7 +45,7 @@ def doubts(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterator[str]
         given = [step[feature.name] for step in steps if step.get(feature.name) is not None]
         arrays = [np.asarray(each) for each in given]
         if not arrays or any(array.dtype.kind not in "biuf" for array in arrays):
-            varies = True  # of what is no numbers nothing is known
+            varies = True  # nothing is known of what is not a number
             continue
         varies |= _vary(arrays) or (not several and not _is_constant(arrays[0]))
         if feature.kind == "image":

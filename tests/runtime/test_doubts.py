@@ -107,7 +107,7 @@ def test_an_axis_of_the_table_that_is_not_the_first():
         return mb.gather(x=table, indices=ids, axis=1, name="y")
 
     model = program(columns, (5,), opset=ct.target.iOS17)
-    # ids that are cast from floats are no int input: nothing is known of them
+    # ids that are cast from floats are not an int input: nothing is known of them
     assert not told(model, [{"x": np.arange(5, dtype=np.float32) + 9}])
 
 
