@@ -27,7 +27,7 @@ FORMS = {
     "3 bits": OpConfig(storage=Palette(3)),
     "int4": OpConfig(storage=Quantized("int4", block_size=32)),
     "6 bits": OpConfig(storage=Palette(6)),
-    "50% zeros,\n4 bits": OpConfig(Percentile(0.5), Palette(4)),
+    "50% zeros, 4 bits": OpConfig(Percentile(0.5), Palette(4)),
     "2:4, int4": OpConfig(NM(2, 4), Quantized("int4")),
 }
 LINES = {"data-free": (None, "#b8860b"), "solved on samples": ("sparsegpt", "#1f77b4")}
@@ -56,8 +56,15 @@ def main() -> None:
             for form, x, y in zip(FORMS, kilobytes, quality, strict=True):
                 print(f"{name:18} {form!r:20} {x:7.1f} kB {y:6.2f} dB")
                 if method:
+                    left = form.startswith("2:4")  # the next point is close on its right
                     axes.annotate(
-                        form, (x, y), (6, 3), textcoords="offset points", color=GREY, fontsize=8
+                        form,
+                        (x, y),
+                        (-6 if left else 6, 3),
+                        textcoords="offset points",
+                        ha="right" if left else "left",
+                        color=GREY,
+                        fontsize=8,
                     )
         axes.set_xlabel("size of the package (kB; 784.4 as it came)", color=GREY)
         axes.set_ylabel("SNR of the outputs (dB)", color=GREY)
