@@ -12,12 +12,12 @@ PRUNE = ["prune", "in.mlpackage", "-o", "out.mlpackage"]
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
-        (["pruen"], "did you mean 'prune'?; see 'mlpass --help'"),
-        ([*PRUNE, "--method", "sparsgpt"], "did you mean 'sparsegpt'?; see 'mlpass prune --help'"),
+        (["pruen"], "did you mean 'prune'? See 'mlpass --help'"),
+        ([*PRUNE, "--method", "sparsgpt"], "did you mean 'sparsegpt'? See 'mlpass prune --help'"),
         ([*PRUNE, "--tarjet-sparsity", "0.5"], "did you mean '--target-sparsity'"),
         ([*PRUNE, "--n-m-ratoi=2:4"], "did you mean '--n-m-ratio'"),
-        ([*PRUNE, "--n-m-ratio", "4:2"], "Did you mean 2:4?; see 'mlpass prune --help'"),
-        ([*PRUNE, "--n-m-ratio", "2-4"], "Got '2-4'; see 'mlpass prune --help'"),
+        ([*PRUNE, "--n-m-ratio", "4:2"], "Did you mean 2:4? See 'mlpass prune --help'"),
+        ([*PRUNE, "--n-m-ratio", "2-4"], "Got '2-4'. See 'mlpass prune --help'"),
         ([*PRUNE, "--zzz"], "unrecognized arguments: --zzz; see 'mlpass prune --help'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

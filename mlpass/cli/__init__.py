@@ -103,8 +103,9 @@ class _Parser(argparse.ArgumentParser):
         choice = _CHOICE.search(message)
         if choice is not None:
             message += close_matches(choice[1], re.findall(r"[\w-]+", choice[2]))
-        text = cut(visible(" ".join(message.split()))).rstrip(".")
-        self.exit(2, f"{self.prog}: error: {text}; see '{self.prog} --help'\n")
+        text = cut(visible(" ".join(message.split())))
+        more = " See" if text.endswith((".", "?")) else "; see"
+        self.exit(2, f"{self.prog}: error: {text}{more} '{self.prog} --help'\n")
 
 
 @contextlib.contextmanager
