@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import mlpass
 from mlpass import Config, Percentile, Quantized
@@ -261,6 +262,7 @@ def faults() -> Iterator[Fault]:
     yield from broken_layer("tiny_lm", 3, mlpass.SparseGPT())
 
 
+@pytest.mark.slow
 def test_planted_faults_are_found(tmp_path):
     every, missed = list(faults()), []
     for number, fault in enumerate(every):

@@ -88,7 +88,8 @@ def test_a_conversion_without_a_pipeline_stays_in_fp32():
 
 def test_samples_are_solved_on():
     rng = np.random.default_rng(1)
-    samples = [{"x": rng.standard_normal((1, 64)).astype(np.float32)} for _ in range(8)]
+    loud = np.linspace(0.1, 3, 64, dtype=np.float32)
+    samples = [{"x": rng.standard_normal((1, 64), np.float32) * loud} for _ in range(300)]
     with mlpass.converting(Percentile(0.5), sample_data=samples) as reports:
         export()
     assert [layer.method for layer in reports[0].layers] == ["sparsegpt"]

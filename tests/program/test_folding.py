@@ -218,7 +218,8 @@ def test_what_would_take_more_than_it_is_cast_from_stays(tmp_path):
 
 def test_samples_reach_them(tmp_path):
     source, out = saved(built("chain"), tmp_path / "in.mlpackage"), tmp_path / "out.mlpackage"
-    samples = [{"x": normal(1, 64)} for _ in range(80)]
+    loud = np.linspace(0.1, 3, 64, dtype=np.float32)
+    samples = [{"x": normal(1, 64) * loud} for _ in range(300)]
     (layer,) = mlpass.prune(source, out, Percentile(0.5), sample_data=samples).layers
     assert layer.method == "sparsegpt"
     assert layer.sparsity == 0.5

@@ -190,6 +190,7 @@ def test_fine_tuning_of_its_own_brings_the_best_start_nearer(model, samples, tmp
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_with_a_quality_alone_training_reaches_for_what_is_smaller(model, samples, tmp_path):
     starts = []
 
@@ -204,6 +205,7 @@ def test_with_a_quality_alone_training_reaches_for_what_is_smaller(model, sample
     assert max(starts) < choice.picked.nbytes
 
 
+@pytest.mark.slow
 def test_training_that_fails_is_a_step_that_failed(model, samples, tmp_path):
     def finetune(*_):
         raise mlpass.ExecutionError("the loss is no longer finite")
@@ -214,6 +216,7 @@ def test_training_that_fails_is_a_step_that_failed(model, samples, tmp_path):
     assert choice.picked is None
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_is_not_there_is_said(model, samples, tmp_path, monkeypatch):
     from mlpass.study import choose as module
 

@@ -91,6 +91,7 @@ def test_a_sweep_calibrates_and_compares_on_sequences(pruned, tmp_path):
     assert solved.outputs[0].snr > free.outputs[0].snr
 
 
+@pytest.mark.slow
 def test_choose_measures_and_trains_on_sequences(tmp_path):
     choice = mlpass.choose(
         STATEFUL,

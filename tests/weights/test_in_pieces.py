@@ -123,11 +123,9 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
     for mode in (
         "Threshold(0.5, 0.3)",
         "Percentile(0.5)",
-        "Percentile(0.5, scope='row')",
         "Percentile(0.5, scope='global')",
         "NM(2, 4)",
         "Block(0.5, 4)",
-        "Channel(0.5)",
     ):
         given = [str(tmp_path / "in.mlpackage"), str(tmp_path / "out.mlpackage"), mode]
         done = subprocess.run(

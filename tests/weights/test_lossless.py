@@ -210,7 +210,8 @@ def test_a_mode_and_lossless_prune_first(tmp_path):
 
 def test_samples_solve_and_values_are_stored_as_they_come_out(tmp_path):
     source = linear(tmp_path, table((64, 64)).astype(np.float16))
-    samples = [{"x": RANDOM.standard_normal((1, 64)).astype(np.float32)} for _ in range(80)]
+    loud = np.linspace(0.1, 3, 64, dtype=np.float32)
+    samples = [{"x": RANDOM.standard_normal((1, 64), np.float32) * loud} for _ in range(300)]
     report = mlpass.prune(source, tmp_path / "b.mlpackage", storage="lossless", sample_data=samples)
     assert report.layers[0].encoding == "palettized"
     pruned = mlpass.prune(
