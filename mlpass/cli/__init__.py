@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from mlpass.cli.check import add_check
 from mlpass.cli.choose import add_choose
@@ -31,12 +32,15 @@ from mlpass.errors import (
     OutputExistsError,
     SampleWarning,
     Terminated,
+    close_matches,
     cut,
     told,
     visible,
 )
 from mlpass.ledger import close_all
 from mlpass.version import __version__
+
+_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")  # argparse's words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,9 +90,22 @@ def _main(arguments: Sequence[str] | None) -> int:
 class _Parser(argparse.ArgumentParser):
     """Tells of wrong usage in a line that can be read, whatever the words were."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:  # told here, and not by the parser of all commands, which has other options
+            known = self._option_string_actions
+            flags = (word.partition("=")[0] for word in rest if word.startswith("--"))
+            near = next(filter(None, (close_matches(f, known) for f in flags)), "")
+            self.error(f"unrecognized arguments: {' '.join(rest)}{near}")
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
+        choice = _CHOICE.search(message)
+        if choice is not None:
+            message += close_matches(choice[1], re.findall(r"[\w-]+", choice[2]))
         text = cut(visible(" ".join(message.split())))
-        self.exit(2, f"{self.prog}: error: {text}; see '{self.prog} --help'\n")
+        more = " See" if text.endswith((".", "?")) else "; see"
+        self.exit(2, f"{self.prog}: error: {text}{more} '{self.prog} --help'\n")
 
 
 @contextlib.contextmanager

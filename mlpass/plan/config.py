@@ -191,6 +191,9 @@ def _from_mapping(content: Mapping[str, Any]) -> Config:
     kind = content.get("config_type")
     sections = [key for key in content if key in _SECTIONS]
     if not sections or (sections == ["weight_threshold"] and _is_entry(content)):
+        for key, value in content.items():
+            if isinstance(value, Mapping) and (near := close_matches(key, _SECTIONS)):
+                raise ConfigError(f"unknown section {brief(key)}{near}")
         return Config(global_config=_entry("config", content, kind))
     rest = dict(content)
     storage = take_storage(rest)

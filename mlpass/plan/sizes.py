@@ -23,12 +23,15 @@ def parse_size(name: str, size: str | int, before: int) -> int:
     """
     text = size if isinstance(size, str) else brief(size)
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(x|[kmg]?b|)", text.lower().strip())
-    wanted = 0.0
+    wanted, unit = 0.0, ""
     if found is not None and not isinstance(size, bool):
-        wanted = float(found[1]) * (before if found[2] == "x" else _UNITS[found[2]])
-    if not 0 < wanted < _LARGEST:
+        unit = found[2]
+        wanted = float(found[1]) * (before if unit == "x" else _UNITS[unit])
+    part_of_a_byte = 0 < wanted < 1 and unit != "x"
+    if part_of_a_byte or not 0 < wanted < _LARGEST:
+        share = f' Did you mean "{text}x"?' if part_of_a_byte and not unit else ""
         raise ConfigError(
             f'{name}: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
-            f"Got {brief(size)}."
+            f"Got {brief(size)}.{share}"
         )
     return int(wanted)

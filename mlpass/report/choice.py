@@ -10,7 +10,7 @@ from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
 from mlpass.report.study import Trial, number_text
-from mlpass.report.table import bytes_text
+from mlpass.report.table import bytes_text, sizes_apart
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Target:
             return [f"failed: {trial.failed}"]
         found = []
         if self.nbytes is not None and trial.nbytes > self.nbytes:
-            found.append(f"{bytes_text(trial.nbytes)} is more than {bytes_text(self.nbytes)}")
+            found.append(" is more than ".join(sizes_apart(trial.nbytes, self.nbytes)))
         found += _below("SNR", trial.snr, self.snr)
         return found + _below("value", trial.value, self.value)
 
@@ -136,4 +136,7 @@ def _below(name: str, value: float | None, least: float | None) -> list[str]:
     """Returns that a figure is below its least, if it is; NaN is."""
     if least is None or (value is not None and value >= least):
         return []
-    return [f"{name} {number_text(value, 2)} is below {least:g}"]
+    digits = 2
+    while value is not None and digits < 17 and float(f"{value:.{digits}f}") >= least:
+        digits += 1
+    return [f"{name} {number_text(value, digits)} is below {least:.12g}"]

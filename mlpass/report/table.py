@@ -35,11 +35,20 @@ def _formatted(form: str, headers: Sequence[str], rows: Sequence[Sequence[str]])
     )
 
 
-def bytes_text(nbytes: int) -> str:
+def sizes_apart(nbytes: int, other: int) -> tuple[str, str]:
+    """Returns two sizes as people read them, with as many digits as tell one from the other."""
+    for digits in range(1, 10):  # nine digits of a gigabyte are bytes
+        texts = bytes_text(nbytes, digits), bytes_text(other, digits)
+        if nbytes == other or texts[0] != texts[1]:
+            break
+    return texts
+
+
+def bytes_text(nbytes: int, digits: int = 1) -> str:
     """Returns a size as people read it, in powers of 1,000 as file managers show it."""
     size = float(nbytes)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.{digits}f} {unit}"
         size /= 1000
     raise AssertionError("unreachable")

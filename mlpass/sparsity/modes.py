@@ -156,9 +156,10 @@ class NM(Mode):
 
     def __post_init__(self) -> None:
         if not 0 <= self.n <= self.m:
+            turned = f" Did you mean {self.m}:{self.n}?" if self.n > self.m else ""
             raise ConfigError(
                 f"n_m_ratio: n (the number of zeros) must be an int in [0, m]. "
-                f"Got n={self.n!r} with m={self.m}."
+                f"Got n={self.n!r} with m={self.m}.{turned}"
             )
 
     @property

@@ -103,6 +103,7 @@ def test_modes_mappings_and_configs_are_configs():
         ("a: [1", "is not YAML"),
         ("[1, 2]", "must hold a mapping with global_config"),
         ("global_confg: null\nweight_threshold: 1", "unknown section 'global_confg', did you mean"),
+        ("op_nam_configs: {a: null}", "unknown section 'op_nam_configs', did you mean"),
         (
             "global_config: 0.5",
             "global_config: must be the options of a mode or a stor",

@@ -25,6 +25,15 @@ def test_sizes(size, nbytes):
     assert parse_size("max_size", size, 1000) == nbytes
 
 
+@pytest.mark.parametrize("size", ["0.4", 0.4, ".25"])
+def test_a_share_without_its_x_is_asked_for(size):
+    with pytest.raises(ConfigError, match=rf"Got '?0?{size}'?. Did you mean \"{size}x\"\?"):
+        parse_size("max_size", size, 1000)
+    with pytest.raises(ConfigError) as caught:
+        parse_size("max_size", "0.4b", 1000)
+    assert "Did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "size",
     ["", "x", "-3", "0", "half", "3 PB", True, "1e3", "9" * 400, "9" * 5000, 10**400, 10**5000],

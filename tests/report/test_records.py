@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mlpass.report.records import FunctionRecord, LayerRecord, Report
-from mlpass.report.table import bytes_text
+from mlpass.report.table import bytes_text, sizes_apart
 
 PRUNED = LayerRecord(
     "w", "linear", "weight", (4, 8), "fp16", "NM(2:4)", "magnitude", 16, 0.5, "sparse", 64, 36
@@ -77,3 +77,17 @@ def test_many_op_types_are_cut_short():
 )
 def test_bytes(nbytes, text):
     assert bytes_text(nbytes) == text
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "other", "texts"),
+    [
+        (191_249, 191_201, ("191.25 kB", "191.20 kB")),
+        (3_000_001, 3_000_000, ("3.000001 MB", "3.000000 MB")),
+        (5_000_000_001, 5_000_000_000, ("5.000000001 GB", "5.000000000 GB")),
+        (400, 300, ("400 B", "300 B")),
+        (400, 400, ("400 B", "400 B")),
+    ],
+)
+def test_sizes_have_the_digits_that_tell_them_apart(nbytes, other, texts):
+    assert sizes_apart(nbytes, other) == texts
