@@ -78,13 +78,15 @@ def places_of(site: Site, floats: Constant) -> Places:
 def with_constant(op: Op, old: Constant, new: Constant) -> Op:
     """Returns an op that reads `new` where it read `old`; the same op where it did not."""
     inputs = {
-        parameter: tuple(new if is_constant(argument, old) else argument for argument in arguments)
+        parameter: tuple(
+            new if same_constant(argument, old) else argument for argument in arguments
+        )
         for parameter, arguments in op.inputs.items()
     }
     return op if inputs == op.inputs else replace(op, inputs=inputs)
 
 
-def is_constant(argument: object, constant: Constant) -> bool:
+def same_constant(argument: object, constant: Constant) -> bool:
     """Returns whether an argument is a constant, or another statement of what is stored for it."""
     if argument is constant or not isinstance(argument, Constant):
         return argument is constant

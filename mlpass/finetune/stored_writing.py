@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from mlpass.errors import ExecutionError, ModelFormatError
-from mlpass.finetune.places import floats_of, is_constant, with_constant
+from mlpass.finetune.places import floats_of, same_constant, with_constant
+from mlpass.finetune.rewriting import Rewritten, rewrite_trained
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.weights import find_trained, is_weight
 from mlpass.program.dtypes import pack_elements
 from mlpass.program.ir import Constant, Op, Program, Value
 from mlpass.program.mlmodel import open_package
 from mlpass.report.records import Report
-from mlpass.weights.ensures import Told, ensure_written
-from mlpass.weights.record import function_records, untouched_record
+from mlpass.runtime.ops import is_constant
+from mlpass.weights.ensures import Told
+from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
 
 
@@ -49,7 +49,6 @@ def write_stored(
     with open_package(module.source) as package:
         sites = {site.name: site for site in find_trained(package.programs)}
         producers = _producers(package.programs)
-        functions, bytes_before = function_records(package.programs), package.nbytes
         new: dict[str, Constant] = {}
         edits: dict[Op, Op] = {}
         polished: set[str] = set()
@@ -69,24 +68,12 @@ def write_stored(
                 new[parameter] = _stated(module, parameter, old)
             if new[parameter] is not old:
                 edits.update(_edits(found, old, new[parameter], producers, edits))
-        told = []
+        rewritten = [Rewritten([(op, [edited]) for op, edited in edits.items()], None)]
         for site in filter(is_weight, sites.values()):
-            record = untouched_record(site)
             method = "polish" if site.name in polished else None
-            told.append(Told(site, replace(record, method=method)))
-        with package.rewrite(output, force=force, keep=True) as rewriter:
-            for op, edited in edits.items():
-                rewriter.replace(op, [edited])
-            rewriter.ensures = partial(
-                ensure_written,
-                target=Path(output),
-                programs=package.programs,
-                told=told,
-                find=find_trained,
-            )
-        source = str(package.path)
-    layers = tuple(layer for _, layer in told)
-    return Report(source, os.fspath(output), bytes_before, rewriter.nbytes, functions, layers)
+            told = Told(site, replace(untouched_record(site), method=method))
+            rewritten.append(Rewritten((), told))
+        return rewrite_trained(package, output, rewritten, force=force, keep=True)
 
 
 def _stated(module: StoredModule, parameter: str, old: Constant) -> Constant:
@@ -115,7 +102,7 @@ def _edits(
         for like, op in zip(first, _chain(maker, producers), strict=True):
             for parameter, arguments in like.inputs.items():
                 for position, argument in enumerate(arguments):
-                    if is_constant(argument, old):
+                    if same_constant(argument, old):
                         mine = op.inputs[parameter][position]
                         assert isinstance(mine, Constant)  # makers of a site are alike
                         yield op, with_constant(known.get(op, op), mine, new)
@@ -136,6 +123,6 @@ def _producers(programs: Sequence[Program]) -> dict[Value, Op]:
         for program in programs
         for function in program.functions.values()
         for op in function.block.walk()
-        if op.type == "const" or op.type.startswith("constexpr_")
+        if is_constant(op)
         for value in op.outputs
     }

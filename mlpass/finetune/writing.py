@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from math import prod
-from pathlib import Path
 
 from mlpass.errors import ModelFormatError
 from mlpass.finetune.masks import PrunedParameter
 from mlpass.finetune.module import ProgramModule
+from mlpass.finetune.rewriting import Rewritten, rewrite_trained
 from mlpass.finetune.weights import encode_trained, find_trained, is_weight, opened
 from mlpass.program.mlmodel import open_package
 from mlpass.report.records import LayerRecord, Report
-from mlpass.weights.ensures import Told, ensure_written
+from mlpass.weights.ensures import Told
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded
@@ -63,8 +62,6 @@ def write_module(
         OutputExistsError: `output` exists and `force` is False.
         OSError: a file cannot be read or written.
     """
-    names = module.parameter_names
-    told: list[Told] = []
     with open_package(module.source) as package:
         sites = find_trained(package.programs)
         shapes = {site.name: site.shape for site in sites}
@@ -74,24 +71,21 @@ def write_module(
                     f"{package.path}: has no weight {name!r} of shape {site.shape} any more: it is "
                     "not the model that was trained"
                 )
-        functions, bytes_before = function_records(package.programs), package.nbytes
-        with package.rewrite(output, force=force, keep=keep) as rewriter:
-            for site in sites:
-                stored = _encoded(module, site, names.get(site.name), pruned)
-                for old, new in stored.replacements if stored else ():
-                    rewriter.replace(old, new)
-                if is_weight(site):
-                    told.append(Told(site, _record(module, site, pruned, skipped, stored)))
-            rewriter.ensures = partial(
-                ensure_written,
-                target=Path(output),
-                programs=package.programs,
-                told=told,
-                find=find_trained,
-            )
-        source = str(package.path)
-    layers = tuple(layer for _, layer in told)
-    return Report(source, os.fspath(output), bytes_before, rewriter.nbytes, functions, layers)
+        rewritten = (_rewritten(module, site, pruned, skipped) for site in sites)
+        return rewrite_trained(package, output, rewritten, force=force, keep=keep)
+
+
+def _rewritten(
+    module: ProgramModule,
+    site: Site,
+    pruned: Mapping[str, PrunedParameter],
+    skipped: Mapping[str, str],
+) -> Rewritten:
+    stored = _encoded(module, site, module.parameter_names.get(site.name), pruned)
+    told = None
+    if is_weight(site):
+        told = Told(site, _record(module, site, pruned, skipped, stored))
+    return Rewritten(stored.replacements if stored else (), told)
 
 
 def _encoded(

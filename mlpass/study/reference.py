@@ -22,7 +22,7 @@ Outputs = Mapping[str, Any]
 _NAMES, _OUTPUT, _LABELS = "names", "output:", "labels:"
 
 
-def outputs_of(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
+def reproducible_outputs(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
     """Yields the outputs of each prediction, the same bits in every process, whatever its cores.
 
     Raises:
@@ -45,7 +45,7 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
         OSError: the disk is full.
     """
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
-    for number, outputs in enumerate(outputs_of(interpreter, bar)):
+    for number, outputs in enumerate(reproducible_outputs(interpreter, bar)):
         with (folder / f"{number}.npz").open("xb") as file:
             write_arrays(file, dict(_stored(outputs)))
 
