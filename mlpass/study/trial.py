@@ -28,7 +28,7 @@ from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate
-from mlpass.study.reference import reproducible_outputs, read_reference
+from mlpass.study.reference import read_reference, reproducible_outputs
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.record import stored_bytes
@@ -186,10 +186,8 @@ def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     named = setting.function_name
     interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
     names = [feature.name for feature in interpreter.outputs]
-    folder, made = (
-        Path(setting.reference),
-        reproducible_outputs(interpreter, load_samples(setting.test_data)),
-    )
+    folder = Path(setting.reference)
+    made = reproducible_outputs(interpreter, load_samples(setting.test_data))
     pairs = ((read_reference(folder, number), outputs) for number, outputs in enumerate(made))
     return tally_outputs(names, pairs)
 
