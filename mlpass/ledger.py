@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import stat
 import weakref
@@ -22,6 +23,7 @@ from mlpass.leftovers import is_at, surely
 from mlpass.version import __version__
 
 _LOCK, _FORM = "lock", "form"  # the files that every ledger has
+_RUN = "run.json"  # that one of a single run has
 _held: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 
@@ -86,6 +88,32 @@ class Ledger:
             )
         with whole_file(path, force=True) as building:
             building.write_text(form)
+
+    def begin_run(self, names: Iterable[str], digest: str, depends: str, *, resume: bool) -> None:
+        """Begins where all results are of one run: `begin`, and whether it is still that run.
+
+        Args:
+            names: as for `begin`, and so is `resume`.
+            digest: of all that the results depend on.
+            depends: in words what is another where the digest is.
+            resume: whether to go on.
+
+        Raises:
+            CalibrationError: what is there is of another run or version; it is let go of.
+            OSError: it cannot be written.
+        """
+        self.begin(names, resume=resume)
+        head, content = self.folder / _RUN, json.dumps({"digest": digest})
+        if resume and head.is_file():
+            if _text(head) != content:
+                self.free()
+                raise CalibrationError(
+                    f"resume: {self.folder} belongs to a run with {depends}; "
+                    "without resume, the run starts anew and deletes it"
+                )
+            return
+        with whole_file(head, force=True) as building:
+            building.write_text(content)
 
     def clear(self) -> None:
         """Deletes what is in it."""

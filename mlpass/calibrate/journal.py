@@ -5,7 +5,6 @@ One file a layer. A digest of all that the result depends on tells whether it is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -17,10 +16,7 @@ from numpy.typing import NDArray
 from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
-from mlpass.ledger import journal_path as journal_path
 from mlpass.program.dtypes import BY_NAME
-from mlpass.report.plain import to_json
-from mlpass.runtime.digests import digest_of as digest_of
 from mlpass.runtime.samples import read_arrays
 from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
@@ -55,21 +51,11 @@ class Journal:
         """
         self._ledger = None if folder is None else Ledger(folder, "*.npz")
         self._numbers: dict[Site, int] = {}
-        if self._ledger is None or folder is None:
+        if self._ledger is None:
             return
         names = [field.name for field in fields(Solution)]
-        self._ledger.begin(names, resume=resume)
-        head = folder / "run.json"
-        if resume and head.is_file():
-            if _read_digest(head) != digest:
-                self._ledger.free()
-                raise CalibrationError(
-                    f"resume: {folder} belongs to a run with another model, config, method or "
-                    "samples; without resume, the run starts anew and deletes it"
-                )
-            return
-        with whole_file(head, force=True) as building:
-            building.write_text(to_json({"digest": digest}))
+        depends = "another model, config, method or samples"
+        self._ledger.begin_run(names, digest, depends, resume=resume)
 
     def number(self, sites: Iterable[Site]) -> None:
         """Numbers the sites of the run; their files are named by these numbers."""
@@ -145,11 +131,3 @@ def _check(found: Solution[NDArray[Any]], site: Site) -> None:
         raise ValueError(f"its errors are {numbers}")
     if not (isinstance(found.method, str) and isinstance(found.reason or "", str)):
         raise ValueError(f"its method is {found.method!r}, {found.reason!r}")
-
-
-def _read_digest(head: Path) -> object:
-    try:
-        content = json.loads(head.read_text())
-    except (ValueError, RecursionError):
-        return None
-    return content.get("digest") if isinstance(content, dict) else None

@@ -14,7 +14,6 @@ from mlpass.files import naming, whole_file
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.tuning import Tuned
 from mlpass.ledger import Ledger
-from mlpass.report.plain import to_json
 from mlpass.runtime.samples import read_arrays
 
 _LOSSES = "losses"
@@ -41,18 +40,8 @@ class RegionJournal:
             return
         with naming(folder.parent, folder):
             self._ledger = Ledger(folder, "*.npz")
-            self._ledger.begin(Tuned._fields, resume=resume)
-            head = folder / "run.json"
-            if resume and head.is_file():
-                if head.read_text(errors="replace") != to_json({"tune": digest}):
-                    self._ledger.free()
-                    raise CalibrationError(
-                        f"resume: {folder} belongs to a run with other models, options or samples; "
-                        "without resume, the run starts anew and deletes it"
-                    )
-                return
-            with whole_file(head, force=True) as building:
-                building.write_text(to_json({"tune": digest}))
+            depends = "other models, options or samples"
+            self._ledger.begin_run(Tuned._fields, digest, depends, resume=resume)
 
     def get(self, number: int, module: StoredModule, names: Sequence[str]) -> Tuned | None:
         """Returns what a finished region came to, once its module has its values; None without.

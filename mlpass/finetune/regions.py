@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
 from tqdm import tqdm
@@ -22,11 +21,11 @@ from mlpass.finetune.cutting import Region, cut, cut_alike
 from mlpass.finetune.features import read_feature
 from mlpass.finetune.feeding import read_sample
 from mlpass.finetune.module import ProgramModule, Stage, to_module, values_of
-from mlpass.finetune.polishing import divided, trained_of
 from mlpass.finetune.region_journal import RegionJournal
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.streams import Named, Stream, values_read
+from mlpass.finetune.training import divided, trained_of
 from mlpass.finetune.tuning import Tuned, Tuning, goal_of, tune_region
 from mlpass.finetune.weights import is_weight
 from mlpass.ledger import journal_path
@@ -93,8 +92,7 @@ def tune(
         files = [*package.files, *whole.files]
         for name, one in (("message", package), ("dense", whole)):
             if one.edited:  # then its files do not tell all
-                content = one.spec.SerializeToString(deterministic=True)
-                settings[name] = sha256(content).hexdigest()
+                settings[name] = one.message_digest()
     check_outside(output, dense, "the model to learn from")
     samples = load_samples(sample_data)
     digest = digest_of(files, {**settings, **asdict(options)}, samples)

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -134,6 +135,10 @@ class Package:
             if rewriter.ensures is not None:
                 rewriter.ensures(building)
             rewriter.nbytes = package_nbytes(building)
+
+    def message_digest(self) -> str:
+        """Returns a digest of its message, of which its files do not tell where it was edited."""
+        return sha256(self.spec.SerializeToString(deterministic=True)).hexdigest()
 
     def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -12,10 +11,11 @@ from typing import Any
 from mlpass.calibrate.budget import Budget, Division, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
 from mlpass.calibrate.constants import find_constants
-from mlpass.calibrate.journal import Journal, digest_of, journal_path
+from mlpass.calibrate.journal import Journal
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
+from mlpass.ledger import journal_path
 from mlpass.plan.config import Config, as_config, configured
 from mlpass.plan.regions import Regions
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
@@ -29,6 +29,7 @@ from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.pruning.tuned import check_tune, solved_beside, tune_solved
 from mlpass.report.records import LayerRecord, Report
+from mlpass.runtime.digests import digest_of
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import Sample
 from mlpass.runtime.sources import is_pymil, unreached
@@ -389,8 +390,7 @@ def _journal(
         return Journal()
     settings = {"config": config, "budget": budget, **calibration.settings}
     if package.edited:  # then its files do not tell all
-        message = package.spec.SerializeToString(deterministic=True)
-        settings["message"] = hashlib.sha256(message).hexdigest()
+        settings["message"] = package.message_digest()
     digest = digest_of(package.files, settings, calibration.sample_data)
     folder = journal_path(output)
     with naming(Path(output).absolute(), folder):

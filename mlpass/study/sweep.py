@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
 from mlpass.files import check_file, naming, temporary_folder
+from mlpass.ledger import journal_path
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package

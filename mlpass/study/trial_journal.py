@@ -8,13 +8,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from mlpass.calibrate.journal import digest_of
 from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
 from mlpass.report.plain import keep, kept
 from mlpass.report.records import LayerRecord, Report
 from mlpass.report.study import Trial, trial_from_record
+from mlpass.runtime.digests import digest_of
 from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting

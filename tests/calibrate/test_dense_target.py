@@ -12,9 +12,9 @@ from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import ADMM, NM, Config, ConfigError, Magnitude, Percentile, SparseGPT, Wanda
-from mlpass.calibrate.journal import journal_path
 from mlpass.cli import main
 from mlpass.errors import CalibrationError
+from mlpass.ledger import journal_path
 from tests.calibrate.layers import SIZE, samples, save, weights, weights_of
 from tests.runtime.programs import FIXTURES, program, truth
 

@@ -14,8 +14,8 @@ from coremltools.converters.mil.mil import Builder as mb
 import mlpass
 from mlpass import NM, Percentile, SparseGPT
 from mlpass.calibrate import layers as calibrated
-from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError
+from mlpass.ledger import journal_path
 from tests.calibrate.layers import SIZE, samples, weights
 from tests.program.packages import tree
 from tests.runtime.programs import convert, program

@@ -18,8 +18,8 @@ import pytest
 import mlpass
 from mlpass import OutputBusyError, OutputExistsError, Percentile
 from mlpass.calibrate import layers
-from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError
+from mlpass.ledger import journal_path
 from tests.calibrate.layers import samples
 from tests.program.packages import FIXTURES, tree
 

@@ -6,11 +6,11 @@ import numpy as np
 
 import mlpass
 from mlpass import Percentile
-from mlpass.calibrate.journal import digest_of
 from mlpass.calibrate.walk import observe_dense
 from mlpass.plan.config import Config
 from mlpass.plan.steps import plan
 from mlpass.program.mlpackage import Package
+from mlpass.runtime.digests import digest_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.study.layers import calibration_of
 from mlpass.study.trial import Setting

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from mlpass import Percentile
-from mlpass.calibrate.journal import journal_path
 from mlpass.errors import CalibrationError
+from mlpass.ledger import journal_path
 from mlpass.program.mlpackage import Package
 from mlpass.study.grid import make_candidates
 from mlpass.study.trial import Setting, run_trial

@@ -287,7 +287,7 @@ def test_a_sweep_that_died_goes_on(model, stacked, tmp_path):
 
 
 def test_a_journal_that_is_of_other_samples_or_broken(model, samples, tmp_path):
-    from mlpass.calibrate.journal import journal_path
+    from mlpass.ledger import journal_path
     from mlpass.study.grid import make_candidates
     from mlpass.study.trial import Setting
     from mlpass.study.trial_journal import TrialJournal
