@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.errors import CalibrationError, ExecutionError
+from mlpass.errors import ExecutionError
 from mlpass.examine.compare import tally_outputs
 from mlpass.finetune.feeding import Batch, Outputs, batch_of, batches_of, outputs_of
 from mlpass.finetune.losses import Kind, kinds_of, output_loss
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.stored import StoredModule, to_stored_module
 from mlpass.finetune.stored_writing import write_stored
+from mlpass.finetune.training import Descent, divided, put_back, trained_of, values_of_parameters
 from mlpass.plan.polish import Polish
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.report.comparison import OutputRecord
@@ -32,8 +33,6 @@ from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.samples import Sample, SampleData, load_samples
 
 _LOOKS = 16  # at the held-out samples in the course of a run
-_WARM = 8  # one in so many steps warms up
-_BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -130,19 +129,11 @@ def polish(
     return replace(report, notes=tuple(str(done).split("\n")))
 
 
-def trained_of(module: StoredModule, *, weights_only: bool) -> list[str]:
-    """Returns the names of the parameters that train."""
-    return [name for name in module.floats if not (weights_only and module.is_beside(name))]
-
-
 @fixed_threads()
 def polish_module(
     module: StoredModule, teacher: ProgramModule, samples: Sequence[Sample], options: Polish
 ) -> Polished:
     """Trains a module, leaves it with the best of its steps, and returns what that came to.
-
-    The rate rises over an eighth of the steps and falls in a line to zero. It is the most that an
-    element of a weight moves in a step: a scale moves by that much less as its codes are large.
 
     Args:
         module: to train.
@@ -162,24 +153,14 @@ def polish_module(
     parts = [held[at : at + size] for at in range(0, len(held), size)]
     judges = [(batch_of(module, samples, part), len(part)) for part in parts]
     names = trained_of(module, weights_only=options.weights_only)
-    groups = [
-        {"params": [module.get_parameter(name)], "lr": options.learning_rate / module.gains[name]}
-        for name in names
-    ]
-    optimizer = torch.optim.Adam(groups, betas=_BETAS)
-    warm = ceil(options.steps / _WARM)
-
-    def share(step: int) -> float:
-        return min((step + 1) / warm, 1) * (options.steps - step) / options.steps
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    descent = Descent(module, names, options.learning_rate, options.steps)
     before = best = _judge(module, teacher, judges, kinds)
     if not isfinite(before.loss):
         raise ExecutionError(
             f"polish: the loss of the model as it is is {before.loss}: compare it with the dense "
             "one on these samples (mlpass compare)"
         )
-    kept, values = 0, _values(module, names)
+    kept, values = 0, values_of_parameters(module, names)
     every = ceil(options.steps / _LOOKS)
     size = min(size, len(drawn))
     batches = batches_of(module, samples, size, options.seed, drawn)
@@ -187,41 +168,22 @@ def polish_module(
     bar.set_postfix_str(f"held-out loss {before.loss:.4g}")
     for step in bar:
         module.train()
-        optimizer.zero_grad()
+        descent.clear()
         error = _loss(module, teacher, next(batches), size, kinds)
         error.backward()  # type: ignore[no-untyped-call]
         finite = isfinite(float(error.detach()))
         if finite:
-            optimizer.step()
-            schedule.step()
+            descent.step()
         if not finite or step % every == 0 or step == options.steps:
             found = _judge(module, teacher, judges, kinds)
             if found.loss < best.loss:
-                best, kept, values = found, step, _values(module, names)
+                best, kept, values = found, step, values_of_parameters(module, names)
             bar.set_postfix_str(f"held-out loss {before.loss:.4g} -> {best.loss:.4g}")
             if not finite or step - kept > options.steps // 2:
                 break
-    with torch.no_grad():
-        for name, value in values.items():
-            module.get_parameter(name).copy_(value)
+    put_back(module, values)
     module.eval()
     return Polished(step, kept, len(drawn), len(held), before, best)
-
-
-def divided(count: int, held_out: float, seed: int) -> tuple[list[int], list[int]]:
-    """Returns the numbers of the samples that are held out, and of those to train on.
-
-    Raises:
-        CalibrationError: there are too few.
-    """
-    if count < 2:
-        raise CalibrationError(
-            "sample_data: training needs two samples or more, one to train on and one to judge by. "
-            f"Got {count}."
-        )
-    order = np.random.default_rng(seed).permutation(count).tolist()
-    held = min(max(1, round(count * held_out)), count - 1)
-    return sorted(order[:held]), sorted(order[held:])
 
 
 def _loss(
@@ -260,7 +222,3 @@ def _judge(
 
 def _arrays(outputs: Outputs) -> dict[str, NDArray[Any]]:
     return {name: value.detach().cpu().numpy() for name, value in outputs.items()}
-
-
-def _values(module: StoredModule, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    return {name: module.get_parameter(name).detach().clone() for name in names}

@@ -20,12 +20,11 @@ from mlpass.finetune.features import write_value
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.streams import Stream, chunks, run_stretch
+from mlpass.finetune.training import Descent, put_back, values_of_parameters
 from mlpass.plan.regions import Regions
 from mlpass.program.ir import TensorType, Value
 from mlpass.runtime.ops import is_float
 
-_WARM = 8  # one in so many steps warms up
-_BETAS = (0.9, 0.95)
 # Ops whose values have their channels along axis 1.
 _CHANNELS_FIRST = frozenset(
     {"conv", "conv_transpose", "max_pool", "avg_pool", "l2_pool", "batch_norm", "instance_norm"}
@@ -121,8 +120,6 @@ def tune_region(
 ) -> Tuned:
     """Trains a region and leaves its module with the best of its epochs.
 
-    The rate rises over an eighth of the steps and falls in a line to zero.
-
     Args:
         tuning: what to train.
         options: of the training.
@@ -132,36 +129,25 @@ def tune_region(
     module, names, (held, drawn) = tuning.module, tuning.names, samples
     size = min(options.batch_size, len(drawn))
     steps = options.epochs * ceil(len(drawn) / size)
-    warm = ceil(steps / _WARM)
-    groups = [
-        {"params": [module.get_parameter(name)], "lr": options.learning_rate / module.gains[name]}
-        for name in names
-    ]
-    optimizer = torch.optim.Adam(groups, betas=_BETAS)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, 1) * (steps - step) / steps
-    )
+    descent = Descent(module, names, options.learning_rate, steps)
     generator = np.random.default_rng([options.seed, tuning.number])
     before = _judged(tuning, held, options.batch_size)
-    best, values = Tuned(before, before, 0), _values(module, names)
+    best, values = Tuned(before, before, 0), values_of_parameters(module, names)
     for epoch in range(1, 1 + (options.epochs if before > 0 and isfinite(before) else 0)):
         module.train()
         order = [drawn[place] for place in generator.permutation(len(drawn))]
         for numbers in chunks(order, size):
-            optimizer.zero_grad()
+            descent.clear()
             loss = region_loss(tuning, numbers)
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+            descent.step()
         found = _judged(tuning, held, options.batch_size)
         if found < best.after:
-            best, values = Tuned(before, found, epoch), _values(module, names)
+            best, values = Tuned(before, found, epoch), values_of_parameters(module, names)
         tell(best)
         if not isfinite(found):
             break
-    with torch.no_grad():
-        for name, value in values.items():
-            module.get_parameter(name).copy_(value)
+    put_back(module, values)
     module.eval()
     return best
 
@@ -194,10 +180,6 @@ def _judged(tuning: Tuning, held: Sequence[int], size: int) -> float:
     parts = list(chunks(held, size))
     losses = [float(region_loss(tuning, part)) for part in parts]
     return float(np.average(losses, weights=list(map(len, parts))))
-
-
-def _values(module: StoredModule, names: Sequence[str]) -> dict[str, Tensor]:
-    return {name: module.get_parameter(name).detach().clone() for name in names}
 
 
 def _rank(value: Value) -> int:
