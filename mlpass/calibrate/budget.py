@@ -13,7 +13,7 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.constants import exact_constants
 from mlpass.calibrate.influence import influences
 from mlpass.calibrate.menus import Menu, opens_more
-from mlpass.calibrate.prices import Offer, Prices, fixed_prices, prices_of, untouched
+from mlpass.calibrate.prices import Offer, Prices, fixed_prices, least_risk, prices_of, untouched
 from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.uniform import best_uniform, spent
 from mlpass.calibrate.walk import observe_dense
@@ -23,7 +23,6 @@ from mlpass.plan.sizes import parse_size
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Program
 from mlpass.report.records import BudgetRecord, LayerRecord
-from mlpass.solvers.budget import divide
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.modes import Percentile
@@ -188,19 +187,10 @@ def divide_budget(
         if calibration is None
         else influences(model, prices, calibration)
     )
-    offers = [prices[step.site].offers for step in members]
-    _check_least(rest + sum(min(each.nbytes for each in some) for some in offers), said)
-    chosen = divide(
-        [[each.nbytes for each in some] for some in offers],
-        [
-            [factors[step.site] * each.risk for each in some]
-            for step, some in zip(members, offers, strict=True)
-        ],
-        allowed - rest,
-    )
-    picked = {
-        step.site: some[number] for step, some, number in zip(members, offers, chosen, strict=True)
-    }
+    menus = {step.site: prices[step.site].offers for step in members}
+    least = sum(min(each.nbytes for each in menu) for menu in menus.values())
+    _check_least(rest + least, said)
+    picked = least_risk(menus, factors, allowed - rest)
     elements = sum(prod(step.site.shape) for step in steps)
 
     def division(

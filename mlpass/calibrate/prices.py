@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, kept_nbytes
 from mlpass.parallel import map_items
 from mlpass.plan.steps import Step
 from mlpass.solvers.allocate import lower_hull
+from mlpass.solvers.budget import divide
 from mlpass.solvers.estimate import Excerpt, estimated, excerpt, relative_error
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.nearest import nearest
@@ -61,6 +62,27 @@ class Prices(NamedTuple):
     noise: float = 0.0
     work: float = 0.0
     guesses: Sequence[Offer] = ()
+
+
+def least_risk(
+    menus: Mapping[Site, Sequence[Offer]], factors: Mapping[Site, float], nbytes: int
+) -> dict[Site, Offer]:
+    """Returns the offer that each weight takes where together they risk least.
+
+    Args:
+        menus: of each weight.
+        factors: what a unit of its error costs.
+        nbytes: that all weights may take.
+
+    Raises:
+        ConfigError: the smallest offers take more.
+    """
+    chosen = divide(
+        [[offer.nbytes for offer in menu] for menu in menus.values()],
+        [[factors[site] * offer.risk for offer in menu] for site, menu in menus.items()],
+        nbytes,
+    )
+    return {site: menu[at] for (site, menu), at in zip(menus.items(), chosen, strict=True)}
 
 
 def untouched(site: Site, menu: Menu) -> Offer:

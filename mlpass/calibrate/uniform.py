@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mlpass.calibrate.menus import Form
-from mlpass.calibrate.prices import Offer, Prices
-from mlpass.solvers.budget import divide
+from mlpass.calibrate.prices import Offer, Prices, least_risk
 from mlpass.weights.sites import Site
 
 
@@ -57,28 +56,13 @@ def spent(
         factors: what a unit of its error costs.
         nbytes: that all weights may take.
     """
-    menus = [
-        [
-            own,
-            *(
-                each
-                for each in prices[site].offers
-                if each.nbytes > own.nbytes and each.risk < own.risk
-            ),
-        ]
-        for site, own in uniform.offers.items()
-    ]
-    chosen = divide(
-        [[each.nbytes for each in some] for some in menus],
-        [
-            [factors[site] * each.risk for each in some]
-            for site, some in zip(uniform.offers, menus, strict=True)
-        ],
-        nbytes,
-    )
-    return {
-        site: some[number] for site, some, number in zip(uniform.offers, menus, chosen, strict=True)
-    }
+
+    def menu(site: Site, own: Offer) -> list[Offer]:
+        more = (each for each in prices[site].offers if each.nbytes > own.nbytes)
+        return [own, *(each for each in more if each.risk < own.risk)]
+
+    menus = {site: menu(site, own) for site, own in uniform.offers.items()}
+    return least_risk(menus, factors, nbytes)
 
 
 def _offer(prices: Prices, form: Form) -> Offer:

@@ -77,16 +77,11 @@ def is_wave_basis(matrix: NDArray[np.generic]) -> bool:
     count, length = matrix.shape
     if length < _SHORTEST:
         return False
-    rows = matrix[np.linspace(0, count - 1, min(count, _ROWS)).astype(np.intp)].astype(np.float64)
-    if not np.isfinite(rows).all():
-        return False
-    norms = np.linalg.norm(rows, axis=1)
-    live = norms > 3e-3 * norms.max(initial=0)
-    rows = rows[live] / norms[live, None]
+    rows = directions(spread(matrix))
     half = 2 * (count - 1)  # rows of a one-sided transform, or with real and imaginary ones stacked
     near = {2 * (length - 1), 2 * (length + 1)}  # of the first cosine and sine transforms
     periods = {length, 2 * length, 4 * length, half, count, count - 2, *near}
-    return len(rows) >= _FEWEST and any(
+    return rows is not None and any(
         _are_waves(rows, period) for period in sorted(periods) if length <= period <= 4 * length
     )
 
@@ -116,6 +111,24 @@ def is_filterbank(matrix: NDArray[np.floating]) -> bool:
     if np.any(np.diff(centres) < 0):
         return False
     return all(_is_triangle(row) for row in filters)
+
+
+def spread(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Returns rows from all over a matrix, no more than are looked at."""
+    count = len(matrix)
+    chosen = np.linspace(0, count - 1, min(count, _ROWS)).astype(np.intp)
+    return matrix[chosen].astype(np.float64)
+
+
+def directions(rows: NDArray[np.floating]) -> NDArray[np.float64] | None:
+    """Returns the rows that are not zero, of norm 1; None where they are few, or not numbers."""
+    if not np.isfinite(rows).all():
+        return None
+    live = rows.astype(np.float64)
+    norms = np.linalg.norm(live, axis=1)
+    kept = norms > 3e-3 * norms.max(initial=0)
+    found: NDArray[np.float64] = live[kept] / norms[kept, None]
+    return found if len(found) >= _FEWEST else None
 
 
 def _are_waves(rows: NDArray[np.float64], period: int) -> bool:

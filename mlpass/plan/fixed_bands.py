@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.plan.fixed import spread
+
 _FEWEST = 4  # filters, and centres that they have
 _SHORTEST = 8  # frequencies of a bump
 _WAVELENGTHS = 64  # samples of a filter in time
-_ROWS = 64  # that are looked at
 _BAND = 0.3  # of the spectrum, at most
 _OUTSIDE = 4e-3  # of a filter's power; of trained ones a hundred times that is
 _CENTRES = 0.4  # of the rows have a centre of their own, where each is there twice, or nearly so
@@ -58,8 +59,7 @@ def is_narrow_bands(matrix: NDArray[np.floating]) -> bool:
     count, length = matrix.shape
     if length < _WAVELENGTHS or count < _FEWEST:
         return False
-    chosen = np.linspace(0, count - 1, min(count, _ROWS)).astype(np.intp)
-    rows = matrix[np.unique(chosen)].astype(np.float64)
+    rows = spread(matrix)
     if not np.isfinite(rows).all():
         return False
     rows = rows[rows.any(axis=1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.plan.fixed import is_wave_basis
+from mlpass.plan.fixed import directions, is_wave_basis, spread
 
 _FEWEST = 4  # rows that differ
 _ROWS = 64  # that are looked at
@@ -23,7 +23,7 @@ def is_mirrored_basis(matrix: NDArray[np.floating]) -> bool:
     Args:
         matrix: (rows, samples), floats.
     """
-    rows = _directions(matrix[:_ROWS])
+    rows = directions(matrix[:_ROWS])
     if rows is None or matrix.shape[1] < _SHORTEST:
         return False
     turned = rows[:, ::-1]
@@ -46,8 +46,7 @@ def is_plane_waves(matrix: NDArray[np.floating]) -> bool:
     length = matrix.shape[1]
     if length > _MOST or len(matrix) < _FEWEST:
         return False
-    chosen = np.unique(np.linspace(0, len(matrix) - 1, min(len(matrix), _ROWS)).astype(np.intp))
-    rows = _directions(matrix[chosen])
+    rows = directions(spread(matrix))
     if rows is None or len(_different(rows)) < _FEWEST:
         return False
     heights = (h for h in range(_SHORTEST, length // _SHORTEST + 1) if length % h == 0)
@@ -81,16 +80,3 @@ def _different(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     same = np.abs(rows @ rows.T) >= 1 - _TOLERANCE
     different: NDArray[np.float64] = rows[~np.tril(same, -1).any(axis=1)]
     return different
-
-
-def _directions(rows: NDArray[np.floating]) -> NDArray[np.float64] | None:
-    """Returns the rows that are not zero, of norm 1; None where they are few, or not numbers."""
-    if not np.isfinite(rows).all():
-        return None
-    live = rows.astype(np.float64)
-    norms = np.linalg.norm(live, axis=1)
-    live = live[norms > 3e-3 * norms.max(initial=0)]
-    if len(live) < _FEWEST:
-        return None
-    directions: NDArray[np.float64] = live / np.linalg.norm(live, axis=1)[:, None]
-    return directions

@@ -11,7 +11,7 @@ from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
 from mlpass.errors import ConfigError, close_matches
 from mlpass.plugin.options import PassKind, pass_kinds
-from mlpass.plugin.passes import PrunePass, pass_options, pruning_last
+from mlpass.plugin.passes import PrunePass, check_base, pass_options, pruning_last
 from mlpass.storage.given import StorageLike
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def names(config: object = None, *, base: Any = None, **options: Any) -> list[st
         OSError: a file that is named cannot be read.
     """
     base = PassPipeline.DEFAULT if base is None else base
-    if not isinstance(base, PassPipeline):
-        raise ConfigError(f"base: must be a coremltools PassPipeline. Got {type(base).__name__}.")
+    check_base(base)
     if isinstance(config, str) and "::" in config:
         known = [each for each, kind in PASS_REGISTRY.passes.items() if _is_named(kind)]
         if config not in known:

@@ -177,8 +177,7 @@ def with_pruning(base: Any, kind: str, options: Mapping[str, Any]) -> Any:
         ConfigError: `base` is not a pipeline, or is one that prunes with a config already.
     """
     register_passes()
-    if not isinstance(base, PassPipeline):
-        raise ConfigError(f"base: must be a coremltools PassPipeline. Got {type(base).__name__}.")
+    check_base(base)
     if found := [each for each in base.passes if _has_config(each)]:
         raise ConfigError(f"base: it has {found[0]} already; merge the two configs into one")
     name = f"{_NAMESPACE}::{kind}"
@@ -186,6 +185,12 @@ def with_pruning(base: Any, kind: str, options: Mapping[str, Any]) -> Any:
     result.set_options_by_another_pipeline(base)
     result.set_options(name, dict(options))
     return result
+
+
+def check_base(base: object) -> None:
+    """Raises ConfigError where a pipeline to begin with is not one."""
+    if not isinstance(base, PassPipeline):
+        raise ConfigError(f"base: must be a coremltools PassPipeline. Got {type(base).__name__}.")
 
 
 def _has_config(name: str) -> bool:

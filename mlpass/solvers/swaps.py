@@ -45,8 +45,10 @@ def swapped(problem: Problem, found: Pruned, rounds: int, dampening: float) -> P
     weight, keep = host(found.weight), host(found.keep)
     power = output_power(weight - hosted.target, hosted.gram)
     best = found._replace(power=power)
+    square: Floats = np.array(host(hosted.gram.matrix))
+    np.einsum("gcc->gc", square)[:] += np.float32(dampening) * host(hosted.gram.means)[:, None]
     for _ in range(rounds):
-        weight, keep, count = _round(hosted, weight, keep, sets, dampening)
+        weight, keep, count = _round(host(hosted.target), weight, keep, sets, square)
         if count == 0:
             break
         weight = host(refit(hosted, keep, weight, dampening=dampening))
@@ -58,16 +60,14 @@ def swapped(problem: Problem, found: Pruned, rounds: int, dampening: float) -> P
 
 
 def _round(
-    problem: Problem,
+    target: Floats,
     weight: Floats,
     keep: NDArray[np.bool_],
     sets: list[NDArray[np.intp]],
-    dampening: float,
+    square: Floats,
 ) -> tuple[Floats, NDArray[np.bool_], int]:
     """Returns a weight and its mask after swaps in each set, and how many there were."""
-    square: Floats = np.array(host(problem.gram.matrix))
-    np.einsum("gcc->gc", square)[:] += np.float32(dampening) * host(problem.gram.means)[:, None]
-    pull = product(host(problem.target) - weight, square)
+    pull = product(target - weight, square)
     weight, keep = weight.copy(), keep.copy()
 
     def swap_rows(part: Part) -> int:
