@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import stat
 import weakref
@@ -23,7 +22,7 @@ from mlpass.leftovers import is_at, surely
 from mlpass.version import __version__
 
 _LOCK, _FORM = "lock", "form"  # the files that every ledger has
-_RUN = "run.json"  # that one of a single run has
+_RUN = "run"  # that one of a single run has: the digest of what it depends on
 _held: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 
@@ -103,9 +102,9 @@ class Ledger:
             OSError: it cannot be written.
         """
         self.begin(names, resume=resume)
-        head, content = self.folder / _RUN, json.dumps({"digest": digest})
+        head = self.folder / _RUN
         if resume and head.is_file():
-            if _text(head) != content:
+            if _text(head) != digest:
                 self.free()
                 raise CalibrationError(
                     f"resume: {self.folder} belongs to a run with {depends}; "
@@ -113,7 +112,7 @@ class Ledger:
                 )
             return
         with whole_file(head, force=True) as building:
-            building.write_text(content)
+            building.write_text(digest)
 
     def clear(self) -> None:
         """Deletes what is in it."""

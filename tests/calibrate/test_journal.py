@@ -121,7 +121,7 @@ def test_a_journal_that_says_what_cannot_be_is_told(mlp, tmp_path, monkeypatch, 
 def test_a_broken_head_is_of_another_run(mlp, tmp_path, monkeypatch, head):
     out = tmp_path / "out.mlpackage"
     interrupted(mlp, out, monkeypatch)
-    (journal_path(out) / "run.json").write_bytes(head.encode("latin-1"))
+    (journal_path(out) / "run").write_bytes(head.encode("latin-1"))
     with pytest.raises(CalibrationError, match="a run with another model, config, method"):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
