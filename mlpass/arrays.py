@@ -265,7 +265,7 @@ def numbered(like: Array, count: int) -> Array:
     return cast(Array, namespace(like).arange(count, device=array_api_compat.device(like)))
 
 
-def inner(first: NDArray[Any], second: Array) -> float:
+def inner(first: NDArray[np.generic], second: Array) -> float:
     """Returns the sum of the products of an array's elements with those of some values."""
     second = taken(second)
     if isinstance(second, np.ndarray):

@@ -77,7 +77,7 @@ class Calibration:
     dense_grams: GramFolder | None = None
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The options that the result depends on, by name; samples left out."""
         others = ("sample_data", "memory_budget", "dense_grams")
         return {name: value for name, value in vars(self).items() if name not in others}
@@ -95,7 +95,7 @@ class Calibration:
 
 def make_calibration(
     method: Method | None,
-    sample_data: Any,
+    sample_data: object,
     **options: Any,
 ) -> Calibration | None:
     """Returns how weights are solved for; None where that is by magnitude, without data.

@@ -47,7 +47,7 @@ def prune_calibrated(
     calibration: Calibration,
     editor: Editor,
     journal: Journal,
-    found: dict[Site, NDArray[Any]] | None = None,
+    found: dict[Site, NDArray[np.generic]] | None = None,
 ) -> dict[Site, LayerRecord]:
     """Carries out a plan on what the samples show, and returns the records of sites they decided.
 
@@ -86,7 +86,8 @@ def prune_calibrated(
 
 
 def _note(
-    solved: Sequence[tuple[Site, NDArray[Any]]], found: dict[Site, NDArray[Any]] | None
+    solved: Sequence[tuple[Site, NDArray[np.generic]]],
+    found: dict[Site, NDArray[np.generic]] | None,
 ) -> None:
     if found is not None:
         found.update(solved)

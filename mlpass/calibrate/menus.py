@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,8 +124,8 @@ def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
 
 
 def _blank_parts(
-    layout: Layout, keep: Mask, storage: Storage, dtype: np.dtype[Any]
-) -> Mapping[str, NDArray[Any]]:
+    layout: Layout, keep: Mask, storage: Storage, dtype: np.dtype[np.generic]
+) -> Mapping[str, NDArray[np.generic]]:
     """Returns parts of the sizes that a solution's have."""
     groups, rows, columns = grouped_layout(layout).shape
     power = np.ones((groups, columns), np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from mlpass.weights.sites import Site
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
-Outputs = list[dict[str, Any]]
+Outputs = list[dict[str, object]]
 
 
 def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
@@ -55,7 +55,9 @@ def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
 
 
 @contextmanager
-def other_weights(interpreter: Interpreter, weights: Mapping[Site, NDArray[Any]]) -> Iterator[None]:
+def other_weights(
+    interpreter: Interpreter, weights: Mapping[Site, NDArray[np.generic]]
+) -> Iterator[None]:
     """Lets a model run with other weights for a while."""
     backend = interpreter.backend
     assert backend is not None  # Calibration refuses Core ML itself

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +158,7 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     return Prices([offer], noise)
 
 
-def coarse(site: Site) -> NDArray[Any]:
+def coarse(site: Site) -> NDArray[np.generic]:
     """Returns a weight rounded coarsely, each element by itself.
 
     Raises:
@@ -167,11 +167,11 @@ def coarse(site: Site) -> NDArray[Any]:
     return _coarse(weight_of(site), layout_to_solve(site))
 
 
-def _coarse(weight: NDArray[Any], layout: Layout) -> NDArray[Any]:
+def _coarse(weight: NDArray[np.generic], layout: Layout) -> NDArray[np.generic]:
     return nearest(weight, np.ones(weight.shape, bool), _COARSE, layout).weight
 
 
-def _read(step: Step, gram: Gram | None) -> tuple[NDArray[Any], Layout, Gram]:
+def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, Gram]:
     weight, layout = weight_of(step.site), layout_to_solve(step.site, step.mode)
     magnitude(weight)  # refuses NaN and inf
     if gram is not None:

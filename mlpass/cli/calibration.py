@@ -44,7 +44,7 @@ def add_runtime(parser: Parser) -> None:
     add_flags(parser, "calibration", {"": options})
 
 
-def methods_of(options: argparse.Namespace) -> list[Any]:
+def methods_of(options: argparse.Namespace) -> list[object]:
     """Returns the methods that the options describe; none where they say nothing of it.
 
     Each gets those options that it takes.

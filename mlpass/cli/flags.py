@@ -53,7 +53,7 @@ def add_flag(
     """
     first = options[0].parts[0]
     text = _help(options) + suffix
-    settings: dict[str, Any] = {"dest": dest, "help": text.replace("%", "%%"), "default": None}
+    settings: dict[str, object] = {"dest": dest, "help": text.replace("%", "%%"), "default": None}
     kinds = {tuple(part.kind for part in option.parts) for option in options}
     if len(kinds) > 1:
         settings |= {"type": _loose, "metavar": "VALUE"}
@@ -96,10 +96,10 @@ def _help(options: Sequence[Option]) -> str:
     return text if hidden else f"{text} (default: {default})"
 
 
-def _joined(option: Option) -> Callable[[str], Any]:
+def _joined(option: Option) -> Callable[[str], object]:
     example = ":".join(str(2 * (place + 1)) for place in range(len(option.parts)))
 
-    def parse(text: str) -> Any:
+    def parse(text: str) -> object:
         try:
             return option.parse(text)
         except ConfigError:
@@ -110,7 +110,7 @@ def _joined(option: Option) -> Callable[[str], Any]:
     return parse
 
 
-def _loose(text: str) -> Any:
+def _loose(text: str) -> object:
     """Returns a number where the text is one: classes differ in what they take."""
     for kind in (int, float):
         try:

@@ -84,7 +84,7 @@ def config_of(options: argparse.Namespace, *, budget: bool = False) -> Any:
 _WORDS = ("granularity", "mode", "config")
 
 
-def given_modes(options: argparse.Namespace) -> dict[str, Any]:
+def given_modes(options: argparse.Namespace) -> dict[str, object]:
     """Returns the options that were given of those that say what becomes zero."""
     words = {name: getattr(options, name) for name in _WORDS}
     given = {name: value for name, value in words.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlpass.errors import ConfigError
 from mlpass.examine.processors import check_processor
@@ -101,8 +101,8 @@ def _of_function(function: Function) -> Iterator[Hazard]:
 
 def _of_constants(functions: list[Function]) -> Iterator[Hazard]:
     """Yields weights that nothing reads, and those that are stored more than once."""
-    stored: dict[Any, tuple[str, Constant]] = {}
-    unread: dict[Any, tuple[str, Constant]] = {}
+    stored: dict[object, tuple[str, Constant]] = {}
+    unread: dict[object, tuple[str, Constant]] = {}
     for function in functions:
         used = _used(function)
         for op in function.block.walk():

@@ -21,7 +21,7 @@ from mlpass.runtime.samples import Sample, SampleData, load_samples, steps_of
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
-Outputs = Mapping[str, Any]
+Outputs = Mapping[str, object]
 
 _SHOWN = 5  # labels in a message
 

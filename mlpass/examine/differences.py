@@ -73,7 +73,7 @@ def _of_types(like: Op, op: Op) -> Iterator[str]:
             yield " -> ".join(dtypes)
 
 
-def _stated(part: Part, op: Op, parameter: str) -> Any:
+def _stated(part: Part, op: Op, parameter: str) -> object:
     """Returns what the program itself gives to a parameter; None where a run makes that."""
     sources: tuple[Source, ...] = op.inputs.get(parameter, ())
     if len(sources) != 1 or not (isinstance(sources[0], Constant) or sources[0] in part.constants):
@@ -81,7 +81,7 @@ def _stated(part: Part, op: Op, parameter: str) -> Any:
     return part.constants[sources[0]]
 
 
-def _of_values(parameter: str, before: Any, after: Any) -> Iterator[str]:
+def _of_values(parameter: str, before: object, after: object) -> Iterator[str]:
     if before is None or after is None:
         yield f"{parameter}: {_text(before)} -> {_text(after)}"
         return
@@ -100,7 +100,7 @@ def _array(value: Any) -> Any:
     return np.asarray(value.cpu() if hasattr(value, "cpu") else value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "none"
     array = _array(value)

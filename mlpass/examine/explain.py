@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class _Seen:
     """
 
     step: Step
-    weight: NDArray[Any]
+    weight: NDArray[np.generic]
     sizes: tuple[int, ...]
     here: Smallest
     newest: Smallest

@@ -107,7 +107,7 @@ class _Reference:
         self,
         interpreter: Interpreter | None,
         like: Mapping[Value, Value],
-        given: Mapping[Value, Any],
+        given: Mapping[Value, object],
     ) -> None:
         self.interpreter = interpreter
         self.like = like
@@ -117,11 +117,11 @@ class _Reference:
         """Returns whether it is known what an op of the second model should make."""
         return any(output in self.like or output in self._given for output in op.outputs)
 
-    def values(self, inputs: Inputs, state: State | None) -> Mapping[Value, Any]:
+    def values(self, inputs: Inputs, state: State | None) -> Mapping[Value, object]:
         """Returns them for one prediction, as arrays of the backend."""
         if self.interpreter is None:
             return self._given
-        made, backend = dict[Value, Any](), self.interpreter.backend
+        made, backend = dict[Value, object](), self.interpreter.backend
 
         def keep(step: OpPlan, run: Callable[[], Results]) -> Results:
             results = declared(step, run(), backend)
@@ -132,7 +132,7 @@ class _Reference:
         return {value: made[like] for value, like in self.like.items() if like in made}
 
 
-def _reference(model: Any, suspect: Interpreter, samples: int, backend: str) -> _Reference:
+def _reference(model: object, suspect: Interpreter, samples: int, backend: str) -> _Reference:
     """Returns what the values of `suspect` should be.
 
     Raises:
@@ -182,7 +182,7 @@ class _Suspect:
         self.odd: dict[Op, str] = {}
         self.failure: str | None = None
 
-    def run(self, inputs: Inputs, state: State | None, wanted: Mapping[Value, Any]) -> None:
+    def run(self, inputs: Inputs, state: State | None, wanted: Mapping[Value, object]) -> None:
         """Runs it as it is; where it fails, that is noted."""
         if self.failure is not None:
             return
@@ -197,7 +197,7 @@ class _Suspect:
         except ExecutionError as error:
             self.failure = str(error)
 
-    def lead(self, inputs: Inputs, state: State | None, wanted: Mapping[Value, Any]) -> None:
+    def lead(self, inputs: Inputs, state: State | None, wanted: Mapping[Value, object]) -> None:
         """Runs it with the wanted values in the place of its own, as soon as they are made."""
 
         def replace(step: OpPlan, run: Callable[[], Results]) -> Results:
@@ -218,7 +218,7 @@ class _Suspect:
     def _add(
         self,
         tallies: dict[Op, Tally],
-        wanted: Mapping[Value, Any],
+        wanted: Mapping[Value, object],
         op: Op,
         made: Sequence[Any],
     ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ _SCALE = (
     "this op in fp32: compute_precision=ct.transform.FP16ComputePrecision(op_selector=...)"
 )
 # Ops that add up many terms, and how what they make tells of the sum: from it and their number.
-_SUMS: dict[str, Callable[[NDArray[Any], float], NDArray[Any]]] = {
+_SUMS: dict[str, Callable[[NDArray[np.generic], float], NDArray[np.generic]]] = {
     "reduce_mean": lambda made, count: np.abs(made) * count,
     "reduce_l2_norm": lambda made, _: np.square(made),
 }
@@ -53,7 +52,7 @@ class _Range:
     elements: int = 0
     flushed: int = 0
 
-    def add(self, values: NDArray[Any], fp16: bool) -> None:
+    def add(self, values: NDArray[np.generic], fp16: bool) -> None:
         """Adds what one run has made."""
         sizes = np.abs(values)
         self.nans += int(np.count_nonzero(np.isnan(sizes)))

@@ -65,7 +65,7 @@ def _over_samples(function: Kernel, rule: Rule | None) -> Kernel:
     """Returns a kernel that maps another over the batches among its arguments."""
     one_by_one = False
 
-    def run(xp: Namespace, **arguments: Any) -> Any:
+    def run(xp: Namespace, **arguments: object) -> object:
         nonlocal one_by_one
         batches = [item.samples for item in _items(arguments) if isinstance(item, Batch)]
         if not batches:
@@ -73,7 +73,7 @@ def _over_samples(function: Kernel, rule: Rule | None) -> Kernel:
         if rule is not None and (made := rule(function, xp, arguments)) is not None:
             return made
 
-        def run_one(*samples: Tensor) -> Any:
+        def run_one(*samples: Tensor) -> object:
             return function(xp, **_filled(arguments, iter(samples)))
 
         if not one_by_one:
@@ -89,15 +89,15 @@ def _over_samples(function: Kernel, rule: Rule | None) -> Kernel:
     return run
 
 
-def _items(arguments: Mapping[str, Any]) -> Iterator[Any]:
+def _items(arguments: Mapping[str, object]) -> Iterator[object]:
     for value in arguments.values():
         yield from value if isinstance(value, tuple) else (value,)
 
 
-def _filled(arguments: Mapping[str, Any], samples: Iterator[Tensor]) -> dict[str, Any]:
+def _filled(arguments: Mapping[str, object], samples: Iterator[Tensor]) -> dict[str, object]:
     """Returns the arguments with the next of `samples` in the place of each batch."""
 
-    def fill(value: Any) -> Any:
+    def fill(value: object) -> object:
         if isinstance(value, tuple):
             return tuple(map(fill, value))
         return next(samples) if isinstance(value, Batch) else value
@@ -132,14 +132,14 @@ def _gather(function: Kernel, xp: Namespace, arguments: Mapping[str, Any]) -> An
     return Batch(function(xp, **{**arguments, "indices": indices.samples}))
 
 
-def _pad(function: Kernel, xp: Namespace, arguments: Mapping[str, Any]) -> Any:
+def _pad(function: Kernel, xp: Namespace, arguments: Mapping[str, object]) -> object:
     """Returns all samples padded, which counts axes from the last one."""
     if not isinstance(arguments["x"], Batch) or isinstance(arguments["pad"], Batch):
         return None
     return Batch(function(xp, **{**arguments, "x": arguments["x"].samples}))
 
 
-def _recur(function: Kernel, xp: Namespace, arguments: Mapping[str, Any]) -> Any:
+def _recur(function: Kernel, xp: Namespace, arguments: Mapping[str, object]) -> object:
     """Returns what a recurrent layer makes of all samples side by side on its batch axis."""
     given = {name: value for name, value in arguments.items() if isinstance(value, Batch)}
     states = [name for name in ("initial_h", "initial_c") if name in arguments]

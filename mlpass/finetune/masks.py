@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +121,7 @@ def keep_masks(
     return masks
 
 
-def _score(name: str, masters: Mapping[str, NDArray[np.generic]]) -> NDArray[Any]:
+def _score(name: str, masters: Mapping[str, NDArray[np.generic]]) -> NDArray[np.floating]:
     try:
         return magnitude(masters[name])
     except NotApplicable as reason:

@@ -218,7 +218,7 @@ class ProgramModule(nn.Module):
 
     def _run(
         self, stage: Stage, values: Mapping[str, object], cells: Mapping[str, Cell]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         plan, constants = stage.plan, stage.part.constants
         with self.lending(stage, plan.makers):
             wanted = [value for value in stage.results.values() if isinstance(value, Value)]
@@ -270,7 +270,7 @@ def stage_of(part: Part) -> Stage:
 
 
 def _bind(
-    stage: Stage, values: Mapping[str, Any], cells: Mapping[str, Cell]
+    stage: Stage, values: Mapping[str, object], cells: Mapping[str, Cell]
 ) -> Iterator[tuple[Value, Any]]:
     """Yields each input of a stage with what it is in one run."""
     for value in stage.plan.block.inputs:

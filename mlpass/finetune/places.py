@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def places_of(site: Site, floats: Constant) -> Places:
         ModelFormatError: a part is broken.
     """
 
-    def decode(values: NDArray[Any]) -> NDArray[Any]:
+    def decode(values: NDArray[np.generic]) -> NDArray[np.generic]:
         new = Constant.of(values.astype(np.float32).reshape(floats.shape))
         return materialize([with_constant(op, floats, new) for op in site.parts], site.opset)
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
-from typing import Any
 
 import numpy as np
 import torch
@@ -220,5 +219,5 @@ def _judge(
     return Judged(loss, tally_outputs(names, pairs))
 
 
-def _arrays(outputs: Outputs) -> dict[str, NDArray[Any]]:
+def _arrays(outputs: Outputs) -> dict[str, NDArray[np.generic]]:
     return {name: value.detach().cpu().numpy() for name, value in outputs.items()}

@@ -170,7 +170,7 @@ class MagnitudePruner:
         pruned = self._prepared("finalize")
         return write_module(self.module, output, pruned, self._skipped, force=force, keep=keep)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Returns where in its schedule it is; the masks are in the module's `state_dict`."""
         return {"step_count": self.step_count, "sparsities": dict(self._sparsities)}
 

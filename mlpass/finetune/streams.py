@@ -25,7 +25,7 @@ Made = list[dict[Value, Any]]  # by step
 
 
 def run_stretch(
-    module: ProgramModule, stage: Stage, region: Region, given: Sequence[Mapping[Value, Any]]
+    module: ProgramModule, stage: Stage, region: Region, given: Sequence[Mapping[Value, object]]
 ) -> Made:
     """Returns a region's outputs for each step of a sequence, which share its states.
 
@@ -129,7 +129,7 @@ class Stream:
             for step in steps
         ]
 
-    def _joined(self, value: Value, samples: Sequence[SampleValues]) -> Any:
+    def _joined(self, value: Value, samples: Sequence[SampleValues]) -> object:
         if value in self.shared:
             return self.shared[value]
         found = [values[value] for values in samples]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +11,7 @@ _TURNS = 3  # channels that each of them has at least
 _TOLERANCE = 2e-3  # of a magnitude, or of a direction; fp16 rounds off less
 
 
-def is_repeated_filter(filters: NDArray[Any]) -> bool:
+def is_repeated_filter(filters: NDArray[np.generic]) -> bool:
     """Returns whether all channels have one filter, or a few in turn: blurs, edges, upsampling.
 
     Each may be scaled at will. Channels that are zero do not count, as off the diagonal of a dense
@@ -27,7 +25,7 @@ def is_repeated_filter(filters: NDArray[Any]) -> bool:
     return found is not None and found[0] * _TURNS <= found[1]
 
 
-def may_repeat(filters: NDArray[Any]) -> bool:
+def may_repeat(filters: NDArray[np.generic]) -> bool:
     """Returns whether filters that begin like these may be few that repeat.
 
     Args:
@@ -38,7 +36,7 @@ def may_repeat(filters: NDArray[Any]) -> bool:
     return not filters.any() or _directions(filters) is not None
 
 
-def is_signs(matrix: NDArray[Any]) -> bool:
+def is_signs(matrix: NDArray[np.generic]) -> bool:
     """Returns whether rows are signs of one magnitude at right angles: Hadamard's, Haar's.
 
     Those of a trained binary network are not at right angles. A row may come again.
@@ -54,7 +52,7 @@ def is_signs(matrix: NDArray[Any]) -> bool:
     return bool(np.all(apart | (products >= 1 - 4 * _TOLERANCE)) and apart.any())
 
 
-def is_choice(matrix: NDArray[Any]) -> bool:
+def is_choice(matrix: NDArray[np.generic]) -> bool:
     """Returns whether each row is one column chosen, by the same number: identity, one-hot rows.
 
     Args:
@@ -65,7 +63,7 @@ def is_choice(matrix: NDArray[Any]) -> bool:
     return _one_magnitude(matrix) and bool(np.count_nonzero(matrix.any(axis=0)) >= _FEWEST)
 
 
-def is_means(matrix: NDArray[Any]) -> bool:
+def is_means(matrix: NDArray[np.generic]) -> bool:
     """Returns whether each row is a mean: equal elements of two columns or more that add up to 1.
 
     Rows of zeros do not count, as off the diagonal of a dense convolution.
@@ -82,7 +80,7 @@ def is_means(matrix: NDArray[Any]) -> bool:
     return bool(np.all((matrix == 0) | (np.abs(matrix - each) <= _TOLERANCE * each)))
 
 
-def _one_magnitude(matrix: NDArray[Any]) -> bool:
+def _one_magnitude(matrix: NDArray[np.generic]) -> bool:
     """Returns whether all elements that are not zero have one magnitude."""
     if not np.isfinite(matrix).all():
         return False
@@ -92,7 +90,7 @@ def _one_magnitude(matrix: NDArray[Any]) -> bool:
     return bool(np.ptp(sizes) <= _TOLERANCE * sizes.max())
 
 
-def _directions(filters: NDArray[Any]) -> tuple[int, int] | None:
+def _directions(filters: NDArray[np.generic]) -> tuple[int, int] | None:
     """Returns how many filters there are but for their scale, and how many channels have one.
 
     It is None where there are many, or one of them says nothing.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,13 +64,13 @@ def reason_untrained(site: Site) -> str | None:
     return None
 
 
-def _is_transform(way: NDArray[Any]) -> bool:
+def _is_transform(way: NDArray[np.generic]) -> bool:
     """Returns whether rows are waves, or real and imaginary parts of such side by side."""
     parts = [way.reshape(-1, way.shape[1] // 2)] if way.shape[1] % 2 == 0 else []
     return any(is_wave_basis(one) for one in (way, *parts))
 
 
-def _is_bank(way: NDArray[Any]) -> bool:
+def _is_bank(way: NDArray[np.generic]) -> bool:
     """Returns whether rows are a filterbank, or the same one several times over."""
     for axis, parts in itertools.product((0, 1), _SIDE_BY_SIDE):
         if way.shape[axis] % parts == 0:
@@ -81,12 +80,12 @@ def _is_bank(way: NDArray[Any]) -> bool:
     return False
 
 
-def _is_one_bank(matrix: NDArray[Any]) -> bool:
+def _is_one_bank(matrix: NDArray[np.floating]) -> bool:
     return is_filterbank(matrix) or is_bumps(matrix)
 
 
 # In the order in which they are told: some are several of these.
-_RULES: tuple[tuple[Callable[[NDArray[Any]], bool], str], ...] = (
+_RULES: tuple[tuple[Callable[[NDArray[np.floating]], bool], str], ...] = (
     (_is_transform, _WAVES),
     (is_signs, _SIGNS),
     (is_plane_waves, _WAVES),

@@ -14,7 +14,7 @@ _MOST_VALUES = 1_000_000
 _BAD_YAML = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
+def read_yaml(path: str | os.PathLike[str]) -> object:
     """Returns what a YAML file says.
 
     Raises:

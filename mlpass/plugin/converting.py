@@ -29,7 +29,7 @@ _NOT_WITHOUT_A_PIPELINE = ("common::add_fp16_cast", "common::add_int16_cast")
 @dataclass(eq=False)
 class _Block:
     kind: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     outer: _Block | None
     reports: list[Report] = field(default_factory=list)
     is_open: bool = True
@@ -48,7 +48,7 @@ def converting(
     method: Method | str | None = None,
     sample_data: SampleData | None = None,
     storage: StorageLike = None,
-    **options: Any,
+    **options: object,
 ) -> Iterator[list[Report]]:
     """Prunes whatever coremltools converts inside the block; it yields the list of the reports.
 
@@ -124,13 +124,13 @@ def _pruning(convert: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(convert)
     def mil_convert_to_proto(
-        model: Any,
+        model: object,
         convert_from: str,
         convert_to: str,
-        converter_registry: Any,
+        converter_registry: object,
         main_pipeline: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: object,
+    ) -> object:
         block = _holding()
         if block is not None:
             if main_pipeline is None:

@@ -89,7 +89,7 @@ def register(
     PASS_REGISTRY.passes[name] = type(name, (NamedPass,), {"kind": _kind(kind), "given": given})
 
 
-def names(config: object = None, *, base: Any = None, **options: Any) -> list[str]:
+def names(config: object = None, *, base: PassPipeline | None = None, **options: Any) -> list[str]:
     """Returns the names of a whole pipeline that prunes at its end, the default passes included.
 
     It is for converters that take a list of names in place of the default one, and no options, as

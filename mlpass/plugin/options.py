@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.plain import calibration_words, plain_arguments
@@ -42,7 +42,7 @@ def pass_kinds() -> list[PassKind]:
     ]
 
 
-def arguments_of(kind: PassKind, options: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(kind: PassKind, options: Mapping[str, object]) -> dict[str, object]:
     """Returns the arguments of `prune_in_place` that a pass' options stand for.
 
     Args:
@@ -67,7 +67,7 @@ def arguments_of(kind: PassKind, options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(
                 "needs the option config, a mode, a Config or a YAML path; or a storage"
             )
-        arguments: dict[str, Any] = {"config": configured(config, storage)}
+        arguments: dict[str, object] = {"config": configured(config, storage)}
         if "sample_data" in kind.options:
             if given.get("sample_data") is None:
                 raise ConfigError("needs the option sample_data: see mlpass.prune")

@@ -49,7 +49,7 @@ class PrunePass(AbstractGraphPass):  # type: ignore[misc]  # coremltools is unty
 
     def __init__(self) -> None:
         """Makes it without options."""
-        self.options: dict[str, Any] = {}
+        self.options: dict[str, object] = {}
 
     def __str__(self) -> str:
         return f"{_NAMESPACE}::{self.kind.name}"
@@ -109,9 +109,9 @@ def pipeline(
     method: Method | str | None = None,
     sample_data: SampleData | None = None,
     storage: StorageLike = None,
-    base: Any = None,
-    **options: Any,
-) -> Any:
+    base: PassPipeline | None = None,
+    **options: object,
+) -> PassPipeline:
     """Returns a coremltools `PassPipeline` that prunes at its end.
 
     Use it as `coremltools.convert(..., pass_pipeline=mlpass.pipeline(config))`. The weights are
@@ -142,8 +142,8 @@ def pass_options(
     method: Method | str | None = None,
     sample_data: SampleData | None = None,
     storage: StorageLike = None,
-    **options: Any,
-) -> tuple[str, dict[str, Any]]:
+    **options: object,
+) -> tuple[str, dict[str, object]]:
     """Returns which pass does what `pipeline` is asked for, and the options that it needs.
 
     Args:
@@ -158,14 +158,14 @@ def pass_options(
         CalibrationError: the samples are in a form that `prune` does not take.
     """
     stored = take_storage(options if storage is None else {**options, "storage": storage})
-    given: dict[str, Any] = {"config": configured(config, stored)}
+    given: dict[str, object] = {"config": configured(config, stored)}
     arguments = {"method": None, **plain_arguments({"method": method, **options})}
     if make_calibration(sample_data=sample_data, **arguments) is None:
         return "prune", given
     return "sparsegpt", {**given, **arguments, "sample_data": load_samples(sample_data)}
 
 
-def with_pruning(base: Any, kind: str, options: Mapping[str, Any]) -> Any:
+def with_pruning(base: PassPipeline, kind: str, options: Mapping[str, object]) -> PassPipeline:
     """Returns a copy of a pipeline with a pass of mlpass at its end.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +80,7 @@ def dtype_of_array(array: NDArray[np.generic]) -> DType:
     raise ValueError(f"MIL has no element type {array.dtype}")
 
 
-def unpack_elements(raw: NDArray[np.uint8], dtype: DType, count: int) -> NDArray[Any]:
+def unpack_elements(raw: NDArray[np.uint8], dtype: DType, count: int) -> NDArray[np.generic]:
     """Returns `count` elements from their stored bytes (least significant bits first).
 
     Raises:
@@ -93,7 +92,7 @@ def unpack_elements(raw: NDArray[np.uint8], dtype: DType, count: int) -> NDArray
         return raw.view(np.dtype(dtype.numpy).newbyteorder("<"))[:count]
     bits = np.unpackbits(raw, bitorder="little", count=count * dtype.bits)
     weights = (1 << np.arange(dtype.bits, dtype=np.uint8)).astype(np.uint8)
-    values: NDArray[Any] = bits.reshape(count, dtype.bits) @ weights
+    values: NDArray[np.generic] = bits.reshape(count, dtype.bits) @ weights
     if dtype.signed:
         values = (values.astype(np.int8) << (8 - dtype.bits)) >> (8 - dtype.bits)
     return values

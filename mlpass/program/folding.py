@@ -18,7 +18,7 @@ from mlpass.program.ir import Argument, Block, Constant, Op, Program, Raw, Tenso
 
 Settings = Mapping[str, Any]  # the parameters of an op that are not data, as Python values
 Arrays = list[NDArray[Any]]
-Rearrange = Callable[[Arrays], NDArray[Any]]
+Rearrange = Callable[[Arrays], NDArray[np.generic]]
 
 
 def fold_program(program: Program) -> tuple[Program, dict[Op, Op]]:

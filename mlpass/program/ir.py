@@ -193,7 +193,7 @@ class Constant:
             return self.load()
         return unpack_elements(self.load(), self.dtype, self.size).reshape(self.shape)
 
-    def first(self, count: int) -> NDArray[Any]:
+    def first(self, count: int) -> NDArray[np.generic]:
         """Returns the first `count` elements of a tensor, or all where there are fewer, flat.
 
         Raises:

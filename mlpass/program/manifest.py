@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from mlpass.errors import ModelFormatError
 from mlpass.files import naming
@@ -48,7 +47,7 @@ def check_items(package: Path) -> None:
     coremltools and Core ML open no package that lacks any of it, even an empty folder.
     """
     manifest = package / _MANIFEST
-    entries: Any = json.loads(manifest.read_bytes())["itemInfoEntries"]
+    entries: object = json.loads(manifest.read_bytes())["itemInfoEntries"]
     if not isinstance(entries, dict):
         raise ModelFormatError(f"{manifest}: its items must have names; got a list")
     for identifier, entry in entries.items():

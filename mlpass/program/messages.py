@@ -107,7 +107,7 @@ def _encode_constant(
     field.values.extend([value] if kind == "string" else value.reshape(-1).tolist())
 
 
-def stated_tensor(message: Message, value_type: ir.TensorType, where: str) -> Any:
+def stated_tensor(message: Message, value_type: ir.TensorType, where: str) -> object:
     """Returns what the message of a tensor states: stored bytes; of strings, these.
 
     Raises:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.blas import one_blas_thread
@@ -22,7 +23,7 @@ from mlpass.weights.storing import Editor
 _EVERY = 8  # of so many samples one is kept back
 _MOST = 32
 
-Weights = dict[Site, NDArray[Any]]
+Weights = dict[Site, NDArray[np.generic]]
 Solve = Callable[[Division, Editor, Weights], list[LayerRecord]]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +73,7 @@ def _record(step: Step, stored: Encoded) -> LayerRecord:
     )
 
 
-def _keep(step: Step, weight: NDArray[Any]) -> NDArray[np.bool_]:
+def _keep(step: Step, weight: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Returns the keep mask of a weight by its magnitude.
 
     Raises:

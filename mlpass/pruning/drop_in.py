@@ -9,7 +9,7 @@ from mlpass.program.mlmodel import make_mlmodel
 from mlpass.pruning.prune import prune
 
 
-def prune_weights(mlmodel: Any, config: object, joint_compression: bool = False) -> Any:
+def prune_weights(mlmodel: object, config: object, joint_compression: bool = False) -> Any:
     """Returns a pruned copy of an `MLModel`; its package is temporary, and goes with it.
 
     Args:

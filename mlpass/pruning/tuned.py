@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.errors import ConfigError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlpass.plan.regions import Regions
 
 
-def check_tune(source: Any, calibration: Calibration | None) -> None:
+def check_tune(source: object, calibration: Calibration | None) -> None:
     """Raises ConfigError where what is pruned cannot be tuned.
 
     Raises:
@@ -35,7 +35,7 @@ def check_tune(source: Any, calibration: Calibration | None) -> None:
 
 
 @contextmanager
-def solved_beside(source: Any, output: str | os.PathLike[str], *, force: bool) -> Iterator[Path]:
+def solved_beside(source: object, output: str | os.PathLike[str], *, force: bool) -> Iterator[Path]:
     """Yields where to put the package that is to be tuned; it is deleted in the end.
 
     Raises:
@@ -53,7 +53,7 @@ def solved_beside(source: Any, output: str | os.PathLike[str], *, force: bool) -
 
 def tune_solved(
     report: Report,
-    source: Any,
+    source: object,
     output: str | os.PathLike[str],
     calibration: Calibration,
     options: Regions,

@@ -15,7 +15,7 @@ _KEPT = "nonfinite"
 
 def plain(content: Mapping[str, object]) -> dict[str, object]:
     """Returns content as dicts, lists, texts and finite numbers; None for a number that is not."""
-    found: dict[str, Any] = _each(content, lambda _: None)
+    found: dict[str, object] = _each(content, lambda _: None)
     return found
 
 

@@ -47,7 +47,7 @@ class Constants:
             array = self._arrays[source] = self._read(source)
         return array
 
-    def arguments(self, step: OpPlan) -> dict[str, Any]:
+    def arguments(self, step: OpPlan) -> dict[str, object]:
         """Returns what the program itself gives to the kernel of `step`; not to be changed."""
         found = self._arguments.get(step)
         if found is None:
@@ -58,7 +58,7 @@ class Constants:
             }
         return found
 
-    def argument(self, step: OpPlan, parameter: str, source: Source | tuple[Source, ...]) -> Any:
+    def argument(self, step: OpPlan, parameter: str, source: Source | tuple[Source, ...]) -> object:
         """Returns what the program itself gives to a parameter of the kernel of `step`.
 
         Raises:
@@ -154,7 +154,7 @@ class Constants:
         return self._backend.from_numpy(value)
 
 
-def _widened(value: object) -> Any:
+def _widened(value: object) -> object:
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return widened(value)
     if isinstance(value, np.ndarray) and value.dtype == np.int64:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,16 +62,16 @@ def doubts(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterator[str]
         yield f"{alike}: they show nothing of what the model meets; give some of its real inputs"
 
 
-def _vary(arrays: Sequence[NDArray[Any]]) -> bool:
+def _vary(arrays: Sequence[NDArray[np.generic]]) -> bool:
     first = arrays[0]
     return any(not np.array_equal(first, other) for other in arrays[1:])
 
 
-def _is_constant(array: NDArray[Any]) -> bool:
+def _is_constant(array: NDArray[np.generic]) -> bool:
     return array.size > _SMALL and bool(np.all(array == array.flat[0]))
 
 
-def _image(feature: Feature, arrays: Sequence[NDArray[Any]]) -> Iterator[str]:
+def _image(feature: Feature, arrays: Sequence[NDArray[np.generic]]) -> Iterator[str]:
     low, high = min(a.min() for a in arrays), max(a.max() for a in arrays)
     if low >= -1 and 0 < high <= 1:
         yield (
@@ -81,7 +80,9 @@ def _image(feature: Feature, arrays: Sequence[NDArray[Any]]) -> Iterator[str]:
         )
 
 
-def _indices(plan: FunctionPlan, feature: Feature, arrays: Sequence[NDArray[Any]]) -> Iterator[str]:
+def _indices(
+    plan: FunctionPlan, feature: Feature, arrays: Sequence[NDArray[np.generic]]
+) -> Iterator[str]:
     rows = _rows_of_tables(plan, feature.name)
     if not rows:
         return

@@ -39,10 +39,10 @@ class Values(dict[Source, Any]):
         super().__init__()
         self.constants = constants
 
-    def __missing__(self, source: Source) -> Any:
+    def __missing__(self, source: Source) -> object:
         return self.constants[source]
 
-    def of(self, source: Source | tuple[Source, ...]) -> Any:
+    def of(self, source: Source | tuple[Source, ...]) -> object:
         """Returns the value of an argument; all of them, where it is variadic."""
         if isinstance(source, tuple):
             return tuple([self[item] for item in source])
@@ -198,7 +198,7 @@ class Run:
         return results
 
     def _blocks(self, step: OpPlan) -> Any:
-        def run(number: int, arguments: Sequence[object] = ()) -> tuple[Any, ...]:
+        def run(number: int, arguments: Sequence[object] = ()) -> tuple[object, ...]:
             block = step.blocks[number]
             self.values.update(zip(block.inputs, arguments, strict=True))
             self.steps(block.steps)
@@ -211,7 +211,7 @@ class Run:
         return run
 
 
-class _Reading(Mapping[str, Any]):
+class _Reading(Mapping[str, object]):
     """What the kernel of a step is given, each read when it is asked for."""
 
     def __init__(self, values: Values, step: OpPlan) -> None:
@@ -220,7 +220,7 @@ class _Reading(Mapping[str, Any]):
         self._sources = dict(step.arguments)
         self._given = {parameter for parameter, _ in step.given}
 
-    def __getitem__(self, parameter: str) -> Any:
+    def __getitem__(self, parameter: str) -> object:
         source, values = self._sources[parameter], self._values
         if parameter not in self._given:
             return values.constants.argument(self._step, parameter, source)

@@ -73,7 +73,7 @@ def read_input(feature: Feature, value: object) -> NDArray[np.generic]:
     return _converted(feature, array)
 
 
-def write_output(feature: Feature, value: object) -> Any:
+def write_output(feature: Feature, value: object) -> object:
     """Returns an output as a prediction gives it.
 
     Args:

@@ -29,7 +29,7 @@ from mlpass.runtime.suppression import Suppression
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
-Inputs = Mapping[str, Any]
+Inputs = Mapping[str, object]
 Outputs = dict[str, Any]
 
 

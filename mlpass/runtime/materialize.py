@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ def materialize(parts: Sequence[Op], opset: int) -> NDArray[np.generic]:
     Raises:
         ModelFormatError: a part is broken, or of an unknown kind.
     """
-    values: dict[Value, Any] = {}
+    values: dict[Value, object] = {}
     for op in parts:
         arguments = {
             parameter: argument.read() if isinstance(argument, Constant) else values[argument]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mlpass.errors import CalibrationError
 from mlpass.files import check_regular, naming
 
-Inputs = Mapping[str, Any]  # what one prediction takes
+Inputs = Mapping[str, object]  # what one prediction takes
 Sample = Inputs | Sequence[Inputs]  # of one prediction, or of several on one state
 # What sample data may be given as; `load_samples` has the forms.
 SampleData: TypeAlias = "str | os.PathLike[str] | Iterable[Sample]"

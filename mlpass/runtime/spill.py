@@ -6,7 +6,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from threading import Lock
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -36,14 +36,14 @@ class SampleValues(Values):
         self.number = number
         self.dropped: list[Value] = []
 
-    def __missing__(self, source: Source) -> Any:
+    def __missing__(self, source: Source) -> object:
         if isinstance(source, Value):
             array = self._spill.read(self.number, source)
             if array is not None:
                 return array
         return super().__missing__(source)
 
-    def pop(self, value: Source, default: object = None) -> Any:
+    def pop(self, value: Source, default: object = None) -> object:
         """Lets go of a value, wherever it is; `Spill.note` is yet to be told."""
         if isinstance(value, Value):
             self.dropped.append(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
@@ -17,7 +18,7 @@ from mlpass.runtime.kernels.registry import Arguments, Kernel
 # Given an op and the number of a sample, returns what it is given, each time that it runs.
 Show = Callable[[Op, int], Sequence[Arguments]]
 # Given a value and the number of a sample, returns what it is, at each step of a sequence.
-Read = Callable[[Value, int], Sequence[Any]]
+Read = Callable[[Value, int], Sequence[object]]
 
 
 class Own(NamedTuple):
@@ -85,13 +86,13 @@ class Stop:
         """
         self._shown()
 
-        def read(number: int) -> Sequence[Any]:
+        def read(number: int) -> Sequence[object]:
             self._shown()
             return self._read(value, number)
 
         return _ByNumber(self.samples, read)
 
-    def replace(self, value: Value, array: NDArray[Any]) -> None:
+    def replace(self, value: Value, array: NDArray[np.generic]) -> None:
         """Replaces a constant with `array` from now on, for all samples.
 
         Raises:
@@ -122,7 +123,7 @@ class _ByNumber(Mapping[int, Any]):
         self._numbers = numbers
         self._show = show
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> object:
         if number not in self._numbers:
             raise KeyError(number)
         return self._show(number)

@@ -39,7 +39,7 @@ class Suppression:
         inputs += [Feature(name, "number", optional=True) for name in names if name]
         return cls(replace(described, inputs=tuple(inputs)), message)
 
-    def run(self, given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    def run(self, given: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
         """Returns the confidences and coordinates of the boxes that are kept, the surest first.
 
         Args:
@@ -116,7 +116,7 @@ def pick_top(
     return kept
 
 
-def _rows(given: Mapping[str, Any], name: str) -> NDArray[Any]:
+def _rows(given: Mapping[str, Any], name: str) -> NDArray[np.generic]:
     if name not in given:
         raise InputError(f"{SUPPRESSION}: its input {name!r} is made by no part, and not given")
     array = np.asarray(given[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,13 @@ class Excerpt(NamedTuple):
         picked: their numbers; None for all of them.
     """
 
-    weight: NDArray[Any]
+    weight: NDArray[np.generic]
     layout: Layout
     counts: NDArray[np.float64]
     whole: float
     picked: NDArray[np.intp] | None = None
 
-    def like(self, other: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    def like(self, other: NDArray[np.generic], layout: Layout) -> NDArray[np.generic]:
         """Returns the same rows of another weight of the whole one's `layout`."""
         return other if self.picked is None else layout.split(other)[0][self.picked]
 
@@ -56,8 +56,8 @@ class Excerpt(NamedTuple):
 
 
 def excerpt(
-    weight: NDArray[Any],
-    coarse: NDArray[Any] | None,
+    weight: NDArray[np.generic],
+    coarse: NDArray[np.generic] | None,
     layout: Layout,
     gram: Gram,
     fewest: int = _FEWEST,
@@ -123,7 +123,9 @@ def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) ->
     return rows.error(host(found), gram)
 
 
-def relative_error(weight: NDArray[Any], other: NDArray[Any], gram: Gram, layout: Layout) -> float:
+def relative_error(
+    weight: NDArray[np.generic], other: NDArray[np.generic], gram: Gram, layout: Layout
+) -> float:
     """Returns the relative error of the outputs of another weight.
 
     Args:

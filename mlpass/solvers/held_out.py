@@ -13,8 +13,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.arrays import Array, placed
@@ -76,13 +77,13 @@ class Choice(NamedTuple):
 
 
 def choose(
-    weight: NDArray[Any],
+    weight: NDArray[np.generic],
     parts: HeldOut,
     mode: Mode,
     *,
     method: Method,
     storage: Storage | None,
-    target: NDArray[Any] | None,
+    target: NDArray[np.generic] | None,
     layout: Layout,
 ) -> Choice:
     """Returns how to solve for a weight so that it does well on inputs that no solve saw.

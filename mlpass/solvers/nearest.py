@@ -15,7 +15,7 @@ from mlpass.storage.storage import Storage
 
 
 def nearest(
-    weight: NDArray[Any], keep: Mask, storage: Storage, layout: Layout
+    weight: NDArray[np.generic], keep: Mask, storage: Storage, layout: Layout
 ) -> Solution[NDArray[Any]]:
     """Returns a masked weight with every kept element at the nearest value that a storage has.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple
+from typing import Generic, NamedTuple
 
 import numpy as np
 
@@ -137,7 +137,7 @@ def solve(
 
 
 def _least_rounded(
-    problem: Problem, method: Method, storage: Storage, layout: Layout, dtype: np.dtype[Any]
+    problem: Problem, method: Method, storage: Storage, layout: Layout, dtype: np.dtype[np.generic]
 ) -> tuple[Pruned, Grid]:
     """Returns a method's result on its grid, or that of a rival which rounding does less harm."""
 

@@ -71,7 +71,7 @@ class Scores:
         step = max(1, SLAB // unit) * unit if self.parted else max(1, self.size)
         return [(start, min(start + step, self.size)) for start in range(0, self.size, step)]
 
-    def sources(self, dtype: np.dtype[Any]) -> list[KeySource]:
+    def sources(self, dtype: np.dtype[np.generic]) -> list[KeySource]:
         """Returns its pieces as key sources of scores of a type, read anew at each call."""
         return [_Piece(self, *ends, dtype) for ends in self.bounds()]
 
@@ -96,7 +96,7 @@ class _Piece:
     scores: Scores
     start: int
     stop: int
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
 
     @property
     def size(self) -> int:
@@ -160,7 +160,7 @@ def rule_of(mode: Mode, scores: Scores, layout: Layout | None) -> Rule | None:
     return None
 
 
-def cut_rule(cut: Cut, dtype: np.dtype[Any]) -> Rule:
+def cut_rule(cut: Cut, dtype: np.dtype[np.generic]) -> Rule:
     """Returns the rule that carries out a cut through all elements.
 
     Args:
@@ -247,7 +247,7 @@ def _block(mode: Block, scores: Scores, around: tuple[int, int, int]) -> Rule:
         many, first = -(-shape[1] // size), start // unit * unit_blocks
         return array[first : first + shape[0] * many * inner].reshape(-1, many, inner)
 
-    def powers() -> NDArray[Any]:
+    def powers() -> NDArray[np.floating]:
         power = empty((outer * blocks * inner,), norm_dtype(scores.dtype))
 
         def measure(ends: tuple[int, int]) -> None:

@@ -49,12 +49,14 @@ class Blocking(NamedTuple):
         return "a row" if rows == 1 else f"{rows} rows"
 
     @property
-    def numbers(self) -> NDArray[Any]:
+    def numbers(self) -> NDArray[np.generic]:
         """The number of each block, as they lie along the axes of the weight."""
-        numbers: NDArray[Any] = self.small.join(np.arange(self.number).reshape(self.small.sizes))
+        numbers: NDArray[np.generic] = self.small.join(
+            np.arange(self.number).reshape(self.small.sizes)
+        )
         return numbers
 
-    def split(self, weight: NDArray[Any]) -> NDArray[Any]:
+    def split(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
         """Returns a stored-shape array as (blocks, elements of a block)."""
         halves = self._halves
         split = self.layout.split(weight).reshape([size for half in halves for size in half])
@@ -64,7 +66,7 @@ class Blocking(NamedTuple):
         """Returns (blocks, elements of a block) in the stored shape."""
         outer, inner = zip(*self._halves, strict=True)
         split = blocks.reshape(*outer, *inner).transpose(0, 4, 1, 5, 2, 6, 3, 7)
-        joined: NDArray[Any] = self.layout.join(split.reshape(self.layout.sizes))
+        joined: NDArray[np.generic] = self.layout.join(split.reshape(self.layout.sizes))
         return joined
 
     @property
@@ -101,6 +103,6 @@ def divisors(number: int) -> list[int]:
     return sorted({*low, *(number // each for each in low)})
 
 
-def some_of(blocks: NDArray[Any], count: int) -> NDArray[Any]:
+def some_of(blocks: NDArray[np.generic], count: int) -> NDArray[np.generic]:
     """Returns up to `count` of the rows of an array, from all over it."""
     return blocks[:: max(1, len(blocks) // count)][:count]

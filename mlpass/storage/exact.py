@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def file_nbytes(sizes: tuple[int, ...]) -> int:
     return sum(_HEADER + -(-size // _HEADER) * _HEADER for size in sizes)
 
 
-def exact_forms(weight: NDArray[Any], layout: Layout, opset: int) -> Iterator[Exact]:
+def exact_forms(weight: NDArray[np.generic], layout: Layout, opset: int) -> Iterator[Exact]:
     """Yields the forms of codes that decode to exactly a weight; -0 counts as 0.
 
     Args:
@@ -87,7 +87,7 @@ def _codes_sizes(size: int, kept: int, bits: int, masked: bool) -> tuple[int, ..
     return (packed_nbytes(size, bits),)
 
 
-def _scales(weight: NDArray[Any], layout: Layout) -> Iterator[_Scales]:
+def _scales(weight: NDArray[np.generic], layout: Layout) -> Iterator[_Scales]:
     """Yields the longest blocks of a weight that are integers of 4 or 8 bits, with a scale each."""
     rows = list(row_blockings(layout))
     found = [
@@ -117,7 +117,9 @@ class _Tables(NamedTuple):
         """Returns whether an opset has a form for it."""
         return not is_old(opset) or (self.blocking.number == 1 and self.bits != 3)
 
-    def parts(self, numbers: NDArray[Any], dtype: np.dtype[Any], masked: bool) -> Parts:
+    def parts(
+        self, numbers: NDArray[np.generic], dtype: np.dtype[np.generic], masked: bool
+    ) -> Parts:
         """Returns codes and tables."""
         codes, tables = tables_of(numbers, self.blocking, 1 << self.bits, masked)
         return {"codes": codes, "tables": valued(tables, dtype)}

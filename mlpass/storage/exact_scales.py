@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,12 @@ class Scaled(NamedTuple):
     """
 
     dtype: str
-    codes: NDArray[Any]
-    scale: NDArray[Any]
-    offset: NDArray[Any] | None
+    codes: NDArray[np.generic]
+    scale: NDArray[np.generic]
+    offset: NDArray[np.generic] | None
 
 
-def sampled_bits(blocks: NDArray[Any]) -> int | None:
+def sampled_bits(blocks: NDArray[np.generic]) -> int | None:
     """Returns the bits, 4 or 8, of the integers that some of the blocks are; None where not all."""
     found = _steps(_sample(blocks), range(1, _MOST + 1))
     if found is None:
@@ -40,7 +40,7 @@ def sampled_bits(blocks: NDArray[Any]) -> int | None:
     return 4 if (np.maximum(high, 0) - np.minimum(low, 0)).max() < 16 else 8
 
 
-def exact_scales(blocks: NDArray[Any]) -> Scaled | None:
+def exact_scales(blocks: NDArray[np.generic]) -> Scaled | None:
     """Returns blocks as integers with a scale each, in the fewest bits; None where they are not.
 
     A product of an integer and a scale is rounded once, to the weight's dtype, however it is worked
@@ -71,13 +71,13 @@ def exact_scales(blocks: NDArray[Any]) -> Scaled | None:
     return None
 
 
-def _sample(blocks: NDArray[Any]) -> NDArray[Any]:
+def _sample(blocks: NDArray[np.generic]) -> NDArray[np.generic]:
     return some_of(blocks[:, :: max(1, blocks.shape[1] // _SAMPLE)], _SAMPLE)
 
 
 def _steps(
-    blocks: NDArray[Any], numbers: Iterable[int]
-) -> tuple[NDArray[np.int16], NDArray[Any]] | None:
+    blocks: NDArray[np.generic], numbers: Iterable[int]
+) -> tuple[NDArray[np.int16], NDArray[np.generic]] | None:
     """Returns the steps, and the scale, that each block is; None where one is not.
 
     The largest magnitude of a block is some number of steps: each is tried in turn, with the scales
@@ -103,7 +103,7 @@ def _steps(
 
 
 def _in_steps(
-    blocks: NDArray[Any], scale: NDArray[Any]
+    blocks: NDArray[np.generic], scale: NDArray[np.generic]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Returns the nearest steps of some blocks, and which blocks they are exactly."""
     single = scale.astype(np.float32)[:, None]

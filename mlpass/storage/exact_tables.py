@@ -19,7 +19,7 @@ _WIDE = 256  # elements of a block that is looked up by itself
 
 
 def few_valued(
-    weight: NDArray[Any], layout: Layout, masked: bool
+    weight: NDArray[np.generic], layout: Layout, masked: bool
 ) -> Iterator[tuple[Blocking, int]]:
     """Yields the blocks that have no more values than a table has entries, and the most of one.
 
@@ -44,8 +44,8 @@ def few_valued(
 
 
 def tables_of(
-    weight: NDArray[Any], blocking: Blocking, entries: int, masked: bool
-) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    weight: NDArray[np.generic], blocking: Blocking, entries: int, masked: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
     """Returns the codes of a weight, in its shape, and the (blocks, entries) of its tables.
 
     Args:
@@ -72,7 +72,7 @@ def tables_of(
     return blocking.join(codes), tables
 
 
-def _blocks(weight: NDArray[Any], blocking: Blocking, masked: bool) -> NDArray[Any]:
+def _blocks(weight: NDArray[np.generic], blocking: Blocking, masked: bool) -> NDArray[np.generic]:
     """Returns a weight as blocks, its zeros another value of their block where they need none."""
     blocks = blocking.split(weight)
     if not masked:
@@ -96,7 +96,7 @@ def valued(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.where(numbers & top, numbers ^ top, ~numbers).view(dtype)
 
 
-def _counts(blocks: NDArray[Any]) -> NDArray[np.intp]:
+def _counts(blocks: NDArray[np.generic]) -> NDArray[np.intp]:
     """Returns how many values each block has."""
     ordered = np.sort(blocks, axis=1)
     counts: NDArray[np.intp] = 1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1)

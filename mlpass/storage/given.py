@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import Option, options_of
@@ -11,7 +10,7 @@ from mlpass.registries import MODES, STORAGES, taken_names
 from mlpass.storage.storage import Storage
 from mlpass.storage.words import words_of
 
-StorageLike = Storage | Mapping[str, Any] | str | None
+StorageLike = Storage | Mapping[str, object] | str | None
 
 
 def as_storage(given: object) -> Storage | None:
@@ -55,7 +54,7 @@ def every_storage_word() -> list[str]:
     return ["storage", *_leading(), *storage_words()]
 
 
-def take_storage(options: dict[str, Any]) -> Storage | None:
+def take_storage(options: dict[str, object]) -> Storage | None:
     """Takes what plain options say of a storage out of them; returns it, None where it is nothing.
 
     Args:
@@ -95,7 +94,7 @@ def _leading() -> list[str]:
     return [name for name in STORAGES if STORAGES[name].words["lead"]]
 
 
-def _built(name: str, value: Any, others: Mapping[str, Any]) -> Storage:
+def _built(name: str, value: object, others: Mapping[str, object]) -> Storage:
     """Returns a storage by its leading option, or by a value that says all of it."""
     if isinstance(value, Storage) and STORAGES.name_of(value) == name:
         return value
@@ -107,7 +106,7 @@ def _built(name: str, value: Any, others: Mapping[str, Any]) -> Storage:
     return built
 
 
-def _from_mapping(given: Mapping[str, Any]) -> Storage:
+def _from_mapping(given: Mapping[str, object]) -> Storage:
     """Returns the storage of a mapping that holds nothing else: options go by their own names."""
     names = [name for name in _leading() if given.get(name) is not None]
     options = dict(given)

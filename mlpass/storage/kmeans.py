@@ -145,7 +145,7 @@ def _centres(line: _Line, edges: Places) -> Doubles:
     return np.take_along_axis(means, np.where(place < 0, first, place), axis=1)
 
 
-def _sums(parts: NDArray[Any]) -> Doubles:
+def _sums(parts: NDArray[np.generic]) -> Doubles:
     """Returns the sums of all parts before each."""
     found = np.zeros((len(parts), parts.shape[1] + 1))
     np.cumsum(parts, axis=1, out=found[:, 1:])

@@ -109,7 +109,7 @@ class Divided:
         """Returns the weight with the grid's values changed."""
         return self._with_outliers(self.grid.moved(values))
 
-    def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
+    def parts(self, keep: Array) -> dict[str, NDArray[np.generic]]:
         """Returns the grid's parts, and the outliers with what they are more than their codes."""
         kept = host(keep)
         if self.apart is None:  # nothing was fitted: only sizes count
@@ -141,7 +141,7 @@ class Divided:
 
 
 def divided(
-    grid: Trimmed, share: float, layout: Layout, power: Floats, dtype: np.dtype[Any]
+    grid: Trimmed, share: float, layout: Layout, power: Floats, dtype: np.dtype[np.generic]
 ) -> Grid:
     """Returns a grid with a share of outliers beside it; the grid itself where that is 0."""
     return Divided(grid, share, layout, power, dtype) if share else grid

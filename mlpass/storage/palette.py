@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -126,7 +124,7 @@ class Palette(Storage):
         found = "one table" if size == rows else f"a table for {size} rows"
         return f"{found}: its {rows} rows do not divide into groups of {self.group_size}"
 
-    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
+    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[np.generic]) -> Grid:
         """Returns tables, yet to be fitted."""
         return divided(_Tables(self, layout, power, dtype), self.outliers, layout, power, dtype)
 
@@ -161,7 +159,7 @@ class _Tables:
     """Tables while they are fitted, and the codes that a sweep leaves."""
 
     def __init__(
-        self, palette: Palette, layout: Layout, power: Floats, dtype: np.dtype[Any]
+        self, palette: Palette, layout: Layout, power: Floats, dtype: np.dtype[np.generic]
     ) -> None:
         self.palette, self.layout, self.power, self.dtype = palette, layout, power, dtype
         groups, rows, channels, positions = grouped_layout(layout).sizes
@@ -266,7 +264,7 @@ class _Tables:
         """Returns the weight that the codes stand for."""
         return self.spread(self.entries)
 
-    def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
+    def parts(self, keep: Array) -> dict[str, NDArray[np.generic]]:
         """Returns codes and tables; what is not kept is the entry 0 where there is one."""
         codes, kept = self.codes, host(keep)
         if not kept.all():

@@ -117,7 +117,7 @@ class Quantized(Storage):
         found = "a scale for each row" if blocks == 1 else f"a scale for {size} input channels"
         return f"{found}: its {channels} channels do not divide into blocks of {self.block_size}"
 
-    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
+    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[np.generic]) -> Grid:
         """Returns scales and offsets, yet to be fitted."""
         grid = _Grid(self, layout, power, self.blocks(layout), dtype)
         return divided(grid, self.outliers, layout, power, dtype)
@@ -291,12 +291,12 @@ class _Grid:
         steps: Floats = self.codes.reshape(self.shape) - self.offset[..., None]
         return steps
 
-    def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
+    def parts(self, keep: Array) -> dict[str, NDArray[np.generic]]:
         """Returns codes, scales and, where there are any, offsets."""
         integer = np.int8 if self.quantization.symmetric else np.uint8
         offset = np.repeat(self.offset, self.width, axis=2)
         codes = np.where(host(keep), self.codes, offset)
-        found: dict[str, NDArray[Any]] = {
+        found: dict[str, NDArray[np.generic]] = {
             "codes": self.layout.join(codes).astype(integer),
             "scale": self.small.join(self.scale).astype(self.dtype),
         }

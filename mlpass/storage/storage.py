@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from mlpass.registries import STORAGES
 from mlpass.sparsity.layout import Layout
 
 Floats = NDArray[np.float32]
-Parts = Mapping[str, NDArray[Any]]
+Parts = Mapping[str, NDArray[np.generic]]
 # Given a column's index in the sweep and its values, (groups, rows), the values to store.
 Rounding = Callable[[int, Array], Array]
 # Given column indices in a sweep's order, the rounding of that sweep.
@@ -53,7 +53,7 @@ class Grid(Protocol):
         """Returns what rounds columns in an order, once the values are fixed: see `fit`."""
         ...
 
-    def parts(self, keep: Array) -> dict[str, NDArray[Any]]:
+    def parts(self, keep: Array) -> dict[str, NDArray[np.generic]]:
         """Returns the parts that stand for the weight that was rounded last.
 
         Args:
@@ -106,7 +106,7 @@ class Stored(NamedTuple):
     form: str
     codes: str
     element: str
-    others: dict[str, NDArray[Any]]
+    others: dict[str, NDArray[np.generic]]
     packed: bool = False
 
 
@@ -160,7 +160,7 @@ class Storage:
         name = STORAGES.name_of(self)
         return text_of(self, "" if name is None else STORAGES[name].words["lead"])
 
-    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[Any]) -> Grid:
+    def grid(self, layout: Layout, power: Floats, dtype: np.dtype[np.generic]) -> Grid:
         """Returns the grid of one weight.
 
         Args:
@@ -193,7 +193,11 @@ class Storage:
         return self.needs_mask or self._masked_nbytes(size, kept) < self._codes_nbytes(size)
 
     def nbytes(
-        self, layout: Layout, dtype: np.dtype[Any] | type, kept: int | None = None, opset: int = 18
+        self,
+        layout: Layout,
+        dtype: np.dtype[np.generic] | type,
+        kept: int | None = None,
+        opset: int = 18,
     ) -> int:
         """Returns the bytes that a weight is stored in: codes, mask, tables and scales.
 
@@ -214,7 +218,11 @@ class Storage:
         return codes + self.others_nbytes(layout, itemsize, opset) + apart
 
     def bits_per_weight(
-        self, layout: Layout, dtype: np.dtype[Any] | type, kept: int | None = None, opset: int = 18
+        self,
+        layout: Layout,
+        dtype: np.dtype[np.generic] | type,
+        kept: int | None = None,
+        opset: int = 18,
     ) -> float:
         """Returns `nbytes` as bits for each element."""
         return 8 * self.nbytes(layout, dtype, kept, opset) / max(1, prod(layout.shape))

@@ -45,7 +45,7 @@ def choose(
     finetune_steps: int = _STEPS,
     backend: str = "numpy",
     function_name: str | None = None,
-    minimum_deployment_target: Any = None,
+    minimum_deployment_target: object = None,
     force: bool = False,
 ) -> Choice:
     """Writes a pruned model that holds a target, and returns what was tried and what it gave.

@@ -8,7 +8,6 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mlpass.errors import MlpassError
 from mlpass.plan.config import Config, OpConfig
@@ -32,7 +31,7 @@ RUNGS = ("data-free", "storages", "sparsegpt", "admm", "budget", "fine-tuning")
 
 # Given a pruned package, a target, samples and the model as it was, trains what is kept, writes
 # the result to the target and returns its report.
-Finetune = Callable[[str, str, Any, str], Report]
+Finetune = Callable[[str, str, object, str], Report]
 
 _STEP = 0.05  # of the sparsities that are tried where only the quality is a target
 _FINE = 0.005  # of those where the size is one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from mlpass.calibrate.plain import taken_by_others
 from mlpass.errors import ConfigError
@@ -64,7 +63,7 @@ def prune_command(
     return shlex.join(words)
 
 
-def _given(options: Mapping[str, Any]) -> list[str]:
+def _given(options: Mapping[str, object]) -> list[str]:
     """Returns the flags of those options that are not None."""
     given = {name: value for name, value in options.items() if value is not None}
     return [word for name, value in given.items() for word in (flag_of("", name), str(value))]
@@ -89,7 +88,7 @@ def _mode_words(mode: Mode) -> list[str]:
     return [*words, "--mode", name]
 
 
-def _describe(options: Mapping[str, Any], mode: Mode) -> bool:
+def _describe(options: Mapping[str, object], mode: Mode) -> bool:
     """Returns whether options without a name are those of a mode."""
     try:
         return mode_from_options(options) == mode

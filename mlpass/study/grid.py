@@ -143,7 +143,7 @@ def make_candidates(
 
 
 def _candidates(
-    entry: Any, number: int, methods: Sequence[Method], storage: StorageLike
+    entry: object, number: int, methods: Sequence[Method], storage: StorageLike
 ) -> list[Candidate]:
     """Returns the candidates of one entry: by its own method, or by each of `methods`."""
     if isinstance(entry, Candidate):
@@ -180,7 +180,7 @@ def _name(config: Config, number: int) -> str:
     return str(op_config_of(entry)) if plain else f"config {number + 1}"
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+def _read(path: str | os.PathLike[str]) -> tuple[object, object]:
     """Returns the configs and methods of a grid file."""
     content = read_yaml(path)
     if isinstance(content, Mapping) and set(content) <= {"configs", "methods"}:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
@@ -63,7 +64,7 @@ def measure_layers(
         return [tuple(known.get(site) for site in sites) for known in errors], None
 
 
-def _error_of(step: Step | None, weight: NDArray[Any], gram: Gram, layout: Layout) -> float:
+def _error_of(step: Step | None, weight: NDArray[np.generic], gram: Gram, layout: Layout) -> float:
     """Returns the relative output error of a weight that is pruned as a step says.
 
     Raises:

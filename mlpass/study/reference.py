@@ -17,7 +17,7 @@ from mlpass.report.plain import to_json
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
 
-Outputs = Mapping[str, Any]
+Outputs = Mapping[str, object]
 
 _NAMES, _OUTPUT, _LABELS = "names", "output:", "labels:"
 
@@ -65,7 +65,7 @@ def read_reference(folder: Path, number: int) -> Outputs:
     return {name: _output(place, stored) for place, name in enumerate(names)}
 
 
-def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[Any]]]:
+def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Yields the arrays that outputs are kept as: by number, since a name can be anything."""
     yield _NAMES, _as_bytes(list(outputs))
     for place, value in enumerate(outputs.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlpass.calibrate.plain import method_of
 from mlpass.calibrate.shares import layer_curve
@@ -34,7 +34,7 @@ def sensitivity(
     model: ModelLike,
     sample_data: SampleData,
     sparsities: Sequence[float] = _SPARSITIES,
-    method: Any = "sparsegpt",
+    method: object = "sparsegpt",
     *,
     weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD,
     backend: str = "numpy",

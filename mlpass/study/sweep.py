@@ -41,7 +41,7 @@ def sweep(
     sample_data: SampleData | None = None,
     configs: object = None,
     *,
-    method: Any = None,
+    method: object = None,
     storage: StorageLike = None,
     evaluate: Evaluate | None = None,
     test_data: SampleData | None = None,
@@ -53,7 +53,7 @@ def sweep(
     backend: str = "numpy",
     function_name: str | None = None,
     weight: str | None = None,
-    minimum_deployment_target: Any = None,
+    minimum_deployment_target: object = None,
     command: str | None = None,
 ) -> SweepReport:
     """Tries many configs on a model and returns what each came to.
@@ -224,7 +224,7 @@ def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     return measure_latency(path, sample, function_name=setting.function_name)
 
 
-def path_of(model: ModelLike, folder: Path, target: Any = None) -> tuple[str, str]:
+def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str]:
     """Returns the absolute path of a model, and its name as it was given.
 
     An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,7 +202,7 @@ def _pattern(sites: list[Site], name: str | None) -> Pattern | None:
     return Pattern(site.name, tuple("".join("01"[int(bit)] for bit in row) for row in corner))
 
 
-def _matrix(site: Site) -> NDArray[Any]:
+def _matrix(site: Site) -> NDArray[np.generic]:
     """Returns a weight as its rows and columns, all groups below each other."""
     weight = weight_of(site)
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,9 @@ from mlpass.weights.site import Apart, Site, Use
 _BIAS = "bias"
 
 
-def rest_ops(site: Site, apart: NDArray[np.bool_], rest: NDArray[Any]) -> list[tuple[Op, list[Op]]]:
+def rest_ops(
+    site: Site, apart: NDArray[np.bool_], rest: NDArray[np.generic]
+) -> list[tuple[Op, list[Op]]]:
     """Returns each op that reads a weight, with those that take its place.
 
     Args:

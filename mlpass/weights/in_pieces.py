@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from mlpass.weights.storing import Encoded, encode_mask
 
 
 def encode_in_pieces(
-    site: Site, mode: Mode, cut: tuple[Cut, np.dtype[Any]] | None
+    site: Site, mode: Mode, cut: tuple[Cut, np.dtype[np.generic]] | None
 ) -> Encoded | None:
     """Returns a weight as it will be stored; None where it is small, or has to be ranked whole.
 
@@ -109,7 +108,7 @@ def _unmark_first(count: int, tied: Raw, mask: Raw) -> None:
 
 
 def _rule(
-    site: Site, mode: Mode, cut: tuple[Cut, np.dtype[Any]] | None, scores: Scores
+    site: Site, mode: Mode, cut: tuple[Cut, np.dtype[np.generic]] | None, scores: Scores
 ) -> Rule | None:
     """Returns the rule by which a weight is pruned; None where it is to be ranked whole."""
     if cut is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class Smallest(NamedTuple):
     exact: Exact | None = None
 
 
-def encode_lossless(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
+def encode_lossless(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encoded:
     """Returns a weight as it will be stored: in the smallest form, its values as they are.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +55,7 @@ def decoded(site: Site) -> Site:
     if beside is None:
         return site
 
-    def load() -> Any:
+    def load() -> object:
         return pack_elements(weight_of(site), BY_NAME[site.dtype])
 
     kind = site.makers[0].outputs[-1].type
@@ -145,7 +144,7 @@ def _whole_magnitude(site: Site, start: int, stop: int) -> Score:
     return magnitude(weight_of(site)).reshape(-1)[start:stop]
 
 
-def part_of(constant: Constant, start: int, stop: int) -> NDArray[Any]:
+def part_of(constant: Constant, start: int, stop: int) -> NDArray[np.generic]:
     """Returns the elements of a constant in a file from one place to another, 1-D."""
     assert constant.part is not None
     return unpack_elements(constant.part(start, stop), constant.dtype, stop - start)

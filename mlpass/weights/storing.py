@@ -51,7 +51,7 @@ class Encoded(NamedTuple):
     replacements: Replacements
 
 
-def encode_weight(site: Site, weight: NDArray[Any], keep: Mask) -> Encoded:
+def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encoded:
     """Returns a pruned weight as it will be stored: sparse where that is smaller.
 
     Args:
@@ -219,11 +219,11 @@ def _stored_op(
     beside = site.constant
     assert beside is not None  # asked before
 
-    def constant(array: NDArray[Any], element: str) -> Constant:
+    def constant(array: NDArray[np.generic], element: str) -> Constant:
         raw = pack_elements(array, BY_NAME[element])
         return Constant.packed(raw, element, array.shape, beside)
 
-    def other(name: str, array: NDArray[Any]) -> Constant:
+    def other(name: str, array: NDArray[np.generic]) -> Constant:
         if name in ATTRIBUTES:
             return Constant.of(array)
         return constant(array, beside.dtype.name if array.dtype.kind == "f" else stored.element)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from mlpass.program.dtypes import BY_NAME
@@ -55,7 +53,7 @@ def crop_resize(build: Builder) -> None:
             end_mask=[True, False],
             squeeze_mask=[False, True],
         )
-        chosen: Any = build.add("cast", ("int32", (count,)), x=first, dtype="int32")
+        chosen: object = build.add("cast", ("int32", (count,)), x=first, dtype="int32")
         boxes = build.add(
             "slice_by_index",
             (dtype, (count, 4)),

@@ -90,7 +90,9 @@ class Builder:
         """
         return self.several(op_type, [result], **inputs)[0]
 
-    def several(self, op_type: str, results: Sequence[Result], **inputs: Any) -> tuple[Value, ...]:
+    def several(
+        self, op_type: str, results: Sequence[Result], **inputs: object
+    ) -> tuple[Value, ...]:
         """Adds an op of several results: see `add`."""
         name = f"{self.op.name or self.op.type}_{op_type}"
         arguments = {key: (self._argument(key, one),) for key, one in inputs.items()}

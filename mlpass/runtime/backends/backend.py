@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ class Backend:
 
     name: str
     xp: Namespace
-    from_numpy: Callable[[NDArray[Any]], Array]
+    from_numpy: Callable[[NDArray[np.generic]], Array]
     to_numpy: Callable[[Array], NDArray[np.generic]]
     session: Callable[[bool], AbstractContextManager[object]] = nullcontext
     held: Callable[[], AbstractContextManager[object]] = one_blas_thread

@@ -12,7 +12,7 @@ from mlpass.program.mlmodel import submodel
 COMPUTE_UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 
 
-def load_on(path: str, compute_unit: str, function_name: str | None = None) -> Any:
+def load_on(path: str, compute_unit: str, function_name: str | None = None) -> object:
     """Returns the model at `path` as Core ML runs it on some of the processors: an `MLModel`.
 
     Args:
@@ -36,7 +36,7 @@ def load_on(path: str, compute_unit: str, function_name: str | None = None) -> A
 class CoreMLModel:
     """A model as Core ML runs it."""
 
-    def __init__(self, model: Any, device: str | None, function_name: str | None) -> None:
+    def __init__(self, model: object, device: str | None, function_name: str | None) -> None:
         """Loads `model`, the path of a package or an `MLModel`.
 
         Raises:
