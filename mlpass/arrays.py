@@ -26,6 +26,8 @@ from mlpass.halves import narrowed, widened
 _SHARED = frozenset({"cpu"})
 # Devices without fp64.
 _SINGLE = frozenset({"mps"})
+# Columns of a triangle that LAPACK inverts as fast as anything.
+_SMALL = 32
 
 
 HostArray: TypeAlias = NDArray[Any]  # one in this process' own memory
@@ -321,10 +323,20 @@ def cholesky(matrices: Array) -> tuple[Array, Array]:
 
 
 def triangular_inverse(upper: Array) -> Array:
-    """Returns U^-1 of each upper triangular U, (groups, columns, columns)."""
-    xp = namespace(upper)
+    """Returns U^-1 of each upper triangular U, (groups, columns, columns).
+
+    LAPACK's general inverse of 128 columns takes ten times what it takes by halves.
+    """
+    xp, columns = namespace(upper), upper.shape[1]
     if not array_api_compat.is_torch_array(upper):
-        return cast(Array, xp.linalg.inv(upper))
+        if columns <= _SMALL:
+            return cast(Array, xp.linalg.inv(upper))
+        half = columns // 2
+        inverse = xp.zeros_like(upper)
+        first = inverse[:, :half, :half] = triangular_inverse(upper[:, :half, :half])
+        last = inverse[:, half:, half:] = triangular_inverse(upper[:, half:, half:])
+        inverse[:, :half, half:] = -first @ (upper[:, :half, half:] @ last)
+        return cast(Array, inverse)
     tensor: Any = upper
     unit = xp.eye(upper.shape[1], dtype=upper.dtype, device=tensor.device).expand_as(upper)
 

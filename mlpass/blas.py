@@ -40,12 +40,22 @@ class _Held:
         self.lock = threading.Lock()
         self.holders = 0
         self.libraries: list[Library] = []
+        self.by_thread: tuple[Library, ...] = ()  # those of them that count for each thread apart
         self.before: dict[str, int] = {}  # by path, of libraries that count for the whole process
         self.told: set[str] = set()
         self.news: list[str] = []
 
 
-_held = _Held()
+class _Here(threading.local):
+    """What a worker's own thread holds, and how many threads each library had in it before."""
+
+    libraries: tuple[Library, ...] = ()
+
+    def __init__(self) -> None:
+        self.before: list[tuple[Library, int]] = []
+
+
+_held, _here = _Held(), _Here()
 
 
 def _new_lock() -> None:
@@ -77,18 +87,26 @@ def one_blas_thread() -> Iterator[None]:
     _warn()
 
 
-@contextmanager
-def held_here() -> Iterator[None]:
-    """Holds BLAS to one thread in a job's thread too, while anybody holds it at all.
+def hold_here() -> None:
+    """Holds BLAS to one thread in a worker's thread too, while anybody holds it at all.
 
-    An OpenBLAS on OpenMP counts its threads for each caller's thread apart; the holder has seen to
-    all others, and no job waits for the lock on their account.
+    An OpenBLAS on OpenMP counts its threads for each caller's thread apart. A worker holds those in
+    the first job that comes in a hold, and gives them back in the first that comes after it: to all
+    other jobs, and where no library counts so, it is one comparison.
     """
-    if not any(map(_counts_by_thread, _held.libraries)):
-        yield
+    if _here.libraries is _held.by_thread:
         return
-    with one_blas_thread():
-        yield
+    with _held.lock:
+        for library in _here.libraries:
+            _check(library)
+        while _here.before:
+            _set_threads(*_here.before.pop())
+        libraries = _held.by_thread
+        for library in libraries:
+            _here.before.append((library, library.num_threads))
+            _set_threads(library, 1)
+            _check(library)
+        _here.libraries = libraries
 
 
 def has_room(nbytes: int) -> bool:
@@ -109,6 +127,7 @@ def _enter() -> dict[str, int]:
     with _held.lock:
         if _held.holders == 0:
             _held.libraries = _loaded_libraries()
+            _held.by_thread = tuple(filter(_counts_by_thread, _held.libraries))
             if not _held.libraries:
                 _tell(*_unseen())
         _held.holders += 1
@@ -142,7 +161,7 @@ def _release(mine: dict[str, int]) -> None:
     libraries, before = _held.libraries, dict(mine)
     if _held.holders == 0:
         before |= _held.before
-        _held.libraries, _held.before = [], {}
+        _held.libraries, _held.by_thread, _held.before = [], (), {}
     for library in libraries:
         if library.filepath in before:
             _set_threads(library, before[library.filepath])

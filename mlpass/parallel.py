@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import TypeVar
 
-from mlpass.blas import BUFFER, has_room, held_here
+from mlpass.blas import BUFFER, has_room, hold_here
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -107,8 +107,8 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> list
 
 
 def _run(job: Callable[..., Result], *given: object) -> Result:
-    with held_here():
-        return job(*given)
+    hold_here()
+    return job(*given)
 
 
 def map_ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

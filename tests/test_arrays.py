@@ -5,6 +5,7 @@ from __future__ import annotations
 import array_api_strict as strict
 import numpy as np
 import pytest
+import scipy.linalg
 
 from mlpass import arrays
 
@@ -77,6 +78,17 @@ def test_what_is_made_is_numpys(make):
     assert arrays.inner(VALUES, given) == pytest.approx(float(np.sum(VALUES**2)), rel=1e-5)
     assert arrays.empty_like(given, (2, 3)).shape == (2, 3)
     assert arrays.host(arrays.empty_like(given, (2,), mask=True)).dtype == bool
+
+
+@pytest.mark.parametrize("columns", [1, 32, 33, 71, 128])
+def test_triangles_of_any_size_are_inverted(make, columns):
+    rng = np.random.default_rng(columns)
+    upper = np.triu(rng.standard_normal((2, columns, columns), np.float32) * 0.1) + np.eye(columns)
+    found = arrays.host(arrays.triangular_inverse(make(upper.astype(np.float32))))
+    for each, triangle in zip(found, upper, strict=True):
+        wanted = scipy.linalg.solve_triangular(triangle, np.eye(columns))
+        np.testing.assert_allclose(each, wanted, rtol=1e-3, atol=1e-5)
+        assert not np.tril(each, -1).any()
 
 
 def test_a_copy_is_of_its_own(make):

@@ -16,7 +16,7 @@ import pytest
 from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from mlpass import blas
-from mlpass.blas import held_here, one_blas_thread
+from mlpass.blas import hold_here, one_blas_thread
 from mlpass.parallel import map_items
 
 
@@ -217,8 +217,49 @@ def test_a_library_that_counts_by_thread_is_held_in_jobs_too(planted, monkeypatc
         assert elsewhere(lambda: library.num_threads) == 4  # no job of ours
     assert map_items(seen, range(8)) == [4] * 8
     assert library.num_threads == 4
-    with held_here():
-        assert library.num_threads == 4
+    hold_here()
+    assert library.num_threads == 4
+
+
+class Counted(Library):
+    """One that counts how often it is asked."""
+
+    asked = 0
+
+    @property
+    def num_threads(self):
+        self.asked += 1
+        return super().num_threads
+
+
+def test_a_worker_asks_a_library_once_in_a_hold_however_many_jobs_it_has(planted, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    (library,) = planted(Counted(threading_layer="openmp"))
+
+    def seen(_):
+        return library.by_thread.threads
+
+    for hold in range(1, 4):
+        with one_blas_thread():
+            assert map_items(seen, range(200)) == [1] * 200
+            assert map_items(seen, range(200)) == [1] * 200
+        assert library.asked <= hold * (3 + 2 * 3)  # once to know it, and to read it back twice
+
+
+def test_a_limit_that_a_job_lifts_is_noticed_in_the_next_hold(planted, monkeypatch, recwarn):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    (library,) = planted(Library(threading_layer="openmp"))
+
+    def in_both(work):
+        both = threading.Barrier(2, timeout=60)
+        return map_items(lambda _: (both.wait(), work())[1], range(2))
+
+    with one_blas_thread():
+        in_both(lambda: library.set_num_threads(3))
+    assert not recwarn
+    with pytest.warns(RuntimeWarning, match="runs 3 threads"), one_blas_thread():
+        assert in_both(lambda: library.num_threads) == [1, 1]
+    assert in_both(lambda: library.num_threads) == [4, 4]
 
 
 def test_a_blas_that_is_imported_between_two_holds_is_held_in_the_second():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import triangular_inverse
 from mlpass.parallel import map_items
 from mlpass.solvers.products import Float, mirror, pairs, product
 
@@ -31,7 +32,7 @@ def factor_in_place(gram: NDArray[np.float64]) -> None:
         panel, known = gram[None, :stop, start:stop], gram[None, :stop, stop:]
         panel -= product(known, known[:, start:].swapaxes(1, 2))
         corner = np.linalg.cholesky(panel[0, start:, ::-1][::-1])[::-1, ::-1]
-        panel[:, :start] = product(panel[:, :start], np.linalg.inv(corner).T[None])
+        panel[:, :start] = product(panel[:, :start], triangular_inverse(corner[None]).mT)
         panel[:, start:] = corner
         gram[stop:, start:stop] = 0
 
@@ -60,7 +61,7 @@ def inverse(upper: Float) -> Float:
 
 def _next_rows(lower: Float, upper: Float, start: int, stop: int) -> None:
     """Sets the rows of U^-T from `start` to `stop`, which follow from those before."""
-    corner = np.linalg.inv(upper[start:stop, start:stop]).T
+    corner = triangular_inverse(upper[None, start:stop, start:stop]).mT[0, ...]
     lower[start:stop, start:stop] = corner
 
     def solve(left: int) -> None:

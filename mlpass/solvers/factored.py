@@ -20,6 +20,7 @@ from mlpass.arrays import (
 )
 from mlpass.parallel import map_items
 from mlpass.solvers.dampening import dampened_factors
+from mlpass.solvers.gram import MANY
 from mlpass.solvers.problem import Problem, column_scale
 from mlpass.sparsity.mode import Window
 
@@ -50,9 +51,10 @@ class Factored:
 
     @property
     def hides(self) -> bool:
-        """Whether what was added is most of what is left of a column that a sample reaches."""
-        own = host(diagonals(self.upper)) ** 2
-        return bool((host(self.live) & (own < _DAMPED * host(self.added)[:, None])).any())
+        """Whether what was added is most of what is left of many columns that samples reach."""
+        own, live = host(diagonals(self.upper)) ** 2, host(self.live)
+        hidden = live & (own < _DAMPED * host(self.added)[:, None])
+        return bool(np.count_nonzero(hidden) >= MANY * np.count_nonzero(live))
 
     def reach(self, edges: tuple[int, ...]) -> tuple[Array, list[Array]]:
         """Returns what a sweep through the blocks between `edges` needs.

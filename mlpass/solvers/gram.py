@@ -36,7 +36,7 @@ Derived = TypeVar("Derived")
 
 # Of a column's own power: what is added to tell whether the others tell all of it, and what is then
 # left at most; and the share of such columns that samples have to be short for.
-_FAINT, _TOLD, _MANY = 1e-5, 1e-4, 0.05
+_FAINT, _TOLD, MANY = 1e-5, 1e-4, 0.05
 
 # Elements of a Gram whose inverses are kept for other weights on it: a search takes several, and
 # of a wider one they would be most of what a run has in memory.
@@ -154,7 +154,7 @@ class Gram:
             return False
         own = host(diagonals(uppers)) ** 2
         live = host(self.diagonal) > 0
-        return bool(np.count_nonzero(live & (own < _TOLD)) >= _MANY * np.count_nonzero(live))
+        return bool(np.count_nonzero(live & (own < _TOLD)) >= MANY * np.count_nonzero(live))
 
     def shrunk(self, share: float) -> Gram:
         """Returns the same with a share of all that is off the diagonal gone; 0 is itself.

@@ -92,6 +92,16 @@ def test_with_samples_enough_the_sweep_is_the_last_word(samples, correlated):
     assert plain.weight.tobytes() != refitted.weight.tobytes()
 
 
+def test_few_columns_that_others_tell_are_no_reason_for_a_closer_look(monkeypatch):
+    looked = []
+    monkeypatch.setattr(Gram, "_is_short", lambda gram: bool(looked.append(gram)))
+    weight, inputs = few(256, correlated=False)
+    for told in (1, 2, 32):
+        inputs[:, :told] = inputs[:, -told:]
+        solve(weight, accumulate(None, inputs), NM(2, 4), method=SparseGPT())
+        assert bool(looked) == (told == 32)
+
+
 def test_groups_of_few_samples_are_refitted_as_well():
     layout = conv_layout((24, 14, 3, 3), 2)
     weight, gram = stored(layout, samples=0.4, loudness=2)
