@@ -1,8 +1,8 @@
-"""Prunes stacks of linear layers with mlpass and with coremltools, file to file.
+"""Prunes stacks of linear layers with mlpass and with coremltools, file to file, beside a copy.
 
-Every measurement is a process of its own, which imports first and then prunes: wall time and the
-peak of memory are those above the imports. The two tools take turns, so that both meet the same
-machine.
+Every measurement is a process of its own, which imports first and then prunes: wall time, processor
+time and the peak of memory are those above the imports. The copy reads the whole package, and
+writes a file of the size of mlpass' output. All take turns, so that they meet the same machine.
 
     python benchmarks/bench_prune.py                        # 256 MB, both tools, every mode
     python benchmarks/bench_prune.py --sizes 256 1024 2048 --peer-up-to 256 --json bench.json
@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from mlpass.parallel import thread_count
 
 WIDTH = 4096
 LAYER_MB = WIDTH * WIDTH * 2 // 2**20  # fp16
@@ -72,7 +74,7 @@ model.save(target)
 
 MEASURE = """
 import json, resource, sys, time
-import numpy as np
+from pathlib import Path
 {imports}
 
 def peak():
@@ -80,9 +82,12 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 source, target = sys.argv[1:3]
-before, start = peak(), time.perf_counter()
+before, start, cpu = peak(), time.perf_counter(), time.process_time()
 {work}
-print(json.dumps({{"seconds": time.perf_counter() - start, "bytes": peak() - before}}))
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+written = sum(file.stat().st_size for file in Path(target).rglob("*") if file.is_file())
+figures = {{"seconds": seconds, "cpu": cpu, "bytes": peak() - before, "written": written}}
+print(json.dumps(figures))
 """
 
 MLPASS = {
@@ -95,6 +100,19 @@ COREMLTOOLS = {
 model = MLModel(source, skip_model_load=True)
 model = cto.prune_weights(model, cto.OptimizationConfig(global_config={mode}))
 model.save(target)
+""",
+}
+COPY = {
+    "imports": "",
+    "work": """
+left, buffer = {mode}, memoryview(bytearray(1 << 20))
+Path(target).mkdir()
+with open(Path(target, "copy"), "wb", buffering=0) as output:
+    for path in Path(source).rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while got := file.readinto(buffer):
+                    left -= output.write(buffer[: min(got, left)])
 """,
 }
 
@@ -111,6 +129,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write all measurements")
     options = parser.parse_args()
 
+    print(machine())
     results = []
     with tempfile.TemporaryDirectory() as directory:
         for size in options.sizes:
@@ -121,17 +140,29 @@ def main() -> None:
                 results.append(measure(source, size, mode, options.runs, with_peer))
                 print(line(results[-1]), flush=True)
     if options.json:
-        content = {"machine": platform.platform(), "cores": os.cpu_count(), "results": results}
+        content = {"machine": machine(), "results": results}
         Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def machine() -> str:
+    """Returns the processor, its cores and the threads that mlpass takes."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return f"{processor}, {os.cpu_count()} cores, {thread_count()} threads, {platform.system()}"
 
 
 def measure(source: Path, size: int, mode: str, runs: int, with_peer: bool) -> dict[str, Any]:
     """Returns the measurements of one mode on one stack."""
     ours, theirs = MODES[mode]
-    result: dict[str, Any] = {"megabytes": size, "mode": mode, "mlpass": [], "coremltools": []}
+    result: dict[str, Any] = {"megabytes": size, "mode": mode}
+    result |= {"mlpass": [], "copy": [], "coremltools": []}
     for index in range(runs):
         target = source.with_name(f"out_{index}.mlpackage")
         result["mlpass"].append(once(MLPASS, ours, source, target))
+        written = str(int(result["mlpass"][-1]["written"]))
+        result["copy"].append(once(COPY, written, source, source.with_name("copy")))
         if with_peer and theirs is not None:
             target = source.with_name(f"peer_{index}.mlpackage")
             result["coremltools"].append(once(COREMLTOOLS, theirs, source, target))
@@ -139,7 +170,7 @@ def measure(source: Path, size: int, mode: str, runs: int, with_peer: bool) -> d
 
 
 def once(tool: dict[str, str], mode: str, source: Path, target: Path) -> dict[str, float]:
-    """Returns seconds and bytes of one run in a process of its own."""
+    """Returns seconds, bytes of memory and bytes written of one run in a process of its own."""
     code = MEASURE.format(imports=tool["imports"], work=tool["work"].format(mode=mode).strip())
     measured: dict[str, float] = json.loads(run(code, source, target).splitlines()[-1])
     run("import shutil, sys; shutil.rmtree(sys.argv[1])", target)
@@ -162,9 +193,11 @@ def line(result: dict[str, Any]) -> str:
         return statistics.median(run[figure] for run in result[tool])
 
     seconds, nbytes = median("mlpass", "seconds"), median("mlpass", "bytes")
+    copy, cpu = median("copy", "seconds"), median("mlpass", "cpu")
     row = (
         f"{result['megabytes']:5d} MB  {result['mode']:10s}  "
-        f"mlpass {seconds:6.2f} s {nbytes / 2**20:6.0f} MB"
+        f"mlpass {seconds:6.2f} s {cpu:6.2f} s of CPU {nbytes / 2**20:6.0f} MB"
+        f"  copy {copy:6.2f} s {median('copy', 'cpu'):6.2f} s of CPU: {seconds / copy:5.1f} times"
     )
     if result["coremltools"]:
         peer_seconds, peer_bytes = median("coremltools", "seconds"), median("coremltools", "bytes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,9 @@ from mlpass.sparsity.select import keep_above, keys_of, lowest
 
 Score = NDArray[np.floating]
 Mask = NDArray[np.bool_]
+
+_COMPARED = 16  # elements of a group that are compared in pairs
+_COPIED = 1 << 12  # bytes that are worth a copy of their own
 
 
 def keep_highest(score: Score, target_sparsity: float) -> Mask:
@@ -72,71 +74,32 @@ def keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: i
 def outside_lowest(keys: NDArray[np.generic], n: int, m: int) -> Mask:
     """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
 
-    Of equals, the first goes first.
+    Of equals, the first goes first. How many come before an element is counted by comparing all
+    with those so many places further on, which takes whole vectors at a time.
     """
-    kept = np.full(keys.shape, n == 0)
     if n in (0, m):
-        return kept
-    planes = [np.ascontiguousarray(keys[:, position::m]) for position in range(m)]
-    highest_out, lowest_in = _neighbours(planes, n)
-    for position, plane in enumerate(planes):
-        np.greater_equal(plane, lowest_in, out=kept[:, position::m])
-    tied = np.nonzero(highest_out == lowest_in)
-    if tied[0].size:
-        cut, some = lowest_in[tied], [plane[tied] for plane in planes]
-        left = np.full(cut.shape, n, np.int32)  # of those equal to it, so many go
-        for plane in some:
-            left -= plane < cut
-        for position, plane in enumerate(some):
-            goes = (plane == cut) & (left > 0)
-            left -= goes
-            kept[:, position::m][tied] = (plane >= cut) & ~goes
-    return kept
+        return np.full(keys.shape, n == 0)
+    outer, channels, inner = keys.shape
+    if m > _COMPARED:
+        grouped = keys.reshape(outer, channels // m, m, inner).swapaxes(2, 3)
+        zeros = np.full(keys.size // m, n, np.int64)
+        kept = keep_rows(grouped.reshape(-1, m), zeros).reshape(grouped.shape)
+        return kept.swapaxes(2, 3).reshape(keys.shape)
+    flat, place = keys.reshape(-1), _places(m, inner, keys.size)
+    before = np.zeros(flat.shape, np.uint8)
+    for step in range(1, m):
+        early, late = slice(None, -step * inner), slice(step * inner, None)
+        goes_first = flat[early] <= flat[late]
+        together = place[early] < m - step  # in one group of m
+        before[late] += (together & goes_first).view(np.uint8)
+        before[early] += (together > goes_first).view(np.uint8)
+    return (before >= n).reshape(keys.shape)
 
 
-def _neighbours(
-    planes: list[NDArray[np.generic]], n: int
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Returns the n-th lowest of the planes, and the one after it, element by element."""
-    wires = list(planes)
-    for low, high, alone in _comparisons(len(planes), n):
-        first, second = wires[low], wires[high]
-        if alone != high:
-            wires[low] = np.minimum(first, second)
-        if alone != low:
-            wires[high] = np.maximum(first, second)
-    return wires[n - 1], wires[n]
-
-
-@cache
-def _comparisons(m: int, n: int) -> list[tuple[int, int, int | None]]:
-    """Returns what sorts m wires as far as wires n - 1 and n go: (low, high, the one that is used).
-
-    That one is None where both are. Source: Batcher 1968, "Sorting networks and their
-    applications", odd-even merge sort; what leads nowhere is left out.
-    """
-    every = []
-    size = 1
-    while size < m:
-        step = size
-        while step:
-            for start in range(step % size, m - step, 2 * step):
-                lows = range(start, min(start + step, m - step))
-                every += [
-                    (low, low + step)
-                    for low in lows
-                    if low // (2 * size) == (low + step) // (2 * size)
-                ]
-            step //= 2
-        size *= 2
-    used = {n - 1, n}
-    kept: list[tuple[int, int, int | None]] = []
-    for pair in reversed(every):
-        ends = used.intersection(pair)
-        if ends:
-            kept.append((*pair, None if len(ends) == 2 else ends.pop()))
-            used.update(pair)
-    return kept[::-1]
+def _places(m: int, inner: int, size: int) -> NDArray[np.uint8]:
+    """Returns the place in its group of m of each of `size` elements, `inner` side by side."""
+    groups = np.tile(np.arange(m, dtype=np.uint8).repeat(inner), -(-_COPIED // (m * inner)))
+    return np.tile(groups, -(-size // groups.size))[:size]
 
 
 def map_groups(
