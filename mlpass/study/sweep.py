@@ -20,8 +20,9 @@ from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
+from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
-from mlpass.report.study import SweepReport, Trial, with_front
+from mlpass.report.study import SweepReport, Trial
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
