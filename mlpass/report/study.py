@@ -51,6 +51,7 @@ class Trial:
         pattern: a corner of one weight's keep mask.
         front: whether no other trial is both as small and as good: see `report.front`.
         command: that prunes the model so; None where no line of options says it.
+        phrase: its config as people say it; None for its name.
     """
 
     name: str
@@ -66,6 +67,14 @@ class Trial:
     pattern: Pattern | None = None
     front: bool = False
     command: str | None = None
+    phrase: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Config and method as people say them."""
+        how = [] if self.method == "magnitude" else [self.method]
+        options = [f"{name.replace('_', ' ')} {value}" for name, value in self.options.items()]
+        return ", ".join([self.phrase or self.name, *how, *options])
 
     @property
     def label(self) -> str:
@@ -154,6 +163,8 @@ class SweepReport(Shown):
         command: that made this report.
         seconds: that it took.
         notes: what could not be measured, and why.
+        date: on which it was made, as "2026-11-29".
+        version: of mlpass that made it.
     """
 
     model: str
@@ -166,6 +177,8 @@ class SweepReport(Shown):
     command: str
     seconds: float
     notes: tuple[str, ...] = ()
+    date: str = ""
+    version: str = ""
 
     listed: ClassVar[str] = "trials"
 
