@@ -256,13 +256,33 @@ def text_of(holder: Any, first: str = "") -> str:
         holder: of a dataclass.
         first: the field whose value comes first, whatever it is.
     """
-    shown = [
-        f"{each.name}={getattr(holder, each.name)}"
-        for each in fields(holder)
-        if each.name != first and getattr(holder, each.name) != each.default
-    ]
     lead = [str(getattr(holder, first))] if first else []
-    return f"{type(holder).__name__}({', '.join([*lead, *shown])})"
+    others = [f"{name}={value}" for name, value in _not_default(holder) if name != first]
+    return f"{type(holder).__name__}({', '.join([*lead, *others])})"
+
+
+def phrase_of(holder: Any, said: str = "", *told: str) -> str:
+    """Returns an object as people say it, "int4 in blocks of 32, outliers 0.01".
+
+    Args:
+        holder: of a dataclass.
+        said: what comes first; the name of its class, in words, where there is nothing better.
+        told: the fields that are in it; others follow by name where they are not the default.
+    """
+    said = said or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(holder).__name__).lower()
+    others = [(name, value) for name, value in _not_default(holder) if name not in told]
+    return ", ".join([said, *(f"{name.replace('_', ' ')} {value}" for name, value in others)])
+
+
+def _not_default(holder: Any) -> list[tuple[str, object]]:
+    """Returns the names and values of the fields of a dataclass that are not the default."""
+    given = [(each, getattr(holder, each.name)) for each in fields(holder)]
+    return [(each.name, value) for each, value in given if value != each.default]
+
+
+def percent(share: float) -> str:
+    """Returns a share as people say it: "12.5%"."""
+    return f"{100 * share:.4g}%"
 
 
 def flag_of(what: str, name: str, taken: Collection[str] = ()) -> str:

@@ -66,6 +66,11 @@ class OpConfig:
         """How reports show it: "Percentile(0.5) + Quantized(int4)"."""
         return " + ".join(str(each) for each in (self.mode, self.storage) if each is not None)
 
+    @property
+    def phrase(self) -> str:
+        """How people say it: "50% zeros, int4"."""
+        return ", ".join(each.phrase for each in (self.mode, self.storage) if each is not None)
+
 
 OpConfigLike = OpConfig | Mode | Storage | None
 

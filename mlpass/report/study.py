@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from mlpass.errors import visible
@@ -49,8 +49,9 @@ class Trial:
         layer_errors: each layer's relative output error in the model as it was, in the order of the
             report's layers; None where it was not measured.
         pattern: a corner of one weight's keep mask.
-        front: whether no other trial is both as small and as good.
+        front: whether no other trial is both as small and as good: see `report.front`.
         command: that prunes the model so; None where no line of options says it.
+        phrase: its config as people say it; None for its name.
     """
 
     name: str
@@ -66,6 +67,14 @@ class Trial:
     pattern: Pattern | None = None
     front: bool = False
     command: str | None = None
+    phrase: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Config and method as people say them."""
+        how = [] if self.method == "magnitude" else [self.method]
+        options = [f"{name.replace('_', ' ')} {value}" for name, value in self.options.items()]
+        return ", ".join([self.phrase or self.name, *how, *options])
 
     @property
     def label(self) -> str:
@@ -95,6 +104,11 @@ class Trial:
     def snr(self) -> float | None:
         """Signal-to-noise ratio in dB of the worst output; None where no samples were given."""
         return min((o.snr for o in self.outputs if o.snr is not None), default=None)
+
+    @property
+    def no_better_than_zeros(self) -> bool:
+        """Whether nothing but zeros would be as near to the outputs of the model as it was."""
+        return self.snr is not None and self.snr <= 0
 
     @property
     def top1(self) -> float | None:
@@ -149,6 +163,8 @@ class SweepReport(Shown):
         command: that made this report.
         seconds: that it took.
         notes: what could not be measured, and why.
+        date: on which it was made, as "2026-11-29".
+        version: of mlpass that made it.
     """
 
     model: str
@@ -161,12 +177,14 @@ class SweepReport(Shown):
     command: str
     seconds: float
     notes: tuple[str, ...] = ()
+    date: str = ""
+    version: str = ""
 
     listed: ClassVar[str] = "trials"
 
     @property
     def front(self) -> tuple[Trial, ...]:
-        """The trials that no other beats in both size and quality, smallest first."""
+        """The trials that no other beats by more than noise in size and quality, smallest first."""
         return tuple(
             sorted((t for t in self.trials if t.front), key=lambda trial: trial.nbytes or 0)
         )
@@ -217,26 +235,6 @@ class SweepReport(Shown):
             + "".join(f"\n{visible(note)}" for note in self.notes)
         )
         return [Table(headers, rows), told]
-
-
-def with_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Returns the trials with their `front` set: that of size against quality."""
-    known = [trial for trial in trials if trial.quality is not None]
-
-    def beaten(one: Trial) -> bool:
-        return any(_beats(other, one) for other in known)
-
-    return tuple(
-        replace(trial, front=trial.quality is not None and not beaten(trial)) for trial in trials
-    )
-
-
-def _beats(other: Trial, one: Trial) -> bool:
-    if other.nbytes is None:
-        return False
-    size = one.nbytes or 0
-    as_good = other.nbytes <= size and other.worth >= one.worth
-    return as_good and (other.nbytes < size or other.worth > one.worth)
 
 
 def number_text(value: float | None, digits: int) -> str:

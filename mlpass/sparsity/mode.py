@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.options import check_options, text_of
+from mlpass.options import check_options, phrase_of, text_of
 from mlpass.sparsity.layout import Layout, transposed_layout
 from mlpass.sparsity.ranking import Mask, Score
 
@@ -83,6 +83,11 @@ class Mode:
 
     def __str__(self) -> str:
         return text_of(self, next((each.name for each in fields(self)), ""))
+
+    @property
+    def phrase(self) -> str:
+        """How people say it: "50% zeros in blocks of 4"."""
+        return phrase_of(self)
 
 
 class Window(NamedTuple):

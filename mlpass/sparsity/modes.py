@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.options import option
+from mlpass.options import option, percent, phrase_of
 from mlpass.parallel import map_slabs
 from mlpass.registries import mode
 from mlpass.sparsity.layout import Layout, transposed_layout
@@ -56,6 +56,11 @@ class Threshold(Mode):
         high=1,
         help="weights with a smaller share of zeros are skipped",
     )
+
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        return phrase_of(self, f"magnitudes up to {self.threshold:g} zero", "threshold")
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns True where the score is above the threshold."""
@@ -100,6 +105,12 @@ class Percentile(Mode):
         must='"weight", "row" or "global"',
         help="what is ranked together",
     )
+
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        where = {"weight": "", "row": " in each row", "global": " over all weights"}[self.scope]
+        return f"{percent(self.target_sparsity)} zeros{where}"
 
     @property
     def ranks_together(self) -> bool:
@@ -174,6 +185,11 @@ class NM(Mode):
     def __str__(self) -> str:
         return f"NM({self.n}:{self.m}{', dim=0' if self.dim == 0 else ''})"
 
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        return phrase_of(self, f"{self.n}:{self.m} zeros", "n", "m")
+
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask with n zeros in every group of m."""
         keys = channels_first(keys_of(score), needed(self, layout), self.dim)
@@ -241,6 +257,12 @@ class Block(Mode):
     )
     structured: ClassVar[bool] = True
 
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        blocks = f"{percent(self.target_sparsity)} zeros in blocks of {self.block_size}"
+        return phrase_of(self, blocks, "target_sparsity", "block_size")
+
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each block."""
         grouped = channels_first(score, needed(self, layout), self.dim)
@@ -298,6 +320,11 @@ class Kernel(Mode):
     target_sparsity: float = option(low=0, high=1, help="share of spatial kernels that become zero")
     structured: ClassVar[bool] = True
 
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        return f"{percent(self.target_sparsity)} of kernels zero"
+
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each spatial kernel."""
         used = needed(self, layout)
@@ -325,6 +352,11 @@ class Channel(Mode):
 
     target_sparsity: float = option(low=0, high=1, help="share of output channels that become zero")
     structured: ClassVar[bool] = True
+
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        return f"{percent(self.target_sparsity)} of channels zero"
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each output channel."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
-from mlpass.options import option
+from mlpass.options import option, phrase_of
 from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
@@ -70,6 +70,11 @@ class Palette(Storage):
     def __post_init__(self) -> None:
         if self.group_size is None:
             object.__setattr__(self, "group_size", 0)
+
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        return phrase_of(self, f"{self.bits}-bit palette", "bits")
 
     @property
     def entries(self) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
-from mlpass.options import option
+from mlpass.options import option, phrase_of
 from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
@@ -64,6 +64,12 @@ class Quantized(Storage):
     outliers: float = option(
         default=0.0, low=0, high=0.5, help="share of elements that are kept apart, as they are"
     )
+
+    @property
+    def phrase(self) -> str:
+        """How people say it."""
+        blocks = "" if self.block_size is None else f" in blocks of {self.block_size}"
+        return phrase_of(self, f"{self.dtype}{blocks}", "dtype", "block_size")
 
     @property
     def symmetric(self) -> bool:

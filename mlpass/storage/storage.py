@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import Array
 from mlpass.errors import NotApplicable
-from mlpass.options import text_of
+from mlpass.options import phrase_of, text_of
 from mlpass.registries import STORAGES
 from mlpass.sparsity.layout import Layout
 
@@ -159,6 +159,11 @@ class Storage:
         """How reports show it."""
         name = STORAGES.name_of(self)
         return text_of(self, "" if name is None else STORAGES[name].words["lead"])
+
+    @property
+    def phrase(self) -> str:
+        """How people say it: "int4 in blocks of 32"."""
+        return phrase_of(self)
 
     def grid(self, layout: Layout, power: Floats, dtype: np.dtype[np.generic]) -> Grid:
         """Returns the grid of one weight.

@@ -63,6 +63,12 @@ class Candidate:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def phrase(self) -> str:
+        """How people say its config; its name where it has one of its own."""
+        entry = op_config_of(self.config.global_config)
+        return entry.phrase if entry is not None and self.name == str(entry) else self.name
+
+    @property
     def data_free(self) -> bool:
         """Whether it prunes without samples."""
         return self.method == Magnitude() and not self.options

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
+from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
-from mlpass.report.study import SweepReport, Trial, with_front
+from mlpass.report.study import SweepReport, Trial
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
@@ -33,6 +35,7 @@ from mlpass.study.reference import write_reference
 from mlpass.study.trial import FITTED, Setting, run_trial, weight_bytes
 from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
+from mlpass.version import __version__
 from mlpass.weights.sites import find_sites
 
 
@@ -142,6 +145,8 @@ def sweep(
             command=command or f"mlpass.sweep({name!r}, ...)",
             seconds=time.perf_counter() - began,
             notes=tuple(notes),
+            date=date.today().isoformat(),
+            version=__version__,
         )
         if output is not None:
             write_report(report, Path(output), force=force)

@@ -101,7 +101,12 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
         minimum_deployment_target=setting.minimum_deployment_target,
     )
     trial = Trial(
-        candidate.name, candidate.method_name, dict(candidate.options), None, command=command
+        candidate.name,
+        candidate.method_name,
+        dict(candidate.options),
+        None,
+        command=command,
+        phrase=candidate.phrase,
     )
     try:
         report = prune_candidate(setting, candidate, output)

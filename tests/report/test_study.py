@@ -10,9 +10,10 @@ import pytest
 
 from mlpass.report.choice import Target
 from mlpass.report.comparison import OutputRecord
+from mlpass.report.front import with_front
 from mlpass.report.plain import keep, kept
 from mlpass.report.records import FunctionRecord, LayerRecord, Report
-from mlpass.report.study import Pattern, SweepReport, Trial, trial_from_record, with_front
+from mlpass.report.study import Pattern, SweepReport, Trial, trial_from_record
 
 LAYER = LayerRecord(
     "w", "linear", "weight", (4, 8), "fp16", "NM(2:4)", "magnitude", 16, 0.5, "sparse", 64, 36
@@ -62,14 +63,11 @@ def test_a_trial_is_judged_by_its_worst_output():
     assert trial().top1 == 0.75
     assert trial().ratio == 2.5
     assert trial(value=0.5).quality == 0.5
+    assert [trial(snr=snr).no_better_than_zeros for snr in (1e-3, 0.0, -5.0, -math.inf, None)] == [
+        *(False, True, True, True, False)
+    ]
     failed = Trial("x", "admm", {}, None, failed="why")
     assert failed.snr is failed.top1 is failed.quality is None
-
-
-def test_ties_are_both_in_front():
-    a, b, c = trial("a"), trial("b"), trial("c", snr=19.0)
-    d, e = trial("d", nbytes=300, snr=5.0), trial("e", nbytes=500, snr=None)
-    assert [t.name for t in with_front([a, b, c, d, e]) if t.front] == ["a", "b", "d"]
 
 
 def test_json_and_table():

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from mlpass import (
     ADMM,
     NM,
     Block,
+    Channel,
     Config,
     ConfigError,
+    Kernel,
+    Lossless,
     Magnitude,
     OpConfig,
+    Palette,
     Percentile,
     Quantized,
     SparseGPT,
+    Threshold,
     Wanda,
 )
 from mlpass.calibrate.plain import method_of
+from mlpass.sparsity.mode import Mode
 from mlpass.study.grid import Candidate, default_grid, make_candidates
 
 
@@ -43,6 +51,45 @@ def test_every_form_of_config():
     ]
     assert found[1].config.global_config == OpConfig(NM(2, 4), Quantized("int4"))
     assert [candidate.data_free for candidate in found] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("config", "phrase"),
+    [
+        (Percentile(0.125), "12.5% zeros"),
+        (Percentile(0.5, scope="row"), "50% zeros in each row"),
+        (Percentile(0.5, scope="global"), "50% zeros over all weights"),
+        (NM(2, 4), "2:4 zeros"),
+        (NM(2, 4, dim=0), "2:4 zeros, dim 0"),
+        (Block(0.5, block_size=4), "50% zeros in blocks of 4"),
+        (Block(0.5, block_size=4, dim=1), "50% zeros in blocks of 4, dim 1"),
+        (Kernel(0.25), "25% of kernels zero"),
+        (Channel(0.1), "10% of channels zero"),
+        (Threshold(0.01), "magnitudes up to 0.01 zero"),
+        (Threshold(0.01, 0.2), "magnitudes up to 0.01 zero, minimum sparsity percentile 0.2"),
+        (OpConfig(storage=Quantized("int4", block_size=32)), "int4 in blocks of 32"),
+        (OpConfig(storage=Quantized(outliers=0.01)), "int8, outliers 0.01"),
+        (OpConfig(storage=Palette(3, group_size=16)), "3-bit palette, group size 16"),
+        (OpConfig(NM(2, 4), Palette()), "2:4 zeros, 4-bit palette"),
+        (OpConfig(storage=Lossless()), "lossless"),
+        (Config(Percentile(0.5), weight_threshold=7), "config 1"),
+        ({"name": "careful", "target_sparsity": 0.5}, "careful"),
+    ],
+    ids=str,
+)
+def test_configs_as_people_say_them(config, phrase):
+    (candidate,) = make_candidates([config])
+    assert candidate.phrase == phrase
+
+
+def test_the_phrase_of_a_mode_that_has_none():
+    @dataclass(frozen=True)
+    class EveryOther(Mode):
+        share: float
+        skip_first: int = 0
+
+    assert EveryOther(0.5).phrase == "every other, share 0.5"
+    assert EveryOther(0.5, 2).phrase == "every other, share 0.5, skip first 2"
 
 
 def test_storages_are_data_free_without_a_method():
