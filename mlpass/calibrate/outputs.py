@@ -23,7 +23,7 @@ Outputs = list[dict[str, object]]
 
 
 def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
-    """Returns what runs a model as a calibrated run does.
+    """Returns what runs a model as a calibrated run does: of a pipeline, what can be run.
 
     Raises:
         UnsupportedOpError: ops without kernels, all named at once.
@@ -33,6 +33,7 @@ def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
         backend=calibration.backend,
         device=calibration.device,
         function_name=calibration.function_name,
+        partial=True,
     )
 
 
@@ -77,7 +78,11 @@ def other_weights(
 
 
 def error_of(dense: Outputs, other: Outputs) -> float:
-    """Returns the relative square error, the mean of all outputs of numbers."""
+    """Returns the relative square error, the mean of all outputs of numbers.
+
+    An output that is of another shape now, as where the values say how many there are, is wrong as
+    a whole.
+    """
     errors = []
     for name in dense[0]:
         pairs = [(one[name], two[name]) for one, two in zip(dense, other, strict=True)]
@@ -86,6 +91,8 @@ def error_of(dense: Outputs, other: Outputs) -> float:
         changed, whole = 0.0, 0.0
         for one, two in pairs:
             first, second = np.asarray(one, np.float64), np.asarray(two, np.float64)
+            if second.shape != first.shape:
+                second = np.zeros(first.shape)
             finite = np.isfinite(first) & np.isfinite(second)
             changed += float(
                 np.square(second - first, where=finite, out=np.zeros(first.shape)).sum()

@@ -9,9 +9,9 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.outputs import interpreter_of
 from mlpass.calibrate.sums import Observed, SiteGrams, Stops
 from mlpass.plan.steps import Step
-from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.replay import stops
 from mlpass.runtime.stop import Stop
 from mlpass.weights.sites import Site
@@ -45,16 +45,7 @@ def walk(
         OSError: the disk is full.
     """
     dense = calibration.target == "dense"
-    interpreters = [
-        Interpreter(
-            model,
-            backend=calibration.backend,
-            device=calibration.device,
-            function_name=calibration.function_name,
-            partial=True,
-        )
-        for _ in range(1 + dense)
-    ]
+    interpreters = [interpreter_of(model, calibration) for _ in range(1 + dense)]
     backend = interpreters[0].backend
     assert backend is not None  # Calibration refuses Core ML itself
     plans = [part.plan for part in interpreters[0].parts]

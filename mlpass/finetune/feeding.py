@@ -11,7 +11,7 @@ from torch import Tensor
 from mlpass.errors import CalibrationError
 from mlpass.finetune.module import ProgramModule
 from mlpass.runtime.failures import of_sample
-from mlpass.runtime.features import check_names, read_input
+from mlpass.runtime.features import read_input
 from mlpass.runtime.samples import Sample, steps_of
 
 Outputs = Mapping[str, Tensor]
@@ -78,8 +78,8 @@ def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict
     read = []
     for place, inputs in enumerate(steps):
         with of_sample(number, place, len(steps)):
-            check_names(inputs, module.inputs)
-            arrays = {each.name: read_input(each, inputs.get(each.name)) for each in module.inputs}
+            taken = module.taken(inputs)
+            arrays = {each.name: read_input(each, taken.get(each.name)) for each in module.inputs}
         read.append({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
     return read
 

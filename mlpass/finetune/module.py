@@ -76,6 +76,7 @@ class ProgramModule(nn.Module):
     Attributes:
         source: the model.
         inputs: what `forward` takes.
+        ignored: names of a pipeline's other inputs, for parts that are not run.
         outputs: what it gives.
         states: the shape of each state by its name.
         stages: its programs, one after another.
@@ -97,7 +98,10 @@ class ProgramModule(nn.Module):
         runner = Interpreter(
             package, backend="torch", device=device, function_name=named, partial=True
         )
-        self.inputs, self.outputs = runner.inputs, runner.outputs
+        read = {each.name for part in runner.parts for each in part.description.inputs}
+        self.inputs = tuple(each for each in runner.inputs if each.name in read)
+        self.ignored = {each.name for each in runner.inputs} - read
+        self.outputs = runner.outputs
         self.states = {name: state.shape for name, state in runner.states.items()}
         assert runner.backend is not None  # Core ML runs nothing here
         self.backend = runner.backend
@@ -140,8 +144,7 @@ class ProgramModule(nn.Module):
             InputError: names or shapes that do not fit.
             ExecutionError: an op failed, or cannot run on a batch.
         """
-        check_names(inputs, self.inputs)
-        values: dict[str, Any] = dict(inputs)
+        values: dict[str, Any] = self.taken(inputs)
         sizes: dict[str, int | None] = {}
         for feature in self.inputs:
             values[feature.name] = read_feature(feature, values.get(feature.name), self.device)
@@ -178,6 +181,16 @@ class ProgramModule(nn.Module):
     def set_mask(self, name: str, mask: Tensor) -> None:
         """Lets a parameter be multiplied with a keep mask from now on."""
         self.register_buffer(f"{name}_mask", mask.to(self.device))
+
+    def taken(self, inputs: Mapping[str, object]) -> dict[str, object]:
+        """Returns what the programs take of inputs by name.
+
+        Raises:
+            InputError: names that are not the model's.
+        """
+        taken = {name: value for name, value in inputs.items() if name not in self.ignored}
+        check_names(taken, self.inputs)
+        return taken
 
     def weight(self, name: str) -> Tensor:
         """Returns a parameter as the program reads it: times its mask, where it has one."""

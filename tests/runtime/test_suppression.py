@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from shutil import copytree
+
 import coremltools as ct
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-from mlpass import Percentile
+from mlpass import Percentile, Regions
 from mlpass.cli import main
 from mlpass.errors import InputError, UnsupportedOpError
 from mlpass.program.proto import Model
@@ -188,6 +190,44 @@ def test_what_comes_before_is_calibrated_compared_and_swept(pipeline, tmp_path):
     )
 
 
+def with_optional_thresholds(pipeline, path):
+    """The package as ultralytics exports it: its thresholds need not be given."""
+    copytree(pipeline, path)
+    spec_path = next(path.rglob("*.mlmodel"))
+    spec = Model.FromString(spec_path.read_bytes())
+    for each in spec.description.input[1:]:
+        each.type.isOptional = True
+    spec_path.write_bytes(spec.SerializeToString())
+    return path
+
+
+def test_a_budget_is_divided_by_what_the_programs_before_it_give(pipeline, tmp_path):
+    path = with_optional_thresholds(pipeline, tmp_path / "in.mlpackage")
+    out = tmp_path / "out.mlpackage"
+    mlpass.prune(path, out, budget="0.5x", sample_data=samples(12))
+    before, after = (
+        sum(file.stat().st_size for file in each.rglob("*.bin")) for each in (path, out)
+    )
+    assert after <= before / 2
+    assert ct.models.MLModel(str(out), skip_model_load=True).get_spec().pipeline.models
+
+
+@pytest.mark.parametrize("more", [{}, {"iouThreshold": 0.3}])
+def test_a_module_trains_the_programs_before_it(pipeline, tmp_path, more):
+    path = with_optional_thresholds(pipeline, tmp_path / "in.mlpackage")
+    data = [{**sample, **more} for sample in samples()]
+    module = mlpass.finetune.to_module(path)
+    assert [each.name for each in module.inputs] == ["x"]
+    raw = raw_of(path, data[0])
+    for name, made in module(**data[0]).items():
+        np.testing.assert_allclose(made.detach(), raw[name], rtol=1e-4)
+    with pytest.raises(InputError, match="there is no input 'y'"):
+        module(**data[0], y=1)
+    out = tmp_path / "out.mlpackage"
+    tuned = mlpass.prune(path, out, Percentile(0.5), sample_data=data, tune=Regions(epochs=1))
+    assert tuned.sparsity == pytest.approx(0.5, abs=0.01)
+
+
 def strange():
     """A part that nothing here runs."""
     model = Model(specificationVersion=5)
@@ -217,8 +257,6 @@ def test_where_it_comes_first_nothing_can_be_run(tmp_path):
 
 @pytest.mark.parametrize("fallback", ["skip", "magnitude"])
 def test_weights_behind_it_are_left_or_pruned_by_magnitude(fixtures, tmp_path, fallback):
-    from shutil import copytree
-
     path = tmp_path / "digits.mlpackage"
     copytree(fixtures / "digits_pipeline.mlpackage", path)
     spec_path = next(path.rglob("*.mlmodel"))
