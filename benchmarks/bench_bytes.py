@@ -13,8 +13,10 @@ Each form of bytes_forms.py is made of a dense fp16 package for iOS18 by a proce
 Both tools store every weight of more than 2,048 elements in the form. In forms with zeros,
 embeddings, stems and depthwise convolutions are in the form, but keep all their elements. Sizes are
 those of the packages' weight files, as written, bits per weight 16 times their share of the dense
-file. A second table says, at each share of the dense bytes, which of coremltools' forms is the best
-of those that fit, and which of mlpass', and, where this mlpass has `budget=`, its own pick.
+file. The last table says, at each share of the dense bytes, which of coremltools' forms is the best
+of those that fit, and what mlpass picks by itself: it must not be below, take 98% of the budget at
+least and never more, and its summed error must be within 10% of the predicted. Otherwise this exits
+with 1.
 
     python benchmarks/bench_bytes.py --json bytes.json             # goes on where it was stopped
     python benchmarks/bench_bytes.py --models tiny_lm --forms int8 int4 --json bytes.json
@@ -26,21 +28,19 @@ k-means needs scikit-learn: pip install -e '.[bench]'
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench_cases import CASES, SAMPLES
 from bench_runs import markdown, run
 from bytes_forms import BUDGETS, FORMS, SHARES, text
-
-import mlpass
 
 MODELS = {  # and their cases
     "fashion": "fashion-0",
@@ -65,6 +65,7 @@ FIGURES = {
     "recall": ("R@1 (%)", 100, ".1f", False),
     "perplexity": ("perplexity", 1, ".1f", True),
 }
+UNUSED, OFF = 0.02, 0.1  # of a budget, and of the predicted sum of errors: what is allowed
 Run = dict[str, Any]
 
 
@@ -90,7 +91,10 @@ def main() -> None:
             done.append(one)
             write(options.json, done)
         runs = [one for one in done if one["model"] == MODELS[model]]
-        print(f"\n{TITLES[model]}\n\n{table(runs)}\n\n{budget_table(runs)}", flush=True)
+        print(f"\n{TITLES[model]}\n\n{table(runs)}", flush=True)
+    print(f"\n{cell_table(done)}")
+    if any(failures(peer, pick) for *_, peer, pick in picks(done)):
+        raise SystemExit("some cells do not hold")
 
 
 def measure(model: str, options: argparse.Namespace, done: Sequence[Run]) -> Iterator[Run]:
@@ -116,7 +120,7 @@ def measure(model: str, options: argparse.Namespace, done: Sequence[Run]) -> Ite
 def makes(tool: str, form: str) -> bool:
     """Returns whether a tool makes a form."""
     if form in BUDGETS:
-        return tool == "mlpass" and "budget" in inspect.signature(mlpass.prune).parameters
+        return tool == "mlpass"
     return tool != "coremltools" or not FORMS[form].sparsity
 
 
@@ -180,31 +184,75 @@ def table(runs: Sequence[Run]) -> str:
     return markdown(lines)
 
 
-def budget_table(runs: Sequence[Run]) -> str:
-    """Returns a Markdown table of the best form of each tool that fits each share of the bytes."""
-    lines = [["At most", "coremltools' best", "mlpass' best form", "mlpass' own pick"]]
-    lines.append(["---"] * 4)
-    for share in SHARES:
-        row = [f"{share}x"]
-        for tool in ("coremltools", "mlpass"):
-            given = [one for one in runs if one["tool"] == tool and one["method"] in FORMS]
-            row.append(best(given, share))
-        own = [one for one in runs if one["method"] == f"budget-{share}"]
-        lines.append([*row, best(own, share)])
+def cell_table(done: Sequence[Run]) -> str:
+    """Returns a Markdown table: mlpass' own pick at each share of each model, beside coremltools'.
+
+    The last column says what does not hold of a cell, as `failures`.
+    """
+    head = ["Model", "At most", "coremltools' best form", "bytes", "figure", "mlpass' own pick"]
+    head += ["bytes", "figure", "of the budget", "predicted", "measured", "does not hold"]
+    lines = [head, ["---", "---:", "---", "---:", "---:", "---", *["---:"] * 5, "---"]]
+    for model, share, peer, pick in picks(done):
+        budget = pick["budget"]
+        line = [model, f"{share}x"]
+        line += ["none fits", "", ""] if peer is None else [text(peer["method"]), *_judged(peer)]
+        line += [form_of(budget), *_judged(pick), f"{used(budget):.1%}"]
+        line += [f"{budget['predicted']:.3g}", f"{budget['measured']:.3g}"]
+        lines.append([*line, ", ".join(failures(peer, pick)) or "-"])
     return markdown(lines)
 
 
-def best(runs: Sequence[Run], share: float) -> str:
-    """Returns the figure and form of the best run of those that fit; "none" where none does."""
+def _judged(one: Run) -> list[str]:
+    """Returns the bytes and the figure of a run."""
+    title = next(title for key, (title, *_) in FIGURES.items() if key in one)
+    return [f"{one['weight_bytes']:,}", f"{written(one)} {title}"]
+
+
+def picks(done: Sequence[Run]) -> Iterator[tuple[str, float, Run | None, Run]]:
+    """Yields model, share, the best of coremltools' runs that fit, None without, and the pick."""
+    for model, case in MODELS.items():
+        runs = [one for one in done if one["model"] == case]
+        for share in SHARES:
+            peers = [one for one in runs if one["tool"] == "coremltools"]
+            for pick in (one for one in runs if one["method"] == f"budget-{share}"):
+                if "budget" in pick:
+                    yield model, share, best(peers, share), pick
+
+
+def best(runs: Sequence[Run], share: float) -> Run | None:
+    """Returns the best run of those whose files fit a share of the dense ones'; None without."""
     fitting = [
-        (value, one)
-        for one in runs
+        (value, number)
+        for number, one in enumerate(runs)
         if (value := figure(one)) is not None and one["weight_bytes"] <= share * one["dense_bytes"]
     ]
-    if not fitting:
-        return "none"
-    _, one = max(fitting, key=lambda pair: pair[0])
-    return f"{written(one)} ({text(one['method'])})"
+    return runs[max(fitting)[1]] if fitting else None
+
+
+def form_of(budget: Mapping[str, Any]) -> str:
+    """Returns what was written: the best of those that were judged on samples kept back."""
+    if budget["judged"] is None:
+        return "a form for each weight"
+    told = re.findall(r"([-\d.e]+) with (.+?)(?=, [-\d.e]+ with |$)", budget["judged"])
+    return str(min(told, key=lambda one: float(one[0]))[1])
+
+
+def used(budget: Mapping[str, Any]) -> float:
+    """Returns the share of a budget that the weight files take."""
+    return float(budget["used"] / budget["nbytes"])
+
+
+def failures(peer: Run | None, pick: Run) -> list[str]:
+    """Returns what does not hold of a pick: all of it does where there is nothing."""
+    budget, found = pick["budget"], []
+    ours, theirs = figure(pick), None if peer is None else figure(peer)
+    if ours is not None and theirs is not None and ours < theirs:
+        found.append("is below")
+    if not 1 - UNUSED <= used(budget) <= 1:
+        found.append("bytes")
+    if abs(budget["measured"] - budget["predicted"]) > OFF * budget["predicted"]:
+        found.append("sum of errors")
+    return found
 
 
 if __name__ == "__main__":
