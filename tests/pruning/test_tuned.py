@@ -135,12 +135,24 @@ def test_what_does_not_do(tmp_path, monkeypatch):
         mlpass.prune(TINY, output, MODE, tune=OPTIONS, force=True, **GIVEN)
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(apart, tmp_path, capsys):
     np.savez(tmp_path / "x.npz", tokens=np.stack([one["tokens"] for one in SAMPLES]))
     output = str(tmp_path / "o.mlpackage")
-    given = ["--n-m-ratio", "2:4", "--method", "wanda", "--tune"]
+    given = ["prune", str(TINY), "-o", output, "--n-m-ratio", "2:4", "--method", "wanda"]
     samples = ["--sample-data", str(tmp_path / "x.npz")]
-    assert main(["prune", str(TINY), "-o", output, *given, *samples]) == 0
+    numbers = ["--tune-epochs", "1", "--tune-batch-size", "4", "--tune-learning-rate", "1e-3"]
+    assert main([*given, *samples, "--tune", *numbers]) == 0
     assert re.search(r"\ntuned \d regions on 5 samples; ", capsys.readouterr().out)
-    assert main(["prune", str(TINY), "-o", output, "--n-m-ratio", "2:4", "--tune", "--force"]) == 1
+    assert tree(tmp_path / "o.mlpackage") == tree(apart[1].output)
+    assert main([*given[:6], "--tune", "--force"]) == 1
     assert "tune: learns from samples; give sample_data" in capsys.readouterr().err
+    assert main([*given, *samples, "--tune", "--tune-epochs", "0", "--force"]) == 1
+    assert "epochs: must be an int in [1, 1e+06]. Got 0" in capsys.readouterr().err
+
+
+def test_options_of_a_tuning_that_there_is_not_are_wrong_usage(capsys):
+    given = ["prune", str(TINY), "-o", "o.mlpackage", "--n-m-ratio", "2:4", "--tune-seed", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--tune-weights-only"])
+    assert ended.value.code == 2
+    assert "--tune-seed, --tune-weights-only: needs --tune" in capsys.readouterr().err
