@@ -78,18 +78,21 @@ def write_stored(
 
 def _stated(module: StoredModule, parameter: str, old: Constant) -> Constant:
     """Returns what takes the place of a constant, stored as it is; itself where nothing changed."""
-    values = module.rounded(parameter).detach().cpu().numpy()
-    lost = ~np.isfinite(values)
-    if lost.any():
-        raise ExecutionError(
-            f"{parameter!r}: holds a value that does not fit {old.dtype.name}: train with a lower "
-            "rate"
-        )
-    raw = pack_elements(values.astype(str(old.dtype.numpy)), old.dtype)
-    if np.array_equal(raw, old.load()):
+
+    def load() -> object:
+        with module.holding([parameter]):
+            values = module.rounded(parameter).detach().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise ExecutionError(
+                f"{parameter!r}: holds a value that does not fit {old.dtype.name}: train with a "
+                "lower rate"
+            )
+        return pack_elements(values.astype(str(old.dtype.numpy)), old.dtype)
+
+    if np.array_equal(load(), old.load()):
         return old
     storage = None if old.storage is None else (old.storage[0], object())
-    return Constant(old.type, lambda: raw, storage, in_file=old.in_file)
+    return Constant(old.type, load, storage, in_file=old.in_file)
 
 
 def _edits(
