@@ -143,8 +143,8 @@ class StoredModule(ProgramModule):
     def _hold(self, parameter: str) -> None:
         """Reads a parameter, and how the weights are made of it."""
         floats = self.floats[parameter]
-        found: Any = self.trained.get(parameter, floats.read)()
-        values = torch.from_numpy(np.array(found, np.float32)).to(self.device)
+        read: Callable[[], Any] = self.trained.get(parameter, floats.read)
+        values = torch.from_numpy(np.array(read(), np.float32)).to(self.device)
         self.register_parameter(parameter, nn.Parameter(values))
         if is_weight(self.sites[parameter]) and not bool(values.all()):
             self.set_mask(parameter, values != 0)

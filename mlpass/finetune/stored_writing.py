@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError, ModelFormatError
 from mlpass.finetune.places import floats_of, same_constant, with_constant
@@ -79,7 +81,7 @@ def write_stored(
 def _stated(module: StoredModule, parameter: str, old: Constant) -> Constant:
     """Returns what takes the place of a constant, stored as it is; itself where nothing changed."""
 
-    def load() -> object:
+    def load() -> NDArray[np.uint8]:
         with module.holding([parameter]):
             values = module.rounded(parameter).detach().cpu().numpy()
         if not np.isfinite(values).all():
@@ -89,7 +91,8 @@ def _stated(module: StoredModule, parameter: str, old: Constant) -> Constant:
             )
         return pack_elements(values.astype(str(old.dtype.numpy)), old.dtype)
 
-    if np.array_equal(load(), old.load()):
+    before: Any = old.load()
+    if np.array_equal(load(), before):
         return old
     storage = None if old.storage is None else (old.storage[0], object())
     return Constant(old.type, load, storage, in_file=old.in_file)
