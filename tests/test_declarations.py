@@ -13,6 +13,7 @@ from mlpass.cli import _parser, main
 from mlpass.cli.declared import _read, declared, declared_by
 from mlpass.options import options_of
 from mlpass.plan.config import Config
+from mlpass.plan.regions import Regions
 from mlpass.registries import METHODS, MODES, STORAGES, taken_names
 from mlpass.storage.given import storage_words
 
@@ -61,6 +62,7 @@ def test_what_the_commands_use_themselves_is_taken():
     calibration = {each.name for each in options_of(Calibration, declared=True)}
     target = {"max_size", "min_snr", "min_accuracy", "up_to", "finetune_steps"}  # of choose, alone
     prefixed = {f"mode_{name}" for name in modes} | {f"method_{name}" for name in methods}
+    prefixed |= {f"tune_{each.name}" for each in options_of(Regions, declared=True)}
     storages = {*storage_words()}
     assert free - {*modes, *methods, *storages, *target} - prefixed <= taken_names()
     assert calibration <= taken_names()

@@ -5,7 +5,7 @@ One file a layer. A digest of all that the result depends on tells whether it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlpass.arrays import HostArray
+from mlpass.calibrate.calibration import Calibration
 from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
 from mlpass.program.dtypes import BY_NAME
+from mlpass.program.mlpackage import Package
+from mlpass.runtime.digests import digest_of
 from mlpass.runtime.samples import read_arrays
 from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
@@ -117,6 +120,25 @@ class Journal:
     def _path(self, site: Site) -> Path:
         assert self._ledger is not None  # asked before
         return self._ledger.folder / f"{self._numbers[site]}.npz"
+
+
+def digest_of_run(
+    package: Package, settings: Mapping[str, object], calibration: Calibration
+) -> str:
+    """Returns a digest of all that what becomes of a package depends on.
+
+    Args:
+        package: that is pruned.
+        settings: what is asked for besides the calibration.
+        calibration: that it is pruned with.
+
+    Raises:
+        OSError: a file is gone.
+    """
+    told = {**settings, **calibration.settings}
+    if package.edited:  # then its files do not tell all
+        told["message"] = package.message_digest()
+    return digest_of(package.files, told, calibration.sample_data)
 
 
 def _check(found: Solution[HostArray], site: Site) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mlpass.cli.calibration import add_calibration, calibration_of
+from mlpass.cli.declared import declared_by
+from mlpass.cli.flags import add_flags, given_flags
 from mlpass.cli.modes import add_modes, config_of
 from mlpass.cli.options import Subparsers, add_model, add_raising, shown
+from mlpass.options import flag_of
+
+if TYPE_CHECKING:
+    from mlpass.plan.regions import Regions
 
 _PRUNE_HELP = """\
 Prune the weights of a Core ML package and write a new package.
@@ -41,9 +48,11 @@ the activations that the layers pruned before it produce:
     ... --allocate error                 layers that bear it lose more, at the same total
 
 With --tune (torch extra) what was solved for is trained, one stretch of the program after another,
-to give what MODEL has at the end of each; 'mlpass tune' does that alone, and has its options:
+to give what MODEL has at the end of each; 'mlpass tune' does that alone. Its options begin with
+--tune- here:
 
   mlpass prune model.mlpackage -o pruned.mlpackage --n-m-ratio 2:4 --sample-data samples.npz --tune
+    ... --tune-epochs 8 --tune-learning-rate 1e-3
 
 With a budget each weight gets the mode and the storage that cost the outputs least, all together no
 more than it; neither mode nor storage need be given, and --config may name weights to be fixed, or
@@ -101,19 +110,20 @@ def add_prune(commands: Subparsers) -> None:
         action="store_true",
         help="prune the weights that are quantized or palettized already, and those alone (iOS18)",
     )
-    prune.add_argument(
-        "--tune",
-        action="store_true",
-        help="then tune it region by region towards MODEL, as 'mlpass tune' does (torch extra)",
+    group = prune.add_argument_group("tuning", "region by region, as 'mlpass tune' does it")
+    group.add_argument(
+        "--tune", action="store_true", help="then tune it towards MODEL (torch extra)"
     )
+    regions = declared_by("mlpass.plan.regions", "Regions")
+    add_flags(group, "tune", {"": regions}, {option.name for option in regions})
     prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     prune.set_defaults(run=_prune, parser=prune)
 
 
 def _prune(options: argparse.Namespace) -> str:
-    from mlpass.plan.regions import Regions
     from mlpass.pruning.prune import prune
 
+    tune = _tune_of(options)
     within = options.max_size is not None or options.bits is not None
     config = config_of(options, budget=within)
     calibration = calibration_of(options)
@@ -125,8 +135,19 @@ def _prune(options: argparse.Namespace) -> str:
         joint_compression=options.joint_compression,
         budget=options.max_size,
         bits=options.bits,
-        tune=Regions() if options.tune else None,
+        tune=tune,
         force=options.force,
         **calibration,
     )
     return shown(report, options)
+
+
+def _tune_of(options: argparse.Namespace) -> Regions | None:
+    """Returns how regions are tuned, None where they are not; wrong usage ends with status 2."""
+    from mlpass.plan.regions import Regions
+
+    given = given_flags(options, "tune")
+    if given and not options.tune:
+        flags = ", ".join(flag_of("tune", name, given) for name in given)
+        options.parser.error(f"{flags}: needs --tune")
+    return Regions(**given) if options.tune else None

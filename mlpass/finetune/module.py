@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -174,6 +173,10 @@ class ProgramModule(nn.Module):
         """The name of each parameter by that of its site."""
         return {site.name: name for name, site in self.sites.items()}
 
+    def parameter_of(self, name: str) -> str:
+        """Returns the name of the parameter that a site in `sites` is made of: its own."""
+        return name
+
     def mask_of(self, name: str) -> Tensor | None:
         """Returns the keep mask of a parameter; None where it has none."""
         return self._buffers.get(f"{name}_mask")
@@ -218,6 +221,7 @@ class ProgramModule(nn.Module):
         trained = {
             value: self.weight(name)
             for name, site in self.sites.items()
+            if self.parameter_of(name) in self._parameters
             for value in values_of(site)
             if value in stage.plan.makers and value in read
         }
@@ -246,7 +250,10 @@ class ProgramModule(nn.Module):
         """Returns a name that torch takes for a parameter."""
         name = wanted.replace(".", "_") or "weight"
         # Some names are torch's own, and a name's mask must be free, too.
-        while any(map(partial(hasattr, self), (name, f"{name}_mask", name.removesuffix("_mask")))):
+        while any(
+            hasattr(self, each) or each in self.sites
+            for each in (name, f"{name}_mask", name.removesuffix("_mask"))
+        ):
             name += "_"
         return name
 

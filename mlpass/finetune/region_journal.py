@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError
 from mlpass.files import naming, whole_file
@@ -82,6 +84,15 @@ class RegionJournal:
         with whole_file(path, force=True) as building, building.open("wb") as file:
             np.savez(file, **arrays)
 
+    def readers(
+        self, number: int, names: Sequence[str]
+    ) -> dict[str, Callable[[], NDArray[np.float32]]]:
+        """Returns by name what reads the values of a finished region, one at a time."""
+        path = self._path(number)
+        if path is None:
+            return {}
+        return {name: partial(_read, path, str(place)) for place, name in enumerate(names)}
+
     def __enter__(self) -> RegionJournal:
         return self
 
@@ -92,3 +103,9 @@ class RegionJournal:
 
     def _path(self, number: int) -> Path | None:
         return None if self._ledger is None else self._ledger.folder / f"{number}.npz"
+
+
+def _read(path: Path, key: str) -> NDArray[np.float32]:
+    with np.load(path) as arrays:
+        array: NDArray[np.float32] = arrays[key]
+    return array

@@ -20,7 +20,7 @@ from mlpass.examine.matching import match_values
 from mlpass.finetune.cutting import Region, cut, cut_alike
 from mlpass.finetune.features import read_feature
 from mlpass.finetune.feeding import read_sample
-from mlpass.finetune.module import ProgramModule, Stage, to_module, values_of
+from mlpass.finetune.module import ProgramModule, Stage, values_of
 from mlpass.finetune.region_journal import RegionJournal
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.stored_writing import write_stored
@@ -97,7 +97,7 @@ def tune(
     samples = load_samples(sample_data)
     digest = digest_of(files, {**settings, **asdict(options)}, samples)
     with RegionJournal(journal_path(output), digest, resume=resume) as journal:
-        module, teacher = StoredModule(model, **places), to_module(dense, **places)
+        module, teacher = (StoredModule(one, **places, held=False) for one in (model, dense))
         done = tune_module(module, teacher, samples, options, journal, memory_budget)
         report = write_stored(module, output, trained=done.trained, force=force)
     return replace(report, notes=done.notes)
@@ -126,7 +126,7 @@ def tune_module(
         teacher: to come close to.
         samples: two or more.
         options: of the training.
-        journal: of the run.
+        journal: of the run; without one the module must hold its parameters.
         memory_budget: see `tune`.
 
     Raises:
@@ -142,6 +142,7 @@ def tune_module(
     own = _own(module, cuts, options)
     given, wanted = _inputs(module, samples, options), _inputs(teacher, samples, options)
     settings = {"batch_size": options.batch_size, "memory_budget": memory_budget // 2}
+    journal = journal or RegionJournal()
     found: dict[int, Tuned] = {}
     module.eval()
     with tqdm(total=len(own) * options.epochs, desc="tuning", unit="epoch", disable=None) as bar:
@@ -159,8 +160,9 @@ def tune_module(
                     dense.advance()
                     goal = goal_of(dense, region, other, likes)
                     tuning = Tuning(stream, region, goal, own[number], number)
-                    found[number] = _tuned(tuning, options, parts, journal or RegionJournal(), bar)
-                    stream.advance()
+                    with module.holding(own[number]):
+                        found[number] = _tuned(tuning, options, parts, journal, bar)
+                        stream.advance()
                 given, wanted = stream.results(), dense.results()
     names = {name for number, one in found.items() if one.kept for name in own[number]}
     return Done(_notes(module, found, own, parts, options), names)
@@ -186,6 +188,8 @@ def _tuned(
     if found is None and names and tuning.goal.values:
         found = tune_region(tuning, options, parts, tell)
         journal.add(tuning.number, found, module, names)
+    if found is not None and found.kept:
+        module.trained.update(journal.readers(tuning.number, names))
     bar.update(done - bar.n)
     return found or Tuned(0.0, 0.0, 0)
 
@@ -206,7 +210,7 @@ def _check_alike(module: ProgramModule, teacher: ProgramModule) -> None:
 def _weights(module: StoredModule, stage: Stage) -> dict[Value, int]:
     """Returns how many elements train of each constant value of a stage that is a weight."""
     return {
-        value: module.get_parameter(module.parameter_of(name)).numel()
+        value: module.floats[module.parameter_of(name)].size
         for name, site in module.sites.items()
         if is_weight(site)
         for value in values_of(site)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mlpass.finetune.module import ProgramModule
@@ -24,21 +26,15 @@ def to_stored_module(model: ModelLike, *, device: str | None = None) -> StoredMo
 
 
 class _Made(NamedTuple):
-    """How a weight is made: see `Places`.
+    """How a weight is made of its parameter: see `Places`.
 
     Attributes:
-        parameter: name of the one that has its floats.
-        shape: of the weight.
         levels: None where they are 1 throughout.
         places: None where each element has a float of its own, in order.
-        half: whether the weight is fp16.
     """
 
-    parameter: str
-    shape: tuple[int, ...]
     levels: Tensor | None
     places: Tensor | None
-    half: bool
 
 
 class StoredModule(ProgramModule):
@@ -51,29 +47,64 @@ class StoredModule(ProgramModule):
     In evaluation (`module.eval()`) weights are, to the last bit, those of the package that would be
     written; in training nothing is rounded.
 
+    All parameters are held, or only some for a while (`holding`): the program then reads the other
+    weights from the package, as far as it runs, and lets go of them.
+
     Attributes:
         floats: the constant that each parameter holds, by the parameter's name.
         gains: how far an element of a weight goes where its float goes by 1: the root mean square
-            of its levels, by the parameter's name.
+            of its levels, by the parameter's name; of those that were held.
+        trained: where the values of parameters are read that are not those of the package any more.
     """
 
-    def __init__(self, model: ModelLike, *, device: str | None, function_name: str | None) -> None:
-        """Reads the model: see `to_stored_module`."""
+    def __init__(
+        self,
+        model: ModelLike,
+        *,
+        device: str | None,
+        function_name: str | None,
+        held: bool = True,
+    ) -> None:
+        """Reads the model: see `to_stored_module`.
+
+        Args:
+            model: as for `to_module`, and so are `device` and `function_name`.
+            device: torch's.
+            function_name: of a model with several functions.
+            held: whether all parameters are held from the start.
+        """
         self.floats: dict[str, Constant] = {}
         self.gains: dict[str, float] = {}
+        self.trained: dict[str, Callable[[], NDArray[np.float32]]] = {}
+        self._parameter_of: dict[str, str] = {}  # by the name of a site
         self._made: dict[str, _Made] = {}
         self._known: dict[Hashable, str] = {}
         super().__init__(model, device=device, function_name=function_name)
+        if held:
+            for name in self.floats:
+                self._hold(name)
+
+    @contextmanager
+    def holding(self, names: Iterable[str]) -> Iterator[None]:
+        """Holds parameters, as they are stored or were trained; lets go of those that were not."""
+        new = [name for name in names if name not in self._parameters]
+        for name in new:
+            self._hold(name)
+        try:
+            yield
+        finally:
+            for name in new:
+                self._let_go(name)
 
     def weight(self, name: str) -> Tensor:
         """Returns a weight as the program reads it, by the name of its site in `sites`."""
-        made = self._made[name]
-        floats = self._moved(made.parameter) if self.training else self.rounded(made.parameter)
+        made, site, parameter = self._made[name], self.sites[name], self.parameter_of(name)
+        floats = self._moved(parameter) if self.training else self.rounded(parameter)
         if made.places is None:
             return floats
-        picked = floats.reshape(-1).index_select(0, made.places).reshape(made.shape)
+        picked = floats.reshape(-1).index_select(0, made.places).reshape(site.shape)
         weight = picked if made.levels is None else picked * made.levels
-        return weight.half().float() if made.half and not self.training else weight
+        return weight.half().float() if site.dtype == "fp16" and not self.training else weight
 
     def rounded(self, parameter: str) -> Tensor:
         """Returns a parameter with the values that its stored type holds."""
@@ -88,14 +119,11 @@ class StoredModule(ProgramModule):
 
     def parameter_of(self, name: str) -> str:
         """Returns the name of the parameter that has the floats of a weight in `sites`."""
-        return self._made[name].parameter
+        return self._parameter_of[name]
 
     def is_beside(self, parameter: str) -> bool:
         """Returns whether a parameter is a bias, a gain or the like rather than a weight."""
-        sites = [
-            self.sites[name] for name, made in self._made.items() if made.parameter == parameter
-        ]
-        return not any(map(is_weight, sites))
+        return not any(is_weight(self.sites[name]) for name in self._sites_of(parameter))
 
     def _take(self, stored: Site) -> None:
         """Makes the floats of a site a parameter, where they may train."""
@@ -105,25 +133,44 @@ class StoredModule(ProgramModule):
         name = self._free_name(stored.name)
         key: Hashable = floats if floats.storage is None else (floats.storage, floats.type)
         parameter = self._known.setdefault(key, name)
-        levels = places = None
-        if stored.constant is None:
-            found = places_of(stored, floats)
-            places = torch.from_numpy(found.places).to(self.device)
-            if found.levels is not None:
-                levels = torch.from_numpy(found.levels).to(self.device)
-        if parameter == name:
-            self._add(name, floats, fixed=is_weight(stored))
-        gain = 1.0
-        if levels is not None and bool(levels.any()):
-            gain = float(levels[levels != 0].square().mean().sqrt())
-        self.gains[parameter] = max(gain, self.gains.get(parameter, 0.0))
+        self.floats.setdefault(parameter, floats)
         self.sites[name] = stored
-        self._made[name] = _Made(parameter, stored.shape, levels, places, stored.dtype == "fp16")
+        self._parameter_of[name] = parameter
 
-    def _add(self, name: str, floats: Constant, *, fixed: bool) -> None:
-        """Makes a constant a parameter; `fixed` where what is zero stays so."""
-        values = torch.from_numpy(np.array(floats.read(), np.float32)).to(self.device)
-        self.register_parameter(name, nn.Parameter(values))
-        self.floats[name] = floats
-        if fixed and not bool(values.all()):
-            self.set_mask(name, values != 0)
+    def _sites_of(self, parameter: str) -> list[str]:
+        return [name for name, one in self._parameter_of.items() if one == parameter]
+
+    def _hold(self, parameter: str) -> None:
+        """Reads a parameter, and how the weights are made of it."""
+        floats = self.floats[parameter]
+        read: Callable[[], Any] = self.trained.get(parameter, floats.read)
+        values = torch.from_numpy(np.array(read(), np.float32)).to(self.device)
+        self.register_parameter(parameter, nn.Parameter(values))
+        if is_weight(self.sites[parameter]) and not bool(values.all()):
+            self.set_mask(parameter, values != 0)
+        made = {name: self._made_of(self.sites[name]) for name in self._sites_of(parameter)}
+        self.gains[parameter] = max(_gain(one.levels) for one in made.values())
+        self._made.update(made)
+
+    def _made_of(self, site: Site) -> _Made:
+        floats = floats_of(site)
+        if site.constant is not None or floats is None:
+            return _Made(None, None)
+        found = places_of(site, floats)
+        places = torch.from_numpy(found.places).to(self.device)
+        levels = found.levels
+        return _Made(None if levels is None else torch.from_numpy(levels).to(self.device), places)
+
+    def _let_go(self, parameter: str) -> None:
+        """Forgets a parameter; it can be held again."""
+        delattr(self, parameter)
+        if self.mask_of(parameter) is not None:
+            delattr(self, f"{parameter}_mask")
+        for name in self._sites_of(parameter):
+            del self._made[name]
+
+
+def _gain(levels: Tensor | None) -> float:
+    """Returns the root mean square of the levels that are not zero; 1 where there are none."""
+    used = None if levels is None else levels[levels != 0]
+    return 1.0 if used is None or not used.numel() else float(used.square().mean().sqrt())

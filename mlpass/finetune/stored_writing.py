@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError, ModelFormatError
 from mlpass.finetune.places import floats_of, same_constant, with_constant
@@ -78,18 +80,22 @@ def write_stored(
 
 def _stated(module: StoredModule, parameter: str, old: Constant) -> Constant:
     """Returns what takes the place of a constant, stored as it is; itself where nothing changed."""
-    values = module.rounded(parameter).detach().cpu().numpy()
-    lost = ~np.isfinite(values)
-    if lost.any():
-        raise ExecutionError(
-            f"{parameter!r}: holds a value that does not fit {old.dtype.name}: train with a lower "
-            "rate"
-        )
-    raw = pack_elements(values.astype(str(old.dtype.numpy)), old.dtype)
-    if np.array_equal(raw, old.load()):
+
+    def load() -> NDArray[np.uint8]:
+        with module.holding([parameter]):
+            values = module.rounded(parameter).detach().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise ExecutionError(
+                f"{parameter!r}: holds a value that does not fit {old.dtype.name}: train with a "
+                "lower rate"
+            )
+        return pack_elements(values.astype(str(old.dtype.numpy)), old.dtype)
+
+    before: Any = old.load()
+    if np.array_equal(load(), before):
         return old
     storage = None if old.storage is None else (old.storage[0], object())
-    return Constant(old.type, lambda: raw, storage, in_file=old.in_file)
+    return Constant(old.type, load, storage, in_file=old.in_file)
 
 
 def _edits(

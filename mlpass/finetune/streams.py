@@ -18,7 +18,7 @@ from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import reads
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.spill import SampleValues, Spill
-from mlpass.runtime.stretches import last_reads, uses_of
+from mlpass.runtime.stretches import ops_of, uses_of
 
 Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
 Made = list[dict[Value, Any]]  # by step
@@ -90,7 +90,6 @@ class Stream:
         self._last = {value: places[-1] for value, places in uses.items()}
         self._spill = Spill(memory_budget, module.backend, uses)
         self._values: list[list[SampleValues]] = []
-        self._forgotten = last_reads(stage.plan, stage.part.constants)
         self._at = 0
         count = 0
         for steps in given:
@@ -143,9 +142,7 @@ class Stream:
                 with of_samples(numbers):
                     given = self.of(numbers, region.inputs)
                     self._keep(numbers, run_stretch(self.module, self.stage, region, given))
-        for step in range(region.start, region.end):
-            for source in self._forgotten.get(step, ()):
-                self.stage.part.constants.forget(source)
+        self._forget(region)
         self._at += 1
         gone = [value for value, last in self._last.items() if last < self._at]
         for value in gone:
@@ -157,6 +154,15 @@ class Stream:
                     values.pop(value, None)
                 self._spill.note([values], (), self._at - 1)
         return region
+
+    def _forget(self, region: Region) -> None:
+        """Lets go of what the program states for a region; what is read again is read anew."""
+        constants = self.stage.part.constants
+        for step in self.stage.plan.block.steps[region.start : region.end]:
+            for op in ops_of(step):
+                for sources in op.inputs.values():
+                    for source in filter(constants.__contains__, sources):
+                        constants.forget(source)
 
     def _keep(self, numbers: Sequence[int], made: Made) -> None:
         for step, found in enumerate(made):

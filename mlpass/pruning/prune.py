@@ -11,7 +11,7 @@ from typing import Any
 from mlpass.calibrate.budget import Budget, Division, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
 from mlpass.calibrate.constants import find_constants
-from mlpass.calibrate.journal import Journal
+from mlpass.calibrate.journal import Journal, digest_of_run
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
@@ -27,9 +27,8 @@ from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import PymilEditor, edit_program
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
-from mlpass.pruning.tuned import check_tune, solved_beside, tune_solved
+from mlpass.pruning.tuned import check_tune, prune_and_tune
 from mlpass.report.records import LayerRecord, Report
-from mlpass.runtime.digests import digest_of
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import Sample
 from mlpass.runtime.sources import is_pymil, unreached
@@ -189,9 +188,11 @@ def prune(
     )
     if tune is None or calibration is None:
         return carry_out_at(output, force=force)
-    with solved_beside(source, output, force=force) as solved:
-        report = carry_out_at(solved, force=True)
-        return tune_solved(report, source, output, calibration, tune, force=force, resume=resume)
+    settings = {"config": given, "budget": wanted, "target": minimum_deployment_target}
+    solve = partial(carry_out_at, force=True)
+    return prune_and_tune(
+        solve, source, output, calibration, settings, tune, force=force, resume=resume
+    )
 
 
 def prune_package(
@@ -388,10 +389,7 @@ def _journal(
     """Returns the journal of a run; one that is not calibrated keeps none."""
     if calibration is None:
         return Journal()
-    settings = {"config": config, "budget": budget, **calibration.settings}
-    if package.edited:  # then its files do not tell all
-        settings["message"] = package.message_digest()
-    digest = digest_of(package.files, settings, calibration.sample_data)
+    digest = digest_of_run(package, {"config": config, "budget": budget}, calibration)
     folder = journal_path(output)
     with naming(Path(output).absolute(), folder):
         return Journal(folder, digest, resume=resume)

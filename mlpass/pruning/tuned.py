@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpass.calibrate.calibration import Calibration
-from mlpass.errors import ConfigError
-from mlpass.files import discard, hidden_path
+from mlpass.calibrate.journal import digest_of_run
+from mlpass.errors import CalibrationError, ConfigError
+from mlpass.files import hidden_path, naming, whole_file
+from mlpass.ledger import Ledger
 from mlpass.program.mlmodel import check_outside, open_package
-from mlpass.report.records import Report
+from mlpass.report.plain import keep, kept
+from mlpass.report.records import LayerRecord, Report, report_from_record
 from mlpass.runtime.sources import is_pymil
 
 if TYPE_CHECKING:
     from mlpass.plan.regions import Regions
+
+_PACKAGE, _REPORT = "solved.mlpackage", "report.json"
 
 
 def check_tune(source: object, calibration: Calibration | None) -> None:
@@ -34,49 +38,107 @@ def check_tune(source: object, calibration: Calibration | None) -> None:
     import mlpass.finetune  # noqa: F401 - now, not after an hour of work
 
 
-@contextmanager
-def solved_beside(source: object, output: str | os.PathLike[str], *, force: bool) -> Iterator[Path]:
-    """Yields where to put the package that is to be tuned; it is deleted in the end.
-
-    Raises:
-        OutputExistsError: `output` exists and `force` is False.
-    """
-    with open_package(source) as package:
-        package.check_target(output, force=force)
-    check_outside(output, source, "the model to learn from")
-    solved = hidden_path(Path(output).absolute(), "solved.mlpackage")
-    try:
-        yield solved
-    finally:
-        discard(solved)
-
-
-def tune_solved(
-    report: Report,
+def prune_and_tune(
+    prune: Callable[[Path], Report],
     source: object,
     output: str | os.PathLike[str],
     calibration: Calibration,
+    settings: Mapping[str, object],
     options: Regions,
     *,
     force: bool,
     resume: bool,
 ) -> Report:
-    """Tunes a package that was solved for, writes it, and returns what was done in all.
+    """Prunes a model, tunes what came of that, writes it, and returns what was done in all.
+
+    What is solved for is kept beside `output` until all is done.
 
     Args:
-        report: of the package.
-        source: the model that it was made from.
+        prune: writes the pruned package at a path, over what is there, and returns the report.
+        source: the model, which the tuning learns from.
         output: path of the package to write.
-        calibration: that it was solved for with.
+        calibration: that it is pruned with.
+        settings: what else its result depends on.
         options: of the training.
         force: whether to replace an `output` that exists.
-        resume: whether to go on with the regions that a run that died had finished.
+        resume: whether to go on with what a run that died had finished.
+
+    Raises:
+        CalibrationError: what is to be gone on with is of another run, or broken.
+        MlpassError: as `prune` and `tune`.
+        OSError: a file cannot be read or written.
     """
+    with open_package(source) as package:
+        target = package.check_target(output, force=force)
+        digest = digest_of_run(package, settings, calibration)
+    check_outside(output, source, "the model to learn from")
+    with _Solved(target, digest, resume=resume) as solved:
+        report = solved.report()
+        if report is None:
+            report = prune(solved.package)
+            solved.add(report)
+        return _tuned(report, solved.package, source, output, calibration, options, force, resume)
+
+
+class _Solved:
+    """The pruned package of a run that is not tuned yet, and the report of it, in a folder.
+
+    Attributes:
+        package: where it is to be.
+    """
+
+    def __init__(self, output: Path, digest: str, *, resume: bool) -> None:
+        """Opens the folder of a run; deletes what is in it where that is not gone on with."""
+        folder = hidden_path(output, "solved")
+        with naming(output, folder):
+            self._ledger = Ledger(folder, f"*{_PACKAGE}*")  # it, or the journal of its pruning
+            names = [field.name for record in (Report, LayerRecord) for field in fields(record)]
+            depends = "another model, config, method or samples"
+            self._ledger.begin_run(names, digest, depends, resume=resume)
+        self.package = folder / _PACKAGE
+
+    def report(self) -> Report | None:
+        """Returns the report of the package, None where it is not there yet.
+
+        Raises:
+            CalibrationError: it is broken.
+        """
+        path = self._ledger.folder / _REPORT
+        if not (path.is_file() and self.package.is_dir()):
+            return None
+        try:
+            return report_from_record(kept(path.read_text()))
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
+
+    def add(self, report: Report) -> None:
+        """Notes that the package is there, and what was done for it."""
+        with whole_file(self._ledger.folder / _REPORT, force=True) as building:
+            building.write_text(keep(asdict(report)))
+
+    def __enter__(self) -> _Solved:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        """Deletes it when the run is done, or when it holds nothing to go on with."""
+        self._ledger.close(error)
+
+
+def _tuned(
+    report: Report,
+    solved: Path,
+    source: object,
+    output: str | os.PathLike[str],
+    calibration: Calibration,
+    options: Regions,
+    force: bool,
+    resume: bool,
+) -> Report:
+    """Returns what was done to a package that was solved for, and is now tuned as well."""
     from mlpass.finetune import tune
 
-    assert report.output is not None  # it was written
     found = tune(
-        report.output,
+        solved,
         output,
         source,
         calibration.sample_data,

@@ -11,6 +11,7 @@ from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
 from mlpass.report.table import bytes_text
+from mlpass.report.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,25 @@ class FunctionRecord:
     name: str
     opset: int
     ops: Mapping[str, int]
+
+
+def report_from_record(record: Mapping[str, Any]) -> Report:
+    """Returns the report that `dataclasses.asdict` made a record of.
+
+    Raises:
+        LookupError, TypeError, ValueError: the record is not that of a report.
+    """
+    content = dict(record)
+    content["functions"] = tuple(FunctionRecord(**one) for one in content["functions"])
+    content["layers"] = tuple(
+        LayerRecord(**{**one, "shape": tuple(one["shape"])}) for one in content["layers"]
+    )
+    content["notes"] = tuple(content["notes"])
+    if content["budget"] is not None:
+        content["budget"] = BudgetRecord(**content["budget"])
+    report = Report(**content)
+    check_types(report)
+    return report
 
 
 def _error(error: float | None) -> str:

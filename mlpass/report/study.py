@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from mlpass.errors import visible
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.plain import plain
-from mlpass.report.records import FunctionRecord, LayerRecord, Report
+from mlpass.report.records import Report, report_from_record
 from mlpass.report.shown import Shown, Table
 from mlpass.report.table import bytes_text
 from mlpass.report.typed import check_types
@@ -257,13 +257,7 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
     """
     content = dict(record)
     if content["report"] is not None:
-        report = dict(content["report"])
-        report["functions"] = tuple(FunctionRecord(**one) for one in report["functions"])
-        report["layers"] = tuple(
-            LayerRecord(**{**one, "shape": tuple(one["shape"])}) for one in report["layers"]
-        )
-        report["notes"] = tuple(report["notes"])
-        content["report"] = Report(**report)
+        content["report"] = report_from_record(content["report"])
     content["outputs"] = tuple(OutputRecord(**one) for one in content["outputs"])
     content["layer_errors"] = tuple(content["layer_errors"])
     if content["pattern"] is not None:

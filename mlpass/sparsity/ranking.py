@@ -71,7 +71,7 @@ def keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: i
     return layout.join(np.repeat(kept, flat.shape[1]).reshape(split.shape))
 
 
-def outside_lowest(keys: NDArray[np.generic], n: int, m: int) -> Mask:
+def outside_lowest(keys: Score, n: int, m: int) -> Mask:
     """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
 
     Of equals, the first goes first. How many come before an element is counted by comparing all

@@ -24,6 +24,7 @@ from mlpass.errors import (
 from mlpass.finetune import Regions, regions, to_module, to_stored_module, tune
 from mlpass.finetune.regions import tune_module
 from mlpass.ledger import journal_path
+from mlpass.runtime.function_plan import reads
 from tests.conftest import PACKAGES
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
@@ -101,6 +102,29 @@ def test_tables_and_scales_train_on_sequences_over_a_state(mode, storage, tmp_pa
     report = tune(solved, output, FIXTURES / name, samples_of(name, 4), OPTIONS)
     before, after = losses_of(report)[1]
     assert after < before
+
+
+def test_no_more_than_a_regions_weights_are_held(pruned, tmp_path, monkeypatch):
+    once, seen = regions.tune_region, []
+
+    def large(stream):
+        arrays = stream.stage.part.constants._arrays.items()
+        return {one for one, array in arrays if isinstance(array, torch.Tensor) and array.ndim > 1}
+
+    def watched(task, *arguments):
+        found = once(task, *arguments)
+        mine, its = task.stream, task.goal.stream
+        assert {name for name, _ in task.module.named_parameters()} == set(task.names)
+        assert not list(its.module.parameters())
+        steps = mine.stage.plan.block.steps[task.region.start : task.region.end]
+        assert large(mine) <= {value for step in steps for value in reads(step.op)}
+        assert not large(its)
+        seen.append(task.number)
+        return found
+
+    monkeypatch.setattr(regions, "tune_region", watched)
+    tune(pruned, tmp_path / "o.mlpackage", TINY, SAMPLES, replace(OPTIONS, epochs=1))
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_region_that_gains_nothing_stays_as_it_was(pruned, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -10,8 +11,15 @@ import pytest
 
 import mlpass
 from mlpass import NM, Wanda
+from mlpass.calibrate import layers
 from mlpass.cli import main
-from mlpass.errors import BackendError, ConfigError, ModelFormatError, OutputExistsError
+from mlpass.errors import (
+    BackendError,
+    CalibrationError,
+    ConfigError,
+    ModelFormatError,
+    OutputExistsError,
+)
 from mlpass.finetune import Regions, regions, tune
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
@@ -48,21 +56,64 @@ def test_it_is_one_after_the_other(apart, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["o.mlpackage"]
 
 
-def test_a_run_that_died_goes_on_to_the_same_bytes(apart, tmp_path, monkeypatch):
-    output, begun, once = tmp_path / "o.mlpackage", [], regions.tune_region
+def begun_until(monkeypatch, module, name, count):
+    """Lets a function of a module be interrupted as it begins for the `count`th time."""
+    begun, once = [], getattr(module, name)
 
-    def dying(task, *arguments):
-        begun.append(task.number)
-        if begun == [1, 2, 3]:
+    def dying(*arguments, **options):
+        begun.append(name)
+        if len(begun) == count:
             raise KeyboardInterrupt
-        return once(task, *arguments)
+        return once(*arguments, **options)
 
-    monkeypatch.setattr(regions, "tune_region", dying)
+    monkeypatch.setattr(module, name, dying)
+    return begun
+
+
+def test_a_run_that_died_while_it_tuned_goes_on_with_that(apart, tmp_path, monkeypatch):
+    output = tmp_path / "o.mlpackage"
+    begun = begun_until(monkeypatch, regions, "tune_region", 3)
+    with pytest.raises(KeyboardInterrupt) as died:
+        mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
+    assert ".o.mlpackage.solved: go on with resume" in "".join(died.value.__notes__)
+    assert sorted(os.listdir(tmp_path)) == [".o.mlpackage.resume", ".o.mlpackage.solved"]
+    with pytest.raises(CalibrationError, match="solved belongs to a run with another model, con"):
+        mlpass.prune(TINY, output, NM(3, 4), tune=OPTIONS, resume=True, **GIVEN)
+    monkeypatch.delattr(layers, "solve")  # nothing is solved for again
+    report = mlpass.prune(TINY, output, MODE, tune=OPTIONS, resume=True, **GIVEN)
+    assert len(begun) == 3 + 4
+    assert tree(output) == tree(apart[1].output)
+    assert [layer.error for layer in report.layers] == [layer.error for layer in apart[0].layers]
+    assert report.bytes_before == apart[0].bytes_before
+    assert report.notes == apart[1].notes
+    assert os.listdir(tmp_path) == ["o.mlpackage"]
+
+
+def test_a_run_that_died_while_it_pruned_goes_on_with_that(apart, tmp_path, monkeypatch):
+    output = tmp_path / "o.mlpackage"
+    begun = begun_until(monkeypatch, layers, "solve", 3)
     with pytest.raises(KeyboardInterrupt):
         mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
-    assert [path.name for path in tmp_path.iterdir()] == [".o.mlpackage.resume"]
+    assert os.listdir(tmp_path) == [".o.mlpackage.solved"]
     mlpass.prune(TINY, output, MODE, tune=OPTIONS, resume=True, **GIVEN)
-    assert begun == [1, 2, 3, 3, 4, 5, 6]
+    solved = sum(layer.method == "wanda" for layer in apart[0].layers)
+    assert len(begun) == solved + 1
+    assert tree(output) == tree(apart[1].output)
+    assert os.listdir(tmp_path) == ["o.mlpackage"]
+
+
+def test_what_was_pruned_is_whole_or_pruned_again(apart, tmp_path, monkeypatch):
+    output, solved = tmp_path / "o.mlpackage", tmp_path / ".o.mlpackage.solved"
+    begun_until(monkeypatch, regions, "tune_region", 1)
+    with pytest.raises(KeyboardInterrupt):
+        mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
+    whole = (solved / "report.json").read_text()
+    for broken in ("{}", "[", whole.replace('"zeros"', '"noughts"')):
+        (solved / "report.json").write_text(broken)
+        with pytest.raises(CalibrationError, match=r"report\.json is broken, delete it"):
+            mlpass.prune(TINY, output, MODE, tune=OPTIONS, resume=True, **GIVEN)
+    (solved / "report.json").unlink()
+    mlpass.prune(TINY, output, MODE, tune=OPTIONS, resume=True, **GIVEN)
     assert tree(output) == tree(apart[1].output)
 
 
@@ -84,12 +135,24 @@ def test_what_does_not_do(tmp_path, monkeypatch):
         mlpass.prune(TINY, output, MODE, tune=OPTIONS, force=True, **GIVEN)
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(apart, tmp_path, capsys):
     np.savez(tmp_path / "x.npz", tokens=np.stack([one["tokens"] for one in SAMPLES]))
     output = str(tmp_path / "o.mlpackage")
-    given = ["--n-m-ratio", "2:4", "--method", "wanda", "--tune"]
+    given = ["prune", str(TINY), "-o", output, "--n-m-ratio", "2:4", "--method", "wanda"]
     samples = ["--sample-data", str(tmp_path / "x.npz")]
-    assert main(["prune", str(TINY), "-o", output, *given, *samples]) == 0
+    numbers = ["--tune-epochs", "1", "--tune-batch-size", "4", "--tune-learning-rate", "1e-3"]
+    assert main([*given, *samples, "--tune", *numbers]) == 0
     assert re.search(r"\ntuned \d regions on 5 samples; ", capsys.readouterr().out)
-    assert main(["prune", str(TINY), "-o", output, "--n-m-ratio", "2:4", "--tune", "--force"]) == 1
+    assert tree(tmp_path / "o.mlpackage") == tree(apart[1].output)
+    assert main([*given[:6], "--tune", "--force"]) == 1
     assert "tune: learns from samples; give sample_data" in capsys.readouterr().err
+    assert main([*given, *samples, "--tune", "--tune-epochs", "0", "--force"]) == 1
+    assert "epochs: must be an int in [1, 1e+06]. Got 0" in capsys.readouterr().err
+
+
+def test_options_of_a_tuning_that_there_is_not_are_wrong_usage(capsys):
+    given = ["prune", str(TINY), "-o", "o.mlpackage", "--n-m-ratio", "2:4", "--tune-seed", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--tune-weights-only"])
+    assert ended.value.code == 2
+    assert "--tune-seed, --tune-weights-only: needs --tune" in capsys.readouterr().err
