@@ -113,7 +113,7 @@ class Rule(NamedTuple):
     Attributes:
         unit: neighbouring elements that no piece may cut.
         keep: given where a piece begins and its scores, returns its keep mask, 1-D.
-        check: given how many elements it zeroes in all, raises NotApplicable where they are too
+        check: given how many elements are zero in the end, raises NotApplicable where they are too
             few; None where any will do.
         ties: how many elements are still to be zeroed, of those that `keep` keeps.
         tied: given scores, returns which those are: the first of them.

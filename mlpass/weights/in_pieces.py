@@ -13,9 +13,9 @@ from mlpass.parallel import SLAB, map_ahead, map_items
 from mlpass.program.dtypes import pack_elements
 from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.mode import Mode
-from mlpass.sparsity.packing import mark, stored_elements
+from mlpass.sparsity.packing import zero_out
 from mlpass.sparsity.pieces import WHOLE, Rule, Scores, cut_rule, rule_of
-from mlpass.sparsity.select import Cut
+from mlpass.sparsity.select import Cut, keys_of
 from mlpass.weights.reading import layout_of_site, magnitude, part_of, scores_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, encode_mask
@@ -46,17 +46,19 @@ def encode_in_pieces(
     if rule is None:
         return None
     bounds = scores.bounds(rule.unit)
-    mask, kept, stored = _marked(site, rule, bounds)
+    mask, untouched = _marked(site, rule, bounds)
+    stored = int(np.bitwise_count(mask).sum(dtype=np.int64))
     if rule.check is not None:
-        rule.check(constant.size - kept)
-    if kept == constant.size:
+        rule.check(constant.size - stored)
+    if untouched:
         raise NotApplicable(f"{mode} zeroes nothing in it")
 
     def made(dense: bool) -> Constant:
         def elements(ends: tuple[int, int]) -> Raw:
             start, stop = ends
-            bits = mask[start // 8 : -(-stop // 8)]
-            values = stored_elements(part_of(constant, start, stop), bits, dense=dense)
+            values, bits = part_of(constant, start, stop), mask[start // 8 : -(-stop // 8)]
+            keep = np.unpackbits(bits, count=values.size, bitorder="little").view(bool)
+            values = zero_out(values, keep) if dense else np.compress(keep, values)
             return pack_elements(values, constant.dtype)
 
         shape = constant.shape if dense else (stored,)
@@ -66,8 +68,8 @@ def encode_in_pieces(
     return encode_mask(site, mask, stored, lambda: made(False), lambda: made(True))
 
 
-def _marked(site: Site, rule: Rule, bounds: Sequence[tuple[int, int]]) -> tuple[Raw, int, int]:
-    """Returns the mask bits of what is stored, how many elements are kept, and how many stored.
+def _marked(site: Site, rule: Rule, bounds: Sequence[tuple[int, int]]) -> tuple[Raw, bool]:
+    """Returns the mask bits of what is stored, and whether the rule keeps all elements.
 
     An element that is kept but zero is not stored.
     """
@@ -76,19 +78,19 @@ def _marked(site: Site, rule: Rule, bounds: Sequence[tuple[int, int]]) -> tuple[
     mask: Raw = empty((-(-constant.size // 8),), np.uint8)
     tied: Raw = empty(mask.shape if rule.ties else (0,), np.uint8)
 
-    def mark_piece(ends: tuple[int, int]) -> int:
-        values = part_of(constant, *ends)
-        score = magnitude(values)
-        keep, at = rule.keep(ends[0], score), slice(ends[0] // 8, -(-ends[1] // 8))
-        kept = int(np.count_nonzero(keep))
+    def mark_piece(ends: tuple[int, int]) -> bool:
+        score = magnitude(part_of(constant, *ends))
+        stored, at = rule.keep(ends[0], score), slice(ends[0] // 8, -(-ends[1] // 8))
         if rule.ties and rule.tied is not None:
             tied[at] = np.packbits(rule.tied(score), bitorder="little")
-        mask[at] = mark(values, keep)
-        return kept
+        untouched = bool(stored.all())
+        stored &= keys_of(score) != 0
+        mask[at] = np.packbits(stored, bitorder="little")
+        return untouched
 
-    kept = sum(map_items(mark_piece, bounds)) - rule.ties
+    untouched = all(map_items(mark_piece, bounds)) and not rule.ties
     _unmark_first(rule.ties, tied, mask)
-    return mask, kept, int(np.bitwise_count(mask).sum(dtype=np.int64))
+    return mask, untouched
 
 
 def _unmark_first(count: int, tied: Raw, mask: Raw) -> None:
