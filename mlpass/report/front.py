@@ -13,7 +13,7 @@ from mlpass.report.study import Trial
 
 SNR_NOISE = 0.1
 """Decibels by which an SNR changes with other samples, or by rounding, and tells nothing."""
-SIZE_NOISE = 0.001
+SIZE_NOISE = 0.005
 """Share of a size by which names and padding make files differ."""
 
 
