@@ -15,8 +15,12 @@ def without_folders(text: str, model: str) -> str:
 
     Args:
         text: a command, a note, or why something failed.
-        model: path of the model that it is about, whose folder may have any name.
+        model: path of the model that it is about, whose folder may have any name; one that is
+            relative is told as it is.
     """
-    folder = os.path.dirname(os.path.abspath(model))
-    text = text.replace(os.path.join(folder, ""), "") if len(folder) > 1 else text
+    whole = os.path.abspath(model)
+    folder = os.path.dirname(whole)
+    if len(folder) > 1:
+        text = text.replace(whole, os.path.basename(model) if os.path.isabs(model) else model)
+        text = text.replace(os.path.join(folder, ""), "")
     return _BARE.sub("", _QUOTED.sub(r"\1\2\1", text))

@@ -32,5 +32,12 @@ def test_paths(text, wanted):
     assert without_folders(text, MODEL) == (text if wanted is None else wanted)
 
 
+def test_a_relative_model_is_told_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = f"mlpass prune {tmp_path}/models/m.mlpackage --sample-data {tmp_path}/models/s.npz"
+    wanted = "mlpass prune models/m.mlpackage --sample-data s.npz"
+    assert without_folders(text, "models/m.mlpackage") == wanted
+
+
 def test_a_model_at_the_root_keeps_other_names():
     assert without_folders("/m.mlpackage and a/b", "/m.mlpackage") == "/m.mlpackage and a/b"
