@@ -82,7 +82,7 @@ def _decades(errors: Iterable[float]) -> Axis | None:
         return None
     low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
     low = min(low, high - 1)
-    step = math.ceil((high - low) / 3)
+    step = math.ceil((high - low) / 2)
     ticks = tuple(
         (
             (exponent - low) / (high - low),

@@ -71,7 +71,7 @@ def front_figure(report: SweepReport, *, wide: bool) -> str | None:
     # What is no better than zeros stands at the bottom, however far below: the rest needs the room.
     bottom = -math.inf if valued else -0.06 * max(10.0, *(trial.worth for _, trial in shown))
 
-    unit, scale = ("kB", 1e3) if report.bytes_before < 1e7 else ("MB", 1e6)
+    unit, scale = ("kB", 1e3) if report.bytes_before < 3e6 else ("MB", 1e6)
 
     def place(trial: Trial) -> Point:
         return (trial.nbytes or 0) / scale, max(trial.worth, bottom)

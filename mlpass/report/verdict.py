@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from mlpass.report.study import SweepReport, Trial
@@ -54,7 +54,14 @@ def verdict(report: SweepReport) -> list[Claim]:
         return [Claim("what it costs was not measured; the smallest", min(done, key=_size))]
     if not report.front:
         return [Claim("nothing here is better than a model that gives nothing but zeros")]
-    return [*_at_sizes(report), Claim("best for its size", knee(report))]
+    best = knee(report)
+    claims = list(_at_sizes(report))
+    if all(one.trial is not best for one in claims):
+        return [*claims, Claim("best for its size", best)]
+    return [
+        replace(one, lead=f"{one.lead}, best for its size") if one.trial is best else one
+        for one in claims
+    ]
 
 
 def _at_sizes(report: SweepReport) -> Iterator[Claim]:
@@ -74,20 +81,26 @@ def _at_sizes(report: SweepReport) -> Iterator[Claim]:
 def knee(report: SweepReport) -> Trial | None:
     """Returns the trial of the front after which quality falls fastest; None without a trial.
 
-    That is the one farthest from the line between the front's ends, of those whose top-1 agrees
-    more often than not, if there are any.
+    That is the one farthest above a line to the largest: from zeros, which take no bytes and have
+    0 dB; where the user's own measure is judged by, from the smallest. Those whose top-1 disagrees
+    more often than not are no bargain where there are others.
     """
     front = [t for t in report.front if t.quality is not None and math.isfinite(t.quality)]
-    if report.value_before is None:
+    by_value = report.value_before is not None
+    if not by_value:
         front = [t for t in front if t.top1 is None or t.top1 >= _USABLE] or front
-    done = [trial for trial in report.trials if trial.failed is None]
-    if len(front) < 3:
-        return front[0] if front else done[len(done) // 2] if done else None
-    (smallest, worst), (largest, best) = ((_size(t), t.worth) for t in (front[0], front[-1]))
+    if not front:
+        done = [trial for trial in report.trials if trial.failed is None]
+        others = report.front or done[len(done) // 2 :]
+        return others[0] if others else None
+    first, last = front[0], front[-1]
+    if by_value and first is last:
+        return first
+    bytes_from, quality_from = (_size(first), first.worth) if by_value else (0, 0.0)
 
     def above(trial: Trial) -> float:
-        share = (_size(trial) - smallest) / (largest - smallest)
-        return (trial.worth - worst) / (best - worst) - share
+        share = (_size(trial) - bytes_from) / (_size(last) - bytes_from)
+        return (trial.worth - quality_from) / (last.worth - quality_from) - share
 
     return max(front, key=above)
 

@@ -25,20 +25,23 @@ def test_half_a_quarter_and_the_best_for_its_size():
     points = [(200, 5.0), (480, 18.0), (524, 20.95), (530, 21.0), (900, 22.0)]
     trials = [trial(f"c{size}", nbytes=size, snr=snr) for size, snr in points]
     assert claims(*trials) == [
-        ("half the size", "c524"),  # nearly half of 1000
+        ("half the size, best for its size", "c524"),  # nearly half of 1000
         ("a quarter", "c200"),
-        ("best for its size", "c524"),
+    ]
+    points = [(200, 5.0), (480, 6.0), (700, 21.0), (900, 22.0)]
+    assert claims(*(trial(f"c{size}", nbytes=size, snr=snr) for size, snr in points)) == [
+        ("half the size", "c480"),
+        ("a quarter", "c200"),
+        ("best for its size", "c700"),
     ]
 
 
 def test_a_size_is_told_once_and_what_is_not_there_is_said():
     assert claims(trial("tiny", nbytes=100), trial("big", nbytes=900, snr=30.0)) == [
-        ("a quarter", "tiny"),
-        ("best for its size", "tiny"),
+        ("a quarter, best for its size", "tiny"),
     ]
     assert claims(trial("big", nbytes=900), trial("bad", nbytes=100, snr=-3.0)) == [
-        ("nothing worth having is half the size; the smallest", "big"),
-        ("best for its size", "big"),
+        ("nothing worth having is half the size; the smallest, best for its size", "big"),
     ]
 
 
@@ -60,6 +63,21 @@ def test_the_knee_is_the_corner_of_the_front():
     assert knee(sweep(trials[0])).name == "c100"
     assert knee(sweep(Trial("x", "admm", {}, None, failed="why"))) is None
     assert knee(sweep(*below)).name == "worse"  # something is shown
+    perfect = [trial("all", nbytes=900, snr=math.inf), trial("less", nbytes=800, snr=math.inf)]
+    assert knee(sweep(*perfect)).name == "less"
+
+
+def test_where_quality_falls_faster_than_size_the_largest_is_the_best():
+    points = [(200, 2.0), (300, 6.0), (400, 20.0)]
+    assert knee(sweep(*(trial(f"c{n}", nbytes=n, snr=snr) for n, snr in points))).name == "c400"
+
+
+def test_the_knee_of_the_users_own_measure_starts_at_the_smallest():
+    points = [(200, 0.5), (300, 0.8), (400, 0.82)]
+    trials = [trial(f"c{n}", nbytes=n, value=value) for n, value in points]
+    assert knee(sweep(*trials, value_before=0.9)).name == "c300"
+    assert knee(sweep(*trials[:1], value_before=0.9)).name == "c200"
+    assert knee(sweep(*trials[:2], value_before=0.9)).name == "c200"
 
 
 def test_no_bargain_disagrees_more_often_than_not():
