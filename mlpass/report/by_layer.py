@@ -45,7 +45,7 @@ class Axes:
 
     Attributes:
         size: of a layer's stored bytes.
-        error: of its relative output error, by powers of ten; None where none is known.
+        error: of its relative output error, by powers of ten; None without errors.
     """
 
     size: Axis
@@ -76,7 +76,7 @@ def _linear(largest: int) -> Axis:
 
 
 def _decades(errors: Iterable[float]) -> Axis | None:
-    """Returns an axis of whole powers of ten around errors; None where none is above zero."""
+    """Returns an axis of whole powers of ten around errors; None without one above zero."""
     known = [error for error in errors if error > 0 and math.isfinite(error)]
     if not known:
         return None

@@ -68,7 +68,7 @@ def front_figure(report: SweepReport, *, wide: bool) -> str | None:
     if not shown:
         return None
     valued = report.value_before is not None
-    # What is no better than zeros stands at the bottom, however far below: the rest needs the room.
+    # Trials no better than zeros stand at the bottom, however far below: the rest needs the room.
     bottom = -math.inf if valued else -0.06 * max(10.0, *(trial.worth for _, trial in shown))
 
     unit, scale = ("kB", 1e3) if report.bytes_before < 3e6 else ("MB", 1e6)

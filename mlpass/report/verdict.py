@@ -12,7 +12,7 @@ from mlpass.report.study import SweepReport, Trial
 _SIZES = {"half the size": 1 / 2, "a quarter": 1 / 4}
 _NEARLY = 1.05  # what is half but for the program around the weights is half
 _SHARES = (0.99, 0.9, 0.5)
-_USABLE = 0.5  # top-1 agreement below which a small model is no bargain
+_USABLE = 0.5  # top-1 agreement below which a small model is too dear
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Claim:
 
     Attributes:
         lead: what it is about, or all that there is to say.
-        trial: that it names; None where there is none.
+        trial: that it names, if any.
     """
 
     lead: str
@@ -83,7 +83,7 @@ def knee(report: SweepReport) -> Trial | None:
 
     That is the one farthest above a line to the largest: from zeros, which take no bytes and have
     0 dB; where the user's own measure is judged by, from the smallest. Those whose top-1 disagrees
-    more often than not are no bargain where there are others.
+    more often than not are left out where there are others.
     """
     front = [t for t in report.front if t.quality is not None and math.isfinite(t.quality)]
     by_value = report.value_before is not None

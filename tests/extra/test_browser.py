@@ -30,7 +30,7 @@ def browser():
 
 
 def trials():
-    """Those of the report, with commands, and one that is no better than zeros."""
+    """Those of the report, with commands, and one as far off as zeros."""
     found = report().trials
     numbered = [replace(t, command=f"mlpass prune /m/{t.name}.mlpackage") for t in found[:7]]
     errors = replace(found[1], name="c0", layer_errors=(0.001,), command=None)
