@@ -78,7 +78,9 @@ def digest(path: Path, report: object) -> str:
 def figures(report: Mapping[str, object], folder: Path) -> str:
     """Returns a report as text without what differs between two runs alike."""
     kept = {
-        key: value for key, value in report.items() if key not in ("seconds", "command", "latency")
+        key: value
+        for key, value in report.items()
+        if key not in ("seconds", "command", "latency", "date", "version")
     }
     text = json.dumps(kept, sort_keys=True, default=str)
     return text.replace(str(folder), "").replace(str(FIXTURES), "")

@@ -6,7 +6,8 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from itertools import pairwise
 
 import numpy as np
@@ -14,22 +15,22 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from mlpass.errors import visible
+from mlpass.report.labels import Label, Point, place_labels
 from mlpass.report.study import Pattern, SweepReport, Trial
 
 # Each stands for a colour of the page, which knows whether it is dark: see `_themed`.
-_INK, _GRID, _MAIN, _FAINT = "#010101", "#020202", "#030303", "#040404"
-_SERIES = ("#030303", "#050505", "#060606", "#070707", "#080808")
+_INK, _GRID, _MAIN, _FAINT, _SECOND, _SOFT = (f"#0{n}0{n}0{n}" for n in range(1, 7))
 _NAMES = {
     _INK: "--ink",
     _GRID: "--line",
     _MAIN: "--main",
     _FAINT: "--faint",
-    **dict(zip(_SERIES[1:], ("--second", "--third", "--fourth", "--fifth"), strict=True)),
+    _SECOND: "--second",
+    _SOFT: "--soft",
 }
-_MARKERS = ("o", "s", "^", "D", "v")
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be read, searched and scaled
     "svg.hashsalt": "mlpass",  # the same report is the same bytes
@@ -49,11 +50,16 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 10,
 }
-_LAYERS = 20  # bars that can still be read on a phone
+_WIDE, _NARROW = (10.2, 4.4), (5.2, 4.6)  # inches; a page shows the one that fits
 
 
-def front_figure(report: SweepReport) -> str | None:
-    """Returns size against quality, a point a trial, as SVG; None where no quality is known."""
+def front_figure(report: SweepReport, *, wide: bool) -> str | None:
+    """Returns size against quality, a point a trial, as SVG; None where no quality is known.
+
+    Args:
+        report: of the sweep.
+        wide: whether it is for a screen that is wider than a phone's.
+    """
     shown = [
         (number, trial)
         for number, trial in enumerate(report.trials)
@@ -62,86 +68,76 @@ def front_figure(report: SweepReport) -> str | None:
     if not shown:
         return None
     valued = report.value_before is not None
+    # Trials no better than zeros stand at the bottom, however far below: the rest needs the room.
+    bottom = -math.inf if valued else -0.06 * max(10.0, *(trial.worth for _, trial in shown))
+
+    unit, scale = ("kB", 1e3) if report.bytes_before < 3e6 else ("MB", 1e6)
+
+    def place(trial: Trial) -> Point:
+        return (trial.nbytes or 0) / scale, max(trial.worth, bottom)
+
+    front = sorted(place(trial) for _, trial in shown if trial.front)
+    whole = report.bytes_before / scale
 
     def draw(axes: Axes) -> None:
-        for front in (False, True):
-            some = [(number, trial) for number, trial in shown if trial.front == front]
+        for (name, marker, color, area), some in _kinds(shown, valued).items():
             points = axes.scatter(
-                [_megabytes(trial) for _, trial in some],
-                [trial.quality or 0.0 for _, trial in some],
-                s=64 if front else 36,
-                color=_MAIN if front else _FAINT,
-                label="not beaten" if front else "beaten",
-                zorder=3,
+                [place(trial)[0] for _, trial in some],
+                [place(trial)[1] for _, trial in some],
+                s=area,
+                marker=marker,
+                color=color,
+                label=name,
+                zorder=4 if some[0][1].front else 3,
             )
             points.set_urls([f"#trial-{number}" for number, _ in some])
-        line = sorted(
-            (_megabytes(trial), trial.quality or 0.0) for _, trial in shown if trial.front
-        )
-        if line:  # else what beats them is infinitely good, and not shown
-            axes.step(*zip(*line, strict=True), where="post", color=_MAIN, linewidth=1)
-        axes.axvline(report.bytes_before / 1e6, color=_INK, linewidth=1, linestyle=":")
+        if front:  # else what beats them is infinitely good, and not shown
+            axes.step(*zip(*front, strict=True), where="post", color=_MAIN, linewidth=1)
+        axes.axvline(whole, color=_INK, linewidth=1, linestyle=":")
         if report.value_before is not None:
             axes.axhline(report.value_before, color=_INK, linewidth=1, linestyle=":")
-        axes.set_xlabel("size (MB); dotted: the model as it is")
+        axes.set_xlabel(f"size ({unit}); dotted: the model as it is")
         axes.set_ylabel("value of evaluate" if valued else "SNR (dB)")
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
+        axes.margins(x=0.06, y=0.1)
+        axes.xaxis.set_major_locator(
+            MaxNLocator(8 if wide else 4, integer=True, steps=[1, 2, 5, 10])
+        )
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handletextpad=0.2)
 
-    return _svg(draw, "front", "Size against quality of every config", 5.2, 4)
+    def name_points(axes: Axes) -> None:
+        ranked = sorted(shown, key=lambda one: (not one[1].front, -one[1].worth))
+        labels = [
+            Label(place(t), _short(t.title, 34), *((10, _INK) if t.front else (9, _SOFT)))
+            for _, t in ranked
+            if t.front or wide
+        ]
+        steps = [
+            line
+            for (x, y), (right, up) in pairwise(front)
+            for line in (((x, y), (right, y)), ((right, y), (right, up)))
+        ]
+        low, high = axes.get_ylim()
+        place_labels(axes, labels, [*steps, ((whole, low), (whole, high))])
 
-
-def size_figure(trial: Trial) -> str | None:
-    """Returns each layer's stored bytes before and after, largest first, as SVG."""
-    if trial.report is None or not trial.report.layers:
-        return None
-    ranked = sorted(trial.report.layers, key=lambda layer: -layer.bytes_before)
-    rows = [
-        (_short(each.name, 20), each.bytes_before, each.bytes_after) for each in ranked[:_LAYERS]
-    ]
-    if rest := ranked[_LAYERS:]:
-        before, after = sum(r.bytes_before for r in rest), sum(r.bytes_after for r in rest)
-        rows.append((f"the other {len(rest)}", before, after))
-
-    def draw(axes: Axes) -> None:
-        places = np.arange(len(rows))
-        axes.barh(places, [row[1] / 1e3 for row in rows], color=_FAINT, label="before")
-        axes.barh(places, [row[2] / 1e3 for row in rows], 0.5, color=_MAIN, label="after")
-        axes.set_yticks(places, [row[0] for row in rows], fontsize=9)
-        axes.invert_yaxis()
-        axes.set_xlabel("stored size (kB)")
-        axes.legend(loc="lower right")
-        axes.grid(visible=False, axis="y")
-
-    return _svg(draw, "size", f"Size by layer, {trial.label}", 5.2, 1.2 + 0.25 * len(rows))
+    prefix, size = ("wide", _WIDE) if wide else ("narrow", _NARROW)
+    svg = _svg(draw, name_points, prefix, "Size against quality of every config", size)
+    return _titled(svg, dict(shown))
 
 
-def error_figure(trials: Sequence[Trial]) -> str | None:
-    """Returns each layer's relative output error, a line a trial, as SVG; None without errors."""
-    shown = [trial for trial in trials if any(e is not None for e in trial.layer_errors)]
-    shown = shown[: len(_SERIES)]
-    if not shown:
-        return None
-
-    def draw(axes: Axes) -> None:
-        for trial, color, marker in zip(shown, _SERIES, _MARKERS, strict=False):
-            known = [(n, e) for n, e in enumerate(trial.layer_errors) if e and math.isfinite(e)]
-            if known:
-                axes.plot(
-                    *zip(*known, strict=True),
-                    color=color,
-                    marker=marker,
-                    markersize=4,
-                    linewidth=1,
-                    label=_short(trial.label, 40),
-                )
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_xlabel("layer, in the order of the table of layers")
-        axes.set_ylabel("relative output error")
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
-
-    return _svg(draw, "error", "Error by layer", 5.2, 4 + 0.18 * len(shown))
+def _kinds(
+    shown: Sequence[tuple[int, Trial]], valued: bool
+) -> dict[tuple[str, str, str, int], list[tuple[int, Trial]]]:
+    """Returns the trials by what becomes of them: a name, a marker, a colour and an area each."""
+    kinds: dict[tuple[str, str, str, int], list[tuple[int, Trial]]] = {}
+    for number, trial in shown:
+        if trial.front:
+            kind = ("not beaten", "o", _MAIN, 64)
+        elif trial.no_better_than_zeros and not valued:
+            kind = ("no better than zeros", "v", _SECOND, 36)
+        else:
+            kind = ("beaten", "o", _FAINT, 36)
+        kinds.setdefault(kind, []).append((number, trial))
+    return dict(sorted(kinds.items(), reverse=True))
 
 
 def pattern_image(pattern: Pattern) -> str:
@@ -154,49 +150,37 @@ def pattern_image(pattern: Pattern) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def knee(report: SweepReport) -> Trial | None:
-    """Returns the trial of the front after which quality falls fastest; None without a trial.
-
-    That is the one farthest from the line between the front's ends. Below 0 dB a model is further
-    from what it was than one that gives nothing but zeros: no place to look for a knee.
-    """
-    front = [t for t in report.front if t.quality is not None and math.isfinite(t.quality)]
-    if report.value_before is None:
-        front = [trial for trial in front if (trial.snr or 0.0) > 0] or front
-    done = [trial for trial in report.trials if trial.failed is None]
-    if len(front) < 3:
-        return front[0] if front else done[len(done) // 2] if done else None
-    sizes = np.array([float(trial.nbytes or 0) for trial in front])
-    qualities = np.array([trial.quality or 0.0 for trial in front])
-    x = (sizes - sizes[0]) / (sizes[-1] - sizes[0])
-    y = (qualities - qualities[0]) / (qualities[-1] - qualities[0])
-    return front[int(np.argmax(y - x))]
-
-
-def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Returns at most `count` trials, spread evenly, the first and last among them."""
-    if len(trials) <= count:
-        return list(trials)
-    places = np.linspace(0, len(trials) - 1, count).round().astype(int).tolist()
-    assert all(a < b for a, b in pairwise(places))  # there are more trials than places
-    return [trials[place] for place in places]
-
-
 def _svg(
-    draw: Callable[[Axes], object], prefix: str, title: str, width: float, height: float
+    draw: Callable[[Axes], object],
+    name_points: Callable[[Axes], object],
+    prefix: str,
+    title: str,
+    size: tuple[float, float],
 ) -> str:
-    """Returns what `draw` puts on a pair of axes as SVG for the page's own body."""
+    """Returns what `draw` puts on a pair of axes, with its names, as SVG for the page's body."""
     with rc_context(_STYLE):
-        figure = Figure((width, height), layout="constrained")
+        figure = Figure(size, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         axes.set_axisbelow(True)
         draw(axes)
+        figure.draw_without_rendering()
+        name_points(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": visible(title)})
     text = buffer.getvalue()
     return _themed(text[text.index("<svg") :], prefix)
+
+
+def _titled(svg: str, trials: Mapping[int, Trial]) -> str:
+    """Returns SVG whose points say which trial they are, to pointers and to what reads pages."""
+
+    def titled(found: re.Match[str]) -> str:
+        title = escape(visible(trials[int(found[1])].title))
+        return f'{found[0][:-1]} aria-label="{title}"><title>{title}</title>'
+
+    return re.sub(r'<a xlink:href="#trial-(\d+)">', titled, svg)
 
 
 def _themed(svg: str, prefix: str) -> str:
@@ -211,10 +195,6 @@ def _themed(svg: str, prefix: str) -> str:
         svg = svg.replace(color, f"var({name})")
     svg = svg.replace(' target="_blank"', "")  # links lead within the page
     return svg.replace("<svg ", '<svg class="figure" role="group" ', 1)
-
-
-def _megabytes(trial: Trial) -> float:
-    return (trial.nbytes or 0) / 1e6
 
 
 def _short(name: str, length: int = 26) -> str:

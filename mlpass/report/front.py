@@ -1,7 +1,7 @@
 """The front of a study: the trials that are worth a look, as nothing else is as small and as good.
 
-Two trials that differ by less than noise are not told apart by it, and what is no nearer to the
-model than zeros would be is never on it, however small it is.
+Two trials that differ by less than noise are not told apart by it, and a model
+whose outputs are as far off as zeros would be is never on it, however small it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mlpass.report.study import Trial
 
 SNR_NOISE = 0.1
 """Decibels by which an SNR changes with other samples, or by rounding, and tells nothing."""
-SIZE_NOISE = 0.001
+SIZE_NOISE = 0.005
 """Share of a size by which names and padding make files differ."""
 
 

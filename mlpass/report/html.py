@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 from mlpass.errors import BackendError, ConfigError, visible
 from mlpass.files import whole_file
+from mlpass.report.by_layer import axes_of, sortable, view_of
+from mlpass.report.folders import without_folders
 from mlpass.report.plain import to_json
-from mlpass.report.study import SweepReport, Trial, latency_text, number_text
+from mlpass.report.study import SweepReport, latency_text, number_text
 from mlpass.report.table import bytes_text
+from mlpass.report.verdict import knee, scale_of, verdict
 
 _EXTRA = ("jinja2", "matplotlib")
-_LINES = 5  # trials whose layers are compared
+_SCREENS = ("wide", "narrow")
 
 
 def check_target(path: Path) -> None:
@@ -71,26 +73,45 @@ def to_html(report: SweepReport) -> str:
     environment.filters |= {
         "bytes": lambda value: bytes_text(value or 0),
         "number": number_text,
+        "percent": lambda share: f"{share:.0%}",
         "latency": latency_text,
-        "sortable": _sortable,
+        "sortable": sortable,
     }
     templates = files("mlpass.report").joinpath("templates")
     template = environment.from_string(templates.joinpath("sweep.html").read_text("utf-8"))
-    picked = figures.knee(report)
+    ordered = sorted(
+        enumerate(report.trials),
+        key=lambda one: (one[1].nbytes is None, one[1].nbytes or 0, -one[1].worth),
+    )
+    numbers = {id(trial): number for number, trial in ordered}
+    done = [(number, trial) for number, trial in ordered if trial.report is not None]
+    axes = axes_of([trial for _, trial in done])
+    views = {number: view_of(trial, axes, report.model) for number, trial in done}
+    picked = knee(report)
     return template.render(
         report=report,
         name=Path(report.model).name,
         style=templates.joinpath("sweep.css").read_text("utf-8"),
         script=templates.joinpath("sweep.js").read_text("utf-8"),
-        picked=picked,
+        number_of=lambda trial: numbers[id(trial)],
+        ordered=ordered,
+        claims=verdict(report),
+        scale=scale_of(report),
+        plainly=lambda text: without_folders(text, report.model),
+        timed=any(trial.latency for trial in report.trials),
+        measured=any(trial.quality is not None for trial in report.trials),
         valued=report.value_before is not None,
-        front_figure=figures.front_figure(report),
-        size_figure=figures.size_figure(picked) if picked else None,
-        error_figure=figures.error_figure(figures.spread(_measured(report), _LINES)),
+        figures={kind: figures.front_figure(report, wide=kind == "wide") for kind in _SCREENS},
+        done=done,
+        axes=axes,
+        picked=picked,
+        views=views,
+        # Within a script nothing but its end is markup.
+        data=to_json(views).replace("<", "\\u003c"),
         patterns=[
             (number, trial, figures.pattern_image(trial.pattern))
-            for number, trial in enumerate(report.trials)
-            if trial.pattern is not None
+            for number, trial in ordered
+            if trial.pattern is not None and "0" in "".join(trial.pattern.lines)
         ],
     )
 
@@ -98,19 +119,3 @@ def to_html(report: SweepReport) -> str:
 def _printable(value: object) -> object:
     """Returns a text with what does not print escaped; anything else, our own SVG too, as it is."""
     return visible(value) if type(value) is str else value
-
-
-def _measured(report: SweepReport) -> list[Trial]:
-    """Returns the trials whose layers can be compared: of the front, if there are two."""
-    known = [t for t in report.trials if any(error is not None for error in t.layer_errors)]
-    front = [trial for trial in report.front if trial in known]
-    return front if len(front) > 1 else sorted(known, key=lambda trial: trial.nbytes or 0)
-
-
-def _sortable(value: object) -> str:
-    """Returns a number as JavaScript reads it, nothing for None and NaN."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float) and math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return str(value)

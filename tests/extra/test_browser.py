@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
+from mlpass.report.comparison import OutputRecord
+from mlpass.report.front import with_front
 from mlpass.report.html import write_report
 from tests.report.test_html import report
 
@@ -25,11 +29,22 @@ def browser():
         chromium.close()
 
 
+def trials():
+    """Those of the report, with commands, and one as far off as zeros."""
+    found = report().trials
+    numbered = [replace(t, command=f"mlpass prune /m/{t.name}.mlpackage") for t in found[:7]]
+    errors = replace(found[1], name="c0", layer_errors=(0.001,), command=None)
+    below = OutputRecord("y", -4.0, 1.0, 1.0, 0.125)
+    return with_front(
+        [*numbered, found[7], errors, replace(found[0], name="bad", outputs=(below,))]
+    )
+
+
 @pytest.fixture
 def open_page(browser, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "report.html"
-    write_report(report(), path)
+    write_report(replace(report(command=f"mlpass sweep {path}"), trials=trials()), path)
 
     def opened(**options):
         page = browser.new_page(**options)
@@ -52,11 +67,12 @@ def open_page(browser, tmp_path):
 
 def names(page):
     return page.eval_on_selector_all(
-        "#configs tbody tr:not([hidden]) td:first-child", "all => all.map(one => one.textContent)"
+        "#configs tbody tr:not([hidden]) td:first-child",
+        "all => all.map(one => one.firstChild.data.trim())",
     )
 
 
-@pytest.mark.parametrize("width", [320, 375, 1200])
+@pytest.mark.parametrize("width", [320, 390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_any_width_and_asks_the_network_for_nothing(open_page, width, scheme):
     page = open_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -88,7 +104,7 @@ def contrast(page, selector):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(open_page, scheme):
     page = open_page(color_scheme=scheme)
-    for selector in ("h1", "figcaption", "td", "#trial-0 td", "svg text", "a[href]"):
+    for selector in ("h1", "#verdict", "figcaption", "#trial-0 td", ".mark", "svg text", "a[href]"):
         assert contrast(page, selector) >= 4.5, selector
 
 
@@ -97,8 +113,9 @@ def test_headers_sort_by_keyboard(open_page):
     first = names(page)
     page.focus("#configs th:nth-child(2) button")
     page.keyboard.press("Enter")
-    page.keyboard.press("Enter")
-    assert names(page) == [*reversed(first[:7]), "x"]  # what is not known stays last
+    assert sorted(names(page)[:-1]) == sorted(first[:-1])
+    assert names(page)[0] == "c7"
+    assert names(page)[-1] == "x, admm"  # what is not known stays last
     header = page.locator("#configs th:nth-child(2)")
     assert header.get_attribute("aria-sort") == "descending"
     page.keyboard.press("Space")
@@ -107,16 +124,128 @@ def test_headers_sort_by_keyboard(open_page):
 
 def test_search(open_page):
     page = open_page()
-    page.fill("#search-configs", "magnitude C3")
+    page.fill("#search-configs", "C3 300")
     assert names(page) == ["c3"]
-    assert page.inner_text("#count-configs") == "1 of 8"
+    assert page.inner_text("#count-configs") == "1 of 10"
     page.fill("#search-configs", "")
-    assert len(names(page)) == 8
+    assert len(names(page)) == 10
 
 
 def test_a_point_leads_to_its_row(open_page):
     page = open_page()
-    page.focus("svg a[*|href='#trial-4']")
+    page.focus(".wide svg a[*|href='#trial-4']")
     page.keyboard.press("Enter")
     page.wait_for_url("**#trial-4", timeout=5000)
     assert page.evaluate("document.querySelector(':target').id") == "trial-4"
+
+
+SCREENS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_what_matters_is_on_the_screen(open_page, width, scheme):
+    page = open_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    assert page.locator("#verdict").bounding_box()["y"] < 300
+    for column in range(1, 5):  # config, size, SNR, top-1
+        box = page.locator(f"#trial-1 td:nth-child({column})").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    figures = [one for one in page.locator("svg.figure").all() if one.is_visible()]
+    assert len(figures) == 1
+    section = page.locator("section").first.bounding_box()["width"]
+    assert figures[0].bounding_box()["width"] == pytest.approx(section)
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_the_verdict_is_the_tables(open_page, width, scheme):
+    page = open_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    claims = page.locator("#verdict span").all()
+    assert len(claims) == 3
+    for claim in claims:
+        row = page.locator(claim.locator("a").get_attribute("href")).locator("td")
+        name, size, snr, top1 = (row.nth(column).inner_text() for column in range(4))
+        wanted = f": {snr} dB, top-1 {top1} ({name.splitlines()[0].strip()}, {size})"
+        assert wanted in " ".join(claim.inner_text().split())
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_name_of_a_point_is_on_another(open_page, width):
+    page = open_page(viewport={"width": width, "height": 844})
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll("svg.figure text")]
+          .filter(one => /^(c\\d|bad)$/.test(one.textContent.trim()))
+          .map(one => one.getBoundingClientRect()).filter(box => box.width > 0)
+          .map(box => [box.left, box.top, box.right, box.bottom])"""
+    )
+    assert len(boxes) >= 6
+    for one, other in combinations(boxes, 2):
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart, (one, other)
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_all_is_reached_by_keyboard_in_order(open_page, width, scheme):
+    page = open_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    reached = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        if reached[-1] == "copy":
+            break
+    order = [reached.index(name) for name in ("search-configs", "picked", "copy")]
+    assert order == sorted(order)
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_another_config_is_picked_by_keyboard(open_page):
+    page = open_page()
+    assert page.locator("#layers tbody tr").count() == 1
+    assert page.input_value("#picked") == page.locator("#picked [selected]").get_attribute("value")
+    page.select_option("#picked", "2")
+    assert page.inner_text("#command") == "mlpass prune c3.mlpackage"
+    error = page.locator("#layers [data-cell=error]")
+    assert error.inner_text().strip() == "0.25"
+    length = error.locator(".bars").evaluate("one => one.style.getPropertyValue('--after')")
+    page.select_option("#picked", "8")  # no command makes it
+    assert not page.is_visible("#command")
+    assert not page.is_visible("#copy")
+    assert "No line of options says this config" in page.inner_text("#no-command")
+    assert error.inner_text().strip() == "0.001"
+    assert float(
+        error.locator(".bars").evaluate("o => o.style.getPropertyValue('--after')")
+    ) < float(length)
+    page.focus("#picked")
+    page.keyboard.press("ArrowUp")
+    assert page.input_value("#picked") != "8"
+    assert page.is_visible("#copy")
+
+
+def test_a_command_is_copied(open_page):
+    page = open_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.select_option("#picked", "2")
+    page.focus("#copy")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('copied').textContent !== ''")
+    assert page.inner_text("#copied") == "Copied"
+    assert page.evaluate("navigator.clipboard.readText()") == "mlpass prune c3.mlpackage"
+
+
+def test_a_browser_that_shuts_the_clipboard_selects_the_command(open_page):
+    page = open_page()
+    page.evaluate(
+        """() => {
+          Object.defineProperty(navigator, "clipboard", { value: undefined });
+          document.execCommand = () => false;
+        }"""
+    )
+    page.click("#copy")
+    assert page.inner_text("#copied") == "Selected: copy it from here"
+    assert page.evaluate("getSelection().toString()") == page.inner_text("#command")
+
+
+def test_no_folder_of_the_machine_is_in_it(open_page, tmp_path):
+    page = open_page()
+    assert str(tmp_path) not in page.content()
+    assert "/m/" not in page.content()
+    assert "mlpass sweep report.html" in page.content()

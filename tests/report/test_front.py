@@ -27,8 +27,8 @@ def test_ties_are_both_in_front():
 def test_differences_below_noise_are_none():
     assert front_of((10_000, 20.05), (9000, 20.0)) == ["1"]
     assert front_of((10_000, 20.2), (9000, 20.0)) == ["0", "1"]
-    assert front_of((10_000, 20.0), (9995, 10.0)) == ["0"]
-    assert front_of((10_000, 20.0), (9980, 10.0)) == ["0", "1"]
+    assert front_of((10_000, 20.0), (9960, 10.0)) == ["0"]
+    assert front_of((10_000, 20.0), (9900, 10.0)) == ["0", "1"]
     assert front_of((10_000, math.inf), (9000, math.inf), (8000, 3.0)) == ["1", "2"]
 
 

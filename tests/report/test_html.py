@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -91,6 +92,9 @@ def test_every_link_leads_somewhere_and_names_are_unique():
                 assert target[1:] in names
     points = {a["xlink:href"] for a in page.all("a") if "xlink:href" in a}
     assert points == {f"#trial-{n}" for n in range(7)}
+    assert {a.get("aria-label") for a in page.all("a") if "xlink:href" in a} == {
+        f"c{n}" for n in range(1, 8)
+    }
 
 
 def test_every_config_is_a_row_and_its_pattern_a_picture():
@@ -99,16 +103,111 @@ def test_every_config_is_a_row_and_its_pattern_a_picture():
     pictures = page.all("img")
     assert len(pictures) == 7
     assert all(picture["alt"].startswith("Which elements c") for picture in pictures)
-    assert len(page.all("svg")) == 3
+    assert len(page.all("svg")) == 2  # the same picture, for a wide screen and a narrow one
     everything = "".join(text for _, text in page.text)
-    assert "admm failed: why not" in everything
-    assert "needs macOS" in everything
+    assert "x, admm" in everything
+    assert "failed: why not" in everything
+    assert everything.count("needs macOS") == 1
     assert "mlpass sweep" in everything
+
+
+def test_a_pattern_without_zeros_is_no_picture():
+    whole = replace(trial("whole"), pattern=Pattern("w", ("11", "11")))
+    page = Page(to_html(sweep(whole, trial("half"))))
+    assert [picture["alt"] for picture in page.all("img")] == ["Which elements half keeps"]
+
+
+def rows(text):
+    """The cells of the table of configs, by the first of each row."""
+    table = text[text.index("<tbody>") : text.index("</tbody>")]
+    found = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in table.split("</tr>")[:-1]]
+    return {cells[0].split("<")[0].strip(): cells[1:] for cells in found}
+
+
+def test_sizes_are_in_order_and_failures_last():
+    trials = [trial(f"c{size}", nbytes=size, snr=snr) for size, snr in ((900, 1.0), (80, 2.0))]
+    better = trial("better", nbytes=900, snr=3.0)
+    text = to_html(sweep(Trial("x", "admm", {}, None, failed="why"), *trials, better))
+    assert list(rows(text)) == ["c80", "better", "c900", "x, admm"]
+
+
+def test_the_verdict_comes_first_and_its_numbers_are_the_tables():
+    text = to_html(report())
+    table = rows(text)
+    found = re.search(r'<p id="verdict">(.*?)</p>', text, re.S)[1]
+    assert text.index("verdict") < text.index("<dl") < text.index("<table")
+    named = re.findall(
+        r"<strong>([\d.]+) dB</strong>, top-1 ([\d.]+) \(.*?>(\w+)</a>, (.*?)\)", found
+    )
+    assert len(named) == 3
+    for snr, top1, name, size in named:
+        assert table[name][:3] == [size, snr, top1]
+    assert "Half the size" in found
+
+
+def test_what_is_no_better_than_zeros_is_marked():
+    text = to_html(sweep(trial("bad", nbytes=100, snr=-3.0), trial("good")))
+    bad = re.search(r'<tr id="trial-0" class="lost">(.*?)</tr>', text, re.S)[1]
+    assert "no better than zeros" in bad
+    assert "not beaten" not in bad
+    assert re.search(r'<tr id="trial-1" class="front">', text)
+    assert text.count("no better than zeros") == 3  # the mark, and the keys of the two pictures
+
+
+def test_latency_has_a_column_where_it_was_measured():
+    timed = sweep(trial(latency={"CPU_ONLY": 2.0}), trial("b"))
+    text = to_html(replace(timed, latency_before={"CPU_ONLY": 3.0}))
+    assert "CPU_ONLY 2.00 ms" in text
+    assert "latency, as it is" in text
+    assert "Latency is measured" not in text
+
+
+def test_a_page_names_files_and_no_folders():
+    command = "mlpass prune '/home/jane doe/m/in.mlpackage' -o pruned.mlpackage"
+    failed = Trial("x", "admm", {}, None, failed="/tmp/a1/pruned.mlpackage: is broken")
+    made = sweep(
+        trial(command=command),
+        failed,
+        command="mlpass sweep /data/in.mlpackage --sample-data=/data/s.npz",
+        notes=("/data/set/s.npz: is odd",),
+    )
+    text = to_html(replace(made, model="/home/jane doe/m/in.mlpackage"))
+    for folder in ("/home", "jane", "/data", "/tmp", "a1", "doe/"):
+        assert folder not in text
+    assert "mlpass sweep in.mlpackage --sample-data=s.npz" in text
+    assert "pruned.mlpackage: is broken" in text
+    assert "s.npz: is odd" in text
+
+
+def test_every_config_has_its_command_and_layers():
+    made = sweep(trial("a", command="mlpass prune a"), trial("b", layer_errors=(math.inf,)))
+    text = to_html(made)
+    views = json.loads(re.search(r'id="views">(.*?)</script>', text, re.S)[1])
+    assert [views[n]["command"] for n in "01"] == ["mlpass prune a", None]
+    assert views["0"]["layers"][0]["error"]["text"] == "0.25"
+    assert views["1"]["layers"][0]["error"] == {
+        "text": "inf",
+        "value": "Infinity",
+        "bars": [0, 1.0],
+    }
+    assert views["0"]["layers"][0]["size"] == {
+        "text": "64 B → 36 B",
+        "value": "36",
+        "bars": [1.0, 0.5625],
+    }
+    assert len(Page(text).all("option")) == 2
+
+
+def test_date_and_version_are_told():
+    text = to_html(replace(report(), date="2026-11-29", version="9.8.7"))
+    assert 'mlpass sweep 9.8.7, <time datetime="2026-11-29">2026-11-29</time>' in text
+    assert "<time" not in to_html(report())
 
 
 def test_headers_are_buttons():
     page = Page(to_html(report()))
-    assert len(page.all("button", type="button")) == len(page.all("th", scope="col")) > 9
+    headers = len(page.all("th", scope="col"))
+    assert len(page.all("button", type="button")) == headers + 1 > 9  # one copies
     assert len(page.all("input", type="search")) == 1
 
 
@@ -125,7 +224,7 @@ def test_names_of_a_model_are_text_and_nothing_else():
     )
     text = to_html(replace(sweep(evil, command=EVIL, notes=(EVIL,)), model=EVIL))
     page = Page(text)
-    assert len(page.all("script")) == 1
+    assert len(page.all("script")) == 2  # one of data
     assert "<script>alert" not in text
     assert text.count("&lt;script&gt;alert(1)") > 8
 
@@ -147,26 +246,13 @@ def test_values_of_evaluate_have_their_column_and_axis():
 def test_what_is_not_known_has_no_figure():
     bare = [replace(trial(f"c{n}", snr=None), layer_errors=(), pattern=None) for n in (1, 2)]
     page = Page(to_html(sweep(*bare)))
-    assert len(page.all("svg")) == 1  # sizes by layer
+    assert not page.all("svg")
+    assert page.all("table", id="layers")  # sizes are known
     assert not page.all("img")
     failed = Page(to_html(sweep(Trial("x", "admm", {}, None, failed="why"))))
     assert not failed.all("svg")
     infinite = Page(to_html(sweep(trial("c", snr=math.inf))))
     assert infinite.all("td", **{"data-value": "Infinity"})
-
-
-def test_the_knee_is_the_corner_of_the_front():
-    from mlpass.report.figures import knee, spread
-
-    points = [(100, 1.0), (200, 18.0), (300, 19.0), (400, 20.0)]
-    trials = [trial(f"c{n}", nbytes=n, snr=snr) for n, snr in points]
-    assert knee(sweep(*trials)).name == "c200"
-    below = [trial("bad", nbytes=50, snr=-30.0), trial("worse", nbytes=40, snr=-60.0)]
-    assert knee(sweep(*trials, *below)).name == "c200"
-    assert knee(sweep(trials[0])).name == "c100"
-    assert knee(sweep(Trial("x", "admm", {}, None, failed="why"))) is None
-    assert [t.name for t in spread(trials, 3)] == ["c100", "c300", "c400"]
-    assert spread(trials, 9) == trials
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

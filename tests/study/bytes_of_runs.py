@@ -42,7 +42,7 @@ def _swept(folder: Path) -> Iterator[tuple[str, str]]:
     configs = [Percentile(0.5), NM(2, 4), {"target_sparsity": 0.5, "method": "sparsegpt"}]
     mlpass.sweep(MODEL, _samples()[:2], configs, output=out, force=True, command="")
     content = json.loads(out.read_text())
-    yield "sweep", json.dumps({**content, "seconds": 0})
+    yield "sweep", json.dumps({**content, "seconds": 0, "date": ""})
 
 
 def _finetuned(folder: Path) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ CONFIGS = [Percentile(0.3), NM(2, 4), Block(0.5, block_size=4), Channel(0.1)]
 
 def figures(report):
     """Everything but when it was made."""
-    return replace(report, seconds=0.0, command="")
+    return replace(report, seconds=0.0, command="", date="")
 
 
 def test_results_are_those_of_single_runs(model, samples, tmp_path):
@@ -85,7 +85,7 @@ def test_what_the_dense_model_shows_is_gathered_once(model, samples, tmp_path, m
 
 def test_the_front_is_what_nothing_beats(model, samples):
     report = mlpass.sweep(model, samples, [*CONFIGS, Percentile(0.7), NM(1, 4)])
-    for trial in report.trials:  # none is so near another that noise could tell
+    for trial in report.trials:  # no two are so near that noise could tell
         better = [
             other
             for other in report.trials
