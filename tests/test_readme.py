@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import indent
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +18,15 @@ import numpy as np
 import pytest
 import torch
 from coremltools.converters.mil.mil import Builder as mb
+from PIL import Image
 
 import mlpass
 import mlpass.plugin
 from mlpass import Percentile
 from mlpass.cli import _parser, main
 from mlpass.registries import METHODS, MODES
+from mlpass.runtime.doubts import doubts
+from mlpass.runtime.samples import load_samples
 from mlpass.sparsity.layout import matrix_layout
 from tests import peer
 from tests.runtime.programs import convert, program
@@ -140,6 +144,16 @@ def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+def pictures(folder: Path) -> list[Path]:
+    """Returns the paths of three images, none of the size that a model takes."""
+    paths = [folder / f"{number}.png" for number in range(3)]
+    rng = np.random.default_rng(5)
+    for path in paths:
+        pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
 @pytest.fixture
 def given(place: Path) -> Iterator[dict[str, Any]]:
     """What the examples take as there, by name."""
@@ -153,6 +167,9 @@ def given(place: Path) -> Iterator[dict[str, Any]]:
             "array": inputs(1)[0],
             "batches": [(images, labels)] * 2,
             "tokens": [np.full((1, 1), token, np.int32) for token in (7, 8, 9)],
+            "paths": pictures(Path()),
+            "texts": [f"{word} I stand. " * 6 for word in ("Here", "There", "Where")],
+            "tokenizer": lambda text: {"input_ids": list(text.encode())},
             "weight": rng.standard_normal((16, 32)).astype(np.float32),
             "gram": rows.T @ rows,
             "mlmodel": ct.models.MLModel("in.mlpackage", skip_model_load=True),
@@ -197,6 +214,33 @@ def test_python_examples(page, code, given):
         run(code, given)
     finally:
         mlpass.plugin.uninstall()
+
+
+SAMPLES = [code for code in blocks("mlpass/runtime/README.md", "python") if "savez" in code]
+
+
+@pytest.mark.parametrize(
+    ("code", "model"),
+    zip(SAMPLES, ["efficientnet_lite0", "tiny_lm"], strict=True),
+    ids=["images", "tokens"],
+)
+def test_samples_are_made_as_shown(code, model, given):
+    """With what the page shows, a model of that input runs, and nothing is odd about it."""
+    run(code, given)
+    interpreter = mlpass.Interpreter(ROOT / f"fixtures/{model}.mlpackage")
+    samples = load_samples("samples.npz")
+    assert len(samples) == 3 and interpreter.predict(samples[0])
+    assert not list(doubts(interpreter, samples))
+
+
+def test_every_command_that_takes_samples_shows_how_they_are_made():
+    (choices,) = (each.choices for each in _parser()._actions if isinstance(each.choices, dict))
+    taking = {name for name, each in choices.items() if "--sample-data" in each.format_usage()}
+    assert taking == {"prune", "tune", "finetune", "sweep", "choose", "compare", "check"}
+    for name in taking:
+        for code in SAMPLES:
+            assert indent(code.replace("\n\n", "\n"), "  ") in choices[name].format_help()
+    assert 'savez("x.npz", image=' in choices["predict"].format_help()
 
 
 def test_python_examples_are_found_and_can_fail(given):

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlpass.cli.declared import declared, declared_by
 from mlpass.cli.flags import Parser, add_flags, given_flags
-from mlpass.cli.options import SAMPLE_HELP
+from mlpass.cli.options import add_samples
 from mlpass.errors import ConfigError
 from mlpass.options import Option, flag_of
 from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, taken_names
@@ -16,7 +16,7 @@ from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, taken_na
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """Adds them all, as `mlpass prune` has them."""
     group = parser.add_argument_group("calibration", "solving for weights on samples")
-    group.add_argument("--sample-data", metavar="PATH", help=SAMPLE_HELP)
+    add_samples(parser, group)
     add_methods(parser)
     add_flags(group, "calibration", {"": _calibration_options()})
     group.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, add_processor, add_running, shown
+from mlpass.cli.options import Subparsers, add_model, add_processor, add_running, add_samples, shown
 from mlpass.errors import MlpassError
 
 _CHECK_HELP = """\
@@ -29,7 +29,7 @@ def add_check(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(check)
-    check.add_argument("--sample-data", metavar="PATH", help=SAMPLE_HELP)
+    add_samples(check)
     add_processor(
         check, "leave out what is about other processors than the Neural Engine, CPU or GPU"
     )

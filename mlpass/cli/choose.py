@@ -7,10 +7,10 @@ import argparse
 from mlpass.cli.calibration import add_runtime
 from mlpass.cli.flags import given_flags
 from mlpass.cli.options import (
-    SAMPLE_HELP,
     Subparsers,
     add_model,
     add_raising,
+    add_samples,
     load_function,
     print_text,
     shown,
@@ -46,7 +46,7 @@ def add_choose(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(choose)
-    choose.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    add_samples(choose, required=True)
     choose.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
     )

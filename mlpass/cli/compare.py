@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, add_running, shown
+from mlpass.cli.options import Subparsers, add_model, add_running, add_samples, shown
 
 _COMPARE_HELP = """\
 Run two models on the same samples and tell how far OTHER is from MODEL, output by output: the
@@ -29,7 +29,7 @@ def add_compare(commands: Subparsers) -> None:
     )
     add_model(compare)
     compare.add_argument("other", metavar="OTHER", help="the .mlpackage to compare with it")
-    compare.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    add_samples(compare, required=True)
     compare.add_argument(
         "--locate", action="store_true", help="tell which ops the difference comes from"
     )

@@ -7,7 +7,7 @@ import argparse
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags
 from mlpass.cli.modes import add_modes, config_of, given_modes
-from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, shown
+from mlpass.cli.options import Subparsers, add_model, add_samples, shown
 from mlpass.options import flag_of
 
 _FINETUNE_HELP = """\
@@ -44,7 +44,7 @@ def add_finetune(commands: Subparsers) -> None:
     finetune.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
     )
-    finetune.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    add_samples(finetune, required=True)
     finetune.add_argument("--dense", metavar="DENSE", help="the .mlpackage to learn from")
     add_modes(finetune)
     add_flags(finetune, "polish", {"": declared_by("mlpass.plan.polish", "Polish")})

@@ -10,15 +10,42 @@ from mlpass.options import PROCESSORS
 
 Subparsers = Any  # argparse gives its own type no public name
 
-SAMPLE_HELP = """\
+_SAMPLE_HELP = """\
 an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample; a
 sub-folder of .npz files is a sequence: steps, in the order of their names, on one state"""
+
+_SAMPLE_EXAMPLES = """\
+How samples.npz is made in Python, of a few dozen real inputs, under the name that the model has for
+its input. Of images, scaled as in training (for an ImageType input, which is 0 to 255, not at all):
+
+  import numpy as np, PIL.Image
+  pixels = [PIL.Image.open(path).convert("RGB").resize((224, 224)) for path in paths]
+  np.savez("samples.npz", image=np.stack(pixels).transpose(0, 3, 1, 2)[:, None] / 255)
+
+Of texts, as ids of the model's own tokenizer, all of one length:
+
+  import numpy as np
+  tokens = [tokenizer(text)["input_ids"][:64] for text in texts]
+  np.savez("samples.npz", tokens=np.array(tokens, np.int32)[:, None])
+
+The first axis counts samples, the second is the model's own batch: (N, 1, 3, 224, 224), (N, 1, 64).
+"""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model that a command reads, and the form of what it prints."""
     parser.add_argument("model", metavar="MODEL", help="an .mlpackage")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+
+
+def add_samples(
+    parser: argparse.ArgumentParser, group: Any = None, *, required: bool = False
+) -> None:
+    """Adds the samples that a command runs models on, to a group of it, and how they are made."""
+    (group or parser).add_argument(
+        "--sample-data", required=required, metavar="PATH", help=_SAMPLE_HELP
+    )
+    parser.epilog = _SAMPLE_EXAMPLES
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 
 from mlpass.cli.calibration import add_methods, add_runtime, methods_of
 from mlpass.cli.flags import given_flags
-from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, add_raising, load_function, shown
+from mlpass.cli.options import Subparsers, add_model, add_raising, add_samples, load_function, shown
 from mlpass.cli.storages import add_storages, storage_of
 from mlpass.errors import ConfigError
 
@@ -49,7 +49,7 @@ def add_sweep(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(sweep)
-    sweep.add_argument("--sample-data", metavar="PATH", help=SAMPLE_HELP)
+    add_samples(sweep)
     sweep.add_argument(
         "--test-data", metavar="PATH", help="to compare outputs on, where that should be others"
     )

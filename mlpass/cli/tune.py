@@ -6,7 +6,7 @@ import argparse
 
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags
-from mlpass.cli.options import SAMPLE_HELP, Subparsers, add_model, shown
+from mlpass.cli.options import Subparsers, add_model, add_samples, shown
 
 _TUNE_HELP = """\
 Tune a compressed Core ML package, one stretch of its program after another, towards what the dense
@@ -35,7 +35,7 @@ def add_tune(commands: Subparsers) -> None:
     tune.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
     )
-    tune.add_argument("--sample-data", required=True, metavar="PATH", help=SAMPLE_HELP)
+    add_samples(tune, required=True)
     tune.add_argument(
         "--dense", required=True, metavar="DENSE", help="the .mlpackage to learn from"
     )

@@ -9,7 +9,7 @@ from mlpass.errors import InputError
 from mlpass.finetune.batching import Batch
 from mlpass.program.ir import CHANNELS
 from mlpass.runtime.description import Feature
-from mlpass.runtime.features import expected, read_input
+from mlpass.runtime.features import expected, read_input, shape_misfit, takes
 
 
 def read_feature(feature: Feature, value: object, device: torch.device) -> Tensor:
@@ -41,17 +41,18 @@ def batch_size(feature: Feature, tensor: Tensor) -> int | None:
     Raises:
         InputError: it is neither.
     """
-    if _allows(feature, tuple(tensor.shape)):
+    given = tuple(tensor.shape)
+    if takes(feature, given):
         return None
     shape = _sample_shape(feature)
     leading = shape[0] if shape else 1
     count, rest = divmod(tensor.shape[0], max(1, leading)) if tensor.ndim else (0, 0)
     one = (leading, *tensor.shape[1:]) if shape else ()
-    if count and not rest and tensor.ndim == max(1, len(shape)) and _allows(feature, one):
+    if count and not rest and tensor.ndim == max(1, len(shape)) and takes(feature, one):
         return count
     raise InputError(
         f"input {feature.name!r}: must be of shape {_described(feature)}, or several of these "
-        f"along the leading axis. Got {tuple(tensor.shape)}."
+        f"along the leading axis. Got {given}{shape_misfit(feature, given)}."
     )
 
 
@@ -70,12 +71,6 @@ def _sample_shape(feature: Feature) -> tuple[int, ...]:
     if feature.kind == "image":
         return (1, CHANNELS[feature.layout], *feature.shape)
     return feature.shape
-
-
-def _allows(feature: Feature, shape: tuple[int, ...]) -> bool:
-    if feature.kind == "image":
-        return shape[:2] == (1, CHANNELS[feature.layout]) and feature.shapes.allow(shape[2:])
-    return feature.shapes.allow(shape)
 
 
 def _described(feature: Feature) -> str:

@@ -13,6 +13,7 @@ from mlpass.errors import ExecutionError, InputError, close_matches
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.ir import CHANNELS
 from mlpass.runtime.description import Feature
+from mlpass.runtime.misfits import misfit
 
 _MODES = {"RGB": "RGB", "BGR": "RGB", "GRAYSCALE": "L", "GRAYSCALE_FLOAT16": "F"}
 
@@ -43,6 +44,18 @@ def expected(feature: Feature) -> str:
     return feature.kind
 
 
+def takes(feature: Feature, shape: tuple[int, ...]) -> bool:
+    """Returns whether an array of a shape can be an input's."""
+    if feature.kind == "image":
+        return shape[:2] == (1, CHANNELS[feature.layout]) and feature.shapes.allow(shape[2:])
+    return feature.shapes.allow(shape)
+
+
+def shape_misfit(feature: Feature, shape: tuple[int, ...]) -> str:
+    """Returns which axis of a shape does not fit an input, and what mends it: see `misfit`."""
+    return misfit(shape, lambda mended: takes(feature, mended))
+
+
 def read_input(feature: Feature, value: object) -> NDArray[np.generic]:
     """Returns an input as the array that the program runs on, floats as fp32.
 
@@ -66,9 +79,10 @@ def read_input(feature: Feature, value: object) -> NDArray[np.generic]:
     alone = array.size == 1 == prod(feature.shape)
     if feature.shapes.ranges in ((), ((1, 1),)) and array.shape in ((), (1,)) and alone:
         array = array.reshape(feature.shape)  # Core ML knows no scalars: they are of shape (1,)
-    if not feature.shapes.allow(array.shape):
+    if not takes(feature, array.shape):
         raise InputError(
-            f"input {feature.name!r}: must be of shape {feature.shapes}. Got {array.shape}."
+            f"input {feature.name!r}: must be of shape {feature.shapes}. "
+            f"Got {array.shape}{shape_misfit(feature, array.shape)}."
         )
     return _converted(feature, array)
 
@@ -177,12 +191,13 @@ def _read_image(feature: Feature, value: object) -> NDArray[np.generic]:
         if array.ndim != 4 or array.shape[:2] != (1, channels):
             raise InputError(
                 f"input {feature.name!r}: must be a PIL image, or an array of shape "
-                f"(1, {channels}, height, width). Got shape {array.shape}."
+                f"(1, {channels}, height, width). "
+                f"Got shape {array.shape}{shape_misfit(feature, array.shape)}."
             )
     if not feature.shapes.allow(array.shape[2:]):
         raise InputError(
             f"input {feature.name!r}: must be of (height, width) {feature.shapes}. "
-            f"Got {array.shape[2:]}."
+            f"Got {array.shape[2:]}{shape_misfit(feature, array.shape)}."
         )
     return array
 

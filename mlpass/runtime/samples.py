@@ -178,7 +178,10 @@ class _Stacked(_Sequence):
         lengths = {name: len(a) if a.ndim else None for name, a in self._arrays.items()}
         if len(set(lengths.values())) > 1 or None in lengths.values():
             texts = ", ".join(f"{name} {a.shape}" for name, a in self._arrays.items())
-            raise CalibrationError(f"{path}: its arrays differ in their leading axis: {texts}")
+            raise CalibrationError(
+                f"{path}: its arrays differ in their leading axis, which counts samples: {texts}; "
+                "add it with x[None] where this is one sample"
+            )
         self._length = next(iter(lengths.values()), 0) or 0
 
     def __len__(self) -> int:

@@ -98,7 +98,9 @@ def test_names_are_checked_all_at_once() -> None:
 
 def test_shapes_are_checked() -> None:
     interpreter = Interpreter(program(chain, (2, 3)))
-    with pytest.raises(InputError, match=r"input 'x': must be of shape \(2, 3\). Got \(3, 2\)."):
+    with pytest.raises(
+        InputError, match=r"input 'x': must be of shape \(2, 3\). Got \(3, 2\): the axes"
+    ):
         interpreter.predict({"x": np.zeros((3, 2))})
 
 

@@ -70,7 +70,10 @@ def test_iterables_can_be_gone_through_again():
 @pytest.mark.parametrize(
     ("arrays", "text"),
     [
-        ({"x": np.zeros(3), "y": np.zeros(2)}, r"differ in their leading axis: x \(3,\), y \(2,\)"),
+        (
+            {"x": np.zeros(3), "y": np.zeros(2)},
+            r"differ in their leading axis, which counts samples: x \(3,\), y \(2,\)",
+        ),
         ({"x": np.zeros(())}, "differ in their leading axis"),
         ({"x": np.zeros((0, 2))}, "holds no samples; give at least one"),
         ({"x": np.array([{}], dtype=object)}, "is not an .npz of arrays"),
