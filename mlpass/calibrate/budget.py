@@ -175,7 +175,7 @@ def divide_budget(
         prices |= _priced(seen, len(members), method, menu, 1)
     else:
         samples = len(calibration.sample_data)
-        with observe_dense(model, members, calibration) as sites:
+        with observe_dense(model, steps, calibration) as sites:
             prices |= _priced(sites, len(members), method, menu, samples)
         for step in (step for step in members if step.site not in prices):
             if calibration.fallback == "magnitude":

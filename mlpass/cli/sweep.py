@@ -16,11 +16,14 @@ macOS, its speed.
 
   mlpass sweep model.mlpackage --sample-data samples.npz -o report.html
 
-Without more, that is twenty configs that need no data. The samples are there to compare outputs on:
-a few dozen real inputs are enough. report.html is one file to open, send and keep; a name that ends
-in .json gets only the figures.
+Without more it races the whole space, from half the size to 0.15 of it: int8, int4, palettes, zeros
+and both, without data; those of most promise solved on the samples; and sizes that are divided
+among the weights. A few dozen real inputs are enough. What the model's op set has no form for is
+left out: --minimum-deployment-target iOS18 opens all. report.html is one file to open, send and
+keep; a name that ends in .json gets only the figures.
 
-  --method sparsegpt                     solved on the samples; may be given several times
+  --method sparsegpt                     all forms by this method; may be given several times
+  --quantize int8                        twenty patterns of zeros, each in this storage
   --configs grid.yaml                    your own configs:
 
       - {target_sparsity: 0.5}

@@ -17,6 +17,7 @@ from mlpass.report.choice import Choice, Target
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.evaluate import Evaluate, evaluated
+from mlpass.study.space import NEEDS_NEWER
 from mlpass.study.sweep import check_backend, path_of, sendable, source_of, write_outputs
 from mlpass.study.trial import FITTED, Setting
 
@@ -24,10 +25,6 @@ _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
 _FEWEST = 8  # samples of which some are kept back
 _SHARE = 4  # one of so many
-NEEDS_NEWER = (
-    "int4, tables for groups of rows, and masks with codes were not tried, they need iOS18: "
-    'minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) raises the model'
-)
 
 
 def choose(

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mlpass.errors import MlpassError
-from mlpass.plan.config import Config, OpConfig
+from mlpass.plan.config import Config
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune
 from mlpass.report.choice import Attempt, Target
@@ -21,10 +21,9 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import Percentile
-from mlpass.storage.palette import Palette
-from mlpass.storage.quantized import Quantized
-from mlpass.storage.storage import Storage, is_old
-from mlpass.study.grid import Candidate
+from mlpass.storage.storage import Storage
+from mlpass.study.grid import Candidate, make_candidates
+from mlpass.study.space import forms, is_old_package, within
 from mlpass.study.trial import Setting, measure, run_trial
 
 RUNGS = ("data-free", "storages", "sparsegpt", "admm", "budget", "fine-tuning")
@@ -36,20 +35,6 @@ Finetune = Callable[[str, str, object, str], Report]
 _STEP = 0.05  # of the sparsities that are tried where only the quality is a target
 _FINE = 0.005  # of those where the size is one
 _BUMPS = 4
-_FORMS: tuple[Storage, ...] = (
-    Quantized("int8"),
-    Palette(6),
-    Palette(4),
-    Quantized("int4", block_size=32),
-    Palette(3),
-    Palette(2),
-)
-_OLD_FORMS: tuple[Storage, ...] = (  # of iOS16 and 17
-    Quantized("int8"),
-    Palette(6, group_size=0),
-    Palette(4, group_size=0),
-    Palette(2, group_size=0),
-)
 _SOLVED = 2  # of them that are solved on samples as well
 
 
@@ -135,7 +120,7 @@ class Climb:
     def is_old(self) -> bool:
         """Whether the model's op set has only the first compressed forms, of iOS16."""
         with Package(self.setting.model) as package:
-            return any(is_old(program.opset) for program in package.programs)
+            return is_old_package(package)
 
     def smallest_sparsity(self) -> float | None:
         """Returns the least sparsity at which the size holds, None where nothing is enough."""
@@ -188,8 +173,8 @@ class Climb:
     def _try_storages(self) -> None:
         """Tries storages without zeros, without samples; and on samples those of most promise."""
         found = [
-            (storage, self._run("storages", _stored(storage, Magnitude()), 0.0))
-            for storage in (_OLD_FORMS if self.is_old else _FORMS)
+            (storage, self._run("storages", _stored(storage), 0.0))
+            for storage in forms(self.is_old)
         ]
         limit = self.target.nbytes
         if limit is None:
@@ -215,8 +200,7 @@ class Climb:
         for _ in range(_BUMPS):
             if budget <= 0:
                 return
-            candidate = Candidate("budget", Config(), SparseGPT(), {"budget": budget})
-            trial = self._run("budget", candidate, 0.0)
+            trial = self._run("budget", within(budget), 0.0)
             if trial.nbytes is None or trial.nbytes <= self.target.nbytes:
                 return
             budget -= trial.nbytes - self.target.nbytes  # the program says more of each weight
@@ -310,10 +294,10 @@ class Climb:
         return not misses
 
 
-def _stored(storage: Storage, method: Method) -> Candidate:
+def _stored(storage: Storage, method: Method | None = None) -> Candidate:
     """Returns the candidate of a storage for all weights."""
-    form = OpConfig(Percentile(0.0), storage=storage)
-    return Candidate(str(storage), Config(global_config=form), method)
+    (candidate,) = make_candidates([storage], method)
+    return candidate
 
 
 def built_in_finetune(steps: int) -> Finetune | None:

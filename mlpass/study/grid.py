@@ -1,4 +1,4 @@
-"""Which configs a study tries: its own grid, a list, or a YAML file.
+"""Which configs a study tries, as a user gives them: a list, or a YAML file.
 
 A grid file is a list, or a mapping with such a list under `configs` and method names under
 `methods`, each config then being tried by each method. An entry holds what a config holds, and may
@@ -78,7 +78,9 @@ class Candidate:
         """Whether it looks at what layers meet in the model as it is."""
         options = self.options
         return (
-            options.get("propagate") == "dense" or options.get("allocate", "uniform") != "uniform"
+            "budget" in options
+            or options.get("propagate") == "dense"
+            or options.get("allocate", "uniform") != "uniform"
         )
 
     @property
@@ -90,7 +92,7 @@ class Candidate:
         return str(self.method) + (f" ({', '.join(texts)})" if texts else "")
 
 
-def default_grid() -> list[Mode]:
+def patterns() -> list[Mode]:
     """Returns twenty modes that show what each kind of pattern does to a model."""
     return [
         *(Percentile(share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)),
@@ -103,13 +105,13 @@ def default_grid() -> list[Mode]:
 
 
 def make_candidates(
-    configs: Any = None, method: Any = None, storage: StorageLike = None
+    configs: Any, method: Any = None, storage: StorageLike = None
 ) -> list[Candidate]:
     """Returns the candidates that a user's grid describes.
 
     Args:
         configs: a sequence of configs in any form, of mappings as in a grid file, or of
-            candidates; or the path of a grid file; None is `default_grid()`.
+            candidates; or the path of a grid file.
         method: by which to try each that names none itself: a method, its name, a mapping of it and
             its options, or several.
         storage: for the entries of each that name none.
@@ -123,16 +125,15 @@ def make_candidates(
         where = os.fspath(configs)
         configs, named = _read(configs)
         method = named if method is None else method
-    entries = default_grid() if configs is None else configs
-    if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
+    if isinstance(configs, str | Mapping) or not isinstance(configs, Sequence):
         raise ConfigError(
             f"{where}: must be a list of configs, or the path of a YAML file with one. "
-            f"Got {type(entries).__name__}."
+            f"Got {type(configs).__name__}."
         )
     several = isinstance(method, Sequence) and not isinstance(method, str)
     methods = [method_of(one) for one in (method if several else [method])]
     found = []
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(configs):
         try:
             found += _candidates(entry, number, methods, storage)
         except ConfigError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.calibrate.budget import open_config
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.layers import mode_of
@@ -122,8 +123,11 @@ def calibration_of(setting: Setting, samples: object, **options: Any) -> Calibra
 
 def _plan(sites: Sequence[Site], candidate: Candidate) -> dict[Site, Step]:
     """Returns what becomes of each site; nothing where the config does not fit the model."""
+    config = candidate.config
+    if "budget" in candidate.options:
+        config = open_config(config, None)
     try:
-        return {step.site: step for step in rank_globally(plan(sites, candidate.config))}
+        return {step.site: step for step in rank_globally(plan(sites, config))}
     except ConfigError:
         return {}
 

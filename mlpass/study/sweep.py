@@ -32,6 +32,7 @@ from mlpass.study.grid import Candidate, make_candidates
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
+from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
 from mlpass.study.trial import FITTED, Setting, run_trial, weight_bytes
 from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
@@ -68,10 +69,12 @@ def sweep(
         model: path of an `.mlpackage`, or an `MLModel`.
         sample_data: as for `prune`. Outputs are compared on it, and methods with data calibrate on
             it. Without it only sizes are measured.
-        configs: a sequence of configs, or the path of a YAML file with one; None for twenty that
-            need no data.
-        method: by which to try each, a method, its name, or several; None is by magnitude.
-        storage: of the configs that name none themselves.
+        configs: a sequence of configs, or the path of a YAML file with one; None for the whole
+            space: int8, int4, palettes, zeros, both; with samples the best of those solved on them,
+            and sizes that are divided among the weights.
+        method: by which to try each, a method, its name, or several; None is by magnitude, and
+            where no configs are given by what each is best by.
+        storage: of the configs that name none themselves; without configs twenty patterns in it.
         evaluate: your own measure of a model: given the path of a package, returns a number, the
             higher the better. It then takes the SNR's place in the front.
         test_data: samples to compare outputs on, where they should be others than `sample_data`.
@@ -101,8 +104,9 @@ def sweep(
         OSError: a file cannot be read or written.
     """
     began = time.perf_counter()
-    candidates = make_candidates(configs, method, storage)
-    _check(candidates, sample_data, backend, output, resume, force)
+    candidates = [] if configs is None else make_candidates(configs, method, storage)
+    _check(backend, output, resume, force)
+    _check_sampled(candidates, sample_data)
     if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
         raise ConfigError(f"jobs: must be an int of 1 or more. Got {jobs!r}.")
     if output is not None:
@@ -111,6 +115,10 @@ def sweep(
         folder = closing.enter_context(temporary_folder())
         path, name = path_of(model, folder, minimum_deployment_target)
         package = closing.enter_context(Package(path))
+        old = is_old_package(package)
+        if configs is None:
+            candidates = default_candidates(old, sample_data is not None, method, storage)
+            _check_sampled(candidates, sample_data)
         samples = sendable(sample_data)
         tested = samples if test_data is None else sendable(test_data)
         setting = Setting(
@@ -134,6 +142,8 @@ def sweep(
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
         value = None if evaluate is None else evaluated(evaluate, path)
         trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
+        if configs is None and old:
+            notes.append(NEEDS_NEWER)
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
@@ -278,9 +288,16 @@ def check_backend(backend: str) -> None:
         raise ConfigError(f"backend: must be 'numpy' or 'torch'. Got {backend!r}.")
 
 
+def _check_sampled(candidates: Sequence[Candidate], sample_data: SampleData | None) -> None:
+    """Raises ConfigError where candidates need samples, and there are none."""
+    needing = [candidate for candidate in candidates if not candidate.data_free]
+    if sample_data is None and needing:
+        raise ConfigError(
+            f"sample_data: {needing[0].name!r} by {needing[0].method_name} needs samples"
+        )
+
+
 def _check(
-    candidates: Sequence[Candidate],
-    sample_data: SampleData | None,
     backend: str,
     output: str | os.PathLike[str] | None,
     resume: bool,
@@ -288,11 +305,6 @@ def _check(
 ) -> None:
     """Raises what is wrong with the arguments of a sweep, before anything is run."""
     check_backend(backend)
-    needing = [candidate for candidate in candidates if not candidate.data_free]
-    if sample_data is None and needing:
-        raise ConfigError(
-            f"sample_data: {needing[0].name!r} by {needing[0].method_name} needs samples"
-        )
     if output is None:
         if resume:
             raise ConfigError("resume: needs output, the report of the sweep that was interrupted")

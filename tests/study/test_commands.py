@@ -26,9 +26,9 @@ from mlpass.cli.calibration import calibration_of
 from mlpass.cli.modes import config_of
 from mlpass.solvers.wanda import Uncorrelated
 from mlpass.study.commands import prune_command
-from mlpass.study.grid import Candidate, default_grid
+from mlpass.study.grid import Candidate, patterns
 
-MODES = [*default_grid(), Kernel(0.5), Threshold(0.01), Threshold(0.1, 0.2)]
+MODES = [*patterns(), Kernel(0.5), Threshold(0.01), Threshold(0.1, 0.2)]
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)

@@ -232,7 +232,7 @@ def test_layers_that_cannot_be_measured_are_a_note(fixtures):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"method": "admm"}, ConfigError, "sample_data: 'Percentile\\(0.1\\)' by admm needs samp"),
+        ({"method": "admm"}, ConfigError, "sample_data: 'Quantized\\(int8\\)' by admm needs samp"),
         ({"backend": "coreml"}, ConfigError, "backend: must be 'numpy' or 'torch'. Got 'coreml'"),
         ({"resume": True}, ConfigError, "resume: needs output, the report of the sweep"),
         ({"output": "report.pdf"}, ConfigError, "must end in .html or .json. Got 'report.pdf'"),
