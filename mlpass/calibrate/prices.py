@@ -16,17 +16,19 @@ from mlpass.solvers.allocate import lower_hull
 from mlpass.solvers.budget import divide
 from mlpass.solvers.estimate import Excerpt, estimated, excerpt, relative_error
 from mlpass.solvers.gram import Gram
+from mlpass.solvers.held_out import HeldOut
 from mlpass.solvers.nearest import nearest
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Percentile
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
 from mlpass.weights.lossless import encode_lossless
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.sites import Site
 
-_COARSE = Quantized("int4")  # what a weight is rounded to, to see what that does to the outputs
+_ALL, _COARSE = Percentile(0.0), Quantized("int4")  # tried of each weight, to see what that does
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 2.0
@@ -92,7 +94,9 @@ def untouched(site: Site, menu: Menu) -> Offer:
     return Offer(DENSE, nbytes, 0.0, 0.0)
 
 
-def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: int) -> Prices:
+def prices_of(
+    step: Step, gram: Gram | None, method: Method, menu: Menu, parts: HeldOut | None = None
+) -> Prices:
     """Returns what each form that is worth it costs a weight.
 
     Forms are estimated first, and solved for where they are near the front; large weights by some
@@ -103,7 +107,7 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: i
         gram: of its inputs; None where there are no samples: errors are then the weight's own.
         method: that solves.
         menu: of bytes.
-        rows: of inputs that the Gram is the sum of.
+        parts: of the Gram; None where nothing is kept back.
 
     Raises:
         NotApplicable: it cannot be solved for; the text says why.
@@ -126,12 +130,12 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: i
     guesses = [own, *map_items(estimate, forms)]
     front = [guesses[number] for number in _near(guesses)]
     if gram is not None and not gram.is_diagonal:
-        columns = used.diagonal.shape[-1]
-        doubted = used.shrunk(columns / (columns + rows))
+        growth = None if parts is None else _growth(some, parts, method)
 
         def solved(offer: Offer) -> Offer:
-            error, risk = _solved(offer.form, some, used, method, doubted)
-            return offer._replace(error=error, risk=risk)
+            error = some.error(_solved(offer.form, some, used, method), used)
+            # Where none are kept back: what each element loses by itself, fitted to no inputs.
+            return offer._replace(error=error, risk=error * growth if growth else offer.risk)
 
         front = map_items(solved, front)
     noise = relative_error(weight, rounded, used, layout)
@@ -183,16 +187,25 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
     return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
 
 
-def _solved(
-    form: Form, some: Excerpt, gram: Gram, method: Method, doubted: Gram
-) -> tuple[float, float]:
-    """Returns the error of a form that is solved for, and its risk: that on another Gram."""
-    if form.mode is None:
-        return 0.0, 0.0
-    found = solve(
+def _solved(form: Form, some: Excerpt, gram: Gram, method: Method) -> NDArray[np.generic]:
+    assert form.mode is not None  # such a form needs no solve
+    return solve(
         some.weight, gram, form.mode, method=method, storage=form.storage, layout=some.layout
+    ).weight
+
+
+def _growth(some: Excerpt, parts: HeldOut, method: Method) -> float | None:
+    """Returns how many times its error a solve loses on inputs that it did not see.
+
+    It hardly depends on the form, so one tells it of all. None where no rows are kept back.
+    """
+    if parts.learnt is None or parts.held is None:
+        return None
+    found = _solved(Form(_ALL, _COARSE), some, parts.learnt, method)
+    seen, unseen = (
+        relative_error(some.weight, found, gram, some.layout) for gram in (parts.learnt, parts.held)
     )
-    return some.error(found.weight, gram), some.error(found.weight, doubted)
+    return unseen / seen if seen > 0 else None
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:
