@@ -134,7 +134,7 @@ def relative_error(
         gram: of its inputs.
         layout: of the weight.
     """
-    matrix = placed(_matrix(weight, layout), other)
+    matrix = _matrix(weight, layout)
     whole = float(_row_powers(matrix, gram).sum())
     changed = float(_row_powers(_matrix(other, layout) - matrix, gram).sum())
     return changed / whole if whole > 0 else 0.0
