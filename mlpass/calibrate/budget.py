@@ -243,10 +243,11 @@ def _priced(
         if observed is not None and observed.gram is None:
             continue
         gram = None if observed is None else observed.gram
+        parts = None if observed is None else observed.parts
         tokens = 0 if observed is None else observed.tokens
         try:
             prices = (
-                prices_of(step, gram, method, menu, tokens)
+                prices_of(step, gram, method, menu, parts)
                 if step.mode is _FREE
                 else fixed_prices(step, gram, method)
             )

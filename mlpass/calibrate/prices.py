@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +16,20 @@ from mlpass.solvers.allocate import lower_hull
 from mlpass.solvers.budget import divide
 from mlpass.solvers.estimate import Excerpt, estimated, excerpt, relative_error
 from mlpass.solvers.gram import Gram
+from mlpass.solvers.held_out import Choice, HeldOut, choose
 from mlpass.solvers.nearest import nearest
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.modes import Percentile
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
 from mlpass.weights.lossless import encode_lossless
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.sites import Site
 
-_COARSE = Quantized("int4")  # what a weight is rounded to, to see what that does to the outputs
+_COARSE = Quantized("int4")  # tried of each weight, to see what that does
+_PROBE = Form(Percentile(0.0), _COARSE)
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 2.0
@@ -55,13 +58,13 @@ class Prices(NamedTuple):
         offers: of forms; one where nothing is left to choose.
         noise: relative output error of the weight rounded coarsely; 0 where that is not measured.
         work: multiplications of a sample.
-        guesses: every form, as it is estimated.
+        every: form, also those not worth a solve: they are taken to gain as others do by one.
     """
 
     offers: list[Offer]
     noise: float = 0.0
     work: float = 0.0
-    guesses: Sequence[Offer] = ()
+    every: Sequence[Offer] = ()
 
 
 def least_risk(
@@ -92,7 +95,9 @@ def untouched(site: Site, menu: Menu) -> Offer:
     return Offer(DENSE, nbytes, 0.0, 0.0)
 
 
-def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: int) -> Prices:
+def prices_of(
+    step: Step, gram: Gram | None, method: Method, menu: Menu, parts: HeldOut | None = None
+) -> Prices:
     """Returns what each form that is worth it costs a weight.
 
     Forms are estimated first, and solved for where they are near the front; large weights by some
@@ -103,7 +108,7 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: i
         gram: of its inputs; None where there are no samples: errors are then the weight's own.
         method: that solves.
         menu: of bytes.
-        rows: of inputs that the Gram is the sum of.
+        parts: of the Gram; None where nothing is kept back.
 
     Raises:
         NotApplicable: it cannot be solved for; the text says why.
@@ -111,9 +116,9 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: i
     """
     site = step.site
     weight, layout, used = _read(step, gram)
-    every = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
+    sizes = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
     own = untouched(site, menu)
-    forms = [(form, nbytes) for form, nbytes in every if nbytes is not None and nbytes < own.nbytes]
+    forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
     rounded = _coarse(weight, layout)
     some = excerpt(weight, rounded, layout, used)
 
@@ -123,19 +128,18 @@ def prices_of(step: Step, gram: Gram | None, method: Method, menu: Menu, rows: i
         error = estimated(some, used, form.mode, form.storage)
         return Offer(form, nbytes, error, error)  # what is not solved for fits no inputs
 
-    guesses = [own, *map_items(estimate, forms)]
-    front = [guesses[number] for number in _near(guesses)]
+    every = [own, *map_items(estimate, forms)]
+    front = _near(every)
     if gram is not None and not gram.is_diagonal:
-        columns = used.diagonal.shape[-1]
-        doubted = used.shrunk(columns / (columns + rows))
-
-        def solved(offer: Offer) -> Offer:
-            error, risk = _solved(offer.form, some, used, method, doubted)
-            return offer._replace(error=error, risk=risk)
-
-        front = map_items(solved, front)
+        choice = _choice(some, parts, method)
+        tried = [*dict.fromkeys([_PROBE, *(every[number].form for number in front)])]
+        found = map_items(lambda form: _solved(form, some, used, choice), tried)
+        errors = dict(zip(tried, found, strict=True))
+        seen, unseen = errors[_PROBE], choice.error
+        growth = None if unseen is None or seen <= 0 else unseen / seen
+        every = [own, *_as_solved(every, errors, growth)]
     noise = relative_error(weight, rounded, used, layout)
-    return Prices(_unbeaten([own, *front]), noise, guesses=guesses)
+    return Prices(_unbeaten([own, *(every[number] for number in front)]), noise, every=every)
 
 
 def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
@@ -183,16 +187,55 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
     return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
 
 
-def _solved(
-    form: Form, some: Excerpt, gram: Gram, method: Method, doubted: Gram
-) -> tuple[float, float]:
-    """Returns the error of a form that is solved for, and its risk: that on another Gram."""
-    if form.mode is None:
-        return 0.0, 0.0
-    found = solve(
-        some.weight, gram, form.mode, method=method, storage=form.storage, layout=some.layout
+def _choice(some: Excerpt, parts: HeldOut | None, method: Method) -> Choice:
+    """Returns how a weight will be solved for, and what is lost so on rows kept back.
+
+    Both hardly depend on the form, so one tells it of all.
+    """
+    if parts is None:
+        return Choice(method)
+    return choose(
+        some.weight,
+        parts,
+        Percentile(0.0),
+        method=method,
+        storage=_COARSE,
+        target=None,
+        layout=some.layout,
     )
-    return some.error(found.weight, gram), some.error(found.weight, doubted)
+
+
+def _solved(form: Form, some: Excerpt, gram: Gram, choice: Choice) -> float:
+    """Returns the error of a form that is solved for."""
+    assert form.mode is not None  # such a form needs no solve
+    found = solve(
+        some.weight,
+        gram,
+        form.mode,
+        method=choice.method,
+        storage=form.storage,
+        layout=some.layout,
+        shrinkage=choice.shrinkage,
+    )
+    return some.error(found.weight, gram)
+
+
+def _as_solved(
+    offers: Sequence[Offer], errors: Mapping[Form, float], growth: float | None
+) -> Iterator[Offer]:
+    """Yields offers but for the first, with what a solve makes of them.
+
+    Args:
+        offers: as they are estimated.
+        errors: of forms that were solved for. A solve gains as much on the others.
+        growth: of an error on rows kept back. Without it an element's own loss is the risk, which
+            is fitted to no inputs.
+    """
+    known = [(errors[each.form], each.error) for each in offers if each.form in errors]
+    gain = float(np.median([error / own for error, own in known if own > 0] or [1.0]))
+    for offer in offers[1:]:
+        error = errors.get(offer.form, gain * offer.error)
+        yield offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:

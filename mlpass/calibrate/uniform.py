@@ -32,7 +32,7 @@ def best_uniform(
         factors: what a unit of its error costs.
         nbytes: that all weights may take.
     """
-    forms = {offer.form for each in prices.values() for offer in each.guesses}
+    forms = {offer.form for each in prices.values() for offer in each.every}
     found = [
         (sum(factors[site] * offer.risk for site, offer in tried.offers.items()), str(form), tried)
         for form in forms
@@ -66,8 +66,7 @@ def spent(
 
 
 def _offer(prices: Prices, form: Form) -> Offer:
-    """Returns what a weight comes to in a form: solved for where that is known."""
-    known = {offer.form: offer for offer in (*prices.guesses, *prices.offers)}
-    if form in known:
-        return known[form]
-    return max(prices.guesses or prices.offers, key=lambda offer: offer.nbytes)
+    """Returns what a weight comes to in a form; as it is where it cannot get that."""
+    known = prices.every or prices.offers
+    own = max(known, key=lambda offer: offer.nbytes)
+    return next((offer for offer in known if offer.form == form), own)

@@ -13,6 +13,7 @@ from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
 from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
+from mlpass.solvers.held_out import HeldOut
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import matrix_layout
 from mlpass.sparsity.modes import Percentile
@@ -42,7 +43,7 @@ def test_errors_of_some_rows_are_those_of_all(loud):
     with Package(path) as package:
         (site,) = find_sites(package.programs)
         step = Step(site, Percentile(0.0), None)
-        prices = prices_of(step, Gram(gram), SparseGPT(), Menu(), 400)
+        prices = prices_of(step, Gram(gram), SparseGPT(), Menu())
     tried = [each for each in prices.offers if each.form.storage is not None]
     assert len(tried) > 2
     for offer in tried:
@@ -55,17 +56,19 @@ def test_errors_of_some_rows_are_those_of_all(loud):
 def test_few_rows_make_a_risk_of_an_error_that_seems_little(tmp_path):
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((32, 64)).astype(np.float32)
-    few, others = rng.standard_normal((2, 16, 64)).astype(np.float32)
-    gram = Gram(few.T @ few)
+    mix = rng.standard_normal((64, 64)) * np.geomspace(1, 0.1, 64)[:, None]
+    few, others = (rng.standard_normal((count, 64)) @ mix for count in (96, 2000))
+    gram, learnt, held = (Gram(np.float32(x.T @ x)) for x in (few, few[12:], few[:12]))
     path = save(lambda x: mb.linear(x=x, weight=weight, name="one"), tmp_path)
     with Package(path) as package:
         (site,) = find_sites(package.programs)
         step = Step(site, Percentile(0.0), None)
-        prices = prices_of(step, gram, SparseGPT(), Menu(), 16)
+        prices = prices_of(step, gram, SparseGPT(), Menu(), HeldOut(learnt, held, 96, 12))
     tried = [each for each in prices.offers if each.form.storage is not None]
     assert tried
     for offer in tried:
         mode, storage = offer.form.mode, offer.form.storage
         found = solve(weight, gram, mode, method=SparseGPT(), storage=storage).weight
         truth = np.square(others @ (found - weight).T).sum() / np.square(others @ weight.T).sum()
-        assert abs(offer.risk - truth) < abs(offer.error - truth), str(offer.form)
+        assert offer.error < 0.8 * truth, str(offer.form)
+        assert offer.risk == pytest.approx(truth, rel=0.3), str(offer.form)

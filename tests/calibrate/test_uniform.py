@@ -17,7 +17,7 @@ TWO, FOUR = (Form(Percentile(0.0), Palette(bits)) for bits in (2, 4))
 
 def prices(two, four):
     known = [Offer(DENSE, 100, 0.0, 0.0), Offer(FOUR, 25, four, four)]
-    return Prices(known, guesses=[*known, Offer(TWO, 12, two, two)])
+    return Prices(known, every=[*known, Offer(TWO, 12, two, two)])
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_none_fits(both):
 
 
 def test_a_weight_that_cannot_get_it_stays_as_it_is(both):
-    both["four"] = Prices([Offer(DENSE, 7, 0.0, 0.0)], guesses=[Offer(DENSE, 7, 0.0, 0.0)])
+    both["four"] = Prices([Offer(DENSE, 7, 0.0, 0.0)], every=[Offer(DENSE, 7, 0.0, 0.0)])
     found = best_uniform(both, dict.fromkeys(both, 1.0), 67)
     assert found.form == FOUR
     assert found.offers["four"].form == DENSE
