@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlpass.errors import ExecutionError
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.module import ProgramModule, Stage, running
@@ -50,6 +51,42 @@ def run_stretch(
     return made
 
 
+def run_mapped(
+    module: ProgramModule, stage: Stage, region: Region, given: Sequence[Mapping[Value, object]]
+) -> Made:
+    """Returns what `run_stretch` does, mapped over the samples as a whole rather than op by op.
+
+    Raises:
+        ExecutionError: an op failed, or is one that cannot be mapped.
+        RuntimeError, TypeError, ValueError: it cannot be mapped.
+    """
+    batches = [
+        (step, value, one.samples)
+        for step, values in enumerate(given)
+        for value, one in values.items()
+        if isinstance(one, Batch)
+    ]
+    differing = {value for _, value, _ in batches}
+    differing |= {value for value in region.inputs if isinstance(value.type, StateType)}
+    for each in stage.plan.block.steps[region.start : region.end]:
+        if not differing.isdisjoint(reads(each.op)):
+            differing.update(each.op.outputs)
+    outputs = [value for value in region.outputs if value in differing]
+    made: Made = []
+
+    def run_one(*samples: Tensor) -> list[Tensor]:
+        single = [dict(values) for values in given]
+        for (step, value, _), sample in zip(batches, samples, strict=True):
+            single[step][value] = sample
+        made[:] = run_stretch(module, stage, region, single)
+        return [values.pop(value) for values in made for value in outputs]
+
+    mapped = iter(torch.func.vmap(run_one)(*(samples for _, _, samples in batches)))
+    for values in made:
+        values.update((value, Batch(next(mapped))) for value in outputs)
+    return made
+
+
 class Stream:
     """All samples in one stage of a model, as far as they have come.
 
@@ -83,14 +120,17 @@ class Stream:
         self.shared: dict[Argument, Tensor] = {}
         self._regions, self._given, self._size = regions, given, batch_size
         ends = [region.end for region in regions]
+        crossing = {*stage.plan.block.inputs, *(one for each in regions for one in each.outputs)}
         uses = {
             value: sorted({sum(end <= at for end in ends) for at in places})
             for value, places in uses_of(stage.plan).items()
+            if value in crossing
         }
         self._last = {value: places[-1] for value, places in uses.items()}
         self._spill = Spill(memory_budget, module.backend, uses)
         self._values: list[list[SampleValues]] = []
         self._at = 0
+        self._apart: set[tuple[Region, bool]] = set()  # with gradients or without
         count = 0
         for steps in given:
             self._values.append([])
@@ -134,6 +174,21 @@ class Stream:
         found = [values[value] for values in samples]
         return found[0] if self._size == 1 else Batch(torch.stack(found))
 
+    def run(self, region: Region, given: Sequence[Mapping[Value, object]]) -> Made:
+        """Returns a region's outputs: see `run_stretch`. It is mapped as a whole where it can be.
+
+        The region must be lent to.
+        """
+        how = region, torch.is_grad_enabled()
+        if self._size > 1 and how not in self._apart:
+            try:
+                return run_mapped(self.module, self.stage, region, given)
+            except (ExecutionError, RuntimeError, TypeError, ValueError):
+                # It has an op that is mapped by a rule, or not at all: or is wrong, and says so
+                # again.
+                self._apart.add(how)
+        return run_stretch(self.module, self.stage, region, given)
+
     def advance(self) -> Region:
         """Runs the next region for all samples, and returns it."""
         region = self._regions[self._at]
@@ -141,7 +196,7 @@ class Stream:
             for numbers in chunks(range(len(self._values)), self._size):
                 with of_samples(numbers):
                     given = self.of(numbers, region.inputs)
-                    self._keep(numbers, run_stretch(self.module, self.stage, region, given))
+                    self._keep(numbers, self.run(region, given))
         self._forget(region)
         self._at += 1
         gone = [value for value, last in self._last.items() if last < self._at]

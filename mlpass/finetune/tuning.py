@@ -19,7 +19,7 @@ from mlpass.finetune.cutting import Region
 from mlpass.finetune.features import write_value
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.finetune.stored import StoredModule
-from mlpass.finetune.streams import Stream, chunks, run_stretch
+from mlpass.finetune.streams import Stream, chunks
 from mlpass.finetune.training import Descent, put_back, values_of_parameters
 from mlpass.plan.regions import Regions
 from mlpass.program.ir import TensorType, Value
@@ -157,7 +157,7 @@ def region_loss(tuning: Tuning, numbers: Sequence[int]) -> Tensor:
     stream, region, goal, _, _ = tuning
     wanted = goal.stream.of(numbers, list(goal.values.values()))
     with stream.lent(region):
-        made = run_stretch(stream.module, stream.stage, region, stream.of(numbers, region.inputs))
+        made = stream.run(region, stream.of(numbers, region.inputs))
         losses = [
             output_loss(
                 goal.kinds,
