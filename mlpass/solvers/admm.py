@@ -37,9 +37,9 @@ from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.masks import keep_mask
 
-_PENALTIES = 8  # at most; each has its share of the iterations
-# How often the penalty grows by a tenth, where at least such a share of the mask has changed.
-_GROWTH, _STEPS = 1.1, ((0.05, 3), (0.0025, 2), (0.0, 1))
+_PENALTIES = 5  # at most; each has its share of the iterations
+# How often the penalty grows by a tenth, where more than such a share of the mask has changed.
+_GROWTH, _STEPS = 1.1, ((0.15, 6), (0.1, 4), (0.01, 3), (0.0, 2))
 _ROWS = 64  # of a group, which tell what to expect of all
 _DOUBT = 1.5  # times the error found, above which another's on these is not looked into
 
@@ -109,7 +109,7 @@ class ADMM(Method):
         total: Array = copied(target)  # X + Y, of which Z is the projection
         split, keep = _project(problem, total)
         penalty, dampening = self.penalty / problem.gram.unit, 0.0
-        each = max(1, self.iterations // _PENALTIES)
+        each = -(-self.iterations // _PENALTIES)
         for left in range(self.iterations, 0, -each):
             solver, used = problem.gram.inverse(self.dampening, penalty)
             dampening = max(dampening, used)
