@@ -94,9 +94,9 @@ def knee(report: SweepReport) -> Trial | None:
         others = report.front or done[len(done) // 2 :]
         return others[0] if others else None
     first, last = front[0], front[-1]
-    if by_value and first is last:
-        return first
     bytes_from, quality_from = (_size(first), first.worth) if by_value else (0, 0.0)
+    if last.worth == quality_from:  # one alone, or ties with it
+        return first
 
     def above(trial: Trial) -> float:
         share = (_size(trial) - bytes_from) / (_size(last) - bytes_from)

@@ -78,6 +78,7 @@ def test_the_knee_of_the_users_own_measure_starts_at_the_smallest():
     assert knee(sweep(*trials, value_before=0.9)).name == "c300"
     assert knee(sweep(*trials[:1], value_before=0.9)).name == "c200"
     assert knee(sweep(*trials[:2], value_before=0.9)).name == "c200"
+    assert knee(sweep(trials[0], trials[0], value_before=0.9)).name == "c200"
 
 
 def test_no_bargain_disagrees_more_often_than_not():
