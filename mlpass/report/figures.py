@@ -197,8 +197,8 @@ def _themed(svg: str, prefix: str) -> str:
     return svg.replace("<svg ", '<svg class="figure" role="group" ', 1)
 
 
-def _short(name: str, length: int = 26) -> str:
-    """Returns a name as it prints, cut in its middle: layers differ in their ends."""
+def _short(name: str, length: int) -> str:
+    """Returns a name as it prints, cut in its middle: configs differ in their ends."""
     name = visible(name)
     if len(name) <= length:
         return name

@@ -94,9 +94,9 @@ def knee(report: SweepReport) -> Trial | None:
         others = report.front or done[len(done) // 2 :]
         return others[0] if others else None
     first, last = front[0], front[-1]
-    if by_value and first is last:
-        return first
     bytes_from, quality_from = (_size(first), first.worth) if by_value else (0, 0.0)
+    if last.worth == quality_from:  # one alone, or ties with it
+        return first
 
     def above(trial: Trial) -> float:
         share = (_size(trial) - bytes_from) / (_size(last) - bytes_from)
@@ -107,26 +107,22 @@ def knee(report: SweepReport) -> Trial | None:
 
 def scale_of(report: SweepReport) -> Scale | None:
     """Returns what decibels mean for the model; None where no trial has both an SNR and a top-1."""
-    known = sorted(
-        (t for t in report.trials if t.top1 is not None and math.isfinite(t.snr or math.inf)),
-        key=lambda trial: -(trial.snr or 0.0),
-    )
+    measured = (trial for trial in report.trials if trial.top1 is not None)
+    finite = [t for t in measured if t.snr is not None and math.isfinite(t.snr)]
+    known = sorted(finite, key=lambda trial: -(trial.snr or 0.0))
     if not known:
         return None
 
-    def holding(share: float) -> list[Trial]:
-        return list(takewhile(lambda trial: (trial.top1 or 0.0) >= share, known))
+    def holding(share: float) -> int:
+        """Returns how many trials, from the highest SNR down, agree at so many places at least."""
+        return sum(1 for _ in takewhile(lambda trial: (trial.top1 or 0.0) >= share, known))
 
     same = holding(1.0)
-    shares = [
-        (share, held)
-        for share in _SHARES
-        if len(same) + 1 < len(held := holding(share)) < len(known)
-    ]
+    shares = {count: share for share in reversed(_SHARES) if (count := holding(share)) > same + 1}
     return Scale(
-        same[-1] if same else None,
-        known[len(same)] if len(same) < len(known) else None,
-        tuple((share, held[-1]) for share, held in shares),
+        known[same - 1] if same else None,
+        known[same] if same < len(known) else None,
+        tuple((shares[n], known[n - 1]) for n in sorted(shares) if n < len(known)),
     )
 
 

@@ -35,18 +35,19 @@ def trials():
     numbered = [replace(t, command=f"mlpass prune /m/{t.name}.mlpackage") for t in found[:7]]
     errors = replace(found[1], name="c0", layer_errors=(0.001,), command=None)
     below = OutputRecord("y", -4.0, 1.0, 1.0, 0.125)
-    return with_front(
-        [*numbered, found[7], errors, replace(found[0], name="bad", outputs=(below,))]
-    )
+    failed = replace(found[7], failed=f"a reason {'which goes on ' * 9}{'and_on' * 40}")
+    bad = replace(found[0], name="bad", outputs=(below,))
+    return with_front([*numbered, failed, errors, bad])
 
 
 @pytest.fixture
 def open_page(browser, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "report.html"
-    write_report(replace(report(command=f"mlpass sweep {path}"), trials=trials()), path)
 
-    def opened(**options):
+    def opened(swept=None, **options):
+        swept = swept or replace(report(), trials=trials())
+        write_report(replace(swept, command=f"mlpass sweep {path}"), path, force=True)
         page = browser.new_page(**options)
         page.problems = []
         page.on("console", lambda message: page.problems.append(message.text))
@@ -150,6 +151,11 @@ def test_what_matters_is_on_the_screen(open_page, width, scheme):
         box = page.locator(f"#trial-1 td:nth-child({column})").bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+    valued = [replace(one, value=0.1) for one in trials()]
+    swept = replace(report(), trials=with_front(valued), value_before=0.9)
+    page_of_values = open_page(swept, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    box = page_of_values.locator("#trial-1 td:nth-child(5)").bounding_box()  # top-1, again
+    assert box["x"] + box["width"] <= width
     figures = [one for one in page.locator("svg.figure").all() if one.is_visible()]
     assert len(figures) == 1
     section = page.locator("section").first.bounding_box()["width"]

@@ -12,6 +12,7 @@ import pytest
 
 from mlpass import BackendError, ConfigError, OutputExistsError
 from mlpass.report import html
+from mlpass.report.comparison import OutputRecord
 from mlpass.report.html import check_target, to_html, write_report
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
@@ -143,6 +144,49 @@ def test_the_verdict_comes_first_and_its_numbers_are_the_tables():
     for snr, top1, name, size in named:
         assert table[name][:3] == [size, snr, top1]
     assert "Half the size" in found
+
+
+def test_the_verdict_of_sizes_alone_and_of_the_users_own_measure():
+    bare = to_html(sweep(trial("a", nbytes=300, snr=None, outputs=())))
+    found = re.search(r'<p id="verdict">(.*?)</p>', bare, re.S)[1]
+    assert re.sub(r"<.*?>", "", found).strip() == (
+        "What it costs was not measured; the smallest: 300 B (a)."
+    )
+    assert 'id="scale"' not in bare
+    valued = to_html(sweep(trial("a", nbytes=300, value=0.25), value_before=0.5))
+    found = re.search(r'<p id="verdict">(.*?)</p>', valued, re.S)[1]
+    assert re.sub(r"<.*?>", "", found).strip() == (
+        "Half the size, best for its size: 0.2500, 20.00 dB, top-1 0.7500 (a, 300 B)."
+    )
+    assert rows(valued)["a"][:4] == ["300 B", "0.2500", "20.00", "0.7500"]
+
+
+@pytest.mark.parametrize(
+    ("points", "wanted"),
+    [
+        (
+            ((40.0, 1.0), (30.0, 0.9)),
+            "top-1 is unchanged down to 40.00 dB, and begins to change at 30.00 dB (0.9000 agree).",
+        ),
+        (((30.0, 0.9),), "top-1 has begun to change at 30.00 dB (0.9000 agree), the best here."),
+        (((40.0, 1.0), (30.0, 1.0)), "top-1 changed in none of these, down to 30.00 dB."),
+        (
+            ((40.0, 1.0), (30.0, 0.995), (20.0, 0.7), (9.0, 0.2)),
+            "begins to change at 30.00 dB (0.9950 agree); at least half agree down to 20.00 dB.",
+        ),
+        (
+            ((40.0, 1.0), (30.0, 0.995), (25.0, 0.99), (9.0, 0.2)),
+            "(0.9950 agree); at least 99% agree down to 25.00 dB.",
+        ),
+    ],
+)
+def test_what_a_decibel_means(points, wanted):
+    trials = [
+        trial(f"c{snr:g}", outputs=(OutputRecord("y", snr, 0.1, 0.01, top1),))
+        for snr, top1 in points
+    ]
+    text = re.search(r'<p id="scale">(.*?)<span', to_html(sweep(*trials)), re.S)[1]
+    assert " ".join(text.split()).endswith(wanted)
 
 
 def test_what_is_no_better_than_zeros_is_marked():

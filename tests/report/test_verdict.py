@@ -78,6 +78,7 @@ def test_the_knee_of_the_users_own_measure_starts_at_the_smallest():
     assert knee(sweep(*trials, value_before=0.9)).name == "c300"
     assert knee(sweep(*trials[:1], value_before=0.9)).name == "c200"
     assert knee(sweep(*trials[:2], value_before=0.9)).name == "c200"
+    assert knee(sweep(trials[0], trials[0], value_before=0.9)).name == "c200"
 
 
 def test_no_bargain_disagrees_more_often_than_not():
@@ -93,8 +94,7 @@ def test_where_top1_begins_to_change():
     scale = scale_of(sweep(*trials))
     assert (scale.same.name, scale.changed.name) == ("40", "30")
     assert [(share, held.name) for share, held in scale.shares] == [
-        (0.99, "25"),
-        (0.9, "25"),
+        (0.99, "25"),  # and so 90% do
         (0.5, "15"),
     ]
 
@@ -105,6 +105,7 @@ def test_where_top1_begins_to_change():
         ((at(30.0, 1.0), at(20.0, 1.0)), "20", None),
         ((at(30.0, 0.9), at(20.0, 0.8)), None, "30"),
         ((at(math.inf, 1.0), at(20.0, 0.8)), None, "20"),
+        ((at(0.0, 0.8), at(-20.0, 0.3)), None, "0"),
     ],
 )
 def test_what_begins_beyond_the_trials_is_not_told(trials, same, changed):
