@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from mlpass.cli.calibration import add_runtime
 from mlpass.cli.flags import given_flags
@@ -97,6 +98,7 @@ def _choose(options: argparse.Namespace) -> str:
         force=options.force,
     )
     if choice.picked is None:
-        print_text(shown(choice, options))
+        told = choice if options.json else replace(choice, reason="")  # that is the error's text
+        print_text(shown(told, options))
         raise TargetError(choice.reason)
     return shown(choice, options)

@@ -15,6 +15,7 @@ from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
 from mlpass.report.check import SEVERITIES, Check, Hazard
 from mlpass.report.gathered import gathered
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import is_constant, is_float, label_of
 from mlpass.runtime.samples import SampleData, load_samples
@@ -59,7 +60,9 @@ def check(
         found = list(_static(package))
         name = str(package.path)
     if samples:
-        found += range_hazards(Interpreter(model, backend=backend, partial=True), samples)
+        interpreter = Interpreter(model, backend=backend, partial=True)
+        warn_of(interpreter, samples)
+        found += range_hazards(interpreter, samples)
     hazards = list(gathered(found, "places", processor))
     hazards.sort(key=lambda each: SEVERITIES.index(each.severity))
     return Check(name, len(samples), tuple(hazards))

@@ -23,6 +23,7 @@ from mlpass.examine.matching import match_values, running
 from mlpass.program.ir import Op, Value
 from mlpass.report.location import Location, OpRecord
 from mlpass.runtime.declared import Results, declared, walk
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter
@@ -72,6 +73,7 @@ def locate(
     samples = load_samples(sample_data)
     suspect = Interpreter(other, backend=backend, partial=True)
     reference = _reference(model, suspect, len(samples), backend)
+    warn_of(suspect, samples)
     seen = _Suspect(suspect)
     for number, sample in enumerate(tqdm(samples, desc="locating", unit="sample", disable=None)):
         steps = steps_of(sample)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlpass.errors import ExecutionError, brief
 from mlpass.files import check_file, whole_file
 from mlpass.program.mlmodel import ModelLike, check_outside
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import read_arrays
 
@@ -42,7 +43,10 @@ def predict_to_file(
     check_outside(output, model, "the model to run")
     interpreter = Interpreter(model, backend=backend)
     state = interpreter.make_state() if interpreter.states else None
-    arrays = as_arrays(interpreter.predict(read_arrays(inputs), state))
+    sample = read_arrays(inputs)
+    outputs = interpreter.predict(sample, state)
+    warn_of(interpreter, [sample], alone=True)
+    arrays = as_arrays(outputs)
     with whole_file(output, force=force) as building, building.open("wb") as file:
         write_arrays(file, arrays)
     return {name: array.shape for name, array in arrays.items()}

@@ -17,6 +17,7 @@ from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.options import check_count
 from mlpass.plan.polish import LEARNING_RATE
 from mlpass.runtime.backends.threads import fixed_threads
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.samples import load_samples
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def distill(
     if not number or not learning_rate > 0:
         raise ConfigError(f"learning_rate: must be a number above 0. Got {learning_rate!r}.")
     teacher = dense if isinstance(dense, ProgramModule) else to_module(dense)
-    batches = batches_of(module, load_samples(samples), batch_size, seed)
+    drawn = load_samples(samples)
+    warn_of(module, drawn)
+    batches = batches_of(module, drawn, batch_size, seed)
     decay = None
     if optimizer is None:
         optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)

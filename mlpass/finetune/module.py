@@ -78,7 +78,8 @@ class ProgramModule(nn.Module):
         ignored: names of a pipeline's other inputs, for parts that are not run.
         outputs: what it gives.
         states: the shape of each state by its name.
-        stages: its programs, one after another.
+        parts: its programs, as an Interpreter has them.
+        stages: the same, ready to train.
         backend: that they run on.
         device: where that is.
         sites: the site of each parameter, by the parameter's name; sparse ones opened.
@@ -105,7 +106,8 @@ class ProgramModule(nn.Module):
         assert runner.backend is not None  # Core ML runs nothing here
         self.backend = runner.backend
         self.device = torch.device(device or "cpu")
-        self.stages = [stage_of(part) for part in runner.parts]
+        self.parts = runner.parts
+        self.stages = [stage_of(part) for part in self.parts]
         self.sites: dict[str, Site] = {}
         self.sparse: set[str] = set()
         found = find_trained(package.programs)

@@ -29,6 +29,7 @@ from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.runtime.backends.threads import fixed_threads
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.samples import Sample, SampleData, load_samples
 
 _LOOKS = 16  # at the held-out samples in the course of a run
@@ -146,6 +147,7 @@ def polish_module(
         InputError: a sample does not fit the models.
         ExecutionError: the module's outputs are not finite, or an op failed.
     """
+    warn_of(module, samples)
     held, drawn = divided(len(samples), options.held_out, options.seed)
     kinds = kinds_of(module, options.logits)
     size = options.batch_size

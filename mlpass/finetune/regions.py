@@ -35,6 +35,7 @@ from mlpass.program.mlmodel import ModelLike, check_outside, open_package
 from mlpass.report.records import Report
 from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.digests import digest_of
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import Sample, SampleData, load_samples
 
@@ -133,6 +134,7 @@ def tune_module(
         CalibrationError: there are too few samples, or they differ in shape.
         ModelFormatError: the teacher is another model.
     """
+    warn_of(module, samples)
     parts = divided(len(samples), options.held_out, options.seed)
     _check_alike(module, teacher)
     cuts = [

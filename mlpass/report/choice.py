@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
-from mlpass.report.study import Trial, number_text
+from mlpass.report.study import Trial, failures, number_text
 from mlpass.report.table import bytes_text, sizes_apart
 
 
@@ -30,7 +30,7 @@ class Target:
     def misses(self, trial: Trial) -> list[str]:
         """Returns what a trial falls short of, as texts; none where it holds."""
         if trial.nbytes is None:
-            return [f"failed: {trial.failed}"]
+            return ["failed"]
         found = []
         if self.nbytes is not None and trial.nbytes > self.nbytes:
             found.append(" is more than ".join(sizes_apart(trial.nbytes, self.nbytes)))
@@ -55,7 +55,7 @@ class Attempt:
     Attributes:
         rung: "data-free", "storages", "sparsegpt", "admm", "budget" or "fine-tuning".
         trial: what it gave.
-        misses: what it falls short of; none where the target holds.
+        misses: what it falls short of, or that it failed; none where the target holds.
     """
 
     rung: str
@@ -129,7 +129,9 @@ class Choice(Shown):
         end = self.reason if self.output is None else f"{self.reason}: {self.output}"
         command = self.picked.command if self.picked else None
         notes = [f"the same by: {command}"] if command else []
-        return [head, tried, "\n".join(map(visible, (end, *notes, *self.notes)))]
+        notes = [end, *failures([each.trial for each in self.attempts]), *notes, *self.notes]
+        told = "\n".join(visible(note) for note in notes if note)
+        return [head, *([tried] if rows else []), *([told] if told else [])]
 
 
 def _below(name: str, value: float | None, least: float | None) -> list[str]:

@@ -214,11 +214,11 @@ class SweepReport(Shown):
         rows = []
         for trial in self.trials:
             if trial.failed is not None:
-                rows.append([trial.name, trial.method, f"failed: {trial.failed}"])
+                rows.append([trial.name, _how(trial), "failed"])
                 continue
             row = [
                 trial.name,
-                " ".join([trial.method, *(f"{k}={v}" for k, v in trial.options.items())]),
+                _how(trial),
                 bytes_text(trial.nbytes or 0),
                 number_text(trial.ratio, 2),
                 number_text(trial.sparsity, 4),
@@ -232,9 +232,18 @@ class SweepReport(Shown):
             f"{visible(self.model)}: {bytes_text(self.bytes_before)}, "
             f"{len(self.trials)} configs on {self.samples} samples in {self.seconds:.0f} s; "
             "* nothing else is both as small and as good"
-            + "".join(f"\n{visible(note)}" for note in self.notes)
+            + "".join(f"\n{visible(note)}" for note in (*failures(self.trials), *self.notes))
         )
         return [Table(headers, rows), told]
+
+
+def failures(trials: Sequence[Trial]) -> list[str]:
+    """Returns why trials failed, each reason once, after the trials that it is of."""
+    labels: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.failed is not None:
+            labels.setdefault(trial.failed, []).append(trial.label)
+    return [f"{'; '.join(which)} failed: {why}" for why, which in labels.items()]
 
 
 def number_text(value: float | None, digits: int) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from mlpass.program.ir import TensorType, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import Run, Values
-from mlpass.runtime.features import read_input, restored, write_output
+from mlpass.runtime.features import check_names, read_input, restored, write_output
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter, bind
 from mlpass.runtime.samples import Inputs
@@ -45,6 +45,7 @@ def walk(
     """
     backend, given = interpreter.backend, dict(inputs)
     assert backend is not None
+    check_names(inputs, interpreter.inputs)
     for part in interpreter.parts:
         features = part.description.inputs
         arrays = {one.name: read_input(one, given.get(one.name)) for one in features}

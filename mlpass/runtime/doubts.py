@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import SampleWarning
+from mlpass.errors import InputError, SampleWarning
 from mlpass.program.ir import Constant, TensorType, Value
 from mlpass.runtime.description import Feature
+from mlpass.runtime.features import as_array
 from mlpass.runtime.function_plan import FunctionPlan
-from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.interpreter import Part
 from mlpass.runtime.samples import Sample, steps_of
 
 _LOOKED_AT = 16  # samples, from the first on
@@ -22,28 +24,45 @@ _PASSING = ("cast", "identity", "select", "add", "expand_dims", "squeeze", "resh
 """Ops that hand indices on, with what coremltools puts there for those that count from the end."""
 
 
-def warn_of(interpreter: Interpreter, samples: Sequence[Sample]) -> None:
+class Runner(Protocol):
+    """Something that runs samples: an `Interpreter`, or a module of torch.
+
+    Attributes:
+        inputs: what it takes.
+        parts: its programs; none where Core ML runs them.
+    """
+
+    inputs: tuple[Feature, ...]
+    parts: tuple[Part, ...]
+
+
+def warn_of(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) -> None:
     """Warns of samples that a model takes, but that can hardly be meant for it.
 
     Args:
-        interpreter: of the model.
+        runner: of the model.
         samples: as for `Interpreter.predict`; the first of them are looked at.
+        alone: whether they are to show no more than themselves, and may be of one value.
 
     Warns:
-        SampleWarning: once for each thing that is odd, with what was expected.
+        SampleWarning: once for each thing that is odd, with what was expected. All come from one
+            place, so that Python shows the same text once.
     """
-    for text in doubts(interpreter, samples):
-        warnings.warn(text, SampleWarning, stacklevel=3)
+    for text in doubts(runner, samples, alone=alone):
+        warnings.warn(text, SampleWarning, stacklevel=1)
 
 
-def doubts(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterator[str]:
+def doubts(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) -> Iterator[str]:
     """Yields what is odd about the first samples: see `warn_of`."""
     steps = [step for sample in islice(samples, _LOOKED_AT) for step in steps_of(sample)]
-    varies, several = False, len(samples) > 1
-    for feature in interpreter.inputs:
+    varies, several = alone, len(samples) > 1
+    for feature in runner.inputs:
         given = [step[feature.name] for step in steps if step.get(feature.name) is not None]
-        arrays = [np.asarray(each) for each in given]
-        if not arrays or any(array.dtype.kind not in "biuf" for array in arrays):
+        try:
+            arrays = [as_array(feature, each) for each in given]
+        except InputError:
+            arrays = []
+        if not arrays:
             varies = True  # nothing is known of what is not a number
             continue
         varies |= _vary(arrays) or (not several and not _is_constant(arrays[0]))
@@ -55,11 +74,13 @@ def doubts(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterator[str]
                 f"input {feature.name!r}: takes {feature.dtype}, and is given uint8, 0 to 255 as "
                 "pixels are: scale them as they were in training, often to 0 to 1"
             )
-        elif feature.dtype.startswith(("int", "uint")):
-            yield from _indices(interpreter.parts[0].plan, feature, arrays)
+        elif feature.dtype.startswith(("int", "uint")) and runner.parts:
+            yield from _indices(runner.parts[0].plan, feature, arrays)
+        if any(array.dtype.kind == "f" and np.isnan(array).any() for array in arrays):
+            yield f"input {feature.name!r}: holds NaN, which spreads to all that is made of it"
     if steps and not varies:
-        alike = f"the {len(samples)} samples are all alike" if several else "the sample is constant"
-        yield f"{alike}: they show nothing of what the model meets; give some of its real inputs"
+        what = "samples are all alike: they show" if several else "sample is of one value: it shows"
+        yield f"the {what} nothing of what the model meets; give some of its real inputs"
 
 
 def _vary(arrays: Sequence[NDArray[np.generic]]) -> bool:

@@ -51,7 +51,8 @@ def of_sample(number: int, step: int = 0, steps: int = 1) -> Iterator[None]:
     try:
         yield
     except (ExecutionError, InputError) as error:
-        raise type(error)(f"{sample_label(number, step, steps)}: {error}") from error
+        # Not from the error itself, whose text this one has.
+        raise type(error)(f"{sample_label(number, step, steps)}: {error}") from error.__cause__
 
 
 def _described(arguments: Mapping[str, object]) -> str:

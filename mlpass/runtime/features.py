@@ -75,7 +75,7 @@ def read_input(feature: Feature, value: object) -> NDArray[np.generic]:
             raise InputError(f"input {feature.name!r}: has no default: {error}") from None
     if feature.kind == "image":
         return _read_image(feature, value)
-    array = _as_array(feature, value)
+    array = as_array(feature, value)
     alone = array.size == 1 == prod(feature.shape)
     if feature.shapes.ranges in ((), ((1, 1),)) and array.shape in ((), (1,)) and alone:
         array = array.reshape(feature.shape)  # Core ML knows no scalars: they are of shape (1,)
@@ -135,7 +135,12 @@ def _compute_dtype(dtype: str) -> str:
     return "float32" if name.startswith("float") else str(name)
 
 
-def _as_array(feature: Feature, value: object) -> NDArray[np.generic]:
+def as_array(feature: Feature, value: object) -> NDArray[np.generic]:
+    """Returns a value of numbers as an array of its own type.
+
+    Raises:
+        InputError: it is none.
+    """
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # torch, without importing it
         value = value.detach().cpu().numpy()
     try:
@@ -187,7 +192,7 @@ def _read_image(feature: Feature, value: object) -> NDArray[np.generic]:
         pixels = pixels[..., ::-1] if feature.layout == "BGR" else pixels
         array = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
     else:
-        array = _as_array(feature, value).astype(np.float32, copy=False)
+        array = as_array(feature, value).astype(np.float32, copy=False)
         if array.ndim != 4 or array.shape[:2] != (1, channels):
             raise InputError(
                 f"input {feature.name!r}: must be a PIL image, or an array of shape "

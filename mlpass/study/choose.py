@@ -112,6 +112,7 @@ def choose(
         lacking = _lacking(climb.target, value)
         if lacking is not None and (finetune is None or "fine-tuning" not in rungs):
             reason = f"{climb.target} cannot be met: {lacking}, before anything is pruned"
+            lacking = None  # told
         else:  # training of the user's own may teach what the model did not know
             reason = _go(climb, rungs, finetune, finetune_steps)
         fitted = any(attempt.rung != "data-free" for attempt in climb.attempts)

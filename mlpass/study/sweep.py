@@ -24,6 +24,7 @@ from mlpass.program.opsets.targets import opset_of
 from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
+from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
@@ -225,7 +226,11 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     place = folder / "reference"
     place.mkdir()
     try:
-        write_reference(interpreter, load_samples(setting.test_data), place)
+        judged = load_samples(setting.test_data)
+        warn_of(interpreter, judged)
+        if setting.sample_data is not None and not setting.fitted:
+            warn_of(interpreter, load_samples(setting.sample_data))
+        write_reference(interpreter, judged, place)
     except InputError as error:
         raise CalibrationError(f"sample_data: {error}") from None
     return place

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from mlpass.errors import ConfigError, ExecutionError
+from mlpass.errors import ConfigError, ExecutionError, SampleWarning
 from mlpass.parallel import thread_count
 
 Result = TypeVar("Result")
@@ -139,6 +140,7 @@ def _can_be_sent(task: object) -> bool:
 def _begin(threads: int, folder: Path | None, end: Connection) -> None:
     """Holds a worker process to its share of the cores, and to the life of who started it."""
     os.environ["MLPASS_THREADS"] = str(threads)
+    warnings.simplefilter("ignore", SampleWarning)  # said where the study began
     if folder is not None:
         tempfile.tempdir = str(folder)
     Thread(target=_end_with, args=(end,), daemon=True).start()

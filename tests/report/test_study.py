@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from mlpass.report.choice import Target
+from mlpass.report.choice import Attempt, Choice, Target
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.front import with_front
 from mlpass.report.plain import keep, kept
@@ -77,9 +77,33 @@ def test_json_and_table():
     assert content["trials"][0]["report"]["layers"][0]["name"] == "w"
     assert content["trials"][2]["report"] is None
     text = str(report)
-    assert "failed: why" in text
-    assert text.splitlines()[-1].startswith("in.mlpackage: 1.0 kB, 3 configs on 3 samples in 2 s")
+    *_, told, failed = text.splitlines()
+    assert told.startswith("in.mlpackage: 1.0 kB, 3 configs on 3 samples in 2 s")
+    assert failed == "x, admm failed: why"
     assert sum(line.rstrip().endswith("*") for line in text.splitlines()) == 1
+
+
+def test_why_trials_failed_is_told_once():
+    bad = [Trial(name, "admm", {}, None, failed="there is no y") for name in "ab"]
+    other = Trial("c", "wanda", {}, None, failed="z")
+    for report in (
+        sweep(*bad, other),
+        Choice(
+            "in.mlpackage",
+            1000,
+            Target(nbytes=1),
+            tuple(Attempt("admm", one, ("failed",)) for one in (*bad, other)),
+            None,
+            None,
+            "every step failed",
+        ),
+    ):
+        lines = str(report).splitlines()
+        assert [line for line in lines if "there is no y" in line] == [
+            "a, admm; b, admm failed: there is no y"
+        ]
+        assert "c, wanda failed: z" in lines
+        assert max(map(len, lines)) < 140  # no reason makes a column wide
 
 
 def test_what_a_target_misses():
@@ -91,5 +115,5 @@ def test_what_a_target_misses():
     ]
     assert target.misses(trial(nbytes=300, snr=25.0, value=math.nan)) == ["value nan is below 0.7"]
     assert target.misses(trial(nbytes=300, snr=25.0)) == ["value - is below 0.7"]
-    assert target.misses(Trial("x", "admm", {}, None, failed="why")) == ["failed: why"]
+    assert target.misses(Trial("x", "admm", {}, None, failed="why")) == ["failed"]
     assert Target(snr=10.0).misses(trial()) == []

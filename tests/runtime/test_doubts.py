@@ -13,6 +13,7 @@ from PIL import Image
 import mlpass
 from mlpass.cli import main
 from mlpass.errors import SampleWarning
+from mlpass.examine.predict import predict_to_file
 from mlpass.runtime.doubts import doubts
 from mlpass.runtime.interpreter import Interpreter
 from tests.conftest import FIXTURES, PACKAGES
@@ -65,13 +66,13 @@ def test_one_bright_image_among_dark_ones_is_enough():
 def test_samples_that_are_all_alike():
     one = image()
     (text,) = told("digits_classifier", [{"image": one}, {"image": one.copy()}])
-    assert text.startswith("the 2 samples are all alike: they show nothing")
+    assert text.startswith("the samples are all alike: they show nothing")
     assert not told("digits_classifier", [{"image": one}])  # one alone is like no other
 
 
 def test_one_sample_of_one_value():
     (text,) = told("digits_classifier", [{"image": np.full((1, 1, 28, 28), 128.0, np.float32)}])
-    assert text.startswith("the sample is constant: they show nothing")
+    assert text.startswith("the sample is of one value: it shows nothing")
 
 
 def test_ids_of_another_tokenizer():
@@ -89,6 +90,22 @@ def test_ids_of_another_tokenizer():
 def linear(x):
     weight = np.random.default_rng(0).standard_normal((4, 32), np.float32)
     return mb.linear(x=x, weight=weight, name="y")
+
+
+def test_values_that_are_not_numbers():
+    model = program(linear, (1, 32), opset=ct.target.iOS17)
+    samples = [{"x": RNG.random((1, 32), np.float32)} for _ in range(3)]
+    samples[2]["x"][0, 5] = np.nan
+    (text,) = told(model, samples)
+    assert text == "input 'x': holds NaN, which spreads to all that is made of it"
+    samples[2]["x"][0, 5] = -np.inf  # as masks of attention have
+    assert not told(model, samples)
+
+
+def test_what_is_no_array_is_left_to_those_who_read_it():
+    model = program(linear, (1, 32), opset=ct.target.iOS17)
+    for strange in ([[1.0], [1.0, 2.0]], "cat", np.array("cat")):
+        assert not told(model, [{"x": strange}])
 
 
 def test_bytes_for_floats():
@@ -111,6 +128,17 @@ def test_an_axis_of_the_table_that_is_not_the_first():
     assert not told(model, [{"x": np.arange(5, dtype=np.float32) + 9}])
 
 
+def test_one_prediction_may_be_of_one_value_but_not_of_another_range(tmp_path):
+    package = FIXTURES / "digits_classifier.mlpackage"
+    np.savez(tmp_path / "grey.npz", image=np.full((1, 1, 28, 28), 128, np.float32))
+    np.savez(tmp_path / "dark.npz", image=image(high=1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict_to_file(package, tmp_path / "grey.npz", tmp_path / "a.npz")
+    with pytest.warns(SampleWarning, match="is an image, of 0 to 255"):
+        predict_to_file(package, tmp_path / "dark.npz", tmp_path / "b.npz")
+
+
 @pytest.mark.parametrize("name", [name.removesuffix(".mlpackage") for name in PACKAGES])
 def test_what_the_fixtures_are_run_on_is_right(name):
     if not (FIXTURES / f"{name}.npz").exists():
@@ -126,12 +154,38 @@ def test_what_the_fixtures_are_run_on_is_right(name):
     "run",
     [
         lambda path, samples, out: mlpass.compare(path, path, samples),
+        lambda path, samples, out: mlpass.locate(path, path, samples),
+        lambda path, samples, out: mlpass.check(path, samples),
         lambda path, samples, out: mlpass.sensitivity(path, samples),
+        lambda path, samples, out: mlpass.sweep(path, samples, [mlpass.Percentile(0.5)]),
+        lambda path, samples, out: mlpass.choose(
+            path, out, sample_data=samples, max_size="0.5x", up_to="data-free"
+        ),
+        lambda path, samples, out: mlpass.finetune.finetune(
+            path, out, mlpass.Percentile(0.5), samples, steps=1
+        ),
+        lambda path, samples, out: mlpass.finetune.polish(
+            path, out, path, samples, mlpass.finetune.Polish(steps=1)
+        ),
+        lambda path, samples, out: mlpass.finetune.tune(
+            path, out, path, samples, mlpass.finetune.Regions(epochs=1)
+        ),
         lambda path, samples, out: mlpass.prune(
             path, out, mlpass.Percentile(0.5), sample_data=samples
         ),
     ],
-    ids=["compare", "sensitivity", "prune"],
+    ids=[
+        "compare",
+        "locate",
+        "check",
+        "sensitivity",
+        "sweep",
+        "choose",
+        "finetune",
+        "polish",
+        "tune",
+        "prune",
+    ],
 )
 def test_whoever_runs_samples_warns(run, tmp_path):
     samples = [{"image": image(high=1.0)} for _ in range(3)]

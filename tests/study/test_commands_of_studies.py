@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 
+import numpy as np
 import pytest
 
 import mlpass
@@ -54,6 +56,23 @@ def test_choose_prints_its_climb(model, stacked, tmp_path, capsys):
     assert shown.err.startswith("mlpass: error: ")
     assert "could not be met" in shown.err
     assert shown.err.count("\n") == 1
+    assert "could not be met" not in shown.out
+    assert main([*command, *hopeless, "--json"]) == 1
+    assert "could not be met" in json.loads(capsys.readouterr().out)["reason"]
+
+
+@pytest.mark.slow
+def test_processes_do_not_say_again_what_is_odd_about_samples(fixtures, tmp_path, capfd):
+    np.savez(tmp_path / "x.npz", image=np.ones((8, 1, 1, 28, 28), np.float32))
+    (tmp_path / "grid.yaml").write_text(
+        "[{n_m_ratio: [1, 2]}, {n_m_ratio: [2, 4]}, {n_m_ratio: [4, 8]}, {n_m_ratio: [1, 4]}]"
+    )
+    words = [str(fixtures / "digits_ios15.mlpackage"), "--sample-data", str(tmp_path / "x.npz")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        grid = ["--configs", str(tmp_path / "grid.yaml"), "--method", "sparsegpt", "--jobs", "2"]
+        assert main(["sweep", *words, *grid]) == 0
+    assert capfd.readouterr().err.count("they show nothing") == 1
 
 
 @pytest.mark.parametrize(
