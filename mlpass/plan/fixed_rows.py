@@ -75,4 +75,5 @@ def _is_shift(
     told = tells[here] | tells[there]
     alike = np.abs(rows[here] - rows[there]) <= tolerance
     count = np.count_nonzero(told)
-    return 2 * count >= np.count_nonzero(tells) and np.count_nonzero(alike & told) >= _ALIKE * count
+    enough = 2 * count >= np.count_nonzero(tells)
+    return bool(enough and np.count_nonzero(alike & told) >= _ALIKE * count)
