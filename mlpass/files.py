@@ -124,7 +124,12 @@ def check_free(target: Path, *, force: bool, what: str = "target") -> None:
     """Raises OutputExistsError where something is at `target`, and `force` is False.
 
     What dead runs left beside it is removed before.
+
+    Raises:
+        IsADirectoryError: it has no name of its own, as "." and "/", so nothing can take its place.
     """
+    if target.name in ("", os.pardir):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     remove_dead(target)
     if os.path.lexists(target) and not force:
         raise OutputExistsError(

@@ -24,6 +24,7 @@ from typing import Any
 from mlpass.errors import ConfigError, brief
 
 PROCESSORS = ("ane", "cpu", "gpu")  # the Neural Engine, the CPU and the GPU
+_LARGEST = 2**63 - 1  # of an int; reports tell them
 _KINDS = {"float": "a number", "int": "an int", "bool": "true or false", "str": "a text"}
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 
@@ -106,6 +107,8 @@ class Part:
 
     def check(self, value: object) -> None:
         """Raises ConfigError where the field may not have a value."""
+        if isinstance(value, Integral) and abs(int(value)) > _LARGEST:
+            raise ConfigError(f"{self.label} must fit 64 bits. Got {brief(value)}.")
         if not (value is None and self.optional) and not self._holds(value):
             raise ConfigError(f"{self.label} must be {self.range}. Got {brief(value)}.")
 

@@ -18,6 +18,7 @@ PRUNE = ["prune", "in.mlpackage", "-o", "out.mlpackage"]
         ([*PRUNE, "--n-m-ratoi=2:4"], "did you mean '--n-m-ratio'"),
         ([*PRUNE, "--n-m-ratio", "4:2"], "Did you mean 2:4? See 'mlpass prune --help'"),
         ([*PRUNE, "--n-m-ratio", "2-4"], "Got '2-4'. See 'mlpass prune --help'"),
+        ([*PRUNE, "--config", "a\0b"], r"'a\x00b': holds a NUL character; see 'mlpass --help'"),
         ([*PRUNE, "--zzz"], "unrecognized arguments: --zzz; see 'mlpass prune --help'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

@@ -148,6 +148,14 @@ def test_a_target_that_is_there_is_refused_at_once(whole: Whole, tmp_path: Path)
     assert os.listdir(tmp_path) == ["target"]
 
 
+@WHOLE
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "a/.."])
+def test_a_target_without_a_name_of_its_own_is_refused(whole: Whole, name: str) -> None:
+    with pytest.raises(IsADirectoryError) as caught, whole(Path(name), force=True):
+        pytest.fail("it was not refused")
+    assert caught.value.filename == str(Path(name))
+
+
 def test_a_file_takes_no_folders_place(tmp_path: Path) -> None:
     target = folder(tmp_path / "target", "kept")
     with (

@@ -61,6 +61,8 @@ def test_fields_are_options_and_those_written_together_are_one():
         ({"share": 0, "kind": 3}, "kind: must be 'a' or 'b'. Got 3"),
         ({"share": 0, "scale": 0}, "^scale: must be a number above 0. Got 0.$"),
         ({"share": 0, "scale": float("inf")}, "scale: must be a number above 0. Got inf"),
+        ({"share": 0, "count": 10**400}, r"^count: must fit 64 bits. Got 1000+\.\.\.0+\.$"),
+        ({"share": 0, "y": 1 << 63}, "^grid: y must fit 64 bits. Got 9223372036854775808.$"),
         ({"share": 0, "y": -1}, "^grid: y must be an int of 0 or more. Got -1.$"),
     ],
 )

@@ -91,6 +91,9 @@ class _Parser(argparse.ArgumentParser):
     """Tells of wrong usage in a line that can be read, whatever the words were."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        for word in args or ():
+            if "\0" in word:  # no file can be called so
+                self.error(f"{word!r}: holds a NUL character")
         found, rest = super().parse_known_args(args, namespace)
         if rest:  # told here, and not by the parser of all commands, which has other options
             known = self._option_string_actions

@@ -13,6 +13,9 @@ _WAVELENGTHS = 64  # samples of a filter in time
 _BAND = 0.3  # of the spectrum, at most
 _OUTSIDE = 4e-3  # of a filter's power; of trained ones a hundred times that is
 _CENTRES = 0.4  # of the rows have a centre of their own, where each is there twice, or nearly so
+_DEGREE = 8  # of a tone's envelope, as a polynomial
+_HEARD = 1e-2  # of a tone's peak: what is softer, before and after it, is not looked at
+_LEFT_OVER = 0.02  # of a row's norm
 _ROUNDED = 2e-3  # of the peak: what fp16 rounds off is less
 
 
@@ -73,3 +76,43 @@ def is_narrow_bands(matrix: NDArray[np.floating]) -> bool:
     if len(centres) < max(_FEWEST, _CENTRES * len(rows)):
         return False
     return bool(np.all(within >= (1 - _OUTSIDE) * total[:, -1]))
+
+
+def is_tones(matrix: NDArray[np.floating]) -> bool:
+    """Returns whether each row is a tone that swells and fades: short gammatones, Morlets.
+
+    Within few samples their spectra are wide; but each is a wave times an envelope that a
+    polynomial of low degree follows. Rows too short to tell do not count.
+
+    Args:
+        matrix: (filters, samples), floats.
+    """
+    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+        return False
+    rows = spread(matrix)
+    rows = rows[rows.any(axis=1)]
+    peaks = [_peak_of(row, matrix.shape[1]) for row in map(_heard, rows) if row is not None]
+    if 2 * len(peaks) < len(rows) or None in peaks:
+        return False
+    return len(set(peaks)) >= max(_FEWEST, _CENTRES * len(peaks))
+
+
+def _heard(row: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Returns the samples of a tone that are loud enough; None where they are too few to tell."""
+    loud = np.flatnonzero(np.abs(row) > _HEARD * np.abs(row).max())
+    part = row[loud[0] : loud[-1] + 1]
+    return part if len(part) >= 4 * (_DEGREE + 1) else None
+
+
+def _peak_of(row: NDArray[np.float64], length: int) -> int | None:
+    """Returns the number of periods that a tone has in a length; None where it is not a tone."""
+    fine = 4 * len(row)
+    middle = int(np.abs(np.fft.rfft(row, fine)).argmax())
+    envelope = np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, len(row)), _DEGREE)
+    for peak in sorted(range(max(0, middle - 4), middle + 5), key=lambda one: abs(one - middle)):
+        angles = 2 * np.pi * peak / fine * np.arange(len(row))
+        terms = np.hstack([envelope * np.cos(angles)[:, None], envelope * np.sin(angles)[:, None]])
+        found = np.linalg.lstsq(terms, row, rcond=None)[0]
+        if np.linalg.norm(row - terms @ found) <= _LEFT_OVER * np.linalg.norm(row):
+            return round(middle * length / fine)
+    return None

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 _FEWEST = 4  # rows of a table of signs or choices
 _MOST = 4  # filters that take turns, as those of wavelets do
+_POSITIONS = 5  # of a filter that may be turned
 _TURNS = 3  # channels that each of them has at least
 _TOLERANCE = 2e-3  # of a magnitude, or of a direction; fp16 rounds off less
 
@@ -23,6 +24,30 @@ def is_repeated_filter(filters: NDArray[np.generic]) -> bool:
     """
     found = _directions(filters)
     return found is not None and found[0] * _TURNS <= found[1]
+
+
+def is_turned(filters: NDArray[np.generic]) -> bool:
+    """Returns whether each filter turned by half is itself, but for its sign: Gabors, edges, bells.
+
+    Of an even number the first position may lie before the turn. Means, single elements and weights
+    of one magnitude say nothing; nor do few positions.
+
+    Args:
+        filters: (channels, positions), floats.
+    """
+    if filters.shape[1] < _POSITIONS or not np.isfinite(filters).all():
+        return False
+    live = filters[filters.any(axis=1)].astype(np.float64)
+    if len(live) < _FEWEST or _one_magnitude(live):
+        return False
+    live /= np.abs(live).max(axis=1, keepdims=True)
+    if np.any(np.count_nonzero(live, axis=1) < 2) or np.all(np.ptp(live, axis=1) <= _TOLERANCE):
+        return False
+    return any(
+        np.minimum(*(np.abs(part - sign * part[:, ::-1]).max(axis=1) for sign in (1, -1))).max()
+        <= _TOLERANCE
+        for part in ((live, live[:, 1:]) if live.shape[1] % 2 == 0 else (live,))
+    )
 
 
 def may_repeat(filters: NDArray[np.generic]) -> bool:

@@ -15,15 +15,17 @@ from mlpass.plan.fixed import (
     is_wave_basis,
     may_be_transform,
 )
-from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands
+from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands, is_tones
 from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves
 from mlpass.plan.fixed_filters import (
     is_choice,
     is_means,
     is_repeated_filter,
     is_signs,
+    is_turned,
     may_repeat,
 )
+from mlpass.plan.fixed_rows import is_polynomials, is_shifted
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site
@@ -31,6 +33,8 @@ from mlpass.weights.sites import Site
 _SIGNS = "it is signs at right angles: a Hadamard or Haar transform, not a trained weight"
 _WAVES = "it is waves under one window: a Fourier or cosine transform, not a trained weight"
 _MEANS = "each row is a mean, of equal elements that add up to 1: a pooling, not a trained weight"
+_BAND = "each row is of a narrow band: gammatones, constant-Q, not a trained weight"
+_TURNED = "each filter turned by half is itself: an edge, a bell or a Gabor, not a trained weight"
 _TABLE = "its columns are sinusoids of the row: a table of positions, not a trained one"
 _SMALL = 1 << 10  # elements of a weight that is read whole in any case
 _SIDE_BY_SIDE = (1, 2, 3, 4)  # filterbanks, as of several channels
@@ -51,8 +55,13 @@ def reason_untrained(site: Site) -> str | None:
     sizes = [size for size in site.shape if size > 1]
     if site.constant is None or len(sizes) < 2:
         return None
-    if reason := _reason_filters(site):
-        return reason
+    return _reason_filters(site) or _reason_rows(site) or _reason_turned(site)
+
+
+def _reason_rows(site: Site) -> str | None:
+    """Returns why a weight's rows are not trained ones; None where they may be."""
+    assert site.constant is not None  # asked before
+    sizes = [size for size in site.shape if size > 1]
     head = site.constant.first(min(2 * sizes[-1], _HEAD))
     if site.constant.size > _SMALL and not may_be_transform(head):
         return None
@@ -93,23 +102,45 @@ _RULES: tuple[tuple[Callable[[NDArray[np.floating]], bool], str], ...] = (
     (is_choice, "it is one element a row, all equal: it chooses or adds up, and is not trained"),
     (is_means, _MEANS),
     (_is_bank, "it is filters side by side: a filterbank, as mel's is, not a trained weight"),
-    (is_narrow_bands, "each row is of a narrow band: gammatones, constant-Q, not a trained weight"),
+    (is_narrow_bands, _BAND),
+    (is_tones, _BAND),
     (is_position_table, _TABLE),
+    (
+        is_shifted,
+        "each row is one before it, shifted: a filter or a resizing, not a trained weight",
+    ),
+    (is_polynomials, "its rows are orthogonal polynomials, not a trained weight"),
 )
 
 
 def _reason_filters(site: Site) -> str | None:
     """Returns why a convolution's filters are not trained ones; None where they may be."""
     assert site.constant is not None  # asked before
-    positions = math.prod(site.shape[2:])
-    if positions < 2 or any(not use.op.type.startswith("conv") for use in site.uses):
+    head = _first_filters(site)
+    if head is None or not (may_repeat(head) or is_signs(head) or is_means(head)):
         return None
-    head = site.constant.first(max(_HEAD // positions, 1) * positions).reshape(-1, positions)
-    if not (may_repeat(head) or is_signs(head) or is_means(head)):
-        return None
-    filters = np.asarray(weight_of(site)).reshape(-1, positions)
+    filters = _filters(site)
     if is_repeated_filter(filters):
         return "its channels have one filter in common: a blur, an upsampling, not a trained weight"
     if is_means(filters):
         return _MEANS
     return _SIGNS if is_signs(filters) else None
+
+
+def _reason_turned(site: Site) -> str | None:
+    """Returns why filters that are symmetric are not trained ones; None where they may be."""
+    head = _first_filters(site)
+    return _TURNED if head is not None and is_turned(head) and is_turned(_filters(site)) else None
+
+
+def _first_filters(site: Site) -> NDArray[np.generic] | None:
+    """Returns the first filters of a convolution, (channels, positions); None of other weights."""
+    assert site.constant is not None  # asked before
+    positions = math.prod(site.shape[2:])
+    if positions < 2 or any(not use.op.type.startswith("conv") for use in site.uses):
+        return None
+    return site.constant.first(max(_HEAD // positions, 1) * positions).reshape(-1, positions)
+
+
+def _filters(site: Site) -> NDArray[np.generic]:
+    return np.asarray(weight_of(site)).reshape(-1, math.prod(site.shape[2:]))

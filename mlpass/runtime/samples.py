@@ -57,6 +57,17 @@ _BROKEN = (
 )
 
 
+def are_alike(samples: Sequence[Sample]) -> bool:
+    """Returns whether samples can be one batch: all of as many steps, and of the same shapes."""
+    kinds = {
+        tuple(
+            tuple((name, np.asarray(value).shape) for name, value in step.items()) for step in steps
+        )
+        for steps in map(steps_of, samples)
+    }
+    return len(kinds) == 1
+
+
 def load_samples(source: object) -> Sequence[Sample]:
     """Returns sample data as a sequence, which may be gone through several times.
 

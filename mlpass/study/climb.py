@@ -16,6 +16,7 @@ from mlpass.pruning.prune import prune
 from mlpass.report.choice import Attempt, Target
 from mlpass.report.records import Report
 from mlpass.report.study import Trial
+from mlpass.runtime.samples import are_alike, load_samples
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
@@ -307,7 +308,11 @@ def built_in_finetune(steps: int) -> Finetune | None:
 
     def finetune(package: str, output: str, samples: object, dense: str) -> Report:
         train = import_module("mlpass.finetune").finetune
-        report: Report = train(package, output, None, samples, steps=steps, dense=dense, force=True)
+        given = load_samples(samples)
+        more = {} if are_alike(given) else {"batch_size": 1}
+        report: Report = train(
+            package, output, None, given, steps=steps, dense=dense, force=True, **more
+        )
         return report
 
     return finetune

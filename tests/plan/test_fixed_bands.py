@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import Config, Percentile
-from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands
+from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands, is_tones
 from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves
 from mlpass.plan.fixed_filters import is_means
 from tests.runtime.programs import convert, program
@@ -34,9 +34,9 @@ def mel(count, frequencies):
     return np.maximum(0, np.minimum((line - low) / (centre - low), (high - line) / (high - centre)))
 
 
-def gammatones(count, samples):
+def gammatones(count, samples, order=4):
     rows = [
-        scipy.signal.gammatone(hertz, "fir", numtaps=samples, fs=RATE)[0]
+        scipy.signal.gammatone(hertz, "fir", order=order, numtaps=samples, fs=RATE)[0]
         for hertz in np.geomspace(80, 7200, count)
     ]
     return np.stack(rows) / np.abs(rows).max(axis=1, keepdims=True)
@@ -52,6 +52,13 @@ def constant_q(count, samples=2048):
         rows.append(np.zeros(samples, complex))
         rows[-1][start : start + length] = wave * scipy.signal.windows.hann(length)
     return np.concatenate([np.real(rows), np.imag(rows)])
+
+
+def gabors(count, samples):
+    time = np.arange(samples) - samples / 2
+    hertz, widths = np.linspace(0.02, 0.45, count), np.geomspace(samples / 4, 6, count)
+    bells = np.exp(-0.5 * (time / widths[:, None]) ** 2)
+    return bells * np.cos(2 * np.pi * hertz[:, None] * time + 0.7)
 
 
 def fourier_planes(size):
@@ -93,6 +100,20 @@ KNOWN = {
             [
                 scipy.signal.firwin(251, (low, low + 0.05), pass_zero=False)
                 for low in np.linspace(0.02, 0.9, 40)
+            ]
+        ),
+    },
+    is_tones: {
+        **{
+            f"gammatones of order {order}, {samples}": gammatones(32, samples, order)
+            for order in (1, 2, 3, 4)
+            for samples in (64, 128, 200)
+        },
+        "Gabors": gabors(40, 128),
+        "Morlets": np.stack(
+            [
+                scipy.signal.chirp(np.arange(100) - 50, turns, 1, turns) * np.hanning(100)
+                for turns in np.linspace(0.05, 0.45, 20)
             ]
         ),
     },
@@ -185,6 +206,15 @@ MODELS = {
     "mel, twice below": (through_matmul(np.vstack([mel(40, 129)] * 2)), BANK),
     "bells": (through_matmul(BELLS), BANK),
     "gammatones": (through_conv(gammatones(40, 512)[:, None]), BAND),
+    "short gammatones": (through_conv(gammatones(40, 128, 2)[:, None]), BAND),
+    "Legendre": (
+        through_matmul(np.polynomial.legendre.legvander(np.linspace(-1, 1, 128), 31).T),
+        "orthogonal polynomials",
+    ),
+    "distances": (
+        through_linear(-0.5 * np.abs(np.subtract.outer(np.arange(64), np.arange(64)))),
+        "each row is one before it, shifted",
+    ),
     "constant-Q": (through_conv(constant_q(24)[:, None]), BAND),
     "means": (through_conv(np.full((16, 1, 3, 3), 1 / 9), 16), "each row is a mean"),
     "means, dense": (

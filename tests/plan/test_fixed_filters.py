@@ -13,7 +13,13 @@ from coremltools.converters.mil.mil import Builder as mb
 import mlpass
 from mlpass import Config, Percentile
 from mlpass.plan import fixed_filters
-from mlpass.plan.fixed_filters import is_choice, is_repeated_filter, is_signs, may_repeat
+from mlpass.plan.fixed_filters import (
+    is_choice,
+    is_repeated_filter,
+    is_signs,
+    is_turned,
+    may_repeat,
+)
 from tests.runtime.programs import convert, program
 
 RANDOM = np.random.default_rng(0)
@@ -39,6 +45,22 @@ SIGNS = {
     "Haar": HAAR.reshape(4, 4),
     "Haar of channels": np.tile(HAAR.reshape(4, 4), (8, 1)),
 }
+ACROSS, DOWN = np.meshgrid(np.arange(11) - 5.0, np.arange(11) - 5.0)
+ALONG = np.stack([ACROSS * np.cos(a) + DOWN * np.sin(a) for a in np.arange(8) * np.pi / 8])
+BELL = np.exp(-0.5 * (ACROSS**2 + 2 * DOWN**2) / 9)
+TURNED = {
+    "Gabors, even": (BELL * np.cos(ALONG))[:, None],
+    "Gabors, odd": (BELL * np.sin(ALONG))[:, None],
+    "edges of all kinds": np.stack(
+        [SOBEL, SOBEL.T, scipy.signal.convolve2d(SOBEL, SOBEL.T)[1:-1, 1:-1], BELL[4:7, 4:7]]
+    )[:, None],
+    "Morlets": np.stack([np.exp(-0.5 * (n := np.arange(-16, 17) / s) ** 2) * np.cos(5 * n)
+                         for s in range(1, 9)])[:, None],
+    "Morlets of an even length": np.stack(
+        [np.exp(-0.5 * (n := np.arange(-16, 16) / s) ** 2) * np.cos(5 * n) for s in range(1, 9)]
+    )[:, None],
+    "low passes": np.stack([scipy.signal.firwin(33, c) for c in np.linspace(0.1, 0.9, 9)])[:, None],
+}  # fmt: skip
 CHOICES = {
     "identity": np.eye(64),
     "one-hot": np.eye(64)[RANDOM.integers(0, 64, 100)],
@@ -59,6 +81,7 @@ def test_they_are_known_by_their_numbers(dtype):
         (is_repeated_filter, REPEATED),
         (is_signs, SIGNS),
         (is_choice, CHOICES),
+        (is_turned, TURNED),
     ):
         assert [name for name, weight in known.items() if not rule(in_rows(weight, dtype))] == []
     for weight in REPEATED.values():
@@ -87,7 +110,7 @@ TRAINED = {
 def test_trained_ones_are_not(name, shape):
     for seed in range(5):
         weight = TRAINED[name](np.random.default_rng(seed).standard_normal(shape))
-        for rule in (is_repeated_filter, is_signs, is_choice):
+        for rule in (is_repeated_filter, is_signs, is_choice, is_turned):
             assert not rule(weight), rule.__name__
 
 
@@ -117,6 +140,13 @@ FIXED = {
             groups=16,
         ),
         "signs at right angles",
+    ),
+    "Gabors": (
+        lambda x: mb.conv(
+            x=mb.reshape(x=x, shape=[1, 1, 16, 16]),
+            weight=np.concatenate([TURNED["Gabors, even"]] * 3).astype(np.float32),
+        ),
+        "turned by half is itself",
     ),
     "Hadamard": (
         lambda x: mb.linear(x=x, weight=scipy.linalg.hadamard(256).astype(np.float32)),

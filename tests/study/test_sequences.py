@@ -12,6 +12,7 @@ from mlpass import Percentile
 from mlpass.cli import main
 from mlpass.errors import MlpassError
 from mlpass.runtime.interpreter import Interpreter
+from mlpass.study.climb import built_in_finetune
 from tests.runtime.sequences import STATEFUL, lm_sequences, predicted
 
 
@@ -103,3 +104,13 @@ def test_choose_measures_and_trains_on_sequences(tmp_path):
     assert choice.picked is not None
     trained = [one for one in choice.attempts if one.rung == "fine-tuning"]
     assert trained and all(one.trial.failed is None for one in trained)
+
+
+def test_sequences_of_any_length_are_trained_on_where_a_choice_climbs_so_far(pruned, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    train = built_in_finetune(8)
+    report = train(
+        str(pruned), str(out), on_disk(tmp_path / "data", lm_sequences(2, 3)), str(STATEFUL)
+    )
+    assert report.sparsity == pytest.approx(mlpass.inspect(pruned).sparsity, abs=1e-3)
+    assert "polished for 8 steps" in report.notes[0]

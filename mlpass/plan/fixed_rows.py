@@ -1,0 +1,79 @@
+"""Weights that nobody trained, by their numbers: rows that follow from those before them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FEWEST = 8  # rows, and columns
+_ROWS = 64  # that are looked at
+_STEP = 5  # rows or columns that one is shifted by, at most: resizing 3 to 5 takes that many
+_ALIKE = 0.9  # of the elements that say something; those at the edges may differ
+_TOLERANCE = 4e-3  # of the largest element; fp16 rounds off less
+_LEFT_OVER = 0.02  # of a row's norm
+
+
+def is_shifted(matrix: NDArray[np.generic]) -> bool:
+    """Returns whether each row is an earlier one, shifted: filters as a matrix, resizing, slopes.
+
+    So are differences, running sums, smoothing, distances, masks of what comes later, wavelets.
+    Elements that are what most are say nothing, as the zeros of a sparse weight.
+
+    Args:
+        matrix: (rows, columns), floats.
+    """
+    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+        return False
+    start = max(0, (len(matrix) - _ROWS) // 2)
+    rows = matrix[start : start + _ROWS].astype(np.float64)
+    told = np.abs(rows - np.median(rows))
+    largest = told.max()
+    if largest == 0 or np.linalg.matrix_rank(rows, 1e-2 * np.linalg.norm(rows)) < 2:
+        return False
+    tells = told > _TOLERANCE * largest
+    steps = range(1, _STEP + 1)
+    return any(
+        _is_shift(rows, tells, down, across, _TOLERANCE * largest)
+        for down in steps
+        for across in (*steps, *(-step for step in steps))
+    )
+
+
+def is_polynomials(matrix: NDArray[np.generic]) -> bool:
+    """Returns whether each row follows from the two before it, as orthogonal polynomials do.
+
+    Row k + 1 is (a x + b) row k + c row k - 1, with numbers of its own and one x for all, which the
+    first two rows tell: so are Legendre's, Chebyshev's, Hermite's, under a window, too.
+
+    Args:
+        matrix: (rows, samples), floats.
+    """
+    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+        return False
+    rows = matrix[:_ROWS].astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1)
+    if np.any(norms == 0) or np.any(np.abs(rows[0]) < 1e-3 * np.abs(rows[0]).max()):
+        return False
+    rows /= norms[:, None]
+    places = rows[1] / rows[0]
+    if len(np.unique(places.round(3))) < _FEWEST or np.linalg.matrix_rank(rows, 0.1) < _FEWEST:
+        return False
+    for before, row, after in zip(rows, rows[1:], rows[2:], strict=False):
+        terms = np.stack([places * row, row, before], axis=1)
+        found = np.linalg.lstsq(terms, after, rcond=None)[0]
+        if np.linalg.norm(after - terms @ found) > _LEFT_OVER:
+            return False
+    return True
+
+
+def _is_shift(
+    rows: NDArray[np.float64], tells: NDArray[np.bool_], down: int, across: int, tolerance: float
+) -> bool:
+    """Returns whether rows are those `down` above them, moved `across`."""
+    here = np.s_[down:, max(0, across) : min(0, across) or None]
+    there = np.s_[:-down, max(0, -across) : -across if across > 0 else None]
+    told = tells[here] | tells[there]
+    alike = np.abs(rows[here] - rows[there]) <= tolerance
+    count = np.count_nonzero(told)
+    enough = 2 * count >= np.count_nonzero(tells)
+    return bool(enough and np.count_nonzero(alike & told) >= _ALIKE * count)
