@@ -29,8 +29,10 @@ Say what the model must be; get a pruned model that is so, or the reason why it 
 
 It climbs from zeros by magnitude (seconds) to storages without zeros (int8, palettes, int4; the
 best of them on samples), SparseGPT, ADMM, a form for each weight within the size, and fine-tuning
-(the torch extra), and tells what each step gave. Without --test-data a quarter of the samples is
-kept back to judge by, where there are 8 or more. With a size and a quality it stops at the first
+(the torch extra), and tells what each step gave, and which are worse than zeros, or than int8
+without samples at no fewer bytes. It solves on three quarters of the samples and judges by the
+quarter that it keeps back, where there are 8 or more; with --test-data it solves on all, and judges
+by that. With a size and a quality it stops at the first
 step that holds both.
 With a size alone it climbs to the end and picks the best outputs; with a quality alone, the
 smallest model. --up-to sparsegpt ends the climb earlier. Where nothing holds the target, nothing is
@@ -58,7 +60,7 @@ def add_choose(commands: Subparsers) -> None:
     )
     choose.add_argument("--evaluate", metavar="MODULE:FUNCTION", help=EVALUATE_HELP)
     choose.add_argument(
-        "--test-data", metavar="PATH", help="to measure on, where that should be others"
+        "--test-data", metavar="PATH", help="to measure on, in the place of a quarter kept back"
     )
     choose.add_argument(
         "--up-to",

@@ -19,7 +19,9 @@ macOS, its speed.
 Without more it races the whole space, from half the size to 0.15 of it: int8, int4, palettes, zeros
 and both, without data; those of most promise solved on the samples; and sizes that are divided
 among the weights. A few dozen real inputs are enough. What the model's op set has no form for is
-left out: --minimum-deployment-target iOS18 opens all. report.html is one file to open, send and
+left out: --minimum-deployment-target iOS18 opens all. Of 8 or more samples a quarter is kept back
+to judge by; with --test-data that judges, and all are solved on. The table marks what is worse than
+zeros, or than int8 without samples at no fewer bytes. report.html is one file to open, send and
 keep; a name that ends in .json gets only the figures.
 
   --method sparsegpt                     all forms by this method; may be given several times
@@ -54,7 +56,9 @@ def add_sweep(commands: Subparsers) -> None:
     add_model(sweep)
     add_samples(sweep)
     sweep.add_argument(
-        "--test-data", metavar="PATH", help="to compare outputs on, where that should be others"
+        "--test-data",
+        metavar="PATH",
+        help="to compare outputs on, in the place of a quarter kept back",
     )
     sweep.add_argument("-o", "--output", metavar="REPORT", help="the .html or .json to write")
     sweep.add_argument("--configs", metavar="GRID.yaml", help="a list of configs")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
-from mlpass.report.study import Trial, failures, number_text
+from mlpass.report.study import Trial, failures, marks, meanings, number_text
 from mlpass.report.table import bytes_text, sizes_apart
 
 
@@ -89,6 +89,11 @@ class Choice(Shown):
 
     listed: ClassVar[str] = "attempts"
 
+    @property
+    def marks(self) -> list[str]:
+        """What speaks against each attempt, "" where nothing does."""
+        return marks([attempt.trial for attempt in self.attempts])
+
     def to_dict(self) -> dict[str, Any]:
         """Returns everything ready for JSON, None for a number that is not finite."""
         content = {
@@ -96,8 +101,13 @@ class Choice(Shown):
             "bytes_before": self.bytes_before,
             "target": vars(self.target),
             "attempts": [
-                {"rung": a.rung, **a.trial.figures(), "misses": list(a.misses)}
-                for a in self.attempts
+                {
+                    "rung": a.rung,
+                    **a.trial.figures(),
+                    "mark": mark or None,
+                    "misses": list(a.misses),
+                }
+                for a, mark in zip(self.attempts, self.marks, strict=True)
             ],
             "picked": None if self.picked is None else self.picked.figures(),
             "output": self.output,
@@ -111,8 +121,8 @@ class Choice(Shown):
         valued = any(attempt.trial.value is not None for attempt in self.attempts)
         headers = ["step", "config", "bytes", "ratio", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
-        rows = []
-        for attempt in self.attempts:
+        rows, marked = [], self.marks
+        for attempt, mark in zip(self.attempts, marked, strict=True):
             trial = attempt.trial
             row = [
                 attempt.rung,
@@ -123,14 +133,14 @@ class Choice(Shown):
                 number_text(trial.top1, 4),
             ]
             row += [number_text(trial.value, 4)] if valued else []
-            rows.append([*row, "; ".join(attempt.misses) or "holds"])
+            rows.append([*row, "; ".join(filter(None, [*(attempt.misses or ["holds"]), mark]))])
         tried = Table([*headers, "target"], rows)
         head = f"{visible(self.model)}: {bytes_text(self.bytes_before)}; wanted: {self.target}"
         end = self.reason if self.output is None else f"{self.reason}: {self.output}"
         command = self.picked.command if self.picked else None
         notes = [f"the same by: {command}"] if command else []
         notes = [end, *failures([each.trial for each in self.attempts]), *notes, *self.notes]
-        told = "\n".join(visible(note) for note in notes if note)
+        told = "\n".join(visible(note) for note in notes if note) + meanings(marked)
         return [head, *([tried] if rows else []), *([told] if told else [])]
 
 

@@ -16,6 +16,15 @@ from mlpass.report.table import bytes_text
 from mlpass.report.typed import check_types
 
 NEEDS_MACOS = "needs macOS"
+INT8 = "Quantized(int8)"
+"""The config that every other is held against: one line, no samples, the same in any tool."""
+
+_ZEROS = "worse than zeros"
+_THAN_INT8 = "worse than int8"
+_MEANINGS = {
+    _ZEROS: "an output of nothing but zeros would be no further from the model's",
+    _THAN_INT8: "int8 without samples is no larger, and better",
+}
 
 
 @dataclass(frozen=True)
@@ -198,10 +207,11 @@ class SweepReport(Shown):
         content["trials"] = [
             {
                 **trial.figures(),
+                "mark": mark or None,
                 "layer_errors": list(trial.layer_errors),
                 "report": None if trial.report is None else trial.report.to_dict(),
             }
-            for trial in self.trials
+            for trial, mark in zip(self.trials, marks(self.trials), strict=True)
         ]
         return plain(content)
 
@@ -211,8 +221,8 @@ class SweepReport(Shown):
         headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
         headers += ["weights read", "latency", "front"]
-        rows = []
-        for trial in self.trials:
+        rows, marked = [], marks(self.trials)
+        for trial, mark in zip(self.trials, marked, strict=True):
             if trial.failed is not None:
                 rows.append([trial.name, _how(trial), "failed"])
                 continue
@@ -227,11 +237,12 @@ class SweepReport(Shown):
             ]
             row += [number_text(trial.value, 4)] if valued else []
             row += [bytes_text(trial.weight_bytes or 0), latency_text(trial.latency)]
-            rows.append([*row, "*" if trial.front else ""])
+            rows.append([*row, mark or ("*" if trial.front else "")])
         told = (
             f"{visible(self.model)}: {bytes_text(self.bytes_before)}, "
             f"{len(self.trials)} configs on {self.samples} samples in {self.seconds:.0f} s; "
             "* nothing else is both as small and as good"
+            + meanings(marked)
             + "".join(f"\n{visible(note)}" for note in (*failures(self.trials), *self.notes))
         )
         return [Table(headers, rows), told]
@@ -244,6 +255,31 @@ def failures(trials: Sequence[Trial]) -> list[str]:
         if trial.failed is not None:
             labels.setdefault(trial.failed, []).append(trial.label)
     return [f"{'; '.join(which)} failed: {why}" for why, which in labels.items()]
+
+
+def marks(trials: Sequence[Trial]) -> list[str]:
+    """Returns a mark for each trial, "" where nothing speaks against it.
+
+    It is held against the data-free int8 that is among them; a user's own measure has no zeros.
+    """
+    free = [one for one in trials if one.name == INT8 and one.method == "magnitude"]
+    int8 = next((one for one in free if one.nbytes is not None and one.quality is not None), None)
+    return [_mark(trial, int8) for trial in trials]
+
+
+def meanings(given: Sequence[str]) -> str:
+    """Returns what the marks among those of a table mean; "" where there are none."""
+    return "".join(f"\n{mark}: {text}" for mark, text in _MEANINGS.items() if mark in given)
+
+
+def _mark(trial: Trial, int8: Trial | None) -> str:
+    if trial.nbytes is None or trial.quality is None:
+        return ""
+    if trial.value is None and trial.no_better_than_zeros:
+        return _ZEROS
+    if int8 is None or int8.nbytes is None or int8.nbytes > trial.nbytes:
+        return ""
+    return _THAN_INT8 if trial.worth < int8.worth else ""
 
 
 def number_text(value: float | None, digits: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.files import temporary_folder
@@ -14,17 +13,16 @@ from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.report.choice import Choice, Target
-from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.samples import SampleData
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.evaluate import Evaluate, evaluated
+from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
-from mlpass.study.sweep import check_backend, path_of, sendable, source_of, write_outputs
-from mlpass.study.trial import FITTED, Setting
+from mlpass.study.sweep import check_backend, path_of, write_outputs
+from mlpass.study.trial import Setting, given_as
 
 _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
-_FEWEST = 8  # samples of which some are kept back
-_SHARE = 4  # one of so many
 
 
 def choose(
@@ -91,7 +89,7 @@ def choose(
     check_outside(output, model, "the model to prune")
     with temporary_folder() as folder:
         path, shown = path_of(model, folder, minimum_deployment_target)
-        samples, judged = _divided(sample_data, test_data)
+        samples, judged = divided(sample_data, test_data)
         setting = Setting(
             path,
             sample_data=samples,
@@ -99,7 +97,7 @@ def choose(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
-            **source_of(shown, minimum_deployment_target),
+            **given_as(shown, sample_data, minimum_deployment_target),
         )
         with Package(path) as package:
             package.check_target(output, force=force)
@@ -123,14 +121,8 @@ def choose(
                 chosen.rewrite(output, force=force, keep=True),
             ):
                 pass
-    told = [lacking]
-    if setting.fitted and fitted:
-        told.append(FITTED)
-    elif test_data is None and fitted:
-        told.append(
-            f"{len(judged)} of {len(samples) + len(judged)} samples were kept back to judge by"
-        )
-    if climb.is_old and {"storages", "budget"} & {attempt.rung for attempt in climb.attempts}:
+    told = [lacking, told_of(samples, judged, test_data) if fitted else None]
+    if {"storages", "budget"} & {each.rung for each in climb.attempts} and climb.is_old:
         told.append(NEEDS_NEWER)
     return Choice(
         model=shown,
@@ -142,18 +134,6 @@ def choose(
         reason=reason,
         notes=tuple(filter(None, told)),
     )
-
-
-def _divided(sample_data: SampleData, test_data: SampleData | None) -> tuple[Any, Any]:
-    """Returns the samples to calibrate on, and those to judge by."""
-    samples = sendable(sample_data)
-    if test_data is not None:
-        return samples, sendable(test_data)
-    every = list(load_samples(samples))
-    if len(every) < _FEWEST:
-        return samples, samples
-    kept = [one for number, one in enumerate(every) if number % _SHARE != _SHARE - 1]
-    return kept, every[_SHARE - 1 :: _SHARE]
 
 
 def _lacking(target: Target, value: float | None) -> str | None:

@@ -191,20 +191,23 @@ class Climb:
             self._run("storages", _stored(storage, SparseGPT()), 0.0)
 
     def _try_budget(self) -> None:
-        """Tries the division of the size among the weights, where a size is a target."""
+        """Tries the division of the size among the weights, where a size is a target.
+
+        What a program says of compressed weights counts too: as much as it did for the storages
+        that were tried, and after an attempt that is too large as much as it did there.
+        """
         if self.target.nbytes is None:
             return
-        with Package(self.setting.model) as package:
-            paths = package.weight_paths
-            left = self.target.nbytes - package.nbytes
-        budget = left + sum(path.stat().st_size for path in paths)
+        stored = [n for n, each in enumerate(self.attempts) if each.rung == "storages"]
+        written = [self.packages[n] for n in stored if self.attempts[n].trial.failed is None]
+        beside = max(map(_beside_weights, [self.setting.model, *written]))
         for _ in range(_BUMPS):
-            if budget <= 0:
+            if self.target.nbytes <= beside:
                 return
-            trial = self._run("budget", within(budget), 0.0)
+            trial = self._run("budget", within(self.target.nbytes - beside), 0.0)
             if trial.nbytes is None or trial.nbytes <= self.target.nbytes:
                 return
-            budget -= trial.nbytes - self.target.nbytes  # the program says more of each weight
+            beside = max(beside + 1, _beside_weights(self.packages[-1]))
 
     def _smaller(self) -> list[int | None]:
         """Returns the attempts of less bytes than the best one, those of the best outputs first."""
@@ -293,6 +296,12 @@ class Climb:
         self.packages.append(output)
         self.sparsities.append(sparsity)
         return not misses
+
+
+def _beside_weights(path: str) -> int:
+    """Returns the bytes of a package that are not in its weight files."""
+    with Package(path) as package:
+        return package.nbytes - sum(each.stat().st_size for each in package.weight_paths)
 
 
 def _stored(storage: Storage, method: Method | None = None) -> Candidate:

@@ -25,6 +25,7 @@ def prune_command(
     backend: str = "numpy",
     function_name: str | None = None,
     minimum_deployment_target: str | None = None,
+    samples: str = "samples.npz",
 ) -> str | None:
     """Returns the `mlpass prune` that does what a candidate does; None where no options say it.
 
@@ -34,6 +35,7 @@ def prune_command(
         backend: that the samples are run on.
         function_name: that they are for.
         minimum_deployment_target: that the package is raised to first.
+        samples: path of what it is calibrated on.
     """
     raising = {"minimum_deployment_target": minimum_deployment_target}
     running = {"backend": None if backend == "numpy" else backend, "function_name": function_name}
@@ -41,7 +43,7 @@ def prune_command(
     words = ["mlpass", "prune", model, "-o", "pruned.mlpackage"]
     if "budget" in candidate.options:
         size = str(candidate.options["budget"])
-        words += ["--max-size", size, "--sample-data", "samples.npz"]
+        words += ["--max-size", size, "--sample-data", samples]
         return shlex.join([*words, *_given({**raising, **running})])
     threshold, given = config.weight_threshold, op_config_of(config.global_config)
     if given is None or config != Config(config.global_config, weight_threshold=threshold):
@@ -56,7 +58,7 @@ def prune_command(
     if threshold != DEFAULT_WEIGHT_THRESHOLD:
         words += ["--weight-threshold", str(threshold)]
     if not candidate.data_free:
-        words += ["--sample-data", "samples.npz", "--method", method]
+        words += ["--sample-data", samples, "--method", method]
         words += _words(METHODS, candidate.method, "method", taken_by_others())
         words += _given(running)
     words += _given({**raising, **candidate.options})

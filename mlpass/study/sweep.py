@@ -30,11 +30,12 @@ from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
+from mlpass.study.held_out import divided, told_of
 from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
 from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
-from mlpass.study.trial import FITTED, Setting, run_trial, weight_bytes
+from mlpass.study.trial import Setting, given_as, run_trial, weight_bytes
 from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.version import __version__
@@ -65,6 +66,8 @@ def sweep(
 
     Each config's result is that of `mlpass.prune` and `mlpass.compare` with the same arguments.
     What they share is done once: the outputs of the model as it is, and what its layers meet.
+    Where a config is solved on samples, and there are 8 or more without `test_data`, a quarter of
+    them is kept back to compare outputs on.
 
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
@@ -78,7 +81,8 @@ def sweep(
         storage: of the configs that name none themselves; without configs twenty patterns in it.
         evaluate: your own measure of a model: given the path of a package, returns a number, the
             higher the better. It then takes the SNR's place in the front.
-        test_data: samples to compare outputs on, where they should be others than `sample_data`.
+        test_data: samples to compare outputs on, where they should be others than `sample_data`;
+            all of that is then calibrated on.
         executor: that runs the trials, such as that of a `dask.distributed` client; it must see the
             same files. None is processes on this machine where there are cores for several, and
             this process where `evaluate`, a mode or a method cannot be sent to another.
@@ -120,8 +124,8 @@ def sweep(
         if configs is None:
             candidates = default_candidates(old, sample_data is not None, method, storage)
             _check_sampled(candidates, sample_data)
-        samples = sendable(sample_data)
-        tested = samples if test_data is None else sendable(test_data)
+        solved = any(not candidate.data_free for candidate in candidates)
+        samples, tested = divided(sample_data, test_data, keep=solved)
         setting = Setting(
             model=path,
             sample_data=samples,
@@ -130,7 +134,7 @@ def sweep(
             backend=backend,
             function_name=function_name,
             weight=weight,
-            **source_of(name, minimum_deployment_target),
+            **given_as(name, sample_data, minimum_deployment_target),
         )
         _check_weight(package, weight)
         journal = None
@@ -143,8 +147,8 @@ def sweep(
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
         value = None if evaluate is None else evaluated(evaluate, path)
         trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
-        if configs is None and old:
-            notes.append(NEEDS_NEWER)
+        notes += filter(None, [told_of(samples, tested, test_data) if solved else None])
+        notes += [NEEDS_NEWER] if configs is None and old else []
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
@@ -209,10 +213,7 @@ def _run(
     for number, layer_errors in zip(free, errors, strict=False):
         if trials[number].failed is None:
             trials[number] = replace(trials[number], layer_errors=layer_errors)
-    notes = [note] if note else []
-    if setting.fitted and len(free) < len(candidates):
-        notes.append(FITTED)
-    return [trials[number] for number in range(len(candidates))], notes
+    return [trials[number] for number in range(len(candidates))], [note] if note else []
 
 
 def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
@@ -265,26 +266,6 @@ def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str,
             pass
         name = os.fspath(model) if isinstance(model, str | os.PathLike) else str(package.path)
     return str(path), name
-
-
-def source_of(name: str, target: Any) -> dict[str, Any]:
-    """Returns what a setting says of the model that was given, for commands."""
-    if target is None:
-        return {}
-    target = f"iOS{opset_of(target)}"
-    return {"source": os.path.abspath(name), "minimum_deployment_target": target}
-
-
-def sendable(data: object) -> Any:
-    """Returns sample data in a form that another process can be given: a path, or a list.
-
-    Raises:
-        CalibrationError: it is in a form that `load_samples` does not take.
-    """
-    if data is None:
-        return None
-    samples = load_samples(data)
-    return os.path.abspath(data) if isinstance(data, str | os.PathLike) else list(samples)
 
 
 def check_backend(backend: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlpass.errors import MlpassError, NotApplicable
 from mlpass.examine.compare import tally_outputs
 from mlpass.files import temporary_folder
 from mlpass.program.mlpackage import Package
+from mlpass.program.opsets.targets import opset_of
 from mlpass.pruning.prune import prune_package
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
@@ -35,11 +37,6 @@ from mlpass.weights.sites import Site, find_sites
 
 _CORNER = 64  # rows and columns of a pattern's picture
 
-FITTED = (
-    "outputs were compared on the samples that methods were calibrated on, which flatters those; "
-    "give test_data for a fair comparison"
-)
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -55,7 +52,8 @@ class Setting:
         function_name: of a model with several.
         weight: whose pattern to picture; the largest where None.
         grams: the folder with what the layers meet in the model as it was on `sample_data`.
-        source: path of the package that `model` was made from, for commands; None for `model`.
+        source: the model as its user named it, for what is told; None for `model`.
+        samples: likewise the samples, where they have a path.
         minimum_deployment_target: that it was raised to, for commands; None where it was not.
     """
 
@@ -69,12 +67,18 @@ class Setting:
     weight: str | None = None
     grams: str | None = None
     source: str | None = None
+    samples: str | None = None
     minimum_deployment_target: str | None = None
 
-    @property
-    def fitted(self) -> bool:
-        """Whether outputs are compared on the very samples that methods are calibrated on."""
-        return self.sample_data is not None and self.test_data is self.sample_data
+
+def given_as(name: str, sample_data: object, target: object) -> dict[str, str | None]:
+    """Returns what a setting says of a model and its samples as they were given, for commands."""
+    samples = os.fspath(sample_data) if isinstance(sample_data, str | os.PathLike) else None
+    return {
+        "source": name,
+        "samples": samples,
+        "minimum_deployment_target": None if target is None else f"iOS{opset_of(target)}",
+    }
 
 
 def run_trial(setting: Setting, candidate: Candidate, output: str | None = None) -> Trial:
@@ -99,6 +103,7 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
         backend=setting.backend,
         function_name=setting.function_name,
         minimum_deployment_target=setting.minimum_deployment_target,
+        **({} if setting.samples is None else {"samples": setting.samples}),
     )
     trial = Trial(
         candidate.name,
@@ -112,7 +117,8 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
         report = prune_candidate(setting, candidate, output)
         return measure(setting, trial, report, output)
     except MlpassError as error:
-        return replace(trial, failed=str(error))
+        given = setting.source or setting.model
+        return replace(trial, failed=str(error).replace(setting.model, given))
 
 
 def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Report:
@@ -157,7 +163,7 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
         pattern = _pattern(find_sites(package.programs), setting.weight)
     return replace(
         trial,
-        report=report,
+        report=replace(report, source=setting.source or setting.model),
         outputs=outputs,
         value=None if setting.evaluate is None else evaluated(setting.evaluate, path),
         weight_bytes=read,

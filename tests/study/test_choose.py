@@ -55,7 +55,7 @@ def test_at_a_small_size_storages_are_what_is_picked(tmp_path):
     assert max(holding["storages"] + holding["budget"]) > max(holding["admm"]) + 3
     assert package_nbytes(out) <= 0.35 * choice.bytes_before
     # Judged by what was kept back: every fourth sample, which no method saw.
-    assert choice.notes == ("2 of 8 samples were kept back to judge by",)
+    assert choice.notes[0].startswith("solved on 6 of 8 samples, judged by the 2 that were kept")
     (record,) = mlpass.compare(model, out, samples[3::4]).outputs
     assert record.snr == pytest.approx(choice.picked.snr)
 
@@ -253,3 +253,42 @@ def test_an_output_that_exists(model, samples):
         match="already exists; pass force=True to replace it, or name another target",
     ):
         mlpass.choose(model, model, sample_data=samples, min_snr=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [None, "iOS18"])
+def test_a_divided_size_is_met_from_below(model, samples, tmp_path, target):
+    """What the program says of compressed weights counts, too."""
+    out = tmp_path / "out.mlpackage"
+    choice = mlpass.choose(
+        model,
+        out,
+        sample_data=samples,
+        max_size="0.25x",
+        up_to="budget",
+        minimum_deployment_target=target,
+    )
+    assert choice.picked.name == "budget"
+    assert 0.98 < package_nbytes(out) / (0.25 * choice.bytes_before) <= 1
+
+
+@pytest.mark.slow
+def test_an_attempt_that_is_too_large_is_made_again_smaller(model, samples, tmp_path, monkeypatch):
+    """As much as the program said of the weights is taken away; no more attempts than it takes."""
+    from mlpass.report.choice import Target
+    from mlpass.study import climb as module
+    from mlpass.study.trial import Setting
+
+    nbytes = package_nbytes(model)
+    known = module._beside_weights
+    assert known(model) == nbytes - sum(
+        path.stat().st_size for path in (FIXTURES / "tiny_lm.mlpackage").rglob("weight.bin")
+    )
+    setting = Setting(model, sample_data=samples[:1], reference=None)
+    climb = module.Climb(setting, Target(nbytes=int(0.3 * nbytes)), tmp_path)
+    climb.try_rung("budget", None)  # nothing is known yet of what programs will say
+    first, second = climb.attempts
+    over = known(climb.packages[0]) - known(model)
+    assert first.misses and not second.misses
+    assert first.trial.options["budget"] - second.trial.options["budget"] == over > 0
+    assert 0.98 * 0.3 * nbytes < second.trial.nbytes <= 0.3 * nbytes

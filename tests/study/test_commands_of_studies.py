@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 import warnings
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import mlpass
+from mlpass import Percentile
 from mlpass.cli import main
 
 MEASURE = "tests/study/measures.py:share_of_nonzeros"
@@ -110,3 +113,32 @@ def test_wrong_usage(arguments, message, capsys):
 def test_measures_that_are_none(model, place, message, capsys):
     assert main(["sweep", model, "--evaluate", place]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_paths_are_told_as_they_were_given(fixtures, stacked, tmp_path, monkeypatch, capsys):
+    """In the tables, in commands, in JSON, in errors; raised or not."""
+    shutil.copytree(fixtures / "tiny_lm.mlpackage", tmp_path / "my lm.mlpackage")
+    monkeypatch.chdir(tmp_path)
+    given = ["my lm.mlpackage", "--sample-data", stacked.name]
+    (tmp_path / "grid.yaml").write_text(
+        "- {target_sparsity: 0.5, method: wanda}\n- {quantize: int4, method: sparsegpt}\n"
+    )
+    swept = ["sweep", *given, "--configs", "grid.yaml", "--jobs", "1"]
+    chosen = ["choose", *given, "--max-size", "0.7x", "--up-to", "data-free", "-o", "out.mlpackage"]
+    chosen += ["--force"]
+    for command in (swept, [*swept, "--json"], chosen, [*chosen, "--json"]):
+        for raised in ([], ["--minimum-deployment-target", "iOS18"]):
+            assert main([*command, *raised]) == 0
+            shown = capsys.readouterr().out
+            assert "my lm.mlpackage" in shown
+            assert str(tmp_path) not in shown and "/tmp" not in shown
+            assert (
+                command[0] == "sweep"
+                or "--json" in command
+                or "mlpass prune 'my lm.mlpackage' -o" in shown
+            )
+    command = mlpass.sweep(given[0], stacked.name, [Percentile(0.5)], method="wanda", jobs=1)
+    words = shlex.split(command.trials[0].command)
+    assert words[:3] == ["mlpass", "prune", given[0]]
+    assert words[words.index("--sample-data") + 1] == stacked.name
+    assert main(words[1:]) == 0

@@ -1,0 +1,68 @@
+"""Samples that are kept back: what methods fit is not what they are judged by."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mlpass.runtime.samples import SampleData, load_samples
+
+_FEWEST = 8  # samples of which some are kept back
+_SHARE = 4  # one of so many
+
+FITTED = (
+    "outputs were compared on the samples that methods were calibrated on, which flatters those; "
+    "give test_data (--test-data) for a fair comparison"
+)
+
+
+def divided(
+    sample_data: SampleData | None, test_data: SampleData | None, *, keep: bool = True
+) -> tuple[Any, Any]:
+    """Returns the samples to calibrate on, and those to judge by.
+
+    Without `test_data` a quarter is kept back, where there are 8 or more and `keep` is True; else
+    both are the same.
+
+    Raises:
+        CalibrationError: they are in a form that `load_samples` does not take.
+    """
+    samples = sendable(sample_data)
+    if test_data is not None:
+        return samples, sendable(test_data)
+    every = list(load_samples(samples)) if keep and samples is not None else []
+    if not keep or len(every) < _FEWEST:
+        return samples, samples
+    kept = [one for number, one in enumerate(every) if number % _SHARE != _SHARE - 1]
+    return kept, every[_SHARE - 1 :: _SHARE]
+
+
+def told_of(samples: Any, judged: Any, test_data: SampleData | None) -> str | None:
+    """Returns what is to be borne in mind of figures; None where `test_data` was given.
+
+    Args:
+        samples: that methods were calibrated on.
+        judged: that outputs were compared on.
+        test_data: as it was given.
+    """
+    if test_data is not None or samples is None:
+        return None
+    if samples is judged:
+        return FITTED
+    return (
+        f"solved on {len(samples)} of {len(samples) + len(judged)} samples, judged by the "
+        f"{len(judged)} that were kept back; test_data (--test-data) is judged by instead, where "
+        "it is given, and all samples are solved on"
+    )
+
+
+def sendable(data: object) -> Any:
+    """Returns sample data in a form that another process can be given: a path, or a list.
+
+    Raises:
+        CalibrationError: it is in a form that `load_samples` does not take.
+    """
+    if data is None:
+        return None
+    samples = load_samples(data)
+    return os.path.abspath(data) if isinstance(data, str | os.PathLike) else list(samples)
