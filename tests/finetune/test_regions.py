@@ -33,6 +33,8 @@ from tests.program.packages import tree
 
 TINY = FIXTURES / "tiny_lm.mlpackage"
 SAMPLES = samples_of("tiny_lm.mlpackage", 10)
+LARGE = "efficientnet_lite0.mlpackage"
+MOST = [name for name in PACKAGES if name != LARGE]
 OPTIONS = Regions(epochs=2, batch_size=4, learning_rate=1e-3)
 
 
@@ -71,19 +73,50 @@ def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):
     assert tree(again) != tree(output)
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_every_fixture_goes_through_and_is_not_worse(name, tmp_path):
-    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
-    joint = name.startswith(("quantized", "palettized"))
-    mlpass.prune(FIXTURES / name, solved, Percentile(0.5), joint_compression=joint)
+def aimed(name, path):
+    """Half of a fixture's weights zero, towards the dense model; and how to tune it."""
+    if name.startswith(("quantized", "palettized")):
+        mlpass.prune(FIXTURES / name, path, Percentile(0.5), joint_compression=True)
+    else:
+        given = {"sample_data": samples_of(name, 4), "target": "dense"}
+        mlpass.prune(FIXTURES / name, path, Percentile(0.5), fallback="magnitude", **given)
     size = 1 if name == "branches.mlpackage" else 2  # its control flow depends on the sample
-    options = replace(OPTIONS, epochs=1, batch_size=size, learning_rate=1e-4)
+    return replace(OPTIONS, epochs=1, batch_size=size, learning_rate=1e-4)
+
+
+@pytest.mark.parametrize("name", [*MOST, pytest.param(LARGE, marks=pytest.mark.slow)])
+def test_every_fixture_goes_through_targets_and_regions_and_is_not_worse(name, tmp_path):
+    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
+    options = aimed(name, solved)
     report = tune(solved, output, FIXTURES / name, samples_of(name, 4), options)
     losses = losses_of(report)
     assert losses
     assert all(after <= before for before, after in losses.values())
     assert constants(output) == constants(solved)
     mlpass.Interpreter(output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_fixture_gives_the_same_bytes_again_and_after_it_died(name, tmp_path, monkeypatch):
+    solved, whole, output = (tmp_path / f"{number}.mlpackage" for number in range(3))
+    options, samples = aimed(name, solved), samples_of(name, 4)
+    report, once = tune(solved, whole, FIXTURES / name, samples, options), regions.tune_region
+    begun = []
+
+    def dying(task, *arguments):
+        begun.append(task.number)
+        if len(begun) == max(1, len(losses_of(report)) // 2):
+            raise KeyboardInterrupt
+        return once(task, *arguments)
+
+    monkeypatch.setattr(regions, "tune_region", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tune(solved, output, FIXTURES / name, samples, options)
+    again = tune(solved, output, FIXTURES / name, samples, options, resume=True)
+    assert len(begun) == len(losses_of(report)) + 1
+    assert again.notes == report.notes
+    assert tree(output) == tree(whole)
 
 
 @pytest.mark.parametrize(
