@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import NM, Palette, Percentile, Quantized
@@ -30,6 +31,7 @@ from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
 from tests.finetune.test_stored_writing import constants
 from tests.program.packages import tree
+from tests.runtime.programs import convert, program
 
 TINY = FIXTURES / "tiny_lm.mlpackage"
 SAMPLES = samples_of("tiny_lm.mlpackage", 10)
@@ -232,6 +234,25 @@ def test_a_broken_journal_is_an_error(pruned, tmp_path, monkeypatch):
         np.savez(path, **broken)
         with pytest.raises(CalibrationError, match=r"1\.npz is broken, delete it"):
             tune(pruned, output, TINY, SAMPLES, OPTIONS, resume=True)
+
+
+def test_what_ends_in_no_float_is_told_of(tmp_path):
+    source, solved = tmp_path / "model.mlpackage", tmp_path / "solved.mlpackage"
+    first, second, third = np.random.default_rng(0).standard_normal((3, 64, 64)).astype(np.float32)
+
+    def build(x):
+        x = mb.linear(x=mb.relu(x=mb.linear(x=x, weight=first)), weight=second, name="middle")
+        return mb.reduce_argmax(x=mb.linear(x=mb.relu(x=x), weight=third), axis=-1)
+
+    convert(program(build, (4, 64))).save(str(source))
+    mlpass.prune(source, solved, Percentile(0.5))
+    samples = [{"x": one} for one in np.random.default_rng(1).standard_normal((6, 4, 64))]
+    report = tune(solved, tmp_path / "o.mlpackage", source, samples, OPTIONS)
+    assert report.notes[0].startswith("tuned 1 regions on 5 samples; ")
+    told = (
+        "in regions that end in no float of the dense model's, so left as they were: middle_weight"
+    )
+    assert report.notes[-1].startswith(told)
 
 
 def test_what_does_not_do(pruned, tmp_path):
