@@ -65,8 +65,8 @@ class Stream:
         self._spill = Spill(memory_budget, module.backend, uses)
         self._values: list[list[SampleValues]] = []
         self._at = 0
-        self._differing: dict[Region, list[Value]] = {}
-        self._apart: set[tuple[Region, bool]] = set()  # with gradients or without
+        self._differing: dict[int, list[Value]] = {}
+        self._apart: set[tuple[int, bool]] = set()  # with gradients or without
         count = 0
         for steps in given:
             self._values.append([])
@@ -115,11 +115,11 @@ class Stream:
 
         The region must be lent to.
         """
-        how = region, torch.is_grad_enabled()
+        how = region.start, torch.is_grad_enabled()
         if self._size > 1 and how not in self._apart:
-            if region not in self._differing:
-                self._differing[region] = differing(self.stage, region, self.shared)
-            outputs = self._differing[region]
+            if region.start not in self._differing:
+                self._differing[region.start] = differing(self.stage, region, self.shared)
+            outputs = self._differing[region.start]
             try:
                 return run_mapped(self.module, self.stage, region, given, outputs)
             except (ExecutionError, RuntimeError, TypeError, ValueError):
