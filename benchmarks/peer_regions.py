@@ -1,4 +1,4 @@
-"""What bench_regions.py compares with: the same regions of tiny_lm tuned in its torch module.
+"""What bench_regions_torch.py compares with: the same regions of tiny_lm tuned in its torch module.
 
 A loop as one writes it for one's own network: half a layer at a time, attention or the gated MLP,
 on what the tuned ones before it make, towards what the dense network has there. Loss, Adam, its

@@ -145,7 +145,7 @@ def tune_module(
     given, wanted = _inputs(module, samples, options), _inputs(teacher, samples, options)
     settings = {"batch_size": options.batch_size, "memory_budget": memory_budget // 2}
     journal = journal or RegionJournal()
-    found: dict[int, Tuned] = {}
+    found: dict[int, Tuned | None] = {}
     module.eval()
     with tqdm(total=len(own) * options.epochs, desc="tuning", unit="epoch", disable=None) as bar:
         for stage, its, regions in zip(module.stages, teacher.stages, cuts, strict=True):
@@ -166,7 +166,7 @@ def tune_module(
                         found[number] = _tuned(tuning, options, parts, journal, bar)
                         stream.advance()
                 given, wanted = stream.results(), dense.results()
-    names = {name for number, one in found.items() if one.kept for name in own[number]}
+    names = {name for number, one in found.items() if one and one.kept for name in own[number]}
     return Done(_notes(module, found, own, parts, options), names)
 
 
@@ -176,8 +176,11 @@ def _tuned(
     parts: tuple[Sequence[int], Sequence[int]],
     journal: RegionJournal,
     bar: tqdm[NoReturn],
-) -> Tuned:
-    """Returns what a region came to: tuned now, or by the run that this one goes on with."""
+) -> Tuned | None:
+    """Returns what a region came to: tuned now, or by the run that this one goes on with.
+
+    None where it has nothing to train, or nothing to aim at.
+    """
     module, names = tuning.module, tuning.names
     done = options.epochs * (tuning.number + 1)
 
@@ -193,7 +196,7 @@ def _tuned(
     if found is not None and found.kept:
         module.trained.update(journal.readers(tuning.number, names))
     bar.update(done - bar.n)
-    return found or Tuned(0.0, 0.0, 0)
+    return found
 
 
 def _check_alike(module: ProgramModule, teacher: ProgramModule) -> None:
@@ -270,24 +273,29 @@ def _inputs(module: ProgramModule, samples: Sequence[Sample], options: Regions) 
 
 def _notes(
     module: StoredModule,
-    found: Mapping[int, Tuned],
+    found: Mapping[int, Tuned | None],
     own: Sequence[Sequence[str]],
     parts: tuple[Sequence[int], Sequence[int]],
     options: Regions,
 ) -> tuple[str, ...]:
     """Returns what to tell of a run."""
-    better = sum(one.kept > 0 for one in found.values())
-    trained = sum(one.before > 0 for one in found.values())
+    tuned = {number: one for number, one in found.items() if one is not None}
+    better = sum(one.kept > 0 for one in tuned.values())
     first = (
-        f"tuned {trained} regions on {len(parts[1])} samples; {better} came nearer to the dense "
+        f"tuned {len(tuned)} regions on {len(parts[1])} samples; {better} came nearer to the dense "
         f"model on {len(parts[0])} samples held out, the others are as they were"
     )
     lines = [first]
-    for number, one in found.items():
-        if one.before:
-            kept = f"epoch {one.kept}" if one.kept else "as it was"
-            losses = f"loss {one.before:.4g} -> {one.after:.4g}, {kept}"
-            lines.append(f"region {number + 1}, from {own[number][0]!r}: {losses}")
+    for number, one in tuned.items():
+        kept = f"epoch {one.kept}" if one.kept else "as it was"
+        losses = f"loss {one.before:.4g} -> {one.after:.4g}, {kept}"
+        lines.append(f"region {number + 1}, from {own[number][0]!r}: {losses}")
+    aimless = [name for number in found.keys() - tuned.keys() for name in own[number]]
+    if aimless:
+        lines.append(
+            "in regions that end in no float of the dense model's, so left as they were: "
+            f"{', '.join(aimless)}"
+        )
     alone = {name for names in own for name in names}
     names = trained_of(module, weights_only=options.weights_only)
     if shared := [name for name in names if name not in alone]:

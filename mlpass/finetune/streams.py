@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,78 +12,14 @@ from mlpass.errors import ExecutionError
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.module import ProgramModule, Stage, running
+from mlpass.finetune.stretch import Made, differing, run_mapped, run_stretch
 from mlpass.program.ir import Argument, StateType, Value
-from mlpass.runtime.execute import Run, Values
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import reads
-from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.stretches import ops_of, uses_of
 
 Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
-Made = list[dict[Value, Any]]  # by step
-
-
-def run_stretch(
-    module: ProgramModule, stage: Stage, region: Region, given: Sequence[Mapping[Value, object]]
-) -> Made:
-    """Returns a region's outputs for each step of a sequence, which share its states.
-
-    Args:
-        module: whose region it is, its parameters lent to the stage.
-        stage: that it is part of.
-        region: to run.
-        given: its inputs other than states, by step; a `Batch` where they differ by sample.
-    """
-    cells = {
-        value: Cell(torch.zeros(module.states[value.name], device=module.device))
-        for value in region.inputs
-        if isinstance(value.type, StateType)
-    }
-    made: Made = []
-    for values in given:
-        run = Run(Values(stage.part.constants), region.outputs, module.backend.xp)
-        run.values.update(values.items())
-        run.values.update(cells.items())
-        run.steps(stage.plan.block.steps[region.start : region.end])
-        made.append({value: run.values[value] for value in region.outputs})
-    return made
-
-
-def run_mapped(
-    module: ProgramModule, stage: Stage, region: Region, given: Sequence[Mapping[Value, object]]
-) -> Made:
-    """Returns what `run_stretch` does, mapped over the samples as a whole rather than op by op.
-
-    Raises:
-        ExecutionError: an op failed, or is one that cannot be mapped.
-        RuntimeError, TypeError, ValueError: it cannot be mapped.
-    """
-    batches = [
-        (step, value, one.samples)
-        for step, values in enumerate(given)
-        for value, one in values.items()
-        if isinstance(one, Batch)
-    ]
-    differing = {value for _, value, _ in batches}
-    differing |= {value for value in region.inputs if isinstance(value.type, StateType)}
-    for each in stage.plan.block.steps[region.start : region.end]:
-        if not differing.isdisjoint(reads(each.op)):
-            differing.update(each.op.outputs)
-    outputs = [value for value in region.outputs if value in differing]
-    made: Made = []
-
-    def run_one(*samples: Tensor) -> list[Tensor]:
-        single = [dict(values) for values in given]
-        for (step, value, _), sample in zip(batches, samples, strict=True):
-            single[step][value] = sample
-        made[:] = run_stretch(module, stage, region, single)
-        return [values.pop(value) for values in made for value in outputs]
-
-    mapped = iter(torch.func.vmap(run_one)(*(samples for _, _, samples in batches)))
-    for values in made:
-        values.update((value, Batch(next(mapped))) for value in outputs)
-    return made
 
 
 class Stream:
@@ -130,7 +65,8 @@ class Stream:
         self._spill = Spill(memory_budget, module.backend, uses)
         self._values: list[list[SampleValues]] = []
         self._at = 0
-        self._apart: set[tuple[Region, bool]] = set()  # with gradients or without
+        self._differing: dict[int, list[Value]] = {}
+        self._apart: set[tuple[int, bool]] = set()  # with gradients or without
         count = 0
         for steps in given:
             self._values.append([])
@@ -179,10 +115,13 @@ class Stream:
 
         The region must be lent to.
         """
-        how = region, torch.is_grad_enabled()
+        how = region.start, torch.is_grad_enabled()
         if self._size > 1 and how not in self._apart:
+            if region.start not in self._differing:
+                self._differing[region.start] = differing(self.stage, region, self.shared)
+            outputs = self._differing[region.start]
             try:
-                return run_mapped(self.module, self.stage, region, given)
+                return run_mapped(self.module, self.stage, region, given, outputs)
             except (ExecutionError, RuntimeError, TypeError, ValueError):
                 # It has an op that is mapped by a rule, or not at all: or is wrong, and says so
                 # again.

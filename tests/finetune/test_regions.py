@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import NM, Palette, Percentile, Quantized
@@ -30,9 +31,12 @@ from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
 from tests.finetune.test_stored_writing import constants
 from tests.program.packages import tree
+from tests.runtime.programs import convert, program
 
 TINY = FIXTURES / "tiny_lm.mlpackage"
 SAMPLES = samples_of("tiny_lm.mlpackage", 10)
+LARGE = "efficientnet_lite0.mlpackage"
+MOST = [name for name in PACKAGES if name != LARGE]
 OPTIONS = Regions(epochs=2, batch_size=4, learning_rate=1e-3)
 
 
@@ -71,19 +75,50 @@ def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):
     assert tree(again) != tree(output)
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_every_fixture_goes_through_and_is_not_worse(name, tmp_path):
-    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
-    joint = name.startswith(("quantized", "palettized"))
-    mlpass.prune(FIXTURES / name, solved, Percentile(0.5), joint_compression=joint)
+def aimed(name, path):
+    """Half of a fixture's weights zero, towards the dense model; and how to tune it."""
+    if name.startswith(("quantized", "palettized")):
+        mlpass.prune(FIXTURES / name, path, Percentile(0.5), joint_compression=True)
+    else:
+        given = {"sample_data": samples_of(name, 4), "target": "dense"}
+        mlpass.prune(FIXTURES / name, path, Percentile(0.5), fallback="magnitude", **given)
     size = 1 if name == "branches.mlpackage" else 2  # its control flow depends on the sample
-    options = replace(OPTIONS, epochs=1, batch_size=size, learning_rate=1e-4)
+    return replace(OPTIONS, epochs=1, batch_size=size, learning_rate=1e-4)
+
+
+@pytest.mark.parametrize("name", [*MOST, pytest.param(LARGE, marks=pytest.mark.slow)])
+def test_every_fixture_goes_through_targets_and_regions_and_is_not_worse(name, tmp_path):
+    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
+    options = aimed(name, solved)
     report = tune(solved, output, FIXTURES / name, samples_of(name, 4), options)
     losses = losses_of(report)
     assert losses
     assert all(after <= before for before, after in losses.values())
     assert constants(output) == constants(solved)
     mlpass.Interpreter(output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_fixture_gives_the_same_bytes_again_and_after_it_died(name, tmp_path, monkeypatch):
+    solved, whole, output = (tmp_path / f"{number}.mlpackage" for number in range(3))
+    options, samples = aimed(name, solved), samples_of(name, 4)
+    report, once = tune(solved, whole, FIXTURES / name, samples, options), regions.tune_region
+    begun = []
+
+    def dying(task, *arguments):
+        begun.append(task.number)
+        if len(begun) == max(1, len(losses_of(report)) // 2):
+            raise KeyboardInterrupt
+        return once(task, *arguments)
+
+    monkeypatch.setattr(regions, "tune_region", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tune(solved, output, FIXTURES / name, samples, options)
+    again = tune(solved, output, FIXTURES / name, samples, options, resume=True)
+    assert len(begun) == len(losses_of(report)) + 1
+    assert again.notes == report.notes
+    assert tree(output) == tree(whole)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +234,25 @@ def test_a_broken_journal_is_an_error(pruned, tmp_path, monkeypatch):
         np.savez(path, **broken)
         with pytest.raises(CalibrationError, match=r"1\.npz is broken, delete it"):
             tune(pruned, output, TINY, SAMPLES, OPTIONS, resume=True)
+
+
+def test_what_ends_in_no_float_is_told_of(tmp_path):
+    source, solved = tmp_path / "model.mlpackage", tmp_path / "solved.mlpackage"
+    first, second, third = np.random.default_rng(0).standard_normal((3, 64, 64)).astype(np.float32)
+
+    def build(x):
+        x = mb.linear(x=mb.relu(x=mb.linear(x=x, weight=first)), weight=second, name="middle")
+        return mb.reduce_argmax(x=mb.linear(x=mb.relu(x=x), weight=third), axis=-1)
+
+    convert(program(build, (4, 64))).save(str(source))
+    mlpass.prune(source, solved, Percentile(0.5))
+    samples = [{"x": one} for one in np.random.default_rng(1).standard_normal((6, 4, 64))]
+    report = tune(solved, tmp_path / "o.mlpackage", source, samples, OPTIONS)
+    assert report.notes[0].startswith("tuned 1 regions on 5 samples; ")
+    told = (
+        "in regions that end in no float of the dense model's, so left as they were: middle_weight"
+    )
+    assert report.notes[-1].startswith(told)
 
 
 def test_what_does_not_do(pruned, tmp_path):

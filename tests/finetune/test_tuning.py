@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -15,46 +15,62 @@ from mlpass.finetune import Regions, to_module, to_stored_module
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import cut, cut_alike
 from mlpass.finetune.losses import Kind
-from mlpass.finetune.regions import _inputs, _weights
+from mlpass.finetune.regions import _inputs, _own, _weights
 from mlpass.finetune.streams import Stream
 from mlpass.finetune.tuning import Tuning, goal_of, region_loss
+from mlpass.runtime.execute import Run
 from mlpass.runtime.function_plan import reads
 from mlpass.runtime.samples import steps_of
 from mlpass.runtime.spill import Spill
+from tests.conftest import PACKAGES
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
 
-NAMES = ["tiny_lm", "stateful_lm", "branches", "silero_vad", "digits_ios15", "basic_pitch"]
+NAMES = [name.removesuffix(".mlpackage") for name in PACKAGES]
 
 
-def streams(name, compressed, count, size, budget=1 << 30, cut_at=1 << 30):
-    """Both streams at the start, with the regions of the compressed model and the dense one."""
+def pruned(name, folder):
+    """A fixture with half of its weights zero."""
+    joint = name.startswith(("quantized", "palettized"))
+    path = folder / "c.mlpackage"
+    mlpass.prune(FIXTURES / f"{name}.mlpackage", path, Percentile(0.5), joint_compression=joint)
+    return path
+
+
+def stages(name, compressed, count, size, budget=1 << 30, cut_at=1 << 30):
+    """Both streams at the start of each stage, with the regions of the two models.
+
+    They are to come to their ends before the next.
+    """
     source = FIXTURES / f"{name}.mlpackage"
     module, teacher = to_stored_module(compressed).eval(), to_module(source)
     samples, options = samples_of(source.name, count), Regions(batch_size=size)
-    (stage,), (its,) = module.stages, teacher.stages
-    regions = cut(stage.plan, _weights(module, stage), cut_at)
-    likes = match_values([(stage.part.plan.function.block, its.part.plan.function.block)])
-    likes = {like: value for value, like in likes.items()}
-    others = cut_alike(its.plan, regions, likes)
     settings = {"batch_size": size, "memory_budget": budget}
-    mine = Stream(module, stage, regions, _inputs(module, samples, options), **settings)
-    dense = Stream(teacher, its, others, _inputs(teacher, samples, options), **settings)
-    return mine, dense, regions, others, likes, samples
+    given, wanted = (_inputs(one, samples, options) for one in (module, teacher))
+    for stage, its in zip(module.stages, teacher.stages, strict=True):
+        regions = cut(stage.plan, _weights(module, stage), cut_at)
+        likes = match_values([(stage.part.plan.function.block, its.part.plan.function.block)])
+        likes = {like: value for value, like in likes.items()}
+        others = cut_alike(its.plan, regions, likes)
+        mine = Stream(module, stage, regions, given, **settings)
+        dense = Stream(teacher, its, others, wanted, **settings)
+        with closing(mine), closing(dense):
+            yield mine, dense, regions, others, likes, samples
+            given, wanted = mine.results(), dense.results()
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("budget", [1, 1 << 30])
 def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp_path):
-    compressed, size = tmp_path / "c.mlpackage", 1 if name == "branches" else 2
-    mlpass.prune(FIXTURES / f"{name}.mlpackage", compressed, Percentile(0.5))
-    mine, dense, regions, others, _, samples = streams(name, compressed, 3, size, budget, 1)
-    with closing(mine), closing(dense):
-        for stream, package, some in (
-            (mine, compressed, regions),
-            (dense, FIXTURES / f"{name}.mlpackage", others),
+    compressed, size = pruned(name, tmp_path), 1 if name == "branches" else 2
+    packages = compressed, FIXTURES / f"{name}.mlpackage"
+    interpreters = [mlpass.Interpreter(package, backend="torch") for package in packages]
+    checked = 0
+    for mine, dense, regions, others, _, samples in stages(name, compressed, 3, size, budget, 1):
+        for stream, interpreter, some in (
+            (mine, interpreters[0], regions),
+            (dense, interpreters[1], others),
         ):
-            interpreter = mlpass.Interpreter(package, backend="torch")
             wanted = []
             for sample in samples:
                 state = interpreter.make_state() if interpreter.states else None
@@ -70,7 +86,16 @@ def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp
                             np.testing.assert_allclose(
                                 array.numpy().astype(expected.dtype), expected, rtol=2e-2, atol=2e-2
                             )
+                            checked += 1
             assert len(stream.results()) == len(samples)
+    assert checked
+
+
+@contextmanager
+def streams(*arguments, **options):
+    """What `stages` gives for the first stage."""
+    found = stages(*arguments, **options)
+    yield next(found)
 
 
 def tuning_of(mine, dense, regions, others, likes, number):
@@ -82,20 +107,28 @@ def tuning_of(mine, dense, regions, others, likes, number):
     return Tuning(mine, regions[number], goal, [], number)
 
 
+SLOW = ["stateful_lm"]
+
+
 @pytest.mark.parametrize(
-    ("name", "number"), [("tiny_lm", 1), ("tiny_lm", 2), ("efficientnet_lite0", 1)]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES]
 )
-def test_gradients_are_slopes(name, number, tmp_path):
-    compressed = tmp_path / "c.mlpackage"
-    mlpass.prune(FIXTURES / f"{name}.mlpackage", compressed, Percentile(0.5))
-    made = streams(name, compressed, 2, 2)
-    with closing(made[0]), closing(made[1]):
+def test_gradients_are_slopes(name, tmp_path, monkeypatch):
+    size = 1 if name == "branches" else 2
+    with streams(name, pruned(name, tmp_path), 2, size, cut_at=1) as made:
+        others = made[0].module.stages[1:]
+        own = _own(made[0].module, [made[2], *([] for _ in others)], Regions())
+        number = next(number for number, names in enumerate(own) if names)
         task = tuning_of(*made[:5], number)
         module = task.module.train()
         module.double()
         for stream in (task.stream, task.goal.stream):  # as if all had been in fp64
             stream.of = doubled(stream.of)
-        loss = region_loss(task, [0, 1])
+        read, called = torch.from_numpy, Run.call
+        monkeypatch.setattr(torch, "from_numpy", lambda array: _double(read(array)))
+        monkeypatch.setattr(Run, "call", lambda *given: tuple(map(_double, called(*given))))
+        samples = list(range(size))
+        loss = region_loss(task, samples)
         loss.backward()
         checked = 0
         generator = torch.Generator().manual_seed(0)
@@ -106,14 +139,14 @@ def test_gradients_are_slopes(name, number, tmp_path):
             way = way / way.norm()
             slope = float((parameter.grad * way).sum())
             ends = []
-            for step in (1e-4, -1e-4):
+            for step in (1e-6, -1e-6):
                 with torch.no_grad():
                     parameter.add_(way, alpha=step)
-                    ends.append(float(region_loss(task, [0, 1])))
+                    ends.append(float(region_loss(task, samples)))
                     parameter.add_(way, alpha=-step)
-            assert slope == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-3, abs=1e-7)
+            assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-3, abs=1e-7)
             checked += 1
-        assert checked >= 4
+        assert checked >= 1
 
 
 def doubled(function):
@@ -128,15 +161,15 @@ def doubled(function):
 def _double(value):
     if isinstance(value, Batch):
         return Batch(_double(value.samples))
-    return value.double() if value.is_floating_point() else value
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.double() if floating else value
 
 
 def test_a_token_counts_by_its_own_size(tmp_path):
     """A token 20,000 times as large as the others would be all of a plain mean square."""
     compressed = tmp_path / "c.mlpackage"
     mlpass.prune(FIXTURES / "tiny_lm.mlpackage", compressed, Percentile(0.5))
-    made = streams("tiny_lm", compressed, 2, 2)
-    with closing(made[0]), closing(made[1]):
+    with streams("tiny_lm", compressed, 2, 2) as made:
         task = tuning_of(*made[:5], 2)
         (value,), (like,) = task.goal.values, task.goal.values.values()
         assert task.goal.kinds == {value.name: Kind("values", -1)}
@@ -167,8 +200,7 @@ def test_a_token_counts_by_its_own_size(tmp_path):
 
 def test_channels_are_tokens_of_an_image(tmp_path):
     compressed = FIXTURES / "efficientnet_lite0.mlpackage"
-    made = streams("efficientnet_lite0", compressed, 2, 2)
-    with closing(made[0]), closing(made[1]):
+    with streams("efficientnet_lite0", compressed, 2, 2) as made:
         task = tuning_of(*made[:5], 1)
         (kind,) = task.goal.kinds.values()
         (value,) = task.goal.values
@@ -183,8 +215,7 @@ def test_no_more_is_held_than_is_live(monkeypatch):
         Spill, "_write", lambda self, value: spilled.append(value) or once(self, value)
     )
     compressed = FIXTURES / "tiny_lm.mlpackage"
-    mine, dense, regions, *_ = streams("tiny_lm", compressed, 2, 2, budget=1, cut_at=1)
-    with closing(mine), closing(dense):
+    with streams("tiny_lm", compressed, 2, 2, budget=1, cut_at=1) as (mine, _, regions, *_rest):
         for region in regions:
             mine.advance()
             held = {value for steps in mine._values for values in steps for value in values}
