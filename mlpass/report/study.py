@@ -282,6 +282,11 @@ def _mark(trial: Trial, int8: Trial | None) -> str:
     return _THAN_INT8 if trial.worth < int8.worth else ""
 
 
+def _how(trial: Trial) -> str:
+    """Returns the method and options of a trial."""
+    return " ".join([trial.method, *(f"{k}={v}" for k, v in trial.options.items())])
+
+
 def number_text(value: float | None, digits: int) -> str:
     """Returns a number with so many digits after the point, "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"

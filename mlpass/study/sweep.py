@@ -229,7 +229,7 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     try:
         judged = load_samples(setting.test_data)
         warn_of(interpreter, judged)
-        if setting.sample_data is not None and not setting.fitted:
+        if setting.sample_data is not None and setting.sample_data is not setting.test_data:
             warn_of(interpreter, load_samples(setting.sample_data))
         write_reference(interpreter, judged, place)
     except InputError as error:
