@@ -81,7 +81,7 @@ def everything(samples):
     yield located, len(located.ops)
     measured = mlpass.sensitivity(MODEL, samples)
     yield measured, len(measured.layers)
-    swept = mlpass.sweep(MODEL, [{"target_sparsity": 0.5}], test_data=samples)
+    swept = mlpass.sweep(MODEL, configs=[{"target_sparsity": 0.5}], test_data=samples)
     yield swept, len(swept.trials)
 
 
