@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
-from mlpass.runtime.function_plan import FunctionPlan
+from mlpass.runtime.function_plan import FunctionPlan, OpPlan
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.sources import close_with
@@ -57,11 +57,13 @@ class Stage:
         part: of the Interpreter.
         plan: its plan with ops that take batches, without classifiers.
         results: the value of each output by name.
+        single: the steps of the plan as they take one sample.
     """
 
     part: Part
     plan: FunctionPlan
     results: Mapping[str, Argument]
+    single: Sequence[OpPlan]
 
 
 class ProgramModule(nn.Module):
@@ -288,7 +290,7 @@ def stage_of(part: Part) -> Stage:
     steps = tuple(step for step in block.steps if step.op.type != "classify")
     outputs = tuple(value for value in results.values() if isinstance(value, Value))
     trimmed = mapped(replace(block, steps=steps, outputs=outputs))
-    return Stage(part, replace(part.plan, block=trimmed), results)
+    return Stage(part, replace(part.plan, block=trimmed), results, steps)
 
 
 def _bind(

@@ -171,6 +171,6 @@ class StoredModule(ProgramModule):
 
 
 def _gain(levels: Tensor | None) -> float:
-    """Returns the root mean square of the levels that are not zero; 1 where there are none."""
+    """Returns the root mean square of the levels that are not zero, 1 where all are."""
     used = None if levels is None else levels[levels != 0]
     return 1.0 if used is None or not used.numel() else float(used.square().mean().sqrt())

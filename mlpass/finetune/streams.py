@@ -19,6 +19,7 @@ from mlpass.runtime.function_plan import reads
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.stretches import ops_of, uses_of
 
+_WIDE = 4  # batches that run as one where there are no gradients
 Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
 
 
@@ -132,7 +133,7 @@ class Stream:
         """Runs the next region for all samples, and returns it."""
         region = self._regions[self._at]
         with torch.no_grad(), self.lent(region):
-            for numbers in chunks(range(len(self._values)), self._size):
+            for numbers in chunks(range(len(self._values)), wide(self._size)):
                 with of_samples(numbers):
                     given = self.of(numbers, region.inputs)
                     self._keep(numbers, self.run(region, given))
@@ -198,6 +199,11 @@ def values_read(stage: Stage, region: Region) -> set[Value]:
     """Returns every value that the steps of a region read, constants among them."""
     steps = stage.plan.block.steps[region.start : region.end]
     return {value for step in steps for value in reads(step.op)}
+
+
+def wide(size: int) -> int:
+    """Returns how many samples run together without gradients, which need less memory."""
+    return size if size == 1 else size * _WIDE
 
 
 def chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

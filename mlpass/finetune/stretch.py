@@ -13,7 +13,7 @@ from mlpass.finetune.cutting import Region
 from mlpass.finetune.module import ProgramModule, Stage
 from mlpass.program.ir import Argument, StateType, Value
 from mlpass.runtime.execute import Run, Values
-from mlpass.runtime.function_plan import reads
+from mlpass.runtime.function_plan import OpPlan, reads
 from mlpass.runtime.kernels.states import Cell
 
 Made = list[dict[Value, Any]]  # by step
@@ -30,19 +30,7 @@ def run_stretch(
         region: to run.
         given: its inputs other than states, by step; a `Batch` where they differ by sample.
     """
-    cells = {
-        value: Cell(torch.zeros(module.states[value.name], device=module.device))
-        for value in region.inputs
-        if isinstance(value.type, StateType)
-    }
-    made: Made = []
-    for values in given:
-        run = Run(Values(stage.part.constants), region.outputs, module.backend.xp)
-        run.values.update(values.items())
-        run.values.update(cells.items())
-        run.steps(stage.plan.block.steps[region.start : region.end])
-        made.append({value: run.values[value] for value in region.outputs})
-    return made
+    return _run(module, stage, region, given, stage.plan.block.steps)
 
 
 def differing(stage: Stage, region: Region, shared: Container[Argument]) -> list[Value]:
@@ -86,10 +74,32 @@ def run_mapped(
         single = [dict(values) for values in given]
         for (step, value, _), sample in zip(batches, samples, strict=True):
             single[step][value] = sample
-        made[:] = run_stretch(module, stage, region, single)
+        made[:] = _run(module, stage, region, single, stage.single)
         return [values.pop(value) for values in made for value in outputs]
 
     mapped = iter(torch.func.vmap(run_one)(*(samples for _, _, samples in batches)))
     for values in made:
         values.update((value, Batch(next(mapped))) for value in outputs)
+    return made
+
+
+def _run(
+    module: ProgramModule,
+    stage: Stage,
+    region: Region,
+    given: Sequence[Mapping[Value, object]],
+    steps: Sequence[OpPlan],
+) -> Made:
+    cells = {
+        value: Cell(torch.zeros(module.states[value.name], device=module.device))
+        for value in region.inputs
+        if isinstance(value.type, StateType)
+    }
+    made: Made = []
+    for values in given:
+        run = Run(Values(stage.part.constants), region.outputs, module.backend.xp)
+        run.values.update(values.items())
+        run.values.update(cells.items())
+        run.steps(steps[region.start : region.end])
+        made.append({value: run.values[value] for value in region.outputs})
     return made

@@ -19,7 +19,7 @@ from mlpass.finetune.cutting import Region
 from mlpass.finetune.features import write_value
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.finetune.stored import StoredModule
-from mlpass.finetune.streams import Stream, chunks
+from mlpass.finetune.streams import Stream, chunks, wide
 from mlpass.finetune.training import Descent, put_back, values_of_parameters
 from mlpass.plan.regions import Regions
 from mlpass.program.ir import TensorType, Value
@@ -177,7 +177,7 @@ def region_loss(tuning: Tuning, numbers: Sequence[int]) -> Tensor:
 def _judged(tuning: Tuning, held: Sequence[int], size: int) -> float:
     """Returns the loss on samples of what would be written."""
     tuning.module.eval()
-    parts = list(chunks(held, size))
+    parts = list(chunks(held, wide(size)))
     losses = [float(region_loss(tuning, part)) for part in parts]
     return float(np.average(losses, weights=list(map(len, parts))))
 
