@@ -180,7 +180,7 @@ class SweepReport(Shown):
             return None
         return estimate(trial.weight_bytes, self.weight_bytes_before, self.multiplications, "ane")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns everything ready for JSON, None for a number that is not finite."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         content["latency_before"] = (
