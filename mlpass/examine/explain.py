@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,20 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError, NotApplicable
+from mlpass.examine.multiplications import multiplications
 from mlpass.examine.processors import check_processor, facts
+from mlpass.options import PROCESSORS
 from mlpass.plan.config import configured
 from mlpass.plan.steps import Step, plan
 from mlpass.program.dtypes import BY_NAME
-from mlpass.program.ir import TensorType
+from mlpass.program.ir import Program, TensorType
 from mlpass.program.mlmodel import open_package
+from mlpass.report.estimate import LatencyEstimate, estimate
 from mlpass.report.explanation import Explanation, Finding, WeightCost
 from mlpass.report.gathered import gathered
 from mlpass.storage.exact import file_nbytes
 from mlpass.storage.storage import packed_nbytes
 from mlpass.weights.lossless import Smallest, check_decoded, smallest_form
 from mlpass.weights.reading import weight_of
-from mlpass.weights.record import encoding_of_site, stored_sizes
+from mlpass.weights.record import encoding_of_site, stored_bytes, stored_sizes
 from mlpass.weights.sites import Site, find_sites
+from mlpass.weights.traffic import dense_bytes, read_bytes, unpacked_bytes
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -71,7 +75,9 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
     weights, found = [], []
     with open_package(source) as package:
         command = _command(package.path)
-        steps = plan(find_sites(package.programs), configured(None, "lossless"))
+        sites = find_sites(package.programs)
+        estimates = tuple(_estimates(package.programs, sites, processor))
+        steps = plan(sites, configured(None, "lossless"))
         for step in steps:
             seen = _seen(step)
             weights.append(_cost(step.site, seen))
@@ -82,7 +88,23 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
         name = str(package.path)
     findings = list(gathered(found, "weights", processor))
     findings.sort(key=lambda each: _ORDER.index(each.kind))
-    return Explanation(name, tuple(weights), tuple(findings))
+    return Explanation(name, tuple(weights), tuple(findings), estimates)
+
+
+def _estimates(
+    programs: Sequence[Program], sites: Sequence[Site], processor: str | None
+) -> Iterator[LatencyEstimate]:
+    """Yields how long the model takes against its own weights dense, where that can be told."""
+    functions = [function for program in programs for function in program.functions.values()]
+    counts = [multiplications(function) for function in functions]
+    if len(functions) > len(programs) or None in counts:
+        return  # which of them runs is not said; or shapes vary
+    dense = read_bytes(functions, sites, dense_bytes)
+    for each in PROCESSORS if processor is None else (processor,):
+        read = read_bytes(functions, sites, unpacked_bytes if each == "gpu" else stored_bytes)
+        found = estimate(read, dense, sum(filter(None, counts)), each)
+        if found is not None:
+            yield found
 
 
 def _seen(step: Step) -> _Seen | None:

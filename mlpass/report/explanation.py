@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, ClassVar
 
+from mlpass.report.estimate import LatencyEstimate
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
 from mlpass.report.table import bytes_text
@@ -83,11 +84,13 @@ class Explanation(Shown):
         source: the model.
         weights: one record a weight site.
         findings: what looks wrong, the costliest first; then facts about processors.
+        latency_estimates: against the same weights dense, by processor; estimates, not measured.
     """
 
     source: str
     weights: tuple[WeightCost, ...]
     findings: tuple[Finding, ...]
+    latency_estimates: tuple[LatencyEstimate, ...] = ()
 
     listed: ClassVar[str] = "weights"
 
@@ -131,4 +134,10 @@ class Explanation(Shown):
             f"{bytes_text(self.smallest_nbytes)} in their smallest forms"
         )
         findings = "\n".join(map(str, self.findings)) or "nothing looks wrong"
-        return [Table(headers, rows), total, findings]
+        estimates = [
+            f"estimate, not measured: latency on the {one.processor} of an {one.chip}, against the "
+            f"same weights dense: {one}"
+            for one in self.latency_estimates
+            if (one.low, one.high) != (1, 1)
+        ]
+        return [Table(headers, rows), "\n".join([total, *estimates]), findings]

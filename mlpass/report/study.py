@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.comparison import OutputRecord
+from mlpass.report.estimate import CHIP, LatencyEstimate, estimate
 from mlpass.report.plain import plain
 from mlpass.report.records import Report, report_from_record
 from mlpass.report.shown import Shown, Table
@@ -174,6 +175,7 @@ class SweepReport(Shown):
         notes: what could not be measured, and why.
         date: on which it was made, as "2026-11-29".
         version: of mlpass that made it.
+        multiplications: of one inference, in the model as it was; None where that is not known.
     """
 
     model: str
@@ -188,6 +190,7 @@ class SweepReport(Shown):
     notes: tuple[str, ...] = ()
     date: str = ""
     version: str = ""
+    multiplications: int | None = None
 
     listed: ClassVar[str] = "trials"
 
@@ -197,6 +200,12 @@ class SweepReport(Shown):
         return tuple(
             sorted((t for t in self.trials if t.front), key=lambda trial: trial.nbytes or 0)
         )
+
+    def estimate_of(self, trial: Trial) -> LatencyEstimate | None:
+        """Returns how long a trial is estimated to take on the Neural Engine, against the model."""
+        if trial.weight_bytes is None:
+            return None
+        return estimate(trial.weight_bytes, self.weight_bytes_before, self.multiplications, "ane")
 
     def to_dict(self) -> dict[str, object]:
         """Returns everything ready for JSON, None for a number that is not finite."""
@@ -208,10 +217,13 @@ class SweepReport(Shown):
             {
                 **trial.figures(),
                 "mark": mark or None,
+                "latency_estimate": None if guess is None else asdict(guess),
                 "layer_errors": list(trial.layer_errors),
                 "report": None if trial.report is None else trial.report.to_dict(),
             }
-            for trial, mark in zip(self.trials, marks(self.trials), strict=True)
+            for trial, mark, guess in zip(
+                self.trials, marks(self.trials), map(self.estimate_of, self.trials), strict=True
+            )
         ]
         return plain(content)
 
@@ -220,7 +232,8 @@ class SweepReport(Shown):
         valued = any(trial.value is not None for trial in self.trials)
         headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
-        headers += ["weights read", "latency", "front"]
+        timed = any(trial.latency is not None for trial in self.trials)
+        headers += ["weights read", "latency" if timed else "estimated latency", "front"]
         rows, marked = [], marks(self.trials)
         for trial, mark in zip(self.trials, marked, strict=True):
             if trial.failed is not None:
@@ -236,13 +249,21 @@ class SweepReport(Shown):
                 number_text(trial.top1, 4),
             ]
             row += [number_text(trial.value, 4)] if valued else []
-            row += [bytes_text(trial.weight_bytes or 0), latency_text(trial.latency)]
+            guess = self.estimate_of(trial)
+            quick = "-" if guess is None else f"{guess.ratio:.2f} ({guess.bound})"
+            row += [bytes_text(trial.weight_bytes or 0)]
+            row += [latency_text(trial.latency) if timed else quick]
             rows.append([*row, mark or ("*" if trial.front else "")])
+        guessed = (
+            "\nestimated latency: not measured, which needs macOS; against the model as it is, on "
+            f"the Neural Engine of an {CHIP} by its published peaks"
+        )
         told = (
             f"{visible(self.model)}: {bytes_text(self.bytes_before)}, "
             f"{len(self.trials)} configs on {self.samples} samples in {self.seconds:.0f} s; "
             "* nothing else is both as small and as good"
             + meanings(marked)
+            + ("" if timed or self.multiplications is None else guessed)
             + "".join(f"\n{visible(note)}" for note in (*failures(self.trials), *self.notes))
         )
         return [Table(headers, rows), told]

@@ -139,7 +139,7 @@ def as_array(feature: Feature, value: object) -> NDArray[np.generic]:
     """Returns a value of numbers as an array of its own type.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not one.
     """
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # torch, without importing it
         value = value.detach().cpu().numpy()

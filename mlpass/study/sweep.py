@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
+from mlpass.examine.multiplications import multiplications
 from mlpass.files import check_file, naming, temporary_folder
 from mlpass.ledger import journal_path
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
@@ -27,6 +28,7 @@ from mlpass.report.study import SweepReport, Trial
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.sources import functions_of
 from mlpass.storage.given import StorageLike
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
@@ -162,10 +164,17 @@ def sweep(
             notes=tuple(notes),
             date=date.today().isoformat(),
             version=__version__,
+            multiplications=_multiplications(package, function_name),
         )
         if output is not None:
             write_report(report, Path(output), force=force)
     return report
+
+
+def _multiplications(package: Package, function_name: str | None) -> int | None:
+    """Returns those of one inference, None where shapes vary."""
+    counts = [multiplications(each) for _, each in functions_of(package, function_name)]
+    return None if None in counts else sum(filter(None, counts))
 
 
 def _run(

@@ -30,10 +30,9 @@ from mlpass.study.commands import prune_command
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate
 from mlpass.study.reference import read_reference, reproducible_outputs
-from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import layout_of_site, weight_of
-from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site, find_sites
+from mlpass.weights.traffic import read_bytes
 
 _CORNER = 64  # rows and columns of a pattern's picture
 
@@ -173,21 +172,13 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
 
 
 def weight_bytes(package: Package, function_name: str | None = None) -> int:
-    """Returns the stored bytes of the weights that one inference reads.
-
-    Each counts once for every op that reads it, in a loop too. A table that rows are gathered from
-    does not count: few of its rows are read.
+    """Returns the stored bytes of the weights that one inference reads: see `read_bytes`.
 
     Raises:
         ConfigError: there is no such function.
     """
-    functions = functions_of(package, function_name)
-    ops = {op for _, function in functions for op in function.block.walk()}
-    return sum(
-        stored_bytes(site)
-        * sum(u.op in ops and not is_gathered(u.op.type, u.parameter) for u in site.uses)
-        for site in find_sites(package.programs)
-    )
+    functions = [function for _, function in functions_of(package, function_name)]
+    return read_bytes(functions, find_sites(package.programs))
 
 
 def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:

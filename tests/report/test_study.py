@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -104,6 +104,21 @@ def test_why_trials_failed_is_told_once():
         ]
         assert "c, wanda failed: z" in lines
         assert max(map(len, lines)) < 140  # no reason makes a column wide
+
+
+def test_latency_that_was_not_measured_is_an_estimate():
+    report = replace(sweep(trial("b")), multiplications=10)
+    (guess,) = (report.estimate_of(one) for one in report.trials)
+    assert guess is not None and guess.ratio == 36 / 64
+    text = str(report)
+    assert "estimated latency    front" in text and "0.56 (memory)" in text
+    assert "estimated latency: not measured, which needs macOS" in text
+    assert report.to_dict()["trials"][0]["latency_estimate"]["ratio"] == 36 / 64
+    timed = replace(report, trials=(replace(report.trials[0], latency={"all": 1.5}),))
+    assert "estimated" not in str(timed) and "all 1.50 ms" in str(timed)
+    unknown = replace(report, multiplications=None)
+    assert unknown.to_dict()["trials"][0]["latency_estimate"] is None
+    assert "not measured" not in str(unknown)
 
 
 def test_what_a_target_misses():
