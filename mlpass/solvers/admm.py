@@ -40,7 +40,7 @@ from mlpass.sparsity.masks import keep_mask
 _PENALTIES = 5  # at most; each has its share of the iterations
 # How often the penalty grows by a tenth, where more than such a share of the mask has changed.
 _GROWTH, _STEPS = 1.1, ((0.15, 6), (0.1, 4), (0.01, 3), (0.0, 2))
-_ROWS = 64  # of a group, which tell what to expect of all
+_ROWS = 32  # of a group, which tell what to expect of all
 _DOUBT = 1.5  # times the error found, above which another's on these is not looked into
 
 
