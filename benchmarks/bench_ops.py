@@ -19,8 +19,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 from bench_prune import machine, run
-from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil.mil import types
+from coremltools.converters.mil.mil import Builder, types
 
 from mlpass.program.blobs import BlobWriter
 from mlpass.program.dtypes import BY_NAME
@@ -107,9 +106,9 @@ def count(block: Any) -> int:
 
 def converted(build: Callable[[Any], Any]) -> ct.models.MLModel:
     """Returns the model of one function."""
-    spec = mb.TensorSpec(shape=(1, WIDTH), dtype=types.fp16)
+    spec = Builder.TensorSpec(shape=(1, WIDTH), dtype=types.fp16)
     return ct.convert(
-        mb.program(input_specs=[spec], opset_version=ct.target.iOS18)(build),
+        Builder.program(input_specs=[spec], opset_version=ct.target.iOS18)(build),
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS18,
         pass_pipeline=ct.PassPipeline.EMPTY,
@@ -123,8 +122,8 @@ def stack(layers: int) -> Callable[[Any], Any]:
     def build(x: Any) -> Any:
         for _ in range(layers):
             weight = np.ones((WIDTH, WIDTH), np.float16)
-            y = mb.relu(x=mb.linear(x=x, weight=weight, bias=np.ones(WIDTH, np.float16)))
-            x = mb.add(x=x, y=mb.mul(x=y, y=np.float16(0.5)))
+            y = Builder.relu(x=Builder.linear(x=x, weight=weight, bias=np.ones(WIDTH, np.float16)))
+            x = Builder.add(x=x, y=Builder.mul(x=y, y=np.float16(0.5)))
         return x
 
     return build
@@ -135,10 +134,10 @@ def nested(x: Any) -> Any:
 
     def deeper(depth: int) -> Any:
         if depth == 0:
-            return mb.relu(x=x)
-        above = mb.greater(x=mb.reduce_max(x=x, keep_dims=False), y=np.float16(depth))
-        return mb.cond(
-            pred=above, _true_fn=lambda: deeper(depth - 1), _false_fn=lambda: mb.sigmoid(x=x)
+            return Builder.relu(x=x)
+        above = Builder.greater(x=Builder.reduce_max(x=x, keep_dims=False), y=np.float16(depth))
+        return Builder.cond(
+            pred=above, _true_fn=lambda: deeper(depth - 1), _false_fn=lambda: Builder.sigmoid(x=x)
         )
 
     return deeper(BLOCKS)

@@ -87,6 +87,8 @@ def map_slabs(
         elements_each: how many elements one item stands for; sets how many items make a slab.
     """
     step = _step(elements_each)
+    if 0 < length <= step:
+        return [function(0, length)]
     bounds = [(start, min(start + step, length)) for start in range(0, length, step)]
     return map_items(lambda bound: function(*bound), bounds)
 

@@ -36,6 +36,11 @@ def find_constants(programs: Sequence[Program]) -> list[Site]:
     return find_sites(programs, _READERS)
 
 
+def find_all(programs: Sequence[Program]) -> list[Site]:
+    """Returns the weight sites and these constants: all that a budget is divided among."""
+    return [*find_sites(programs), *find_constants(programs)]
+
+
 def exact_constants(programs: Sequence[Program]) -> list[Exact]:
     """Returns the constants that take less in another form of the very same values.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from mlpass.collector import paused_collector
 from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.report.records import Report
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
 
 
+@paused_collector()
 def inspect(source: ModelLike) -> Report:
     """Returns a report of a model as it is: nothing is changed or written.
 

@@ -64,6 +64,7 @@ class MilProto:
         self._open_blobs = open_blobs
         self._places: dict[ir.Op, tuple[MutableSequence[Message], Message]] = {}
         self._functions: dict[ir.Op, str] = {}
+        self._types: dict[bytes, ir.ValueType] = {}
         self._stated: set[ir.Value] = set()
         self.blobs: dict[ir.Constant, Message] = {}
         self.names: dict[str, set[str]] = {}
@@ -167,7 +168,7 @@ class MilProto:
         opset = opset_number(message.opset)
         if message.opset not in message.block_specializations:
             raise ModelFormatError(f"{where}: has no block for its opset {message.opset!r}")
-        inputs = tuple(_decode_named(named, where) for named in message.inputs)
+        inputs = tuple(self._named(named, where) for named in message.inputs)
         self._attributes(message.attributes, where)
         blocks = {}
         for other, block in _ordered(message.block_specializations):  # all of them keep their blobs
@@ -210,10 +211,10 @@ class MilProto:
             )
         blocks = []
         for nested in message.blocks:
-            values = tuple(_decode_named(named, where) for named in nested.inputs)
+            values = tuple(self._named(named, where) for named in nested.inputs)
             inner = {**scope, **{value.name: value for value in values}}
             blocks.append(self._block(nested, values, inner, where))
-        outputs = tuple(_decode_named(named, where) for named in message.outputs)
+        outputs = tuple(self._named(named, where) for named in message.outputs)
         scope.update((value.name, value) for value in outputs)
         op = ir.Op(message.type, name, inputs, outputs, tuple(blocks))
         if op.type == "const":
@@ -240,8 +241,18 @@ class MilProto:
             key: self._constant(value, f"{where}, {key}") for key, value in _ordered(attributes)
         }
 
+    def _named(self, message: Message, where: str) -> ir.Value:
+        return ir.Value(message.name, self._type(message.type, f"{where}, {message.name!r}"))
+
+    def _type(self, message: Message, where: str) -> ir.ValueType:
+        """Returns a type; most of a program's are a few, each of which is decoded once."""
+        stated = message.SerializeToString()
+        if stated not in self._types:
+            self._types[stated] = _decode_type(message, where)
+        return self._types[stated]
+
     def _constant(self, message: Message, where: str) -> ir.Constant:
-        value_type = _decode_type(message.type, where)
+        value_type = self._type(message.type, where)
         if message.WhichOneof("value") != "blobFileValue":
             return ir.Constant(value_type, self._immediate(message, value_type, where))
         if not isinstance(value_type, ir.TensorType) or None in value_type.shape:
@@ -327,10 +338,6 @@ def _lookup(scope: dict[str, ir.Value], name: str, where: str) -> ir.Value:
     if name not in scope:
         raise ModelFormatError(f"{where}: reads {name!r}, which nothing before it makes")
     return scope[name]
-
-
-def _decode_named(message: Message, where: str) -> ir.Value:
-    return ir.Value(message.name, _decode_type(message.type, f"{where}, {message.name!r}"))
 
 
 def _decode_type(message: Message, where: str) -> ir.ValueType:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from google.protobuf.message import DecodeError
 
+from mlpass.collector import paused_collector
 from mlpass.errors import ModelFormatError
 from mlpass.files import check_apart, check_free, naming, whole_folder
 from mlpass.program import encode, ir
@@ -158,6 +159,7 @@ class Package:
         self.added, self.edited = added, True
         self._decode()
 
+    @paused_collector()
     def _decode(self) -> None:
         self.parts = [
             (model, MilProto(model.mlProgram, name, self.open_blobs))

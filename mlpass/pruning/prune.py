@@ -10,7 +10,7 @@ from typing import Any
 
 from mlpass.calibrate.budget import Budget, Division, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
-from mlpass.calibrate.constants import find_constants
+from mlpass.calibrate.constants import find_all
 from mlpass.calibrate.journal import Journal, digest_of_run
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
@@ -256,7 +256,7 @@ def prune_package(
                 target=Path(output),
                 programs=package.programs,
                 told=told,
-                find=lambda programs: [*find_sites(programs), *find_constants(programs)],
+                find=find_sites if division is None else find_all,
             )
         notes: tuple[str, ...] = ()
         if not joint_compression and all(layer.skipped for layer in layers):

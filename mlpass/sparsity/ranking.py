@@ -12,7 +12,7 @@ from mlpass.arrays import Kind, reshaped
 from mlpass.parallel import map_slabs
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.norms import norm_dtype, widened
-from mlpass.sparsity.select import keep_above, keys_of, lowest
+from mlpass.sparsity.select import Keys, keep_above, keys_of, lowest
 
 Score = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -34,8 +34,8 @@ def row_zeros(target_sparsity: float, rows: int, columns: int) -> NDArray[np.int
     return np.diff(np.array(ends, np.int64))
 
 
-def keep_rows(score: Score, zeros: NDArray[np.int64]) -> Mask:
-    """Returns the mask of (rows, columns) that zeroes so many of the lowest of each row."""
+def keep_rows(score: Score | Keys, zeros: NDArray[np.int64]) -> Mask:
+    """Returns the mask of (rows, columns), of scores or keys, without so many lowest a row."""
     rows, columns = score.shape
     keys = keys_of(np.ascontiguousarray(score))
     keep = np.ones(score.shape, bool)
@@ -71,7 +71,7 @@ def keep_slices(score: Score, layout: Layout, target_sparsity: float, leading: i
     return layout.join(np.repeat(kept, flat.shape[1]).reshape(split.shape))
 
 
-def outside_lowest(keys: Score, n: int, m: int) -> Mask:
+def outside_lowest(keys: Keys, n: int, m: int) -> Mask:
     """Returns True for all but the n lowest in every m along axis 1, whose length m divides.
 
     Of equals, the first goes first. How many come before an element is counted by comparing all

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from mlpass.collector import paused_collector
 from mlpass.errors import MlpassError
 from mlpass.program.ir import Program
 from mlpass.program.mlpackage import Package
@@ -35,6 +36,7 @@ class _Reading(NamedTuple):
     number: int  # among those that are equal: nested blocks may repeat a name
 
 
+@paused_collector()
 def ensure_written(
     folder: Path,
     target: Path,

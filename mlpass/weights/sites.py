@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mlpass.collector import paused_collector
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 from mlpass.weights.apart import joined
@@ -24,6 +25,7 @@ __all__ = ["Site", "Use", "constants_of", "find_sites"]
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
 
 
+@paused_collector()
 def find_sites(
     programs: Iterable[Program], parameters: Mapping[str, Collection[str]] = WEIGHT_OPS
 ) -> list[Site]:
