@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlpass.arrays import HostArray
 from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
@@ -27,7 +27,7 @@ _PART = "part:"  # before the name of each of a solution's parts
 class Finished(NamedTuple):
     """A layer's solution, on how many samples and input rows, and what it aims at, where told."""
 
-    solution: Solution[NDArray[Any]]
+    solution: Solution[HostArray]
     samples: int
     tokens: int
     target: str | None = None
@@ -119,7 +119,7 @@ class Journal:
         return self._ledger.folder / f"{self._numbers[site]}.npz"
 
 
-def _check(found: Solution[NDArray[Any]], site: Site) -> None:
+def _check(found: Solution[HostArray], site: Site) -> None:
     """Raises ValueError where a solution is not one for a site."""
     arrays = {"weight": (found.weight, site.dtype), "keep": (found.keep, "bool")}
     for name, (array, dtype) in arrays.items():
