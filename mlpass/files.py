@@ -123,7 +123,7 @@ def check_file(target: Path, *, force: bool) -> None:
 def check_free(target: Path, *, force: bool, what: str = "target") -> None:
     """Raises OutputExistsError where something is at `target`, and `force` is False.
 
-    What dead runs left beside it is removed before.
+    A device or a pipe is never replaced. What dead runs left beside it is removed before.
 
     Raises:
         IsADirectoryError: it has no name of its own, as "." and "/", so nothing can take its place.
@@ -131,7 +131,10 @@ def check_free(target: Path, *, force: bool, what: str = "target") -> None:
     if target.name in ("", os.pardir):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     remove_dead(target)
-    if os.path.lexists(target) and not force:
+    there = os.path.lexists(target)
+    if there and not (target.is_file() or target.is_dir() or target.is_symlink()):
+        raise OutputExistsError(f"{target}: is a device, a pipe or a socket; name another {what}")
+    if there and not force:
         raise OutputExistsError(
             f"{target}: already exists; pass force=True to replace it, or name another {what}"
         )

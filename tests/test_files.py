@@ -156,6 +156,18 @@ def test_a_target_without_a_name_of_its_own_is_refused(whole: Whole, name: str) 
     assert caught.value.filename == str(Path(name))
 
 
+@WHOLE
+def test_a_pipe_is_not_replaced(whole: Whole, tmp_path: Path) -> None:
+    target = tmp_path / "pipe"
+    os.mkfifo(target)
+    refused = pytest.raises(
+        OutputExistsError, match="is a device, a pipe or a socket; name another"
+    )
+    with refused, whole(target, force=True):
+        pytest.fail("it was not refused")
+    assert target.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
 def test_a_file_takes_no_folders_place(tmp_path: Path) -> None:
     target = folder(tmp_path / "target", "kept")
     with (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlpass.buffers import empty
 from mlpass.errors import ModelFormatError, NotApplicable
-from mlpass.parallel import map_slabs
+from mlpass.parallel import map_items, map_slabs
 from mlpass.program.dtypes import BY_NAME, pack_elements, unpack_elements
 from mlpass.program.ir import Constant
 from mlpass.runtime.materialize import materialize
@@ -151,12 +151,20 @@ def part_of(constant: Constant, start: int, stop: int) -> NDArray[np.generic]:
 
 
 def zeros_of(site: Site) -> int | None:
-    """Returns how many elements of a weight are zero; None where its values cannot be read."""
+    """Returns how many elements of a weight are zero; None where its values cannot be read.
+
+    One that is in a file, and not compressed, is read in pieces.
+    """
+    constant = site.constant
     try:
-        weight = weight_of(site)
+        if constant is None or constant.part is None:
+            weight = weight_of(site)
+            return weight.size - count_nonzero(weight)
+        bounds = scores_of(site).bounds()
+        live = map_items(lambda ends: count_nonzero(part_of(constant, *ends)), bounds)
+        return constant.size - sum(live)
     except ModelFormatError:
         return None
-    return weight.size - count_nonzero(weight)
 
 
 def count_nonzero(weight: NDArray[np.generic]) -> int:

@@ -124,6 +124,7 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
     save(tmp_path / "in.mlpackage", weight)
     for mode in (
         "Threshold(0.5, 0.3)",
+        "Threshold(1e-3, 0.5)",  # which leaves it as it is
         "Percentile(0.5)",
         "Percentile(0.5, scope='global')",
         "NM(2, 4)",
