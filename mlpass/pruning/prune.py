@@ -10,13 +10,14 @@ from typing import Any
 
 from mlpass.calibrate.budget import Budget, Division, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
+from mlpass.calibrate.cheaper import int8_way
 from mlpass.calibrate.constants import find_constants
 from mlpass.calibrate.journal import Journal
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
 from mlpass.ledger import journal_path
-from mlpass.plan.config import Config, as_config, configured
+from mlpass.plan.config import Config, as_config, configured, op_config_of
 from mlpass.plan.regions import Regions
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
@@ -25,6 +26,7 @@ from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import edit_program
+from mlpass.pruning.compressed import joint_way
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.pruning.tuned import check_tune, solved_beside, tune_solved
@@ -36,7 +38,7 @@ from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike
 from mlpass.weights.ensures import Told, ensure_written
-from mlpass.weights.joint import check_opset, joint_way
+from mlpass.weights.joint import check_opset
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
 from mlpass.weights.storing import Editor
@@ -257,9 +259,10 @@ def prune_package(
                 told=told,
                 find=lambda programs: [*find_sites(programs), *find_constants(programs)],
             )
-        notes: tuple[str, ...] = ()
-        if not joint_compression and all(layer.skipped for layer in layers):
-            notes = joint_way([step.site for step in steps])
+        notes = int8_way(layers, str(package.path))
+        if not joint_compression:
+            every = op_config_of(config.global_config) if budget is None else None
+            notes += joint_way(told, every)
         record = None
         if division is not None:
             written = [Path(output) / path.relative_to(package.path) for path in paths]

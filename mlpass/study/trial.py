@@ -156,9 +156,11 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
         outputs = _compare(setting, package)
         read = weight_bytes(package, setting.function_name)
         pattern = _pattern(find_sites(package.programs), setting.weight)
+    given = setting.source or setting.model
+    notes = tuple(note.replace(setting.model, given) for note in report.notes)
     return replace(
         trial,
-        report=replace(report, source=setting.source or setting.model),
+        report=replace(report, source=given, notes=notes),
         outputs=outputs,
         value=None if setting.evaluate is None else evaluated(setting.evaluate, path),
         weight_bytes=read,
