@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from mlpass.errors import visible
@@ -60,6 +60,7 @@ class Trial:
         pattern: a corner of one weight's keep mask.
         front: whether no other trial is both as small and as good: see `report.front`.
         command: that prunes the model so; None where no line of options says it.
+        cautions: what speaks against its forms on the processor that it is for, by kind.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Trial:
     pattern: Pattern | None = None
     front: bool = False
     command: str | None = None
+    cautions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -144,6 +146,7 @@ class Trial:
             "weight_bytes": self.weight_bytes,
             "latency": NEEDS_MACOS if self.latency is None else dict(self.latency),
             "front": self.front,
+            "cautions": dict(self.cautions),
             "failed": self.failed,
         }
 
@@ -207,7 +210,8 @@ class SweepReport(Shown):
         valued = any(trial.value is not None for trial in self.trials)
         headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
-        headers += ["weights read", "latency", "front"]
+        warned = any(trial.cautions for trial in self.trials)
+        headers += ["weights read", "latency", *(["mind"] if warned else []), "front"]
         rows, marked = [], marks(self.trials)
         for trial, mark in zip(self.trials, marked, strict=True):
             if trial.failed is not None:
@@ -224,12 +228,14 @@ class SweepReport(Shown):
             ]
             row += [number_text(trial.value, 4)] if valued else []
             row += [bytes_text(trial.weight_bytes or 0), latency_text(trial.latency)]
+            row += [", ".join(trial.cautions)] if warned else []
             rows.append([*row, mark or ("*" if trial.front else "")])
         told = (
             f"{visible(self.model)}: {bytes_text(self.bytes_before)}, "
             f"{len(self.trials)} configs on {self.samples} samples in {self.seconds:.0f} s; "
             "* nothing else is both as small and as good"
             + meanings(marked)
+            + cautions_text(self.trials)
             + "".join(f"\n{visible(note)}" for note in self.notes)
         )
         return [Table(headers, rows), told]
@@ -248,6 +254,12 @@ def marks(trials: Sequence[Trial]) -> list[str]:
 def meanings(given: Sequence[str]) -> str:
     """Returns what the marks among those of a table mean; "" where there are none."""
     return "".join(f"\n{mark}: {text}" for mark, text in _MEANINGS.items() if mark in given)
+
+
+def cautions_text(trials: Sequence[Trial]) -> str:
+    """Returns what speaks against forms on a processor, each kind once; "" for nothing."""
+    found = {kind: text for trial in trials for kind, text in trial.cautions.items()}
+    return "".join(f"\n{kind}: {text}" for kind, text in found.items())
 
 
 def _mark(trial: Trial, int8: Trial | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
+from mlpass.examine.processors import check_processor
 from mlpass.files import check_file, naming, temporary_folder
 from mlpass.ledger import journal_path
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
@@ -57,6 +58,7 @@ def sweep(
     function_name: str | None = None,
     weight: str | None = None,
     minimum_deployment_target: object = None,
+    processor: str | None = None,
     command: str | None = None,
 ) -> SweepReport:
     """Tries many configs on a model and returns what each came to.
@@ -91,6 +93,8 @@ def sweep(
         function_name: of a model with several functions, the one that the samples are for.
         weight: whose pattern the report shows; None is the largest.
         minimum_deployment_target: that the model is raised to first, as for `prune`.
+        processor: "ane", "cpu" or "gpu", that it is for: trials say which of their forms that takes
+            badly, as far as is known.
         command: that the report says made it.
 
     Raises:
@@ -107,7 +111,7 @@ def sweep(
     """
     began = time.perf_counter()
     candidates = [] if configs is None else make_candidates(configs, method, storage)
-    _check(backend, output, resume, force)
+    _check(backend, processor, output, resume, force)
     _check_sampled(candidates, sample_data)
     if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
         raise ConfigError(f"jobs: must be an int of 1 or more. Got {jobs!r}.")
@@ -130,6 +134,7 @@ def sweep(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
+            processor=processor,
             weight=weight,
             **given_as(name, sample_data, minimum_deployment_target),
         )
@@ -276,12 +281,14 @@ def _check_sampled(candidates: Sequence[Candidate], sample_data: SampleData | No
 
 def _check(
     backend: str,
+    processor: str | None,
     output: str | os.PathLike[str] | None,
     resume: bool,
     force: bool,
 ) -> None:
     """Raises what is wrong with the arguments of a sweep, before anything is run."""
     check_backend(backend)
+    check_processor(processor)
     if output is None:
         if resume:
             raise ConfigError("resume: needs output, the report of the sweep that was interrupted")
