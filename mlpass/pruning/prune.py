@@ -29,6 +29,7 @@ from mlpass.program.pymil_edit import edit_program
 from mlpass.pruning.compressed import joint_way
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
+from mlpass.pruning.last import zeroed_outputs
 from mlpass.pruning.tuned import check_tune, solved_beside, tune_solved
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.digests import digest_of
@@ -260,6 +261,7 @@ def prune_package(
                 find=lambda programs: [*find_sites(programs), *find_constants(programs)],
             )
         notes = int8_way(layers, str(package.path))
+        notes += zeroed_outputs(package.programs, steps, layers)
         if not joint_compression:
             every = op_config_of(config.global_config) if budget is None else None
             notes += joint_way(told, every)
