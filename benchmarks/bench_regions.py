@@ -1,10 +1,13 @@
-"""What regions give at the same bytes: tiny_lm in small forms, bits a byte on held-out text.
+"""What regions and a last polish give at the same bytes, on held-out text.
 
     python benchmarks/bench_regions.py --json regions.json
+    python benchmarks/bench_regions.py --model smollm2 --forms 2:4 50% \\
+        --samples 128 --learning-rate 2e-4 --steps 64 --polish-rate 5e-5
 
 Each form is solved for by ADMM on windows of the Brown corpus: each layer alone, then with the
 dense model as its target. Then its regions are tuned, and then all of it is polished, on the same
-windows. All are judged on text that none saw (see models_tiny.py).
+windows. All are judged on text that none saw: tiny_lm by bits a byte (see models_tiny.py),
+SmolLM2 by perplexity, its embedding and head dense (see models_smollm2.py).
 """
 
 from __future__ import annotations
@@ -12,13 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import models_tiny
-from bench_polish import bits_a_byte
+from typing import Any, NamedTuple
 
 import mlpass
 from mlpass import ADMM, NM, Palette, Percentile
@@ -29,6 +31,50 @@ FORMS: dict[str, tuple[Any, Any]] = {
     "50%": (Percentile(0.5), None),
     "3-bit palette": (Percentile(0.0), Palette(bits=3)),
 }
+STEPS = {
+    "own": "ADMM",
+    "dense": "+ dense target",
+    "regions": "+ regions",
+    "polish": "+ polish",
+    "alone": "polish without regions",
+}
+
+
+class Model(NamedTuple):
+    """A dense package, samples, what a package is worth and in what, and weights left dense."""
+
+    package: Path
+    samples: list[dict[str, Any]]
+    figure: Callable[[Path], float]
+    unit: str
+    spared: str | None
+
+
+def tiny_lm(samples: int) -> Model:
+    """Returns the fixture."""
+    import models_tiny
+    from bench_polish import bits_a_byte
+
+    given = models_tiny.calibration(samples)
+    return Model(models_tiny.package(18), given, bits_a_byte, "bits a byte", None)
+
+
+def smollm2(samples: int) -> Model:
+    """Returns SmolLM2-135M."""
+    import models_smollm2
+
+    def perplexity(package: Path) -> float:
+        predict = mlpass.Interpreter(package, backend="torch").predict
+        found = models_smollm2.perplexity(
+            lambda tokens: predict({"input_ids": tokens})["logits"], models_smollm2.evaluation()
+        )
+        return float(found)
+
+    given = [{"input_ids": window[None]} for window in models_smollm2.calibration(samples)]
+    return Model(models_smollm2.package(18), given, perplexity, "perplexity", "embed_")
+
+
+MODELS = {"tiny_lm": tiny_lm, "smollm2": smollm2}
 
 
 def main() -> None:
@@ -36,56 +82,65 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", default="tiny_lm", choices=[*MODELS])
     parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=[*FORMS])
-    parser.add_argument("--samples", type=int, default=256, help="windows of 64 bytes")
+    parser.add_argument("--only", nargs="+", default=[*STEPS], choices=[*STEPS])
+    parser.add_argument("--samples", type=int, default=256, help="windows")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--steps", type=int, default=256, help="of the polish")
+    parser.add_argument("--polish-rate", type=float, help="by default that of the regions")
     parser.add_argument("--json", metavar="FILE", help="write all figures")
     options = parser.parse_args()
 
-    dense, samples = models_tiny.package(18), models_tiny.calibration(options.samples)
-    training = Polish(steps=options.steps, learning_rate=options.learning_rate, logits="logits")
-    regions = Regions(epochs=options.epochs, learning_rate=options.learning_rate)
-    print(f"dense: {bits_a_byte(dense):.4f} bits a byte; seconds in brackets", flush=True)
-    print("| form | ADMM | + dense target | + regions | + polish | polish without regions |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    model = MODELS[options.model](options.samples)
+    print(f"dense: {model.figure(model.package):.4f} {model.unit}; seconds in brackets")
+    print(f"| form | {' | '.join(STEPS[name] for name in options.only)} |")
+    print(f"| --- |{' ---: |' * len(options.only)}", flush=True)
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        own, aimed, tuned, done, alone = (Path(folder, f"{n}.mlpackage") for n in range(5))
-        for name in options.forms:
-            mode, storage = FORMS[name]
-            given: dict[str, Any] = {"sample_data": samples, "method": ADMM(), "force": True}
-            cells = [
-                measured(mlpass.prune, own, dense, own, mode, storage=storage, **given),
-                measured(
-                    mlpass.prune,
-                    aimed,
-                    dense,
-                    aimed,
-                    mode,
-                    storage=storage,
-                    target="dense",
-                    **given,
-                ),
-                measured(tune, tuned, aimed, tuned, dense, samples, regions, force=True),
-                measured(polish, done, tuned, done, dense, samples, training, force=True),
-                measured(polish, alone, aimed, alone, dense, samples, training, force=True),
-            ]
-            texts = (f"{cell['bits']:.4f} ({cell['seconds']:.0f})" for cell in cells)
-            print(f"| {name} | {' | '.join(texts)} |", flush=True)
-            results.append({"form": name, "steps": cells})
+    for form in options.forms:
+        cells = measured(model, form, options)
+        texts = (f"{cell['figure']:.4f} ({cell['seconds']:.0f})" for cell in cells.values())
+        print(f"| {form} | {' | '.join(texts)} |", flush=True)
+        results.append({"form": form, "steps": cells})
     if options.json:
         content = {"machine": platform.platform(), "options": vars(options), "results": results}
         Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def measured(function: Any, package: Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-    """Returns the bits a byte of the package that a call writes, its seconds and its notes."""
-    began = time.perf_counter()
-    report = function(*arguments, **options)
-    seconds = time.perf_counter() - began
-    return {"bits": bits_a_byte(package), "seconds": seconds, "notes": report.notes}
+def measured(model: Model, form: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Returns the figure, seconds and notes of each step that is asked for, on one form."""
+    mode, storage = FORMS[form]
+    layers = [layer.name for layer in mlpass.inspect(model.package).layers]
+    spared = {name: None for name in layers if model.spared and name.startswith(model.spared)}
+    config = mlpass.Config(global_config=mode, op_name_configs=spared)
+    given: dict[str, Any] = {"sample_data": model.samples, "method": ADMM(), "storage": storage}
+    regions = Regions(epochs=options.epochs, learning_rate=options.learning_rate)
+    rate = options.polish_rate or options.learning_rate
+    training = Polish(steps=options.steps, learning_rate=rate, logits="logits")
+    trained = (model.package, model.samples)
+    with tempfile.TemporaryDirectory() as folder:
+        own, dense, tuned, done, alone = (Path(folder, f"{name}.mlpackage") for name in STEPS)
+        steps: dict[str, tuple[Path, Callable[[], Any]]] = {
+            "own": (own, lambda: mlpass.prune(model.package, own, config, **given)),
+            "dense": (
+                dense,
+                lambda: mlpass.prune(model.package, dense, config, target="dense", **given),
+            ),
+            "regions": (tuned, lambda: tune(dense, tuned, *trained, regions)),
+            "polish": (done, lambda: polish(tuned, done, *trained, training)),
+            "alone": (alone, lambda: polish(dense, alone, *trained, training)),
+        }
+        found = {}
+        for name in options.only:
+            package, step = steps[name]
+            began = time.perf_counter()
+            report = step()
+            seconds = time.perf_counter() - began
+            figure = model.figure(package)
+            print(f"{form}, {STEPS[name]}: {figure:.4f} {model.unit}", file=sys.stderr, flush=True)
+            found[name] = {"figure": figure, "seconds": seconds, "notes": report.notes}
+    return found
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ _SHARED = frozenset({"cpu"})
 _SINGLE = frozenset({"mps"})
 
 
+HostArray: TypeAlias = NDArray[Any]  # one in this process' own memory
 # What stands beside an array in an expression or an index: another of its kind, a number, slices.
 # The stubs of numpy and of torch have no type for it in common.
 Operand: TypeAlias = Any
@@ -117,7 +118,7 @@ else:
 
 
 # What comes in as numpy's comes back as numpy's, whatever its dtype.
-Kind = TypeVar("Kind", NDArray[Any], Array)
+Kind = TypeVar("Kind", HostArray, Array)
 
 
 def namespace(values: Array) -> ModuleType:
@@ -141,7 +142,7 @@ def taken(array: Array) -> Array:
     return host(tensor) if tensor.device.type in _SHARED else tensor.detach()
 
 
-def host(array: Array) -> NDArray[Any]:
+def host(array: Array) -> HostArray:
     """Returns a numpy array of an array's values; it may share their memory."""
     if not array_api_compat.is_torch_array(array):
         return np.asarray(array)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlpass.arrays import HostArray
 from mlpass.errors import CalibrationError
 from mlpass.files import whole_file
 from mlpass.ledger import Ledger
@@ -30,7 +30,7 @@ class Finished(NamedTuple):
     `int8` is the error of a cheaper form that is better: see `calibrate.cheaper`.
     """
 
-    solution: Solution[NDArray[Any]]
+    solution: Solution[HostArray]
     samples: int
     tokens: int
     target: str | None = None
@@ -123,7 +123,7 @@ class Journal:
         return self._ledger.folder / f"{self._numbers[site]}.npz"
 
 
-def _check(found: Solution[NDArray[Any]], site: Site) -> None:
+def _check(found: Solution[HostArray], site: Site) -> None:
     """Raises ValueError where a solution is not one for a site."""
     arrays = {"weight": (found.weight, site.dtype), "keep": (found.keep, "bool")}
     for name, (array, dtype) in arrays.items():

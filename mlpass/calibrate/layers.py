@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.arrays import cast_like, host, in_fp32, limit_of, placed
+from mlpass.arrays import HostArray, cast_like, host, in_fp32, limit_of, placed
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.cheaper import int8_instead
 from mlpass.calibrate.journal import Finished, Journal
@@ -213,7 +213,7 @@ class _Pruning:
         columns = channels * positions
         return None if tokens >= columns else ceil(ENOUGH * columns * samples / tokens)
 
-    def _solve(self, step: Step, observed: Observed) -> tuple[Solution[NDArray[Any]], str | None]:
+    def _solve(self, step: Step, observed: Observed) -> tuple[Solution[HostArray], str | None]:
         """Returns the solution for a site, and what it aims at, where that was a question.
 
         Raises:
@@ -299,7 +299,7 @@ def mode_of(step: Step, score: NDArray[np.generic]) -> Mode:
     return Percentile(min(1.0, (zeros + 0.5) / score.size) if zeros < score.size else 1.0)
 
 
-def _encoded(step: Step, solution: Solution[NDArray[Any]]) -> Encoded:
+def _encoded(step: Step, solution: Solution[HostArray]) -> Encoded:
     if step.storage is not None and step.storage.exact:
         return encode_lossless(step.site, solution.weight, solution.keep)
     if step.storage is not None:
@@ -307,6 +307,6 @@ def _encoded(step: Step, solution: Solution[NDArray[Any]]) -> Encoded:
     return encode_weight(step.site, solution.weight, solution.keep)
 
 
-def _name(solution: Solution[NDArray[Any]]) -> str:
+def _name(solution: Solution[HostArray]) -> str:
     """Returns what pruned a weight, and why that is not what was asked for."""
     return f"{solution.method}, {solution.reason}" if solution.reason else solution.method

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from mlpass.errors import Terminated
 
@@ -40,7 +40,7 @@ def ended_by_signals() -> Iterator[None]:
     numbers = [each for each in _NUMBERS if signal.getsignal(each) is not signal.SIG_IGN]
     show = sys.unraisablehook
 
-    def show_others(unraisable: Any) -> None:
+    def show_others(unraisable: sys.UnraisableHookArgs) -> None:
         if not isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
             show(unraisable)
 

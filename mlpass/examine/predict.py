@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ def as_arrays(outputs: Mapping[str, object]) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def _array(name: str, value: Any) -> NDArray[np.generic]:
+def _array(name: str, value: object) -> NDArray[np.generic]:
     try:
         array = np.asarray(value)
     except ValueError as error:

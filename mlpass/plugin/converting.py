@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlpass.runtime.samples import SampleData
     from mlpass.solvers.problem import Method
 
+Convert = Callable[..., Any]  # `ct.convert`, or `mil_convert`
+
 # What coremltools leaves out where `mil_convert` is called without a pipeline.
 _NOT_WITHOUT_A_PIPELINE = ("common::add_fp16_cast", "common::add_int16_cast")
 
@@ -37,7 +39,7 @@ class _Block:
 
 _own: ContextVar[_Block | None] = ContextVar("own", default=None)
 _open: list[_Block] = []
-_replaced: list[tuple[Callable[..., Any], Callable[..., Any]]] = []  # theirs by ours
+_replaced: list[tuple[Convert, Convert]] = []  # theirs by ours
 _lock = Lock()
 
 
@@ -119,7 +121,7 @@ def _leave(block: _Block) -> None:
             _replaced.clear()
 
 
-def _pruning(convert: Callable[..., Any]) -> Callable[..., Any]:
+def _pruning(convert: Convert) -> Convert:
     """Returns `mil_convert_to_proto`, which all conversions go through, with the pruning in it."""
 
     @wraps(convert)

@@ -14,8 +14,8 @@ from mlpass.storage.given import StorageLike
 
 
 def prune_program(
-    program: Any,
-    config: Any = None,
+    program: object,
+    config: object = None,
     *,
     method: Method | None = None,
     sample_data: Any = None,

@@ -25,7 +25,7 @@ from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
-from mlpass.program.pymil_edit import edit_program
+from mlpass.program.pymil_edit import PymilEditor, edit_program
 from mlpass.pruning.compressed import joint_way
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
@@ -63,7 +63,7 @@ def prune(
     device: str | None = None,
     function_name: str | None = None,
     joint_compression: bool = False,
-    minimum_deployment_target: Any = None,
+    minimum_deployment_target: object = None,
     budget: str | int | None = None,
     bits: float | None = None,
     tune: Regions | None = None,
@@ -205,7 +205,7 @@ def prune_package(
     *,
     budget: Budget | None = None,
     joint_compression: bool = False,
-    minimum_deployment_target: Any = None,
+    minimum_deployment_target: object = None,
     force: bool = False,
     resume: bool = False,
     journaled: bool = True,
@@ -324,7 +324,7 @@ def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -
 
 
 def _in_place(
-    editor: Any, steps: Sequence[Step], calibration: Calibration | None
+    editor: PymilEditor, steps: Sequence[Step], calibration: Calibration | None
 ) -> list[LayerRecord]:
     if calibration is None:
         return prune_data_free(steps, editor)
@@ -360,7 +360,7 @@ def _divided(
 
 
 def _prune_calibrated(
-    model: Any,
+    model: Package | Program,
     steps: Sequence[Step],
     calibration: Calibration,
     editor: Editor,

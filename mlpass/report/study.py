@@ -188,7 +188,7 @@ class SweepReport(Shown):
             sorted((t for t in self.trials if t.front), key=lambda trial: trial.nbytes or 0)
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns everything ready for JSON, None for a number that is not finite."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         content["latency_before"] = (

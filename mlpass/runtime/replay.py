@@ -20,7 +20,7 @@ from typing import Any
 
 from mlpass.arrays import Array
 from mlpass.errors import CalibrationError, InputError
-from mlpass.parallel import map_items, thread_count
+from mlpass.parallel import Item, Result, map_items, thread_count
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.description import Feature
@@ -310,7 +310,7 @@ class _Replay:
                 Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
         return recording.found
 
-    def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    def _map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Returns `function(item)` for each item; on all cores, where that is up to us."""
         if self._backend.name == "numpy":
             return map_items(function, items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Suppression:
         inputs += [Feature(name, "number", optional=True) for name in names if name]
         return cls(replace(described, inputs=tuple(inputs)), message)
 
-    def run(self, given: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+    def run(self, given: Mapping[str, object]) -> dict[str, NDArray[np.generic]]:
         """Returns the confidences and coordinates of the boxes that are kept, the surest first.
 
         Args:
@@ -85,7 +85,12 @@ class Suppression:
 
 
 def pick_top(
-    confidence: NDArray[Any], boxes: NDArray[Any], radius: float, least: float, *, per_class: bool
+    confidence: NDArray[np.floating],
+    boxes: NDArray[np.floating],
+    radius: float,
+    least: float,
+    *,
+    per_class: bool,
 ) -> list[int]:
     """Returns the numbers of the boxes that are kept, the surest first.
 
@@ -116,7 +121,7 @@ def pick_top(
     return kept
 
 
-def _rows(given: Mapping[str, Any], name: str) -> NDArray[np.generic]:
+def _rows(given: Mapping[str, object], name: str) -> NDArray[np.floating]:
     if name not in given:
         raise InputError(f"{SUPPRESSION}: its input {name!r} is made by no part, and not given")
     array = np.asarray(given[name])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import cast_like
+from mlpass.arrays import HostArray, cast_like
 from mlpass.solvers.solve import Solution
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.ranking import Mask
@@ -16,7 +14,7 @@ from mlpass.storage.storage import Storage
 
 def nearest(
     weight: NDArray[np.generic], keep: Mask, storage: Storage, layout: Layout
-) -> Solution[NDArray[Any]]:
+) -> Solution[HostArray]:
     """Returns a masked weight with every kept element at the nearest value that a storage has.
 
     The storage is fitted as where all inputs are equally loud and do not correlate, and so is the

@@ -51,11 +51,11 @@ def settle(
 def _fit(square: Floats, target: Floats, grid: Movable, weight: Floats, keep: Floats) -> Floats:
     """Returns the weight with the values of its grid at least squares, its codes as they are."""
     power = np.einsum("gcc->gc", square)
-    scale = host(ratio(1, grid.gathered(power[:, None] * keep, squared=True)))
+    scale: Floats = host(ratio(1, grid.gathered(power[:, None] * keep, squared=True)))
     residual = grid.gathered(product(target - weight, square) * keep)
     moved = np.zeros_like(residual)
     step = residual * scale
-    gain = host(row_dots(residual, step))[:, None]
+    gain: Floats = host(row_dots(residual, step))[:, None]
     for _ in range(_STEPS):
         image = grid.gathered(product(grid.spread(step) * keep, square) * keep)
         length = host(ratio(gain, row_dots(step, image)[:, None]))

@@ -8,7 +8,7 @@ one of float16, and a histogram over them is exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlpass.buffers import empty
 from mlpass.parallel import SLAB, map_items, map_slabs, slab_number, thread_count
 
-Keys = NDArray[np.unsignedinteger[Any]]
+Keys = NDArray[np.unsignedinteger]
 Mask = NDArray[np.bool_]
 
 _FEW = 1 << 13  # keys that are parted as they are
@@ -43,9 +43,9 @@ class Cut(NamedTuple):
     ties: int
 
 
-def keys_type(dtype: np.dtype[np.generic]) -> np.dtype[np.unsignedinteger[Any]]:
+def keys_type(dtype: np.dtype[np.generic]) -> np.dtype[np.unsignedinteger]:
     """Returns the type of the keys of scores of a float type."""
-    kinds: dict[int, type[np.unsignedinteger[Any]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+    kinds: dict[int, type[np.unsignedinteger]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
     return np.dtype(kinds[dtype.itemsize])
 
 
@@ -76,7 +76,7 @@ def lowest(keys: Keys, count: int) -> Cut:
 
 
 def lowest_of_many(
-    sources: Sequence[KeySource], count: int, dtype: np.dtype[np.unsignedinteger[Any]]
+    sources: Sequence[KeySource], count: int, dtype: np.dtype[np.unsignedinteger]
 ) -> Cut:
     """Returns the cut that zeroes exactly the `count` lowest keys of all sources together.
 

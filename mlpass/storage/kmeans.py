@@ -12,7 +12,7 @@ values.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from mlpass.parallel import map_items
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Places = NDArray[np.integer[Any]]
+Places = NDArray[np.integer]
 
 _MOST = 1 << 15  # values of a table that are put in order; more are counted
 _BINS = 1 << 16  # that they are counted into: as many as there are halves

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import HostArray
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, pack_elements
@@ -121,7 +122,7 @@ def encode_mask(
     return Encoded("sparse", zeros, nbytes, ops)
 
 
-def encode_stored(site: Site, solution: Solution[NDArray[Any]], storage: Storage) -> Encoded:
+def encode_stored(site: Site, solution: Solution[HostArray], storage: Storage) -> Encoded:
     """Returns a weight that was pruned and rounded as it will be stored.
 
     Args:
