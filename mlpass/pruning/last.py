@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Op, Program, Value
-from mlpass.report.records import LayerRecord
-from mlpass.sparsity.modes import Channel
+from mlpass.weights.sites import Site
 
 
 def zeroed_outputs(
-    programs: Iterable[Program], steps: Sequence[Step], layers: Sequence[LayerRecord]
+    programs: Iterable[Program], steps: Sequence[Step], zeroed: Collection[Site]
 ) -> tuple[str, ...]:
     """Returns a note where whole outputs of a model were zeroed; or none.
 
     Args:
         programs: of the model.
-        steps: what became of each weight.
-        layers: a record for each of the steps.
+        steps: what was to become of each weight.
+        zeroed: those that got zeros.
     """
-    pruned = [
-        step
-        for step, layer in zip(steps, layers, strict=True)
-        if isinstance(step.mode, Channel) and layer.skipped is None and layer.zeros
-    ]
+    pruned = [step for step in steps if step.takes_channels and step.site in zeroed]
     if not pruned:
         return ()
     last = last_readers(programs, {use.op for step in steps for use in step.site.uses})

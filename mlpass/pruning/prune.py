@@ -10,14 +10,13 @@ from typing import Any
 
 from mlpass.calibrate.budget import Budget, Division, divide_budget, open_config
 from mlpass.calibrate.calibration import Calibration, make_calibration
-from mlpass.calibrate.cheaper import int8_way
 from mlpass.calibrate.constants import find_constants
 from mlpass.calibrate.journal import Journal
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
 from mlpass.ledger import journal_path
-from mlpass.plan.config import Config, as_config, configured, op_config_of
+from mlpass.plan.config import Config, as_config, configured
 from mlpass.plan.regions import Regions
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
 from mlpass.program.ir import Program
@@ -26,10 +25,9 @@ from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import PymilEditor, edit_program
-from mlpass.pruning.compressed import joint_way
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
-from mlpass.pruning.last import zeroed_outputs
+from mlpass.pruning.notes import notes_of
 from mlpass.pruning.tuned import check_tune, solved_beside, tune_solved
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.digests import digest_of
@@ -260,11 +258,8 @@ def prune_package(
                 told=told,
                 find=lambda programs: [*find_sites(programs), *find_constants(programs)],
             )
-        notes = int8_way(layers, str(package.path))
-        notes += zeroed_outputs(package.programs, steps, layers)
-        if not joint_compression:
-            every = op_config_of(config.global_config) if budget is None else None
-            notes += joint_way(told, every)
+        asked = None if joint_compression else config
+        notes = notes_of(package, steps, told, asked, divided=division is not None)
         record = None
         if division is not None:
             written = [Path(output) / path.relative_to(package.path) for path in paths]

@@ -13,13 +13,14 @@ from mlpass.options import check_count
 from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
+from mlpass.program.opsets.packages import path_of
 from mlpass.report.choice import Choice, Target
 from mlpass.runtime.samples import SampleData
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
-from mlpass.study.sweep import check_backend, path_of, write_outputs
+from mlpass.study.sweep import check_backend, write_outputs
 from mlpass.study.trial import Setting, given_as
 
 _LARGEST = float(1 << 62)  # of a number

@@ -17,10 +17,9 @@ from mlpass.errors import CalibrationError, ConfigError, InputError, close_match
 from mlpass.examine.processors import check_processor
 from mlpass.files import check_file, naming, temporary_folder
 from mlpass.ledger import journal_path
-from mlpass.program.mlmodel import ModelLike, check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
-from mlpass.program.opsets.packages import raise_package
-from mlpass.program.opsets.targets import opset_of
+from mlpass.program.opsets.packages import path_of
 from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
@@ -239,29 +238,6 @@ def _latency(setting: Setting, path: str) -> dict[str, float] | None:
         return None
     sample = load_samples(setting.test_data)[0]
     return measure_latency(path, sample, function_name=setting.function_name)
-
-
-def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str]:
-    """Returns the absolute path of a model, and its name as it was given.
-
-    An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`,
-    and so is what is to be raised to a deployment target.
-
-    Raises:
-        ConfigError: there is no such target, or the model is for a newer one.
-        ModelFormatError: it is neither, or not one with an ML Program.
-        UnsupportedOpError: it has ops that cannot be raised.
-    """
-    if isinstance(model, str | os.PathLike) and target is None:
-        return os.path.abspath(model), os.fspath(model)
-    path = folder / "model.mlpackage"
-    with open_package(model) as package:
-        if target is not None:
-            raise_package(package, opset_of(target))
-        with package.rewrite(path):
-            pass
-        name = os.fspath(model) if isinstance(model, str | os.PathLike) else str(package.path)
-    return str(path), name
 
 
 def check_backend(backend: str) -> None:
