@@ -15,7 +15,7 @@ from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config, OpConfig, op_config_of
 from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
-from mlpass.sparsity.modes import Channel, Mask, Mode, Percentile
+from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.sparsity.pieces import Scores
 from mlpass.sparsity.select import (
     Cut,
@@ -52,11 +52,6 @@ class Step:
     skipped: str | None
     cut: SiteCut | None = None
     storage: Storage | None = None
-
-    @property
-    def takes_channels(self) -> bool:
-        """Whether whole output channels become zero."""
-        return isinstance(self.mode, Channel)
 
 
 class SiteCut(NamedTuple):

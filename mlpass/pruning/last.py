@@ -19,7 +19,9 @@ def zeroed_outputs(
         steps: what was to become of each weight.
         zeroed: those that got zeros.
     """
-    pruned = [step for step in steps if step.takes_channels and step.site in zeroed]
+    pruned = [
+        step for step in steps if step.mode and step.mode.whole_outputs and step.site in zeroed
+    ]
     if not pruned:
         return ()
     last = last_readers(programs, {use.op for step in steps for use in step.site.uses})

@@ -325,6 +325,7 @@ class Channel(Mode):
 
     target_sparsity: float = option(low=0, high=1, help="share of output channels that become zero")
     structured: ClassVar[bool] = True
+    whole_outputs: ClassVar[bool] = True
 
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns a mask that is constant within each output channel."""
