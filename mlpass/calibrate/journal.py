@@ -28,12 +28,16 @@ _PART = "part:"  # before the name of each of a solution's parts
 
 
 class Finished(NamedTuple):
-    """A layer's solution, on how many samples and input rows, and what it aims at, where told."""
+    """A layer's solution, on how many samples and input rows, and what it aims at, where told.
+
+    `int8` is the error of a cheaper form that is better: see `calibrate.cheaper`.
+    """
 
     solution: Solution[HostArray]
     samples: int
     tokens: int
     target: str | None = None
+    int8: float | None = None
 
 
 class Journal:
@@ -83,10 +87,10 @@ class Journal:
             values: dict[str, Any] = {
                 name: value if value.ndim else value.item() for name, value in arrays.items()
             }
-            target = values.pop("target", None)
+            target, int8 = values.pop("target", None), values.pop("int8", None)
             found = Solution(**values, parts=parts)
             _check(found, site)
-            return Finished(found, samples, tokens, target)
+            return Finished(found, samples, tokens, target, int8)
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise self.broken(site, error) from None
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mlpass.arrays import HostArray, cast_like, host, in_fp32, limit_of, placed
 from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.cheaper import int8_instead
 from mlpass.calibrate.journal import Finished, Journal
 from mlpass.calibrate.shares import allocate
 from mlpass.calibrate.sums import Observed
@@ -144,9 +145,11 @@ class _Pruning:
             if known is not None:
                 return self._kept(step, known)
             solution, target = self._solve(step, observed)
-            known = Finished(solution, observed.samples, observed.tokens, target)
+            encoded = _encoded(step, solution)
+            int8 = int8_instead(step.site, observed.gram, solution.weight, encoded.nbytes)
+            known = Finished(solution, observed.samples, observed.tokens, target, int8)
             self._journal.add(step.site, known)
-            return _Solved(known, _encoded(step, known.solution))
+            return _Solved(known, encoded)
         except NotApplicable as reason:
             return reason
 
@@ -172,7 +175,7 @@ class _Pruning:
                 self.records[site] = untouched_record(site, str(found))
             self.bar.update()
             return None
-        (solution, samples, tokens, target), encoded = found
+        (solution, samples, tokens, target, int8), encoded = found
         for old, new in encoded.replacements:
             self._editor.replace(old, new)
         self.records[site] = replace(
@@ -194,6 +197,7 @@ class _Pruning:
             samples=samples,
             tokens=tokens,
             target=target,
+            int8_error=int8,
         )
         error, _ = self.records[site].told_errors
         self.bar.set_postfix_str(f"{visible(site.name)}: error {error:.2g}")

@@ -10,6 +10,7 @@ from mlpass.cli.flags import given_flags
 from mlpass.cli.options import (
     Subparsers,
     add_model,
+    add_processor,
     add_raising,
     add_samples,
     load_function,
@@ -73,6 +74,7 @@ def add_choose(commands: Subparsers) -> None:
     )
     add_runtime(choose)
     add_raising(choose)
+    add_processor(choose, "what it is for: forms that this takes badly are told, and weighed")
     choose.add_argument("--force", action="store_true", help="replace OUT where it exists")
     choose.set_defaults(run=_choose, parser=choose)
 
@@ -97,6 +99,7 @@ def _choose(options: argparse.Namespace) -> str:
         finetune_steps=options.finetune_steps,
         **given_flags(options, "calibration"),
         minimum_deployment_target=options.minimum_deployment_target,
+        processor=options.processor,
         force=options.force,
     )
     if choice.picked is None:

@@ -7,7 +7,7 @@ import argparse
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags
 from mlpass.cli.modes import add_modes, config_of, given_modes
-from mlpass.cli.options import Subparsers, add_model, add_samples, shown
+from mlpass.cli.options import Subparsers, add_model, add_raising, add_samples, shown
 from mlpass.options import flag_of
 
 _FINETUNE_HELP = """\
@@ -48,6 +48,7 @@ def add_finetune(commands: Subparsers) -> None:
     finetune.add_argument("--dense", metavar="DENSE", help="the .mlpackage to learn from")
     add_modes(finetune)
     add_flags(finetune, "polish", {"": declared_by("mlpass.plan.polish", "Polish")})
+    add_raising(finetune)
     finetune.add_argument("--device", help="torch's: cpu (default), mps or cuda")
     finetune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     finetune.set_defaults(run=_finetune, parser=finetune)
@@ -66,11 +67,18 @@ def _finetune(options: argparse.Namespace) -> str:
         options.sample_data,
         options.dense,
     )
+    target = options.minimum_deployment_target
     if dense is not None and not given_modes(options) and not given_flags(options, "storage"):
+        if target is not None:
+            options.parser.error(
+                "--minimum-deployment-target: a polish keeps the forms of MODEL; raise it by "
+                "'mlpass prune' where it is compressed"
+            )
         return shown(polish(model, output, dense, samples, Polish(**given), **places), options)
     config = config_of(options)
     if spare := sorted(given.keys() - _SHARED):
         flags = ", ".join(flag_of("polish", name) for name in spare)
         options.parser.error(f"{flags}: for a polish, so not with options that say what to prune")
+    places["minimum_deployment_target"] = target
     report = finetune(model, output, config, samples, dense=dense, **given, **places)
     return shown(report, options)

@@ -6,7 +6,15 @@ import argparse
 
 from mlpass.cli.calibration import add_methods, add_runtime, methods_of
 from mlpass.cli.flags import given_flags
-from mlpass.cli.options import Subparsers, add_model, add_raising, add_samples, load_function, shown
+from mlpass.cli.options import (
+    Subparsers,
+    add_model,
+    add_processor,
+    add_raising,
+    add_samples,
+    load_function,
+    shown,
+)
 from mlpass.cli.storages import add_storages, storage_of
 from mlpass.errors import ConfigError
 
@@ -69,6 +77,7 @@ def add_sweep(commands: Subparsers) -> None:
     )
     add_runtime(sweep)
     add_raising(sweep)
+    add_processor(sweep, "what it is for: forms that this takes badly are told")
     sweep.add_argument("--resume", action="store_true", help="go on with a sweep that died")
     sweep.add_argument("--force", action="store_true", help="replace REPORT where it exists")
     add_methods(sweep, several=True)
@@ -101,6 +110,7 @@ def _sweep(options: argparse.Namespace) -> str:
         jobs=options.jobs,
         **given_flags(options, "calibration"),
         minimum_deployment_target=options.minimum_deployment_target,
+        processor=options.processor,
         weight=options.weight,
         command=options.command,
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import ConfigError, NotApplicable
+from mlpass.errors import ConfigError, ModelFormatError, NotApplicable
 from mlpass.options import PROCESSORS
 from mlpass.program.ir import TensorType
 from mlpass.report.explanation import Finding
-from mlpass.weights.reading import layout_to_solve
+from mlpass.report.gathered import gathered
+from mlpass.weights.lossless import check_decoded
+from mlpass.weights.reading import layout_to_solve, weight_of
 from mlpass.weights.sites import Site
 
 _GAIN = 0.75  # zeros from which on Apple claims gains on the Neural Engine
@@ -54,6 +57,21 @@ def facts(site: Site, weight: NDArray[np.generic]) -> Iterator[Finding]:
         yield Finding("zeros", "cpu", text, None, names)
     text = "sparse weights are unpacked again at each load: smaller on disk alone"
     yield Finding("zeros", "gpu", text, None, names)
+
+
+def cautions(sites: Iterable[Site], processor: str | None) -> dict[str, str]:
+    """Returns by its kind what speaks against how weights are stored on a processor.
+
+    Args:
+        sites: of a model.
+        processor: "ane", "cpu" or "gpu"; None for nothing.
+    """
+    found: list[Finding] = []
+    for site in sites if processor is not None else ():
+        with suppress(NotApplicable, ModelFormatError):  # a weight that nobody can read
+            check_decoded(site)
+            found += facts(site, weight_of(site))
+    return {one.kind: one.text for one in gathered(found, "weights", processor)}
 
 
 def _rows_a_table(site: Site) -> int | None:

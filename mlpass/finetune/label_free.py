@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from mlpass.files import temporary_folder
 from mlpass.finetune.distillation import distill
 from mlpass.finetune.module import to_module
 from mlpass.finetune.polishing import polish
@@ -14,6 +15,7 @@ from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
 from mlpass.plan.polish import LEARNING_RATE, Polish
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
+from mlpass.program.opsets.packages import path_of
 from mlpass.report.records import Report
 from mlpass.runtime.samples import SampleData
 from mlpass.storage.given import StorageLike
@@ -35,6 +37,7 @@ def finetune(
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
     device: str | None = None,
+    minimum_deployment_target: object = None,
     force: bool = False,
 ) -> Report:
     """Prunes a model while it learns to give what the dense one gives, and writes the result.
@@ -56,6 +59,7 @@ def finetune(
         learning_rate: of Adam.
         seed: of the order of the samples.
         device: torch's.
+        minimum_deployment_target: that the model is raised to first, as for `prune`.
         force: whether to replace an `output` that exists.
 
     Raises:
@@ -69,6 +73,24 @@ def finetune(
             the result is kept beside it, by the name that the message has.
         OSError: a file cannot be read or written.
     """
+    if minimum_deployment_target is not None:
+        with temporary_folder() as folder:
+            raised, name = path_of(model, folder, minimum_deployment_target)
+            report = finetune(
+                raised,
+                output,
+                config,
+                sample_data,
+                steps=steps,
+                dense=model if dense is None else dense,
+                storage=storage,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
+                device=device,
+                force=force,
+            )
+        return replace(report, source=name)
     if config is None and storage is None:
         options = Polish(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         target = model if dense is None else dense

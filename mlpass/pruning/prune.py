@@ -27,6 +27,7 @@ from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import PymilEditor, edit_program
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
+from mlpass.pruning.notes import notes_of
 from mlpass.pruning.tuned import check_tune, prune_and_tune
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
@@ -35,7 +36,7 @@ from mlpass.runtime.sources import is_pymil, unreached
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike
 from mlpass.weights.ensures import Told, ensure_written
-from mlpass.weights.joint import check_opset, joint_way
+from mlpass.weights.joint import check_opset
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
 from mlpass.weights.storing import Editor
@@ -258,9 +259,8 @@ def prune_package(
                 told=told,
                 find=find_sites if division is None else find_all,
             )
-        notes: tuple[str, ...] = ()
-        if not joint_compression and all(layer.skipped for layer in layers):
-            notes = joint_way([step.site for step in steps])
+        asked = None if joint_compression else config
+        notes = notes_of(package, steps, told, asked, divided=division is not None)
         record = None
         if division is not None:
             written = [Path(output) / path.relative_to(package.path) for path in paths]

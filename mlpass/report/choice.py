@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
-from mlpass.report.study import Trial, failures, marks, meanings, number_text
+from mlpass.report.study import Trial, cautions_text, failures, marks, meanings, number_text
 from mlpass.report.table import bytes_text, sizes_apart
 
 
@@ -121,6 +121,8 @@ class Choice(Shown):
         valued = any(attempt.trial.value is not None for attempt in self.attempts)
         headers = ["step", "config", "bytes", "ratio", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
+        warned = any(attempt.trial.cautions for attempt in self.attempts)
+        headers += ["mind"] if warned else []
         rows, marked = [], self.marks
         for attempt, mark in zip(self.attempts, marked, strict=True):
             trial = attempt.trial
@@ -133,15 +135,17 @@ class Choice(Shown):
                 number_text(trial.top1, 4),
             ]
             row += [number_text(trial.value, 4)] if valued else []
+            row += [", ".join(trial.cautions)] if warned else []
             rows.append([*row, "; ".join(filter(None, [*(attempt.misses or ["holds"]), mark]))])
         tried = Table([*headers, "target"], rows)
         head = f"{visible(self.model)}: {bytes_text(self.bytes_before)}; wanted: {self.target}"
         end = self.reason if self.output is None else f"{self.reason}: {self.output}"
+        told = cautions_text([attempt.trial for attempt in self.attempts])
         command = self.picked.command if self.picked else None
         notes = [f"the same by: {command}"] if command else []
         notes = [end, *failures([each.trial for each in self.attempts]), *notes, *self.notes]
-        told = "\n".join(visible(note) for note in notes if note) + meanings(marked)
-        return [head, *([tried] if rows else []), *([told] if told else [])]
+        below = "\n".join(visible(note) for note in notes if note) + meanings(marked) + told
+        return [head, *([tried] if rows else []), *([below] if below else [])]
 
 
 def _below(name: str, value: float | None, least: float | None) -> list[str]:

@@ -50,6 +50,8 @@ class LayerRecord:
             stream" where what they are added to counts as well; a share of the way; or "own", with
             the reason. `error` is relative to its outputs.
         storage: that its values were rounded to, as text; None where they were kept as they came.
+        int8_error: the error of int8 without samples, on the weight's own outputs, where that would
+            take no more bytes and err less; else None.
     """
 
     name: str
@@ -76,6 +78,7 @@ class LayerRecord:
     tokens: int | None = None
     target: str | None = None
     storage: str | None = None
+    int8_error: float | None = None
 
     @property
     def told_errors(self) -> tuple[float | None, float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from mlpass.errors import visible
@@ -62,6 +62,7 @@ class Trial:
         front: whether no other trial is both as small and as good: see `report.front`.
         command: that prunes the model so; None where no line of options says it.
         phrase: its config as people say it; None for its name.
+        cautions: what speaks against its forms on the processor that it is for, by kind.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Trial:
     front: bool = False
     command: str | None = None
     phrase: str | None = None
+    cautions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -154,6 +156,7 @@ class Trial:
             "weight_bytes": self.weight_bytes,
             "latency": NEEDS_MACOS if self.latency is None else dict(self.latency),
             "front": self.front,
+            "cautions": dict(self.cautions),
             "failed": self.failed,
         }
 
@@ -233,7 +236,9 @@ class SweepReport(Shown):
         headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", "top-1"]
         headers += ["value"] if valued else []
         timed = any(trial.latency is not None for trial in self.trials)
-        headers += ["weights read", "latency" if timed else "estimated latency", "front"]
+        warned = any(trial.cautions for trial in self.trials)
+        headers += ["weights read", "latency" if timed else "estimated latency"]
+        headers += [*(["mind"] if warned else []), "front"]
         rows, marked = [], marks(self.trials)
         for trial, mark in zip(self.trials, marked, strict=True):
             if trial.failed is not None:
@@ -253,6 +258,7 @@ class SweepReport(Shown):
             quick = "-" if guess is None else f"{guess.ratio:.2f} ({guess.bound})"
             row += [bytes_text(trial.weight_bytes or 0)]
             row += [latency_text(trial.latency) if timed else quick]
+            row += [", ".join(trial.cautions)] if warned else []
             rows.append([*row, mark or ("*" if trial.front else "")])
         guessed = (
             "\nestimated latency: not measured, which needs macOS; against the model as it is, on "
@@ -264,6 +270,7 @@ class SweepReport(Shown):
             "* nothing else is both as small and as good"
             + meanings(marked)
             + ("" if timed or self.multiplications is None else guessed)
+            + cautions_text(self.trials)
             + "".join(f"\n{visible(note)}" for note in (*failures(self.trials), *self.notes))
         )
         return [Table(headers, rows), told]
@@ -291,6 +298,12 @@ def marks(trials: Sequence[Trial]) -> list[str]:
 def meanings(given: Sequence[str]) -> str:
     """Returns what the marks among those of a table mean; "" where there are none."""
     return "".join(f"\n{mark}: {text}" for mark, text in _MEANINGS.items() if mark in given)
+
+
+def cautions_text(trials: Sequence[Trial]) -> str:
+    """Returns what speaks against forms on a processor, each kind once; "" for nothing."""
+    found = {kind: text for trial in trials for kind, text in trial.cautions.items()}
+    return "".join(f"\n{kind}: {text}" for kind, text in found.items())
 
 
 def _mark(trial: Trial, int8: Trial | None) -> str:

@@ -16,9 +16,15 @@ from mlpass.sparsity.ranking import Mask, Score
 
 @dataclass(frozen=True)
 class Mode:
-    """A rule that says which elements of a weight stay."""
+    """A rule that says which elements of a weight stay.
+
+    Attributes:
+        structured: whether elements become zero together, by their places.
+        whole_outputs: whether all that make one output do.
+    """
 
     structured: ClassVar[bool] = False
+    whole_outputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -352,6 +352,7 @@ class Channel(Mode):
 
     target_sparsity: float = option(low=0, high=1, help="share of output channels that become zero")
     structured: ClassVar[bool] = True
+    whole_outputs: ClassVar[bool] = True
 
     @property
     def phrase(self) -> str:

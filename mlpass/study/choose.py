@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mlpass.errors import ConfigError, brief, close_matches
+from mlpass.examine.processors import check_processor
 from mlpass.files import temporary_folder
 from mlpass.options import check_count
 from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
+from mlpass.program.opsets.packages import path_of
 from mlpass.report.choice import Choice, Target
 from mlpass.runtime.samples import SampleData
 from mlpass.study.climb import RUNGS, Climb, Finetune, built_in_finetune
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
-from mlpass.study.sweep import check_backend, path_of, write_outputs
+from mlpass.study.sweep import check_backend, write_outputs
 from mlpass.study.trial import Setting, given_as
 
 _LARGEST = float(1 << 62)  # of a number
@@ -41,6 +43,7 @@ def choose(
     backend: str = "numpy",
     function_name: str | None = None,
     minimum_deployment_target: object = None,
+    processor: str | None = None,
     force: bool = False,
 ) -> Choice:
     """Writes a pruned model that holds a target, and returns what was tried and what it gave.
@@ -72,6 +75,9 @@ def choose(
         backend: that models run on, "numpy" or "torch".
         function_name: of a model with several functions, the one that the samples are for.
         minimum_deployment_target: that the model is raised to first, as for `prune`.
+        processor: "ane", "cpu" or "gpu", that it is for: attempts say which of their forms that
+            takes badly, as far as is known, and of two that noise does not tell apart the one with
+            fewer such is picked.
         force: whether to replace an `output` that exists.
 
     Raises:
@@ -86,6 +92,7 @@ def choose(
     _check(max_size, min_snr, min_accuracy, evaluate, up_to)
     check_count("finetune_steps", finetune_steps)
     check_backend(backend)
+    check_processor(processor)
     check_outside(output, model, "the model to prune")
     with temporary_folder() as folder:
         path, shown = path_of(model, folder, minimum_deployment_target)
@@ -97,6 +104,7 @@ def choose(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
+            processor=processor,
             **given_as(shown, sample_data, minimum_deployment_target),
         )
         with Package(path) as package:

@@ -14,6 +14,7 @@ from mlpass.plan.config import Config
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.prune import prune
 from mlpass.report.choice import Attempt, Target
+from mlpass.report.front import SIZE_NOISE, SNR_NOISE
 from mlpass.report.records import Report
 from mlpass.report.study import Trial
 from mlpass.runtime.samples import are_alike, load_samples
@@ -92,9 +93,23 @@ class Climb:
         """The number of the best attempt that holds the target, None where none does.
 
         The smallest is best where the quality is a target, the one of the best quality otherwise.
+        Of those that noise does not tell from it, one that its processor takes well goes first.
         """
         holding = [n for n, attempt in enumerate(self.attempts) if not attempt.misses]
-        return max(holding, key=self._worth, default=None)
+        if not holding:
+            return None
+        best = max(holding, key=self._worth)
+        near = [number for number in holding if self._is_near(number, best)]
+        fewest = min(len(self.attempts[number].trial.cautions) for number in near)
+        taken = [n for n in near if len(self.attempts[n].trial.cautions) == fewest]
+        return max(taken, key=self._worth)
+
+    def _is_near(self, number: int, best: int) -> bool:
+        """Returns whether noise does not tell an attempt from the best one."""
+        one, other = self.attempts[number].trial, self.attempts[best].trial
+        if self.wants_quality:
+            return (one.nbytes or 0) <= (other.nbytes or 0) * (1 + SIZE_NOISE)
+        return one.worth >= other.worth - (SNR_NOISE if other.value is None else 0.0)
 
     @property
     def nearest(self) -> int | None:

@@ -14,13 +14,14 @@ from mlpass.files import temporary_folder
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config
 from mlpass.plan.steps import Step, plan
 from mlpass.program.mlpackage import Package
+from mlpass.program.opsets.packages import path_of
 from mlpass.report.sensitivity import LayerSensitivity, SensitivityReport
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.solvers.allocate import Curve
 from mlpass.sparsity.modes import Percentile
 from mlpass.study.layers import calibration_of
-from mlpass.study.sweep import check_backend, path_of
+from mlpass.study.sweep import check_backend
 from mlpass.study.trial import Setting
 from mlpass.weights.sites import Site, find_sites
 

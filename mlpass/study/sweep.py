@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
 from mlpass.examine.multiplications import multiplications
+from mlpass.examine.processors import check_processor
 from mlpass.files import check_file, naming, temporary_folder
 from mlpass.ledger import journal_path
-from mlpass.program.mlmodel import ModelLike, check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
-from mlpass.program.opsets.packages import raise_package
-from mlpass.program.opsets.targets import opset_of
+from mlpass.program.opsets.packages import path_of
 from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
@@ -62,6 +62,7 @@ def sweep(
     function_name: str | None = None,
     weight: str | None = None,
     minimum_deployment_target: object = None,
+    processor: str | None = None,
     command: str | None = None,
 ) -> SweepReport:
     """Tries many configs on a model and returns what each came to.
@@ -96,6 +97,8 @@ def sweep(
         function_name: of a model with several functions, the one that the samples are for.
         weight: whose pattern the report shows; None is the largest.
         minimum_deployment_target: that the model is raised to first, as for `prune`.
+        processor: "ane", "cpu" or "gpu", that it is for: trials say which of their forms that takes
+            badly, as far as is known.
         command: that the report says made it.
 
     Raises:
@@ -112,7 +115,7 @@ def sweep(
     """
     began = time.perf_counter()
     candidates = [] if configs is None else make_candidates(configs, method, storage)
-    _check(backend, output, resume, force)
+    _check(backend, processor, output, resume, force)
     _check_sampled(candidates, sample_data)
     if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
         raise ConfigError(f"jobs: must be an int of 1 or more. Got {jobs!r}.")
@@ -135,6 +138,7 @@ def sweep(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
+            processor=processor,
             weight=weight,
             **given_as(name, sample_data, minimum_deployment_target),
         )
@@ -254,29 +258,6 @@ def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     return measure_latency(path, sample, function_name=setting.function_name)
 
 
-def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str]:
-    """Returns the absolute path of a model, and its name as it was given.
-
-    An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`,
-    and so is what is to be raised to a deployment target.
-
-    Raises:
-        ConfigError: there is no such target, or the model is for a newer one.
-        ModelFormatError: it is neither, or not one with an ML Program.
-        UnsupportedOpError: it has ops that cannot be raised.
-    """
-    if isinstance(model, str | os.PathLike) and target is None:
-        return os.path.abspath(model), os.fspath(model)
-    path = folder / "model.mlpackage"
-    with open_package(model) as package:
-        if target is not None:
-            raise_package(package, opset_of(target))
-        with package.rewrite(path):
-            pass
-        name = os.fspath(model) if isinstance(model, str | os.PathLike) else str(package.path)
-    return str(path), name
-
-
 def check_backend(backend: str) -> None:
     """Raises ConfigError where a study cannot run models on a backend."""
     if backend not in ("numpy", "torch"):
@@ -294,12 +275,14 @@ def _check_sampled(candidates: Sequence[Candidate], sample_data: SampleData | No
 
 def _check(
     backend: str,
+    processor: str | None,
     output: str | os.PathLike[str] | None,
     resume: bool,
     force: bool,
 ) -> None:
     """Raises what is wrong with the arguments of a sweep, before anything is run."""
     check_backend(backend)
+    check_processor(processor)
     if output is None:
         if resume:
             raise ConfigError("resume: needs output, the report of the sweep that was interrupted")

@@ -16,6 +16,7 @@ from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
 from mlpass.examine.compare import tally_outputs
+from mlpass.examine.processors import cautions
 from mlpass.files import temporary_folder
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.targets import opset_of
@@ -54,6 +55,7 @@ class Setting:
         source: the model as its user named it, for what is told; None for `model`.
         samples: likewise the samples, where they have a path.
         minimum_deployment_target: that it was raised to, for commands; None where it was not.
+        processor: that it is for: "ane", "cpu" or "gpu"; None for any.
     """
 
     model: str
@@ -68,6 +70,7 @@ class Setting:
     source: str | None = None
     samples: str | None = None
     minimum_deployment_target: str | None = None
+    processor: str | None = None
 
 
 def given_as(name: str, sample_data: object, target: object) -> dict[str, str | None]:
@@ -159,15 +162,20 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
     with Package(path) as package:
         outputs = _compare(setting, package)
         read = weight_bytes(package, setting.function_name)
-        pattern = _pattern(find_sites(package.programs), setting.weight)
+        sites = find_sites(package.programs)
+        pattern = _pattern(sites, setting.weight)
+        against = cautions(sites, setting.processor)
+    given = setting.source or setting.model
+    notes = tuple(note.replace(setting.model, given) for note in report.notes)
     return replace(
         trial,
-        report=replace(report, source=setting.source or setting.model),
+        report=replace(report, source=given, notes=notes),
         outputs=outputs,
         value=None if setting.evaluate is None else evaluated(setting.evaluate, path),
         weight_bytes=read,
         layer_errors=tuple(layer.error for layer in report.layers),
         pattern=pattern,
+        cautions=against,
     )
 
 

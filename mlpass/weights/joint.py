@@ -14,7 +14,7 @@ from mlpass.sparsity.modes import Mask
 from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site
 
-_JOINT_OPSET = 18
+JOINT_OPSET = 18
 
 
 def has_joint_form(site: Site) -> bool:
@@ -22,30 +22,12 @@ def has_joint_form(site: Site) -> bool:
     return site.is_compressed and site.apart is None and site.makers[0].type in encode.JOINT_FORMS
 
 
-def joint_way(sites: Sequence[Site]) -> tuple[str, ...]:
-    """Returns what prunes weights that were left alone as they are compressed; empty for none.
-
-    Args:
-        sites: of weights that were all left as they are.
-    """
-    found = [site for site in sites if has_joint_form(site)]
-    if not found:
-        return ()
-    old = any(opset < _JOINT_OPSET for site in found for opset in site.opsets)
-    raised = " with --minimum-deployment-target iOS18" if old else ""
-    text = (
-        f"nothing was pruned: {len(found)} of {len(sites)} weights are compressed already; "
-        f"--joint-compression{raised} (joint_compression=True in Python) prunes those"
-    )
-    return (text,)
-
-
 def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> None:
     """Raises ModelFormatError where a function is too old for the joint forms `option` asks for."""
     newest = max((opset for site in sites for opset in site.opsets), default=0)
     for site in sites:
-        if site.opset < _JOINT_OPSET:
-            what = "this" if newest < _JOINT_OPSET else f"a function that has {site.name!r}"
+        if site.opset < JOINT_OPSET:
+            what = "this" if newest < JOINT_OPSET else f"a function that has {site.name!r}"
             raise ModelFormatError(
                 f"{option} needs an iOS18 model, {what} is iOS{site.opset}: raise a package with "
                 "--minimum-deployment-target iOS18 (minimum_deployment_target='iOS18' in Python); "

@@ -234,3 +234,22 @@ def test_the_target_is_reached_whatever_the_steps(tmp_path, steps):
 def _made(path):
     path.mkdir()
     return path
+
+
+def test_a_model_is_raised_for_the_forms_that_it_is_to_have(tmp_path, sample_data, capsys):
+    output = tmp_path / "out.mlpackage"
+    common = ["finetune", str(DIGITS), "-o", str(output), "--sample-data", str(sample_data)]
+    common += ["--steps", "2", "--json", "--batch-size", "4"]
+    palettes = ["--palettize", "3", "--target-sparsity", "0.5"]
+    assert main([*common, *palettes]) == 1
+    assert "(--minimum-deployment-target iOS18) raises the model" in capsys.readouterr().err
+    raised = ["--minimum-deployment-target", "iOS18"]
+    assert main([*common, *palettes, *raised]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["source"] == str(DIGITS)
+    found = mlpass.inspect(output)
+    assert {function.opset for function in found.functions} == {18}
+    assert "sparse + palettized" in {layer.encoding for layer in found.layers}
+    with pytest.raises(SystemExit, match="2"):  # a polish keeps what there is
+        main([*common, "--force", "--dense", str(DIGITS), *raised])
+    assert "--minimum-deployment-target: a polish keeps the forms" in capsys.readouterr().err

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
+from pathlib import Path
 
 from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.ir import Constant
+from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.program.mlpackage import Package, raise_pipelines
 from mlpass.program.opsets.raising import raise_functions, refusals
+from mlpass.program.opsets.targets import opset_of
 
 _FIRST_OFFSET = 1 << 48  # of a blob that is not in its file yet: no file is so long
 
@@ -53,3 +57,26 @@ def raise_package(package: Package, opset: int) -> None:
         raise_functions(model, part, sorted(part.program.functions), opset, store)
     raise_pipelines(package.spec)
     package.edit(added)
+
+
+def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str]:
+    """Returns the absolute path of a model, and its name as it was given.
+
+    An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`,
+    and so is what is to be raised to a deployment target.
+
+    Raises:
+        ConfigError: there is no such target, or the model is for a newer one.
+        ModelFormatError: it is neither, or not one with an ML Program.
+        UnsupportedOpError: it has ops that cannot be raised.
+    """
+    if isinstance(model, str | os.PathLike) and target is None:
+        return os.path.abspath(model), os.fspath(model)
+    path = folder / "model.mlpackage"
+    with open_package(model) as package:
+        if target is not None:
+            raise_package(package, opset_of(target))
+        with package.rewrite(path):
+            pass
+        name = os.fspath(model) if isinstance(model, str | os.PathLike) else str(package.path)
+    return str(path), name

@@ -1,0 +1,69 @@
+"""What a weight came to, held against int8 without samples: no dearer, and known to be better."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpass.report.records import LayerRecord
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.nearest import nearest
+from mlpass.solvers.solve import solve
+from mlpass.solvers.wanda import Magnitude
+from mlpass.sparsity.modes import Percentile
+from mlpass.storage.quantized import Quantized
+from mlpass.weights.reading import layout_to_solve, weight_of
+from mlpass.weights.sites import Site
+
+_INT8 = Quantized("int8")
+_WHOLE = Percentile(0.0)  # weights are measured as they are
+
+
+def int8_instead(
+    site: Site, gram: Gram | None, found: NDArray[np.generic], nbytes: int
+) -> float | None:
+    """Returns the relative output error of int8 without samples, where nothing speaks for `found`.
+
+    That is where int8 takes no more bytes, and its error is smaller; else None.
+
+    Args:
+        site: whose weight it is.
+        gram: of its inputs.
+        found: what the weight came to.
+        nbytes: that this is stored in.
+
+    Raises:
+        NotApplicable: the weight has no matrix.
+    """
+    weight, layout = weight_of(site), layout_to_solve(site)
+    if gram is None or _INT8.nbytes(layout, weight.dtype, opset=site.opset) > nbytes:
+        return None
+    rounded = nearest(weight, np.ones(weight.shape, bool), _INT8, layout).weight
+    mine, theirs = (
+        solve(each, gram, _WHOLE, method=Magnitude(), target=weight, layout=layout).error
+        for each in (found, rounded)
+    )
+    return theirs if theirs < mine else None
+
+
+def int8_way(layers: Sequence[LayerRecord], source: str) -> tuple[str, ...]:
+    """Returns a note where int8 without samples is better than what weights came to; or none.
+
+    Args:
+        layers: of a run.
+        source: path of the model.
+    """
+    found = [layer for layer in layers if layer.int8_error is not None]
+    if not found:
+        return ()
+    worst = max(found, key=lambda layer: layer.error or 0.0)
+    command = ["mlpass", "prune", source, "-o", "int8.mlpackage", "--quantize", "int8"]
+    text = (
+        f"{len(found)} of {len(layers)} weights take no fewer bytes than in int8 without samples, "
+        f"and err more ({worst.name}: {worst.error:.2g} against {worst.int8_error:.2g}); zeros pay "
+        f"for speed alone here: {shlex.join(command)}"
+    )
+    return (text,)

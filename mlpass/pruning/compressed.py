@@ -1,0 +1,44 @@
+"""Compressed weights that a run left as they are, though more was asked for: told, with the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlpass.plan.config import OpConfig
+from mlpass.storage.plain import rounding_of
+from mlpass.weights.ensures import Told
+from mlpass.weights.joint import JOINT_OPSET, has_joint_form
+from mlpass.weights.sites import Site
+
+_OLD_FORM = "constexpr_affine_dequantize"  # has no joint form until it is raised
+
+
+def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
+    """Returns what does more to weights that were left alone as they are compressed; or nothing.
+
+    Args:
+        told: all weights of a model, and what became of them.
+        every: what the config asks for all of them; None where it asks for some alone, whose
+            neighbours nobody asked about.
+    """
+    found = [
+        site
+        for site, layer in told
+        if layer.skipped and layer.skipped == site.refusal and _can_be_joint(site)
+    ]
+    none = all(layer.skipped for _, layer in told)
+    if not found or (every is None and not none):
+        return ()
+    head = "nothing was pruned: " if none else ""
+    left = f"{head}{len(found)} of {len(told)} weights are compressed already"
+    if every is not None and rounding_of(every.storage) is not None:
+        text = f"{left}; for another storage give the model that this one was made from"
+        return (text,)
+    old = any(opset < JOINT_OPSET for site in found for opset in site.opsets)
+    raised = " with --minimum-deployment-target iOS18" if old else ""
+    text = f"{left}; --joint-compression{raised} (joint_compression=True in Python) prunes those"
+    return (text,)
+
+
+def _can_be_joint(site: Site) -> bool:
+    return has_joint_form(site) or (site.is_compressed and site.makers[0].type == _OLD_FORM)

@@ -1,0 +1,78 @@
+"""What a weight came to beside int8 without samples, by plain products over a layer's inputs."""
+
+from __future__ import annotations
+
+import shlex
+
+import numpy as np
+import pytest
+
+import mlpass
+from mlpass import Palette, Percentile, SparseGPT, Wanda
+from mlpass.cli import main
+from tests.program.packages import FIXTURES
+
+MODEL = FIXTURES / "tiny_lm.mlpackage"
+NAME = "layers_0_up_weight_to_fp16"
+
+
+@pytest.fixture(scope="module")
+def samples():
+    with np.load(MODEL.with_suffix(".npz")) as truth:
+        return [{"tokens": truth["input:tokens"]}]
+
+
+def layers_of(report):
+    return {layer.name: layer for layer in report.layers}
+
+
+def test_half_the_weights_zero_is_worse_than_int8(samples, tmp_path, monkeypatch):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(MODEL, out, Percentile(0.5), method=Wanda(), sample_data=samples)
+    layer = layers_of(report)[NAME]
+    assert layer.int8_error < layer.error / 100
+    # What int8 by row is, of rows alone: 1/127 of the largest, rounded; noise on a unit of signal.
+    rng, weight = np.random.default_rng(0), None
+    with mlpass.program.mlpackage.Package(MODEL) as package:
+        sites = {site.name: site for site in mlpass.weights.sites.find_sites(package.programs)}
+        weight = sites[NAME].constant.read().astype(np.float64)
+    scale = np.abs(weight).max(axis=1, keepdims=True) / 127
+    off = np.rint(weight / scale) * scale - weight
+    inputs = rng.normal(size=(1000, weight.shape[1]))
+    expected = np.sum((inputs @ off.T) ** 2) / np.sum((inputs @ weight.T) ** 2)
+    assert layer.int8_error == pytest.approx(expected, rel=1.0)  # of the same size: other inputs
+    note = next(note for note in report.notes if "int8" in note)
+    assert note.startswith("22 of 22 weights take no fewer bytes than in int8 without samples")
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(note.partition("alone here: ")[2])[1:]) == 0
+    better = tmp_path / "int8.mlpackage"
+    assert mlpass.inspect(better).bytes_after < report.bytes_after
+    before, after = (mlpass.compare(MODEL, each, samples).outputs[0].snr for each in (out, better))
+    assert after > before + 20
+
+
+def test_what_is_smaller_than_int8_is_not_held_against_it(samples, tmp_path):
+    for number, (config, storage) in enumerate(
+        [(Percentile(0.8), None), (None, Palette(4, group_size=0))]
+    ):
+        report = mlpass.prune(
+            MODEL,
+            tmp_path / f"{number}.mlpackage",
+            config,
+            method=SparseGPT(),
+            storage=storage,
+            sample_data=samples,
+        )
+        assert {layer.int8_error for layer in report.layers} == {None}
+        assert not any("int8" in note for note in report.notes)
+
+
+def test_few_zeros_are_better_and_more_bytes(samples, tmp_path):
+    """One weight in ten thousand: as it is in all but name."""
+    config = mlpass.Config(op_name_configs={NAME: Percentile(0.0001)})
+    report = mlpass.prune(
+        MODEL, tmp_path / "out.mlpackage", config, method=SparseGPT(), sample_data=samples
+    )
+    layer = layers_of(report)[NAME]
+    assert layer.error < 1e-5
+    assert layer.int8_error is None

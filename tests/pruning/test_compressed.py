@@ -1,0 +1,57 @@
+"""Compressed weights that were left alone, and what is told of them."""
+
+from __future__ import annotations
+
+import pytest
+
+import mlpass
+from mlpass import NM, Config, OpConfig, Percentile, Quantized
+from tests.program.packages import FIXTURES
+
+PALETTIZED = FIXTURES / "palettized_digits.mlpackage"
+JOINT = "--joint-compression (joint_compression=True in Python) prunes those"
+
+
+def notes_of(source, out, config, **options):
+    return mlpass.prune(source, out, config, **options).notes
+
+
+def test_all_that_is_compressed_is_named_with_the_way(tmp_path):
+    (note,) = notes_of(PALETTIZED, tmp_path / "a.mlpackage", Percentile(0.5))
+    assert note == f"nothing was pruned: 4 of 5 weights are compressed already; {JOINT}"
+    assert (
+        notes_of(PALETTIZED, tmp_path / "b.mlpackage", Percentile(0.5), joint_compression=True)
+        == ()
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [Quantized("int8"), OpConfig(Percentile(0.5), Quantized("int4"))]
+)
+def test_another_storage_is_for_the_model_before(config, tmp_path):
+    (note,) = notes_of(PALETTIZED, tmp_path / "a.mlpackage", Config(config))
+    assert note.startswith("nothing was pruned: 4 of 5 weights are compressed already; ")
+    assert note.endswith("for another storage give the model that this one was made from")
+
+
+def test_old_integers_are_raised_first(tmp_path):
+    old, out = tmp_path / "old.mlpackage", tmp_path / "out.mlpackage"
+    mlpass.prune(FIXTURES / "tiny_lm.mlpackage", old, Quantized("int8"))
+    (note,) = notes_of(old, out, NM(2, 4))
+    assert "--joint-compression with --minimum-deployment-target iOS18" in note
+    report = mlpass.prune(
+        old, out, NM(2, 4), joint_compression=True, minimum_deployment_target="iOS18", force=True
+    )
+    assert report.sparsity == 0.5
+
+
+def test_some_that_are_compressed_beside_others_that_are_pruned(tmp_path):
+    some, out = tmp_path / "some.mlpackage", tmp_path / "out.mlpackage"
+    names = [layer.name for layer in mlpass.inspect(FIXTURES / "tiny_lm.mlpackage").layers]
+    config = Config(op_name_configs=dict.fromkeys(names[:3], Quantized("int8")))
+    mlpass.prune(FIXTURES / "tiny_lm.mlpackage", some, config)
+    (note,) = notes_of(some, out, Percentile(0.5))
+    assert note.startswith(f"3 of {len(names)} weights are compressed already; --joint")
+    # Nobody asked about those where the config names others alone.
+    named = Config(op_name_configs={names[5]: Percentile(0.5)})
+    assert notes_of(some, tmp_path / "named.mlpackage", named) == ()
