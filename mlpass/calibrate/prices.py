@@ -227,15 +227,23 @@ def _as_solved(
 
     Args:
         offers: as they are estimated.
-        errors: of forms that were solved for. A solve gains as much on the others.
+        errors: of forms that were solved for. A solve gains as much on the others that have zeros,
+            and on those that have none.
         growth: of an error on rows kept back. Without it an element's own loss is the risk, which
             is fitted to no inputs.
     """
-    known = [(errors[each.form], each.error) for each in offers if each.form in errors]
-    gain = float(np.median([error / own for error, own in known if own > 0] or [1.0]))
+    gains: dict[bool, list[float]] = {False: [], True: []}
     for offer in offers[1:]:
+        if offer.form in errors and offer.error > 0:
+            gains[_has_zeros(offer.form)].append(errors[offer.form] / offer.error)
+    for offer in offers[1:]:
+        gain = float(np.median(gains[_has_zeros(offer.form)] or [1.0]))
         error = errors.get(offer.form, gain * offer.error)
         yield offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
+
+
+def _has_zeros(form: Form) -> bool:
+    return form.mode is not None and bool(form.mode.target)
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:
