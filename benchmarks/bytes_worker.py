@@ -49,7 +49,7 @@ def by_mlpass(
 ) -> dict[str, Any]:
     """Writes the package by mlpass, and returns what its report says of a budget.
 
-    There are no samples where the tool is "mlpass, no data".
+    The tool "mlpass, no data" is given no samples.
     """
     given: dict[str, Any] = {}
     if tool == "mlpass":

@@ -24,7 +24,7 @@ _ZEROS = "worse than zeros"
 _THAN_INT8 = "worse than int8"
 _MEANINGS = {
     _ZEROS: "an output of nothing but zeros would be no further from the model's",
-    _THAN_INT8: "int8 without samples is no larger, and better",
+    _THAN_INT8: "int8 without samples is better, at no more bytes",
 }
 
 
@@ -296,7 +296,7 @@ def marks(trials: Sequence[Trial]) -> list[str]:
 
 
 def meanings(given: Sequence[str]) -> str:
-    """Returns what the marks among those of a table mean; "" where there are none."""
+    """Returns what the marks among those of a table mean; "" where nothing is marked."""
     return "".join(f"\n{mark}: {text}" for mark, text in _MEANINGS.items() if mark in given)
 
 

@@ -265,7 +265,7 @@ def check_backend(backend: str) -> None:
 
 
 def _check_sampled(candidates: Sequence[Candidate], sample_data: SampleData | None) -> None:
-    """Raises ConfigError where candidates need samples, and there are none."""
+    """Raises ConfigError where candidates need samples that were not given."""
     needing = [candidate for candidate in candidates if not candidate.data_free]
     if sample_data is None and needing:
         raise ConfigError(

@@ -60,7 +60,7 @@ def test_methods_and_storages_of_the_users_own():
 
 
 def test_old_models_get_what_they_can_say(tmp_path):
-    """Every form is written: none is refused by the op set that it is for."""
+    """Every form is written by the op set that it is for."""
     for name in ("tiny_lm", "digits_ios15"):
         with Package(FIXTURES / f"{name}.mlpackage") as package:
             assert is_old_package(package)
