@@ -74,7 +74,10 @@ class Palette(Storage):
     @property
     def phrase(self) -> str:
         """How people say it."""
-        return phrase_of(self, f"{self.bits}-bit palette", "bits")
+        groups = f" in groups of {self.group_size}" if self.group_size else ", one table"
+        usual = self.group_size == type(self).group_size
+        said = f"{self.bits}-bit palette{'' if usual else groups}"
+        return phrase_of(self, said, "bits", "group_size")
 
     @property
     def entries(self) -> int:
