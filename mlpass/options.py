@@ -107,10 +107,10 @@ class Part:
 
     def check(self, value: object) -> None:
         """Raises ConfigError where the field may not have a value."""
-        if isinstance(value, Integral) and abs(int(value)) > _LARGEST:
-            raise ConfigError(f"{self.label} must fit 64 bits. Got {brief(value)}.")
         if not (value is None and self.optional) and not self._holds(value):
             raise ConfigError(f"{self.label} must be {self.range}. Got {brief(value)}.")
+        if isinstance(value, Integral) and abs(int(value)) > _LARGEST:
+            raise ConfigError(f"{self.label} must fit 64 bits. Got {brief(value)}.")
 
     def parse(self, text: str) -> Any:
         """Returns the value that a plain string stands for; raises ValueError for any other string.

@@ -9,17 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.report.records import LayerRecord
+from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.nearest import nearest
-from mlpass.solvers.solve import solve
-from mlpass.solvers.wanda import Magnitude
-from mlpass.sparsity.modes import Percentile
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.reading import layout_to_solve, weight_of
 from mlpass.weights.sites import Site
 
 _INT8 = Quantized("int8")
-_WHOLE = Percentile(0.0)  # weights are measured as they are
 
 
 def int8_instead(
@@ -27,7 +24,8 @@ def int8_instead(
 ) -> float | None:
     """Returns the relative output error of int8 without samples, where nothing speaks for `found`.
 
-    That is where int8 takes no more bytes, and its error is smaller; else None.
+    That is where int8 takes no more bytes, and its error is smaller; else None. Of a large weight
+    some rows tell both errors.
 
     Args:
         site: whose weight it is.
@@ -42,10 +40,8 @@ def int8_instead(
     if gram is None or _INT8.nbytes(layout, weight.dtype, opset=site.opset) > nbytes:
         return None
     rounded = nearest(weight, np.ones(weight.shape, bool), _INT8, layout).weight
-    mine, theirs = (
-        solve(each, gram, _WHOLE, method=Magnitude(), target=weight, layout=layout).error
-        for each in (found, rounded)
-    )
+    some = excerpt(weight, None, layout, gram)
+    mine, theirs = (some.error(some.like(each, layout), gram) for each in (found, rounded))
     return theirs if theirs < mine else None
 
 

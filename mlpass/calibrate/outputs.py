@@ -94,9 +94,7 @@ def error_of(dense: Outputs, other: Outputs) -> float:
             if second.shape != first.shape:
                 second = np.zeros(first.shape)
             finite = np.isfinite(first) & np.isfinite(second)
-            changed += float(
-                np.square(second - first, where=finite, out=np.zeros(first.shape)).sum()
-            )
-            whole += float(np.square(first, where=finite, out=np.zeros(first.shape)).sum())
+            changed += float(np.square(second[finite] - first[finite]).sum())
+            whole += float(np.square(first[finite]).sum())
         errors.append(changed / whole if whole else 0.0)
     return float(np.mean(errors)) if errors else 0.0

@@ -46,7 +46,7 @@ def test_it_is_one_after_the_other(apart, tmp_path):
     report = mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
     solved, tuned = apart
     assert tree(output) == tree(tuned.output)
-    assert report.notes == tuned.notes
+    assert report.notes[-len(tuned.notes) :] == tuned.notes
     assert report.bytes_before == solved.bytes_before
     assert report.bytes_after == tuned.bytes_after
     assert report.output == str(output)
@@ -85,7 +85,7 @@ def test_a_run_that_died_while_it_tuned_goes_on_with_that(apart, tmp_path, monke
     assert tree(output) == tree(apart[1].output)
     assert [layer.error for layer in report.layers] == [layer.error for layer in apart[0].layers]
     assert report.bytes_before == apart[0].bytes_before
-    assert report.notes == apart[1].notes
+    assert report.notes[-len(apart[1].notes) :] == apart[1].notes
     assert os.listdir(tmp_path) == ["o.mlpackage"]
 
 

@@ -184,7 +184,8 @@ def test_what_comes_before_is_calibrated_compared_and_swept(pipeline, tmp_path):
     compared = mlpass.compare(pipeline, output, data)
     assert [one.name for one in compared.outputs] == ["raw_confidence", "raw_coordinates"]
     assert all(0 < one.snr < 60 for one in compared.outputs)
-    swept = mlpass.sweep(pipeline, data, [{"target_sparsity": 0.5, "method": "sparsegpt"}], jobs=1)
+    config = {"target_sparsity": 0.5, "method": "sparsegpt"}
+    swept = mlpass.sweep(pipeline, data, [config], test_data=data, jobs=1)
     assert [one.snr for one in swept.trials[0].outputs] == pytest.approx(
         [one.snr for one in compared.outputs], abs=1e-6
     )
