@@ -13,6 +13,9 @@ from mlpass.storage.blocking import some_of
 _MOST = 255  # steps from the lowest to the highest code of 8 bits
 _SAMPLE = 64  # blocks, and elements of each, that are tried first
 _FIRST = 8  # elements of a block that are tried before the others
+_EVERY = range(1, _MOST + 1)
+
+_Steps = tuple[NDArray[np.int16], NDArray[np.generic]]
 
 
 class Scaled(NamedTuple):
@@ -33,7 +36,7 @@ class Scaled(NamedTuple):
 
 def sampled_bits(blocks: NDArray[np.generic]) -> int | None:
     """Returns the bits, 4 or 8, of the integers that some of the blocks are; None where not all."""
-    found = _steps(_sample(blocks), range(1, _MOST + 1))
+    found = _sampled_steps(blocks)
     if found is None:
         return None
     low, high = found[0].min(axis=1), found[0].max(axis=1)
@@ -49,12 +52,11 @@ def exact_scales(blocks: NDArray[np.generic]) -> Scaled | None:
     Args:
         blocks: (blocks, elements), fp16 or fp32, finite.
     """
-    every = range(1, _MOST + 1)
-    sample = _steps(_sample(blocks), every)
+    sample = _sampled_steps(blocks)
     if sample is None:
         return None
     likely = np.unique(np.abs(sample[0]).max(axis=1))
-    found = _steps(blocks, [*(int(each) for each in likely if each), *every])
+    found = _steps(blocks, [*(int(each) for each in likely if each), *_EVERY])
     if found is None:
         return None
     steps, scale = found
@@ -71,13 +73,19 @@ def exact_scales(blocks: NDArray[np.generic]) -> Scaled | None:
     return None
 
 
-def _sample(blocks: NDArray[np.generic]) -> NDArray[np.generic]:
-    return some_of(blocks[:, :: max(1, blocks.shape[1] // _SAMPLE)], _SAMPLE)
+def _sampled_steps(blocks: NDArray[np.generic]) -> _Steps | None:
+    """Returns what `_steps` does of some of the blocks; most weights fail at the first of them."""
+    sample = some_of(blocks[:, :: max(1, blocks.shape[1] // _SAMPLE)], _SAMPLE)
+    one = sample[np.abs(sample).max(axis=1).argmax()]
+    scales = np.concatenate(_tried(np.abs(one).max(), np.array(_EVERY)))
+    scales = scales[scales > 0]
+    alike = np.broadcast_to(one, (len(scales), len(one)))
+    if len(scales) and not _in_steps(alike, scales)[1].any():
+        return None
+    return _steps(sample, _EVERY)
 
 
-def _steps(
-    blocks: NDArray[np.generic], numbers: Iterable[int]
-) -> tuple[NDArray[np.int16], NDArray[np.generic]] | None:
+def _steps(blocks: NDArray[np.generic], numbers: Iterable[int]) -> _Steps | None:
     """Returns the steps, and the scale, that each block is; None where one is not.
 
     The largest magnitude of a block is some number of steps: each is tried in turn, with the scales
@@ -88,10 +96,8 @@ def _steps(
     scale = np.ones(len(blocks), blocks.dtype)
     done = largest == 0
     first = blocks[:, :: max(1, blocks.shape[1] // _FIRST)]
-    ends = blocks.dtype.type(0), blocks.dtype.type(np.inf)
     for number in numbers:
-        middle = (largest.astype(np.float32) / np.float32(number)).astype(blocks.dtype)
-        for tried in (middle, *(np.nextafter(middle, end) for end in ends)):
+        for tried in _tried(largest, np.array(number)):
             left = np.flatnonzero(~done & (tried > 0))
             left = left[_in_steps(first[left], tried[left])[1]]
             whole, good = _in_steps(blocks[left], tried[left])
@@ -100,6 +106,15 @@ def _steps(
         if done.all():
             return steps, scale
     return None
+
+
+def _tried(
+    largest: NDArray[np.generic], numbers: NDArray[np.integer]
+) -> list[NDArray[np.floating]]:
+    """Returns the scales of which so many steps round to a magnitude."""
+    middle = (largest.astype(np.float32) / numbers.astype(np.float32)).astype(largest.dtype)
+    ends = largest.dtype.type(0), largest.dtype.type(np.inf)
+    return [middle, *(np.nextafter(middle, end) for end in ends)]
 
 
 def _in_steps(

@@ -25,6 +25,7 @@ SAMPLES = {
     ],
 }
 # What rounding flips in one layer, the layers after it meet.
+DEVICE = pytest.param("device", marks=pytest.mark.slow)
 TOLERANCES = [
     (Wanda(), Percentile(0.5), 1e-3),
     (SparseGPT(), Percentile(0.5), 0.1),
@@ -52,7 +53,7 @@ def weights_of(package):
         return {site.name: np.array(weight_of(site)) for site in find_sites(opened.programs)}
 
 
-@pytest.mark.parametrize("name", ["shared", "apart", "device"])
+@pytest.mark.parametrize("name", ["shared", "apart", DEVICE])
 @pytest.mark.parametrize(("method", "mode", "tolerance"), TOLERANCES, ids=str)
 @pytest.mark.parametrize("model", SAMPLES)
 def test_a_run_on_torch_comes_out_as_numpys(
@@ -69,7 +70,8 @@ def test_a_run_on_torch_comes_out_as_numpys(
         assert (one.samples, one.tokens) == (other.samples, other.tokens)
         if one.error is not None:
             if one.shrinkage == other.shrinkage:  # two may be as good
-                assert other.error_held == pytest.approx(one.error_held, rel=tolerance)
+                few = 2 * tolerance  # rows that are kept back: what they say varies more
+                assert other.error_held == pytest.approx(one.error_held, rel=few)
                 assert other.error == pytest.approx(one.error, rel=tolerance)
             assert other.error_before == pytest.approx(one.error_before, rel=tolerance)
     if isinstance(method, Wanda):
@@ -102,7 +104,13 @@ def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "option", [{"storage": "int4"}, {"allocate": "error"}, {"allocate": "owl"}], ids=str
+    "option",
+    [
+        {"storage": "int4"},
+        pytest.param({"allocate": "error"}, marks=pytest.mark.slow),
+        {"allocate": "owl"},
+    ],
+    ids=str,
 )
 def test_joint_and_divided_runs_end_alike(fixtures, tmp_path, monkeypatch, option):
     source, samples = fixtures / "multifunction_lm.mlpackage", SAMPLES["tiny_lm"]
