@@ -24,7 +24,7 @@ from tests.conftest import FIXTURES
 from tests.program.packages import tree
 
 MODEL = FIXTURES / "tiny_lm.mlpackage"
-MOMENTS = 20  # for each command and signal
+MOMENTS = 10  # for each command, where there was nothing and where there was
 
 # Imports once, then runs the command in a fork for each line, so that the signal falls into it.
 SERVER = """
