@@ -25,7 +25,7 @@ SAMPLES = {
     ],
 }
 # What rounding flips in one layer, the layers after it meet.
-DEVICE = pytest.param("device", marks=pytest.mark.slow)
+APART, DEVICE = (pytest.param(name, marks=pytest.mark.slow) for name in ("apart", "device"))
 TOLERANCES = [
     (Wanda(), Percentile(0.5), 1e-3),
     (SparseGPT(), Percentile(0.5), 0.1),
@@ -53,7 +53,7 @@ def weights_of(package):
         return {site.name: np.array(weight_of(site)) for site in find_sites(opened.programs)}
 
 
-@pytest.mark.parametrize("name", ["shared", "apart", DEVICE])
+@pytest.mark.parametrize("name", ["shared", APART, DEVICE])
 @pytest.mark.parametrize(("method", "mode", "tolerance"), TOLERANCES, ids=str)
 @pytest.mark.parametrize("model", SAMPLES)
 def test_a_run_on_torch_comes_out_as_numpys(
@@ -108,7 +108,7 @@ def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeyp
     [
         {"storage": "int4"},
         pytest.param({"allocate": "error"}, marks=pytest.mark.slow),
-        {"allocate": "owl"},
+        pytest.param({"allocate": "owl"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -121,6 +121,7 @@ def test_what_cannot_be_is_said_and_nothing_is_written(model, samples, tmp_path)
     assert "compared on the samples that methods were calibrated on" in str(choice)
 
 
+@pytest.mark.slow
 def test_training_is_the_last_step_and_judged_by_the_users_own_measure(model, samples, tmp_path):
     trained = []
 

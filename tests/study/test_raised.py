@@ -27,6 +27,7 @@ def test_a_sweep_raises_the_model_and_its_commands_do(model, tmp_path, monkeypat
     assert "constexpr_lut_to_dense" in ops
 
 
+@pytest.mark.slow
 def test_choose_tries_newer_forms_where_the_model_is_raised(model, samples, tmp_path):
     out = tmp_path / "out.mlpackage"
     choice = mlpass.choose(

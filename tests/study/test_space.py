@@ -59,6 +59,7 @@ def test_methods_and_storages_of_the_users_own():
         default_candidates(False, True, method=3)
 
 
+@pytest.mark.slow
 def test_old_models_get_what_they_can_say(tmp_path):
     """Every form is written by the op set that it is for."""
     for name in ("tiny_lm", "digits_ios15"):

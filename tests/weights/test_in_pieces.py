@@ -117,6 +117,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
     rng = np.random.default_rng(0)
