@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.program.dtypes import BY_NAME
 from mlpass.report.records import LayerRecord
 from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
@@ -36,9 +37,10 @@ def int8_instead(
     Raises:
         NotApplicable: the weight has no matrix.
     """
-    weight, layout = weight_of(site), layout_to_solve(site)
-    if gram is None or _INT8.nbytes(layout, weight.dtype, opset=site.opset) > nbytes:
+    layout, dtype = layout_to_solve(site), np.dtype(BY_NAME[site.dtype].numpy)
+    if gram is None or _INT8.nbytes(layout, dtype, opset=site.opset) > nbytes:
         return None
+    weight = weight_of(site)
     rounded = nearest(weight, np.ones(weight.shape, bool), _INT8, layout).weight
     some = excerpt(weight, None, layout, gram)
     mine, theirs = (some.error(some.like(each, layout), gram) for each in (found, rounded))
