@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError, NotApplicable
-from mlpass.examine.multiplications import multiplications
+from mlpass.examine.multiplications import multiplications_of
 from mlpass.examine.processors import check_processor, facts
 from mlpass.options import PROCESSORS
 from mlpass.plan.config import configured
@@ -96,13 +96,13 @@ def _estimates(
 ) -> Iterator[LatencyEstimate]:
     """Yields how long the model takes against its own weights dense, where that can be told."""
     functions = [function for program in programs for function in program.functions.values()]
-    counts = [multiplications(function) for function in functions]
-    if len(functions) > len(programs) or None in counts:
+    work = multiplications_of(functions)
+    if len(functions) > len(programs) or work is None:
         return  # which of them runs is not said; or shapes vary
     dense = read_bytes(functions, sites, dense_bytes)
     for each in PROCESSORS if processor is None else (processor,):
         read = read_bytes(functions, sites, unpacked_bytes if each == "gpu" else stored_bytes)
-        found = estimate(read, dense, sum(filter(None, counts)), each)
+        found = estimate(read, dense, work, each)
         if found is not None:
             yield found
 

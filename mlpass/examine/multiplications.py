@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 
 from mlpass.program.ir import Constant, Function, Op, TensorType, Value
@@ -28,6 +28,12 @@ def multiplications(function: Function) -> int | None:
         return sum(_COUNTS[op.type](op, makers) for op in ops if op.type in _COUNTS)
     except _UnknownShapeError:
         return None
+
+
+def multiplications_of(functions: Iterable[Function]) -> int | None:
+    """Returns those of functions that run one after another; None where a shape varies."""
+    counts = [multiplications(function) for function in functions]
+    return None if None in counts else sum(filter(None, counts))
 
 
 Makers = Mapping[Value, Op]

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ConfigError, InputError, close_matches
-from mlpass.examine.multiplications import multiplications
+from mlpass.examine.multiplications import multiplications_of
 from mlpass.examine.processors import check_processor
 from mlpass.files import check_file, naming, temporary_folder
 from mlpass.ledger import journal_path
@@ -168,17 +168,13 @@ def sweep(
             notes=tuple(notes),
             date=date.today().isoformat(),
             version=__version__,
-            multiplications=_multiplications(package, function_name),
+            multiplications=multiplications_of(
+                each for _, each in functions_of(package, function_name)
+            ),
         )
         if output is not None:
             write_report(report, Path(output), force=force)
     return report
-
-
-def _multiplications(package: Package, function_name: str | None) -> int | None:
-    """Returns those of one inference, None where shapes vary."""
-    counts = [multiplications(each) for _, each in functions_of(package, function_name)]
-    return None if None in counts else sum(filter(None, counts))
 
 
 def _run(
