@@ -10,9 +10,9 @@ import pytest
 
 from mlpass.errors import ModelFormatError
 from mlpass.program import ir
+from mlpass.program.decode import opset_number
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.ir import Op, TensorType, Value
-from mlpass.program.milproto import opset_number
 from mlpass.program.mlpackage import Package
 from tests.program.messages import (
     FLOAT,

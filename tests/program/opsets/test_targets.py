@@ -7,7 +7,7 @@ import pytest
 from coremltools import _OPSET
 
 from mlpass import ConfigError
-from mlpass.program.milproto import opset_number
+from mlpass.program.decode import opset_number
 from mlpass.program.opsets.targets import TARGETS, opset_name, opset_of, specification_version
 
 
