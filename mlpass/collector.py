@@ -11,7 +11,8 @@ from contextlib import contextmanager
 def paused_collector() -> Iterator[None]:
     """Holds the collector back while objects are made that stay, none of them in a cycle.
 
-    It would go through all there are again each time that their number has grown by a share.
+    It would go through all there are again each time that their number has grown by a share. What
+    was made meanwhile counts as old at its end: as new, it would be gone through at once.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -19,4 +20,7 @@ def paused_collector() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():  # what somebody froze stays so
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -26,6 +26,25 @@ def test_it_is_off_within_and_back_after_a_fault():
     assert gc.isenabled()
 
 
+def test_what_was_made_meanwhile_counts_as_old():
+    with paused_collector():
+        made = [[] for _ in range(5000)]
+    held = {id(one) for one in made}
+    assert held <= {id(one) for one in gc.get_objects(generation=2)}
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_is_frozen_stays_so():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with paused_collector():
+            pass
+        assert gc.get_freeze_count() == frozen > 0
+    finally:
+        gc.unfreeze()
+
+
 def test_it_stays_off_where_it_was_off():
     gc.disable()
     try:

@@ -30,6 +30,7 @@ _ALIGNMENT = 64
 _FILE_HEADER = struct.Struct("<II56x")
 _BLOB_HEADER = struct.Struct("<IIQQQ32x")
 _CHUNK = 1 << 20
+_BUFFER = 1 << 16  # small blobs are written together; of large ones only what remains is held
 
 
 FILE_HEADER_NBYTES = _FILE_HEADER.size
@@ -127,8 +128,10 @@ class BlobFile:
         where = f"{self.path}: the blob at {offset}"
         if offset % _ALIGNMENT:
             raise ModelFormatError(f"{where}: the offset is not a multiple of {_ALIGNMENT}")
-        raw = self._read(offset, _BLOB_HEADER.size, f"the blob header at {offset}")
-        sentinel, *rest = _BLOB_HEADER.unpack(raw.tobytes())
+        raw, what = memoryview(bytearray(_BLOB_HEADER.size)), f"the blob header at {offset}"
+        self._check_end(offset + len(raw), what)
+        self._read_into(raw, offset, what)
+        sentinel, *rest = _BLOB_HEADER.unpack(raw)
         header = _Header(*rest)
         if sentinel != _SENTINEL:
             raise ModelFormatError(f"{where}: no blob starts there (wrong sentinel {sentinel:#x})")
@@ -148,12 +151,15 @@ class BlobFile:
             )
         return header
 
-    def _read(self, start: int, nbytes: int, what: str) -> Raw:
-        if start + nbytes > self.nbytes:
+    def _check_end(self, end: int, what: str) -> None:
+        if end > self.nbytes:
             raise ModelFormatError(
-                f"{self.path}: {what} ends at {start + nbytes}, past the end of the file "
+                f"{self.path}: {what} ends at {end}, past the end of the file "
                 f"({self.nbytes} bytes): is it truncated?"
             )
+
+    def _read(self, start: int, nbytes: int, what: str) -> Raw:
+        self._check_end(start + nbytes, what)
         buffer: Raw = empty((nbytes,), np.uint8)
         view = buffer.data
 
@@ -211,7 +217,7 @@ class BlobWriter:
 
     def __init__(self, path: Path) -> None:
         """Creates `path`, which must not exist."""
-        self._file: BinaryIO = path.open("xb", buffering=0)
+        self._file: BinaryIO = path.open("xb", _BUFFER)
         self._count = 0
         self._end = 0
         try:
@@ -253,6 +259,7 @@ class BlobWriter:
     def close(self) -> None:
         """Completes and closes the file."""
         with self._file:
+            self._file.flush()
             os.pwrite(self._file.fileno(), _FILE_HEADER.pack(self._count, _VERSION), 0)
 
     def _begin(self, dtype: DType, count: int) -> int:
@@ -268,8 +275,4 @@ class BlobWriter:
         return offset
 
     def _write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            written = self._file.write(view)
-            view = view[written:]
-            self._end += written
+        self._end += self._file.write(data)

@@ -39,17 +39,20 @@ def _foldable(block: Block) -> dict[Op, Constant]:
     """Returns the ops of a function's block that can be folded, with what each makes."""
     known: dict[Value, Constant] = {}
     made: dict[Op, Constant] = {}
-    readers: dict[Value, list[Op]] = {}
-    outputs = {value for nested in block.walk_blocks() for value in nested.outputs}
     for op in block.walk():
-        for arguments in op.inputs.values():
-            for value in (one for one in arguments if isinstance(one, Value)):
-                readers.setdefault(value, []).append(op)
         if op.type == "const":
             stated = (one for arguments in op.inputs.values() for one in arguments)
             known.update((op.outputs[0], one) for one in stated if isinstance(one, Constant))
         elif op.type in _FOLDS and (constant := _folded(op, known)) is not None:
             made[op] = known[op.outputs[0]] = constant
+    if not made:
+        return made
+    outputs = {value for nested in block.walk_blocks() for value in nested.outputs}
+    readers: dict[Value, list[Op]] = {}
+    for op in block.walk():
+        for arguments in op.inputs.values():
+            for value in (one for one in arguments if isinstance(one, Value)):
+                readers.setdefault(value, []).append(op)
 
     def is_apart(value: Value) -> bool:
         return value not in outputs and all(op in made for op in readers.get(value, ()))

@@ -33,10 +33,15 @@ class TensorType:
     dtype: str
     shape: tuple[int | None, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Its number of elements, unknown sizes counted as 1."""
         return prod(1 if size is None else size for size in self.shape)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Its shape, an unknown size as 0: for constants, all of whose sizes are known."""
+        return tuple(size or 0 for size in self.shape)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class Constant:
         dtype = dtype_of_array(array)
         return cls.packed(pack_elements(array, dtype), dtype.name, array.shape, beside)
 
-    @cached_property
+    @property
     def dtype(self) -> DType:
         """The element type of a tensor.
 
@@ -166,7 +171,7 @@ class Constant:
         """The shape of a tensor; a constant's sizes are all known."""
         if not isinstance(self.type, TensorType):
             raise TypeError(f"a constant of type {self.type} has no shape")
-        return tuple(size or 0 for size in self.type.shape)
+        return self.type.sizes
 
     @property
     def size(self) -> int:

@@ -74,7 +74,8 @@ def joined(programs: Iterable[Program], sites: Sequence[Site]) -> list[Site]:
         programs: of the model.
         sites: in them.
     """
-    if not any(site.is_sparse for site in sites):
+    kinds = {site.is_sparse for site in sites if site.is_compressed}
+    if kinds != {True, False}:  # codes and a sparse rest
         return [*sites]
     uses = {use.op: (site, use) for site in sites for use in site.uses}
     found: dict[Site, list[tuple[Use, Site, Op]]] = {}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from mlpass.collector import paused_collector
 from mlpass.errors import MlpassError
-from mlpass.program.ir import Program
+from mlpass.program.ir import Op, Program
 from mlpass.program.mlpackage import Package
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.ops import label_of
 from mlpass.weights.record import encoding_of_site, stored_bytes
-from mlpass.weights.sites import Site, find_sites
+from mlpass.weights.sites import Site, Use, find_sites
 
 
 class Told(NamedTuple):
@@ -98,8 +97,7 @@ def _difference(found: Sequence[Site], layer: LayerRecord) -> str | None:
         ):
             if is_now != meant:
                 return f"its {name} is {is_now}, the report says {meant}"
-    parts = tuple(dict.fromkeys(part for site in found for part in site.every_part))
-    nbytes = stored_bytes(replace(found[0], parts=parts, apart=None))
+    nbytes = stored_bytes(*found)
     # What was left may have been stored with less: by itself, where it was a slice of another.
     if nbytes > layer.bytes_after or (layer.mode is not None and nbytes != layer.bytes_after):
         return f"it takes {nbytes} bytes, the report says {layer.bytes_after}"
@@ -110,17 +108,18 @@ def _readings(
     programs: Sequence[Program], sites: Sequence[Site]
 ) -> Iterator[tuple[_Reading, Site]]:
     """Yields every place where a weight is read, and the site of what is read there."""
-    by_use = {(use.op, use.parameter, use.position): site for site in sites for use in site.uses}
+    reads: dict[Op, list[tuple[Use, Site]]] = {}
+    for site in sites:
+        for use in site.uses:
+            reads.setdefault(use.op, []).append((use, site))
     seen: Counter[_Reading] = Counter()
     for program in programs:
         for function in program.functions.values():
             for op in function.block.walk():
-                for parameter, arguments in op.inputs.items():
-                    for position in range(len(arguments)):
-                        if site := by_use.get((op, parameter, position)):
-                            label = label_of(op if site.apart is None else site.apart.sums[op])
-                            place = _Reading(
-                                program.name, function.name, label, parameter, position, 0
-                            )
-                            yield place._replace(number=seen[place]), site
-                            seen[place] += 1
+                for use, site in reads.get(op, ()):
+                    label = label_of(op if site.apart is None else site.apart.sums[op])
+                    place = _Reading(
+                        program.name, function.name, label, use.parameter, use.position, 0
+                    )
+                    yield place._replace(number=seen[place]), site
+                    seen[place] += 1

@@ -60,11 +60,17 @@ def untouched_record(
     )
 
 
-def stored_bytes(site: Site) -> int:
-    """Returns the stored bytes of all that a weight is made from, what is shared counted once."""
-    if site.constant is not None:
-        return site.constant.stored_nbytes
-    return nbytes_of(site.every_part, computed=site.is_computed)
+def stored_bytes(*forms: Site) -> int:
+    """Returns the stored bytes of all that a weight is made from, what is shared counted once.
+
+    Args:
+        forms: that it has, one of each, where functions of different opsets share it.
+    """
+    first = forms[0]
+    if first.constant is not None:
+        return first.constant.stored_nbytes
+    parts = (part for site in forms for part in site.every_part)
+    return nbytes_of(parts, computed=first.is_computed)
 
 
 def stored_sizes(site: Site) -> tuple[int, ...]:

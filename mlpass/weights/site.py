@@ -122,7 +122,7 @@ class Site:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight as the ops read it."""
-        return tuple(size or 0 for size in self._type.shape)
+        return self._type.sizes
 
     @property
     def dtype(self) -> str:

@@ -116,8 +116,8 @@ def cut_short(monkeypatch):
     close = BlobWriter.close
 
     def wrong(self):
-        os.ftruncate(self._file.fileno(), self._end - 1)
         close(self)
+        os.truncate(self._file.name, self._end - 1)
 
     monkeypatch.setattr(BlobWriter, "close", wrong)
 
