@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What nests here is never deeper than protobuf parses (100 messages), so recursion is safe.
 _MOST_ELEMENTS = 1 << 48  # more than any file holds, and few enough for numpy to count their bytes
 _HIGHEST_RANK = 64  # numpy's
-_TEXT = ir.TensorType("string", ())
+_STRING = BY_NAME["string"].proto
 
 
 class BlobReader(Protocol):
@@ -176,8 +176,8 @@ class _Decoder:
 
     def _text(self, message: Message, where: str) -> str:
         """Returns an op's name."""
-        stated = message.immediateValue.tensor.strings.values
-        if len(stated) == 1 and self._type(message.type, f"{where}, name") == _TEXT:
+        stated, kind = message.immediateValue.tensor.strings.values, message.type.tensorType
+        if len(stated) == 1 and kind.dataType == _STRING and not kind.dimensions:
             return str(stated[0])
         value = self._constant(message, f"{where}, name").read()
         if not isinstance(value, str):

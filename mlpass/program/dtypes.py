@@ -74,8 +74,9 @@ def dtype_of_array(array: NDArray[np.generic]) -> DType:
     """
     if array.dtype == bool:
         return BY_NAME["bool"]
+    name, bits = array.dtype.name, array.dtype.itemsize * 8
     for dtype in _TABLE:
-        if dtype.numpy == array.dtype.name and dtype.bits == array.dtype.itemsize * 8:
+        if dtype.numpy == name and dtype.bits == bits:
             return dtype
     raise ValueError(f"MIL has no element type {array.dtype}")
 

@@ -41,6 +41,8 @@ def with_free_names(
         kept: values that keep their names, too, whichever op makes them.
     """
     *before, last = new_ops
+    if not before:
+        return [last]
     renamed: dict[Argument, Value] = {}
     named = []
     for op in before:
