@@ -61,8 +61,8 @@ def ended_by_signals() -> Iterator[None]:
 def end_in_any_case(status: int) -> None:
     """Ends this process with `status` in a few seconds, whatever it then still waits for.
 
-    What a signal raises may fall between a lock's being taken and its being noted, as in
-    `Condition`. The interpreter waits at its end for the threads of pools, and they for that lock.
+    What a signal raises may fall between a thread's start and its pool's taking note of it, or
+    likewise with a lock: nobody ends that thread, and the interpreter waits for it at its end.
     """
     timer = threading.Timer(_GRACE, os._exit, (status,))
     timer.daemon = True
