@@ -119,7 +119,7 @@ class ProgramModule(nn.Module):
             if not made.isdisjoint(values_of(stored)):
                 self._take(stored)
         if not self.sites:
-            raise ModelFormatError(f"{package.path}: has no float weights to train")
+            raise ModelFormatError(f"{package.name}: has no float weights to train")
 
     def make_state(self) -> dict[str, Cell]:
         """Returns a new state, all zeros; nothing is in it where the model keeps none."""
