@@ -19,7 +19,7 @@ from mlpass.options import PROCESSORS
 from mlpass.plan.config import configured
 from mlpass.plan.steps import Step, plan
 from mlpass.program.dtypes import BY_NAME
-from mlpass.program.hosted import host_of
+from mlpass.program.hosted import host_of, output_name
 from mlpass.program.ir import Program, TensorType
 from mlpass.program.mlmodel import open_package
 from mlpass.report.estimate import LatencyEstimate, estimate
@@ -34,7 +34,7 @@ from mlpass.weights.sites import Site, find_sites
 from mlpass.weights.traffic import dense_bytes, read_bytes, unpacked_bytes
 
 if TYPE_CHECKING:
-    from mlpass.program.hosted import host_of
+    from mlpass.program.hosted import host_of, output_name
 from mlpass.program.mlmodel import ModelLike
 
 _NEWEST = 18
@@ -206,6 +206,5 @@ def _left(step: Step) -> Finding:
 
 def _command(name: str) -> str:
     """Returns the beginning of a command that mends the package of a name."""
-    host = host_of(name)
-    whole, suffix = (Path(name), ".mlpackage") if host is None else (host[0], host[0].suffix)
-    return shlex.join(["mlpass", "prune", name, "-o", f"{whole.stem}-smaller{suffix}"])
+    whole, _ = host_of(name) or (Path(name), "")
+    return shlex.join(["mlpass", "prune", name, "-o", output_name(name, f"{whole.stem}-smaller")])

@@ -24,13 +24,26 @@ PTE_SUFFIX = ".pte"
 _METADATA = "metadata.json"
 
 
-def host_of(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
+def host_of(model: object) -> tuple[Path, str] | None:
     """Returns the `.pte` that a path leads to, or into, and what is left of it; None of others."""
-    path = Path(path)
+    if not isinstance(model, str | os.PathLike):
+        return None
+    path = Path(model)
     for each in (path, *path.parents):
         if each.suffix == PTE_SUFFIX and not each.is_dir():
             return each, "/".join(path.parts[len(each.parts) :])
     return None
+
+
+def output_name(source: str, stem: str) -> str:
+    """Returns a name for what is made of a model: one in a `.pte` is written to a `.pte`."""
+    return stem + (".mlpackage" if host_of(source) is None else PTE_SUFFIX)
+
+
+def same_in(written: Path, source: object) -> Path:
+    """Returns the path of the model in a file that was written of `source`, the path of one."""
+    host = host_of(source)
+    return written / host[1] if host is not None and written.suffix == PTE_SUFFIX else written
 
 
 def models_of(source: object) -> dict[str, str]:
@@ -40,7 +53,7 @@ def models_of(source: object) -> dict[str, str]:
         ModelFormatError: it is broken.
         OSError: it cannot be read.
     """
-    host = host_of(source) if isinstance(source, str | os.PathLike) else None
+    host = host_of(source)
     if host is None or host[1]:
         return {}
     return {name: os.path.join(host[0], name) for name in Pte(host[0]).models.values()}
