@@ -6,10 +6,28 @@ Nothing in a file is trusted: what is read lies within it, and no vector is long
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlpass.errors import ModelFormatError
 
 _MOST_TABLES = 1 << 20  # in one vector
+_LONGEST_TEXT = 1000
+
+
+class Span(NamedTuple):
+    """A part of some data, from its first byte to that after its last."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self.stop - self.start
+
+    def of(self, data: memoryview) -> memoryview:
+        """Returns its bytes."""
+        return data[self.start : self.stop]
 
 
 @dataclass(frozen=True)
@@ -54,21 +72,23 @@ class Table:
         place = self.place(slot)
         return 0 if place is None else unsigned(self.data, place, size)
 
-    def vector(self, slot: int) -> range:
+    def vector(self, slot: int) -> Span:
         """Returns where the bytes of a vector of bytes, or of a text, are."""
         place = self.place(slot)
         if place is None:
-            return range(0)
+            return Span(0, 0)
         start = followed(self.data, place)
         size = unsigned(self.data, start, 4)
         if size > len(self.data) - start - 4:
             raise ModelFormatError(f"{size} bytes at {start + 4} go past its end")
-        return range(start + 4, start + 4 + size)
+        return Span(start + 4, start + 4 + size)
 
     def text(self, slot: int) -> str:
-        """Returns a text."""
+        """Returns a text that is a name."""
         found = self.vector(slot)
-        return bytes(self.data[found.start : found.stop]).decode(errors="replace")
+        if found.size > _LONGEST_TEXT:
+            raise ModelFormatError(f"a name of {found.size} bytes is too long for one")
+        return bytes(found.of(self.data)).decode(errors="replace")
 
     def table(self, slot: int) -> Table | None:
         """Returns a table that it refers to."""

@@ -19,6 +19,7 @@ from mlpass.files import check_file, temporary_folder, whole_file
 from mlpass.program.inmemoryfs import Content, Image, digest
 from mlpass.program.mlpackage import Package, Rewriter
 from mlpass.program.pte import Blob, Pte
+from mlpass.program.pte_writing import write_pte
 
 PTE_SUFFIX = ".pte"
 _METADATA = "metadata.json"
@@ -142,9 +143,21 @@ def write_hosts(pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force:
         images = {blob: _renewed(pte.image(blob), path) for blob, path in packages.items()}
     with whole_file(target, force=force) as building:
         with building.open("wb") as file:
-            pte.write(file, images)
-        if [*Pte(building).delegates] != [*pte.delegates]:
-            raise ModelFormatError(f"{pte.path}: has delegates that are not to be told apart")
+            write_pte(pte, file, images)
+        _check_written(pte, building, target)
+
+
+def _check_written(pte: Pte, written: Path, target: Path) -> None:
+    """Raises ModelFormatError where a program that was written does not have the same delegates."""
+    try:
+        names = [*Pte(written).delegates]
+    except ModelFormatError:
+        names = []
+    if names != [*pte.delegates]:
+        raise ModelFormatError(
+            f"{target}: was not written, since it would not be whole: {pte.path} is not built as "
+            "ExecuTorch builds a program"
+        )
 
 
 def _chosen(pte: Pte, delegate: str) -> str:

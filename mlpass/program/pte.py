@@ -1,4 +1,4 @@
-"""An ExecuTorch program, a `.pte`: the Core ML models in it, and the file written anew with others.
+"""An ExecuTorch program, a `.pte`, and the Core ML models in it.
 
 The file is a flatbuffer that tells of the methods and of their delegates, and after it segments of
 data, of which the flatbuffer has the places. A delegate's data is a segment, or in the flatbuffer
@@ -10,30 +10,27 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from mlpass.errors import ModelFormatError, brief
 from mlpass.files import check_regular, naming
-from mlpass.program.flatbuffers import Table, unsigned
+from mlpass.program.flatbuffers import Span, Table, unsigned
 from mlpass.program.inmemoryfs import Image
-from mlpass.program.pte_inline import exchanged
 
 _MAGIC, _HEADER = b"ET12", b"eh00"
-# In the header after the magic: its size, that of the flatbuffer, where segments begin, theirs.
-_HEADER_SIZE, _PROGRAM_SIZE, _SEGMENT_BASE, _SEGMENTS_SIZE, _WITH_TOTAL = 12, 16, 24, 32, 32
+# In the header, after its own name: its size, that of the flatbuffer, where segments begin.
+HEADER_SIZE, PROGRAM_SIZE, SEGMENT_BASE, SEGMENTS_SIZE = 12, 16, 24, 32
 _CORE_ML, _REFERENCE = "CoreMLBackend", b"CMJR"
 _SEGMENT = 1  # where a delegate's data is, as opposed to in the flatbuffer
-_LARGEST_PAGE = 1 << 14  # segments are aligned so that they can be mapped to memory
 _MOST_DELEGATES = 1 << 12
 _LONGEST_REFERENCE = 1 << 16
 
 
-class _Program:
+class Fields:
     """Slots of the fields that are read, by table."""
 
     plans, inline, segments, named = 1, 3, 4, 7
@@ -53,7 +50,7 @@ class Blob(NamedTuple):
         is_segment: whether it is a segment.
     """
 
-    at: range
+    at: Span
     is_segment: bool
 
 
@@ -76,6 +73,10 @@ class Pte:
     Attributes:
         path: of the file.
         data: of the whole file.
+        has_header: whether the flatbuffer has one, which tells of segments.
+        end: of the flatbuffer.
+        base: of the file, where segments begin; None where there are none.
+        segments: where each is in the file.
         delegates: the Core ML delegates, by "method/number".
     """
 
@@ -93,13 +94,17 @@ class Pte:
             whole = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.data = memoryview(whole)
         with self.telling():
-            self._end, base = self._header()
-            self._based = bool(base)  # without segments nothing needs to tell where they begin
-            self._base = base or self._end
-            self._root = Table.root(self.data[: self._end])
-            self._segments = [
-                (table, self._segment(table)) for table in self._root.tables(_Program.segments)
-            ]
+            if bytes(self.data[4:8]) != _MAGIC:
+                raise ModelFormatError("is not an ExecuTorch program that mlpass knows (ET12)")
+            self.has_header = bytes(self.data[8:12]) == _HEADER
+            self.end, self.base = self._ends() if self.has_header else (len(self.data), None)
+            self._root = Table.root(self.data[: self.end])
+            self.segments = [self._segment(each) for each in self._root.tables(Fields.segments)]
+            self._inline = [each.vector(Fields.data) for each in self._root.tables(Fields.inline)]
+            self._named = {
+                each.text(Fields.key): each.number(Fields.segment, 4)
+                for each in self._root.tables(Fields.named)
+            }
             self.delegates = dict(self._delegates())
         if not self.delegates:
             raise ModelFormatError(
@@ -117,7 +122,7 @@ class Pte:
     def image(self, blob: Blob) -> Image:
         """Returns the folder that a delegate has its model in."""
         with self.telling():
-            return Image.read(self.data[blob.at.start : blob.at.stop])
+            return Image.read(blob.at.of(self.data))
 
     @contextmanager
     def telling(self, unpacked: Path | None = None) -> Iterator[None]:
@@ -134,81 +139,47 @@ class Pte:
                 text = text.replace(f"{unpacked}{os.sep}", "")
             raise ModelFormatError(f"{self.path}: {text}") from None
 
-    def write(self, file: IO[bytes], images: Mapping[Blob, Image]) -> None:
-        """Writes the program anew, with other folders for some models.
-
-        Args:
-            file: to write to.
-            images: what is to be where a model is now.
-        """
-        with self.telling():
-            program = self.data[: self._end]
-            for blob in sorted(images, key=lambda blob: -blob.at.start):
-                if not blob.is_segment:
-                    with BytesIO() as packed:
-                        images[blob].write(packed)
-                        program = exchanged(program, blob.at, packed.getbuffer())
-            moved = self._moved(len(program), images)
-            file.write(self._told(program, moved))
-        end, written = self._end, len(program)
-        for old, (start, size) in moved.places.items():
-            if moved.base + start == written + old.start - end:
-                file.write(self.data[end : old.start])
-            else:
-                file.write(bytes(moved.base + start - written))
-            image = images.get(Blob(old, True))
-            if image is None:
-                file.write(self.data[old.start : old.stop])
-            else:
-                image.write(file)
-            end, written = old.stop, moved.base + start + size
-        file.write(self.data[end:])
-
-    def _header(self) -> tuple[int, int]:
-        """Returns where the flatbuffer ends and segments begin; 0 where nothing tells of those."""
-        if bytes(self.data[4:8]) != _MAGIC:
-            raise ModelFormatError("is not an ExecuTorch program that mlpass knows (ET12)")
-        if bytes(self.data[8:12]) != _HEADER:
-            return len(self.data), 0
-        end, base = (unsigned(self.data, at, 8) for at in (_PROGRAM_SIZE, _SEGMENT_BASE))
-        if not end <= (base or end) <= len(self.data):
+    def _ends(self) -> tuple[int, int | None]:
+        """Returns where the flatbuffer ends, and where segments begin."""
+        end, base = (unsigned(self.data, at, 8) for at in (PROGRAM_SIZE, SEGMENT_BASE))
+        if not SEGMENTS_SIZE + 8 <= end <= (base or end) <= len(self.data):
             raise ModelFormatError(
-                f"ends at byte {len(self.data)}, before its segments begin at {base}: "
+                f"ends at byte {len(self.data)}, and its segments begin at {base}: "
                 "it was not copied whole"
             )
-        return end, base
+        return end, base or None
 
-    def _segment(self, table: Table) -> range:
+    def _segment(self, table: Table) -> Span:
         """Returns where a segment is in the file."""
-        start = self._base + table.number(_Program.offset, 8)
-        stop = start + table.number(_Program.size, 8)
+        start = (self.base or self.end) + table.number(Fields.offset, 8)
+        stop = start + table.number(Fields.size, 8)
         if stop > len(self.data):
             raise ModelFormatError(
                 f"ends at byte {len(self.data)}, before a segment that goes to {stop}: "
                 "it was not copied whole"
             )
-        return range(start, stop)
+        return Span(start, stop)
 
     def _delegates(self) -> Iterator[tuple[str, Delegate]]:
         """Yields each Core ML delegate with its name."""
         count = 0
-        for plan in self._root.tables(_Program.plans):
-            name = plan.text(_Program.plan_name)
-            for number, delegate in enumerate(plan.tables(_Program.plan_delegates)):
+        for plan in self._root.tables(Fields.plans):
+            count, name = count + 1, plan.text(Fields.plan_name)
+            for number, delegate in enumerate(plan.tables(Fields.plan_delegates)):
                 count += 1
                 if count > _MOST_DELEGATES:
                     raise ModelFormatError(f"has more than {_MOST_DELEGATES} delegates")
-                if delegate.text(_Program.delegate_id) == _CORE_ML:
+                if delegate.text(Fields.delegate_id) == _CORE_ML:
                     yield f"{name}/{number}", self._delegate(delegate)
 
     def _delegate(self, table: Table) -> Delegate:
-        where = table.table(_Program.delegate_data)
+        where = table.table(Fields.delegate_data)
         if where is None:
             raise ModelFormatError("has a delegate without data")
         blob = self._blob(
-            where.number(_Program.index, 4), where.number(_Program.location, 1) == _SEGMENT
+            where.number(Fields.index, 4), where.number(Fields.location, 1) == _SEGMENT
         )
-        found = self.data[blob.at.start : blob.at.stop]
+        found = blob.at.of(self.data)
         if bytes(found[:4]) != _REFERENCE:
             return Delegate(blob, None)
         try:
@@ -216,82 +187,14 @@ class Pte:
             key, function = told["key"], told["functionName"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ModelFormatError(f"does not name a delegate's model ({error!r})") from None
-        for named in self._root.tables(_Program.named):
-            if named.text(_Program.key) == key:
-                return Delegate(self._blob(named.number(_Program.segment, 4), True), str(function))
-        raise ModelFormatError(
-            f"has no data of the name {brief(key)}, which a delegate's model has"
-        )
+        if not (isinstance(key, str) and isinstance(function, str)) or key not in self._named:
+            raise ModelFormatError(
+                f"has no data of the name {brief(key)}, which a delegate's model has"
+            )
+        return Delegate(self._blob(self._named[key], True), function)
 
     def _blob(self, index: int, is_segment: bool) -> Blob:
-        if is_segment:
-            places = [place for _, place in self._segments]
-        else:
-            places = [table.vector(_Program.data) for table in self._root.tables(_Program.inline)]
+        places = self.segments if is_segment else self._inline
         if index >= len(places):
             raise ModelFormatError(f"has no data of the number {index}, which a delegate has")
         return Blob(places[index], is_segment)
-
-    def _moved(self, size: int, images: Mapping[Blob, Image]) -> _Moved:
-        """Returns where the segments are to be, after a flatbuffer of that size."""
-        base = self._base
-        if size != self._end:
-            base = _aligned(size, base) if self._based else size
-        places: dict[range, tuple[int, int]] = {}
-        end = new_end = 0
-        for old in sorted({place for _, place in self._segments}, key=_bounds):
-            start = old.start - self._base
-            if start < end:
-                raise ModelFormatError("has segments that overlap")
-            image = images.get(Blob(old, True))
-            new_start = start if new_end == end else _aligned(new_end, start)
-            places[old] = new_start, len(old) if image is None else image.nbytes
-            end, new_end = start + len(old), sum(places[old])
-        return _Moved(base, places, new_end - end)
-
-    def _told(self, program: memoryview, moved: _Moved) -> bytes:
-        """Returns the flatbuffer with what it tells of its segments."""
-        told = bytearray(program)
-        tables = Table.root(program).tables(_Program.segments)
-        for table, (_, old) in zip(tables, self._segments, strict=True):
-            for slot, value in zip(
-                (_Program.offset, _Program.size), moved.places[old], strict=True
-            ):
-                place = table.place(slot)
-                if place is not None:
-                    told[place : place + 8] = value.to_bytes(8, "little")
-                elif value:
-                    raise ModelFormatError("does not say where a segment is that is to be moved")
-        if bytes(program[8:12]) == _HEADER:
-            told[_PROGRAM_SIZE:_SEGMENT_BASE] = len(told).to_bytes(8, "little")
-            if self._based:
-                told[_SEGMENT_BASE : _SEGMENT_BASE + 8] = moved.base.to_bytes(8, "little")
-            total = unsigned(program, _SEGMENTS_SIZE, 8)
-            if unsigned(program, _HEADER_SIZE, 4) >= _WITH_TOTAL and total:
-                total = (total + moved.growth) % (1 << 64)
-                told[_SEGMENTS_SIZE : _SEGMENTS_SIZE + 8] = total.to_bytes(8, "little")
-        return bytes(told)
-
-
-class _Moved(NamedTuple):
-    """Where segments are to be.
-
-    Attributes:
-        base: what their offsets are from.
-        places: offset and size of each, by where it is in the file that was read, in order.
-        growth: of what they take together.
-    """
-
-    base: int
-    places: Mapping[range, tuple[int, int]]
-    growth: int
-
-
-def _bounds(place: range) -> tuple[int, int]:
-    return place.start, place.stop
-
-
-def _aligned(offset: int, like: int) -> int:
-    """Returns the first offset from `offset` on that is aligned as another is."""
-    alignment = min(like & -like, _LARGEST_PAGE) or 1
-    return -(-offset // alignment) * alignment

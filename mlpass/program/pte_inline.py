@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mlpass.errors import ModelFormatError
-from mlpass.program.flatbuffers import Table, followed
+from mlpass.program.flatbuffers import Span, Table, followed
 
 # By table, its fields in order: "-" refers to nothing, "*" to numbers or a text, a name to a table,
 # one in brackets to a vector of them, and one with "?" to a table of the kind that the field before
@@ -56,20 +56,20 @@ class _Offset(NamedTuple):
     sign: int = 1
 
 
-def exchanged(program: memoryview, vector: range, data: memoryview) -> memoryview:
+def exchanged(program: memoryview, vector: Span, data: memoryview) -> memoryview:
     """Returns a program with other data in the place of a vector of bytes.
 
     Raises:
         ModelFormatError: it has tables that the schema does not tell of, or that overlap; or it
             would be too large.
     """
-    padding = (len(vector) - len(data)) % _ALIGNMENT
-    shift = len(data) + padding - len(vector)
+    padding = (vector.size - len(data)) % _ALIGNMENT
+    shift = len(data) + padding - vector.size
     head, tail = bytearray(program[: vector.start]), bytearray(program[vector.stop :])
     try:
         head[-4:] = len(data).to_bytes(4, "little")
         for place, target, sign in _offsets(program):
-            if any(each in vector for each in (place, target)):
+            if any(vector.start <= each < vector.stop for each in (place, target)):
                 raise ModelFormatError("has a table within a delegate's data")
             crossing = (target >= vector.stop) - (place >= vector.stop)
             if not crossing:
