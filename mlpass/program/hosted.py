@@ -57,7 +57,7 @@ def models_of(source: object) -> dict[str, str]:
     host = host_of(source)
     if host is None or host[1]:
         return {}
-    return {name: os.path.join(host[0], name) for name in Pte(host[0]).models.values()}
+    return {name: f"{host[0]}/{name}" for name in Pte(host[0]).models.values()}
 
 
 class HostedPackage(Package):
@@ -91,7 +91,7 @@ class HostedPackage(Package):
                 replace(image, items=image.below(folder.name)).unpack(folder)
                 super().__init__(folder)
             self._closing.push(closing.pop_all())
-        self.name = os.path.join(path, delegate) if delegate else str(path)
+        self.name = f"{path}/{delegate}" if delegate else str(path)
         self.function_name = chosen.function if delegate else None
 
     @property
@@ -164,16 +164,14 @@ def _chosen(pte: Pte, delegate: str) -> str:
     """Returns the name of the delegate that is meant."""
     if delegate in pte.delegates:
         return delegate
-    names = [*pte.models.values()]
     if delegate:
         raise ModelFormatError(
             f"{pte.path}: has no Core ML delegate {delegate!r}; it has {', '.join(pte.delegates)}"
         )
+    names = [*pte.models.values()]
     if len(names) > 1:
-        raise ModelFormatError(
-            f"{pte.path}: has {len(names)} Core ML models; name one: "
-            f"{', '.join(os.path.join(pte.path, name) for name in names)}"
-        )
+        paths = ", ".join(f"{pte.path}/{name}" for name in names)
+        raise ModelFormatError(f"{pte.path}: has {len(names)} Core ML models; name one: {paths}")
     return names[0]
 
 
