@@ -112,7 +112,7 @@ class HostedPackage(Package):
         self, target: str | os.PathLike[str], *, force: bool = False, keep: bool = False
     ) -> Iterator[Rewriter]:
         """Writes the program with a copy of the package in its place, or the package by itself."""
-        target = self.check_target(target, force=force)
+        target = self.check_target(target, force=force or keep)
         if target.suffix != PTE_SUFFIX:
             with super().rewrite(target, force=force, keep=keep) as rewriter:
                 yield rewriter
@@ -121,11 +121,13 @@ class HostedPackage(Package):
             written = folder / self.path.name
             with super().rewrite(written) as rewriter:
                 yield rewriter
-            write_hosts(self.pte, {self.blob: written}, target, force=force)
+            write_hosts(self.pte, {self.blob: written}, target, force=force, keep=keep)
         rewriter.nbytes = target.stat().st_size
 
 
-def write_hosts(pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force: bool) -> None:
+def write_hosts(
+    pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force: bool, keep: bool = False
+) -> None:
     """Writes a program with other packages in the place of its own.
 
     Args:
@@ -133,6 +135,7 @@ def write_hosts(pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force:
         packages: by where the models are that they replace.
         target: of the `.pte`.
         force: whether to replace one that exists.
+        keep: whether one that may not take its place is kept beside it.
 
     Raises:
         ModelFormatError: the program is broken.
@@ -141,7 +144,7 @@ def write_hosts(pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force:
     """
     with pte.telling():
         images = {blob: _renewed(pte.image(blob), path) for blob, path in packages.items()}
-    with whole_file(target, force=force) as building:
+    with whole_file(target, force=force, keep=keep) as building:
         with building.open("wb") as file:
             write_pte(pte, file, images)
         _check_written(pte, building, target)

@@ -178,6 +178,19 @@ def test_targets(tmp_path):
     assert [*tmp_path.iterdir()] == [out]
 
 
+def test_what_came_into_being_meanwhile_is_kept_and_so_is_the_result(tmp_path):
+    out = tmp_path / "out.pte"
+    out.write_bytes(b"mine")
+    with (
+        HostedPackage(INLINE) as package,
+        pytest.raises(OutputExistsError, match="the result is .*out-1.pte, whole"),
+        package.rewrite(out, keep=True),
+    ):
+        pass
+    assert out.read_bytes() == b"mine"
+    assert (tmp_path / "out-1.pte").read_bytes() == INLINE.read_bytes()
+
+
 def test_core_ml_loads_what_is_unpacked(monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("coremltools.models.MLModel", lambda path, function_name: 1 / 0)
