@@ -60,8 +60,8 @@ def raise_package(package: Package, opset: int) -> None:
     package.edit(added)
 
 
-def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str]:
-    """Returns the absolute path of a model, and its name as it was given.
+def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str, str | None]:
+    """Returns the absolute path of a model, its name as given, and the function it was given with.
 
     An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`,
     and so are a model in a `.pte` and what is to be raised to a deployment target.
@@ -72,7 +72,7 @@ def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str,
         UnsupportedOpError: it has ops that cannot be raised.
     """
     if isinstance(model, str | os.PathLike) and target is None and host_of(model) is None:
-        return os.path.abspath(model), os.fspath(model)
+        return os.path.abspath(model), os.fspath(model), None
     path = folder / "model.mlpackage"
     with open_package(model) as package:
         if target is not None:
@@ -80,4 +80,4 @@ def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str,
         with package.rewrite(path):
             pass
         name = os.fspath(model) if isinstance(model, str | os.PathLike) else package.name
-    return str(path), name
+    return str(path), name, package.function_name
