@@ -25,10 +25,6 @@ class Span(NamedTuple):
         """How many bytes it has."""
         return self.stop - self.start
 
-    def of(self, data: memoryview) -> memoryview:
-        """Returns its bytes."""
-        return data[self.start : self.stop]
-
 
 @dataclass(frozen=True)
 class Table:
@@ -88,7 +84,7 @@ class Table:
         found = self.vector(slot)
         if found.size > _LONGEST_TEXT:
             raise ModelFormatError(f"a name of {found.size} bytes is too long for one")
-        return bytes(found.of(self.data)).decode(errors="replace")
+        return bytes(self.data[found.start : found.stop]).decode(errors="replace")
 
     def table(self, slot: int) -> Table | None:
         """Returns a table that it refers to."""

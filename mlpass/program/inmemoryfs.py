@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 from mlpass.errors import ModelFormatError, brief
+from mlpass.program.file_parts import FilePart
 
 # What a file holds: a part of what was read, a file of its own, or bytes.
-Content: TypeAlias = "memoryview | Path | bytes"
+Content: TypeAlias = "FilePart | Path | bytes"
 
 _MOST_TEXT = 1 << 20  # bytes of the JSON text: thousands of files
 _LONGEST_PATH = 1000
@@ -37,7 +38,7 @@ class Image:
     items: Mapping[str, Content | None]
 
     @classmethod
-    def read(cls, data: memoryview) -> Image:
+    def read(cls, data: FilePart | bytes) -> Image:
         """Returns the folder that `data` holds.
 
         Raises:
@@ -75,7 +76,7 @@ class Image:
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
-                    _copy(content, file)
+                    copy_content(content, file)
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +88,7 @@ class Image:
         for path in self._order():
             content = self.items.get(path)
             if content is not None:
-                _copy(content, file)
+                copy_content(content, file)
         file.write(self._text)
 
     @property
@@ -145,7 +146,7 @@ class _Node:
     children: Mapping[str, int]
 
 
-def _nodes_at_end(data: memoryview) -> list[_Node]:
+def _nodes_at_end(data: FilePart | bytes) -> list[_Node]:
     """Returns the files and folders that the text at the end of `data` tells of."""
     text = bytes(data[-_MOST_TEXT:])[::-1].decode(errors="replace")
     try:
@@ -201,16 +202,17 @@ def _size(content: Content | None) -> int:
     return 0 if content is None else len(content)
 
 
-def _copy(content: Content, file: IO[bytes]) -> None:
+def copy_content(content: Content, file: IO[bytes]) -> None:
+    """Writes what a file holds to another, a piece at a time."""
     for piece in _pieces(content):
         file.write(piece)
 
 
-def _pieces(content: Content | None) -> Iterator[memoryview | bytes]:
+def _pieces(content: Content | None) -> Iterator[bytes]:
     if isinstance(content, Path):
         with content.open("rb") as source:
             while piece := source.read(_PIECE):
                 yield piece
     elif content is not None:
         for start in range(0, len(content), _PIECE):
-            yield content[start : start + _PIECE]
+            yield bytes(content[start : start + _PIECE])

@@ -8,7 +8,6 @@ itself; Core ML's is a packed folder, or names one that several methods share.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlpass.errors import ModelFormatError, brief
-from mlpass.files import check_regular, naming
+from mlpass.files import check_regular
+from mlpass.program.file_parts import FilePart
 from mlpass.program.flatbuffers import Span, Table, unsigned
 from mlpass.program.inmemoryfs import Image
 
@@ -72,7 +72,8 @@ class Pte:
 
     Attributes:
         path: of the file.
-        data: of the whole file.
+        data: the whole file.
+        program: the flatbuffer.
         has_header: whether the flatbuffer has one, which tells of segments.
         end: of the flatbuffer.
         base: of the file, where segments begin; None where there are none.
@@ -89,16 +90,14 @@ class Pte:
         """
         self.path = path
         check_regular(path, ModelFormatError)
-        with naming(path), path.open("rb") as file:
-            empty = not file.seek(0, 2)
-            whole = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.data = memoryview(whole)
+        self.data = FilePart.whole(path)
         with self.telling():
             if bytes(self.data[4:8]) != _MAGIC:
                 raise ModelFormatError("is not an ExecuTorch program that mlpass knows (ET12)")
             self.has_header = bytes(self.data[8:12]) == _HEADER
             self.end, self.base = self._ends() if self.has_header else (len(self.data), None)
-            self._root = Table.root(self.data[: self.end])
+            self.program = memoryview(bytes(self.data[: self.end]))
+            self._root = Table.root(self.program)
             self.segments = [self._segment(each) for each in self._root.tables(Fields.segments)]
             self._inline = [each.vector(Fields.data) for each in self._root.tables(Fields.inline)]
             self._named = {
@@ -119,10 +118,14 @@ class Pte:
             names.setdefault(delegate.blob, name)
         return names
 
+    def part(self, span: Span) -> FilePart:
+        """Returns what is somewhere in the file."""
+        return self.data[span.start : span.stop]
+
     def image(self, blob: Blob) -> Image:
         """Returns the folder that a delegate has its model in."""
         with self.telling():
-            return Image.read(blob.at.of(self.data))
+            return Image.read(self.part(blob.at))
 
     @contextmanager
     def telling(self, unpacked: Path | None = None) -> Iterator[None]:
@@ -137,11 +140,13 @@ class Pte:
             text = str(error)
             if unpacked is not None:
                 text = text.replace(f"{unpacked}{os.sep}", "")
-            raise ModelFormatError(f"{self.path}: {text}") from None
+            lead = f"{self.path}: "
+            raise ModelFormatError(lead + text.removeprefix(lead)) from None
 
     def _ends(self) -> tuple[int, int | None]:
         """Returns where the flatbuffer ends, and where segments begin."""
-        end, base = (unsigned(self.data, at, 8) for at in (PROGRAM_SIZE, SEGMENT_BASE))
+        head = memoryview(bytes(self.data[: SEGMENTS_SIZE + 8]))
+        end, base = (unsigned(head, at, 8) for at in (PROGRAM_SIZE, SEGMENT_BASE))
         if not SEGMENTS_SIZE + 8 <= end <= (base or end) <= len(self.data):
             raise ModelFormatError(
                 f"ends at byte {len(self.data)}, and its segments begin at {base}: "
@@ -179,11 +184,11 @@ class Pte:
         blob = self._blob(
             where.number(Fields.index, 4), where.number(Fields.location, 1) == _SEGMENT
         )
-        found = blob.at.of(self.data)
-        if bytes(found[:4]) != _REFERENCE:
+        found = bytes(self.part(blob.at)[:_LONGEST_REFERENCE])
+        if not found.startswith(_REFERENCE):
             return Delegate(blob, None)
         try:
-            told = json.loads(bytes(found[4:_LONGEST_REFERENCE]))
+            told = json.loads(found[len(_REFERENCE) :])
             key, function = told["key"], told["functionName"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ModelFormatError(f"does not name a delegate's model ({error!r})") from None

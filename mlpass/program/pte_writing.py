@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 from mlpass.errors import ModelFormatError
 from mlpass.program.flatbuffers import Span, Table, unsigned
-from mlpass.program.inmemoryfs import Image
+from mlpass.program.inmemoryfs import Image, copy_content
 from mlpass.program.pte import (
     HEADER_SIZE,
     PROGRAM_SIZE,
@@ -57,19 +57,19 @@ def write_pte(pte: Pte, file: IO[bytes], images: Mapping[Blob, Image]) -> None:
     end, written = pte.end, len(program)  # of what is copied, and of what is written
     for old, (offset, size) in moved.places.items():
         gap = moved.base + offset - written
-        file.write(pte.data[end : old.start] if gap == old.start - end else bytes(gap))
+        copy_content(pte.data[end : old.start] if gap == old.start - end else bytes(gap), file)
         image = images.get(Blob(old, True))
         if image is None:
-            file.write(old.of(pte.data))
+            copy_content(pte.part(old), file)
         else:
             image.write(file)
         end, written = old.stop, moved.base + offset + size
-    file.write(pte.data[end:])
+    copy_content(pte.data[end:], file)
 
 
 def _exchanged(pte: Pte, images: Mapping[Blob, Image]) -> memoryview:
     """Returns the flatbuffer of a program, with folders where it holds models itself."""
-    program = pte.data[: pte.end]
+    program = pte.program
     for blob in sorted(images, reverse=True):  # what is before another is where it was
         if not blob.is_segment:
             packed = BytesIO()

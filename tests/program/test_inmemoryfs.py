@@ -22,7 +22,7 @@ def node(name, children=None, offset=0, size=0):
 
 
 def packed(*nodes, data=b"abcdef"):
-    return memoryview(data + json.dumps({"nodes": nodes}).encode()[::-1])
+    return data + json.dumps({"nodes": nodes}).encode()[::-1]
 
 
 def test_a_folder_comes_out_as_it_went_in(tmp_path):
@@ -32,7 +32,7 @@ def test_a_folder_comes_out_as_it_went_in(tmp_path):
     file = BytesIO()
     image.write(file)
     assert len(file.getvalue()) == image.nbytes
-    found = Image.read(memoryview(file.getvalue()))
+    found = Image.read(file.getvalue())
     assert found.name == "model" and list(found.items) == list(image.items)
     assert digest(found.items) == digest(image.items) != digest(items)
     (tmp_path / "unpacked").mkdir()
@@ -47,9 +47,9 @@ DEEP = [node("x"), *(node("x" * 200, {("x" * 200 if n else "x"): n}) for n in ra
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (memoryview(b""), "is not a folder as ExecuTorch packs it"),
-        (memoryview(b"no text"), "is not a folder as ExecuTorch packs it"),
-        (memoryview(b"}" * 9 + b"[" * 99_999), "is not a folder as ExecuTorch packs it"),
+        (b"", "is not a folder as ExecuTorch packs it"),
+        (b"no text", "is not a folder as ExecuTorch packs it"),
+        (b"}" * 9 + b"[" * 99_999, "is not a folder as ExecuTorch packs it"),
         (packed("a"), "is not a folder as ExecuTorch packs it"),
         (packed({"name": "a"}), "is not a folder as ExecuTorch packs it"),
         (packed(node("a", {"b": -1})), "is not a folder as ExecuTorch packs it"),
