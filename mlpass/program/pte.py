@@ -27,7 +27,7 @@ HEADER_SIZE, PROGRAM_SIZE, SEGMENT_BASE, SEGMENTS_SIZE = 12, 16, 24, 32
 _CORE_ML, _REFERENCE = "CoreMLBackend", b"CMJR"
 _SEGMENT = 1  # where a delegate's data is, as opposed to in the flatbuffer
 _MOST_DELEGATES = 1 << 12
-_LONGEST_REFERENCE = 1 << 16
+_LONGEST_REFERENCE, _LONGEST_KEY = 1 << 16, 256
 
 
 class Fields:
@@ -76,7 +76,7 @@ class Pte:
         program: the flatbuffer.
         has_header: whether the flatbuffer has one, which tells of segments.
         end: of the flatbuffer.
-        base: of the file, where segments begin; None where there are none.
+        base: where segments begin in the file; None without any.
         segments: where each is in the file.
         delegates: the Core ML delegates, by "method/number".
     """
@@ -103,6 +103,7 @@ class Pte:
             self._named = {
                 each.text(Fields.key): each.number(Fields.segment, 4)
                 for each in self._root.tables(Fields.named)
+                if each.vector(Fields.key).size <= _LONGEST_KEY  # others are not Core ML's
             }
             self.delegates = dict(self._delegates())
         if not self.delegates:

@@ -155,16 +155,17 @@ def test_what_is_broken_is_told_in_one_line(name, edit, text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "most", "text"),
+    ("name", "place", "most", "text"),
     [
-        ("pte._MOST_DELEGATES", 2, "has more than 2 delegates"),
-        ("flatbuffers._LONGEST_TEXT", 8, "a name of 13 bytes is too long for one"),
+        ("delegates", "pte._MOST_DELEGATES", 2, "has more than 2 delegates"),
+        ("delegates", "flatbuffers._LONGEST_TEXT", 8, "a name of 13 bytes is too long for one"),
+        ("methods", "pte._LONGEST_KEY", 8, "has no data of the name 'coreml_executorch_"),
     ],
 )
-def test_more_than_any_program_has(place, most, text, monkeypatch):
+def test_more_than_any_program_has(name, place, most, text, monkeypatch):
     monkeypatch.setattr(f"mlpass.program.{place}", most)
     with pytest.raises(ModelFormatError, match=text):
-        Pte(FOLDER / "delegates.pte")
+        Pte(FOLDER / f"{name}.pte")
 
 
 def test_more_tables_than_any_program_has(monkeypatch):
