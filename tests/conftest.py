@@ -26,12 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every", type=int, default=1, metavar="N", help=told)
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     seen: Counter[str] = Counter()
     kept, left_out = [], []
     for item in items:
         test = item.nodeid.partition("[")[0]
+        mark = item.get_closest_marker("slow_but_every")
+        if mark is not None and seen[test] % mark.args[0]:
+            item.add_marker("slow")
         (left_out if seen[test] % config.getoption("every") else kept).append(item)
         seen[test] += 1
     if left_out:
