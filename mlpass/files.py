@@ -35,19 +35,20 @@ _TEMPORARY = re.compile(r"mlpass-[0-9a-f]{12}")
 
 
 @contextlib.contextmanager
-def whole_file(target: Path, *, force: bool) -> Iterator[Path]:
+def whole_file(target: Path, *, force: bool, keep: bool = False) -> Iterator[Path]:
     """Yields the path of an empty file to fill, put at `target` once the caller is done.
 
     Args:
         target: of the file.
         force: whether to replace one that is there.
+        keep: as for `whole_folder`.
 
     Raises:
         OutputExistsError: something is there, then or at the end, and `force` is False.
         OSError: it cannot be written; or a folder is there.
     """
-    check_file(target, force=force)
-    with _made(target, force, "file", _make_file, os.replace) as building:
+    check_file(target, force=force or keep)
+    with _made(target, force, "file", _make_file, os.replace, keep) as building:
         yield building
 
 

@@ -24,6 +24,7 @@ import mlpass
 import mlpass.plugin
 from mlpass import Percentile
 from mlpass.cli import _parser, main
+from mlpass.files import discard
 from mlpass.registries import METHODS, MODES
 from mlpass.runtime.doubts import doubts
 from mlpass.runtime.samples import load_samples
@@ -136,6 +137,9 @@ def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     np.savez(tmp_path / "samples.npz", image=inputs(4))
     np.savez(tmp_path / "x.npz", image=inputs(1)[0])
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    for name in ("model.pte", "pruned.pte"):
+        shutil.copy(ROOT / "fixtures/executorch/inline.pte", tmp_path / name)
+    shutil.copy(ROOT / "fixtures/executorch/rows.npz", tmp_path)
     (tmp_path / "prune.yaml").write_text(
         "global_config: {mode: percentile, target_sparsity: 0.5}\n"
     )
@@ -266,7 +270,7 @@ def test_commands_run(command, shell, capsys):
     words = shlex.split(command)[1:]
     output = getattr(_parser().parse_args(words), "output", None)
     if output and (shell / output).exists():
-        shutil.rmtree(shell / output)
+        discard(shell / output)
     assert main(words) == 0, capsys.readouterr().err
     assert output is None or (shell / output).exists()
 

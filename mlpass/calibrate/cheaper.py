@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.program.dtypes import BY_NAME
+from mlpass.program.hosted import output_name
 from mlpass.report.records import LayerRecord
 from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
@@ -58,7 +59,7 @@ def int8_way(layers: Sequence[LayerRecord], source: str) -> tuple[str, ...]:
     if not found:
         return ()
     worst = max(found, key=lambda layer: layer.error or 0.0)
-    command = ["mlpass", "prune", source, "-o", "int8.mlpackage", "--quantize", "int8"]
+    command = ["mlpass", "prune", source, "-o", output_name(source, "int8"), "--quantize", "int8"]
     text = (
         f"{len(found)} of {len(layers)} weights take no fewer bytes than in int8 without samples, "
         f"and err more ({worst.name}: {worst.error:.2g} against {worst.int8_error:.2g}); zeros pay "

@@ -28,7 +28,7 @@ def add_compare(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(compare)
-    compare.add_argument("other", metavar="OTHER", help="the .mlpackage to compare with it")
+    compare.add_argument("other", metavar="OTHER", help="the model to compare with it")
     add_samples(compare, required=True)
     compare.add_argument(
         "--locate", action="store_true", help="tell which ops the difference comes from"

@@ -10,6 +10,7 @@ from mlpass.options import PROCESSORS
 
 Subparsers = Any  # argparse gives its own type no public name
 
+MODEL_HELP = "an .mlpackage; or an ExecuTorch .pte, or a delegate in it: model.pte/forward/0"
 _SAMPLE_HELP = """\
 an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample; a
 sub-folder of .npz files is a sequence: steps, in the order of their names, on one state"""
@@ -34,7 +35,7 @@ The first axis counts samples, the second is the model's own batch: (N, 1, 3, 22
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model that a command reads, and the form of what it prints."""
-    parser.add_argument("model", metavar="MODEL", help="an .mlpackage")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
 
 

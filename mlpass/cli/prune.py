@@ -73,6 +73,13 @@ codes, scales and tables stay, and zeros are kept in a mask beside them (iOS18, 
 
   mlpass prune compressed.mlpackage -o out.mlpackage --target-sparsity 0.5 --joint-compression
 
+Of an ExecuTorch .pte all Core ML models are pruned, or the one that is named. Samples and budgets
+are for one: where there are several, name it. What is written is a .pte with
+everything else as it was, or the package alone:
+
+  mlpass prune model.pte -o pruned.pte --target-sparsity 0.5 --sample-data samples.npz
+  mlpass prune model.pte/forward/0 -o out.mlpackage --target-sparsity 0.5
+
 If such a run dies, the same command with --resume goes on from its last finished layer.
 
 Otherwise only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gather, lstm,
@@ -91,7 +98,7 @@ def add_prune(commands: Subparsers) -> None:
     )
     add_model(prune)
     prune.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
+        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage or .pte to write"
     )
     add_modes(prune)
     group = prune.add_argument_group("a budget for all weights")

@@ -58,7 +58,7 @@ def check(
     samples = [] if sample_data is None else load_samples(sample_data)
     with open_package(model) as package:
         found = list(_static(package))
-        name = str(package.path)
+        name = package.name
     if samples:
         interpreter = Interpreter(model, backend=backend, partial=True)
         warn_of(interpreter, samples)

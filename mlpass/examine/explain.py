@@ -19,6 +19,7 @@ from mlpass.options import PROCESSORS
 from mlpass.plan.config import configured
 from mlpass.plan.steps import Step, plan
 from mlpass.program.dtypes import BY_NAME
+from mlpass.program.hosted import host_of, output_name
 from mlpass.program.ir import Program, TensorType
 from mlpass.program.mlmodel import open_package
 from mlpass.report.estimate import LatencyEstimate, estimate
@@ -33,7 +34,8 @@ from mlpass.weights.sites import Site, find_sites
 from mlpass.weights.traffic import dense_bytes, read_bytes, unpacked_bytes
 
 if TYPE_CHECKING:
-    from mlpass.program.mlmodel import ModelLike
+    from mlpass.program.hosted import host_of, output_name
+from mlpass.program.mlmodel import ModelLike
 
 _NEWEST = 18
 _WORTH = 0.98  # of what is stored: a form that takes more than that is not worth a word
@@ -74,7 +76,7 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
     check_processor(processor)
     weights, found = [], []
     with open_package(source) as package:
-        command = _command(package.path)
+        command = _command(package.name)
         sites = find_sites(package.programs)
         estimates = tuple(_estimates(package.programs, sites, processor))
         steps = plan(sites, configured(None, "lossless"))
@@ -85,7 +87,7 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
                 found.append(_left(step))
             if seen is not None:
                 found += _findings(seen, command)
-        name = str(package.path)
+        name = package.name
     findings = list(gathered(found, "weights", processor))
     findings.sort(key=lambda each: _ORDER.index(each.kind))
     return Explanation(name, tuple(weights), tuple(findings), estimates)
@@ -202,7 +204,7 @@ def _left(step: Step) -> Finding:
     return Finding("left", None, f"left as it is by mlpass: {reason}", None, (step.site.name,))
 
 
-def _command(path: Path) -> str:
-    """Returns the beginning of a command that mends a package."""
-    output = f"{path.stem}-smaller.mlpackage"
-    return shlex.join(["mlpass", "prune", str(path), "-o", output])
+def _command(name: str) -> str:
+    """Returns the beginning of a command that mends the package of a name."""
+    whole, _ = host_of(name) or (Path(name), "")
+    return shlex.join(["mlpass", "prune", name, "-o", output_name(name, f"{whole.stem}-smaller")])

@@ -75,7 +75,7 @@ def finetune(
     """
     if minimum_deployment_target is not None:
         with temporary_folder() as folder:
-            raised, name = path_of(model, folder, minimum_deployment_target)
+            raised, name, _ = path_of(model, folder, minimum_deployment_target)
             report = finetune(
                 raised,
                 output,

@@ -96,9 +96,8 @@ class ProgramModule(nn.Module):
         self._options = {"device": device, "function_name": function_name}
         package = open_package(model)
         close_with(self, package)
-        named = function_name or getattr(model, "function_name", None)
         runner = Interpreter(
-            package, backend="torch", device=device, function_name=named, partial=True
+            package, backend="torch", device=device, function_name=function_name, partial=True
         )
         read = {each.name for part in runner.parts for each in part.description.inputs}
         self.inputs = tuple(each for each in runner.inputs if each.name in read)
@@ -119,7 +118,7 @@ class ProgramModule(nn.Module):
             if not made.isdisjoint(values_of(stored)):
                 self._take(stored)
         if not self.sites:
-            raise ModelFormatError(f"{package.path}: has no float weights to train")
+            raise ModelFormatError(f"{package.name}: has no float weights to train")
 
     def make_state(self) -> dict[str, Cell]:
         """Returns a new state, all zeros; nothing is in it where the model keeps none."""

@@ -90,13 +90,12 @@ def tune(
     settings: dict[str, object] = {**places, "memory_budget": memory_budget}
     with open_package(model) as package, open_package(dense) as whole:
         package.check_target(output, force=force)  # now, not after an hour of work
-        files = [*package.files, *whole.files]
+        check_outside(output, dense, "the model to learn from")
         for name, one in (("message", package), ("dense", whole)):
             if one.edited:  # then its files do not tell all
                 settings[name] = one.message_digest()
-    check_outside(output, dense, "the model to learn from")
-    samples = load_samples(sample_data)
-    digest = digest_of(files, {**settings, **asdict(options)}, samples)
+        samples, files = load_samples(sample_data), [*package.files, *whole.files]
+        digest = digest_of(files, {**settings, **asdict(options)}, samples)
     with RegionJournal(journal_path(output), digest, resume=resume) as journal:
         module, teacher = (StoredModule(one, **places, held=False) for one in (model, dense))
         done = tune_module(module, teacher, samples, options, journal, memory_budget)

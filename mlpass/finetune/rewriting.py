@@ -61,6 +61,4 @@ def rewrite_trained(
             find=find_trained,
         )
     layers = tuple(layer for _, layer in told)
-    return Report(
-        str(package.path), os.fspath(output), bytes_before, rewriter.nbytes, functions, layers
-    )
+    return Report(package.name, os.fspath(output), bytes_before, rewriter.nbytes, functions, layers)

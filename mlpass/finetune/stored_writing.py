@@ -60,7 +60,7 @@ def write_stored(
             old = None if found is None else floats_of(found)
             if found is None or old is None or old.type != module.floats[parameter].type:
                 raise ModelFormatError(
-                    f"{package.path}: {site.name!r} is not stored any more as it was: it is not "
+                    f"{package.name}: {site.name!r} is not stored any more as it was: it is not "
                     "the model that was trained"
                 )
             if parameter not in trained:

@@ -33,7 +33,7 @@ def report_module(
     with open_package(module.source) as package:
         layers = tuple(_record(module, site, pruned, skipped) for site in module.weights)
         functions, nbytes = function_records(package.programs), package.nbytes
-        return Report(str(package.path), None, nbytes, nbytes, functions, layers)
+        return Report(package.name, None, nbytes, nbytes, functions, layers)
 
 
 def write_module(
@@ -68,7 +68,7 @@ def write_module(
         for name, site in module.sites.items():
             if shapes.get(site.name) != site.shape:
                 raise ModelFormatError(
-                    f"{package.path}: has no weight {name!r} of shape {site.shape} any more: it is "
+                    f"{package.name}: has no weight {name!r} of shape {site.shape} any more: it is "
                     "not the model that was trained"
                 )
         rewritten = (_rewritten(module, site, pruned, skipped) for site in sites)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlpass.errors import ModelFormatError
 from mlpass.files import check_apart, temporary_folder
+from mlpass.program.hosted import HostedPackage, host_of
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
 
@@ -29,15 +30,16 @@ def open_package(source: object) -> Package:
     """Returns `source` as an open package.
 
     Args:
-        source: path of an `.mlpackage`, or an `MLModel`, whose message may have been edited since
-            it was loaded.
+        source: path of an `.mlpackage`; of an ExecuTorch `.pte`, or of a delegate in it; or an
+            `MLModel`, whose message may have been edited since it was loaded.
 
     Raises:
         ModelFormatError: it is neither, or not one with an ML Program.
         OSError: it cannot be read.
     """
     if isinstance(source, str | os.PathLike):
-        return Package(source)
+        host = host_of(source)
+        return Package(source) if host is None else HostedPackage(*host)
     if not (hasattr(source, "get_spec") and hasattr(source, "package_path")):
         raise ModelFormatError(
             f"source: must be the path of an .mlpackage or an MLModel. Got {type(source).__name__}."
@@ -50,6 +52,7 @@ def open_package(source: object) -> Package:
     spec.CopyFrom(source.get_spec())
     package = Package(source.package_path, spec)
     package.owner = source  # with which a temporary package goes
+    package.function_name = getattr(source, "function_name", None)
     return package
 
 

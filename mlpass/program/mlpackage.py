@@ -44,6 +44,8 @@ class Package:
 
     Attributes:
         path: of the package.
+        name: by which it is known.
+        function_name: the function that is meant of several, where one was chosen with it.
         spec: its model message.
         programs: its ML Program; or those of a pipeline, in order.
         parts: the model message and decoded program of each.
@@ -53,6 +55,7 @@ class Package:
     """
 
     owner: object = None
+    function_name: str | None = None
 
     def __init__(self, path: str | os.PathLike[str], spec: Message | None = None) -> None:
         """Opens and checks the package at `path`.
@@ -65,7 +68,7 @@ class Package:
             ModelFormatError: it is not a package with an ML Program, or is broken.
             OSError: it cannot be read.
         """
-        self.path = Path(path)
+        self.path, self.name = Path(path), os.fspath(path)
         self._closing = ExitStack()
         self._files: dict[str, BlobFile] = {}
         self.added: Mapping[str, Mapping[int, ir.Constant]] = {}
@@ -130,12 +133,14 @@ class Package:
         """
         target = self.check_target(target, force=force or keep)
         check_items(self.path)
+        weights = [path.relative_to(self.path) for path in self.weight_paths]
         with whole_folder(target, force=force, keep=keep) as building:
             with Rewriter(self, building) as rewriter:
                 yield rewriter
             if rewriter.ensures is not None:
                 rewriter.ensures(building)
             rewriter.nbytes = package_nbytes(building)
+            rewriter.weights_nbytes = sum((building / path).stat().st_size for path in weights)
 
     def message_digest(self) -> str:
         """Returns a digest of its message, of which its files do not tell where it was edited."""
@@ -211,12 +216,15 @@ class Rewriter:
     """A package being written: see `Package.rewrite`.
 
     Attributes:
+        nbytes: the sizes of all files that were written.
+        weights_nbytes: those of the weight files.
         ensures: given the folder that was written before it gets its name, raises where that does
             not hold what it should; None where nobody says what it should hold.
     """
 
     ensures: Callable[[Path], None] | None = None
     nbytes: int = 0
+    weights_nbytes: int = 0
 
     def __init__(self, package: Package, root: Path) -> None:
         """Begins to write `package` to the empty directory `root`."""

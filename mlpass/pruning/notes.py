@@ -30,7 +30,7 @@ def notes_of(
         divided: whether a budget was, which asks nothing for all weights.
     """
     zeroed = {site for site, layer in told if layer.zeros and not layer.skipped}
-    notes = int8_way([layer for _, layer in told], str(package.path))
+    notes = int8_way([layer for _, layer in told], package.name)
     notes += zeroed_outputs(package.programs, steps, zeroed)
     if config is not None:
         notes += joint_way(told, None if divided else op_config_of(config.global_config))

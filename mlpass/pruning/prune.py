@@ -19,6 +19,7 @@ from mlpass.ledger import journal_path
 from mlpass.plan.config import Config, as_config, configured
 from mlpass.plan.regions import Regions
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
+from mlpass.program.hosted import models_of
 from mlpass.program.ir import Program
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
@@ -27,6 +28,7 @@ from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import PymilEditor, edit_program
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
+from mlpass.pruning.hosts import prune_hosts
 from mlpass.pruning.notes import notes_of
 from mlpass.pruning.tuned import check_tune, prune_and_tune
 from mlpass.report.records import LayerRecord, Report
@@ -77,7 +79,10 @@ def prune(
 
     Args:
         source: path of an `.mlpackage`, or an `MLModel`: neither is changed. Or a pymil `Program`.
-        output: path of the `.mlpackage` to write. It appears whole or not at all.
+            Or of an ExecuTorch `.pte`, all of whose Core ML models are pruned, or of one of them:
+            "model.pte/forward/0".
+        output: path of the `.mlpackage`, or of the `.pte`, to write. It appears whole or not at
+            all.
         config: which mode and storage each weight gets: a mode, a storage, a `Config`, a
             coremltools `OptimizationConfig`, a mapping, or a YAML path.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
@@ -177,9 +182,8 @@ def prune(
         given = configured(config, storage)
     else:
         given = open_config(None if config is None else as_config(config), storage)
-    carry_out_at = partial(
+    carry_out = partial(
         prune_package,
-        source,
         config=given,
         calibration=calibration,
         budget=wanted,
@@ -187,6 +191,10 @@ def prune(
         minimum_deployment_target=minimum_deployment_target,
         resume=resume,
     )
+    if len(models := models_of(source)) > 1:
+        alone = calibration is None and wanted is None
+        return prune_hosts(source, models, output, carry_out, force=force, data_free=alone)
+    carry_out_at = partial(carry_out, source)
     if tune is None or calibration is None:
         return carry_out_at(output, force=force)
     settings = {"config": given, "budget": wanted, "target": minimum_deployment_target}
@@ -241,8 +249,7 @@ def prune_package(
             steps = rank_globally(steps)
             division = None
             if budget is not None:
-                paths = package.weight_paths
-                before = sum(path.stat().st_size for path in paths)
+                before = sum(path.stat().st_size for path in package.weight_paths)
                 learnt, held = (None, []) if calibration is None else split(calibration)
                 division = divide_budget(package, package.programs, steps, learnt, budget, before)
                 division, layers = _divided(package, division, learnt, held, rewriter, journal)
@@ -261,11 +268,8 @@ def prune_package(
             )
         asked = None if joint_compression else config
         notes = notes_of(package, steps, told, asked, divided=division is not None)
-        record = None
-        if division is not None:
-            written = [Path(output) / path.relative_to(package.path) for path in paths]
-            record = division.reported(layers, sum(path.stat().st_size for path in written))
-        name, target = str(package.path), os.fspath(output)
+        record = None if division is None else division.reported(layers, rewriter.weights_nbytes)
+        name, target = package.name, os.fspath(output)
     nbytes = rewriter.nbytes
     return Report(
         name, target, bytes_before, nbytes, functions, tuple(layers), notes, budget=record

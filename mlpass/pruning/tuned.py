@@ -13,6 +13,7 @@ from mlpass.calibrate.journal import digest_of_run
 from mlpass.errors import CalibrationError, ConfigError
 from mlpass.files import hidden_path, naming, whole_file
 from mlpass.ledger import Ledger
+from mlpass.program.hosted import same_in
 from mlpass.program.mlmodel import check_outside, open_package
 from mlpass.report.plain import keep, kept
 from mlpass.report.records import LayerRecord, Report, report_from_record
@@ -21,7 +22,7 @@ from mlpass.runtime.sources import is_pymil
 if TYPE_CHECKING:
     from mlpass.plan.regions import Regions
 
-_PACKAGE, _REPORT = "solved.mlpackage", "report.json"
+_SOLVED, _REPORT = "solved", "report.json"
 
 
 def check_tune(source: object, calibration: Calibration | None) -> None:
@@ -77,7 +78,8 @@ def prune_and_tune(
         if report is None:
             report = prune(solved.package)
             solved.add(report)
-        return _tuned(report, solved.package, source, output, calibration, options, force, resume)
+        model = same_in(solved.package, source)
+        return _tuned(report, model, source, output, calibration, options, force, resume)
 
 
 class _Solved:
@@ -91,11 +93,11 @@ class _Solved:
         """Opens the folder of a run; deletes what is in it where that is not gone on with."""
         folder = hidden_path(output, "solved")
         with naming(output, folder):
-            self._ledger = Ledger(folder, f"*{_PACKAGE}*")  # it, or the journal of its pruning
+            self._ledger = Ledger(folder, f"*{_SOLVED}.*")  # it, or the journal of its pruning
             names = [field.name for record in (Report, LayerRecord) for field in fields(record)]
             depends = "another model, config, method or samples"
             self._ledger.begin_run(names, digest, depends, resume=resume)
-        self.package = folder / _PACKAGE
+        self.package = folder / f"{_SOLVED}{output.suffix}"
 
     def report(self) -> Report | None:
         """Returns the report of the package, None where it is not there yet.
@@ -104,7 +106,7 @@ class _Solved:
             CalibrationError: it is broken.
         """
         path = self._ledger.folder / _REPORT
-        if not (path.is_file() and self.package.is_dir()):
+        if not (path.is_file() and self.package.exists()):
             return None
         try:
             return report_from_record(kept(path.read_text()))

@@ -14,6 +14,7 @@ from mlpass.errors import (
     UnsupportedOpError,
     close_matches,
 )
+from mlpass.program.hosted import host_of
 from mlpass.program.ir import StateType, TensorType, Value
 from mlpass.runtime.backends.base import Backend, open_backend
 from mlpass.runtime.backends.coreml import CoreMLModel
@@ -88,11 +89,16 @@ class Interpreter:
             OSError: its files cannot be read.
         """
         self.listeners: list[Listener] = []
-        self._core_ml = CoreMLModel(model, device, function_name) if backend == "coreml" else None
-        self.backend = None if self._core_ml else open_backend(backend, device)
+        self.backend = None if backend == "coreml" else open_backend(backend, device)
         source = open_source(model, function_name, partial=partial)
         if source.package is not None and source.package is not model:
             close_with(self, source.package)
+        self._core_ml: CoreMLModel | None = None
+        if self.backend is None:
+            hosted = source.package if host_of(model) is not None else None
+            if hosted is not None:  # Core ML reads what is unpacked
+                model, function_name = hosted.path, function_name or hosted.function_name
+            self._core_ml = CoreMLModel(model, device, function_name)
         self.inputs = source.description.inputs
         self.outputs = source.description.outputs
         described = [stage[0] for stage in source.stages if not isinstance(stage, Suppression)]

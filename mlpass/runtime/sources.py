@@ -45,8 +45,8 @@ def open_source(model: ModelLike, function_name: str | None, *, partial: bool = 
     """Returns `model` ready to be planned.
 
     Args:
-        model: path of an `.mlpackage`, an `MLModel`, an open `Package`, a pymil `Program`, or a
-            program's graph.
+        model: path of an `.mlpackage` or into a `.pte`, an `MLModel`, an open `Package`, a pymil
+            `Program`, or a program's graph.
         function_name: of a model with several functions; its default one where None.
         partial: whether to take of a pipeline only the ML Programs that no other part comes before;
             its outputs are then what they make of its own, and what they give to the parts after.
@@ -67,8 +67,6 @@ def open_source(model: ModelLike, function_name: str | None, *, partial: bool = 
     if isinstance(model, Package):
         return _of_package(model, function_name, partial)
     package = open_package(model)
-    if function_name is None:  # an MLModel has chosen one, maybe
-        function_name = getattr(model, "function_name", None)
     try:
         return _of_package(package, function_name, partial)
     except BaseException:
@@ -83,6 +81,7 @@ def _of_program(program: Program, function_name: str | None) -> Runnable:
 
 
 def _of_package(package: Package, function_name: str | None, partial: bool) -> Runnable:
+    function_name = function_name or package.function_name  # chosen with the model, maybe
     leaves, programs = list(_leaves(package.spec)), functions_of(package, function_name)
     count = next((n for n, leaf in enumerate(leaves) if _kind(leaf) != "mlProgram"), len(leaves))
     strange = sorted({_kind(leaf) for leaf in leaves} - {"mlProgram", SUPPRESSION})
@@ -90,7 +89,7 @@ def _of_package(package: Package, function_name: str | None, partial: bool) -> R
         strange = [_kind(leaves[0])]
     if strange and not (partial and count):
         raise UnsupportedOpError(
-            f"{package.path}: a pipeline with parts of kind {', '.join(strange)}; "
+            f"{package.name}: a pipeline with parts of kind {', '.join(strange)}; "
             "mlpass only runs ML Programs"
         )
     left = leaves[count:] if partial else []
@@ -145,7 +144,7 @@ def functions_of(
         functions = part.program.functions
         function = functions[choose_function(message, functions, function_name)]
         description = describe_message(message, function)
-        check_agreement(description, function, " ".join(filter(None, (str(package.path), label))))
+        check_agreement(description, function, " ".join(filter(None, (package.name, label))))
         parts.append((description, function))
     return tuple(parts)
 

@@ -95,7 +95,7 @@ def choose(
     check_processor(processor)
     check_outside(output, model, "the model to prune")
     with temporary_folder() as folder:
-        path, shown = path_of(model, folder, minimum_deployment_target)
+        path, shown, named = path_of(model, folder, minimum_deployment_target)
         samples, judged = divided(sample_data, test_data)
         setting = Setting(
             path,
@@ -103,7 +103,7 @@ def choose(
             test_data=judged,
             evaluate=evaluate,
             backend=backend,
-            function_name=function_name,
+            function_name=function_name or named,
             processor=processor,
             **given_as(shown, sample_data, minimum_deployment_target),
         )

@@ -10,6 +10,7 @@ from mlpass.errors import ConfigError
 from mlpass.options import Option, flag_of, options_of
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config, op_config_of
 from mlpass.plan.mode_options import granularity_of, mode_from_options
+from mlpass.program.hosted import output_name
 from mlpass.registries import METHODS, MODES, STORAGES, Registry, taken_names
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.plain import rounding_of
@@ -40,7 +41,7 @@ def prune_command(
     raising = {"minimum_deployment_target": minimum_deployment_target}
     running = {"backend": None if backend == "numpy" else backend, "function_name": function_name}
     config, method = candidate.config, METHODS.name_of(candidate.method)
-    words = ["mlpass", "prune", model, "-o", "pruned.mlpackage"]
+    words = ["mlpass", "prune", model, "-o", output_name(model, "pruned")]
     if "budget" in candidate.options:
         size = str(candidate.options["budget"])
         words += ["--max-size", size, "--sample-data", samples]

@@ -72,8 +72,8 @@ def sensitivity(
     found: dict[Site, Curve | str] = {}
 
     with temporary_folder() as folder:
-        path, name = path_of(model, folder)
-        setting = Setting(path, backend=backend, function_name=function_name)
+        path, name, named = path_of(model, folder)
+        setting = Setting(path, backend=backend, function_name=function_name or named)
         with Package(path) as package:
             steps = plan(find_sites(package.programs), config)
             calibration = calibration_of(setting, samples, memory_budget=memory_budget)

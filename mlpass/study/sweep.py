@@ -123,7 +123,8 @@ def sweep(
         check_outside(output, model, "the model to prune")
     with ExitStack() as closing:
         folder = closing.enter_context(temporary_folder())
-        path, name = path_of(model, folder, minimum_deployment_target)
+        path, name, named = path_of(model, folder, minimum_deployment_target)
+        function_name = function_name or named
         package = closing.enter_context(Package(path))
         old = is_old_package(package)
         if configs is None:

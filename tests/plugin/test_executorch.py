@@ -95,3 +95,119 @@ def test_pruned_inside_it_is_what_it_is_pruned_afterwards(how, config, given, tm
         theirs = mlpass.Interpreter(tmp_path / "after.mlpackage").predict(sample)
         for name, value in ours.items():
             np.testing.assert_allclose(value, theirs[name], atol=1e-3)
+
+
+class Two(torch.nn.Module):
+    """One layer, an op that is left to ExecuTorch, and another layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(64, 128)
+        self.second = torch.nn.Linear(128, 64)
+
+    def forward(self, x):
+        return self.second(torch.sigmoid(self.first(x)))
+
+
+def exported(model, methods, left=(), *, segments=True, shared=True):
+    """Returns a whole program, some ops of which are left to ExecuTorch."""
+    from executorch.backends.apple.coreml.compiler import CoreMLBackend
+    from executorch.backends.apple.coreml.compiler.coreml_preprocess import (
+        MULTIMETHOD_WEIGHT_SHARING_STRATEGY as SHARING,
+    )
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+
+    specs = CoreMLBackend.generate_compile_specs(minimum_deployment_target=ct.target.iOS18)
+    specs.append(
+        CoreMLBackend.generate_multimethod_weight_sharing_strategy_compile_spec(
+            SHARING.POSITIONAL if shared else SHARING.DISABLED
+        )
+    )
+    edge = to_edge_transform_and_lower(
+        {
+            name: torch.export.export(model, (torch.zeros(rows, 64),))
+            for name, rows in methods.items()
+        },
+        partitioner=[CoreMLPartitioner(compile_specs=specs, skip_ops_for_coreml_delegation=left)],
+    )
+    return edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=segments)).buffer
+
+
+def read(path):
+    """Returns what ExecuTorch reads: the program without data, its Core ML folders, the rest."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    file = deserialize_pte_binary(path.read_bytes())
+    blobs = [bytes(each.data) for each in file.program.backend_delegate_data]
+    file.program.backend_delegate_data = []
+    named = file.named_data
+    if named is not None:
+        blobs += [bytes(each) for each in named.buffers]
+    keys = None if named is None else sorted(named.pte_data)
+    return (
+        (file.program, keys, file.mutable_data),
+        [blob for blob in blobs if not blob.startswith(b"CMJR")],
+        [blob for blob in blobs if blob.startswith(b"CMJR")],
+    )
+
+
+def unpacked(blob, folder):
+    """Returns the folder of a delegate, as ExecuTorch unpacks it, and that it packs it so."""
+    from executorch.backends.apple.coreml import executorchcoreml
+
+    folder.mkdir()
+    assert executorchcoreml.unflatten_directory_contents(blob, str(folder))
+    (inner,) = folder.iterdir()
+    assert executorchcoreml.flatten_directory_contents(str(inner)) == blob
+    return inner
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "methods", "given", "models"),
+    [
+        (Model, {"forward": 1}, {}, 1),
+        (Model, {"forward": 1}, {"segments": False}, 1),
+        (Two, {"forward": 1}, {"left": ["aten.sigmoid.default"]}, 2),
+        (Two, {"forward": 1}, {"left": ["aten.sigmoid.default"], "segments": False}, 2),
+        (Model, {"forward": 1, "prefill": 8}, {}, 1),
+        (Model, {"forward": 1, "prefill": 8}, {"shared": False}, 2),
+    ],
+    ids=["segment", "inline", "two", "two inline", "shared", "apart"],
+)
+def test_a_finished_program_is_pruned(kind, methods, given, models, tmp_path):
+    source, out = tmp_path / "model.pte", tmp_path / "pruned.pte"
+    source.write_bytes(exported(kind().eval(), methods, **given))
+    report = mlpass.prune(source, out, Percentile(0.5))
+    assert report.bytes_before - report.bytes_after == source.stat().st_size - out.stat().st_size
+    assert report.bytes_after < 0.75 * report.bytes_before
+    (program, folders, references), (same, pruned, others) = read(source), read(out)
+    assert program == same and references == others and len(folders) == len(pruned)
+    for number, (before, after) in enumerate(zip(folders, pruned, strict=True)):
+        old, new = (
+            unpacked(blob, tmp_path / f"{name}{number}")
+            for name, blob in (("old", before), ("new", after))
+        )
+        assert old.name == new.name
+        was, is_ = contents(old), contents(new)
+        assert was.keys() == is_.keys()
+        assert {name for name in was if was[name] != is_[name]} == {
+            "metadata.json",
+            "model.mlpackage/Data/com.apple.CoreML/model.mlmodel",
+            "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
+        }
+        mlpass.prune(old / "model.mlpackage", tmp_path / f"{number}.mlpackage", Percentile(0.5))
+        assert contents(tmp_path / f"{number}.mlpackage") == contents(new / "model.mlpackage")
+    assert len({layer.name for layer in report.layers}) == len(report.layers)
+    mlpass.prune(source, tmp_path / "same.pte", mlpass.Threshold(0.0))
+    assert (tmp_path / "same.pte").read_bytes() == source.read_bytes()
+    assert models == len({layer.name.rpartition("/")[0] for layer in report.layers})

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from mlpass.errors import ConfigError, UnsupportedOpError
+from mlpass.program.hosted import host_of
 from mlpass.program.ir import Constant
 from mlpass.program.mlmodel import ModelLike, open_package
 from mlpass.program.mlpackage import Package, raise_pipelines
@@ -28,7 +29,7 @@ def raise_package(package: Package, opset: int) -> None:
     newest = max(function.opset for function in functions)
     if newest > opset:
         raise ConfigError(
-            f"minimum_deployment_target: {package.path} is for iOS{newest}, and a model cannot be "
+            f"minimum_deployment_target: {package.name} is for iOS{newest}, and a model cannot be "
             f"lowered to iOS{opset}: convert its source again for that"
         )
     if all(function.opset == opset for function in functions):
@@ -36,7 +37,7 @@ def raise_package(package: Package, opset: int) -> None:
     found = dict.fromkeys(text for function in functions for text in refusals(function, opset))
     if found:
         raise UnsupportedOpError(
-            f"{package.path} cannot be raised to iOS{opset}: {'; '.join(found)}. Convert its "
+            f"{package.name} cannot be raised to iOS{opset}: {'; '.join(found)}. Convert its "
             f"source again with minimum_deployment_target=coremltools.target.iOS{opset}"
         )
     added = {name: dict(blobs) for name, blobs in package.added.items()}
@@ -59,24 +60,24 @@ def raise_package(package: Package, opset: int) -> None:
     package.edit(added)
 
 
-def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str]:
-    """Returns the absolute path of a model, and its name as it was given.
+def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str, str, str | None]:
+    """Returns the absolute path of a model, its name as given, and the function it was given with.
 
     An `MLModel`, whose message may have been edited since it was loaded, is written to `folder`,
-    and so is what is to be raised to a deployment target.
+    and so are a model in a `.pte` and what is to be raised to a deployment target.
 
     Raises:
         ConfigError: there is no such target, or the model is for a newer one.
         ModelFormatError: it is neither, or not one with an ML Program.
         UnsupportedOpError: it has ops that cannot be raised.
     """
-    if isinstance(model, str | os.PathLike) and target is None:
-        return os.path.abspath(model), os.fspath(model)
+    if isinstance(model, str | os.PathLike) and target is None and host_of(model) is None:
+        return os.path.abspath(model), os.fspath(model), None
     path = folder / "model.mlpackage"
     with open_package(model) as package:
         if target is not None:
             raise_package(package, opset_of(target))
         with package.rewrite(path):
             pass
-        name = os.fspath(model) if isinstance(model, str | os.PathLike) else str(package.path)
-    return str(path), name
+        name = os.fspath(model) if isinstance(model, str | os.PathLike) else package.name
+    return str(path), name, package.function_name

@@ -1,0 +1,231 @@
+"""The package in a Core ML delegate of an ExecuTorch program, opened and written like any other.
+
+A path of one is that of the `.pte`, where it has one model, or goes on with the name of a delegate:
+"model.pte/forward/0".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+from mlpass.errors import ModelFormatError
+from mlpass.files import check_file, temporary_folder, whole_file
+from mlpass.program.inmemoryfs import Content, Image, digest
+from mlpass.program.mlpackage import Package, Rewriter
+from mlpass.program.pte import Blob, Pte
+from mlpass.program.pte_writing import write_pte
+
+PTE_SUFFIX = ".pte"
+_METADATA = "metadata.json"
+
+
+def host_of(model: object) -> tuple[Path, str] | None:
+    """Returns the `.pte` that a path leads to, or into, and what is left of it; None of others."""
+    if not isinstance(model, str | os.PathLike):
+        return None
+    path = Path(model)
+    for each in (path, *path.parents):
+        if each.suffix == PTE_SUFFIX and not each.is_dir():
+            return each, "/".join(path.parts[len(each.parts) :])
+    return None
+
+
+def output_name(source: str, stem: str) -> str:
+    """Returns a name for what is made of a model: one in a `.pte` is written to a `.pte`."""
+    return stem + (".mlpackage" if host_of(source) is None else PTE_SUFFIX)
+
+
+def same_in(written: Path, source: object) -> Path:
+    """Returns the path of the model in a file that was written of `source`, the path of one."""
+    host = host_of(source)
+    return written / host[1] if host is not None and written.suffix == PTE_SUFFIX else written
+
+
+def models_of(source: object) -> dict[str, str]:
+    """Returns the paths of all Core ML models in a `.pte` by name; none of anything else.
+
+    Raises:
+        ModelFormatError: it is broken.
+        OSError: it cannot be read.
+    """
+    host = host_of(source)
+    if host is None or host[1]:
+        return {}
+    return {name: f"{host[0]}/{name}" for name in Pte(host[0]).models.values()}
+
+
+class HostedPackage(Package):
+    """A package in a `.pte`, unpacked to a temporary folder until it is closed.
+
+    Attributes:
+        pte: the ExecuTorch program.
+        blob: where in it the model is.
+    """
+
+    def __init__(self, path: Path, delegate: str = "") -> None:
+        """Opens and checks the package in a delegate.
+
+        Args:
+            path: of the `.pte`.
+            delegate: its name, "forward/0"; "" where there is only one model.
+
+        Raises:
+            ModelFormatError: there is no such delegate, or its model is not a package.
+            OSError: it cannot be read.
+        """
+        self.pte = Pte(path)
+        chosen = self.pte.delegates[_chosen(self.pte, delegate)]
+        self.blob = chosen.blob
+        image = self.pte.image(self.blob)
+        with ExitStack() as closing:
+            unpacked = closing.enter_context(temporary_folder())
+            with self.pte.telling(unpacked):
+                folder = unpacked / _package_in(image)
+                folder.mkdir()
+                replace(image, items=image.below(folder.name)).unpack(folder)
+                super().__init__(folder)
+            self._closing.push(closing.pop_all())
+        self.name = f"{path}/{delegate}" if delegate else str(path)
+        self.function_name = chosen.function if delegate else None
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the whole program."""
+        return len(self.pte.data)
+
+    def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Returns the absolute path of a target, a `.pte` or an `.mlpackage`."""
+        target = Path(target).absolute()
+        if target.suffix != PTE_SUFFIX:
+            return super().check_target(target, force=force)
+        check_file(target, force=force)
+        return target
+
+    @contextmanager
+    def rewrite(
+        self, target: str | os.PathLike[str], *, force: bool = False, keep: bool = False
+    ) -> Iterator[Rewriter]:
+        """Writes the program with a copy of the package in its place, or the package by itself."""
+        target = self.check_target(target, force=force or keep)
+        if target.suffix != PTE_SUFFIX:
+            with super().rewrite(target, force=force, keep=keep) as rewriter:
+                yield rewriter
+            return
+        with temporary_folder() as folder:
+            written = folder / self.path.name
+            with super().rewrite(written) as rewriter:
+                yield rewriter
+            write_hosts(self.pte, {self.blob: written}, target, force=force, keep=keep)
+        rewriter.nbytes = target.stat().st_size
+
+
+def write_hosts(
+    pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force: bool, keep: bool = False
+) -> None:
+    """Writes a program with other packages in the place of its own.
+
+    Args:
+        pte: the program.
+        packages: by where the models are that they replace.
+        target: of the `.pte`.
+        force: whether to replace one that exists.
+        keep: whether one that may not take its place is kept beside it.
+
+    Raises:
+        ModelFormatError: the program is broken.
+        OutputExistsError: `target` exists and `force` is False.
+        OSError: it cannot be written.
+    """
+    with pte.telling():
+        images = {blob: _renewed(pte.image(blob), path) for blob, path in packages.items()}
+    with whole_file(target, force=force, keep=keep) as building:
+        with building.open("wb") as file:
+            write_pte(pte, file, images)
+        _check_written(pte, building, target)
+
+
+def _check_written(pte: Pte, written: Path, target: Path) -> None:
+    """Raises ModelFormatError where a program that was written does not have the same delegates."""
+    try:
+        names = [*Pte(written).delegates]
+    except ModelFormatError:
+        names = []
+    if names != [*pte.delegates]:
+        raise ModelFormatError(
+            f"{target}: was not written, since it would not be whole: {pte.path} is not built as "
+            "ExecuTorch builds a program"
+        )
+
+
+def _chosen(pte: Pte, delegate: str) -> str:
+    """Returns the name of the delegate that is meant."""
+    if delegate in pte.delegates:
+        return delegate
+    if delegate:
+        raise ModelFormatError(
+            f"{pte.path}: has no Core ML delegate {delegate!r}; it has {', '.join(pte.delegates)}"
+        )
+    names = [*pte.models.values()]
+    if len(names) > 1:
+        paths = ", ".join(f"{pte.path}/{name}" for name in names)
+        raise ModelFormatError(f"{pte.path}: has {len(names)} Core ML models; name one: {paths}")
+    return names[0]
+
+
+def _package_in(image: Image) -> str:
+    """Returns the name of the package in a delegate's folder."""
+    found = [path for path in image.items if "/" not in path]
+    packages = [path for path in found if path.endswith(".mlpackage")]
+    if len(packages) == 1:
+        return packages[0]
+    compiled = any(path.endswith(".mlmodelc") for path in found)
+    raise ModelFormatError(
+        f"its Core ML model is {'compiled' if compiled else 'not a package'}; "
+        "export with model_type=CoreMLBackend.MODEL_TYPE.MODEL"
+    )
+
+
+def _renewed(image: Image, package: Path) -> Image:
+    """Returns a delegate's folder with another package, and an identifier that comes of that.
+
+    By the identifier a device keeps what it compiled.
+    """
+    name = _package_in(image)
+    new: dict[str, Content | None] = {
+        path.relative_to(package).as_posix(): None if path.is_dir() else path
+        for path in sorted(package.rglob("*"))
+    }
+    old, hashed = image.below(name), digest(new)
+    if hashed == digest(old):
+        return image
+    kept = {path: content for path, content in image.items.items() if path.startswith(f"{name}/")}
+    packed = {f"{name}/{path}": new[path] for path in dict.fromkeys([*old, *new]) if path in new}
+    items: dict[str, Content | None] = {}
+    for path, content in image.items.items():
+        if path == name:
+            items |= {**packed, name: None}
+        elif path not in kept:
+            items[path] = content
+    items[_METADATA] = _identified(image, f"executorch_{UUID(bytes=hashed[:16], version=4)}")
+    return replace(image, items=items)
+
+
+def _identified(image: Image, identifier: str) -> bytes:
+    """Returns a delegate's metadata with another identifier."""
+    content = image.items.get(_METADATA)
+    try:
+        text = bytes(content or b"").decode()
+        old = json.loads(text)["identifier"]
+        before, after = text.split(json.dumps(old))
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ModelFormatError(
+            f"its Core ML model has no identifier in {_METADATA} by which a device knows it "
+            f"({type(error).__name__})"
+        ) from None
+    return f"{before}{json.dumps(identifier)}{after}".encode()
