@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,12 @@ from mlpass.options import phrase_of, text_of
 from mlpass.registries import STORAGES
 from mlpass.sparsity.layout import Layout
 
+if TYPE_CHECKING:
+    from mlpass.storage.bands import Bands, Rows
+
 Floats = NDArray[np.float32]
 Parts = Mapping[str, NDArray[np.generic]]
+
 # Given a column's index in the sweep and its values, (groups, rows), the values to store.
 Rounding = Callable[[int, Array], Array]
 # Given column indices in a sweep's order, the rounding of that sweep.
@@ -174,6 +178,13 @@ class Storage:
             dtype: in which it is stored.
         """
         raise NotImplementedError
+
+    def bands(self, weight: Rows) -> Bands | None:
+        """Returns how it rounds a weight some rows at a time, as its grid would all at once.
+
+        None where it has to hold the whole weight.
+        """
+        return None
 
     def note(self, layout: Layout) -> str | None:
         """Returns what of it becomes another thing for a weight of this layout; None if nothing."""
