@@ -90,7 +90,7 @@ def fitted_in_pieces(pieces: Pieces, entries: int, zero: bool) -> Floats:
     if line.occupied[0] <= entries:
         own = np.empty(0, np.float32)
         for values, kept in pieces():
-            own = np.union1d(own, values[kept])
+            own = np.union1d(own, values[kept] + np.float32(0))  # of two zeros one
             if own.size > entries:
                 break
         _take_few(found, own, zero)

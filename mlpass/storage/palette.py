@@ -17,16 +17,17 @@ from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
 from mlpass.sparsity.ranking import Mask
-from mlpass.storage.bands import Bands, Rows, columns_of
 from mlpass.storage.kmeans import fitted_in_pieces, fitted_tables, is_large, tables_together
 from mlpass.storage.normal_float import normal_float
 from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
+    Bands,
     Floats,
     Grid,
     MakeRounding,
     Parts,
     Rounding,
+    Rows,
     Storage,
     Stored,
     is_old,
@@ -149,7 +150,7 @@ class Palette(Storage):
         """
         if self.outliers:
             return None
-        size, columns = self.rows_a_table(weight.layout), columns_of(weight.layout)
+        size, columns = self.rows_a_table(weight.layout), prod(weight.layout.sizes[2:])
         total = prod(weight.layout.shape)
         zero = weight.kept < total and not self.masked(total, weight.kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
 from mlpass.sparsity.ranking import Mask
-from mlpass.storage.bands import Bands, Rows, columns_of
 from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
+    Bands,
     Floats,
     Grid,
     MakeRounding,
     Parts,
     Rounding,
+    Rows,
     Storage,
     Stored,
     dividing,
@@ -136,7 +138,7 @@ class Quantized(Storage):
         blocks = self.blocks(weight.layout)
 
         def grid(start: int, layout: Layout) -> _Grid:
-            power = np.ones((1, columns_of(layout)), np.float32)
+            power = np.ones((1, prod(layout.sizes[2:])), np.float32)
             return _Grid(self, layout, power, blocks, weight.dtype)
 
         def joined(parts: Parts) -> Parts:

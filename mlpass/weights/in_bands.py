@@ -19,8 +19,7 @@ from mlpass.program.dtypes import DType, pack_elements
 from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.ranking import Mask
-from mlpass.storage.bands import Bands
-from mlpass.storage.storage import Floats, Parts, Storage
+from mlpass.storage.storage import Bands, Floats, Parts, Storage
 from mlpass.weights.reading import part_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, check_storage, encode_codes

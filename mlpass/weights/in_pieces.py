@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,6 +20,7 @@ from mlpass.sparsity.select import Cut, keys_of
 from mlpass.storage.storage import Storage
 from mlpass.weights.in_bands import encode_in_bands
 from mlpass.weights.reading import (
+    decoded,
     layout_of_site,
     layout_to_solve,
     magnitude,
@@ -26,7 +28,7 @@ from mlpass.weights.reading import (
     scores_of,
 )
 from mlpass.weights.sites import Site
-from mlpass.weights.storing import Encoded, encode_mask
+from mlpass.weights.storing import Encoded, encode_joint, encode_mask
 
 
 def encode_in_pieces(
@@ -52,23 +54,28 @@ def encode_in_pieces(
         NotApplicable: the mode does not fit the weight, or zeroes nothing in it; or the form
             cannot say it.
     """
-    constant = site.constant
-    exact = storage is not None and storage.exact
-    if constant is None or constant.part is None or constant.size <= WHOLE or exact:
+    if math.prod(site.shape) <= WHOLE or (storage is not None and storage.exact):
         return None
-    scores = scores_of(site)
+    dense = decoded(site)
+    constant = dense.constant
+    if constant is None or constant.part is None:
+        return None
+    scores = scores_of(dense)
     rule = _rule(site, mode, cut, scores)
     if rule is None:
         return None
     bounds = scores.bounds(rule.unit)
-    mask, untouched = _marked(site, rule, bounds, live=storage is None)
+    live = storage is None or site.is_sparse  # what is zero stays so
+    mask, untouched = _marked(constant, rule, bounds, live=live)
     stored = int(np.bitwise_count(mask).sum(dtype=np.int64))
     if rule.check is not None:
         rule.check(constant.size - stored)
     if storage is not None:
-        return encode_in_bands(site, storage, mask, stored, layout_to_solve(site, mode))
+        return encode_in_bands(dense, storage, mask, stored, layout_to_solve(site, mode))
     if untouched:
         raise NotApplicable(f"{mode} zeroes nothing in it")
+    if site.constant is None:
+        return encode_joint(site, mask, stored)
 
     def made(dense: bool) -> Constant:
         def elements(ends: tuple[int, int]) -> Raw:
@@ -86,18 +93,16 @@ def encode_in_pieces(
 
 
 def _marked(
-    site: Site, rule: Rule, bounds: Sequence[tuple[int, int]], *, live: bool
+    constant: Constant, rule: Rule, bounds: Sequence[tuple[int, int]], *, live: bool
 ) -> tuple[Raw, bool]:
     """Returns the mask bits of what is kept, and whether the rule keeps all elements.
 
     Args:
-        site: whose weight it is.
+        constant: the weight.
         rule: what keeps.
         bounds: of the pieces.
         live: whether an element that is kept but zero is left out.
     """
-    constant = site.constant
-    assert constant is not None
     mask: Raw = empty((-(-constant.size // 8),), np.uint8)
     tied: Raw = empty(mask.shape if rule.ties else (0,), np.uint8)
 

@@ -69,9 +69,8 @@ def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encode
     constant = site.constant
     if constant is None:
         keep = keep & (weight != 0)
-        ops, nbytes = joint_ops(site, keep)
-        encoding = f"sparse + {encoding_of(site.parts)}"
-        return Encoded(encoding, int(keep.size - np.count_nonzero(keep)), nbytes, ops)
+        bits = np.packbits(keep, bitorder="little")
+        return encode_joint(site, bits, int(np.count_nonzero(keep)))
     mask, nonzero = pack(weight, keep)
     return encode_mask(
         site,
@@ -80,6 +79,22 @@ def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encode
         lambda: Constant.of(nonzero, constant),
         lambda: Constant.of(zero_out(weight, keep), constant),
     )
+
+
+def encode_joint(site: Site, mask: Raw, kept: int) -> Encoded:
+    """Returns a compressed weight as it will be stored, pruned.
+
+    Args:
+        site: whose weight it is.
+        mask: the bits of what is kept and not zero, least significant first.
+        kept: how many elements are.
+
+    Raises:
+        NotApplicable: its joint form does not exist, or would not be smaller.
+    """
+    ops, nbytes = joint_ops(site, mask, kept)
+    encoding = f"sparse + {encoding_of(site.parts)}"
+    return Encoded(encoding, math.prod(site.shape) - kept, nbytes, ops)
 
 
 def encode_mask(
