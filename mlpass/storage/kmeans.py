@@ -53,7 +53,7 @@ def fitted_tables(values: Floats, shares: Floats | None, entries: int, zero: boo
         zero: whether one of them is to be 0 exactly.
     """
     each = values.shape[1]
-    step = max(tables_together(each), _SORTED // each)
+    step = tables_together(each) if each > _MOST else max(1, _SORTED // each)
 
     def fit(start: int) -> Floats:
         part = slice(start, start + step)

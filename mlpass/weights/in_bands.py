@@ -211,7 +211,9 @@ def encode_in_bands(
         return None
     pruned = _Pruned(constant, axes, keep, kept, layout)
     bands = storage.bands(pruned)
-    if bands is None or (axes.blocks > 1 and axes.rows % bands.rows):
+    if bands is None:
+        return None
+    if axes.blocks > 1 and axes.rows % bands.rows and not bands.fitted:  # some lie in two blocks
         return None
     check_storage([site], storage)
     check_storage([site], storage, zeros=kept < constant.size)
