@@ -27,6 +27,7 @@ MODES = [
     NM(3, 7),
     NM(2, 4, dim=0),
     Block(0.5, 4),
+    Block(0.4, 2),
     Block(0.3, 3, dim=1),
     Channel(0.4),
     Percentile(0.4, scope="row"),
@@ -147,7 +148,7 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
         NM(2, 4),
         NM(2, 4, dim=0),
         Block(0.5, 4),
-        Block(0.5, 4, dim=1),
+        Block(0.5, 2, dim=1),
     ],
     ids=str,
 )
