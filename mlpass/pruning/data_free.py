@@ -44,7 +44,7 @@ def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
     if step.skipped or step.mode is None:
         return untouched_record(site, step.skipped), []
     try:
-        pieces = None if step.storage is not None else encode_in_pieces(site, step.mode, step.cut)
+        pieces = encode_in_pieces(site, step.mode, step.cut, step.storage)
         if pieces is not None:
             return _record(step, pieces), pieces.replacements
         weight = weight_of(site)

@@ -41,11 +41,13 @@ from mlpass.sparsity.select import (
     Cut,
     Keys,
     KeySource,
+    count_keys,
     keys_of,
     keys_type,
     lowest_of_many,
 )
 
+_SMALL = 2  # elements of a block whose powers are not held
 WHOLE = 1 << 21  # elements: what has no more is ranked whole, which takes about 20 MB
 
 
@@ -240,6 +242,8 @@ def _block(mode: Block, scores: Scores, around: tuple[int, int, int]) -> Rule:
     check_fits(mode, channels, size)
     blocks = -(-channels // size)
     unit = (channels if outer > 1 else size) * inner
+    if size <= _SMALL:
+        return _small_blocks(mode, scores, around, unit)
     unit_blocks = (blocks if outer > 1 else 1) * inner
 
     def within(array: NDArray[Any], start: int, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -262,6 +266,43 @@ def _block(mode: Block, scores: Scores, around: tuple[int, int, int]) -> Rule:
     def keep(start: int, score: Score) -> Mask:
         shape = _grouped(score, around).shape
         return np.repeat(within(kept, start, shape), size, axis=1)[:, : shape[1]].reshape(-1)
+
+    return Rule(unit, keep)
+
+
+def _small_blocks(mode: Block, scores: Scores, around: tuple[int, int, int], unit: int) -> Rule:
+    """Returns the rule of blocks whose powers would take as much as the weight.
+
+    They are worked out anew at each reading of a piece: two to find the cut, one to tell how many
+    of those that are equal to it each piece zeroes, and one to mark.
+    """
+    outer, channels, inner = around
+    size, dtype = mode.block_size, np.dtype(norm_dtype(scores.dtype))
+
+    def powers(score: Score) -> NDArray[np.floating]:
+        grouped = _grouped(score, around)
+        power = np.empty((len(grouped), -(-grouped.shape[1] // size), inner), dtype)
+        mean_squares(grouped, size, out=power)
+        return power
+
+    def read(start: int, stop: int) -> Score:
+        return powers(scores.read(start, stop)).reshape(-1)
+
+    bounds, norms = scores.bounds(unit), Scores(scores.size, dtype, read, scores.parted)
+    sources = [_Piece(norms, *ends, dtype) for ends in bounds]
+    count = math.floor(mode.target_sparsity * (outer * -(-channels // size) * inner))
+    cut = lowest_of_many(sources, count, keys_type(dtype))
+    ties = map_items(lambda source: count_keys([source], cut.key), sources) if cut.ties else []
+    before = np.cumsum([0, *ties])
+    left = {start: cut.ties - int(each) for (start, _), each in zip(bounds, before, strict=False)}
+
+    def keep(start: int, score: Score) -> Mask:
+        power = powers(score)
+        keys = keys_of(power)
+        kept = keys >= cut.key
+        if left.get(start, 0) > 0:
+            kept.reshape(-1)[np.flatnonzero(keys == cut.key)[: left[start]]] = False
+        return np.repeat(kept, size, axis=1)[:, : _grouped(score, around).shape[1]].reshape(-1)
 
     return Rule(unit, keep)
 

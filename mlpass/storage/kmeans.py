@@ -12,6 +12,7 @@ values.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,10 @@ from mlpass.parallel import map_items
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Places = NDArray[np.integer]
+# Whenever it is called: some values, and which of them count.
+Pieces = Callable[[], Iterable[tuple[Floats, NDArray[np.bool_]]]]
+Shares = Floats | NDArray[np.bool_]
+_Bins = tuple[Doubles, Doubles]
 
 _MOST = 1 << 15  # values of a table that are put in order; more are counted
 _BINS = 1 << 16  # that they are counted into: as many as there are halves
@@ -32,7 +37,8 @@ _WINDOW = 24  # cells to each side that an edge may begin at
 _ROUNDS = 60
 _PHASES = 3  # of places that are far
 _ENDS = 6  # places near either end that an edge may go to
-_AT_ONCE = 1 << 20  # values of the tables that are worked on together
+_AT_ONCE = 1 << 20  # values of the tables that are counted together
+_SORTED = 1 << 18  # likewise, put in order: that takes 60 bytes each
 
 
 def fitted_tables(values: Floats, shares: Floats | None, entries: int, zero: bool) -> Floats:
@@ -46,7 +52,8 @@ def fitted_tables(values: Floats, shares: Floats | None, entries: int, zero: boo
         entries: how many a table has, 2 or more.
         zero: whether one of them is to be 0 exactly.
     """
-    step = max(1, _AT_ONCE // values.shape[1])
+    each = values.shape[1]
+    step = tables_together(each) if each > _MOST else max(1, _SORTED // each)
 
     def fit(start: int) -> Floats:
         part = slice(start, start + step)
@@ -55,23 +62,70 @@ def fitted_tables(values: Floats, shares: Floats | None, entries: int, zero: boo
     return np.concatenate(map_items(fit, range(0, len(values), step)))
 
 
+def tables_together(values: int) -> int:
+    """Returns how many tables of so many values depend on each other: how long their lines are."""
+    return max(1, _AT_ONCE // values) if values > _MOST else 1
+
+
+def is_large(values: int) -> bool:
+    """Returns whether a table of so many values is worked out by itself, and may be in pieces."""
+    return values > _AT_ONCE
+
+
+def fitted_in_pieces(pieces: Pieces, entries: int, zero: bool) -> Floats:
+    """Returns the entries of one table that `is_large`, as `fitted_tables` does.
+
+    Args:
+        pieces: yields its values and which of them count, whenever it is called.
+        entries: how many it has, 2 or more.
+        zero: whether one of them is to be 0 exactly.
+    """
+
+    def counting() -> Iterator[tuple[Floats, Shares | None]]:
+        for values, kept in pieces():
+            yield values, None if kept.all() else kept
+
+    line = _lined([_binned(counting)])
+    (found,) = _entries_of(line, entries, zero)
+    if line.occupied[0] <= entries:
+        own = np.empty(0, np.float32)
+        for values, kept in pieces():
+            own = np.union1d(own, values[kept] + np.float32(0))  # of two zeros one
+            if own.size > entries:
+                break
+        _take_few(found, own, zero)
+    table: Floats = found
+    return table
+
+
 def _fitted(values: Floats, shares: Floats | None, entries: int, zero: bool) -> Floats:
     if shares is not None:
         unreached = ~(shares > 0).any(axis=1, keepdims=True)
         if unreached.any():  # no sample reaches what is kept: all count alike
             shares = np.where(unreached, (values != 0).astype(np.float32), shares)
     line = _in_order(values, shares) if values.shape[1] <= _MOST else _counted(values, shares)
+    found = _entries_of(line, entries, zero)
+    for table in np.flatnonzero(line.occupied <= entries):
+        own = np.unique(values[table] if shares is None else values[table][shares[table] > 0])
+        _take_few(found[table], own, zero)
+    return found
+
+
+def _entries_of(line: _Line, entries: int, zero: bool) -> Floats:
+    """Returns the entries of each table on a line, ascending."""
     edges = _improved(line, _first_edges(line, entries - zero), None)
     centres = _centres(line, edges)
     if zero:
         centres = _with_zero(line, centres)
     found: Floats = np.sort(centres, axis=1).astype(np.float32)
-    for table in np.flatnonzero(line.occupied <= entries):
-        own = np.unique(values[table] if shares is None else values[table][shares[table] > 0])
-        own = np.union1d(own, [np.float32(0)]) if zero or not own.size else own
-        if own.size <= entries:
-            found[table] = np.pad(own, (0, entries - own.size), mode="edge")
     return found
+
+
+def _take_few(table: Floats, own: Floats, zero: bool) -> None:
+    """Makes the entries of a table its values, with 0 where that is to be one, if these are few."""
+    own = np.union1d(own, [np.float32(0)]) if zero or not own.size else own
+    if own.size <= table.size:
+        table[:] = np.pad(own, (0, table.size - own.size), mode="edge")
 
 
 class _Line(NamedTuple):
@@ -111,20 +165,41 @@ def _in_order(values: Floats, shares: Floats | None) -> _Line:
 
 def _counted(values: Floats, shares: Floats | None) -> _Line:
     """Returns bins, the occupied ones alone: each is of values that are alike in fp16."""
-    tables = len(values)
-    largest = np.abs(values).max(axis=1, keepdims=True)
-    exponent = np.frexp(np.where(largest > 0, largest, np.float32(1)))[1]
-    bits = np.ldexp(values, 15 - exponent).astype(np.float16).view(np.int16).astype(np.int32)
-    place = np.where(bits < 0, -(bits & 0x7FFF), bits) + _BINS // 2
-    flat = (place + (np.arange(tables, dtype=np.int32) * _BINS)[:, None]).reshape(-1)
-    share = None if shares is None else shares.reshape(-1)
-    moments = values if shares is None else values * shares
-    weight = np.bincount(flat, share, tables * _BINS).reshape(tables, _BINS)
-    moment = np.bincount(flat, moments.reshape(-1), tables * _BINS).reshape(tables, _BINS)
-    occupied = np.count_nonzero(weight, axis=1)
+    each = [None] * len(values) if shares is None else shares
+    return _lined([_binned(lambda one=one: [one]) for one in zip(values, each, strict=True)])  # type: ignore[misc]
+
+
+def _binned(pieces: Callable[[], Iterable[tuple[Floats, Shares | None]]]) -> _Bins:
+    """Returns the weight and the moment of each bin of a table that is occupied.
+
+    Args:
+        pieces: yields its values and how much each counts, None for alike, whenever it is called.
+    """
+    largest = max(np.abs(values).max(initial=0) for values, _ in pieces())
+    exponent = np.frexp(largest if largest > 0 else np.float32(1))[1]
+    weight: Doubles = np.zeros(_BINS)
+    moment: Doubles = np.zeros(_BINS)
+    bins = np.arange(_BINS, dtype=np.int32)
+    for values, share in pieces():
+        flat = values.reshape(-1)
+        bits = np.ldexp(flat, 15 - exponent).astype(np.float16).view(np.int16).astype(np.int32)
+        place = np.where(bits < 0, -(bits & 0x7FFF), bits) + _BINS // 2
+        counts = None if share is None else share.reshape(-1)
+        moments = flat if counts is None else flat * counts
+        weight += np.bincount(place, counts, _BINS)
+        # What there is already goes first: the sum is that of one piece, to the bit.
+        moment[:] = np.bincount(np.append(bins, place), np.append(moment, moments), _BINS)
+    occupied = np.flatnonzero(weight)
+    return weight[occupied], moment[occupied]
+
+
+def _lined(tables: Sequence[_Bins]) -> _Line:
+    """Returns the bins of some tables as a line, which is as long as the longest of them."""
+    occupied = np.array([weight.size for weight, _ in tables])
     columns = np.arange(max(1, occupied.max()))
-    order = np.argsort(weight == 0, axis=1, kind="stable")[:, : columns.size]
-    weight, moment = (np.take_along_axis(each, order, axis=1) for each in (weight, moment))
+    weight, moment = np.zeros((2, len(tables), columns.size))
+    for table, own in enumerate(tables):
+        weight[table, : occupied[table]], moment[table, : occupied[table]] = own
     means = moment / np.where(weight > 0, weight, 1)
     last = np.take_along_axis(means, np.maximum(occupied - 1, 0)[:, None], axis=1)
     outer = np.concatenate([np.where(weight > 0, means, last), last], axis=1)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from math import prod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,15 +17,17 @@ from mlpass.parallel import map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout, grouped_layout
 from mlpass.sparsity.ranking import Mask
-from mlpass.storage.kmeans import fitted_tables
+from mlpass.storage.kmeans import fitted_in_pieces, fitted_tables, is_large, tables_together
 from mlpass.storage.normal_float import normal_float
 from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
+    Bands,
     Floats,
     Grid,
     MakeRounding,
     Parts,
     Rounding,
+    Rows,
     Storage,
     Stored,
     is_old,
@@ -136,6 +143,48 @@ class Palette(Storage):
         """Returns tables, yet to be fitted."""
         return divided(_Tables(self, layout, power, dtype), self.outliers, layout, power, dtype)
 
+    def bands(self, weight: Rows) -> Bands | None:
+        """Returns how rows are rounded: those of some tables, or a part of a large one's.
+
+        Outliers are found among all rows.
+        """
+        if self.outliers:
+            return None
+        size, columns = self.rows_a_table(weight.layout), prod(weight.layout.sizes[2:])
+        total = prod(weight.layout.shape)
+        zero = weight.kept < total and not self.masked(total, weight.kept)
+
+        def tables(rows: int, layout: Layout) -> _Tables:
+            power = np.ones((1, columns), np.float32)
+            grid = _Tables(replace(self, group_size=rows), layout, power, weight.dtype)
+            grid.zero = zero
+            return grid
+
+        if not is_large(size * columns):
+            rows = size * tables_together(size * columns)
+            return Bands(rows, lambda _, layout: tables(size, layout), lambda parts: parts)
+        entries = np.concatenate(list(self._large(weight, size, zero)))
+        entries = entries.astype(weight.dtype)
+
+        def fixed(start: int, layout: Layout) -> _Tables:
+            grid = tables(0, layout)
+            grid.entries[:] = entries[start // size]
+            grid.fixed = True
+            return grid
+
+        return Bands(size, fixed, lambda _: {"tables": entries}, fitted=True)
+
+    def _large(self, weight: Rows, size: int, zero: bool) -> Iterator[Floats]:
+        """Yields tables of `size` rows each, as (1, entries), which no band holds as a whole."""
+        rows = weight.layout.sizes[0] * weight.layout.sizes[1]
+        for start in range(0, rows, size):
+            pieces = partial(weight.read, start, start + size)
+            if self.table == "normal_float":
+                largest = max(np.abs(values).max(initial=0) for values, _ in pieces())
+                yield normal_float(self.entries)[None] * np.float32(largest)
+            else:
+                yield fitted_in_pieces(pieces, self.entries, zero)[None]
+
     def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
         """Returns indices, and the tables in blocks of the weight's axes, or the only one.
 
@@ -174,6 +223,8 @@ class _Tables:
         self.size = palette.rows_a_table(layout)
         self.entries = np.zeros((groups * rows // self.size, palette.entries), np.float32)
         self.codes = np.zeros((groups, rows, channels * positions), np.uint8)
+        self.zero: bool | None = None  # whether a table has a zero; None asks the weight's sizes
+        self.fixed = False  # whether tables stay as they are
 
     @property
     def between(self) -> Floats:
@@ -186,6 +237,8 @@ class _Tables:
 
         What is `apart` is zero in `weight`, and counts for nothing.
         """
+        if self.fixed:
+            return self.rounding
         count, kept = len(self.entries), host(keep)
         values = host(weight).reshape(count, -1)
         if self.palette.table == "normal_float":
@@ -194,7 +247,9 @@ class _Tables:
             found: Floats = (table * largest[:, None]).astype(np.float32)
         else:
             number = int(np.count_nonzero(kept))
-            zero = number < kept.size and not self.palette.masked(kept.size, number)
+            zero = self.zero
+            if zero is None:
+                zero = number < kept.size and not self.palette.masked(kept.size, number)
             whole = number == kept.size and (apart is None or not apart.any())
             alike = whole and (self.power == self.power.flat[0]).all()
             shares = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from mlpass.sparsity.layout import Layout, grouped_layout
 from mlpass.sparsity.ranking import Mask
 from mlpass.storage.outliers import divided
 from mlpass.storage.storage import (
+    Bands,
     Floats,
     Grid,
     MakeRounding,
     Parts,
     Rounding,
+    Rows,
     Storage,
     Stored,
     dividing,
@@ -127,6 +130,23 @@ class Quantized(Storage):
         """Returns scales and offsets, yet to be fitted."""
         grid = _Grid(self, layout, power, self.blocks(layout), dtype)
         return divided(grid, self.outliers, layout, power, dtype)
+
+    def bands(self, weight: Rows) -> Bands | None:
+        """Returns how rows are rounded, each by itself; outliers are found among all of them."""
+        if self.outliers:
+            return None
+        blocks = self.blocks(weight.layout)
+
+        def grid(start: int, layout: Layout) -> _Grid:
+            power = np.ones((1, prod(layout.sizes[2:])), np.float32)
+            return _Grid(self, layout, power, blocks, weight.dtype)
+
+        def joined(parts: Parts) -> Parts:
+            small, layout = weight.layout.reduced(blocks), weight.layout
+            sizes = (*layout.sizes[:2], blocks, 1)
+            return {name: small.join(part.reshape(sizes)) for name, part in parts.items()}
+
+        return Bands(1, grid, joined)
 
     def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
         """Returns the integers, with scales and offsets.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -14,9 +14,11 @@ from mlpass.errors import NotApplicable
 from mlpass.options import phrase_of, text_of
 from mlpass.registries import STORAGES
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.ranking import Mask
 
 Floats = NDArray[np.float32]
 Parts = Mapping[str, NDArray[np.generic]]
+
 # Given a column's index in the sweep and its values, (groups, rows), the values to store.
 Rounding = Callable[[int, Array], Array]
 # Given column indices in a sweep's order, the rounding of that sweep.
@@ -60,6 +62,65 @@ class Grid(Protocol):
             keep: its mask, (groups, rows, columns).
         """
         ...
+
+
+class Rows(Protocol):
+    """A pruned weight of which some rows are read at a time, those of all groups in one order."""
+
+    @property
+    def layout(self) -> Layout:
+        """Of the weight."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """In which it is stored."""
+        ...
+
+    @property
+    def kept(self) -> int:
+        """How many of its elements are kept."""
+        ...
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[Floats, Mask]]:
+        """Yields runs of the rows from one to another, (rows, columns), zero where not kept."""
+        ...
+
+
+class Bands(NamedTuple):
+    """How a storage rounds bands of rows: each by a grid of its own, as one grid would all rows.
+
+    Attributes:
+        rows: that are fitted together: a band is some such runs, the last of a weight may be less.
+        grid: returns the grid of the band that begins at a row, given its layout.
+        joined: returns the parts of the weight but for its codes, given those of all bands, one
+            after the other.
+        fitted: whether the values are fixed already: then a band may be a part of one run, too.
+    """
+
+    rows: int
+    grid: Callable[[int, Layout], Grid]
+    joined: Callable[[Parts], Parts]
+    fitted: bool = False
+
+    def rounded(
+        self, start: int, weight: Floats, keep: Mask, layout: Layout
+    ) -> tuple[dict[str, NDArray[np.generic]], Floats]:
+        """Returns the parts of a band, codes as (rows, columns), and its values.
+
+        Args:
+            start: its first row.
+            weight: (rows, columns), zero where it is not kept.
+            keep: the same shape.
+            layout: of the whole weight.
+        """
+        shape = (len(weight), *layout.sizes[2:])
+        grid = self.grid(start, Layout(shape, shape, ((), (0,), (1,), (2,))))
+        grid.fit(weight[None], keep[None])
+        values = grid.nearest(weight[None])[0]
+        parts = grid.parts(keep[None])
+        parts["codes"] = parts["codes"].reshape(weight.shape)
+        return parts, values
 
 
 @runtime_checkable
@@ -174,6 +235,13 @@ class Storage:
             dtype: in which it is stored.
         """
         raise NotImplementedError
+
+    def bands(self, weight: Rows) -> Bands | None:
+        """Returns how it rounds a weight some rows at a time, as its grid would all at once.
+
+        None where it has to hold the whole weight.
+        """
+        return None
 
     def note(self, layout: Layout) -> str | None:
         """Returns what of it becomes another thing for a weight of this layout; None if nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,42 +17,65 @@ from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.packing import zero_out
 from mlpass.sparsity.pieces import WHOLE, Rule, Scores, cut_rule, rule_of
 from mlpass.sparsity.select import Cut, keys_of
-from mlpass.weights.reading import layout_of_site, magnitude, part_of, scores_of
+from mlpass.storage.storage import Storage
+from mlpass.weights.in_bands import encode_in_bands
+from mlpass.weights.reading import (
+    decoded,
+    layout_of_site,
+    layout_to_solve,
+    magnitude,
+    part_of,
+    scores_of,
+)
 from mlpass.weights.sites import Site
-from mlpass.weights.storing import Encoded, encode_mask
+from mlpass.weights.storing import Encoded, encode_joint, encode_mask
 
 
 def encode_in_pieces(
-    site: Site, mode: Mode, cut: tuple[Cut, np.dtype[np.generic]] | None
+    site: Site,
+    mode: Mode,
+    cut: tuple[Cut, np.dtype[np.generic]] | None,
+    storage: Storage | None = None,
 ) -> Encoded | None:
-    """Returns a weight as it will be stored; None where it is small, or has to be ranked whole.
+    """Returns a weight as it will be stored; None where it is small, or has to be held whole.
 
-    Of the elements that are stored only a mask is held: they are read once more as they are
-    written.
+    Of the elements that are stored as they are only a mask is held: they are read once more as
+    they are written.
 
     Args:
         site: whose weight it is.
         mode: that prunes it.
         cut: where the mode ranks all weights together, what that means for this one, and the float
             type whose keys that is stated in.
+        storage: to round to; None where what is kept stays as it is.
 
     Raises:
-        NotApplicable: the mode does not fit the weight, or zeroes nothing in it.
+        ModelFormatError: the model is too old for the storage.
+        NotApplicable: the mode does not fit the weight, or zeroes nothing in it; or the form
+            cannot say it.
     """
-    constant = site.constant
-    if constant is None or constant.part is None or constant.size <= WHOLE:
+    if math.prod(site.shape) <= WHOLE or (storage is not None and storage.exact):
         return None
-    scores = scores_of(site)
+    dense = decoded(site)
+    constant = dense.constant
+    if constant is None or constant.part is None:
+        return None
+    scores = scores_of(dense)
     rule = _rule(site, mode, cut, scores)
     if rule is None:
         return None
     bounds = scores.bounds(rule.unit)
-    mask, untouched = _marked(site, rule, bounds)
+    live = storage is None or site.is_sparse  # what is zero stays so
+    mask, untouched = _marked(constant, rule, bounds, live=live)
     stored = int(np.bitwise_count(mask).sum(dtype=np.int64))
     if rule.check is not None:
         rule.check(constant.size - stored)
+    if storage is not None:
+        return encode_in_bands(dense, storage, mask, stored, layout_to_solve(site, mode))
     if untouched:
         raise NotApplicable(f"{mode} zeroes nothing in it")
+    if site.constant is None:
+        return encode_joint(site, mask, stored)
 
     def made(dense: bool) -> Constant:
         def elements(ends: tuple[int, int]) -> Raw:
@@ -68,13 +92,17 @@ def encode_in_pieces(
     return encode_mask(site, mask, stored, lambda: made(False), lambda: made(True))
 
 
-def _marked(site: Site, rule: Rule, bounds: Sequence[tuple[int, int]]) -> tuple[Raw, bool]:
-    """Returns the mask bits of what is stored, and whether the rule keeps all elements.
+def _marked(
+    constant: Constant, rule: Rule, bounds: Sequence[tuple[int, int]], *, live: bool
+) -> tuple[Raw, bool]:
+    """Returns the mask bits of what is kept, and whether the rule keeps all elements.
 
-    An element that is kept but zero is not stored.
+    Args:
+        constant: the weight.
+        rule: what keeps.
+        bounds: of the pieces.
+        live: whether an element that is kept but zero is left out.
     """
-    constant = site.constant
-    assert constant is not None
     mask: Raw = empty((-(-constant.size // 8),), np.uint8)
     tied: Raw = empty(mask.shape if rule.ties else (0,), np.uint8)
 
@@ -84,7 +112,8 @@ def _marked(site: Site, rule: Rule, bounds: Sequence[tuple[int, int]]) -> tuple[
         if rule.ties and rule.tied is not None:
             tied[at] = np.packbits(rule.tied(score), bitorder="little")
         untouched = bool(stored.all())
-        stored &= keys_of(score) != 0
+        if live:
+            stored &= keys_of(score) != 0
         mask[at] = np.packbits(stored, bitorder="little")
         return untouched
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError, NotApplicable
+from mlpass.parallel import SLAB, map_ahead
 from mlpass.program import encode
 from mlpass.program.dtypes import pack_elements
-from mlpass.program.ir import Constant, Op
-from mlpass.sparsity.modes import Mask
+from mlpass.program.ir import Constant, Op, Raw
+from mlpass.weights.decoding import elements_of
 from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site
 
@@ -35,12 +38,14 @@ def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> Non
             )
 
 
-def joint_ops(site: Site, keep: Mask) -> tuple[list[tuple[Op, list[Op]]], int]:
+def joint_ops(site: Site, mask: Raw, kept: int) -> tuple[list[tuple[Op, list[Op]]], int]:
     """Returns what replaces the ops of a compressed site, and the bytes it then takes.
 
     Args:
         site: of one of the joint forms.
-        keep: of the weight as the ops read it; False where it is zero already.
+        mask: the bits of what is kept of the weight as the ops read it, least significant first;
+            unset where it is zero already.
+        kept: how many elements are.
 
     Raises:
         NotApplicable: its joint form does not exist, or would not be smaller; the text says why.
@@ -51,13 +56,33 @@ def joint_ops(site: Site, keep: Mask) -> tuple[list[tuple[Op, list[Op]]], int]:
         raise NotApplicable(f"its {stored_name} are made by another op")
     if stored.shape != site.shape:
         raise NotApplicable("it is palettized by vectors, which are shared by several elements")
-    kept = int(np.count_nonzero(keep))
-    nbytes = encode.sparse_nbytes(keep.size, kept, stored.dtype)
+    nbytes = encode.sparse_nbytes(stored.size, kept, stored.dtype)
     if nbytes >= stored.nbytes:
         raise NotApplicable(f"its joint sparse form would not be smaller, with {kept} kept")
-    elements = pack_elements(stored.read()[keep], stored.dtype)
-    data = Constant.packed(elements, stored.dtype.name, (kept,), stored)
-    bits = np.packbits(keep.reshape(-1), bitorder="little")
-    mask = encode.mask_constant(bits, site.shape, site.opset, stored)
+    pieces = partial(_kept_pieces, stored, mask)
+    data = Constant.in_pieces(pieces, stored.dtype.name, (kept,), stored)
+    bits = encode.mask_constant(mask, site.shape, site.opset, stored)
     rest = stored_bytes(site) - stored.nbytes
-    return [(maker, encode.joint(maker, mask, data)) for maker in site.makers], rest + nbytes
+    return [(maker, encode.joint(maker, bits, data)) for maker in site.makers], rest + nbytes
+
+
+def _kept_pieces(stored: Constant, mask: Raw) -> Iterator[Raw]:
+    """Yields the elements of a constant that a mask has, packed."""
+    whole = None if stored.part is not None else stored.read().reshape(-1)
+
+    def chosen(start: int) -> NDArray[np.generic]:
+        stop = min(start + SLAB, stored.size)
+        values = elements_of(stored, start, stop) if whole is None else whole[start:stop]
+        bits = mask[start // 8 : -(-stop // 8)]
+        keep = np.unpackbits(bits, count=stop - start, bitorder="little").view(bool)
+        return np.compress(keep, values)
+
+    rest: NDArray[np.generic] = np.zeros(
+        0, np.uint8
+    )  # what does not fill a byte goes with the next piece
+    for values in map_ahead(chosen, range(0, stored.size, SLAB)):
+        values = np.concatenate([rest.astype(values.dtype), values])
+        end = values.size // 8 * 8
+        yield pack_elements(values[:end], stored.dtype)
+        rest = values[end:]
+    yield pack_elements(rest, stored.dtype)

@@ -13,13 +13,14 @@ from mlpass.buffers import empty
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.parallel import map_items, map_slabs
 from mlpass.program.dtypes import BY_NAME, pack_elements, unpack_elements
-from mlpass.program.ir import Constant
+from mlpass.program.ir import Constant, Raw
 from mlpass.runtime.materialize import materialize
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.pieces import Scores
 from mlpass.sparsity.ranking import Score
 from mlpass.sparsity.select import keys_of
+from mlpass.weights.decoding import by_rows
 from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.sites import Site, constants_of
@@ -45,8 +46,8 @@ def weight_of(site: Site) -> NDArray[np.generic]:
 def decoded(site: Site) -> Site:
     """Returns a compressed site as the dense one that it stands for; any other as it is.
 
-    Its constant is in no file: it is read from the compressed form, and what takes its place goes
-    to the file that this is in.
+    Its constant is in no file: it is read from the compressed form, by rows where it can be, and
+    what takes its place goes to the file that this is in.
     """
     if not site.is_compressed:
         return site
@@ -58,8 +59,20 @@ def decoded(site: Site) -> Site:
     def load() -> object:
         return pack_elements(weight_of(site), BY_NAME[site.dtype])
 
-    kind = site.makers[0].outputs[-1].type
-    return replace(site, constant=Constant(kind, load, beside.storage, in_file=True), parts=())
+    rows = by_rows(site)
+
+    def part(start: int, stop: int) -> Raw:
+        assert rows is not None
+        return pack_elements(rows(start, stop), BY_NAME[site.dtype])
+
+    constant = Constant(
+        site.makers[0].outputs[-1].type,
+        load,
+        beside.storage,
+        in_file=True,
+        part=None if rows is None else part,
+    )
+    return replace(site, constant=constant, parts=())
 
 
 def layout_of_site(site: Site) -> Layout:
@@ -126,9 +139,10 @@ def magnitude(weight: NDArray[np.generic]) -> NDArray[np.floating]:
 def scores_of(site: Site) -> Scores:
     """Returns the scores of data-free pruning, |w| of each element as it is stored.
 
-    A weight that is not in a file, or compressed, is read as a whole each time.
+    A weight that is not in a file is read as a whole each time, and one that is compressed where
+    it cannot be decoded by rows.
     """
-    constant = site.constant
+    constant = decoded(site).constant
     dtype = np.dtype(BY_NAME[site.dtype].numpy)
     if constant is None or constant.part is None:
         whole = partial(_whole_magnitude, site)
@@ -153,10 +167,10 @@ def part_of(constant: Constant, start: int, stop: int) -> NDArray[np.generic]:
 def zeros_of(site: Site) -> int | None:
     """Returns how many elements of a weight are zero; None where its values cannot be read.
 
-    One that is in a file, and not compressed, is read in pieces.
+    One that is in a file is read in pieces.
     """
-    constant = site.constant
     try:
+        constant = decoded(site).constant
         if constant is None or constant.part is None:
             weight = weight_of(site)
             return weight.size - count_nonzero(weight)

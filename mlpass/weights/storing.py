@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from mlpass.arrays import HostArray
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.program import encode
-from mlpass.program.dtypes import BY_NAME, pack_elements
+from mlpass.program.dtypes import BY_NAME, DType, pack_elements
 from mlpass.program.ir import Constant, Op, Raw
 from mlpass.registries import STORAGES
 from mlpass.solvers.solve import Solution
@@ -27,6 +28,8 @@ from mlpass.weights.record import ATTRIBUTES, WITH_OUTLIERS, encoding_of, nbytes
 from mlpass.weights.sites import Site
 
 Replacements = list[tuple[Op, list[Op]]]
+# Given the type of a code, and that and the shape in which they are stated, their constant.
+MakeCodes = Callable[[DType, str, tuple[int, ...]], Constant]
 
 
 class Editor(Protocol):
@@ -66,9 +69,8 @@ def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encode
     constant = site.constant
     if constant is None:
         keep = keep & (weight != 0)
-        ops, nbytes = joint_ops(site, keep)
-        encoding = f"sparse + {encoding_of(site.parts)}"
-        return Encoded(encoding, int(keep.size - np.count_nonzero(keep)), nbytes, ops)
+        bits = np.packbits(keep, bitorder="little")
+        return encode_joint(site, bits, int(np.count_nonzero(keep)))
     mask, nonzero = pack(weight, keep)
     return encode_mask(
         site,
@@ -77,6 +79,22 @@ def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encode
         lambda: Constant.of(nonzero, constant),
         lambda: Constant.of(zero_out(weight, keep), constant),
     )
+
+
+def encode_joint(site: Site, mask: Raw, kept: int) -> Encoded:
+    """Returns a compressed weight as it will be stored, pruned.
+
+    Args:
+        site: whose weight it is.
+        mask: the bits of what is kept and not zero, least significant first.
+        kept: how many elements are.
+
+    Raises:
+        NotApplicable: its joint form does not exist, or would not be smaller.
+    """
+    ops, nbytes = joint_ops(site, mask, kept)
+    encoding = f"sparse + {encoding_of(site.parts)}"
+    return Encoded(encoding, math.prod(site.shape) - kept, nbytes, ops)
 
 
 def encode_mask(
@@ -185,17 +203,50 @@ def _encoded(
         nonzero: which of its elements are not zero.
         masked: whether codes of those alone are stored, beside a mask.
     """
-    size, kept = nonzero.size, int(np.count_nonzero(nonzero))
+
+    def made(element: DType, dtype: str, shape: tuple[int, ...]) -> Constant:
+        codes = parts["codes"][nonzero] if masked else parts["codes"]
+        return Constant.packed(pack_elements(codes, element), dtype, shape, site.constant)
+
+    kept = int(np.count_nonzero(nonzero))
+    bits = np.packbits(nonzero, bitorder="little") if masked else None
+    return encode_codes(site, parts, form, layout, kept, bits, made)
+
+
+def encode_codes(
+    site: Site,
+    parts: Parts,
+    form: Form,
+    layout: Layout,
+    kept: int,
+    mask: Raw | None,
+    made: MakeCodes,
+) -> Encoded:
+    """Returns the parts of a weight as they will be stored, in every function that has it.
+
+    Args:
+        site: whose weight it is.
+        parts: that stand for it.
+        form: that they are stored in.
+        layout: of the weight.
+        kept: how many of its elements are not zero.
+        mask: the bits of those, least significant first; None where codes of all are stored.
+        made: makes the constant of the codes that are.
+
+    Raises:
+        NotApplicable: the form cannot say it.
+    """
     forms = {
-        opset: _stored_op(opset, site, parts, form, layout, nonzero if masked else None)
+        opset: _stored_op(opset, site, parts, form, layout, kept, mask, made)
         for opset in sorted({encode.form_of(opset) for opset in site.opsets})
     }
     replacements: Replacements = [
         (maker, forms[encode.form_of(opset)](maker))
         for maker, opset in zip(site.makers, site.opsets, strict=True)
     ]
-    made = tuple(dict.fromkeys(op for _, ops in replacements for op in ops))
-    return Encoded(encoding_of(made), size - kept, nbytes_of(made), replacements)
+    new = tuple(dict.fromkeys(op for _, ops in replacements for op in ops))
+    zeros = math.prod(site.shape) - kept
+    return Encoded(encoding_of(new), zeros, nbytes_of(new), replacements)
 
 
 def _stored_op(
@@ -204,44 +255,43 @@ def _stored_op(
     parts: Parts,
     form: Form,
     layout: Layout,
-    nonzero: Mask | None,
+    kept: int,
+    mask: Raw | None,
+    made: MakeCodes,
 ) -> Callable[[Op], list[Op]]:
     """Returns what makes the ops that stand in for a maker; all of them share their constants.
 
     Args:
         opset: that brought the form.
         site: whose weight it is.
-        parts: of the solution.
+        parts: that stand for it.
         form: that they are stored in.
         layout: of the weight.
-        nonzero: the mask to write; None where all elements are stored.
+        kept: how many of its elements are not zero.
+        mask: the bits of those; None where codes of all are stored.
+        made: makes the constant of the codes that are.
     """
     stored = form.stored(parts, layout, opset)
     beside = site.constant
     assert beside is not None  # asked before
 
-    def constant(array: NDArray[np.generic], element: str) -> Constant:
-        raw = pack_elements(array, BY_NAME[element])
-        return Constant.packed(raw, element, array.shape, beside)
-
     def other(name: str, array: NDArray[np.generic]) -> Constant:
         if name in ATTRIBUTES:
             return Constant.of(array)
-        return constant(array, beside.dtype.name if array.dtype.kind == "f" else stored.element)
+        element = beside.dtype.name if array.dtype.kind == "f" else stored.element
+        raw = pack_elements(array, BY_NAME[element])
+        return Constant.packed(raw, element, array.shape, beside)
 
     others = {name: (other(name, array),) for name, array in stored.others.items()}
-    codes = parts["codes"]
-    if nonzero is None:
-        if stored.packed:  # as the bytes that they make
-            codes = pack_elements(codes, BY_NAME[stored.element])
-        elements = constant(codes, "uint8" if stored.packed else stored.element)
-        return lambda maker: [
-            encode.whole(maker, stored.form, {stored.codes: (elements,), **others})
-        ]
-    bits = np.packbits(nonzero, bitorder="little")
-    mask = encode.mask_constant(bits, site.shape, opset, beside)
-    elements = constant(codes[nonzero], stored.element)
-    return lambda maker: encode.sparse_joint(maker, stored.form, mask, elements, others)
+    element, shape = BY_NAME[stored.element], site.shape if mask is None else (kept,)
+    if stored.packed:  # as the bytes that they make
+        codes = made(element, "uint8", (element.nbytes(math.prod(shape)),))
+    else:
+        codes = made(element, element.name, shape)
+    if mask is None:
+        return lambda maker: [encode.whole(maker, stored.form, {stored.codes: (codes,), **others})]
+    bits = encode.mask_constant(mask, site.shape, opset, beside)
+    return lambda maker: encode.sparse_joint(maker, stored.form, bits, codes, others)
 
 
 def check_storage(sites: Sequence[Site], storage: Storage, *, zeros: bool | None = None) -> None:

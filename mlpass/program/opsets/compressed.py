@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.program.dtypes import BY_NAME
-from mlpass.program.ir import Argument, Constant, Op, TensorType
+from mlpass.program.ir import Argument, Constant, Op, Raw, TensorType
 from mlpass.program.opsets.building import Builder, Refused
 
 
@@ -106,8 +106,15 @@ def _reshaped(constant: Constant, shape: tuple[int, ...]) -> Constant:
 
 
 def _retyped(constant: Constant, dtype: str, shape: tuple[int, ...]) -> Constant:
-    """Returns the same bytes as elements of another type."""
+    """Returns bytes as elements of another type."""
     if dtype == constant.dtype.name:
         return _reshaped(constant, shape)
     place = constant.storage and (constant.storage[0], (constant.storage[1], dtype))
-    return replace(constant, type=TensorType(dtype, shape), storage=place, part=None)
+    read, nbytes = constant.part, BY_NAME[dtype].nbytes
+
+    def part(start: int, stop: int) -> Raw:
+        assert read is not None
+        return read(nbytes(start), nbytes(stop))
+
+    kind = TensorType(dtype, shape)
+    return replace(constant, type=kind, storage=place, part=None if read is None else part)
