@@ -104,6 +104,7 @@ def _stops(
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget)
         try:
+            given = _prepared(part, given)
             replay.begin(given, states)
             yield from replay.stops(wanted, to_the_end=number < last)
             given = replay.outputs(given) if number < last else []
@@ -121,6 +122,24 @@ def _check(inputs: object, features: Sequence[Feature], label: str) -> None:
         check_names(inputs, features)
     except InputError as error:
         raise CalibrationError(f"{label}: {error}") from None
+
+
+def _prepared(part: Part, given: list[Sequence[Inputs]]) -> list[Sequence[Inputs]]:
+    """Returns what each step is given, and what the parts for tables before a program make of it.
+
+    Raises:
+        CalibrationError: it does not fit them.
+    """
+    prepared: list[Sequence[Inputs]] = []
+    for number, sample in enumerate(given if part.before else ()):
+        steps = []
+        for place, inputs in enumerate(sample):
+            try:
+                steps.append(part.prepared(inputs))
+            except InputError as error:
+                raise CalibrationError(f"{_label(number, place, sample)}: {error}") from None
+        prepared.append(steps)
+    return prepared or given
 
 
 def _label(number: int, place: int, sample: Sequence[Inputs]) -> str:
