@@ -36,17 +36,18 @@ def is_slopes(heads: NDArray[np.generic]) -> bool:
     if slopes.min() <= 0 or len(powers) < _HEADS:
         return False
     apart = np.abs(rows / slopes[:, None] - first).max()
+    if apart > _TOLERANCE * np.abs(first).max() or not first.all():
+        return False
     counts = first / first[np.abs(first).argmin()]
     uneven = np.abs(counts - np.rint(counts))
-    if apart > _TOLERANCE * np.abs(first).max() or np.any(
-        (counts < 0) | (uneven > _TOLERANCE * (_HEADS + counts))
-    ):
+    if np.any((counts < 0) | (uneven > _TOLERANCE * (_HEADS + counts))):
         return False
     gap = np.ptp(powers) / np.rint(np.ptp(powers) / np.diff(powers).min())
     counted = np.array([len(powers), *_SERIES])
     step = 8 / counted[np.abs(8 / counted - gap).argmin()]
     places = (powers - powers[0]) / step
-    return bool(np.abs(places - np.rint(places)).max() <= _EVEN)
+    off = max(abs(gap / step - 1), np.abs(places - np.rint(places)).max())
+    return bool(off <= _EVEN)
 
 
 def is_distances(matrix: NDArray[np.generic]) -> bool:

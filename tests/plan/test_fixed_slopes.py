@@ -51,7 +51,9 @@ OTHERS = {
     **MORE,
     "of rank one, equal columns": lambda w: np.tile(np.exp(w[:, :1]), (1, w.shape[1])),
     "of rank one, in order": lambda w: np.outer(np.sort(np.exp(w[:, 0])), np.exp(w[0])),
+    "nearly one number": lambda w: np.tile(3 + 1e-3 * w[:, :1], (1, w.shape[1])),
     "of powers of two": lambda w: 2.0 ** np.rint(w),
+    "sparse, positive": lambda w: np.where(w > 1, w, 0),
     "nearly slopes": lambda w: (of_heads(8, PLACES) + 0.01 * w[:8, :16])[: len(w), : w.shape[1]],
     "nearly distances": lambda w: (APART + 0.1 * w[:16, :16])[: len(w), : w.shape[1]],
 }
