@@ -40,6 +40,19 @@ class CalibrationError(MlpassError, ValueError):
     """Sample data that do not fit the model."""
 
 
+class NotFiniteError(CalibrationError):
+    """Samples that bring a layer NaN or inf.
+
+    Attributes:
+        whose: the sample and the layer, as the text has them behind it.
+    """
+
+    def __init__(self, whose: object) -> None:
+        """Has a text of its own."""
+        super().__init__(f"sample_data: a layer's inputs hold NaN or inf.{whose}")
+        self.whose = whose
+
+
 class SampleWarning(UserWarning):
     """Sample data that fit the model, and can hardly be meant for it."""
 

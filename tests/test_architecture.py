@@ -278,6 +278,11 @@ def test_files_stay_short():
     assert not long
 
 
+def test_few_annotations_say_any():
+    said = sum(len(re.findall(r"\bAny\b", path.read_text())) for path in FILES)
+    assert said <= 319  # fewer are welcome: lower it then
+
+
 def classes_asked_for(text: str) -> set[str]:
     """Returns the names of classes that a text holds objects against, in whatever way."""
     found: list[ast.expr] = []

@@ -16,6 +16,7 @@ from mlpass.arrays import Array, inner, placed
 from mlpass.calibrate.aims import Aim, Crossed
 from mlpass.errors import NotApplicable
 from mlpass.program.ir import Op
+from mlpass.runtime.ops import label_of
 from mlpass.solvers.accumulate import GramSum, sum_of_grams
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.held_out import HeldOut
@@ -24,6 +25,16 @@ from mlpass.weights.sites import Site
 
 _HELD = 8  # one sample of so many is kept back
 _SPLIT = 4  # of a single sample, one row of so many
+
+
+class Whose(NamedTuple):
+    """Whose inputs rows are, as an error tells it."""
+
+    sample: int
+    op: Op
+
+    def __str__(self) -> str:
+        return f" (sample {self.sample}, {label_of(self.op)!r})"
 
 
 @dataclass(eq=False)
@@ -50,20 +61,20 @@ class Gathered:
     counts: list[Any] = field(default_factory=lambda: [None, None])
     aim: Aim | None = None
 
-    def add(self, inputs: Iterable[Chunk], label: str) -> None:
+    def add(self, inputs: Iterable[Chunk], op: Op) -> None:
         """Takes the input rows of some samples, in chunks.
 
         Rows are summed where they are: numpy's arrays, or torch's on their device.
 
         Args:
             inputs: those of one sample after another.
-            label: of the op that meets them.
+            op: that meets them.
 
         Raises:
             CalibrationError: there is NaN or inf among them.
         """
         for held, some in groupby(inputs, key=attrgetter("held")):
-            self.sums[held].add_all(self._rows(some, label))
+            self.sums[held].add_all(self._rows(some, op))
 
     def is_held(self, sample: int) -> bool:
         """Returns whether a sample is kept back: the second of those that bring rows, the tenth."""
@@ -79,7 +90,7 @@ class Gathered:
                 self.samples.setdefault(sample, len(self.samples))
             yield chunk
 
-    def _rows(self, inputs: Iterable[Chunk], label: str) -> Iterator[tuple[Any, str]]:
+    def _rows(self, inputs: Iterable[Chunk], op: Op) -> Iterator[tuple[Any, Whose]]:
         """Counts chunks, and yields those with rows, with what to call them in an error."""
         for sample, rows, held in inputs:
             tokens = tokens_of(rows)
@@ -90,7 +101,7 @@ class Gathered:
                 before = self.counts[held]
                 self.counts[held] = np.asarray(rows if before is None else before + rows)
             else:
-                yield rows, f" (sample {sample}, {label!r})"
+                yield rows, Whose(sample, op)
 
     @property
     def is_table(self) -> bool:

@@ -20,7 +20,6 @@ from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import failure, of_sample
 from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.kernels.registry import Arguments, Kernel
-from mlpass.runtime.ops import label_of
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.held_out import HeldOut
@@ -177,7 +176,7 @@ class SiteGrams:
         """Adds what some samples bring to a Gram, and to what is beside it."""
         op, crossed = reading.use.op, gathered.crossed
         try:
-            gathered.add(self._met(gathered, reading, stops, samples), label_of(op))
+            gathered.add(self._met(gathered, reading, stops, samples), op)
         except NotApplicable as reason:
             gathered.refusal = str(reason)
         if crossed is not None:

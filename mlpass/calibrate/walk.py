@@ -9,9 +9,12 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.gathered import Whose
 from mlpass.calibrate.outputs import interpreter_of
 from mlpass.calibrate.sums import Observed, SiteGrams, Stops
+from mlpass.errors import CalibrationError, NotFiniteError
 from mlpass.plan.steps import Step
+from mlpass.runtime.origins import origin_of
 from mlpass.runtime.replay import stops
 from mlpass.runtime.stop import Stop
 from mlpass.weights.sites import Site
@@ -59,7 +62,14 @@ def walk(
             for each in interpreters
         ]
         beside: Iterable[Stop | None] = second[0] if dense else repeat(None)
-        yield grams, zip(first, beside, strict=dense)
+        try:
+            yield grams, zip(first, beside, strict=dense)
+        except NotFiniteError as error:
+            if not isinstance(error.whose, Whose):
+                raise
+            sample, op = error.whose
+            runner = interpreter_of(model, calibration)
+            raise CalibrationError(f"{error}{origin_of(runner, samples[sample], op)}") from None
 
 
 @contextmanager

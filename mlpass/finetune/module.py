@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpass.errors import InputError, ModelFormatError
+from mlpass.errors import InputError, ModelFormatError, UnsupportedOpError
 from mlpass.finetune.batching import Batch, mapped
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_trained, is_weight, opened
@@ -99,6 +99,11 @@ class ProgramModule(nn.Module):
         runner = Interpreter(
             package, backend="torch", device=device, function_name=function_name, partial=True
         )
+        if kinds := sorted({each.kind for part in runner.parts for each in part.before}):
+            raise UnsupportedOpError(
+                f"{package.path}: has programs behind parts of kind {', '.join(kinds)}, which have "
+                "no gradients; prune it on samples without fine-tuning"
+            )
         read = {each.name for part in runner.parts for each in part.description.inputs}
         self.inputs = tuple(each for each in runner.inputs if each.name in read)
         self.ignored = {each.name for each in runner.inputs} - read

@@ -10,6 +10,7 @@ _SHORTEST = 8  # samples of a wave, frequencies of a filter
 _FEWEST = 4  # waves, or filters
 _WIDEST = 5  # elements that the widest filter has at least, that a straight line may show
 _ROWS = 64  # of a transform that are looked at
+_NUMBERS = 64  # that the first rows of a wavelet transform have, but for their signs
 _ROUNDS = 8  # in which a window is found
 _LEFT_OVER = 0.02  # of a row's norm; what fp16 rounds off is far less
 
@@ -48,8 +49,8 @@ def is_position_table(table: NDArray[np.generic]) -> bool:
 def may_be_transform(head: NDArray[np.generic]) -> bool:
     """Returns whether a matrix that begins like this may be a transform or a filterbank.
 
-    Their first rows are of few frequencies, or have no negative elements; those of trained weights
-    are neither, but for a few, which `is_wave_basis` and the others tell apart.
+    Their first rows are of few frequencies, or few numbers, or have no negative elements; those of
+    trained weights are none of these, but for a few, which the rules tell apart.
 
     Args:
         head: its first elements, of about two rows.
@@ -59,6 +60,9 @@ def may_be_transform(head: NDArray[np.generic]) -> bool:
     if not np.isfinite(power) or len(values) < 2 * _SHORTEST:
         return False
     if values.min() >= 0:
+        return True
+    numbers = len(np.unique(np.rint(np.abs(values) * (1000 / np.abs(values).max()))))
+    if numbers <= min(_NUMBERS, len(values) // 4):
         return True
     return any(abs(float(values[lag:] @ values[:-lag])) > 0.4 * power for lag in (1, 2, 3, 4))
 

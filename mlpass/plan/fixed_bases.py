@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,7 @@ from mlpass.plan.fixed import directions, is_wave_basis, spread
 _FEWEST = 4  # rows that differ
 _ROWS = 64  # that are looked at
 _TOLERANCE = 4e-3  # of a norm; fp16 rounds off less
+_EXACT = 1e-5  # of the cosine of an angle
 _SHORTEST = 4  # samples in each of two directions
 _MOST = 1 << 10  # samples of a plane: more are not seen as one
 
@@ -33,6 +36,39 @@ def is_mirrored_basis(matrix: NDArray[np.floating]) -> bool:
     if odd.max() > _TOLERANCE or not np.all(apart | same):
         return False
     return int(np.count_nonzero(~np.tril(same, -1).any(axis=1))) >= _FEWEST
+
+
+def is_short_waves(matrix: NDArray[np.floating]) -> bool:
+    """Returns whether each of its short rows is a wave of a cosine, sine or Fourier transform.
+
+    The waves of so few samples are known one by one. Rows may be scaled at will.
+
+    Args:
+        matrix: (rows, samples), floats.
+    """
+    length = matrix.shape[1]
+    rows = directions(matrix[:_ROWS])
+    if rows is None or not _SHORTEST <= length < 2 * _SHORTEST:
+        return False
+    like = np.abs(rows @ _waves(length).T)
+    return bool(like.max(axis=1).min() >= 1 - _EXACT) and len(_different(rows)) >= _FEWEST
+
+
+@cache
+def _waves(length: int) -> NDArray[np.float64]:
+    """Returns the waves of all transforms of a number of samples, of norm 1."""
+    samples, ends = np.arange(length), (1, 0.5, np.sqrt(0.5))
+    turns = [
+        np.outer(np.arange(half % 2, 2 * size + 1, 2), 2 * samples + late) * (np.pi / 4 / size)
+        for size in (length - 1, length, length + 1)
+        for half in (0, 1)
+        for late in (0, 1, 2)
+    ]
+    waves = np.concatenate([wave(each) for each in turns for wave in (np.cos, np.sin)])
+    windows = [np.r_[first, np.ones(length - 2), last] for first in ends for last in ends]
+    found = directions(np.concatenate([waves * window for window in windows]))
+    assert found is not None  # they are numbers, and many
+    return found
 
 
 def is_plane_waves(matrix: NDArray[np.floating]) -> bool:

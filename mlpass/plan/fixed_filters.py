@@ -64,17 +64,26 @@ def may_repeat(filters: NDArray[np.generic]) -> bool:
 def is_signs(matrix: NDArray[np.generic]) -> bool:
     """Returns whether rows are signs of one magnitude at right angles: Hadamard's, Haar's.
 
-    Those of a trained binary network are not at right angles. A row may come again.
+    Each row has a magnitude of its own, and may have zeros, as those of wavelets of several levels
+    do, where it meets others. Those of a trained binary or ternary network are not at right angles.
+    A row may come again.
 
     Args:
         matrix: (rows, columns), floats.
     """
-    rows = matrix[: 1 << 6].astype(np.float64)
-    if min(rows.shape) < _FEWEST or not _one_magnitude(matrix) or not matrix.all():
+    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
         return False
-    products = np.abs(rows @ rows.T) / np.sum(rows[0] * rows[0])
-    apart = products <= 4 * _TOLERANCE
-    return bool(np.all(apart | (products >= 1 - 4 * _TOLERANCE)) and apart.any())
+    rows = matrix[: 1 << 6].astype(np.float64)
+    rows = rows[np.count_nonzero(rows, axis=1) > 1]
+    sizes = np.abs(rows).max(axis=1, initial=0, keepdims=True)
+    signs = np.abs(rows) > _TOLERANCE * sizes
+    if len(rows) < _FEWEST or np.any(signs & (np.abs(rows) < (1 - _TOLERANCE) * sizes)):
+        return False
+    rows = np.where(signs, np.sign(rows), 0)
+    products, meeting = np.abs(rows @ rows.T), signs.astype(np.float64) @ signs.T
+    again = products == np.maximum(*np.meshgrid(*[np.count_nonzero(rows, axis=1)] * 2))
+    apart = products == 0
+    return bool(np.all(apart | again) and np.all((apart & (meeting > 0)).any(axis=1)))
 
 
 def is_choice(matrix: NDArray[np.generic]) -> bool:

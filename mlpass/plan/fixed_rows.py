@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FEWEST = 8  # rows, and columns
+_FEWEST_POLYNOMIALS = 4
 _ROWS = 64  # that are looked at
 _STEP = 5  # rows or columns that one is shifted by, at most: resizing 3 to 5 takes that many
+_FOLLOWING = 0.7  # of the rows follow from the one before; those that begin a level do not
+_SAYING = 3  # elements that a row has at least, where few rows are alike
 _ALIKE = 0.9  # of the elements that say something; those at the edges may differ
 _TOLERANCE = 4e-3  # of the largest element; fp16 rounds off less
 _LEFT_OVER = 0.02  # of a row's norm
@@ -39,8 +42,28 @@ def is_shifted(matrix: NDArray[np.generic]) -> bool:
     )
 
 
+def is_levels(matrix: NDArray[np.generic]) -> bool:
+    """Returns whether most rows are the one before, turned by a power of two: wavelets of levels.
+
+    Args:
+        matrix: (rows, columns), floats.
+    """
+    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+        return False
+    rows = matrix[:_ROWS].astype(np.float64)
+    tolerance = _TOLERANCE * np.abs(rows).max()
+    saying = np.count_nonzero(np.abs(rows) > tolerance, axis=1) >= _SAYING
+    before, after = rows[:-1], rows[1:]
+    follows = np.zeros(len(after), bool)
+    for power in range(int(np.log2(rows.shape[1]))):
+        for step in (1 << power, -(1 << power)):
+            follows |= np.abs(np.roll(before, step, axis=1) - after).max(axis=1) <= tolerance
+    follows &= saying[1:] & (np.abs(after - before).max(axis=1) > tolerance)
+    return bool(np.count_nonzero(follows) >= _FOLLOWING * len(follows))
+
+
 def is_polynomials(matrix: NDArray[np.generic]) -> bool:
-    """Returns whether each row follows from the two before it, as orthogonal polynomials do.
+    """Returns whether each row follows from the two before it, as powers and polynomials do.
 
     Row k + 1 is (a x + b) row k + c row k - 1, with numbers of its own and one x for all, which the
     first two rows tell: so are Legendre's, Chebyshev's, Hermite's, under a window, too.
@@ -48,7 +71,8 @@ def is_polynomials(matrix: NDArray[np.generic]) -> bool:
     Args:
         matrix: (rows, samples), floats.
     """
-    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+    count, length = matrix.shape
+    if count < _FEWEST_POLYNOMIALS or length < _FEWEST or not np.isfinite(matrix).all():
         return False
     rows = matrix[:_ROWS].astype(np.float64)
     norms = np.linalg.norm(rows, axis=1)
@@ -56,12 +80,20 @@ def is_polynomials(matrix: NDArray[np.generic]) -> bool:
         return False
     rows /= norms[:, None]
     places = rows[1] / rows[0]
-    if len(np.unique(places.round(3))) < _FEWEST or np.linalg.matrix_rank(rows, 0.1) < _FEWEST:
+    rank = np.linalg.matrix_rank(rows, 0.1)
+    if len(np.unique(places.round(3))) < _FEWEST or rank < 3:
+        return False
+    powers = rows[0] * (places / np.abs(places).max()) ** np.arange(len(rows))[:, None]
+    products = np.sum(rows * powers, axis=1) / np.linalg.norm(powers, axis=1)
+    if np.all(products >= 1 - 1e-5):
+        return True
+    if rank < min(count, _FEWEST):
         return False
     for before, row, after in zip(rows, rows[1:], rows[2:], strict=False):
         terms = np.stack([places * row, row, before], axis=1)
         found = np.linalg.lstsq(terms, after, rcond=None)[0]
-        if np.linalg.norm(after - terms @ found) > _LEFT_OVER:
+        change = min(1.0, float(np.linalg.norm(after - row)))
+        if np.linalg.norm(after - terms @ found) > _LEFT_OVER * change:
             return False
     return True
 

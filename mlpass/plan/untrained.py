@@ -16,7 +16,7 @@ from mlpass.plan.fixed import (
     may_be_transform,
 )
 from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands, is_tones
-from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves
+from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves, is_short_waves
 from mlpass.plan.fixed_filters import (
     is_choice,
     is_means,
@@ -25,12 +25,14 @@ from mlpass.plan.fixed_filters import (
     is_turned,
     may_repeat,
 )
-from mlpass.plan.fixed_rows import is_polynomials, is_shifted
+from mlpass.plan.fixed_rows import is_levels, is_polynomials, is_shifted
+from mlpass.plan.fixed_slopes import is_distances, is_slopes
 from mlpass.weights.ops.record import is_gathered
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site
 
 _SIGNS = "it is signs at right angles: a Hadamard or Haar transform, not a trained weight"
+_SLOPES = "it is distances times a slope for each head: a bias of ALiBi, not a trained weight"
 _WAVES = "it is waves under one window: a Fourier or cosine transform, not a trained weight"
 _MEANS = "each row is a mean, of equal elements that add up to 1: a pooling, not a trained weight"
 _BAND = "each row is of a narrow band: gammatones, constant-Q, not a trained weight"
@@ -70,7 +72,8 @@ def _reason_rows(site: Site) -> str | None:
     for is_fixed, reason in _RULES:
         if any(is_fixed(way) for way in ways):
             return reason
-    return None
+    heads = matrix.reshape(sizes[0], -1)
+    return _SLOPES if any(is_slopes(way) for way in (heads, matrix.T)) else None
 
 
 def _is_transform(way: NDArray[np.generic]) -> bool:
@@ -98,6 +101,7 @@ _RULES: tuple[tuple[Callable[[NDArray[np.floating]], bool], str], ...] = (
     (_is_transform, _WAVES),
     (is_signs, _SIGNS),
     (is_plane_waves, _WAVES),
+    (is_short_waves, _WAVES),
     (is_mirrored_basis, _WAVES),
     (is_choice, "it is one element a row, all equal: it chooses or adds up, and is not trained"),
     (is_means, _MEANS),
@@ -105,10 +109,12 @@ _RULES: tuple[tuple[Callable[[NDArray[np.floating]], bool], str], ...] = (
     (is_narrow_bands, _BAND),
     (is_tones, _BAND),
     (is_position_table, _TABLE),
+    (is_distances, _SLOPES),
     (
         is_shifted,
         "each row is one before it, shifted: a filter or a resizing, not a trained weight",
     ),
+    (is_levels, "each row is one before it, turned: wavelets, not a trained weight"),
     (is_polynomials, "its rows are orthogonal polynomials, not a trained weight"),
 )
 

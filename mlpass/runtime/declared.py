@@ -47,7 +47,7 @@ def walk(
     assert backend is not None
     check_names(inputs, interpreter.inputs)
     for part in interpreter.parts:
-        features = part.description.inputs
+        features, given = part.description.inputs, dict(part.prepared(given))
         arrays = {one.name: read_input(one, given.get(one.name)) for one in features}
         run = Run(Values(part.constants), part.plan.block.outputs, backend.xp)
 

@@ -26,6 +26,7 @@ from mlpass.runtime.function_plan import FunctionPlan, plan_function
 from mlpass.runtime.sources import Runnable, close_with, open_source
 from mlpass.runtime.state import State
 from mlpass.runtime.suppression import Suppression
+from mlpass.runtime.tabular import Tabular
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -42,11 +43,23 @@ class Part:
         description: its inputs, outputs and states.
         plan: its function, ready to run.
         constants: what that states.
+        before: parts for tables that come between it and the program before it.
     """
 
     description: Description
     plan: FunctionPlan
     constants: Constants
+    before: tuple[Tabular, ...] = ()
+
+    def prepared(self, given: Inputs) -> Inputs:
+        """Returns what was given, and what the parts before make of it.
+
+        Raises:
+            InputError: it does not fit them.
+        """
+        for part in self.before:
+            given = {**given, **part.run(given)}
+        return given
 
 
 class Interpreter:
@@ -77,9 +90,9 @@ class Interpreter:
             backend: "numpy", "torch", or, on macOS, "coreml".
             device: torch's: "cpu", "mps" or "cuda".
             function_name: of a model with several; its default one where None.
-            partial: whether to run of a pipeline only the ML Programs that no other part comes
-                before; its outputs are then what they make of its own, and what they give to the
-                parts after.
+            partial: whether to run of a pipeline only the ML Programs, and parts for tables before
+                them, that no other part comes before; its outputs are then what they make of its
+                own, and what they give to the parts after.
 
         Raises:
             ConfigError: there is no such backend or function.
@@ -101,7 +114,7 @@ class Interpreter:
             self._core_ml = CoreMLModel(model, device, function_name)
         self.inputs = source.description.inputs
         self.outputs = source.description.outputs
-        described = [stage[0] for stage in source.stages if not isinstance(stage, Suppression)]
+        described = [stage[0] for stage in source.stages if isinstance(stage, tuple)]
         self.states = {state.name: state for one in described for state in one.states}
         self._stages = () if self.backend is None else _plan_stages(source, self.backend)
         self.parts = tuple(stage for stage in self._stages if isinstance(stage, Part))
@@ -188,7 +201,7 @@ class Interpreter:
         given = dict(inputs)
         made: Outputs = {}
         for number, part in enumerate(self._stages):
-            if isinstance(part, Suppression):
+            if not isinstance(part, Part):
                 kept = part.run(given)
                 given.update(kept)
                 made.update(kept if wanted is None else {})
@@ -256,14 +269,16 @@ def bind(
         yield value, backend.from_numpy(array)
 
 
-def _plan_stages(source: Runnable, backend: Backend) -> tuple[Part | Suppression, ...]:
+def _plan_stages(source: Runnable, backend: Backend) -> tuple[Part | Suppression | Tabular, ...]:
     """Returns the parts ready to run; what is wrong with any of them is one error."""
-    stages: list[Part | Suppression] = []
+    stages: list[Part | Suppression | Tabular] = []
+    before: tuple[Tabular, ...] = ()
     problems: list[MlpassError] = []
     shared: dict[Hashable, Array] = {}
     for stage in source.stages:
-        if isinstance(stage, Suppression):
+        if not isinstance(stage, tuple):
             stages.append(stage)
+            before += (stage,) if isinstance(stage, Tabular) else ()
             continue
         description, function = stage
         try:
@@ -271,7 +286,8 @@ def _plan_stages(source: Runnable, backend: Backend) -> tuple[Part | Suppression
         except (UnsupportedOpError, ModelFormatError) as error:
             problems.append(error)
         else:
-            stages.append(Part(description, plan, Constants(plan, backend, shared)))
+            stages.append(Part(description, plan, Constants(plan, backend, shared), before))
+            before = ()
     if problems:
         worst = next((one for one in problems if isinstance(one, UnsupportedOpError)), problems[0])
         raise type(worst)("; ".join(map(str, problems))) from None

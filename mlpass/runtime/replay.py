@@ -23,12 +23,12 @@ from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import Item, Result, map_items, thread_count
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
-from mlpass.runtime.description import Feature
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.execute import Run
-from mlpass.runtime.failures import of_sample, sample_label
-from mlpass.runtime.features import check_names, read_input, write_output
+from mlpass.runtime.failures import of_sample
+from mlpass.runtime.features import read_input, write_output
 from mlpass.runtime.function_plan import OpPlan, reads
+from mlpass.runtime.given import check_given, prepared, step_label
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.joined import Joined, join
 from mlpass.runtime.kernels.registry import Arguments, row_parameter
@@ -95,37 +95,19 @@ def _stops(
 ) -> Generator[Stop, None, None]:
     last = _last_wanted(interpreter.parts, wanted)
     given: list[Sequence[Inputs]] = [steps_of(sample) for sample in samples]
-    for number, sample in enumerate(given if last >= 0 else ()):
-        for place, inputs in enumerate(sample):
-            _check(inputs, interpreter.inputs, _label(number, place, sample))
     if last >= 0:
+        check_given(given, interpreter.inputs)
         warn_of(interpreter, samples)
     states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget)
         try:
+            given = prepared(part, given)
             replay.begin(given, states)
             yield from replay.stops(wanted, to_the_end=number < last)
             given = replay.outputs(given) if number < last else []
         finally:
             replay.close()
-
-
-def _check(inputs: object, features: Sequence[Feature], label: str) -> None:
-    """Raises CalibrationError where inputs have other names than the model's."""
-    if not isinstance(inputs, Mapping):
-        raise CalibrationError(
-            f"{label} must map input names to arrays. Got {type(inputs).__name__}."
-        )
-    try:
-        check_names(inputs, features)
-    except InputError as error:
-        raise CalibrationError(f"{label}: {error}") from None
-
-
-def _label(number: int, place: int, sample: Sequence[Inputs]) -> str:
-    """Returns what to call a step of a sample in a message."""
-    return f"sample_data: {sample_label(number, place, len(sample))}"
 
 
 @contextmanager
@@ -198,7 +180,7 @@ class _Replay:
                 runs = []
                 for place, inputs in enumerate(sample):
                     values = SampleValues(self._part.constants, self._spill, count)
-                    label = _label(number, place, sample)
+                    label = step_label(number, place, sample)
                     runs.append(self._begin(values, inputs, state, label))
                     self._places[runs[-1]] = number, place, len(sample)
                     count += 1

@@ -19,6 +19,7 @@ from mlpass.runtime.description import (
     describe_message,
 )
 from mlpass.runtime.suppression import SUPPRESSION, Suppression
+from mlpass.runtime.tabular import TABULAR, Tabular
 
 if TYPE_CHECKING:
     from mlpass.program.proto import Message
@@ -37,7 +38,7 @@ class Runnable:
     """
 
     description: Description
-    stages: tuple[tuple[Description, Function] | Suppression, ...]
+    stages: tuple[tuple[Description, Function] | Suppression | Tabular, ...]
     package: Package | None
 
 
@@ -48,8 +49,9 @@ def open_source(model: ModelLike, function_name: str | None, *, partial: bool = 
         model: path of an `.mlpackage` or into a `.pte`, an `MLModel`, an open `Package`, a pymil
             `Program`, or a program's graph.
         function_name: of a model with several functions; its default one where None.
-        partial: whether to take of a pipeline only the ML Programs that no other part comes before;
-            its outputs are then what they make of its own, and what they give to the parts after.
+        partial: whether to take of a pipeline only what samples are run through: the ML Programs,
+            and parts for tables before them, that no other part comes before; its outputs are then
+            what they make of its own, and what they give to the parts after.
 
     Raises:
         ConfigError: there is no such function.
@@ -83,10 +85,11 @@ def _of_program(program: Program, function_name: str | None) -> Runnable:
 def _of_package(package: Package, function_name: str | None, partial: bool) -> Runnable:
     function_name = function_name or package.function_name  # chosen with the model, maybe
     leaves, programs = list(_leaves(package.spec)), functions_of(package, function_name)
-    count = next((n for n, leaf in enumerate(leaves) if _kind(leaf) != "mlProgram"), len(leaves))
-    strange = sorted({_kind(leaf) for leaf in leaves} - {"mlProgram", SUPPRESSION})
+    kinds = [_kind(leaf) for leaf in leaves]
+    count = _count_replayed(kinds)
+    strange = sorted({*kinds} - {"mlProgram", SUPPRESSION, *TABULAR})
     if partial and count == 0:
-        strange = [_kind(leaves[0])]
+        strange = [kind for kind in kinds if kind not in TABULAR][:1] or kinds[:1]
     if strange and not (partial and count):
         raise UnsupportedOpError(
             f"{package.name}: a pipeline with parts of kind {', '.join(strange)}; "
@@ -95,14 +98,23 @@ def _of_package(package: Package, function_name: str | None, partial: bool) -> R
     left = leaves[count:] if partial else []
     described = iter(programs)
     stages = tuple(
-        next(described) if _kind(leaf) == "mlProgram" else Suppression.of(leaf)
-        for leaf in (leaves[:count] if partial else leaves)
+        next(described)
+        if kind == "mlProgram"
+        else (Suppression if kind == SUPPRESSION else Tabular).of(leaf)
+        for leaf, kind in zip(leaves[:count] if partial else leaves, kinds, strict=False)
     )
     whole = describe_message(package.spec, programs[-1][1])
     if len(leaves) > 1:
-        run = [each.description if isinstance(each, Suppression) else each[0] for each in stages]
+        run = [each[0] if isinstance(each, tuple) else each.description for each in stages]
         whole = _of_stages(whole, run, left)
     return Runnable(whole, stages, package)
+
+
+def _count_replayed(kinds: Sequence[str]) -> int:
+    """Returns how many parts samples are run through: as far as the last program of them."""
+    known = ("mlProgram", *TABULAR)
+    count = next((n for n, kind in enumerate(kinds) if kind not in known), len(kinds))
+    return max((n + 1 for n, kind in enumerate(kinds[:count]) if kind == "mlProgram"), default=0)
 
 
 def _of_stages(
@@ -159,9 +171,9 @@ def unreached(model: object) -> Mapping[Op, str]:
         return {}
     reasons: dict[Op, str] = {}
     programs, other = iter(model.programs), ""
-    for leaf in _leaves(model.spec):
-        if _kind(leaf) != "mlProgram":
-            other = other or _kind(leaf)
+    for kind in map(_kind, _leaves(model.spec)):
+        if kind != "mlProgram":
+            other = other or ("" if kind in TABULAR else kind)
             continue
         for function in next(programs).functions.values():
             reason = f"it is behind the pipeline's {other}, through which no sample is run"

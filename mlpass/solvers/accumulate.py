@@ -25,7 +25,7 @@ from mlpass.arrays import (
 )
 from mlpass.blas import one_blas_thread
 from mlpass.buffers import empty
-from mlpass.errors import CalibrationError
+from mlpass.errors import CalibrationError, NotFiniteError
 from mlpass.parallel import map_items
 from mlpass.solvers.device_sum import DeviceSum
 from mlpass.solvers.products import FAINT, LIMIT, Float, mirror, pairs, slabs
@@ -40,7 +40,7 @@ class Portion(NamedTuple):
     """Some rows, (groups, samples, columns), and what an error is to say of them."""
 
     rows: Any
-    whose: str
+    whose: object
 
 
 class GramSum:
@@ -72,7 +72,7 @@ class GramSum:
         """
         self.add_all([(inputs, "")])
 
-    def add_all(self, inputs: Iterable[tuple[Array, str]]) -> None:
+    def add_all(self, inputs: Iterable[tuple[Array, object]]) -> None:
         """Takes in many portions, and copies them on all cores.
 
         Args:
@@ -86,7 +86,7 @@ class GramSum:
         if first is not None and self._sum is not None:
             self._sum.add_all(chain([first], portions))
 
-    def _checked(self, inputs: Iterable[tuple[Array, str]]) -> Iterator[Portion]:
+    def _checked(self, inputs: Iterable[tuple[Array, object]]) -> Iterator[Portion]:
         """Yields portions as (groups, samples, columns), which are those of the first."""
         for each, whose in inputs:
             rows = taken(each)
@@ -201,11 +201,11 @@ class ArraySum:
             Whether it just did.
 
         Raises:
-            CalibrationError: there is NaN or inf.
+            NotFiniteError: there is NaN or inf.
         """
         for (rows, whose), power in zip(portions, powers, strict=True):
             if not np.isfinite(power) and not np.isfinite(rows).all():
-                raise CalibrationError(f"sample_data: a layer's inputs hold NaN or inf.{whose}")
+                raise NotFiniteError(whose)
         self._power += sum(powers)
         if self._sum.dtype == np.float64 or not (self._power > LIMIT or 0 < self._power < FAINT):
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mlpass.arrays import Array, add_product, cast_like, copied, double, host, namespace
-from mlpass.errors import CalibrationError
+from mlpass.errors import NotFiniteError
 from mlpass.solvers.products import FAINT, LIMIT
 
 
@@ -25,11 +25,11 @@ class DeviceSum:
         """Of the Gram."""
         return tuple(self._sum.shape)
 
-    def add_all(self, portions: Iterable[tuple[Array, str]]) -> None:
+    def add_all(self, portions: Iterable[tuple[Array, object]]) -> None:
         """Takes in (groups, samples, columns) each, with what an error is to say of it.
 
         Raises:
-            CalibrationError: an input is NaN or infinite.
+            NotFiniteError: an input is NaN or infinite.
         """
         for rows, whose in portions:
             if 0 not in rows.shape:
@@ -41,14 +41,14 @@ class DeviceSum:
         gram: Array = xp.triu(self._sum) + xp.triu(self._sum, k=1).mT
         return gram
 
-    def _add(self, rows: Array, whose: str) -> None:
+    def _add(self, rows: Array, whose: object) -> None:
         xp = namespace(rows)
         if rows.dtype != xp.float64:
             rows = xp.astype(rows, xp.float32, copy=False)
         finite = xp.astype(xp.all(xp.isfinite(rows)), rows.dtype)
         valid, peak = host(xp.stack([finite, xp.max(xp.abs(rows))])).tolist()
         if not valid:
-            raise CalibrationError(f"sample_data: a layer's inputs hold NaN or inf.{whose}")
+            raise NotFiniteError(whose)
         self._widen(peak, rows.shape[1])
         rows = cast_like(rows, self._sum)
         add_product(self._sum, rows.mT, rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ from mlpass.sparsity.select import (
 
 _SMALL = 2  # elements of a block whose powers are not held
 WHOLE = 1 << 21  # elements: what has no more is ranked whole, which takes about 20 MB
+
+Element = TypeVar("Element", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ def _block(mode: Block, scores: Scores, around: tuple[int, int, int]) -> Rule:
         return _small_blocks(mode, scores, around, unit)
     unit_blocks = (blocks if outer > 1 else 1) * inner
 
-    def within(array: NDArray[Any], start: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    def within(array: NDArray[Element], start: int, shape: tuple[int, ...]) -> NDArray[Element]:
         """Returns the part of an array of all blocks that belongs to a piece."""
         many, first = -(-shape[1] // size), start // unit * unit_blocks
         return array[first : first + shape[0] * many * inner].reshape(-1, many, inner)

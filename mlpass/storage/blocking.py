@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from mlpass.errors import NotApplicable
 from mlpass.sparsity.layout import Layout
 
 _LEAST = 8  # input channels of a block
+Element = TypeVar("Element", bound=np.generic)
 
 
 class Blocking(NamedTuple):
@@ -56,17 +57,17 @@ class Blocking(NamedTuple):
         )
         return numbers
 
-    def split(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
+    def split(self, weight: NDArray[Element]) -> NDArray[Element]:
         """Returns a stored-shape array as (blocks, elements of a block)."""
         halves = self._halves
         split = self.layout.split(weight).reshape([size for half in halves for size in half])
         return split.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(self.number, -1)
 
-    def join(self, blocks: NDArray[Any]) -> NDArray[Any]:
+    def join(self, blocks: NDArray[Element]) -> NDArray[Element]:
         """Returns (blocks, elements of a block) in the stored shape."""
         outer, inner = zip(*self._halves, strict=True)
         split = blocks.reshape(*outer, *inner).transpose(0, 4, 1, 5, 2, 6, 3, 7)
-        joined: NDArray[np.generic] = self.layout.join(split.reshape(self.layout.sizes))
+        joined: NDArray[Element] = self.layout.join(split.reshape(self.layout.sizes))
         return joined
 
     @property
@@ -103,6 +104,6 @@ def divisors(number: int) -> list[int]:
     return sorted({*low, *(number // each for each in low)})
 
 
-def some_of(blocks: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+def some_of(blocks: NDArray[Element], count: int) -> NDArray[Element]:
     """Returns up to `count` of the rows of an array, from all over it."""
     return blocks[:: max(1, len(blocks) // count)][:count]

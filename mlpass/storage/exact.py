@@ -118,7 +118,7 @@ class _Tables(NamedTuple):
         return not is_old(opset) or (self.blocking.number == 1 and self.bits != 3)
 
     def parts(
-        self, numbers: NDArray[np.generic], dtype: np.dtype[np.generic], masked: bool
+        self, numbers: NDArray[np.unsignedinteger], dtype: np.dtype[np.generic], masked: bool
     ) -> Parts:
         """Returns codes and tables."""
         codes, tables = tables_of(numbers, self.blocking, 1 << self.bits, masked)

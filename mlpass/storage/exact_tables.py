@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,10 @@ _MOST = 256  # entries of a table
 _SAMPLE = 512  # blocks that are counted first
 _AT_ONCE = 1 << 20  # elements whose codes are found together
 _WIDE = 256  # elements of a block that is looked up by itself
+Numbers = NDArray[np.unsignedinteger]
 
 
-def few_valued(
-    weight: NDArray[np.generic], layout: Layout, masked: bool
-) -> Iterator[tuple[Blocking, int]]:
+def few_valued(weight: Numbers, layout: Layout, masked: bool) -> Iterator[tuple[Blocking, int]]:
     """Yields the blocks that have no more values than a table has entries, and the most of one.
 
     Args:
@@ -44,8 +42,8 @@ def few_valued(
 
 
 def tables_of(
-    weight: NDArray[np.generic], blocking: Blocking, entries: int, masked: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
+    weight: Numbers, blocking: Blocking, entries: int, masked: bool
+) -> tuple[NDArray[np.uint8], Numbers]:
     """Returns the codes of a weight, in its shape, and the (blocks, entries) of its tables.
 
     Args:
@@ -72,7 +70,7 @@ def tables_of(
     return blocking.join(codes), tables
 
 
-def _blocks(weight: NDArray[np.generic], blocking: Blocking, masked: bool) -> NDArray[np.generic]:
+def _blocks(weight: Numbers, blocking: Blocking, masked: bool) -> Numbers:
     """Returns a weight as blocks, its zeros another value of their block where they need none."""
     blocks = blocking.split(weight)
     if not masked:
@@ -82,28 +80,28 @@ def _blocks(weight: NDArray[np.generic], blocking: Blocking, masked: bool) -> ND
     return np.where(blocks == zero, np.take_along_axis(blocks, other, axis=1), blocks)
 
 
-def numbered(weight: NDArray[Any]) -> NDArray[Any]:
+def numbered(weight: NDArray[np.generic]) -> Numbers:
     """Returns a weight's values as unsigned integers of the same order; -0 is 0."""
     size = 8 * weight.dtype.itemsize
-    bits = (weight + weight.dtype.type(0)).view(f"u{size // 8}")
+    bits: Numbers = np.add(weight, weight.dtype.type(0)).view(f"u{size // 8}")
     top = bits.dtype.type(1 << (size - 1))
     return np.where(bits & top, ~bits, bits | top)
 
 
-def valued(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def valued(numbers: Numbers, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
     """Returns what `numbered` made integers of."""
     top = numbers.dtype.type(1 << (8 * numbers.dtype.itemsize - 1))
     return np.where(numbers & top, numbers ^ top, ~numbers).view(dtype)
 
 
-def _counts(blocks: NDArray[np.generic]) -> NDArray[np.intp]:
+def _counts(blocks: Numbers) -> NDArray[np.intp]:
     """Returns how many values each block has."""
     ordered = np.sort(blocks, axis=1)
     counts: NDArray[np.intp] = 1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1)
     return counts
 
 
-def _distinct(blocks: NDArray[Any]) -> NDArray[Any]:
+def _distinct(blocks: Numbers) -> Numbers:
     """Returns the values of each block in order, the last again where others have more.
 
     They are as many as the block of the most values has, or all elements where that is too many.

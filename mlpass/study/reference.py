@@ -75,7 +75,7 @@ def _stored(outputs: Outputs) -> Iterator[tuple[str, NDArray[np.generic]]]:
         yield f"{_OUTPUT}{place}", np.asarray(value)
 
 
-def _as_bytes(content: list[Any]) -> NDArray[np.uint8]:
+def _as_bytes(content: list[object]) -> NDArray[np.uint8]:
     """Returns texts or ints as an array; numpy's own of texts drops what ends them, such as NUL."""
     return np.frombuffer(to_json(content).encode(), np.uint8)
 

@@ -14,7 +14,7 @@ from coremltools.converters.mil.mil import Builder as mb
 import mlpass
 from mlpass import Config, Percentile
 from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands, is_tones
-from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves
+from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves, is_short_waves
 from mlpass.plan.fixed_filters import is_means
 from tests.runtime.programs import convert, program
 
@@ -78,6 +78,16 @@ KNOWN = {
         / RANDOM.uniform(1, 30, (64, 1)),
         "of video": np.kron(H264, H264),
         "Fourier": fourier_planes(8),
+    },
+    is_short_waves: {
+        **{
+            f"{name}, {kind}, {norm}": make(np.eye(5), kind, norm=norm, axis=0)
+            for name, make in (("cosines", scipy.fft.dct), ("sines", scipy.fft.dst))
+            for kind in (2, 3, 4)
+            for norm in ("ortho", "backward")
+        },
+        "some, scaled": cosine(7, 4)[2:] * RANDOM.uniform(1, 30, (5, 1)),
+        "Fourier": np.concatenate([np.fft.fft(np.eye(6)).real, np.fft.fft(np.eye(6)).imag]),
     },
     is_mirrored_basis: {
         "four": cosine(4),
@@ -213,7 +223,7 @@ MODELS = {
     ),
     "distances": (
         through_linear(-0.5 * np.abs(np.subtract.outer(np.arange(64), np.arange(64)))),
-        "each row is one before it, shifted",
+        "it is distances times a slope for each head",
     ),
     "constant-Q": (through_conv(constant_q(24)[:, None]), BAND),
     "means": (through_conv(np.full((16, 1, 3, 3), 1 / 9), 16), "each row is a mean"),

@@ -23,6 +23,16 @@ from mlpass.plan.fixed_filters import (
 from tests.runtime.programs import convert, program
 
 RANDOM = np.random.default_rng(0)
+
+
+def haar(count):
+    """Haar's transform: means and differences of all levels."""
+    if count == 1:
+        return np.ones((1, 1))
+    means = np.kron(haar(count // 2), [1, 1])
+    return np.vstack([means, np.kron(np.eye(count // 2), [1, -1])]) / np.sqrt(2)
+
+
 TRIANGLE = scipy.signal.windows.triang(4)
 GAUSS = scipy.signal.windows.gaussian(11, 1.5)
 SOBEL = np.outer([1, 2, 1], [1, 0, -1])
@@ -44,6 +54,11 @@ SIGNS = {
     "Hadamard, ortho": scipy.linalg.hadamard(256)[:100] / 16,
     "Haar": HAAR.reshape(4, 4),
     "Haar of channels": np.tile(HAAR.reshape(4, 4), (8, 1)),
+    "Haar, all levels": haar(64),
+    "Haar, all levels, both ways": np.kron(haar(8), haar(8)),
+    "Haar, two levels": np.vstack([np.kron(np.eye(16), haar(4)[n]) for n in range(4)]),
+    "Hadamard of heads": scipy.linalg.block_diag(*[scipy.linalg.hadamard(16) / 4] * 4),
+    "Hadamard, rows scaled": scipy.linalg.hadamard(32) * RANDOM.uniform(0.5, 2, (32, 1)),
 }
 ACROSS, DOWN = np.meshgrid(np.arange(11) - 5.0, np.arange(11) - 5.0)
 ALONG = np.stack([ACROSS * np.cos(a) + DOWN * np.sin(a) for a in np.arange(8) * np.pi / 8])
@@ -94,6 +109,8 @@ TRAINED = {
     "very sparse": lambda w: np.where(abs(w) < 2.2, 0, w),
     "binary": np.sign,
     "ternary": lambda w: np.sign(w) * (abs(w) > 0.7),
+    "ternary, scaled": lambda w: np.sign(w) * (abs(w) > 1.8) * abs(w[:, :1]),
+    "one a row": lambda w: np.where(abs(w) == abs(w).max(axis=1, keepdims=True), w, 0),
     "of few steps": np.rint,
     "zero": np.zeros_like,
     "equal": np.ones_like,
@@ -150,6 +167,10 @@ FIXED = {
     ),
     "Hadamard": (
         lambda x: mb.linear(x=x, weight=scipy.linalg.hadamard(256).astype(np.float32)),
+        "signs at right angles",
+    ),
+    "Haar, all levels": (
+        lambda x: mb.linear(x=x, weight=haar(256).T.astype(np.float32)),
         "signs at right angles",
     ),
     "one-hot": (

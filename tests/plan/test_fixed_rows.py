@@ -9,7 +9,7 @@ import scipy.ndimage
 import scipy.signal
 import torch
 
-from mlpass.plan.fixed_rows import is_polynomials, is_shifted
+from mlpass.plan.fixed_rows import is_levels, is_polynomials, is_shifted
 from tests.plan.test_fixed_bands import TRAINED
 
 EYE, PLACES = np.eye(64), np.linspace(-1, 1, 128)
@@ -22,7 +22,29 @@ def resized(to, mode):
     return made[:, 0, :, 0].T.numpy()
 
 
+def wavelets(count, levels, taps):
+    """The transform of a wavelet, wrapped around: means first, then each level's differences."""
+    made = np.eye(count)
+    for level in range(levels):
+        half = count >> level + 1
+        turned = taps[::-1] * (-1) ** np.arange(len(taps))
+        rows = np.zeros((2 * half, 2 * half))
+        for row in range(2 * half):
+            places = (2 * (row % half) + np.arange(len(taps))) % (2 * half)
+            np.add.at(rows[row], places, taps if row < half else turned)
+        made = scipy.linalg.block_diag(rows, np.eye(count - 2 * half)) @ made
+    return made
+
+
+DAUBECHIES = np.array([0.48296291, 0.8365163, 0.22414387, -0.12940952])
+
+
 KNOWN = {
+    is_levels: {
+        "one level": wavelets(32, 1, DAUBECHIES),
+        "two levels": wavelets(32, 2, DAUBECHIES),
+        "four levels": wavelets(128, 4, DAUBECHIES),
+    },
     is_shifted: {
         "differences": np.diff(EYE, axis=0),
         "running sums": np.tri(64),
@@ -46,6 +68,8 @@ KNOWN = {
         "Chebyshev": np.polynomial.chebyshev.chebvander(PLACES, 31).T,
         "Hermite, under a bell": np.polynomial.hermite_e.hermevander(3 * PLACES, 9).T
         * np.exp(-2 * PLACES**2),
+        "few": np.polynomial.chebyshev.chebvander(PLACES, 3).T,
+        "powers": np.vander(PLACES, 12, increasing=True).T,
         "scaled": np.polynomial.legendre.legvander(PLACES, 31).T
         * np.random.default_rng(0).uniform(0.1, 9, (32, 1)),
     },

@@ -232,7 +232,7 @@ def test_a_module_trains_the_programs_before_it(pipeline, tmp_path, more):
 def strange():
     """A part that nothing here runs."""
     model = Model(specificationVersion=5)
-    model.glmRegressor.SetInParent()
+    model.supportVectorRegressor.SetInParent()
     model.description.input.add(name="raw_confidence").type.multiArrayType.dataType = 65568
     model.description.output.add(name="score").type.doubleType.SetInParent()
     return model
@@ -240,7 +240,9 @@ def strange():
 
 def test_other_parts_are_refused_by_predictions_and_not_by_calibration(tmp_path):
     path = detector(tmp_path / "detector.mlpackage", strange())
-    with pytest.raises(UnsupportedOpError, match="a pipeline with parts of kind glmRegressor"):
+    with pytest.raises(
+        UnsupportedOpError, match="a pipeline with parts of kind supportVectorRegressor"
+    ):
         Interpreter(path)
     assert set(raw_of(path, samples(1)[0])) == {"raw_confidence"}
     out = tmp_path / "out.mlpackage"
@@ -251,7 +253,9 @@ def test_other_parts_are_refused_by_predictions_and_not_by_calibration(tmp_path)
 
 def test_where_it_comes_first_nothing_can_be_run(tmp_path):
     path = detector(tmp_path / "detector.mlpackage", before=[strange()])
-    with pytest.raises(UnsupportedOpError, match="a pipeline with parts of kind glmRegressor"):
+    with pytest.raises(
+        UnsupportedOpError, match="a pipeline with parts of kind supportVectorRegressor"
+    ):
         mlpass.prune(path, tmp_path / "out.mlpackage", Percentile(0.5), sample_data=samples())
     assert mlpass.prune(path, tmp_path / "out.mlpackage", Percentile(0.5)).sparsity > 0.4
 
@@ -281,7 +285,7 @@ def test_weights_behind_it_are_left_or_pruned_by_magnitude(fixtures, tmp_path, f
     for layer in behind:
         if fallback == "skip":
             assert layer.skipped == (
-                "it is behind the pipeline's glmRegressor, through which no sample is run"
+                "it is behind the pipeline's supportVectorRegressor, through which no sample is run"
             )
         else:
             assert layer.skipped is None and layer.method == "magnitude"
