@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlpass.errors import ConfigError
+from mlpass.examine.latency import latency_estimates
 from mlpass.examine.processors import check_processor
 from mlpass.examine.ranges import range_hazards
 from mlpass.program.ir import Constant, Function, TensorType, Value
@@ -19,6 +20,7 @@ from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import is_constant, is_float, label_of
 from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.weights.sites import find_sites
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -58,6 +60,8 @@ def check(
     samples = [] if sample_data is None else load_samples(sample_data)
     with open_package(model) as package:
         found = list(_static(package))
+        sites = find_sites(package.programs)
+        estimates = tuple(latency_estimates(package.programs, sites, processor))
         name = str(package.path)
     if samples:
         interpreter = Interpreter(model, backend=backend, partial=True)
@@ -65,7 +69,7 @@ def check(
         found += range_hazards(interpreter, samples)
     hazards = list(gathered(found, "places", processor))
     hazards.sort(key=lambda each: SEVERITIES.index(each.severity))
-    return Check(name, len(samples), tuple(hazards))
+    return Check(name, len(samples), tuple(hazards), estimates)
 
 
 def _static(package: Package) -> Iterator[Hazard]:

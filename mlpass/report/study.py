@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.comparison import OutputRecord
-from mlpass.report.estimate import CHIP, LatencyEstimate, estimate
+from mlpass.report.estimate import CHIP, SOURCES, LatencyEstimate, estimate
 from mlpass.report.plain import plain
 from mlpass.report.records import Report, report_from_record
 from mlpass.report.shown import Shown, Table
@@ -255,14 +255,15 @@ class SweepReport(Shown):
             ]
             row += [number_text(trial.value, 4)] if valued else []
             guess = self.estimate_of(trial)
-            quick = "-" if guess is None else f"{guess.ratio:.2f} ({guess.bound})"
+            quick = "-" if guess is None else str(guess)
             row += [bytes_text(trial.weight_bytes or 0)]
             row += [latency_text(trial.latency) if timed else quick]
             row += [", ".join(trial.cautions)] if warned else []
             rows.append([*row, mark or ("*" if trial.front else "")])
         guessed = (
             "\nestimated latency: not measured, which needs macOS; against the model as it is, on "
-            f"the Neural Engine of an {CHIP} by its published peaks"
+            f"the Neural Engine of an {CHIP} by its claimed peaks, with the range that measured "
+            f"ones make of it. Sources: {SOURCES}"
         )
         told = (
             f"{visible(self.model)}: {bytes_text(self.bytes_before)}, "

@@ -113,6 +113,7 @@ def test_latency_that_was_not_measured_is_an_estimate():
     text = str(report)
     assert "estimated latency    front" in text and "0.56 (memory)" in text
     assert "estimated latency: not measured, which needs macOS" in text
+    assert "Sources: Apple's newsroom" in text
     assert report.to_dict()["trials"][0]["latency_estimate"]["ratio"] == 36 / 64
     timed = replace(report, trials=(replace(report.trials[0], latency={"all": 1.5}),))
     assert "estimated" not in str(timed) and "all 1.50 ms" in str(timed)
