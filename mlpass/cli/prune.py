@@ -9,7 +9,7 @@ from mlpass.cli.calibration import add_calibration, calibration_of
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags
 from mlpass.cli.modes import add_modes, config_of
-from mlpass.cli.options import Subparsers, add_model, add_raising, shown
+from mlpass.cli.options import Subparsers, add_model, add_output, add_raising, shown
 from mlpass.options import flag_of
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def add_prune(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(prune)
-    prune.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
-    )
+    add_output(prune)
     add_modes(prune)
     group = prune.add_argument_group("a budget for all weights")
     group.add_argument(
@@ -116,7 +114,6 @@ def add_prune(commands: Subparsers) -> None:
     )
     regions = declared_by("mlpass.plan.regions", "Regions")
     add_flags(group, "tune", {"": regions}, {option.name for option in regions})
-    prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     prune.set_defaults(run=_prune, parser=prune)
 
 
