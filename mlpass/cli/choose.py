@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from mlpass.cli.calibration import add_runtime
-from mlpass.cli.flags import given_flags
+from mlpass.cli.flags import given_flags, number
 from mlpass.cli.options import (
     Subparsers,
     add_judging,
@@ -54,9 +54,9 @@ def add_choose(commands: Subparsers) -> None:
     add_samples(choose, required=True)
     add_output(choose)
     choose.add_argument("--max-size", metavar="SIZE", help="bytes, 3.5MB, or 0.4x of the model")
-    choose.add_argument("--min-snr", type=float, metavar="DB", help="of the worst output")
+    choose.add_argument("--min-snr", type=number, metavar="DB", help="of the worst output")
     choose.add_argument(
-        "--min-accuracy", type=float, metavar="F", help="that --evaluate must give at least"
+        "--min-accuracy", type=number, metavar="F", help="that --evaluate must give at least"
     )
     add_judging(choose)
     choose.add_argument(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlpass.cli.calibration import add_calibration, calibration_of
 from mlpass.cli.declared import declared_by
-from mlpass.cli.flags import add_flags, given_flags
+from mlpass.cli.flags import add_flags, given_flags, number
 from mlpass.cli.modes import add_modes, config_of
 from mlpass.cli.options import Subparsers, add_model, add_output, add_raising, shown
 from mlpass.options import flag_of
@@ -99,7 +99,7 @@ def add_prune(commands: Subparsers) -> None:
         help="of the weight files: bytes, 3.5MB, or 0.25x of what they take",
     )
     group.add_argument(
-        "--bits", type=float, metavar="F", help="the same, as stored bits of each element"
+        "--bits", type=number, metavar="F", help="the same, as stored bits of each element"
     )
     add_calibration(prune)
     add_raising(prune)

@@ -1,8 +1,8 @@
 """Where fp16 makes values 0 and something is lost by it: a second run beside the first tells.
 
 A value that differs by zeros before it has a shadow: what it would be with them. The shadow ends
-where it is no further from the value than fp16 rounds: that of an epsilon ends in the sum that it
-is added to. What reaches an output of the model, or a state, is lost.
+where fp16 would round as much away: that of an epsilon ends in the sum that it is added to. What
+reaches an output of the model, or a state, is lost.
 """
 
 from __future__ import annotations

@@ -208,5 +208,5 @@ def _check(
     if up_to not in RUNGS:
         raise ConfigError(
             f"up_to: must be one of {', '.join(RUNGS)}. "
-            f"Got {brief(up_to)}{close_matches(up_to, RUNGS)}."
+            f"Got {brief(up_to)}{close_matches(up_to, RUNGS) or '.'}"
         )
