@@ -138,6 +138,7 @@ def close_matches(word: object, known: Iterable[str]) -> str:
     word = word[:_LONGEST_WORD].lower()
     names = {name.lower(): name for name in known}
     near = [word] if word in names else difflib.get_close_matches(word, names)
+    near = near or [name for name in names if len(word) > 2 and name.startswith(word)][:3]
     if not near:  # as a part of a longer one: "8" of "int8", "embeding" of "embedding_weight"
         parts: dict[str, list[str]] = {}
         for name in names:

@@ -215,7 +215,9 @@ def test_latency_that_was_not_measured_is_an_estimate_with_its_error_and_sources
         assert f">{guess.ratio:.2f}" in text
         assert guess.spread in text
     assert '<button type="button">estimated latency</button>' in text
-    assert "The estimate is not measured" in text and "aneforge/ane-rooflines (measured)" in text
+    assert (
+        "Estimated latency is not measured" in text and "aneforge/ane-rooflines (measured)" in text
+    )
     assert "estimate" not in html.to_html(report())  # too little is known
 
 
