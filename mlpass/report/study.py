@@ -85,8 +85,9 @@ class Trial:
     def title(self) -> str:
         """Config and method as people say them."""
         how = [] if self.method == "magnitude" else [self.method]
-        options = [f"{name.replace('_', ' ')} {value}" for name, value in self.options.items()]
-        return ", ".join([self.phrase or self.name, *how, *options])
+        options = {name: f"{name.replace('_', ' ')} {each}" for name, each in self.options.items()}
+        first = options.pop(self.name, None) or self.phrase or self.name  # "budget 0.4x"
+        return ", ".join([first, *how, *options.values()])
 
     @property
     def label(self) -> str:
