@@ -11,6 +11,7 @@ from mlpass.errors import ConfigError
 from mlpass.examine.latency import latency_estimates
 from mlpass.examine.processors import check_processor
 from mlpass.examine.ranges import range_hazards
+from mlpass.literals import Backend
 from mlpass.program.ir import Constant, Function, TensorType, Value
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
@@ -35,7 +36,7 @@ def check(
     sample_data: SampleData | None = None,
     *,
     processor: str | None = None,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
 ) -> Check:
     """Returns what will go wrong with a model, with the op that it comes from and the cure.
 
