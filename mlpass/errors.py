@@ -6,10 +6,15 @@ Each says what is wrong, where, and what to do about it, in one line.
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _LONGEST_WORD = 200  # that is compared with others
+_PART = 0.8  # likeness of a word to a part of a name
+_MOST_WORDS = 12  # of a name
+_WORD = re.compile(r"[^\W\d_]+|\d+")
 _LEAD, _TAIL = 2500, 1000  # characters of a message that is too long to be shown whole
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxother, _BRIEF.maxlong = 2, 200, 100
@@ -143,5 +148,23 @@ def close_matches(word: object, known: Iterable[str]) -> str:
     """Returns ", did you mean 'x'?" for the nearest known words, or "" where nothing is near."""
     if not isinstance(word, str):
         return ""
-    near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), n=3)
-    return f", did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+    word = word[:_LONGEST_WORD].lower()
+    names = {name.lower(): name for name in known}
+    near = [word] if word in names else difflib.get_close_matches(word, names)
+    near = near or [name for name in names if len(word) > 2 and name.startswith(word)][:3]
+    if not near:  # as a part of a longer one: "8" of "int8", "embeding" of "embedding_weight"
+        parts: dict[str, list[str]] = {}
+        for name in names:
+            for part in _parts(name):
+                parts.setdefault(part, []).append(name)
+        close = difflib.get_close_matches(word, parts, cutoff=_PART)
+        near = [*dict.fromkeys(name for one in close for name in parts[one])][:3]
+    return f", did you mean {' or '.join(repr(names[one]) for one in near)}?" if near else ""
+
+
+def _parts(name: str) -> Iterator[str]:
+    """Yields the beginnings and ends of a name, by its words and numbers."""
+    edges = [one.span() for one in itertools.islice(_WORD.finditer(name), _MOST_WORDS)]
+    for start, end in edges:
+        yield name[:end]
+        yield name[start:]

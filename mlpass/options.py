@@ -108,9 +108,18 @@ class Part:
     def check(self, value: object) -> None:
         """Raises ConfigError where the field may not have a value."""
         if not (value is None and self.optional) and not self._holds(value):
-            raise ConfigError(f"{self.label} must be {self.range}. Got {brief(value)}.")
+            raise ConfigError(
+                f"{self.label} must be {self.range}. Got {brief(value)}.{self._meant(value)}"
+            )
         if isinstance(value, Integral) and abs(int(value)) > _LARGEST:
             raise ConfigError(f"{self.label} must fit 64 bits. Got {brief(value)}.")
+
+    def _meant(self, value: object) -> str:
+        """Returns a question where a share was given in percent."""
+        share = self.kind == "float" and self.rule.high is not None and self.rule.high <= 1
+        if not share or not isinstance(value, int | float) or not 2 <= value <= 100:
+            return ""
+        return f" Did you mean {value / 100:g}?"
 
     def parse(self, text: str) -> Any:
         """Returns the value that a plain string stands for; raises ValueError for any other string.
@@ -187,12 +196,12 @@ class Option:
         """
         if len(self.parts) == 1:
             return {self.parts[0].name: value}
-        count = len(self.parts)
+        count, value = len(self.parts), self.parse(value)
         if not isinstance(value, list | tuple) or len(value) != count:
             number = _COUNTS.get(count, str(count))
             raise ConfigError(
-                f"{self.name}: must be {number} {self.parts[0].kind}s ({self.help}). "
-                f"Got {brief(value)}."
+                f"{self.name}: must be {number} {self.parts[0].kind}s ({self.help}), such as "
+                f"{[2 * (place + 1) for place in range(count)]}. Got {brief(value)}."
             )
         return {part.name: each for part, each in zip(self.parts, value, strict=True)}
 

@@ -123,7 +123,7 @@ class Registry:
             return name.lower()
         raise ConfigError(
             f"{self.what}: must be one of {', '.join(self)}. "
-            f"Got {brief(name)}{close_matches(name, self)}."
+            f"Got {brief(name)}{close_matches(name, self) or '.'}"
         )
 
     def build(self, name: str, given: Mapping[str, Any]) -> Any:

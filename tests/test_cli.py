@@ -137,7 +137,7 @@ def test_config_file_and_weight_threshold(fixtures, tmp_path, capsys):
     [
         ([], "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config"),
         (["--target-sparsity", "1.5"], "target_sparsity: must be a number in [0, 1]. Got 1.5."),
-        (["--target-sparsity", "half"], "argument --target-sparsity: invalid float value: 'half'"),
+        (["--target-sparsity", "half"], "--target-sparsity: must be a number. Got 'half'."),
         (["--n-m-ratio", "2-4"], "argument --n-m-ratio: must be N:M, such as 2:4. Got '2-4'."),
         (["--n-m-ratio", "5:4"], "must be an int in [0, m]. Got n=5 with m=4."),
         (["--block-size", "4"], "no mode: give one of target_sparsity, n_m_ratio and threshold"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
+from typing import get_args
 
 import pytest
 
 import mlpass
+from mlpass import literals
 from mlpass.calibrate.calibration import Calibration
 from mlpass.cli import _parser, main
 from mlpass.cli.declared import _read, declared, declared_by
@@ -112,7 +114,11 @@ def test_prune_is_written_with_the_fields_of_a_calibration():
     ]
     for each in options_of(Calibration, declared=True):
         assert written[each.name].default == fields[each.name].default
-        assert written[each.name].annotation == fields[each.name].annotation
+        annotation, choices = written[each.name].annotation, each.parts[0].rule.choices
+        if choices is None:
+            assert annotation == fields[each.name].annotation
+        else:  # a type checker knows its words
+            assert set(choices) <= {*get_args(getattr(literals, annotation))}
         assert f"        {each.name}: " in mlpass.prune.__doc__
     assert inspect.signature(mlpass.prune_program).parameters.items() >= {
         (name, each) for name, each in written.items() if name in {*fields, "storage"}

@@ -109,7 +109,10 @@ def test_plain_strings_that_stand_for_nothing(name, text, message):
 
 def test_values_that_are_written_together():
     assert BY_NAME["grid"].values([4, 5, 6]) == {"x": 4, "y": 5, "z": 6}
-    with pytest.raises(ConfigError, match=r"grid: must be three ints \(x by y by z\). Got \[4\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"grid: must be three ints \(x by y by z\), such as \[2, 4, 6\]. Got \[4\]",
+    ):
         BY_NAME["grid"].values([4])
 
 

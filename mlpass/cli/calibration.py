@@ -7,7 +7,7 @@ from typing import Any
 
 from mlpass.cli.declared import declared, declared_by
 from mlpass.cli.flags import Parser, add_flags, given_flags
-from mlpass.cli.options import add_samples
+from mlpass.cli.options import add_resume, add_samples
 from mlpass.errors import ConfigError
 from mlpass.options import Option, flag_of
 from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, taken_names
@@ -19,9 +19,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     add_samples(parser, group)
     add_methods(parser)
     add_flags(group, "calibration", {"": _calibration_options()})
-    group.add_argument(
-        "--resume", action="store_true", help="go on with what a run that died had finished"
-    )
+    add_resume(group)
 
 
 def add_methods(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -37,9 +35,8 @@ def add_methods(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     add_flags(group, "method", owners, _taken())
 
 
-def add_runtime(parser: Parser) -> None:
-    """Adds what a study runs models on."""
-    names = ("backend", "function_name")
+def add_runtime(parser: Parser, *names: str) -> None:
+    """Adds those of the options that say what a model runs on."""
     options = [option for option in _calibration_options() if option.name in names]
     add_flags(parser, "calibration", {"": options})
 

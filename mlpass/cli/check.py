@@ -12,8 +12,9 @@ Tell what will go wrong with a model before it is shipped, each with the op that
 cure, and where that is known from:
 
   with --sample-data, values that fp16 cannot hold, sums on the way that it cannot, values that it
-  makes 0, and values that are not numbers; always, fp32 that the Neural Engine does not run, arrays
-  of too many axes, files past known limits, weights that nothing reads or that are stored twice
+  makes 0 where the outputs tell, and values that are not numbers; always, fp32 that the Neural
+  Engine does not run, arrays of too many axes, files past known limits, weights that nothing reads
+  or that are stored twice, and an estimate of relative latency, by published peaks
 
   mlpass check model.mlpackage --sample-data samples.npz
   mlpass check model.mlpackage --sample-data samples.npz --for ane --strict

@@ -6,10 +6,12 @@ import argparse
 from dataclasses import replace
 
 from mlpass.cli.calibration import add_runtime
-from mlpass.cli.flags import given_flags
+from mlpass.cli.flags import given_flags, number
 from mlpass.cli.options import (
     Subparsers,
+    add_judging,
     add_model,
+    add_output,
     add_processor,
     add_raising,
     add_samples,
@@ -17,7 +19,6 @@ from mlpass.cli.options import (
     print_text,
     shown,
 )
-from mlpass.cli.sweep import EVALUATE_HELP
 from mlpass.errors import TargetError
 
 _CHOOSE_HELP = """\
@@ -51,18 +52,13 @@ def add_choose(commands: Subparsers) -> None:
     )
     add_model(choose)
     add_samples(choose, required=True)
-    choose.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
-    )
+    add_output(choose)
     choose.add_argument("--max-size", metavar="SIZE", help="bytes, 3.5MB, or 0.4x of the model")
-    choose.add_argument("--min-snr", type=float, metavar="DB", help="of the worst output")
+    choose.add_argument("--min-snr", type=number, metavar="DB", help="of the worst output")
     choose.add_argument(
-        "--min-accuracy", type=float, metavar="F", help="that --evaluate must give at least"
+        "--min-accuracy", type=number, metavar="F", help="that --evaluate must give at least"
     )
-    choose.add_argument("--evaluate", metavar="MODULE:FUNCTION", help=EVALUATE_HELP)
-    choose.add_argument(
-        "--test-data", metavar="PATH", help="to measure on, in the place of a quarter kept back"
-    )
+    add_judging(choose)
     choose.add_argument(
         "--up-to",
         choices=("data-free", "storages", "sparsegpt", "admm", "budget", "fine-tuning"),
@@ -72,10 +68,9 @@ def add_choose(commands: Subparsers) -> None:
     choose.add_argument(
         "--finetune-steps", type=int, default=200, metavar="N", help="batches (default: 200)"
     )
-    add_runtime(choose)
+    add_runtime(choose, "backend", "function_name")
     add_raising(choose)
     add_processor(choose, "what it is for: forms that this takes badly are told, and weighed")
-    choose.add_argument("--force", action="store_true", help="replace OUT where it exists")
     choose.set_defaults(run=_choose, parser=choose)
 
 

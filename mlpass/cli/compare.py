@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mlpass.cli.flags import number
 from mlpass.cli.options import Subparsers, add_model, add_running, add_samples, shown
 
 _COMPARE_HELP = """\
@@ -35,8 +36,7 @@ def add_compare(commands: Subparsers) -> None:
     )
     compare.add_argument(
         "--threshold",
-        type=float,
-        default=20.0,
+        type=number,
         metavar="DB",
         help="with --locate: name the first op that is reached by less (default: 20 dB)",
     )
@@ -48,12 +48,15 @@ def _compare(options: argparse.Namespace) -> str:
     from mlpass.examine.compare import compare
     from mlpass.examine.locate import locate
 
+    if options.threshold is not None and not options.locate:
+        options.parser.error("--threshold: needs --locate")
     if options.locate:
+        given = {} if options.threshold is None else {"threshold": options.threshold}
         location = locate(
             options.model,
             options.other,
             options.sample_data,
-            threshold=options.threshold,
+            **given,
             backend=options.backend,
         )
         return shown(location, options)

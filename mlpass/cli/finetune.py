@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from mlpass.cli.calibration import add_runtime
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags
 from mlpass.cli.modes import add_modes, config_of, given_modes
-from mlpass.cli.options import Subparsers, add_model, add_raising, add_samples, shown
+from mlpass.cli.options import (
+    Subparsers,
+    add_dense,
+    add_model,
+    add_output,
+    add_raising,
+    add_samples,
+    shown,
+)
 from mlpass.options import flag_of
 
 _FINETUNE_HELP = """\
@@ -41,16 +50,13 @@ def add_finetune(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(finetune)
-    finetune.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
-    )
+    add_output(finetune)
     add_samples(finetune, required=True)
-    finetune.add_argument("--dense", metavar="DENSE", help="the .mlpackage to learn from")
+    add_dense(finetune)
     add_modes(finetune)
     add_flags(finetune, "polish", {"": declared_by("mlpass.plan.polish", "Polish")})
     add_raising(finetune)
-    finetune.add_argument("--device", help="torch's: cpu (default), mps or cuda")
-    finetune.add_argument("--force", action="store_true", help="replace OUT where it exists")
+    add_runtime(finetune, "device")
     finetune.set_defaults(run=_finetune, parser=finetune)
 
 
@@ -60,7 +66,7 @@ def _finetune(options: argparse.Namespace) -> str:
     given = given_flags(options, "polish")
     if "steps" not in given:
         options.parser.error("--steps: say how many batches to train on")
-    places = {"device": options.device, "force": options.force}
+    places = {**given_flags(options, "calibration"), "force": options.force}
     model, output, samples, dense = (
         options.model,
         options.output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
@@ -63,7 +64,7 @@ def add_flag(
         on = all(option.parts[0].default is True for option in options)
         settings["action"] = argparse.BooleanOptionalAction if on else "store_true"
     else:
-        settings["type"] = {"float": float, "int": int}.get(first.kind, str)
+        settings["type"] = {"float": number, "int": int}.get(first.kind, str)
         choices = [option.parts[0].rule.choices for option in options]
         if all(each is not None for each in choices):
             settings["choices"] = tuple(
@@ -94,6 +95,19 @@ def _help(options: Sequence[Option]) -> str:
     (default,) = defaults.values() if len(defaults) == 1 else (None,)
     hidden = default is None or default is False or default is MISSING or default is UNREAD
     return text if hidden else f"{text} (default: {default})"
+
+
+def number(text: str) -> float:
+    """Returns the number that a text is; asks for it where it is in percent or has a comma."""
+    try:
+        return float(text)
+    except ValueError:
+        found = re.fullmatch(r"\s*([0-9]*[.,]?[0-9]+)\s*(%?)\s*", text)
+    asked = ""
+    if found is not None:
+        meant = float(found[1].replace(",", ".")) / (100 if found[2] else 1)
+        asked = f" Did you mean {meant:g}?"
+    raise argparse.ArgumentTypeError(f"must be a number. Got {text!r}.{asked}")
 
 
 def _joined(option: Option) -> Callable[[str], object]:

@@ -49,6 +49,46 @@ def add_samples(
     parser.epilog = _SAMPLE_EXAMPLES
 
 
+def add_output(
+    parser: argparse.ArgumentParser,
+    metavar: str = "OUT",
+    what: str = "the .mlpackage to write",
+    *,
+    required: bool = True,
+) -> None:
+    """Adds where a command writes, and whether it may replace what is there."""
+    parser.add_argument("-o", "--output", required=required, metavar=metavar, help=what)
+    parser.add_argument("--force", action="store_true", help=f"replace {metavar} where it exists")
+
+
+def add_resume(parser: Any) -> None:
+    """Adds, to a parser or a group of it, that a run which died is gone on with."""
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what a run that died had finished"
+    )
+
+
+def add_dense(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Adds the model that one which trains is to come close to."""
+    parser.add_argument(
+        "--dense", required=required, metavar="DENSE", help="the .mlpackage to learn from"
+    )
+
+
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    """Adds what the results of a study are judged by."""
+    parser.add_argument(
+        "--test-data",
+        metavar="PATH",
+        help="samples to judge by, in the place of a quarter kept back",
+    )
+    parser.add_argument(
+        "--evaluate",
+        metavar="MODULE:FUNCTION",
+        help="a function that is given the path of a package and returns a number",
+    )
+
+
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Adds what a command runs models on."""
     parser.add_argument(

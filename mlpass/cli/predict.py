@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlpass.cli.options import MODEL_HELP, Subparsers, add_running
+from mlpass.cli.options import MODEL_HELP, Subparsers, add_output, add_running
 
 _PREDICT_HELP = """\
 Run a model on one set of inputs and write its outputs.
@@ -27,8 +27,7 @@ def add_predict(commands: Subparsers) -> None:
     )
     predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("--inputs", required=True, metavar="X.npz", help="one array an input")
-    predict.add_argument("-o", "--output", required=True, metavar="Y.npz", help="the file to write")
-    predict.add_argument("--force", action="store_true", help="replace Y.npz where it exists")
+    add_output(predict, "Y.npz", "the file to write")
     add_running(predict)
     predict.set_defaults(run=_predict, parser=predict)
 

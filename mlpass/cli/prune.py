@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mlpass.cli.calibration import add_calibration, calibration_of
 from mlpass.cli.declared import declared_by
-from mlpass.cli.flags import add_flags, given_flags
+from mlpass.cli.flags import add_flags, given_flags, number
 from mlpass.cli.modes import add_modes, config_of
-from mlpass.cli.options import Subparsers, add_model, add_raising, shown
+from mlpass.cli.options import Subparsers, add_model, add_output, add_raising, shown
 from mlpass.options import flag_of
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ def add_prune(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(prune)
-    prune.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage or .pte to write"
-    )
+    add_output(prune, "OUT", "the .mlpackage or .pte to write")
     add_modes(prune)
     group = prune.add_argument_group("a budget for all weights")
     group.add_argument(
@@ -108,7 +106,7 @@ def add_prune(commands: Subparsers) -> None:
         help="of the weight files: bytes, 3.5MB, or 0.25x of what they take",
     )
     group.add_argument(
-        "--bits", type=float, metavar="F", help="the same, as stored bits of each element"
+        "--bits", type=number, metavar="F", help="the same, as stored bits of each element"
     )
     add_calibration(prune)
     add_raising(prune)
@@ -123,7 +121,6 @@ def add_prune(commands: Subparsers) -> None:
     )
     regions = declared_by("mlpass.plan.regions", "Regions")
     add_flags(group, "tune", {"": regions}, {option.name for option in regions})
-    prune.add_argument("--force", action="store_true", help="replace OUT where it exists")
     prune.set_defaults(run=_prune, parser=prune)
 
 

@@ -8,9 +8,12 @@ from mlpass.cli.calibration import add_methods, add_runtime, methods_of
 from mlpass.cli.flags import given_flags
 from mlpass.cli.options import (
     Subparsers,
+    add_judging,
     add_model,
+    add_output,
     add_processor,
     add_raising,
+    add_resume,
     add_samples,
     load_function,
     shown,
@@ -50,8 +53,6 @@ keep; a name that ends in .json gets only the figures.
 If a sweep dies, the same command with --resume goes on with the configs that are left.
 """
 
-EVALUATE_HELP = "a function that is given the path of a package and returns a number"
-
 
 def add_sweep(commands: Subparsers) -> None:
     """Adds the command."""
@@ -63,23 +64,17 @@ def add_sweep(commands: Subparsers) -> None:
     )
     add_model(sweep)
     add_samples(sweep)
-    sweep.add_argument(
-        "--test-data",
-        metavar="PATH",
-        help="to compare outputs on, in the place of a quarter kept back",
-    )
-    sweep.add_argument("-o", "--output", metavar="REPORT", help="the .html or .json to write")
+    add_judging(sweep)
+    add_output(sweep, "REPORT", "the .html or .json to write", required=False)
     sweep.add_argument("--configs", metavar="GRID.yaml", help="a list of configs")
-    sweep.add_argument("--evaluate", metavar="MODULE:FUNCTION", help=EVALUATE_HELP)
     sweep.add_argument("--weight", metavar="NAME", help="whose pattern to show (default: largest)")
     sweep.add_argument(
         "--jobs", type=_count, metavar="N", help="processes (default: one a core; 1 for none)"
     )
-    add_runtime(sweep)
+    add_runtime(sweep, "backend", "function_name")
     add_raising(sweep)
     add_processor(sweep, "what it is for: forms that this takes badly are told")
-    sweep.add_argument("--resume", action="store_true", help="go on with a sweep that died")
-    sweep.add_argument("--force", action="store_true", help="replace REPORT where it exists")
+    add_resume(sweep)
     add_methods(sweep, several=True)
     add_storages(sweep)
     sweep.set_defaults(run=_sweep, parser=sweep)

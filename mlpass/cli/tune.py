@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 
+from mlpass.cli.calibration import add_runtime
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags
-from mlpass.cli.options import Subparsers, add_model, add_samples, shown
+from mlpass.cli.options import (
+    Subparsers,
+    add_dense,
+    add_model,
+    add_output,
+    add_resume,
+    add_samples,
+    shown,
+)
 
 _TUNE_HELP = """\
 Tune a compressed Core ML package, one stretch of its program after another, towards what the dense
@@ -32,19 +41,12 @@ def add_tune(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(tune)
-    tune.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the .mlpackage to write"
-    )
+    add_output(tune, "OUT", "the .mlpackage or .pte to write")
     add_samples(tune, required=True)
-    tune.add_argument(
-        "--dense", required=True, metavar="DENSE", help="the .mlpackage to learn from"
-    )
+    add_dense(tune, required=True)
     add_flags(tune, "regions", {"": declared_by("mlpass.plan.regions", "Regions")})
-    tune.add_argument("--device", help="torch's: cpu (default), mps or cuda")
-    tune.add_argument(
-        "--resume", action="store_true", help="go on with what a run that died had finished"
-    )
-    tune.add_argument("--force", action="store_true", help="replace OUT where it exists")
+    add_runtime(tune, "memory_budget", "device", "function_name")
+    add_resume(tune)
     tune.set_defaults(run=_tune, parser=tune)
 
 
@@ -57,7 +59,7 @@ def _tune(options: argparse.Namespace) -> str:
         options.dense,
         options.sample_data,
         Regions(**given_flags(options, "regions")),
-        device=options.device,
+        **given_flags(options, "calibration"),
         force=options.force,
         resume=options.resume,
     )

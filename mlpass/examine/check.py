@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlpass.errors import ConfigError
+from mlpass.examine.latency import latency_estimates
 from mlpass.examine.processors import check_processor
 from mlpass.examine.ranges import range_hazards
+from mlpass.literals import Backend
 from mlpass.program.ir import Constant, Function, TensorType, Value
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
@@ -19,6 +21,7 @@ from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import is_constant, is_float, label_of
 from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.weights.sites import find_sites
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -33,7 +36,7 @@ def check(
     sample_data: SampleData | None = None,
     *,
     processor: str | None = None,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
 ) -> Check:
     """Returns what will go wrong with a model, with the op that it comes from and the cure.
 
@@ -59,13 +62,15 @@ def check(
     with open_package(model) as package:
         found = list(_static(package))
         name = package.name
+        sites = find_sites(package.programs)
+        estimates = tuple(latency_estimates(package.programs, sites, processor))
     if samples:
         interpreter = Interpreter(model, backend=backend, partial=True)
         warn_of(interpreter, samples)
         found += range_hazards(interpreter, samples)
     hazards = list(gathered(found, "places", processor))
     hazards.sort(key=lambda each: SEVERITIES.index(each.severity))
-    return Check(name, len(samples), tuple(hazards))
+    return Check(name, len(samples), tuple(hazards), estimates)
 
 
 def _static(package: Package) -> Iterator[Hazard]:

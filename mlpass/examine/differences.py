@@ -40,8 +40,10 @@ def differences(
             if not matches:
                 alone.update(dict.fromkeys(op.outputs, op))
             if matches:
-                told = [*_added(op, alone), *_of_ops(*matches[0], op, part)]
-                found[op] = tuple(told)
+                added = tuple(_added(op, alone))
+                match, its = matches[0]
+                moved = () if added else _moved(_read(match, its, {}), _read(op, part, like))
+                found[op] = (*added, *moved, *_of_ops(match, its, op, part))
     return found
 
 
@@ -50,6 +52,26 @@ def _added(op: Op, alone: Mapping[Value, Op]) -> Iterator[str]:
         for source in sources:
             if isinstance(source, Value) and source in alone and alone[source] is not op:
                 yield f"after {alone[source].type} {label_of(alone[source])}, which is new"
+
+
+def _read(op: Op, part: Part, like: Mapping[Value, Value]) -> dict[str, list[str]]:
+    """Returns the names of what a run gives an op, by parameter: those of their matches."""
+    return {
+        parameter: [
+            like.get(source, source).name
+            for source in sources
+            if isinstance(source, Value) and source not in part.constants
+        ]
+        for parameter, sources in op.inputs.items()
+    }
+
+
+def _moved(before: Mapping[str, list[str]], after: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yields the parameters that read other values, or in another order."""
+    for parameter, names in before.items():
+        others = after.get(parameter, [])
+        if names != others and len(names) == len(others):
+            yield f"{parameter}: {', '.join(names)} -> {', '.join(others)}"
 
 
 def _of_ops(like: Op, like_part: Part, op: Op, part: Part) -> Iterator[str]:
@@ -86,7 +108,8 @@ def _of_values(parameter: str, before: object, after: object) -> Iterator[str]:
         yield f"{parameter}: {_text(before)} -> {_text(after)}"
         return
     one, other = _array(before), _array(after)
-    if one.dtype.kind not in "fiub" or one.shape != other.shape or one.size <= _SMALL:
+    small = one.size <= (1 if one.dtype.kind == "f" else _SMALL)
+    if one.dtype.kind not in "fiub" or one.shape != other.shape or small:
         if one.shape != other.shape or not np.array_equal(one, other):
             yield f"{parameter}: {_text(before)} -> {_text(after)}"
         return
@@ -106,4 +129,4 @@ def _text(value: object) -> str:
     array = _array(value)
     if array.size > _SMALL:
         return f"of shape {array.shape}"
-    return str(array.tolist())
+    return str(array[()] if array.ndim == 0 else array.tolist())

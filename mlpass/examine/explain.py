@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,29 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ModelFormatError, NotApplicable
-from mlpass.examine.multiplications import multiplications_of
+from mlpass.examine.latency import latency_estimates
 from mlpass.examine.processors import check_processor, facts
-from mlpass.options import PROCESSORS
 from mlpass.plan.config import configured
 from mlpass.plan.steps import Step, plan
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.hosted import host_of, output_name
-from mlpass.program.ir import Program, TensorType
+from mlpass.program.ir import TensorType
 from mlpass.program.mlmodel import open_package
-from mlpass.report.estimate import LatencyEstimate, estimate
 from mlpass.report.explanation import Explanation, Finding, WeightCost
 from mlpass.report.gathered import gathered
 from mlpass.storage.exact import file_nbytes
 from mlpass.storage.storage import packed_nbytes
 from mlpass.weights.lossless import Smallest, check_decoded, smallest_form
 from mlpass.weights.reading import weight_of
-from mlpass.weights.record import encoding_of_site, stored_bytes, stored_sizes
+from mlpass.weights.record import encoding_of_site, stored_sizes
 from mlpass.weights.sites import Site, find_sites
-from mlpass.weights.traffic import dense_bytes, read_bytes, unpacked_bytes
 
 if TYPE_CHECKING:
-    from mlpass.program.hosted import host_of, output_name
-from mlpass.program.mlmodel import ModelLike
+    from mlpass.program.mlmodel import ModelLike
 
 _NEWEST = 18
 _WORTH = 0.98  # of what is stored: a form that takes more than that is not worth a word
@@ -78,7 +74,7 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
     with open_package(source) as package:
         command = _command(package.name)
         sites = find_sites(package.programs)
-        estimates = tuple(_estimates(package.programs, sites, processor))
+        estimates = tuple(latency_estimates(package.programs, sites, processor))
         steps = plan(sites, configured(None, "lossless"))
         for step in steps:
             seen = _seen(step)
@@ -91,22 +87,6 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
     findings = list(gathered(found, "weights", processor))
     findings.sort(key=lambda each: _ORDER.index(each.kind))
     return Explanation(name, tuple(weights), tuple(findings), estimates)
-
-
-def _estimates(
-    programs: Sequence[Program], sites: Sequence[Site], processor: str | None
-) -> Iterator[LatencyEstimate]:
-    """Yields how long the model takes against its own weights dense, where that can be told."""
-    functions = [function for program in programs for function in program.functions.values()]
-    work = multiplications_of(functions)
-    if len(functions) > len(programs) or work is None:
-        return  # which of them runs is not said; or shapes vary
-    dense = read_bytes(functions, sites, dense_bytes)
-    for each in PROCESSORS if processor is None else (processor,):
-        read = read_bytes(functions, sites, unpacked_bytes if each == "gpu" else stored_bytes)
-        found = estimate(read, dense, work, each)
-        if found is not None:
-            yield found
 
 
 def _seen(step: Step) -> _Seen | None:

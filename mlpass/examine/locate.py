@@ -20,6 +20,7 @@ from mlpass.errors import CalibrationError, ConfigError, ExecutionError, close_m
 from mlpass.examine.compare import Tally
 from mlpass.examine.differences import differences
 from mlpass.examine.matching import match_values, running
+from mlpass.literals import Backend
 from mlpass.program.ir import Op, Value
 from mlpass.report.location import Location, OpRecord
 from mlpass.runtime.declared import Results, declared, walk
@@ -41,7 +42,7 @@ def locate(
     sample_data: SampleData,
     *,
     threshold: float = 20.0,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
 ) -> Location:
     """Returns where `other` parts from `model`: for each op its own error, and that before it.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.examine.matching import running
+from mlpass.examine.vanishing import Vanishing
 from mlpass.program.ir import Op
 from mlpass.report.check import Hazard
 from mlpass.runtime.declared import Results, is_fp16, walk
@@ -20,13 +21,13 @@ from mlpass.runtime.ops import label_of
 from mlpass.runtime.samples import Sample, steps_of
 
 LARGEST = 65504.0  # of fp16
-_SMALLEST = 2.0**-25  # of fp16, and half of the least that is not 0: what is below becomes 0
-_FLUSHED = 0.5  # share of a value's elements other than 0, from which on it is told
 _RANGE = "IEEE 754, binary16: up to 65,504, and nothing below 6e-8"
-_SCALE = (
-    "divide what goes in by its largest magnitude, which most norms do not notice; or convert with "
-    "this op in fp32: compute_precision=ct.transform.FP16ComputePrecision(op_selector=...)"
+_FP32 = (
+    "convert with this op in fp32: "
+    "compute_precision=ct.transform.FP16ComputePrecision(op_selector=...)"
 )
+_SCALE = f"divide what goes in by its largest magnitude, which most norms do not notice; or {_FP32}"
+_ENLARGE = f"multiply what goes in, and divide by the same where it is large again; or {_FP32}"
 # Ops that add up many terms, and how what they make tells of the sum: from it and their number.
 _SUMS: dict[str, Callable[[NDArray[np.generic], float], NDArray[np.generic]]] = {
     "reduce_mean": lambda made, count: np.abs(made) * count,
@@ -42,25 +43,18 @@ class _Range:
         largest: magnitude of a number that is finite.
         summed: of a sum on the way.
         nans: how many there were.
-        elements: how many were not 0.
-        flushed: how many of them are 0 in fp16.
     """
 
     largest: float = 0.0
     summed: float = 0.0
     nans: int = 0
-    elements: int = 0
-    flushed: int = 0
 
-    def add(self, values: NDArray[np.generic], fp16: bool) -> None:
+    def add(self, values: NDArray[np.generic]) -> None:
         """Adds what one run has made."""
         sizes = np.abs(values)
         self.nans += int(np.count_nonzero(np.isnan(sizes)))
         finite = sizes[np.isfinite(sizes)]
         self.largest = max(self.largest, float(finite.max(initial=0.0)))
-        if fp16:
-            self.elements += int(np.count_nonzero(finite))
-            self.flushed += int(np.count_nonzero((finite > 0) & (finite < _SMALLEST)))
 
 
 def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterator[Hazard]:
@@ -80,14 +74,16 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
     backend = interpreter.backend
     assert backend is not None
     seen: dict[Op, _Range] = {}
+    vanishing = Vanishing(interpreter)
 
-    def look(step: OpPlan, run: Callable[[], Results]) -> Results:
+    def look(step: OpPlan, run: Callable[..., Results]) -> Results:
         results = run()
+        vanishing.follow(step, run, results)
         for output, one in zip(step.op.outputs, results, strict=True):
             values = backend.to_numpy(one) if hasattr(one, "shape") else np.zeros(0, np.int32)
             if values.dtype.kind == "f":
                 found = seen.setdefault(step.op, _Range())
-                found.add(values, is_fp16(output))
+                found.add(values)
                 if step.op.type in _SUMS and is_fp16(output):
                     count = _terms(step.op, values.size)
                     summed = _SUMS[step.op.type](values, count)
@@ -100,10 +96,16 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
         for place, inputs in enumerate(steps):
             with of_sample(number, place, len(steps)):
                 walk(interpreter, inputs, state, look)
+    lost = vanishing.lost()
     for part in interpreter.parts:
         for op in running(part.plan.function.block):
             if op in seen:
                 yield from _hazards(op, seen[op])
+            if op in lost:
+                share = f"{lost[op]:.0%}" if lost[op] > 0.01 else "some"
+                text = f"{share} of what {op.type} makes becomes 0 in fp16, and the outputs tell"
+                name = (label_of(op),)
+                yield Hazard("warning", "underflow", None, text, _ENLARGE, _RANGE, name)
 
 
 def _terms(op: Op, made: int) -> float:
@@ -127,6 +129,3 @@ def _hazards(op: Op, found: _Range) -> Iterator[Hazard]:
             "fp16"
         )
         yield Hazard("warning", "sum", "ane", text, _SCALE, _RANGE, name)
-    if fp16 and found.elements and found.flushed >= _FLUSHED * found.elements:
-        text = f"{found.flushed / found.elements:.0%} of what {op.type} makes becomes 0 in fp16"
-        yield Hazard("warning", "underflow", None, text, _SCALE, _RANGE, name)

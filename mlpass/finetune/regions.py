@@ -158,12 +158,15 @@ def tune_module(
             ):
                 for region, other in zip(regions, others, strict=True):
                     number = len(found)
-                    dense.advance()
-                    goal = goal_of(dense, region, other, likes)
+                    if options.target == "dense":
+                        dense.advance()
+                    goal = goal_of(dense, region, other, likes, options.target)
                     tuning = Tuning(stream, region, goal, own[number], number)
                     with module.holding(own[number]):
                         found[number] = _tuned(tuning, options, parts, journal, bar)
                         stream.advance()
+                    if options.target == "own":
+                        dense.advance()  # only now: it gives the region the inputs that match none
                 given, wanted = stream.results(), dense.results()
     names = {name for number, one in found.items() if one and one.kept for name in own[number]}
     return Done(_notes(module, found, own, parts, options), names)
@@ -280,9 +283,10 @@ def _notes(
     """Returns what to tell of a run."""
     tuned = {number: one for number, one in found.items() if one is not None}
     better = sum(one.kept > 0 for one in tuned.values())
+    aim = "the dense model" if options.target == "dense" else "what their dense weights give"
     first = (
-        f"tuned {len(tuned)} regions on {len(parts[1])} samples; {better} came nearer to the dense "
-        f"model on {len(parts[0])} samples held out, the others are as they were"
+        f"tuned {len(tuned)} regions on {len(parts[1])} samples; {better} came nearer to {aim} "
+        f"on {len(parts[0])} samples held out, the others are as they were"
     )
     lines = [first]
     for number, one in tuned.items():

@@ -20,6 +20,7 @@ from mlpass.finetune.features import write_value
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.streams import Stream, chunks, wide
+from mlpass.finetune.stretch import Made
 from mlpass.finetune.training import Descent, put_back, values_of_parameters
 from mlpass.plan.regions import Regions
 from mlpass.program.ir import TensorType, Value
@@ -35,12 +36,17 @@ class Goal(NamedTuple):
     """What a region is trained towards.
 
     Attributes:
-        stream: of the dense model, past the same region.
+        stream: of the dense model.
+        region: of it, the same.
+        inputs: for its inputs those that the tuned region has, which it is given as well; None
+            where the stream is past the region, and has what is wanted.
         values: for outputs of the region those of the dense model.
         kinds: of these outputs, by name.
     """
 
     stream: Stream
+    region: Region
+    inputs: Mapping[Value, Value] | None
     values: Mapping[Value, Value]
     kinds: Mapping[str, Kind]
 
@@ -84,14 +90,17 @@ class Tuned(NamedTuple):
     kept: int
 
 
-def goal_of(stream: Stream, mine: Region, its: Region, likes: Mapping[Value, Value]) -> Goal:
+def goal_of(
+    stream: Stream, mine: Region, its: Region, likes: Mapping[Value, Value], target: str
+) -> Goal:
     """Returns what a region is to give.
 
     Args:
         stream: of the dense model.
         mine: the region.
-        its: the dense model's, which the stream has come through.
+        its: the dense model's.
         likes: for values of the model those of the dense one.
+        target: "dense" or "own", see `Regions`.
     """
     values = {
         value: likes[value]
@@ -109,7 +118,8 @@ def goal_of(stream: Stream, mine: Region, its: Region, likes: Mapping[Value, Val
         value.name: Kind("values", 1 - _rank(like) if like in square and _rank(like) > 1 else -1)
         for value, like in values.items()
     }
-    return Goal(stream, values, kinds)
+    own = {likes[value]: value for value in mine.inputs if likes.get(value) in its.inputs}
+    return Goal(stream, its, own if target == "own" else None, values, kinds)
 
 
 def tune_region(
@@ -155,9 +165,10 @@ def tune_region(
 def region_loss(tuning: Tuning, numbers: Sequence[int]) -> Tensor:
     """Returns how far a region's outputs for samples are from those wanted, the mean over steps."""
     stream, region, goal, _, _ = tuning
-    wanted = goal.stream.of(numbers, list(goal.values.values()))
+    given = stream.of(numbers, region.inputs)
+    wanted = _wanted(goal, numbers, given)
     with stream.lent(region):
-        made = stream.run(region, stream.of(numbers, region.inputs))
+        made = stream.run(region, given)
         losses = [
             output_loss(
                 goal.kinds,
@@ -171,6 +182,18 @@ def region_loss(tuning: Tuning, numbers: Sequence[int]) -> Tensor:
             for one, other in zip(made, wanted, strict=True)
         ]
     return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def _wanted(goal: Goal, numbers: Sequence[int], given: Made) -> Made:
+    """Returns the dense model's values at the end of a region, for each step of some samples."""
+    if goal.inputs is None:
+        return goal.stream.of(numbers, list(goal.values.values()))
+    others = goal.stream.of(numbers, goal.region.inputs)
+    for theirs, mine in zip(others, given, strict=True):
+        theirs.update((like, mine[value]) for like, value in goal.inputs.items() if value in mine)
+    with goal.stream.lent(goal.region):
+        return goal.stream.run(goal.region, others)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from mlpass.sparsity.mode import Mode
 from mlpass.storage.given import StorageLike, as_storage, every_storage_word, take_storage
 from mlpass.storage.storage import Storage
 
-_SECTIONS = ("global_config", "op_type_configs", "op_name_configs", "weight_threshold")
+SECTIONS = ("global_config", "op_type_configs", "op_name_configs", "weight_threshold")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def as_config(config: object) -> Config:
 def _from_yaml(path: str | os.PathLike[str]) -> Config:
     content = read_yaml(path)
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{os.fspath(path)}: must hold a mapping with {', '.join(_SECTIONS)}")
+        raise ConfigError(f"{os.fspath(path)}: must hold a mapping with {', '.join(SECTIONS)}")
     try:
         return _from_mapping(content)
     except ConfigError as error:
@@ -194,17 +194,17 @@ def _from_yaml(path: str | os.PathLike[str]) -> Config:
 
 def _from_mapping(content: Mapping[str, Any]) -> Config:
     kind = content.get("config_type")
-    sections = [key for key in content if key in _SECTIONS]
+    sections = [key for key in content if key in SECTIONS]
     if not sections or (sections == ["weight_threshold"] and _is_entry(content)):
         for key, value in content.items():
-            if isinstance(value, Mapping) and (near := close_matches(key, _SECTIONS)):
+            if isinstance(value, Mapping) and (near := close_matches(key, SECTIONS)):
                 raise ConfigError(f"unknown section {brief(key)}{near}")
         return Config(global_config=_entry("config", content, kind))
     rest = dict(content)
     storage = take_storage(rest)
     for key in rest:
-        if key not in (*_SECTIONS, "config_type"):
-            known = [*_SECTIONS, *every_storage_word()]
+        if key not in (*SECTIONS, "config_type"):
+            known = [*SECTIONS, *every_storage_word()]
             raise ConfigError(f"unknown section {brief(key)}" + close_matches(key, known))
     found: dict[str, dict[str, OpConfigLike]] = {}
     for section in ("op_type_configs", "op_name_configs"):

@@ -8,6 +8,7 @@ from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import options_of
 from mlpass.registries import MODES
 from mlpass.sparsity.mode import Mode
+from mlpass.storage.given import every_storage_word
 
 PRUNERS = ("OpMagnitudePrunerConfig", "OpThresholdPrunerConfig")
 
@@ -31,7 +32,8 @@ def mode_from_options(options: Mapping[str, object]) -> Mode:
     known = mode_words()
     for key in options:
         if key not in known:
-            raise ConfigError(f"unknown option {brief(key)}" + close_matches(key, known))
+            words = [*known, *every_storage_word()]
+            raise ConfigError(f"unknown option {brief(key)}" + close_matches(key, words))
     kind = options.pop("config_type", None)
     if kind is not None and kind not in PRUNERS:
         raise ConfigError(f"config_type: {brief(kind)} does not prune; {' and '.join(PRUNERS)} do")

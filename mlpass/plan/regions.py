@@ -20,6 +20,8 @@ class Regions:
         seed: of the order of the samples, and of the choice of those that are held out.
         held_out: share of the samples that are not trained on: they say which values to keep.
         weights_only: whether biases and gains stay as they are.
+        target: what a region is to give: "dense", what the dense model has at its end, so that it
+            makes up for the regions before it; or "own", what its dense weights make of its inputs.
     """
 
     epochs: int = option(
@@ -38,6 +40,12 @@ class Regions:
         help="share of the samples that only choose the values to keep",
     )
     weights_only: bool = option(default=False, help="biases and gains stay as they are")
+
+    target: str = option(
+        default="dense",
+        choices=("dense", "own"),
+        help="what a region aims at: the dense model's values, or its own dense weights' outputs",
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -29,9 +29,24 @@ def parse_size(name: str, size: str | int, before: int) -> int:
         wanted = float(found[1]) * (before if unit == "x" else _UNITS[unit])
     part_of_a_byte = 0 < wanted < 1 and unit != "x"
     if part_of_a_byte or not 0 < wanted < _LARGEST:
-        share = f' Did you mean "{text}x"?' if part_of_a_byte and not unit else ""
+        meant = _meant(text)
+        asked = "" if meant is None else f' Did you mean "{meant}"?'
         raise ConfigError(
             f'{name}: must be bytes, a text such as "3.5MB", or a share such as "0.4x". '
-            f"Got {brief(size)}.{share}"
+            f"Got {brief(size)}.{asked}"
         )
     return int(wanted)
+
+
+def _meant(text: str) -> str | None:
+    """Returns the size that was meant by a share without its x, in percent, or with a comma."""
+    found = re.fullmatch(r"\s*([0-9]*[.,]?[0-9]+)\s*(%|x|[kmg]?i?b|)\s*", text.lower())
+    if found is None:
+        return None
+    number, unit = float(found[1].replace(",", ".")), found[2]
+    if unit in ("%", ""):
+        share = number / 100 if unit else number
+        return f"{share:g}x" if 0 < share < 1 else None
+    if unit == "x":
+        return f"{number:g}x"
+    return None if unit == "b" else f"{number:g}{unit.replace('i', '').upper()}"

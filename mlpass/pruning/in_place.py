@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlpass.errors import ConfigError
+from mlpass.literals import Allocate, Backend, Fallback, Propagate, Target
 from mlpass.pruning.prune import prune
 from mlpass.report.records import Report
 from mlpass.runtime.replay import MEMORY_BUDGET
@@ -20,13 +21,13 @@ def prune_program(
     method: Method | None = None,
     sample_data: Any = None,
     storage: StorageLike = None,
-    allocate: str = "uniform",
+    allocate: Allocate = "uniform",
     max_nbytes: int | None = None,
-    propagate: str = "pruned",
-    target: str = "own",
-    fallback: str = "skip",
+    propagate: Propagate = "pruned",
+    target: Target = "own",
+    fallback: Fallback = "skip",
     memory_budget: int = MEMORY_BUDGET,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
     device: str | None = None,
     function_name: str | None = None,
     joint_compression: bool = False,

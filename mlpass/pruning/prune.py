@@ -16,6 +16,7 @@ from mlpass.calibrate.layers import prune_calibrated
 from mlpass.errors import ConfigError
 from mlpass.files import naming
 from mlpass.ledger import journal_path
+from mlpass.literals import Allocate, Backend, Fallback, Propagate, Target
 from mlpass.plan.config import Config, as_config, configured
 from mlpass.plan.regions import Regions
 from mlpass.plan.steps import Step, check_storages, plan, rank_globally
@@ -52,13 +53,13 @@ def prune(
     method: Method | None = None,
     sample_data: Any = None,
     storage: StorageLike = None,
-    allocate: str = "uniform",
+    allocate: Allocate = "uniform",
     max_nbytes: int | None = None,
-    propagate: str = "pruned",
-    target: str = "own",
-    fallback: str = "skip",
+    propagate: Propagate = "pruned",
+    target: Target = "own",
+    fallback: Fallback = "skip",
     memory_budget: int = MEMORY_BUDGET,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
     device: str | None = None,
     function_name: str | None = None,
     joint_compression: bool = False,

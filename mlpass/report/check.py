@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from mlpass.errors import visible
+from mlpass.report.estimate import LatencyEstimate, told
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
 
@@ -56,11 +57,13 @@ class Check(Shown):
         source: the model.
         samples: how many it ran on; 0 where only the program was looked at.
         hazards: what was found, errors first.
+        latency_estimates: against the same weights dense, by processor; estimates, not measured.
     """
 
     source: str
     samples: int
     hazards: tuple[Hazard, ...]
+    latency_estimates: tuple[LatencyEstimate, ...] = ()
 
     listed: ClassVar[str] = "hazards"
 
@@ -73,11 +76,11 @@ class Check(Shown):
         return plain(asdict(self))
 
     def parts(self) -> Sequence[Table | str]:
-        """Returns what was found, a line each, and how many of each severity."""
+        """Returns what was found, the estimates, and how many there are of each severity."""
         counts = [_counted(self.count(one), one) for one in SEVERITIES]
         ran = _counted(self.samples, "sample") if self.samples else "its values were not looked at"
         last = f"{visible(self.source)}: {', '.join(counts)}; {ran}"
-        return ["\n".join([*map(str, self.hazards), last])]
+        return ["\n".join([*map(str, self.hazards), *told(self.latency_estimates), last])]
 
 
 def _counted(count: int, what: str) -> str:

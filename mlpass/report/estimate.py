@@ -7,6 +7,7 @@ unpack what is stored are left out, and zeros are multiplied with as anything el
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CHIP = "M1"
@@ -14,6 +15,15 @@ CHIP = "M1"
 # where somebody published that.
 BANDWIDTH = (67e9, 50e9)  # bytes a second
 OPERATIONS = {"ane": (11e12, 2.7e12), "gpu": (2.6e12,)}  # a second; Apple claims none for the CPU
+SOURCES = (
+    "Apple's newsroom, 10 November 2020 and 6 June 2022 (claimed); github.com/MALTF/Bandwidth and "
+    "huggingface.co/datasets/aneforge/ane-rooflines (measured)"
+)
+_NAMES = {"ane": "Neural Engine", "gpu": "GPU"}
+_WORDS = {
+    "memory": "reading weights takes longest: fewer bytes would take less",
+    "compute": "multiplying takes longest: fewer bytes of weights would change little",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class LatencyEstimate:
         low: the least that measured peaks in the place of claimed ones make of it.
         high: the most.
         bound: what decides: "memory" or "compute".
+        source: of the peaks.
     """
 
     processor: str
@@ -35,10 +46,27 @@ class LatencyEstimate:
     low: float
     high: float
     bound: str
+    source: str = SOURCES
+
+    @property
+    def spread(self) -> str:
+        """Its range, "" where measured peaks make nothing else of it."""
+        low, high = f"{self.low:.2f}", f"{self.high:.2f}"
+        return "" if low == high else f"{low} to {high}"
 
     def __str__(self) -> str:
-        spread = "" if self.low == self.high else f", {self.low:.2f} to {self.high:.2f}"
-        return f"{self.ratio:.2f} ({self.bound}{spread})"
+        return f"{self.ratio:.2f} ({', '.join(filter(None, (self.bound, self.spread)))})"
+
+
+def told(estimates: Iterable[LatencyEstimate]) -> list[str]:
+    """Returns estimates against the same weights dense as lines, with their sources at the end."""
+    lines = [
+        f"estimate, not measured: on the {_NAMES[one.processor]} of an {one.chip} {one.ratio:.2f} "
+        f"{f'({one.spread}) ' if one.spread else ''}of the latency with the same weights dense; "
+        f"{_WORDS[one.bound]}"
+        for one in estimates
+    ]
+    return [*lines, f"    source: {SOURCES}"] if lines else []
 
 
 def estimate(

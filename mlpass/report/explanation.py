@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, ClassVar
 
-from mlpass.report.estimate import LatencyEstimate
+from mlpass.report.estimate import LatencyEstimate, told
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
 from mlpass.report.table import bytes_text
@@ -134,10 +134,5 @@ class Explanation(Shown):
             f"{bytes_text(self.smallest_nbytes)} in their smallest forms"
         )
         findings = "\n".join(map(str, self.findings)) or "nothing looks wrong"
-        estimates = [
-            f"estimate, not measured: latency on the {one.processor} of an {one.chip}, against the "
-            f"same weights dense: {one}"
-            for one in self.latency_estimates
-            if (one.low, one.high) != (1, 1)
-        ]
+        estimates = told(one for one in self.latency_estimates if (one.low, one.high) != (1, 1))
         return [Table(headers, rows), "\n".join([total, *estimates]), findings]

@@ -9,6 +9,7 @@ from pathlib import Path
 from mlpass.errors import BackendError, ConfigError, visible
 from mlpass.files import whole_file
 from mlpass.report.by_layer import axes_of, sortable, view_of
+from mlpass.report.estimate import CHIP, SOURCES
 from mlpass.report.folders import without_folders
 from mlpass.report.plain import to_json
 from mlpass.report.study import SweepReport, latency_text, number_text
@@ -88,6 +89,9 @@ def to_html(report: SweepReport) -> str:
     axes = axes_of([trial for _, trial in done])
     views = {number: view_of(trial, axes, report.model) for number, trial in done}
     picked = knee(report)
+    timed = any(trial.latency for trial in report.trials)
+    estimates = ((number, report.estimate_of(trial)) for number, trial in ordered)
+    guesses = {number: guess for number, guess in estimates if guess is not None}
     return template.render(
         report=report,
         name=Path(report.model).name,
@@ -98,7 +102,10 @@ def to_html(report: SweepReport) -> str:
         claims=verdict(report),
         scale=scale_of(report),
         plainly=lambda text: without_folders(text, report.model),
-        timed=any(trial.latency for trial in report.trials),
+        timed=timed,
+        guesses={} if timed else guesses,
+        chip=f"an {CHIP}",
+        sources=SOURCES,
         measured=any(trial.quality is not None for trial in report.trials),
         valued=report.value_before is not None,
         figures={kind: figures.front_figure(report, wide=kind == "wide") for kind in _SCREENS},

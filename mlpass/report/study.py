@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mlpass.errors import visible
 from mlpass.report.comparison import OutputRecord
-from mlpass.report.estimate import CHIP, LatencyEstimate, estimate
+from mlpass.report.estimate import CHIP, SOURCES, LatencyEstimate, estimate
 from mlpass.report.plain import plain
 from mlpass.report.records import Report, report_from_record
 from mlpass.report.shown import Shown, Table
@@ -85,8 +85,9 @@ class Trial:
     def title(self) -> str:
         """Config and method as people say them."""
         how = [] if self.method == "magnitude" else [self.method]
-        options = [f"{name.replace('_', ' ')} {value}" for name, value in self.options.items()]
-        return ", ".join([self.phrase or self.name, *how, *options])
+        options = {name: f"{name.replace('_', ' ')} {each}" for name, each in self.options.items()}
+        first = options.pop(self.name, None) or self.phrase or self.name  # "budget 0.4x"
+        return ", ".join([first, *how, *options.values()])
 
     @property
     def label(self) -> str:
@@ -255,14 +256,15 @@ class SweepReport(Shown):
             ]
             row += [number_text(trial.value, 4)] if valued else []
             guess = self.estimate_of(trial)
-            quick = "-" if guess is None else f"{guess.ratio:.2f} ({guess.bound})"
+            quick = "-" if guess is None else str(guess)
             row += [bytes_text(trial.weight_bytes or 0)]
             row += [latency_text(trial.latency) if timed else quick]
             row += [", ".join(trial.cautions)] if warned else []
             rows.append([*row, mark or ("*" if trial.front else "")])
         guessed = (
             "\nestimated latency: not measured, which needs macOS; against the model as it is, on "
-            f"the Neural Engine of an {CHIP} by its published peaks"
+            f"the Neural Engine of an {CHIP} by its claimed peaks, with the range that measured "
+            f"ones make of it. Sources: {SOURCES}"
         )
         told = (
             f"{visible(self.model)}: {bytes_text(self.bytes_before)}, "

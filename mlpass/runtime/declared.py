@@ -6,7 +6,7 @@ so that a type that is too narrow shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,17 +18,19 @@ from mlpass.runtime.execute import Run, Values
 from mlpass.runtime.features import check_names, read_input, restored, write_output
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter, bind
+from mlpass.runtime.ops import Source
 from mlpass.runtime.samples import Inputs
 from mlpass.runtime.state import State
 
 Results = tuple[Any, ...]
+_NONE: Mapping[Source, object] = {}
 
 
 def walk(
     interpreter: Interpreter,
     inputs: Inputs,
     state: State | None,
-    take: Callable[[OpPlan, Callable[[], Results]], Results],
+    take: Callable[[OpPlan, Callable[..., Results]], Results],
 ) -> None:
     """Runs a model's ML Programs, an op of their main blocks at a time.
 
@@ -36,8 +38,8 @@ def walk(
         interpreter: of the model, on the numpy or torch backend.
         inputs: as for `Interpreter.predict`.
         state: likewise.
-        take: given an op, and what runs it and returns its results; it returns those that the next
-            ops read.
+        take: given an op, and what runs it and returns its results, with other values in the place
+            of some where it is given {value: array}; it returns those that the next ops read.
 
     Raises:
         ExecutionError: an op failed.
@@ -51,8 +53,15 @@ def walk(
         arrays = {one.name: read_input(one, given.get(one.name)) for one in features}
         run = Run(Values(part.constants), part.plan.block.outputs, backend.xp)
 
-        def results_of(step: OpPlan, run: Run = run) -> Results:
-            return run.call(step, run.arguments(step))
+        def results_of(
+            step: OpPlan, others: Mapping[Source, object] = _NONE, *, run: Run = run
+        ) -> Results:
+            own = {value: run.values[value] for value in others}
+            run.values.update(others)
+            try:
+                return run.call(step, run.arguments(step))
+            finally:
+                run.values.update(own)
 
         with backend.session(False):
             run.values.update(bind(part.plan, arrays, state, backend))

@@ -105,7 +105,9 @@ def choose_function(
         (chosen,) = functions
     if chosen not in functions:
         listed = ", ".join(map(repr, functions))
-        asked = f"Got {name!r}{close_matches(chosen, functions)}." if name else "None was chosen."
+        asked = (
+            f"Got {name!r}{close_matches(chosen, functions) or '.'}" if name else "None was chosen."
+        )
         raise ConfigError(f"function_name: must be one of {listed}. {asked}")
     return chosen
 

@@ -146,5 +146,5 @@ def _from_text(text: str) -> Storage:
     known = [*values, *STORAGES]
     raise ConfigError(
         f"storage: must be one of {', '.join(known)}. "
-        f"Got {brief(text)}{close_matches(text, known)}."
+        f"Got {brief(text)}{close_matches(text, known) or '.'}"
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.examine.processors import check_processor
 from mlpass.files import temporary_folder
+from mlpass.literals import Backend
 from mlpass.options import check_count
 from mlpass.plan.sizes import parse_size
 from mlpass.program.mlmodel import ModelLike, check_outside
@@ -40,7 +41,7 @@ def choose(
     up_to: str = "fine-tuning",
     finetune: Finetune | None = None,
     finetune_steps: int = _STEPS,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
     function_name: str | None = None,
     minimum_deployment_target: object = None,
     processor: str | None = None,
@@ -208,5 +209,5 @@ def _check(
     if up_to not in RUNGS:
         raise ConfigError(
             f"up_to: must be one of {', '.join(RUNGS)}. "
-            f"Got {brief(up_to)}{close_matches(up_to, RUNGS)}."
+            f"Got {brief(up_to)}{close_matches(up_to, RUNGS) or '.'}"
         )

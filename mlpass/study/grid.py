@@ -28,19 +28,21 @@ from typing import Any
 
 from mlpass.calibrate.plain import (
     calibration_options,
+    calibration_words,
     method_of,
     method_words,
     plain_arguments,
 )
-from mlpass.errors import ConfigError, brief
+from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.options import options_of
-from mlpass.plan.config import Config, configured, op_config_of
+from mlpass.plan.config import SECTIONS, Config, configured, op_config_of
+from mlpass.plan.mode_options import mode_words
 from mlpass.plan.yaml_files import read_yaml
 from mlpass.registries import METHODS
 from mlpass.solvers.problem import Method
 from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.modes import NM, Block, Channel, Mode, Percentile
-from mlpass.storage.given import StorageLike, take_storage
+from mlpass.storage.given import StorageLike, every_storage_word, take_storage
 
 # Options of how models are run, which a study sets itself.
 _SAID = ("sample_data", "backend", "function_name")
@@ -168,6 +170,7 @@ def _candidates(
         known = [key for key in calibration_options() if key in entry and key not in _SAID]
         options = {key: entry.pop(key) for key in known}
         plain_arguments(options)  # says here what is wrong with them
+        _check_words(entry)
         if "config" in entry:
             own_storage = take_storage(entry)
             storage = storage if own_storage is None else own_storage
@@ -178,6 +181,15 @@ def _candidates(
         raise ConfigError(f"name: must be a text. Got {brief(name)}.")
     name = str(name or _name(config, number))
     return [Candidate(name, config, method, options) for method in methods]
+
+
+def _check_words(entry: Mapping[Any, object]) -> None:
+    """Raises ConfigError where what is left of an entry is not a config's."""
+    known = ["config", "config_type", *SECTIONS, *mode_words(), *every_storage_word()]
+    for key in entry:
+        if key not in known:
+            words = [*known, "name", *calibration_words()]
+            raise ConfigError(f"unknown option {brief(key)}{close_matches(key, words)}")
 
 
 def _name(config: Config, number: int) -> str:

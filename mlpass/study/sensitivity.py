@@ -11,6 +11,7 @@ from mlpass.calibrate.shares import layer_curve
 from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.files import temporary_folder
+from mlpass.literals import Backend
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config
 from mlpass.plan.steps import Step, plan
 from mlpass.program.mlpackage import Package
@@ -38,7 +39,7 @@ def sensitivity(
     method: object = "sparsegpt",
     *,
     weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
     function_name: str | None = None,
     memory_budget: int = MEMORY_BUDGET,
 ) -> SensitivityReport:

@@ -19,6 +19,7 @@ from mlpass.examine.multiplications import multiplications_of
 from mlpass.examine.processors import check_processor
 from mlpass.files import check_file, naming, temporary_folder
 from mlpass.ledger import journal_path
+from mlpass.literals import Backend
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import path_of
@@ -58,7 +59,7 @@ def sweep(
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     force: bool = False,
-    backend: str = "numpy",
+    backend: Backend = "numpy",
     function_name: str | None = None,
     weight: str | None = None,
     minimum_deployment_target: object = None,

@@ -160,6 +160,19 @@ def test_states_are_walked_through():
     assert mlpass.check(FIXTURES / "stateful_lm.mlpackage", [talk]).count("error") == 0
 
 
+def test_latency_is_estimated_against_the_same_weights_dense():
+    path = FIXTURES / "quantized_digits.mlpackage"
+    found = mlpass.check(path)
+    ane, gpu = found.latency_estimates
+    assert (ane.processor, gpu.processor) == ("ane", "gpu")
+    assert mlpass.explain(path).latency_estimates == found.latency_estimates
+    assert f"estimate, not measured: on the Neural Engine of an M1 {ane.ratio:.2f}" in str(found)
+    assert "source: Apple's newsroom" in str(found)
+    assert "latency_estimates" in found.to_dict()
+    assert mlpass.check(path, processor="gpu").latency_estimates == (gpu,)
+    assert "estimate" not in str(mlpass.check(path, processor="cpu"))
+
+
 def test_what_cannot_be_asked_for():
     model = FIXTURES / "tiny_lm.mlpackage"
     with pytest.raises(ConfigError, match="processor: must be one of ane, cpu, gpu"):

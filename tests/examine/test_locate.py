@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import CalibrationError, Config, ConfigError, Percentile
@@ -178,3 +179,24 @@ def test_the_command(tmp_path, capsys):
     assert told["first"] is not None
     assert main([*words, "--threshold", "nan"]) == 1
     assert "threshold: must be a number of dB" in capsys.readouterr().err
+
+
+def test_what_an_op_reads_in_another_order_is_told(tmp_path):
+    """Queries and keys change places in a product, and an epsilon is told as it was written."""
+
+    def build(swap, epsilon):
+        @mb.program(input_specs=[mb.TensorSpec((4, 8))])
+        def program(x):
+            keys = mb.l2_norm(x=mb.reshape(x=x, shape=[4, 1, 1, 8]), epsilon=epsilon, name="norm")
+            keys = mb.reshape(x=keys, shape=[4, 8], name="k")
+            pair = (mb.tanh(x=x, name="q"), keys)
+            x, y = reversed(pair) if swap else pair
+            return mb.matmul(x=x, y=y, transpose_y=True, name="scores")
+
+        return program
+
+    given = [{"x": np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)}]
+    found = mlpass.locate(build(False, 1e-5), build(True, 0.1), given).worst
+    told = {record.name: record.differences for record in found}
+    assert told["scores"] == ("x: q -> k", "y: k -> q")
+    assert told["norm"] == ("epsilon: 1e-05 -> 0.1",)

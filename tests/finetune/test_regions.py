@@ -75,6 +75,21 @@ def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):
     assert tree(again) != tree(output)
 
 
+def test_a_region_that_aims_at_its_own_dense_weights_minds_nothing_before_it(tmp_path):
+    """Of a model with one pruned weight no other region is off what its dense weights give."""
+    first = next(one.name for one in mlpass.inspect(TINY).layers if one.op_type == "linear")
+    path, output = tmp_path / "one.mlpackage", tmp_path / "o.mlpackage"
+    mlpass.prune(TINY, path, mlpass.Config(op_name_configs={first: Percentile(0.7)}))
+    before = {}
+    for target in ("dense", "own"):
+        options = Regions(epochs=1, batch_size=4, target=target)
+        report = tune(path, output, TINY, SAMPLES[:4], options, force=True)
+        before[target] = [loss for loss, _ in losses_of(report).values()]
+    assert sum(loss > 1e-6 for loss in before["own"]) == 1
+    assert all(loss > 1e-6 for loss in before["dense"][before["own"].index(max(before["own"])) :])
+    assert "came nearer to what their dense weights give" in report.notes[0]
+
+
 def aimed(name, path):
     """Half of a fixture's weights zero, towards the dense model; and how to tune it."""
     if name.startswith(("quantized", "palettized")):

@@ -104,7 +104,7 @@ def tuning_of(mine, dense, regions, others, likes, number):
         dense.advance()
         if at < number:
             mine.advance()
-    goal = goal_of(dense, regions[number], others[number], likes)
+    goal = goal_of(dense, regions[number], others[number], likes, "dense")
     return Tuning(mine, regions[number], goal, [], number)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, close_matches
 from mlpass.plan.config import Config, OpConfig
 from mlpass.plan.lookup import Found, look_up, unmatched
 from mlpass.sparsity.modes import NM, Percentile
@@ -42,6 +42,15 @@ def test_entries_of_one_rank_that_contradict_are_an_error():
         look_up(config, ("table",), ("gather", "linear"))
     same = Config(op_type_configs={"gather": HALF, "linear": HALF})
     assert look_up(same, ("table",), ("gather", "linear")).op_config.mode == HALF
+
+
+def test_a_part_of_a_name_is_near_it():
+    names = ["embedding_weight_to_fp16", "layers_0_query_weight_to_fp16", "head"]
+    assert close_matches("embeding", names) == ", did you mean 'embedding_weight_to_fp16'?"
+    assert close_matches("Layers_0_q", names) == f", did you mean {names[1]!r}?"
+    assert close_matches("Head", names) == ", did you mean 'head'?"
+    assert close_matches("18", ["iOS17", "iOS18"]) == ", did you mean 'iOS18'?"
+    assert close_matches("tail", names) == "" == close_matches(3, names)
 
 
 def test_names_that_match_nothing_are_told_with_close_matches():

@@ -52,7 +52,11 @@ def test_options_describe_modes(options, mode):
         ({}, "no mode: give one of target_sparsity, n_m_ratio and threshold .got nothing"),
         ({"dim": 1}, "no mode: .*got dim"),
         ({"n_m_ratio": [2, 4, 8]}, r"n_m_ratio: must be two ints \(n zeros in every m\)"),
-        ({"n_m_ratio": "2:4"}, "n_m_ratio: must be two ints"),
+        ({"n_m_ratio": "2-4"}, "n_m_ratio: must be N:M"),
+        ({"n_m_ratio": 124}, r"such as \[2, 4\]. Got 124"),  # 2:4 in YAML, without quotes
+        ({"n_m_ratio": "4:2"}, "Did you mean 2:4"),
+        ({"target_sparsity": 50}, "Got 50. Did you mean 0.5?"),
+        ({"target_sparsity": 0.5, "group_sise": 8}, "did you mean 'group_size'"),
         ({"n_m_ratio": [2, 4], "target_sparsity": 0.5}, "target_sparsity: does not go with NM"),
         ({"threshold": 0.5, "block_size": 4}, "block_size: does not go with Threshold"),
         ({"target_sparsity": 0.5, "dim": 0}, "dim: does not go with Percentile"),

@@ -25,9 +25,21 @@ def test_sizes(size, nbytes):
     assert parse_size("max_size", size, 1000) == nbytes
 
 
-@pytest.mark.parametrize("size", ["0.4", 0.4, ".25"])
-def test_a_share_without_its_x_is_asked_for(size):
-    with pytest.raises(ConfigError, match=rf"Got '?0?{size}'?. Did you mean \"{size}x\"\?"):
+@pytest.mark.parametrize(
+    ("size", "meant"),
+    [
+        ("0.4", "0.4x"),
+        (0.4, "0.4x"),
+        (".25", "0.25x"),
+        ("40%", "0.4x"),
+        ("0,4", "0.4x"),
+        ("0,4x", "0.4x"),
+        ("3,5 MB", "3.5MB"),
+        ("3MiB", "3MB"),
+    ],
+)
+def test_a_size_in_other_words_is_asked_for(size, meant):
+    with pytest.raises(ConfigError, match=rf'. Did you mean "{meant}"\?'):
         parse_size("max_size", size, 1000)
     with pytest.raises(ConfigError) as caught:
         parse_size("max_size", "0.4b", 1000)

@@ -206,6 +206,21 @@ def test_latency_has_a_column_where_it_was_measured():
     assert "Latency is measured" not in text
 
 
+def test_latency_that_was_not_measured_is_an_estimate_with_its_error_and_sources():
+    given = replace(report(), multiplications=1500)
+    text = html.to_html(given)
+    guesses = [given.estimate_of(each) for each in given.trials]
+    assert any(each is not None and each.spread for each in guesses)
+    for guess in filter(None, guesses):
+        assert f">{guess.ratio:.2f}" in text
+        assert guess.spread in text
+    assert '<button type="button">estimated latency</button>' in text
+    assert (
+        "Estimated latency is not measured" in text and "aneforge/ane-rooflines (measured)" in text
+    )
+    assert "estimate" not in html.to_html(report())  # too little is known
+
+
 def test_a_page_names_files_and_no_folders():
     command = "mlpass prune '/home/jane doe/m/in.mlpackage' -o pruned.mlpackage"
     failed = Trial("x", "admm", {}, None, failed="/tmp/a1/pruned.mlpackage: is broken")

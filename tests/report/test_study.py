@@ -106,6 +106,11 @@ def test_why_trials_failed_is_told_once():
         assert max(map(len, lines)) < 140  # no reason makes a column wide
 
 
+def test_a_budget_is_named_once():
+    one = replace(trial("budget"), method="sparsegpt", options={"budget": "0.4x", "seed": 1})
+    assert one.title == "budget 0.4x, sparsegpt, seed 1"
+
+
 def test_latency_that_was_not_measured_is_an_estimate():
     report = replace(sweep(trial("b")), multiplications=10)
     (guess,) = (report.estimate_of(one) for one in report.trials)
@@ -113,6 +118,7 @@ def test_latency_that_was_not_measured_is_an_estimate():
     text = str(report)
     assert "estimated latency    front" in text and "0.56 (memory)" in text
     assert "estimated latency: not measured, which needs macOS" in text
+    assert "Sources: Apple's newsroom" in text
     assert report.to_dict()["trials"][0]["latency_estimate"]["ratio"] == 36 / 64
     timed = replace(report, trials=(replace(report.trials[0], latency={"all": 1.5}),))
     assert "estimated" not in str(timed) and "all 1.50 ms" in str(timed)

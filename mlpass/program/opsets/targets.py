@@ -31,7 +31,7 @@ def opset_of(target: object) -> int:
     if name not in TARGETS:
         raise ConfigError(
             f"minimum_deployment_target: must be one of coremltools' targets, such as 'iOS18'. "
-            f"Got {target!r}{close_matches(name, TARGETS)}."
+            f"Got {target!r}{close_matches(name, TARGETS) or '.'}"
         )
     return TARGETS[name]
 

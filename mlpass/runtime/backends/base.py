@@ -41,7 +41,7 @@ def open_backend(name: str, device: str | None = None) -> Backend:
     else:
         raise ConfigError(
             f"backend: must be one of {', '.join(map(repr, NAMES))}. "
-            f"Got {name!r}{close_matches(str(name), NAMES)}."
+            f"Got {name!r}{close_matches(str(name), NAMES) or '.'}"
         )
     load_kernels(name)
     return backend

@@ -66,7 +66,7 @@ def kernel(
     if backend is not None and backend not in _BACKENDS:
         raise ConfigError(
             f"backend: must be one of {', '.join(map(repr, _BACKENDS))}. "
-            f"Got {backend!r}{close_matches(str(backend), _BACKENDS)}."
+            f"Got {backend!r}{close_matches(str(backend), _BACKENDS) or '.'}"
         )
     # By who registers it: a function may come from anywhere, wrapped or shared.
     module = str(sys._getframe(1).f_globals.get("__name__"))
