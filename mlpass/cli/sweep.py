@@ -77,7 +77,7 @@ def add_sweep(commands: Subparsers) -> None:
     )
     add_runtime(sweep)
     add_raising(sweep)
-    add_processor(sweep, "what it is for: forms that this takes badly are told")
+    add_processor(sweep, "what it is for: forms that this takes badly are told, and weighed")
     sweep.add_argument("--resume", action="store_true", help="go on with a sweep that died")
     sweep.add_argument("--force", action="store_true", help="replace REPORT where it exists")
     add_methods(sweep, several=True)
