@@ -1,8 +1,8 @@
 """The front of a study: the trials that are worth a look, as nothing else is as small and as good.
 
 Two trials that differ by less than noise are not told apart by it, and a model whose outputs are as
-far off as zeros would be is never on it, however small it is. Of those that noise does not tell apart,
-the one that its processor takes best is on it.
+far off as zeros would be is never on it, however small it is. Of those that noise does not tell
+apart, the one that its processor takes best is on it.
 """
 
 from __future__ import annotations
