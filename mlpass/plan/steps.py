@@ -45,6 +45,8 @@ class Step:
         skipped: the reason; None where it is pruned.
         cut: where the mode ranks all weights together, what that means for this one.
         storage: to whose values what is kept is rounded; None where it stays as it is.
+        spared: the mode of the config for every weight, where it would zero whole outputs of the
+            model; None where it does not.
     """
 
     site: Site
@@ -52,6 +54,7 @@ class Step:
     skipped: str | None
     cut: SiteCut | None = None
     storage: Storage | None = None
+    spared: Mode | None = None
 
 
 class SiteCut(NamedTuple):
@@ -173,7 +176,20 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
     if mode is None and storage is None:
         return Step(site, None, f"{found.why} names no mode, and no storage other than it has")
     skipped = _unfit(site, found.op_config.weight_threshold or 0)
-    return Step(site, mode or Percentile(0.0), skipped, storage=storage)
+    step = Step(site, mode or Percentile(0.0), skipped, storage=storage)
+    return _spared(step) if found.is_general else step
+
+
+def _spared(step: Step) -> Step:
+    """Returns a step that zeroes no whole outputs of the model: what is stored still is."""
+    mode = step.mode
+    whole = mode is not None and mode.whole_outputs and mode.target
+    if step.skipped or not whole or not step.site.is_last:
+        return step
+    if step.storage is not None:
+        return replace(step, mode=Percentile(0.0), spared=mode)
+    reason = f"no weight comes after it: {mode} would zero whole outputs of the model"
+    return replace(step, mode=None, skipped=reason, spared=mode)
 
 
 def _refusal(site: Site, op_config: OpConfig | None, joint: bool) -> str | None:

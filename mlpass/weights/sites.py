@@ -16,6 +16,7 @@ from mlpass.collector import paused_collector
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 from mlpass.weights.apart import joined
+from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.site import Site, Use
 
@@ -61,7 +62,12 @@ def find_sites(
         else site
         for site in sites
     ]
-    return joined(programs, found)
+    whole = joined(programs, found)
+    last = last_readers(programs, {use.op for site in whole for use in site.uses})
+    return [
+        site if last.isdisjoint(use.op for use in site.uses) else replace(site, is_last=True)
+        for site in whole
+    ]
 
 
 def constants_of(op: Op) -> list[Constant]:
