@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.calibrate.layers import mode_of
-from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, kept_nbytes
+from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, has_tails, kept_nbytes
 from mlpass.parallel import map_items
 from mlpass.plan.steps import Step
 from mlpass.solvers.allocate import lower_hull
@@ -116,11 +116,12 @@ def prices_of(
     """
     site = step.site
     weight, layout, used = _read(step, gram)
-    sizes = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
-    own = untouched(site, menu)
-    forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
     rounded = _coarse(weight, layout)
     some = excerpt(weight, rounded, layout, used)
+    open_to_it = forms_of(site, outliers=has_tails(some.weight))
+    sizes = [(form, menu.nbytes(site, form)) for form in open_to_it]
+    own = untouched(site, menu)
+    forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -85,8 +84,7 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
     if problem := unmatched(config, names, set(WEIGHT_OPS)):
         raise ConfigError(problem)
     steps = [_step(site, config, joint) for site in sites]
-    readers: Counter[Hashable] = Counter(use.op for site in sites for use in site.uses)
-    return [_with_outliers(step, readers) if _has_outliers(step) else step for step in steps]
+    return [_with_outliers(step) if _has_outliers(step) else step for step in steps]
 
 
 def check_storages(steps: Sequence[Step]) -> None:
@@ -143,18 +141,14 @@ def _has_outliers(step: Step) -> bool:
     return step.skipped is None and step.storage is not None and step.storage.apart > 0
 
 
-def _with_outliers(step: Step, readers: Counter[Hashable]) -> Step:
+def _with_outliers(step: Step) -> Step:
     """Returns a step whose weight is to have outliers, skipped where its op has two weights.
-
-    Args:
-        step: for one weight.
-        readers: how many weights each op reads.
 
     Raises:
         ConfigError: an op is not a sum over the parts of its weight.
     """
     check_sums(step.site)
-    if all(readers[use.op] == 1 for use in step.site.uses):
+    if step.site.adds_up:
         return step
     return replace(step, skipped="an op multiplies it with another weight: it can have no outliers")
 

@@ -15,7 +15,7 @@ import numpy as np
 from mlpass.collector import paused_collector
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
-from mlpass.weights.apart import joined
+from mlpass.weights.apart import is_sum, joined
 from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.site import Site, Use
@@ -63,9 +63,14 @@ def find_sites(
         for site in sites
     ]
     whole = joined(programs, found)
-    last = last_readers(programs, {use.op for site in whole for use in site.uses})
+    readers = Counter(use.op for site in whole for use in site.uses)
+    last = last_readers(programs, readers)
     return [
-        site if last.isdisjoint(use.op for use in site.uses) else replace(site, is_last=True)
+        replace(
+            site,
+            is_last=any(use.op in last for use in site.uses),
+            adds_up=all(is_sum(use) and readers[use.op] == 1 for use in site.uses),
+        )
         for site in whole
     ]
 
