@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,27 @@ settings.load_profile("steady")
 _here = threading.current_thread() is threading.main_thread()
 if _here and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "of the cases of each test, run the first of every N (by default: all)"
+    parser.addoption("--every", type=int, default=1, metavar="N", help=told)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        mark = item.get_closest_marker("slow_but_every")
+        if mark is not None and seen[test] % mark.args[0]:
+            item.add_marker("slow")
+        (left_out if seen[test] % config.getoption("every") else kept).append(item)
+        seen[test] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PACKAGES = sorted(path.name for path in FIXTURES.glob("*.mlpackage"))

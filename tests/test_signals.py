@@ -155,6 +155,34 @@ def test_a_signal_at_any_moment(command, old, words, tmp_path):
     assert outcomes["ended"] >= MOMENTS // 4, outcomes
 
 
+STUCK = """
+import signal, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from mlpass import cli
+
+cli.signals._GRACE = 0.1
+held = threading.Lock()
+held.acquire()
+ThreadPoolExecutor().submit(held.acquire)
+number = signal.Signals[sys.argv.pop()]
+cli.print_text = lambda _: signal.raise_signal(number)
+cli.run()
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_thread_that_waits_for_ever_holds_nothing_up(name, status):
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, "inspect", str(MODEL), name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.fixture
 def _own_signals() -> Iterator[None]:
     with signals_given_back():

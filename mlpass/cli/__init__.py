@@ -24,7 +24,7 @@ from mlpass.cli.inspect import add_inspect
 from mlpass.cli.options import print_text
 from mlpass.cli.predict import add_predict
 from mlpass.cli.prune import add_prune
-from mlpass.cli.signals import ended_by_signals, signals_given_back
+from mlpass.cli.signals import end_in_any_case, ended_by_signals, signals_given_back
 from mlpass.cli.sweep import add_sweep
 from mlpass.cli.tune import add_tune
 from mlpass.errors import (
@@ -54,7 +54,10 @@ def run() -> NoReturn:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed: the next file that is opened would take its place
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    sys.exit(_main(None))
+    status = _main(None)
+    if status > 128:  # a signal
+        end_in_any_case(status)
+    sys.exit(status)
 
 
 def _main(arguments: Sequence[str] | None) -> int:

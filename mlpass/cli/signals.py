@@ -16,6 +16,7 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Where what a signal raises is swallowed on the way, as some modules do while they are imported,
 # it is raised again.
 _SECONDS = 1.0
+_GRACE = 5.0  # seconds
 
 
 @contextmanager
@@ -55,6 +56,17 @@ def ended_by_signals() -> Iterator[None]:
         for timer in timers:
             timer.cancel()
         sys.unraisablehook = show
+
+
+def end_in_any_case(status: int) -> None:
+    """Ends this process with `status` in a few seconds, whatever it then still waits for.
+
+    What a signal raises may fall between a thread's start and its pool's taking note of it, or
+    likewise with a lock: nobody ends that thread, and the interpreter waits for it at its end.
+    """
+    timer = threading.Timer(_GRACE, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def reference(mode, method, propagate):
     return found
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("propagate", ["pruned", "dense"])
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4), Block(0.5, 4), Channel(0.5)], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)

@@ -80,6 +80,7 @@ def test_a_run_on_torch_comes_out_as_numpys(
             assert np.mean((weight != 0) != (kept[site] != 0)) <= 1e-3
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("model", SAMPLES)
 def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeypatch, model):
     source = fixtures / f"{model}.mlpackage"

@@ -196,6 +196,7 @@ def test_a_prediction_keeps_what_came_meanwhile(tmp_path, monkeypatch):
     assert hidden(tmp_path) == []
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("command", ["prune", "sweep"])
 @pytest.mark.parametrize(
     ("number", "status", "last"),
@@ -297,6 +298,7 @@ def test_an_open_model_that_was_edited_is_another_run(mlp, tmp_path, monkeypatch
 ROUNDS = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
 def test_races_of_two_runs_at_one_output(force, mlp, tmp_path):
     """Data-free runs, which are independent, at 20 moments; imported once, forked for each."""

@@ -41,6 +41,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_every_test_of_the_sample_compared_and_passed(records: list[dict[str, object]]) -> None:
     names = SAMPLE.read_text(encoding="utf-8").splitlines()
     assert len(records) == len(names)
@@ -48,6 +49,7 @@ def test_every_test_of_the_sample_compared_and_passed(records: list[dict[str, ob
     assert [record["test"] for record in records if not record["compared"]] == []
 
 
+@pytest.mark.slow
 def test_sample_covers_every_op(records: list[dict[str, object]]) -> None:
     from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
@@ -57,6 +59,7 @@ def test_sample_covers_every_op(records: list[dict[str, object]]) -> None:
     assert sorted(UNTESTED & ran) == []
 
 
+@pytest.mark.slow
 def test_models_of_the_sample_were_raised_and_made_the_same(
     records: list[dict[str, object]],
 ) -> None:

@@ -100,6 +100,7 @@ def test_labels_of_every_form():
         assert {type(item) for item in (label, *named)} == {int}
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("kind", ["int", "words"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name(tmp_path, name, kind):

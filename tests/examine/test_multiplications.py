@@ -104,6 +104,7 @@ def test_shapes_that_vary_have_no_count():
     assert multiplications(part.plan.function) is None
 
 
+@pytest.mark.slow
 def test_explain_estimates_against_the_same_weights_dense(tmp_path, capsys):
     package, out = FIXTURES / "tiny_lm.mlpackage", tmp_path / "out.mlpackage"
     dense = mlpass.explain(package)

@@ -59,6 +59,7 @@ def stages(name, compressed, count, size, budget=1 << 30, cut_at=1 << 30):
             given, wanted = mine.results(), dense.results()
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("budget", [1, 1 << 30])
 def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp_path):

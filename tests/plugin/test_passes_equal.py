@@ -124,6 +124,7 @@ def _installed():
     mlpass.plugin.uninstall()
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda one: one.value)
 @pytest.mark.parametrize("target", TARGETS, ids=lambda one: one.name)

@@ -80,6 +80,7 @@ def dtype_of(name):
     return types.fp16 if IMAGES[name][0].endswith("FLOAT16") else types.fp32
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("precision", ["FLOAT32", "FLOAT16"])
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_conversion_prunes_as_afterwards(tmp_path, name, precision):

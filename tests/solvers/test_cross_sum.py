@@ -89,6 +89,7 @@ def test_nan_and_inf_are_refused(wrong):
         sums.total()
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_on_any_number_of_threads():
     script = (
         "import hashlib\nfrom tests.solvers.test_cross_sum import *\n"

@@ -114,6 +114,7 @@ ROUNDED_CASES = [
 ]
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("samples", [0.1, 4])
 @pytest.mark.parametrize("storage", ROUNDED, ids=str)
 @pytest.mark.parametrize(("mode", "layout"), ROUNDED_CASES, ids=str)

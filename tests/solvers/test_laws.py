@@ -174,6 +174,7 @@ def test_admm_and_refit_beat_sparsegpt_by_what_they_are_for(mode, decay):
     assert solve(weight, gram, mode, method=SparseGPT(refit=True)).error < 0.8 * base
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("samples", [0.5, 4])
 @pytest.mark.parametrize("decay", [0.2, 3.0])
 @pytest.mark.parametrize(("mode", "layout"), GROUPED_CASES, ids=name_of)

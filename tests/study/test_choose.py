@@ -14,6 +14,7 @@ from mlpass.program.mlpackage import package_nbytes
 from tests.program.packages import FIXTURES
 
 
+@pytest.mark.slow
 def test_a_size_is_held_with_the_best_outputs(model, samples, tmp_path):
     out = tmp_path / "out.mlpackage"
     choice = mlpass.choose(model, out, sample_data=samples, max_size="0.5x", up_to="sparsegpt")
