@@ -62,7 +62,7 @@ def influences(
                 noise = sum(prices[site].noise for site in sites)
                 found |= dict.fromkeys(sites, error / noise)
                 bar.update(len(sites))
-    if not any(found.values()):  # its outputs are no floats, say
+    if not any(found.values()):  # without an output of floats, say
         return dict.fromkeys(prices, 1.0)
     median = float(np.median([*found.values()]))
     return {site: found.get(site, median) for site in prices}

@@ -213,7 +213,7 @@ def _as_solved(
 
     Args:
         offers: as they are estimated.
-        near: the forms that are solved for. Where none is, estimates remain.
+        near: the forms that are solved for. Without any, estimates remain.
         some: rows of the weight.
         gram: of its inputs.
         parts: of the Gram; None where nothing is kept back: an element's own loss is then the risk,
