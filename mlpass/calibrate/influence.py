@@ -62,7 +62,9 @@ def influences(
                 noise = sum(prices[site].noise for site in sites)
                 found |= dict.fromkeys(sites, error / noise)
                 bar.update(len(sites))
-    median = float(np.median([*found.values()])) if any(found.values()) else 1.0
+    if not any(found.values()):  # without an output of floats, say
+        return dict.fromkeys(prices, 1.0)
+    median = float(np.median([*found.values()]))
     return {site: found.get(site, median) for site in prices}
 
 

@@ -53,6 +53,11 @@ _ONE_TABLE = tuple(Palette(bits, 0) for bits in (6, 4, 3, 2, 1))
 # Zeros and a table: what is left may be few bits, and a mask costs one.
 _MASKED = ((0.375, 4), (0.5, 4), (0.625, 4), (0.75, 4), (0.875, 4), (0.5, 3))
 _SPARSE = (0.25, 0.5, 0.75, 0.875)
+# A few values beside a table: these cost a mask as well, which pays in between 4 and 8 bits.
+_APART = tuple(
+    Form(_ALL, Palette(bits, rows, outliers=0.01)) for bits, rows in ((6, 8), (6, 0), (4, 0))
+)
+_LARGEST, _TAIL = 0.005, 0.2  # of the elements, and of the square sum, from where on they are tried
 _FORMS = (
     DENSE,
     *(Form(_ALL, each) for each in (*_QUANTIZED, *_GROUPED, *_ONE_TABLE)),
@@ -62,11 +67,25 @@ _FORMS = (
 )
 
 
-def forms_of(site: Site) -> list[Form]:
-    """Returns the forms that the opset of a site can say; that as it is comes first."""
+def forms_of(site: Site, *, outliers: bool = False) -> list[Form]:
+    """Returns the forms that the opset of a site can say; that as it is comes first.
+
+    Args:
+        site: whose weight is to get one.
+        outliers: whether to keep some of its elements apart may pay, as `has_tails`.
+    """
+    forms = [*_FORMS, *(_APART if outliers and site.adds_up else ())]
     if site.opset >= SUB_BYTE_OPSET:
-        return list(_FORMS)
-    return [form for form in _FORMS if _fits_old(form)]
+        return forms
+    return [form for form in forms if _fits_old(form)]
+
+
+def has_tails(weight: NDArray[np.generic]) -> bool:
+    """Returns whether a few elements outweigh the others so far that tables are bent by them."""
+    squares = np.square(weight.reshape(-1).astype(np.float32))
+    rest = squares.size - max(1, int(_LARGEST * squares.size))
+    largest = float(np.partition(squares, rest)[rest:].sum())
+    return largest > _TAIL * float(squares.sum())
 
 
 def opens_more(site: Site) -> bool:

@@ -40,19 +40,26 @@ def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
 def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
     """Returns what a model gives for samples, one after another, each step of each.
 
+    A classifier's probabilities by label are an array, in the labels' order.
+
     Raises:
         ExecutionError: an op failed.
     """
 
     def predict(sample: Sample) -> Outputs:
         state = interpreter.make_state() if interpreter.states else None
-        return [dict(interpreter.predict(step, state)) for step in steps_of(sample)]
+        given = [interpreter.predict(step, state) for step in steps_of(sample)]
+        return [{name: _as_array(value) for name, value in one.items()} for one in given]
 
     if interpreter.backend is not None and interpreter.backend.name == "numpy":
         found = map_items(predict, samples)
     else:
         found = [predict(one) for one in samples]
     return [step for steps in found for step in steps]
+
+
+def _as_array(value: object) -> object:
+    return np.array([*value.values()]) if isinstance(value, Mapping) else value
 
 
 @contextmanager

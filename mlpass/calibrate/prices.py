@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.calibrate.layers import mode_of
-from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, kept_nbytes
+from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, has_tails, kept_nbytes
 from mlpass.parallel import map_items
 from mlpass.plan.steps import Step
 from mlpass.solvers.allocate import lower_hull
@@ -22,6 +23,7 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Percentile
+from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
 from mlpass.weights.lossless import encode_lossless
@@ -29,7 +31,8 @@ from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.sites import Site
 
 _COARSE = Quantized("int4")  # tried of each weight, to see what that does
-_PROBE = Form(Percentile(0.0), _COARSE)
+# Of each kind, without zeros and with: the form that tells how others are solved for.
+_PROBES = {False: Form(Percentile(0.0), Palette(4)), True: Form(Percentile(0.5), Palette(4))}
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 2.0
@@ -116,11 +119,12 @@ def prices_of(
     """
     site = step.site
     weight, layout, used = _read(step, gram)
-    sizes = [(form, menu.nbytes(site, form)) for form in forms_of(site)]
-    own = untouched(site, menu)
-    forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
     rounded = _coarse(weight, layout)
     some = excerpt(weight, rounded, layout, used)
+    open_to_it = forms_of(site, outliers=has_tails(some.weight))
+    sizes = [(form, menu.nbytes(site, form)) for form in open_to_it]
+    own = untouched(site, menu)
+    forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
@@ -131,13 +135,20 @@ def prices_of(
     every = [own, *map_items(estimate, forms)]
     front = _near(every)
     if gram is not None and not gram.is_diagonal:
-        choice = _choice(some, parts, method)
-        tried = [*dict.fromkeys([_PROBE, *(every[number].form for number in front)])]
-        found = map_items(lambda form: _solved(form, some, used, choice), tried)
-        errors = dict(zip(tried, found, strict=True))
-        seen, unseen = errors[_PROBE], choice.error
-        growth = None if unseen is None or seen <= 0 else unseen / seen
-        every = [own, *_as_solved(every, errors, growth)]
+        near = [every[number].form for number in front]
+        found = {
+            offer.form: offer
+            for kind in _PROBES
+            for offer in _as_solved(
+                [offer for offer in every[1:] if _has_zeros(offer.form) == kind],
+                [form for form in near if _has_zeros(form) == kind],
+                some,
+                used,
+                parts,
+                method,
+            )
+        }
+        every = [own, *(found[offer.form] for offer in every[1:])]
     noise = relative_error(weight, rounded, used, layout)
     return Prices(_unbeaten([own, *(every[number] for number in front)]), noise, every=every)
 
@@ -187,19 +198,56 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
     return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
 
 
-def _choice(some: Excerpt, parts: HeldOut | None, method: Method) -> Choice:
-    """Returns how a weight will be solved for, and what is lost so on rows kept back.
+def _as_solved(
+    offers: Sequence[Offer],
+    near: Sequence[Form],
+    some: Excerpt,
+    gram: Gram,
+    parts: HeldOut | None,
+    method: Method,
+) -> Iterator[Offer]:
+    """Yields the offers of one kind, with or without zeros, with what a solve makes of them.
 
-    Both hardly depend on the form, so one tells it of all.
+    How a weight will be solved for, and what is lost so on rows kept back, hardly depends on more
+    than that: one form tells it of all. A solve gains as much on the forms that are not near.
+
+    Args:
+        offers: as they are estimated.
+        near: the forms that are solved for. Without any, estimates remain.
+        some: rows of the weight.
+        gram: of its inputs.
+        parts: of the Gram; None where nothing is kept back: an element's own loss is then the risk,
+            which is fitted to no inputs.
+        method: that solves.
     """
+    if not near:
+        yield from offers
+        return
+    probe = _PROBES[_has_zeros(near[0])]
+    choice = _choice(probe, some, parts, method)
+    tried = [*dict.fromkeys([probe, *near])]
+    solved = map_items(partial(_solved, some=some, gram=gram, choice=choice), tried)
+    errors = dict(zip(tried, solved, strict=True))
+    seen, unseen = errors[probe], choice.error
+    growth = None if unseen is None or seen <= 0 else unseen / seen
+    gains = [errors[one.form] / one.error for one in offers if one.form in errors and one.error > 0]
+    gain = float(np.median(gains or [1.0]))
+    for offer in offers:
+        error = errors.get(offer.form, gain * offer.error)
+        yield offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
+
+
+def _choice(probe: Form, some: Excerpt, parts: HeldOut | None, method: Method) -> Choice:
+    """Returns how a weight will be solved for, as a form tells, and what is lost by it so."""
     if parts is None:
         return Choice(method)
+    assert probe.mode is not None  # it has one
     return choose(
         some.weight,
         parts,
-        Percentile(0.0),
+        probe.mode,
         method=method,
-        storage=_COARSE,
+        storage=probe.storage,
         target=None,
         layout=some.layout,
     )
@@ -218,28 +266,6 @@ def _solved(form: Form, some: Excerpt, gram: Gram, choice: Choice) -> float:
         shrinkage=choice.shrinkage,
     )
     return some.error(found.weight, gram)
-
-
-def _as_solved(
-    offers: Sequence[Offer], errors: Mapping[Form, float], growth: float | None
-) -> Iterator[Offer]:
-    """Yields offers but for the first, with what a solve makes of them.
-
-    Args:
-        offers: as they are estimated.
-        errors: of forms that were solved for. A solve gains as much on the others that have zeros,
-            and on those that have none.
-        growth: of an error on rows kept back. Without it an element's own loss is the risk, which
-            is fitted to no inputs.
-    """
-    gains: dict[bool, list[float]] = {False: [], True: []}
-    for offer in offers[1:]:
-        if offer.form in errors and offer.error > 0:
-            gains[_has_zeros(offer.form)].append(errors[offer.form] / offer.error)
-    for offer in offers[1:]:
-        gain = float(np.median(gains[_has_zeros(offer.form)] or [1.0]))
-        error = errors.get(offer.form, gain * offer.error)
-        yield offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
 
 
 def _has_zeros(form: Form) -> bool:

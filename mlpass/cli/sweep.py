@@ -73,7 +73,7 @@ def add_sweep(commands: Subparsers) -> None:
     )
     add_runtime(sweep, "backend", "function_name")
     add_raising(sweep)
-    add_processor(sweep, "what it is for: forms that this takes badly are told")
+    add_processor(sweep, "what it is for: forms that this takes badly are told, and weighed")
     add_resume(sweep)
     add_methods(sweep, several=True)
     add_storages(sweep)

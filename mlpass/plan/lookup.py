@@ -9,6 +9,8 @@ from typing import NamedTuple
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.plan.config import Config, OpConfig, OpConfigLike, op_config_of
 
+_GLOBAL = "global_config"
+
 
 class Found(NamedTuple):
     """What a config says of one weight.
@@ -20,6 +22,11 @@ class Found(NamedTuple):
 
     op_config: OpConfig | None
     why: str
+
+    @property
+    def is_general(self) -> bool:
+        """Whether that is for every weight, rather than for this one or its kind."""
+        return self.why == _GLOBAL
 
 
 def look_up(config: Config, names: tuple[str, ...], op_types: tuple[str, ...]) -> Found:
@@ -50,7 +57,7 @@ def look_up(config: Config, names: tuple[str, ...], op_types: tuple[str, ...]) -
     ):
         if keys:
             return _agree(config, section, list(dict.fromkeys(keys)), names[0])
-    return _found(config, config.global_config, "global_config")
+    return _found(config, config.global_config, _GLOBAL)
 
 
 def unmatched(config: Config, names: set[str], op_types: set[str]) -> str | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -45,6 +44,8 @@ class Step:
         skipped: the reason; None where it is pruned.
         cut: where the mode ranks all weights together, what that means for this one.
         storage: to whose values what is kept is rounded; None where it stays as it is.
+        spared: the mode of the config for every weight, where it would zero whole outputs of the
+            model; None where it does not.
     """
 
     site: Site
@@ -52,6 +53,7 @@ class Step:
     skipped: str | None
     cut: SiteCut | None = None
     storage: Storage | None = None
+    spared: Mode | None = None
 
 
 class SiteCut(NamedTuple):
@@ -82,8 +84,7 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
     if problem := unmatched(config, names, set(WEIGHT_OPS)):
         raise ConfigError(problem)
     steps = [_step(site, config, joint) for site in sites]
-    readers: Counter[Hashable] = Counter(use.op for site in sites for use in site.uses)
-    return [_with_outliers(step, readers) if _has_outliers(step) else step for step in steps]
+    return [_with_outliers(step) if _has_outliers(step) else step for step in steps]
 
 
 def check_storages(steps: Sequence[Step]) -> None:
@@ -140,18 +141,14 @@ def _has_outliers(step: Step) -> bool:
     return step.skipped is None and step.storage is not None and step.storage.apart > 0
 
 
-def _with_outliers(step: Step, readers: Counter[Hashable]) -> Step:
+def _with_outliers(step: Step) -> Step:
     """Returns a step whose weight is to have outliers, skipped where its op has two weights.
-
-    Args:
-        step: for one weight.
-        readers: how many weights each op reads.
 
     Raises:
         ConfigError: an op is not a sum over the parts of its weight.
     """
     check_sums(step.site)
-    if all(readers[use.op] == 1 for use in step.site.uses):
+    if step.site.adds_up:
         return step
     return replace(step, skipped="an op multiplies it with another weight: it can have no outliers")
 
@@ -173,7 +170,20 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
     if mode is None and storage is None:
         return Step(site, None, f"{found.why} names no mode, and no storage other than it has")
     skipped = _unfit(site, found.op_config.weight_threshold or 0)
-    return Step(site, mode or Percentile(0.0), skipped, storage=storage)
+    step = Step(site, mode or Percentile(0.0), skipped, storage=storage)
+    return _spared(step) if found.is_general else step
+
+
+def _spared(step: Step) -> Step:
+    """Returns a step that zeroes no whole outputs of the model: what is stored still is."""
+    mode = step.mode
+    whole = mode is not None and mode.whole_outputs and mode.target
+    if step.skipped or not whole or not step.site.is_last:
+        return step
+    if step.storage is not None:
+        return replace(step, mode=Percentile(0.0), spared=mode)
+    reason = f"no weight comes after it: {mode} would zero whole outputs of the model"
+    return replace(step, mode=None, skipped=reason, spared=mode)
 
 
 def _refusal(site: Site, op_config: OpConfig | None, joint: bool) -> str | None:

@@ -9,7 +9,7 @@ from mlpass.plan.config import Config, op_config_of
 from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.compressed import joint_way
-from mlpass.pruning.last import zeroed_outputs
+from mlpass.report.records import LayerRecord
 from mlpass.weights.ensures import Told
 
 
@@ -29,9 +29,38 @@ def notes_of(
         config: that left compressed weights alone; None where it was for them.
         divided: whether a budget was, which asks nothing for all weights.
     """
-    zeroed = {site for site, layer in told if layer.zeros and not layer.skipped}
-    notes = int8_way([layer for _, layer in told], package.name)
-    notes += zeroed_outputs(package.programs, steps, zeroed)
+    layers = [layer for _, layer in told]
+    notes = int8_way(layers, package.name) + whole_outputs(steps, layers)
     if config is not None:
         notes += joint_way(told, None if divided else op_config_of(config.global_config))
     return notes
+
+
+def whole_outputs(steps: Sequence[Step], layers: Sequence[LayerRecord]) -> tuple[str, ...]:
+    """Returns notes on weights whose outputs are the model's, and on a mode that zeroes whole ones.
+
+    Args:
+        steps: what was to become of each weight.
+        layers: a record for each.
+    """
+    spared = [step for step in steps if step.spared is not None]
+    gone = [
+        step.site.name
+        for step, layer in zip(steps, layers, strict=True)
+        if step.mode and step.mode.whole_outputs and step.site.is_last
+        if layer.zeros and not layer.skipped
+    ]
+    notes = []
+    if spared:
+        names = ", ".join(step.site.name for step in spared)
+        first = spared[0]
+        notes.append(
+            f"{names}: got no zeros, as no weight comes after and {first.spared} would zero whole "
+            "outputs of the model; to have it so, name such in a config: "
+            f'op_name_configs={{"{first.site.name}": {first.spared}}}'
+        )
+    if gone:
+        notes.append(
+            f"whole outputs of the model are zero now: no weight comes after {', '.join(gone)}"
+        )
+    return tuple(notes)

@@ -30,7 +30,7 @@ from mlpass.program.pymil_edit import PymilEditor, edit_program
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.pruning.hosts import prune_hosts
-from mlpass.pruning.notes import notes_of
+from mlpass.pruning.notes import notes_of, whole_outputs
 from mlpass.pruning.tuned import check_tune, prune_and_tune
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
@@ -305,8 +305,11 @@ def prune_in_place(
         steps = plan_programs(editor.programs, config, joint=joint_compression)
         functions, before = function_records(editor.programs), editor.nbytes
         layers = _in_place(editor, rank_globally(steps), calibration)
+    notes = whole_outputs(steps, layers)
     saved = sum(layer.bytes_before - layer.bytes_after for layer in layers)
-    return Report("program", "program, in place", before, before - saved, functions, tuple(layers))
+    return Report(
+        "program", "program, in place", before, before - saved, functions, tuple(layers), notes
+    )
 
 
 def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -> list[Step]:

@@ -200,7 +200,10 @@ class SweepReport(Shown):
 
     @property
     def front(self) -> tuple[Trial, ...]:
-        """The trials that no other beats by more than noise in size and quality, smallest first."""
+        """The trials that no other beats by more than noise in size and quality, smallest first.
+
+        Where they are for a processor, of those near each other the one that it takes best.
+        """
         return tuple(
             sorted((t for t in self.trials if t.front), key=lambda trial: trial.nbytes or 0)
         )

@@ -99,7 +99,8 @@ def sweep(
         weight: whose pattern the report shows; None is the largest.
         minimum_deployment_target: that the model is raised to first, as for `prune`.
         processor: "ane", "cpu" or "gpu", that it is for: trials say which of their forms that takes
-            badly, as far as is known.
+            badly, as far as is known, and of those that noise does not tell apart the one with
+            fewest such is in front.
         command: that the report says made it.
 
     Raises:

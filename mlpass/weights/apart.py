@@ -55,11 +55,16 @@ def rest_ops(
     return found
 
 
+def is_sum(use: Use) -> bool:
+    """Returns whether an op that reads a weight can be done in two parts."""
+    record = find_record(use.op.type, use.parameter)
+    return record is not None and record.adds
+
+
 def check_sums(site: Site) -> None:
     """Raises ConfigError where an op that reads a weight cannot be done in two parts."""
     for use in site.uses:
-        record = find_record(use.op.type, use.parameter)
-        if record is None or not record.adds:
+        if not is_sum(use):
             raise ConfigError(
                 f"outliers: {use.op.type} is not a sum over the parts of its weight, as outliers "
                 f"need it ({site.name!r}); give it a storage without outliers, or none: "
@@ -131,10 +136,8 @@ def _added(use: Use, rest: Value) -> list[Op]:
 
 def _is_pair(site: Site, use: Use, other: Site, other_use: Use) -> bool:
     """Returns whether a use of codes and one of a sparse weight are one op in two parts."""
-    record = find_record(use.op.type, use.parameter)
     return (
-        record is not None
-        and record.adds
+        is_sum(use)
         and site.is_compressed
         and not site.is_sparse
         and other.is_sparse

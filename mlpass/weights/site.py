@@ -56,6 +56,9 @@ class Site:
         opsets: iOS version of the function that each of the makers is in.
         other_use: who else reads it, so that it must be left as it is; None where nobody does.
         apart: what it has beside its codes; None where those are all.
+        is_last: whether its outputs are the model's, as `last_readers`.
+        adds_up: whether every op that reads it is a sum over the parts of it, and reads no other
+            weight: it can have outliers.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Site:
     opsets: tuple[int, ...]
     other_use: str | None
     apart: Apart | None = None
+    is_last: bool = False
+    adds_up: bool = False
 
     @property
     def every_part(self) -> tuple[Op, ...]:

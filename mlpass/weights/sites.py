@@ -15,7 +15,8 @@ import numpy as np
 from mlpass.collector import paused_collector
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
-from mlpass.weights.apart import joined
+from mlpass.weights.apart import is_sum, joined
+from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.site import Site, Use
 
@@ -61,7 +62,17 @@ def find_sites(
         else site
         for site in sites
     ]
-    return joined(programs, found)
+    whole = joined(programs, found)
+    readers = Counter(use.op for site in whole for use in site.uses)
+    last = last_readers(programs, readers)
+    return [
+        replace(
+            site,
+            is_last=any(use.op in last for use in site.uses),
+            adds_up=all(is_sum(use) and readers[use.op] == 1 for use in site.uses),
+        )
+        for site in whole
+    ]
 
 
 def constants_of(op: Op) -> list[Constant]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import coremltools as ct
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Program
 
 import mlpass
 from mlpass import Config, Percentile
 from mlpass.calibrate.budget import Budget
-from mlpass.calibrate.menus import DENSE, form_nbytes, forms_of
+from mlpass.calibrate.menus import DENSE, form_nbytes, forms_of, has_tails
 from mlpass.cli import main
 from mlpass.errors import ConfigError
 from mlpass.program.mlpackage import Package
@@ -19,6 +21,7 @@ from mlpass.storage.lossless import Lossless
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.sites import find_sites
+from tests.calibrate.layers import save
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -88,6 +91,32 @@ def test_it_beats_one_form_for_all_of_as_many_bytes(lm, divided, tmp_path):
     assert error(divided[1]) < error(out)
 
 
+def test_a_weight_with_heavy_tails_keeps_its_outliers_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((128, 128)) * np.where(rng.random((128, 128)) < 0.004, 12, 1)
+    source = save(
+        lambda x: mb.linear(x=x, weight=weight.astype(np.float32), name="one"),
+        tmp_path,
+        (8, 128),
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT16,
+    )
+    samples = [{"x": rng.standard_normal((8, 128), np.float32)} for _ in range(16)]
+    unseen = {"x": rng.standard_normal((8, 128), np.float32)}
+    dense = mlpass.Interpreter(source).predict(unseen)["one"]
+    out, other = tmp_path / "out.mlpackage", tmp_path / "other.mlpackage"
+    report = mlpass.prune(source, out, bits=5.8, sample_data=samples)
+    assert "outliers=0.01" in report.layers[0].storage
+    assert 0.9 * report.budget.nbytes < report.budget.used <= report.budget.nbytes
+    mlpass.prune(source, other, storage=Palette(4), sample_data=samples)  # the next that fits
+    errors = [
+        float(np.square(mlpass.Interpreter(each).predict(unseen)["one"] - dense).sum())
+        for each in (out, other)
+    ]
+    assert errors[0] < 0.7 * errors[1]
+    assert not has_tails(rng.laplace(size=(64, 64)))
+
+
 def test_bits_are_of_all_elements_without_samples(lm, tmp_path):
     out = tmp_path / "out.mlpackage"
     report = mlpass.prune(lm, out, bits=3.5, minimum_deployment_target="iOS18")
@@ -131,7 +160,7 @@ def test_bytes_of_every_form_equal_those_that_are_written(lm, tmp_path):
     with Package(lm) as package:
         site = next(s for s in find_sites(package.programs) if s.name.startswith("layers_0_query"))
         before = form_nbytes(site, DENSE)
-        for number, form in enumerate(forms_of(site)):
+        for number, form in enumerate(forms_of(site, outliers=True)):
             if form.mode is None:
                 continue
             out = tmp_path / f"{number}.mlpackage"

@@ -11,7 +11,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-from mlpass import NM, Block, Channel, Magnitude, Percentile, SparseGPT, Wanda
+from mlpass import NM, Block, Channel, Config, Magnitude, Percentile, SparseGPT, Wanda
 from mlpass.solvers.accumulate import GramSum
 from tests import peer
 from tests.calibrate.layers import METHODS, SIZE, samples, save, weights, weights_of
@@ -41,9 +41,9 @@ def reference(mode, method, propagate):
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4), Block(0.5, 4), Channel(0.5)], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_each_layer_is_solved_on_what_it_meets(mlp, tmp_path, method, mode, propagate):
-    out = tmp_path / "out.mlpackage"
+    out, named = tmp_path / "out.mlpackage", Config(op_name_configs={"*": mode})
     report = mlpass.prune(
-        mlp, out, mode, method=method, sample_data=samples(PLENTY), propagate=propagate
+        mlp, out, named, method=method, sample_data=samples(PLENTY), propagate=propagate
     )
     found = weights_of(out)
     for name, layer, expected in zip(

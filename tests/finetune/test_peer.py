@@ -47,9 +47,8 @@ def package(tmp_path_factory):
 def test_masks_are_coremltools(package, mode, options, compared, ours, theirs, initial):
     source, path = package
     module = to_module(path)
-    pruner = MagnitudePruner(
-        module, {"global_config": mode, "weight_threshold": 0}, ours, initial_sparsity=initial
-    )
+    named = {"op_name_configs": {"*": mode}, "weight_threshold": 0}  # they all make outputs
+    pruner = MagnitudePruner(module, named, ours, initial_sparsity=initial)
     pruner.prepare()
     settings = {**options, "scheduler": theirs, "initial_sparsity": initial}
     config = peer.MagnitudePrunerConfig.from_dict({"global_config": settings})

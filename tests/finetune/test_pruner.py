@@ -69,7 +69,7 @@ def test_what_is_pruned_may_come_back_unless_it_is_frozen():
 )
 @pytest.mark.parametrize("frozen", [False, True])
 def test_every_mode_reaches_its_target_and_keeps_its_shape(all_layers, mode, sparsity, frozen):
-    config = Config(global_config=mode, weight_threshold=0)
+    config = Config(op_name_configs={"*": mode}, weight_threshold=0)  # they all make outputs
     module, pruner = start(config, PolynomialDecay([1, 2, 4, 6]), all_layers, frozen=frozen)
     sparsities = []
     for _ in range(7):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -60,3 +61,22 @@ def test_a_measure_of_the_users_own_has_no_floor_and_no_noise():
     assert front_of((100, -6.0), (200, 9.0), value=0.5) == ["0"]
     near = [trial(nbytes=200, value=0.5), trial(nbytes=100, snr=-6.0, value=0.4999)]
     assert [one.front for one in with_front(near)] == [True, True]
+
+
+def test_of_those_that_noise_does_not_tell_apart_the_one_that_its_processor_takes_best():
+    zeros, both = {"zeros": "few"}, {"zeros": "few", "tables": "many"}
+
+    def fronts(*trials):
+        return [one.front for one in with_front(trials)]
+
+    small = trial(nbytes=10_000, snr=20.0, cautions=zeros)
+    near = trial(nbytes=10_040, snr=19.95)
+    assert fronts(small, near) == [False, True]
+    assert fronts(small, replace(near, cautions=zeros)) == [True, False]
+    assert fronts(small, replace(near, cautions=both)) == [True, False]
+    assert fronts(replace(small, cautions=both), replace(near, cautions=zeros)) == [False, True]
+    assert fronts(small, replace(small, cautions={})) == [False, True]
+    assert fronts(small, trial(nbytes=10_000, snr=19.5)) == [True, False]
+    assert fronts(small, trial(nbytes=10_200, snr=20.0)) == [True, False]
+    mine = [trial(value=0.9, cautions=zeros), trial(value=0.8999)]
+    assert fronts(*mine) == [True, False]  # a measure of the user's own: every difference counts

@@ -170,7 +170,8 @@ def test_kernels_of_convolutions_in_pieces(mode, tmp_path, monkeypatch):
     weight = np.round(np.random.default_rng(0).standard_normal((20, 12, 3, 5)), 1)
 
     def conv(x):
-        return mb.conv(x=x, weight=weight.astype(np.float32), pad_type="same")
+        made = mb.conv(x=x, weight=weight.astype(np.float32), pad_type="same")
+        return mb.linear(x=made, weight=np.ones((1, 8), np.float32))
 
     source = tmp_path / "in.mlpackage"
     convert(program_of(conv, (1, 12, 8, 8), opset=ct.target.iOS17)).save(str(source))

@@ -1,0 +1,38 @@
+"""Which weights no other comes after: zeros of theirs are zeros of the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from mlpass.program.ir import Op, Program, Value
+
+# What they give is not zero where one of their inputs is.
+_JOINING = {"add", "sub", "maximum", "minimum", "select", "where"}
+
+
+def last_readers(programs: Iterable[Program], readers: Collection[Op]) -> set[Op]:
+    """Returns those of some ops whose outputs are the model's, but for what is done to each alone.
+
+    None of them comes after, on the way to an output, and nothing is added to what they make that
+    is not a constant, as where a layer is skipped.
+    """
+    found: set[Op] = set()
+    for program in programs:
+        for function in program.functions.values():
+            ops = [*function.block.walk()]
+            constants = {value for op in ops if op.type == "const" for value in op.outputs}
+            followed: set[Value] = set()  # what more is made of, later on
+            for op in reversed(ops):
+                after = any(value in followed for value in op.outputs)
+                if op in readers and not after:
+                    found.add(op)
+                given = {
+                    value
+                    for values in op.inputs.values()
+                    for value in values
+                    if isinstance(value, Value)
+                }
+                joins = op.type in _JOINING and len(given - constants) > 1
+                if op in readers or after or joins:
+                    followed |= given
+    return found
