@@ -61,7 +61,7 @@ def add_output(
     parser.add_argument("--force", action="store_true", help=f"replace {metavar} where it exists")
 
 
-def add_resume(parser: Any) -> None:
+def add_resume(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds, to a parser or a group of it, that a run which died is gone on with."""
     parser.add_argument(
         "--resume", action="store_true", help="go on with what a run that died had finished"

@@ -49,8 +49,8 @@ def is_position_table(table: NDArray[np.generic]) -> bool:
 def may_be_transform(head: NDArray[np.generic]) -> bool:
     """Returns whether a matrix that begins like this may be a transform or a filterbank.
 
-    Their first rows are of few frequencies, or few numbers, or have no negative elements; those of
-    trained weights are none of these, but for a few, which the rules tell apart.
+    Their first rows are of few frequencies, or few numbers, or have no negative elements. Few
+    trained weights begin like that, and the rules tell them apart.
 
     Args:
         head: its first elements, of about two rows.

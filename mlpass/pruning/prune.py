@@ -82,8 +82,7 @@ def prune(
         source: path of an `.mlpackage`, or an `MLModel`: neither is changed. Or a pymil `Program`.
             Or of an ExecuTorch `.pte`, all of whose Core ML models are pruned, or of one of them:
             "model.pte/forward/0".
-        output: path of the `.mlpackage`, or of the `.pte`, to write. It appears whole or not at
-            all.
+        output: path of the `.mlpackage` or `.pte` to write. It appears whole or not at all.
         config: which mode and storage each weight gets: a mode, a storage, a `Config`, a
             coremltools `OptimizationConfig`, a mapping, or a YAML path.
         method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
@@ -183,7 +182,7 @@ def prune(
         given = configured(config, storage)
     else:
         given = open_config(None if config is None else as_config(config), storage)
-    carry_out = partial(
+    prune_one = partial(
         prune_package,
         config=given,
         calibration=calibration,
@@ -194,8 +193,8 @@ def prune(
     )
     if len(models := models_of(source)) > 1:
         alone = calibration is None and wanted is None
-        return prune_hosts(source, models, output, carry_out, force=force, data_free=alone)
-    carry_out_at = partial(carry_out, source)
+        return prune_hosts(source, models, output, prune_one, force=force, data_free=alone)
+    carry_out_at = partial(prune_one, source)
     if tune is None or calibration is None:
         return carry_out_at(output, force=force)
     settings = {"config": given, "budget": wanted, "target": minimum_deployment_target}
@@ -306,10 +305,8 @@ def prune_in_place(
         functions, before = function_records(editor.programs), editor.nbytes
         layers = _in_place(editor, rank_globally(steps), calibration)
     notes = whole_outputs(steps, layers)
-    saved = sum(layer.bytes_before - layer.bytes_after for layer in layers)
-    return Report(
-        "program", "program, in place", before, before - saved, functions, tuple(layers), notes
-    )
+    after = before - sum(layer.bytes_before - layer.bytes_after for layer in layers)
+    return Report("program", "program, in place", before, after, functions, tuple(layers), notes)
 
 
 def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -> list[Step]:

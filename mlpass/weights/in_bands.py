@@ -76,7 +76,7 @@ class _Axes(NamedTuple):
 
 
 def _axes_of(layout: Layout) -> _Axes | None:
-    """Returns how rows lie; None where they are no runs of their blocks."""
+    """Returns how rows lie; None where they are not runs of their blocks."""
     sizes = layout.split_shape
     real = [axis for axis in range(len(sizes)) if sizes[axis] > 1]
     place = {axis: number for number, axis in enumerate(real)}

@@ -54,6 +54,7 @@ def divided(lm, tmp_path_factory):
     return report, out
 
 
+@pytest.mark.slow
 def test_the_weight_file_is_within_two_percent_and_never_above(lm, divided):
     report, out = divided
     allowed = 0.22 * size_of(lm)
@@ -62,11 +63,13 @@ def test_the_weight_file_is_within_two_percent_and_never_above(lm, divided):
     assert report.budget.used <= report.budget.planned
 
 
+@pytest.mark.slow
 def test_the_summed_error_is_as_predicted(divided):
     record = divided[0].budget
     assert record.predicted == pytest.approx(record.measured, rel=0.1)
 
 
+@pytest.mark.slow
 def test_weights_that_matter_more_get_more_bits(divided):
     bits = {layer.name: layer.bits_per_weight for layer in divided[0].layers}
     assert len({round(each) for each in bits.values()}) > 1
@@ -75,6 +78,7 @@ def test_weights_that_matter_more_get_more_bits(divided):
     assert " + Palette(" in str(divided[0])
 
 
+@pytest.mark.slow
 def test_it_beats_one_form_for_all_of_as_many_bytes(lm, divided, tmp_path):
     out = tmp_path / "uniform.mlpackage"
     mlpass.prune(

@@ -326,6 +326,7 @@ def files(path):
     }
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_on_any_number_of_threads(tmp_path):
     path, found = residual(tmp_path), []
     for threads in ("1", "2", "4"):

@@ -68,6 +68,7 @@ def test_of_a_single_sample_the_last_quarter_of_its_rows_is_kept_back(tmp_path):
     assert layer.error_held == pytest.approx(relative(first - weight, weight, held), rel=0.02)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("method", [Wanda(), SparseGPT(), SparseGPT(refit=True), ADMM()], ids=str)
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])

@@ -154,14 +154,8 @@ def test_resuming_what_never_began_is_a_plain_run(mlp, tmp_path):
     assert all(layer.skipped is None for layer in report.layers)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param("Wanda()", marks=pytest.mark.slow),
-        pytest.param("SparseGPT(refit=True)", marks=pytest.mark.slow),
-        "ADMM()",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["Wanda()", "SparseGPT(refit=True)", "ADMM()"])
 def test_the_bytes_are_the_same_on_any_number_of_threads(mlp, tmp_path, method):
     digests = set()
     for threads in ("1", "2", "4"):

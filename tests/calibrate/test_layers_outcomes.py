@@ -70,6 +70,7 @@ def test_a_weight_that_is_read_in_two_layouts_is_skipped(tmp_path):
     assert (report.layers[0].method, report.layers[0].sparsity) == ("magnitude", 0.5)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize(
     ("kind", "rows"),

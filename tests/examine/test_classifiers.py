@@ -69,6 +69,7 @@ def assert_right(outputs, labels, label_name, probabilities_name):
     np.testing.assert_allclose(list(probabilities.values()), wanted, rtol=1e-4)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("kind", LABELS)
 def test_a_prediction(tmp_path, kind, backend):

@@ -110,6 +110,7 @@ def test_threads_begun_inside_are_pruned_too():
     assert len(reports) == 3
 
 
+@pytest.mark.slow
 def test_threads_with_blocks_of_their_own_do_not_meet():
     both, found = threading.Barrier(2), {}
 
@@ -166,6 +167,7 @@ def test_a_pipeline_that_prunes_already_is_refused():
     assert len(reports) == 1
 
 
+@pytest.mark.slow
 def test_what_others_have_put_above_it_stays(monkeypatch):
     """Another package replaces the same function while a block is open, and keeps it."""
     block = mlpass.converting(Percentile(0.5))

@@ -158,6 +158,7 @@ def samples_like(sample, count=48):
     return [{name: like(array) for name, array in sample.items()} for _ in range(count)]
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda one: one.value)
 @pytest.mark.parametrize("target", TARGETS, ids=lambda one: one.name)
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
@@ -167,6 +168,7 @@ def test_solving_on_samples(plain, tmp_path, mode, target, precision):
     assert_same(model, plain(target, precision), mode, SAMPLE, tmp_path, **options)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda one: one.value)
 @pytest.mark.parametrize(
     "joint", [{"storage": "int4"}, {"storage": {"palettize": 4, "group_size": 4}}], ids=str
@@ -178,6 +180,7 @@ def test_joint_results(plain, tmp_path, joint, precision):
     assert_same(model, plain(target, precision), NM(2, 4), SAMPLE, tmp_path, **options)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.conversion
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_of_model_on_samples(tmp_path, name):
@@ -209,6 +212,7 @@ def test_configs_go_by_the_names_of_the_finished_package(plain, tmp_path):
 FORMS = [(name, export) for name, kind in KINDS.items() for export in (False, kind.exported)]
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.conversion
 @pytest.mark.parametrize(
     ("name", "export"),

@@ -80,4 +80,5 @@ def test_nothing_else_writes_json():
                 writers.add(path.name)
             if isinstance(node, ast.ImportFrom) and node.module == "json":
                 writers.add(path.name)
-    assert writers == {"plain.py"}
+    # ExecuTorch's own, which hold no numbers but sizes:
+    assert writers == {"plain.py", "hosted.py", "inmemoryfs.py"}

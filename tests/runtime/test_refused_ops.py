@@ -129,8 +129,8 @@ def test_pipeline_part_that_is_no_program() -> None:
     from mlpass.program.mlpackage import Package
 
     with Package(FIXTURES / "digits_pipeline.mlpackage") as package:
-        package.spec.pipeline.models.add().glmRegressor.SetInParent()
-        with pytest.raises(UnsupportedOpError, match="a pipeline with parts of kind glmRegressor"):
+        package.spec.pipeline.models.add().wordTagger.SetInParent()
+        with pytest.raises(UnsupportedOpError, match="a pipeline with parts of kind wordTagger"):
             Interpreter(package)
 
 

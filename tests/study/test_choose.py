@@ -105,6 +105,7 @@ def test_a_size_and_a_quality_stop_at_the_first_step_that_holds_both(model, samp
     assert content["picked"]["bytes"] == package_nbytes(out)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_and_nothing_is_written(model, samples, tmp_path):
     out = tmp_path / "out.mlpackage"
     options = {"sample_data": samples, "max_size": "0.3x", "min_snr": 60, "up_to": "admm"}

@@ -115,6 +115,7 @@ def test_measures_that_are_none(model, place, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_paths_are_told_as_they_were_given(fixtures, stacked, tmp_path, monkeypatch, capsys):
     """In the tables, in commands, in JSON, in errors; raised or not."""
     shutil.copytree(fixtures / "tiny_lm.mlpackage", tmp_path / "my lm.mlpackage")
