@@ -12,9 +12,10 @@ from mlpass.examine.latency import latency_estimates
 from mlpass.examine.processors import check_processor
 from mlpass.examine.ranges import range_hazards
 from mlpass.literals import Backend
-from mlpass.program.ir import Constant, Function, TensorType, Value
+from mlpass.program.ir import Constant, Function, Op, StateType, TensorType, Value, ValueType
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
+from mlpass.program.opsets.targets import specification_version
 from mlpass.report.check import SEVERITIES, Check, Hazard
 from mlpass.report.gathered import gathered
 from mlpass.runtime.doubts import warn_of
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _MOST_AXES = 5
 _MOST_BYTES = 1 << 31  # of a weight file
+_LONGEST_AXIS = 1 << 14  # on the Neural Engine
+_STATE_WIDTH = 32  # of which a state's last axis is a multiple there
+_SHAPED = ("constexpr_lut_to_dense", "constexpr_sparse_to_dense")  # stated a shape before iOS18
 _DUPLICATE = 4096  # bytes of a constant: fewer are not worth a word
 
 
@@ -82,8 +86,17 @@ def _static(package: Package) -> Iterator[Hazard]:
             source = "coremltools issue 1807 and pull request 2593"
             yield Hazard("warning", "size", None, text, cure, source, (path.name,))
     functions = [each for program in package.programs for each in program.functions.values()]
+    newest, stated = max(each.opset for each in functions), package.spec.specificationVersion
+    if stated < specification_version(newest):
+        text = (
+            f"the package states specification version {stated}, and holds a program of "
+            f"iOS{newest}, whose version is {specification_version(newest)}: older systems take it "
+            "and fail"
+        )
+        yield Hazard("warning", "age", None, text, None, "coremltools' versions", (package.name,))
     for function in functions:
         yield from _of_function(function)
+        yield from _of_shapes(function)
     yield from _of_constants(functions)
 
 
@@ -105,6 +118,52 @@ def _of_function(function: Function) -> Iterator[Hazard]:
         source = "coremltools' guide, Typed Execution"
         names = tuple(label_of(op) for op in wide)
         yield Hazard("note", "fp32", "ane", text, cure, source, names)
+
+    newer = [op for op in function.block.walk() if _form_age(op) > function.opset]
+    if newer:
+        age = max(map(_form_age, newer))
+        text = f"weights are stored in forms of iOS{age}, in a function of iOS{function.opset}"
+        cure = f"mlpass prune --quantize lossless --minimum-deployment-target iOS{age}"
+        names = tuple(label_of(op) for op in newer)
+        yield Hazard("error", "form", None, text, cure, "coremltools' op sets", names)
+
+
+def _form_age(op: Op) -> int:
+    """Returns the iOS version from which on a stored form is known; 0 where an op is not one."""
+    if not op.type.startswith("constexpr_"):
+        return 0
+    since_16 = op.type in ("constexpr_affine_dequantize", "constexpr_cast")
+    return 16 if since_16 or (op.type in _SHAPED and "shape" in op.inputs) else 18
+
+
+def _of_shapes(function: Function) -> Iterator[Hazard]:
+    """Yields what the Neural Engine does not take of the shapes of values and states."""
+    made = [one for op in function.block.walk() if not is_constant(op) for one in op.outputs]
+    values = [*function.block.inputs, *made]
+    odd = {one.name: one.type for one in values if _state_width(one.type) % _STATE_WIDTH}
+    if odd:
+        widths = " and ".join(map(str, sorted({_state_width(each) for each in odd.values()})))
+        text = f"the last axis of states is {widths}, not a multiple of {_STATE_WIDTH}"
+        cure = "make it wider in the source model, or run it on CPU and GPU"
+        yield Hazard("warning", "state", "ane", text, cure, "coremltools issue 2631", tuple(odd))
+    long = {one.name: _longest_axis(one.type) for one in values}
+    long = {name: size for name, size in long.items() if size > _LONGEST_AXIS}
+    if long:
+        text = f"axes of up to {max(long.values()):,}: past {_LONGEST_AXIS:,}, ops run elsewhere"
+        cure = "divide what makes them, as a layer over a vocabulary, into several"
+        source = "coremltools issue 1003, and ONNX Runtime, which leaves such to the CPU"
+        yield Hazard("note", "long axis", "ane", text, cure, source, tuple(long))
+
+
+def _state_width(kind: ValueType) -> int:
+    """Returns the size of a state's last axis; 0 where there is none."""
+    inner = kind.tensor if isinstance(kind, StateType) else None
+    return (inner.shape[-1:] or (0,))[0] or 0 if isinstance(inner, TensorType) else 0
+
+
+def _longest_axis(kind: ValueType) -> int:
+    sizes = kind.shape if isinstance(kind, TensorType) else ()
+    return max((size or 0 for size in sizes), default=0)
 
 
 def _of_constants(functions: list[Function]) -> Iterator[Hazard]:

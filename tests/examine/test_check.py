@@ -110,6 +110,66 @@ def test_arrays_of_many_axes(tmp_path, monkeypatch):
     assert "4 axes" in found.hazards[0].text
 
 
+def test_an_axis_that_the_neural_engine_does_not_take(tmp_path):
+    def build(x):
+        return mb.concat(values=[x, x], axis=1, name="wide")
+
+    for half, wanted in ((8192, []), (8193, [("note", "long axis")])):
+        shutil.rmtree(tmp_path / "model.mlpackage", ignore_errors=True)
+        path = package(tmp_path, build, (1, half))
+        assert kinds(mlpass.check(path)) == wanted
+    (found,) = mlpass.check(path).hazards
+    assert (found.processor, found.places) == ("ane", ("wide",))
+    assert "16,386" in found.text
+    assert mlpass.check(path, processor="gpu").hazards == ()
+
+
+@pytest.mark.parametrize(("width", "fits"), [(32, True), (40, False)])
+def test_widths_of_states(width, fits, tmp_path):
+    specs = [mb.StateTensorSpec((1, width), types.fp16), mb.TensorSpec((1, width), types.fp16)]
+
+    @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
+    def source(kept, x):
+        return mb.add(x=mb.read_state(input=kept), y=x)
+
+    path = tmp_path / "model.mlpackage"
+    convert(source, minimum_deployment_target=ct.target.iOS18).save(str(path))
+    told = [hazard for hazard in mlpass.check(path).hazards if hazard.kind == "state"]
+    assert [hazard.places for hazard in told] == ([] if fits else [("kept",)])
+    assert fits or "states is 40" in told[0].text
+
+
+def test_what_is_newer_than_the_package_says(tmp_path):
+    path = tmp_path / "model.mlpackage"
+    for opset in (18, 16):
+        mlpass.prune(
+            FIXTURES / f"{'tiny_lm' if opset == 18 else 'digits_ios15'}.mlpackage",
+            path,
+            mlpass.Percentile(0.5),
+            minimum_deployment_target=f"iOS{opset}",
+            force=True,
+        )
+        assert {"age", "form"}.isdisjoint(kind for _, kind in kinds(mlpass.check(path)))
+
+        def lower(spec):
+            spec.specificationVersion = 6
+            function = spec.mlProgram.functions["main"]
+            block = function.block_specializations.pop(function.opset)
+            function.opset = "CoreML5"
+            function.block_specializations["CoreML5"].CopyFrom(block)
+
+        def state(spec):
+            spec.specificationVersion = 6
+
+        edit_spec(path, state)
+        assert kinds(mlpass.check(path))[0] == ("warning", "age")
+        edit_spec(path, lower)
+        (first, *_) = mlpass.check(path).hazards
+        assert (first.severity, first.kind) == ("error", "form")
+        assert first.text == f"weights are stored in forms of iOS{opset}, in a function of iOS15"
+        assert f"iOS{opset}" in first.cure
+
+
 def test_weights_that_are_stored_twice_or_not_read(tmp_path):
     weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float16)
 
