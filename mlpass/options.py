@@ -241,9 +241,8 @@ def part_of(name: str, annotation: object, default: Any, rule: Rule) -> Part:
     """Returns a field's part of an option; its kind is read from the text of its annotation."""
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     found = re.search(r"\b(float|int|bool|str)\b", text)
-    return Part(
-        name, found[0] if found else "", "None" in text or "Optional" in text, default, rule
-    )
+    kind = found[0] if found else "str" if rule.choices else ""
+    return Part(name, kind, "None" in text or "Optional" in text, default, rule)
 
 
 def gathered(parts: Iterable[Part]) -> tuple[Option, ...]:

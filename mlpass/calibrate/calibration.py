@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.errors import ConfigError, brief
@@ -71,7 +71,9 @@ class Calibration:
         low=0,
         help="bytes; activations beyond that go to temporary files, 2 GiB without it",
     )
-    backend: str = option(default="numpy", choices=("numpy", "torch"), help="what runs the model")
+    backend: Literal["numpy", "torch"] = option(
+        default="numpy", choices=("numpy", "torch"), help="what runs the model"
+    )
     device: str | None = option(default=None, help="torch's: cpu, mps or cuda")
     function_name: str | None = option(default=None, help="the function that the samples are for")
     dense_grams: GramFolder | None = None

@@ -11,7 +11,7 @@ from mlpass.errors import ConfigError
 from mlpass.examine.latency import latency_estimates
 from mlpass.examine.processors import check_processor
 from mlpass.examine.ranges import range_hazards
-from mlpass.literals import Backend
+from mlpass.literals import Runner
 from mlpass.program.ir import Constant, Function, Op, StateType, TensorType, Value, ValueType
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
@@ -40,7 +40,7 @@ def check(
     sample_data: SampleData | None = None,
     *,
     processor: str | None = None,
-    backend: Backend = "numpy",
+    backend: Runner = "numpy",
 ) -> Check:
     """Returns what will go wrong with a model, with the op that it comes from and the cure.
 
@@ -156,7 +156,7 @@ def _of_shapes(function: Function) -> Iterator[Hazard]:
 
 
 def _state_width(kind: ValueType) -> int:
-    """Returns the size of a state's last axis; 0 where there is none."""
+    """Returns the size of a state's last axis; 0 of what is not a state of known width."""
     inner = kind.tensor if isinstance(kind, StateType) else None
     return (inner.shape[-1:] or (0,))[0] or 0 if isinstance(inner, TensorType) else 0
 

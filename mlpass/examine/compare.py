@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError
-from mlpass.literals import Backend
+from mlpass.literals import Runner
 from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.failures import of_sample
@@ -28,7 +28,7 @@ _SHOWN = 5  # labels in a message
 
 
 def compare(
-    model: ModelLike, other: object, sample_data: SampleData, *, backend: Backend = "numpy"
+    model: ModelLike, other: object, sample_data: SampleData, *, backend: Runner = "numpy"
 ) -> Comparison:
     """Returns how far the outputs of `other` are from those of `model`.
 

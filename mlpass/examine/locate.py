@@ -20,7 +20,7 @@ from mlpass.errors import CalibrationError, ConfigError, ExecutionError, close_m
 from mlpass.examine.compare import Tally
 from mlpass.examine.differences import differences
 from mlpass.examine.matching import match_values, running
-from mlpass.literals import Backend
+from mlpass.literals import Runner
 from mlpass.program.ir import Op, Value
 from mlpass.report.location import Location, OpRecord
 from mlpass.runtime.declared import Results, declared, walk
@@ -42,7 +42,7 @@ def locate(
     sample_data: SampleData,
     *,
     threshold: float = 20.0,
-    backend: Backend = "numpy",
+    backend: Runner = "numpy",
 ) -> Location:
     """Returns where `other` parts from `model`: for each op its own error, and that before it.
 
@@ -135,7 +135,7 @@ class _Reference:
         return {value: made[like] for value, like in self.like.items() if like in made}
 
 
-def _reference(model: object, suspect: Interpreter, samples: int, backend: str) -> _Reference:
+def _reference(model: object, suspect: Interpreter, samples: int, backend: Runner) -> _Reference:
     """Returns what the values of `suspect` should be.
 
     Raises:

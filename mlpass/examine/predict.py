@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError, brief
 from mlpass.files import check_file, whole_file
+from mlpass.literals import Runner
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
@@ -21,7 +22,7 @@ _LONGEST_NAME = 65_000  # bytes, in a zip file
 
 
 def predict_to_file(
-    model: ModelLike, inputs: Path, output: Path, *, backend: str = "numpy", force: bool = False
+    model: ModelLike, inputs: Path, output: Path, *, backend: Runner = "numpy", force: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Writes a model's outputs and returns the shapes of the arrays that were written, by name.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from mlpass.errors import ConfigError, brief, close_matches
+from mlpass.literals import Integers
 from mlpass.options import options_of
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
@@ -89,7 +90,7 @@ def _quantized(given: Mapping[str, Any]) -> Quantized:
     # Whether codes have a sign changes no value: a symmetric grid is the same, and so is one with
     # an offset.
     sign = "" if given["mode"] == "linear_symmetric" else "u"
-    return Quantized(f"{sign}int{bits}", block_size)
+    return Quantized(cast(Integers, f"{sign}int{bits}"), block_size)
 
 
 def _must_be(name: str, given: Mapping[str, object], values: tuple[object, ...]) -> None:

@@ -14,6 +14,7 @@ from mlpass.errors import (
     UnsupportedOpError,
     close_matches,
 )
+from mlpass.literals import Runner
 from mlpass.program.hosted import host_of
 from mlpass.program.ir import StateType, TensorType, Value
 from mlpass.runtime.backends.base import Backend, open_backend
@@ -78,7 +79,7 @@ class Interpreter:
         self,
         model: ModelLike,
         *,
-        backend: str = "numpy",
+        backend: Runner = "numpy",
         device: str | None = None,
         function_name: str | None = None,
         partial: bool = False,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.literals import Integers
 from mlpass.storage.blocking import some_of
 
 _MOST = 255  # steps from the lowest to the highest code of 8 bits
@@ -16,6 +17,9 @@ _FIRST = 8  # elements of a block that are tried before the others
 _EVERY = range(1, _MOST + 1)
 
 _Steps = tuple[NDArray[np.int16], NDArray[np.generic]]
+
+
+_WIDTHS: tuple[tuple[int, Integers, Integers], ...] = ((4, "int4", "uint4"), (8, "int8", "uint8"))
 
 
 class Scaled(NamedTuple):
@@ -28,7 +32,7 @@ class Scaled(NamedTuple):
         offset: (blocks,) in the dtype of the codes; None where it is 0.
     """
 
-    dtype: str
+    dtype: Integers
     codes: NDArray[np.generic]
     scale: NDArray[np.generic]
     offset: NDArray[np.generic] | None
@@ -62,14 +66,14 @@ def exact_scales(blocks: NDArray[np.generic]) -> Scaled | None:
     steps, scale = found
     low, high = steps.min(axis=1), steps.max(axis=1)
     span = int((np.maximum(high, 0) - np.minimum(low, 0)).max())
-    for bits in (4, 8):
+    for bits, signed, unsigned in _WIDTHS:
         half, levels = 1 << (bits - 1), 1 << bits
         if low.min() >= -half and high.max() < half:
-            return Scaled(f"int{bits}", steps.astype(np.int8), scale, None)
+            return Scaled(signed, steps.astype(np.int8), scale, None)
         if span < levels:
             offset = -np.minimum(low, 0)
             codes = (steps + offset[:, None]).astype(np.uint8)
-            return Scaled(f"uint{bits}", codes, scale, offset.astype(np.uint8))
+            return Scaled(unsigned, codes, scale, offset.astype(np.uint8))
     return None
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
+from mlpass.literals import Integers
 from mlpass.options import option, phrase_of
 from mlpass.parallel import map_items
 from mlpass.registries import storage
@@ -55,7 +56,7 @@ class Quantized(Storage):
         outliers: share of elements that are kept apart, in the weight's dtype beside a mask.
     """
 
-    dtype: str = option(
+    dtype: Integers = option(
         default="int8",
         choices=("int8", "int4", "uint8", "uint4"),
         must="one of int8, int4, uint8, uint4",

@@ -18,6 +18,7 @@ from mlpass.errors import MlpassError, NotApplicable
 from mlpass.examine.compare import tally_outputs
 from mlpass.examine.processors import cautions
 from mlpass.files import temporary_folder
+from mlpass.literals import Backend
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.targets import opset_of
 from mlpass.pruning.prune import prune_package
@@ -63,7 +64,7 @@ class Setting:
     test_data: SampleData | None = None
     reference: str | None = None
     evaluate: Evaluate | None = None
-    backend: str = "numpy"
+    backend: Backend = "numpy"
     function_name: str | None = None
     weight: str | None = None
     grams: str | None = None
