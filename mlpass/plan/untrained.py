@@ -51,13 +51,14 @@ def reason_untrained(site: Site) -> str | None:
     Raises:
         ModelFormatError: it is broken.
     """
-    gathered = all(is_gathered(use.op.type, use.parameter) for use in site.uses)
-    if gathered and is_position_table(weight_of(site)):
-        return _TABLE
-    sizes = [size for size in site.shape if size > 1]
-    if site.constant is None or len(sizes) < 2:
-        return None
-    return _reason_filters(site) or _reason_rows(site) or _reason_turned(site)
+    with np.errstate(invalid="ignore", over="ignore"):  # no rule takes NaN or inf for fixed
+        gathered = all(is_gathered(use.op.type, use.parameter) for use in site.uses)
+        if gathered and is_position_table(weight_of(site)):
+            return _TABLE
+        sizes = [size for size in site.shape if size > 1]
+        if site.constant is None or len(sizes) < 2:
+            return None
+        return _reason_filters(site) or _reason_rows(site) or _reason_turned(site)
 
 
 def _reason_rows(site: Site) -> str | None:

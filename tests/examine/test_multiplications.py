@@ -120,7 +120,7 @@ def test_explain_estimates_against_the_same_weights_dense(tmp_path, capsys):
     done = 2 * counted(package)
     expected = max(read / BANDWIDTH[0], done / 11e12) / max(whole / BANDWIDTH[0], done / 11e12)
     assert one["ratio"] == pytest.approx(expected)
-    assert "estimate, not measured: latency on the ane of an M1" in str(mlpass.explain(out))
+    assert "estimate, not measured: on the Neural Engine of an M1" in str(mlpass.explain(out))
     gpu = [each for each in mlpass.explain(out).latency_estimates if each.processor == "gpu"]
     assert [each.ratio for each in gpu] == [1.0]  # masks are unpacked there
 

@@ -6,10 +6,12 @@ import coremltools as ct
 import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil import Builder as mb
 
 import mlpass
 from mlpass import Percentile
 from mlpass.finetune import to_module
+from mlpass.plan.untrained import reason_untrained
 from mlpass.program.pymil import read_program
 from mlpass.weights.sites import find_sites
 from tests.plan.test_fixed import filterbank
@@ -55,6 +57,18 @@ def package(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("listener") / "listener.mlpackage"
     converted(request.param, "mlprogram").save(str(path))
     return path
+
+
+def test_a_nan_that_signals_is_looked_at_without_a_warning(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((32, 40)).astype(np.float32)
+    weight.view(np.uint32)[[0, 20], [3, 7]] = 0x7F800001, 0xFF800000  # a NaN that signals, and -inf
+
+    @mb.program(input_specs=[mb.TensorSpec((1, 40))], opset_version=ct.target.iOS17)
+    def program(x):
+        return mb.linear(x=x, weight=weight)
+
+    (site,) = find_sites([read_program(program)])
+    assert reason_untrained(site) is None
 
 
 def test_the_parts_of_a_mel_spectrogram_are_left_alone(package, tmp_path):

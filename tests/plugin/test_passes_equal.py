@@ -98,8 +98,9 @@ def assert_same(model, original, config, sample, folder, *, at_least=1, **option
             if peer.is_constant(was):
                 assert now.op.op_type == was.op.op_type, (old.name, parameter)
                 assert peer.same(peer.value_of(was.op), peer.value_of(now.op)), parameter
-    kept = [(layer.name, layer.zeros, layer.encoding) for layer in mlpass.inspect(ours).layers]
-    assert kept == [(layer.name, layer.zeros, layer.encoding) for layer in report.layers]
+    # Names are left out: a converter does not number constants alike each time.
+    kept = [(layer.zeros, layer.encoding) for layer in mlpass.inspect(ours).layers]
+    assert kept == [(layer.zeros, layer.encoding) for layer in report.layers]
     assert weight_bytes(ours) <= weight_bytes(theirs)  # so no dense copy is left
     wanted, made = (outputs_of(path, sample) for path in (theirs, ours))
     assert wanted.keys() == made.keys()
