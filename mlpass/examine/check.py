@@ -123,7 +123,7 @@ def _of_function(function: Function) -> Iterator[Hazard]:
     if newer:
         age = max(map(_form_age, newer))
         text = f"weights are stored in forms of iOS{age}, in a function of iOS{function.opset}"
-        cure = f"mlpass prune --quantize lossless --minimum-deployment-target iOS{age}"
+        cure = f"convert with minimum_deployment_target=ct.target.iOS{age}, and compress that"
         names = tuple(label_of(op) for op in newer)
         yield Hazard("error", "form", None, text, cure, "coremltools' op sets", names)
 

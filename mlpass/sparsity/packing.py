@@ -48,12 +48,19 @@ def pack(
     return np.packbits(stored, bitorder="little"), nonzero.view(weight.dtype)
 
 
+def mask_part(bits: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.bool_]:
+    """Returns which elements a mask's bits, least significant first, have from one to another."""
+    first = start // 8
+    unpacked = np.unpackbits(bits[first : -(-stop // 8)], count=stop - 8 * first, bitorder="little")
+    mask: NDArray[np.bool_] = unpacked[start - 8 * first :].view(bool)
+    return mask
+
+
 def unpack(
     mask: NDArray[np.uint8], nonzero: NDArray[np.generic], shape: tuple[int, ...]
 ) -> NDArray[np.generic]:
     """Returns the dense array that `pack` was given, zeros where the mask is unset."""
     size = int(np.prod(shape, dtype=np.int64))
-    stored = np.unpackbits(mask, count=size, bitorder="little").astype(bool)
     dense = np.zeros(size, nonzero.dtype)
-    dense[stored] = nonzero
+    dense[mask_part(mask, 0, size)] = nonzero
     return dense.reshape(shape)

@@ -18,6 +18,7 @@ from mlpass.parallel import SLAB, map_ahead, map_items
 from mlpass.program.dtypes import DType, pack_elements
 from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.packing import mask_part
 from mlpass.sparsity.ranking import Mask
 from mlpass.storage.storage import Bands, Floats, Parts, Storage
 from mlpass.weights.reading import part_of
@@ -181,7 +182,7 @@ class _Pruned:
             if whole:
                 keep[into] = True
             else:
-                keep[into] = _bits(self.keep, *ends).reshape(form)[:, own]
+                keep[into] = mask_part(self.keep, *ends).reshape(form)[:, own]
 
         map_items(read, range(0, length, step))
         return weight, keep
@@ -299,14 +300,6 @@ def _bounds(
     return [*pairwise(sorted(ends))]
 
 
-def _bits(bits: Raw, start: int, stop: int) -> Mask:
-    """Returns the bits from one place to another as a mask."""
-    first = start // 8
-    unpacked = np.unpackbits(bits[first : -(-stop // 8)], count=stop - 8 * first, bitorder="little")
-    mask: Mask = unpacked[start - 8 * first :].view(bool)
-    return mask
-
-
 def _unpadded(bits: Raw, length: int, size: int) -> Raw:
     """Returns the bits of all rows in one, from rows of `length` bits that are padded to bytes."""
     if length % 8 == 0 or len(bits) == 1:
@@ -329,7 +322,7 @@ def _compacted(codes: NDArray[np.generic], mask: Raw) -> NDArray[np.generic]:
     count = 0
     for start in range(0, codes.size, SLAB):
         part = codes[start : start + SLAB]
-        chosen = np.compress(_bits(mask, start, start + part.size), part)
+        chosen = np.compress(mask_part(mask, start, start + part.size), part)
         codes[count : count + chosen.size] = chosen
         count += chosen.size
     return codes[:count]

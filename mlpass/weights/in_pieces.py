@@ -14,7 +14,7 @@ from mlpass.parallel import SLAB, map_ahead, map_items
 from mlpass.program.dtypes import pack_elements
 from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.mode import Mode
-from mlpass.sparsity.packing import zero_out
+from mlpass.sparsity.packing import mask_part, zero_out
 from mlpass.sparsity.pieces import WHOLE, Rule, Scores, cut_rule, rule_of
 from mlpass.sparsity.select import Cut, keys_of
 from mlpass.storage.storage import Storage
@@ -80,8 +80,7 @@ def encode_in_pieces(
     def made(dense: bool) -> Constant:
         def elements(ends: tuple[int, int]) -> Raw:
             start, stop = ends
-            values, bits = part_of(constant, start, stop), mask[start // 8 : -(-stop // 8)]
-            keep = np.unpackbits(bits, count=values.size, bitorder="little").view(bool)
+            values, keep = part_of(constant, start, stop), mask_part(mask, start, stop)
             values = zero_out(values, keep) if dense else np.compress(keep, values)
             return pack_elements(values, constant.dtype)
 

@@ -13,6 +13,7 @@ from mlpass.parallel import SLAB, map_ahead
 from mlpass.program import encode
 from mlpass.program.dtypes import pack_elements
 from mlpass.program.ir import Constant, Op, Raw
+from mlpass.sparsity.packing import mask_part
 from mlpass.weights.decoding import elements_of
 from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site
@@ -73,13 +74,10 @@ def _kept_pieces(stored: Constant, mask: Raw) -> Iterator[Raw]:
     def chosen(start: int) -> NDArray[np.generic]:
         stop = min(start + SLAB, stored.size)
         values = elements_of(stored, start, stop) if whole is None else whole[start:stop]
-        bits = mask[start // 8 : -(-stop // 8)]
-        keep = np.unpackbits(bits, count=stop - start, bitorder="little").view(bool)
-        return np.compress(keep, values)
+        return np.compress(mask_part(mask, start, stop), values)
 
-    rest: NDArray[np.generic] = np.zeros(
-        0, np.uint8
-    )  # what does not fill a byte goes with the next piece
+    # What does not fill a byte goes with the next piece.
+    rest: NDArray[np.generic] = np.zeros(0, np.uint8)
     for values in map_ahead(chosen, range(0, stored.size, SLAB)):
         values = np.concatenate([rest.astype(values.dtype), values])
         end = values.size // 8 * 8

@@ -97,14 +97,8 @@ def test_pruned_inside_it_is_what_it_is_pruned_afterwards(how, config, given, tm
             np.testing.assert_allclose(value, theirs[name], atol=1e-3)
 
 
-class Two(torch.nn.Module):
+class Two(Model):
     """One layer, an op that is left to ExecuTorch, and another layer."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = torch.nn.Linear(64, 128)
-        self.second = torch.nn.Linear(128, 64)
 
     def forward(self, x):
         return self.second(torch.sigmoid(self.first(x)))

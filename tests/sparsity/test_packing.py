@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlpass import parallel
-from mlpass.sparsity.packing import pack, unpack, zero_out
+from mlpass.sparsity.packing import mask_part, pack, unpack, zero_out
 
 
 @given(st.data())
@@ -23,6 +23,14 @@ def test_unpack_after_pack_is_the_pruned_weight(data):
     assert np.array_equal(unpack(mask, nonzero, shape), expected)
     assert nonzero.size == np.count_nonzero(expected)
     assert mask.size == -(-weight.size // 8)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.data())
+def test_any_part_of_a_mask_can_be_read(marks, data):
+    start = data.draw(st.integers(0, len(marks)))
+    stop = data.draw(st.integers(start, len(marks)))
+    bits = np.packbits(marks, bitorder="little")
+    assert mask_part(bits, start, stop).tolist() == marks[start:stop]
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
