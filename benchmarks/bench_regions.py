@@ -3,11 +3,13 @@
     python benchmarks/bench_regions.py --json regions.json
     python benchmarks/bench_regions.py --model smollm2 --forms 2:4 50% \\
         --samples 128 --learning-rate 2e-4 --steps 64 --polish-rate 5e-5
+    python benchmarks/bench_regions.py --only dense regions --target dense mix own best --window 1 2
 
 Each form is solved for by ADMM on windows of the Brown corpus: each layer alone, then with the
 dense model as its target. Then its regions are tuned, and then all of it is polished, on the same
-windows. All are judged on text that none saw: tiny_lm by bits a byte (see models_tiny.py),
-SmolLM2 by perplexity, its embedding and head dense (see models_smollm2.py).
+windows. Of several targets or windows of regions each has a column, and the first is polished. All
+are judged on text that none saw: tiny_lm by bits a byte (see models_tiny.py), SmolLM2 by
+perplexity, its embedding and head dense (see models_smollm2.py).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +90,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[*STEPS], choices=[*STEPS])
     parser.add_argument("--samples", type=int, default=256, help="windows")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--target", nargs="+", default=["dense"], help="of the regions")
+    parser.add_argument("--window", nargs="+", type=int, default=[1], help="regions together")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--steps", type=int, default=256, help="of the polish")
     parser.add_argument("--polish-rate", type=float, help="by default that of the regions")
@@ -94,9 +99,11 @@ def main() -> None:
     options = parser.parse_args()
 
     model = MODELS[options.model](options.samples)
-    print(f"dense: {model.figure(model.package):.4f} {model.unit}; seconds in brackets")
-    print(f"| form | {' | '.join(STEPS[name] for name in options.only)} |")
-    print(f"| --- |{' ---: |' * len(options.only)}", flush=True)
+    figure = model.figure(model.package)
+    print(f"dense: {figure:.4f} {model.unit}; seconds of the processor in brackets")
+    head = [title for name in options.only for title in columns(name, options).values()]
+    print(f"| form | {' | '.join(head)} |")
+    print(f"| --- |{' ---: |' * len(head)}", flush=True)
     results = []
     for form in options.forms:
         cells = measured(model, form, options)
@@ -108,6 +115,19 @@ def main() -> None:
         Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
 
 
+def columns(step: str, options: argparse.Namespace) -> dict[str, str]:
+    """Returns the titles of the columns of a step: of the regions one each target and window."""
+    if step != "regions":
+        return {step: STEPS[step]}
+    ways = [(target, window) for window in options.window for target in options.target]
+    if len(ways) == 1:
+        return {step: STEPS[step]}
+    return {
+        f"{step}-{target}-{window}": f"{target}, {window}" if window > 1 else target
+        for target, window in ways
+    }
+
+
 def measured(model: Model, form: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Returns the figure, seconds and notes of each step that is asked for, on one form."""
     mode, storage = FORMS[form]
@@ -115,30 +135,49 @@ def measured(model: Model, form: str, options: argparse.Namespace) -> dict[str, 
     spared = {name: None for name in layers if model.spared and name.startswith(model.spared)}
     config = mlpass.Config(global_config=mode, op_name_configs=spared)
     given: dict[str, Any] = {"sample_data": model.samples, "method": ADMM(), "storage": storage}
-    regions = Regions(epochs=options.epochs, learning_rate=options.learning_rate)
+    numbers = {"epochs": options.epochs, "learning_rate": options.learning_rate}
+    ways = [
+        Regions(target=target, window=window, **numbers)
+        for window in options.window
+        for target in options.target
+    ]
     rate = options.polish_rate or options.learning_rate
     training = Polish(steps=options.steps, learning_rate=rate, logits="logits")
     trained = (model.package, model.samples)
     with tempfile.TemporaryDirectory() as folder:
-        own, dense, tuned, done, alone = (Path(folder, f"{name}.mlpackage") for name in STEPS)
+        tuned = {name: Path(folder, f"{name}.mlpackage") for name in columns("regions", options)}
+        own, dense, done, alone = (
+            Path(folder, f"{name}.mlpackage") for name in STEPS if name != "regions"
+        )
+        first = next(iter(tuned.values()))
         steps: dict[str, tuple[Path, Callable[[], Any]]] = {
             "own": (own, lambda: mlpass.prune(model.package, own, config, **given)),
             "dense": (
                 dense,
                 lambda: mlpass.prune(model.package, dense, config, target="dense", **given),
             ),
-            "regions": (tuned, lambda: tune(dense, tuned, *trained, regions)),
-            "polish": (done, lambda: polish(tuned, done, *trained, training)),
+            **{
+                name: (path, partial(tune, dense, path, *trained, way))
+                for (name, path), way in zip(tuned.items(), ways, strict=True)
+            },
+            "polish": (done, lambda: polish(first, done, *trained, training)),
             "alone": (alone, lambda: polish(dense, alone, *trained, training)),
         }
         found = {}
-        for name in options.only:
+        named = {
+            name: title for step in options.only for name, title in columns(step, options).items()
+        }
+        for name, title in named.items():
             package, step = steps[name]
-            began = time.perf_counter()
+            began = time.process_time()
             report = step()
-            seconds = time.perf_counter() - began
+            seconds = time.process_time() - began
             figure = model.figure(package)
-            print(f"{form}, {STEPS[name]}: {figure:.4f} {model.unit}", file=sys.stderr, flush=True)
+            print(
+                f"{form}, {title}: {figure:.4f} {model.unit} ({seconds:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
             found[name] = {"figure": figure, "seconds": seconds, "notes": report.notes}
     return found
 

@@ -98,6 +98,22 @@ def cut_alike(
     return [_region(plan, live, *bounds) for bounds in pairwise([*edges, len(plan.block.steps)])]
 
 
+def windows(plan: FunctionPlan, regions: Sequence[Region], count: int) -> list[Region]:
+    """Returns each run of so many neighbouring regions as one; all of them, where they are fewer.
+
+    Args:
+        plan: of the function.
+        regions: of it.
+        count: of those that make one.
+    """
+    if count == 1:
+        return list(regions)
+    live = _live(plan)
+    last = max(1, len(regions) - count + 1)
+    parts = [regions[first : first + count] for first in range(last)]
+    return [_region(plan, live, part[0].start, part[-1].end) for part in parts]
+
+
 class _Held(NamedTuple):
     """What some steps hold: trained weights, nonlinearities, bytes of training."""
 

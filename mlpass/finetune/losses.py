@@ -102,9 +102,10 @@ def _between_probabilities(made: Tensor, target: Tensor, axis: int) -> Tensor:
 
 
 def _between_values(made: Tensor, target: Tensor, axis: int) -> Tensor:
-    infinite = target.isinf()
-    power = target.masked_fill(infinite, 0).square().sum(axis)
-    error = (made - target).masked_fill(infinite, 0).square().sum(axis)
+    error, infinite = made - target, target.isinf()
+    if infinite.any():
+        target, error = (each.masked_fill(infinite, 0) for each in (target, error))
+    power, error = (each.square().sum(axis) for each in (target, error))
     return (error / (power + _SMALL * power.mean()).clamp_min(_TINY)).mean()
 
 

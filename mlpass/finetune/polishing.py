@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.errors import ExecutionError
-from mlpass.examine.compare import tally_outputs
-from mlpass.finetune.feeding import Batch, Outputs, batch_of, batches_of, outputs_of
+from mlpass.finetune.feeding import Batch, batch_of, batches_of, outputs_of
+from mlpass.finetune.judging import Judged, judged
 from mlpass.finetune.losses import Kind, kinds_of, output_loss
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.stored import StoredModule, to_stored_module
@@ -26,26 +24,12 @@ from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.training import Descent, divided, put_back, trained_of, values_of_parameters
 from mlpass.plan.polish import Polish
 from mlpass.program.mlmodel import ModelLike, check_outside, open_package
-from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.samples import Sample, SampleData, load_samples
 
 _LOOKS = 16  # at the held-out samples in the course of a run
-
-
-@dataclass(frozen=True)
-class Judged:
-    """How a module does on the samples that are held out.
-
-    Attributes:
-        loss: the mean over them.
-        outputs: each beside the dense model's.
-    """
-
-    loss: float
-    outputs: tuple[OutputRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -74,14 +58,8 @@ class Polished:
         lines = [
             f"polished for {self.steps} steps on {self.trained} samples: {kept}",
             f"on {self.held_out} samples held out: loss {losses}",
+            *self.before.told(self.after),
         ]
-        for old, new in zip(self.before.outputs, self.after.outputs, strict=True):
-            parts = []
-            if old.snr is not None and new.snr is not None:
-                parts.append(f"SNR {old.snr:.2f} -> {new.snr:.2f} dB")
-            if old.top1 is not None and new.top1 is not None:
-                parts.append(f"agreement {old.top1:.2%} -> {new.top1:.2%}")
-            lines += [f"{old.name}: {', '.join(parts)}"] if parts else []
         return "\n".join(lines)
 
 
@@ -210,16 +188,13 @@ def _judge(
 ) -> Judged:
     """Returns how the package that would be written does on the samples that are held out."""
     module.eval()
-    losses, pairs = [], []
-    for batch, count in batches:
-        made, wanted = outputs_of(module, batch), outputs_of(teacher, batch)
-        parts = [output_loss(kinds, *pair, count) for pair in zip(made, wanted, strict=True)]
-        losses.append(float(torch.stack(parts).mean()))
-        pairs += [(_arrays(target), _arrays(one)) for target, one in zip(wanted, made, strict=True)]
-    names = [name for name in kinds if name in pairs[0][0] and name in pairs[0][1]]
-    loss = float(np.average(losses, weights=[count for _, count in batches]))
-    return Judged(loss, tally_outputs(names, pairs))
-
-
-def _arrays(outputs: Outputs) -> dict[str, NDArray[np.generic]]:
-    return {name: value.detach().cpu().numpy() for name, value in outputs.items()}
+    return judged(
+        kinds,
+        (
+            (made, wanted, count)
+            for batch, count in batches
+            for made, wanted in zip(
+                outputs_of(module, batch), outputs_of(teacher, batch), strict=True
+            )
+        ),
+    )

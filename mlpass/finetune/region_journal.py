@@ -56,7 +56,7 @@ class RegionJournal:
             return None
         arrays = read_arrays(path)
         try:
-            before, after, kept = arrays[_LOSSES].tolist()
+            before, after, kept, share = arrays[_LOSSES].tolist()
             for place, name in enumerate(names):
                 parameter, array = module.get_parameter(name), arrays[str(place)]
                 if array.shape != tuple(parameter.shape) or array.dtype != np.float32:
@@ -65,7 +65,7 @@ class RegionJournal:
                     parameter.copy_(torch.from_numpy(np.array(array)))
         except (LookupError, ValueError, TypeError) as error:
             raise CalibrationError(f"resume: {path} is broken, delete it: {error!r}") from None
-        return Tuned(before, after, int(kept))
+        return Tuned(before, after, int(kept), share)
 
     def add(self, number: int, found: Tuned, module: StoredModule, names: Sequence[str]) -> None:
         """Notes a finished region and its values.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import NamedTuple, NoReturn
 
@@ -17,16 +18,19 @@ from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ModelFormatError
 from mlpass.examine.matching import match_values
-from mlpass.finetune.cutting import Region, cut, cut_alike
-from mlpass.finetune.features import read_feature
-from mlpass.finetune.feeding import read_sample
+from mlpass.finetune.cutting import Region, cut, cut_alike, windows
+from mlpass.finetune.features import read_feature, write_value
+from mlpass.finetune.feeding import Outputs, read_sample
+from mlpass.finetune.judging import Judged, judged
+from mlpass.finetune.losses import kinds_of
 from mlpass.finetune.module import ProgramModule, Stage, values_of
 from mlpass.finetune.region_journal import RegionJournal
+from mlpass.finetune.region_notes import region_notes
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.streams import Named, Stream, values_read
-from mlpass.finetune.training import divided, trained_of
-from mlpass.finetune.tuning import Tuned, Tuning, goal_of, tune_region
+from mlpass.finetune.training import divided, put_back, trained_of
+from mlpass.finetune.tuning import Tuned, Tuning, goal_of, shares_of, tune_region
 from mlpass.finetune.weights import is_weight
 from mlpass.ledger import journal_path
 from mlpass.plan.regions import Regions
@@ -97,8 +101,10 @@ def tune(
         samples, files = load_samples(sample_data), [*package.files, *whole.files]
         digest = digest_of(files, {**settings, **asdict(options)}, samples)
     with RegionJournal(journal_path(output), digest, resume=resume) as journal:
-        module, teacher = (StoredModule(one, **places, held=False) for one in (model, dense))
-        done = tune_module(module, teacher, samples, options, journal, memory_budget)
+        module, solved, teacher = (
+            StoredModule(one, **places, held=False) for one in (model, model, dense)
+        )
+        done = tune_module(module, teacher, samples, options, journal, memory_budget, solved)
         report = write_stored(module, output, trained=done.trained, force=force)
     return replace(report, notes=done.notes)
 
@@ -118,6 +124,7 @@ def tune_module(
     options: Regions,
     journal: RegionJournal | None = None,
     memory_budget: int = MEMORY_BUDGET,
+    solved: StoredModule | None = None,
 ) -> Done:
     """Tunes a module in place, and returns what that came to.
 
@@ -128,6 +135,7 @@ def tune_module(
         options: of the training.
         journal: of the run; without one the module must hold its parameters.
         memory_budget: see `tune`.
+        solved: the module as it is, which its outputs are compared with; a copy where None.
 
     Raises:
         CalibrationError: there are too few samples, or they differ in shape.
@@ -136,40 +144,123 @@ def tune_module(
     warn_of(module, samples)
     parts = divided(len(samples), options.held_out, options.seed)
     _check_alike(module, teacher)
-    cuts = [
-        cut(stage.plan, _weights(module, stage), memory_budget, options.batch_size)
-        for stage in module.stages
-    ]
+    solved = solved or deepcopy(module)
+    models = (module, teacher, solved)
+    cuts, firsts = (_cuts(one, options, memory_budget) for one in (module, solved))
     own = _own(module, cuts, options)
-    given, wanted = _inputs(module, samples, options), _inputs(teacher, samples, options)
-    settings = {"batch_size": options.batch_size, "memory_budget": memory_budget // 2}
     journal = journal or RegionJournal()
+    given: list[Named] = [_inputs(one, samples, options) for one in models]
+    given[-1] = [given[-1][number] for number in parts[0]]
+    settings = {"batch_size": options.batch_size, "memory_budget": memory_budget // len(models)}
     found: dict[int, Tuned | None] = {}
-    module.eval()
-    with tqdm(total=len(own) * options.epochs, desc="tuning", unit="epoch", disable=None) as bar:
-        for stage, its, regions in zip(module.stages, teacher.stages, cuts, strict=True):
-            blocks = [(each.part.plan.function.block) for each in (stage, its)]
-            matched = match_values([(blocks[0], blocks[1])])
-            likes = {like: value for value, like in matched.items()}
-            others = cut_alike(its.plan, regions, likes)
+    outputs: tuple[Judged, Judged] | None = None
+    for one in models:
+        one.eval()
+    total = len(own) * options.epochs * len(shares_of(options))
+    with tqdm(total=total, desc="tuning", unit="epoch", disable=None) as bar:
+        for at, regions in enumerate(cuts):
+            stages = [one.stages[at] for one in models]
+            likes = _likes(stages[0], stages[1])
+            others = cut_alike(stages[1].plan, regions, likes)
+            mine, its = (
+                windows(stage.plan, some, options.window)
+                for stage, some in zip(stages[:2], (regions, others), strict=True)
+            )
+            wide = len(regions) - len(mine) + 1  # of a window, in regions
+            # Only what is held out has a use for what the last of all regions makes.
+            ends = parts[0] if at == len(cuts) - 1 else None
             with (
-                closing(Stream(module, stage, regions, given, **settings)) as stream,
-                closing(Stream(teacher, its, others, wanted, **settings)) as dense,
+                closing(Stream(module, stages[0], regions, given[0], **settings)) as stream,
+                closing(
+                    Stream(teacher, stages[1], others, given[1], **settings, behind=wide)
+                ) as dense,
+                closing(Stream(solved, stages[2], firsts[at], given[2], **settings)) as first,
             ):
-                for region, other in zip(regions, others, strict=True):
-                    number = len(found)
-                    if options.target == "dense":
-                        dense.advance()
-                    goal = goal_of(dense, region, other, likes, options.target)
-                    tuning = Tuning(stream, region, goal, own[number], number)
-                    with module.holding(own[number]):
-                        found[number] = _tuned(tuning, options, parts, journal, bar)
-                        stream.advance()
-                    if options.target == "own":
-                        dense.advance()  # only now: it gives the region the inputs that match none
-                given, wanted = stream.results(), dense.results()
-    names = {name for number, one in found.items() if one and one.kept for name in own[number]}
-    return Done(_notes(module, found, own, parts, options), names)
+                for _ in range(wide - 1):
+                    dense.advance()
+                for place, (region, other) in enumerate(zip(mine, its, strict=True), 1):
+                    names, is_last = own[len(found)], place == len(mine)
+                    dense.advance(ends if is_last and not names else None)
+                    goal = goal_of(dense, region, other, likes)
+                    tuning = Tuning(stream, region, goal, names, len(found))
+                    with module.holding({*names, *_trained(module, stages[0], region)}):
+                        found[tuning.number] = _tuned(tuning, options, parts, journal, bar)
+                        dense.forget(other)
+                        for behind in range(wide if is_last else 1, 0, -1):
+                            stream.advance(ends if is_last and behind == 1 else None)
+                            first.advance()
+                streams = (stream, dense, first)
+                if ends is None:
+                    given = [one.all_results() for one in streams]
+                else:
+                    outputs = _outputs(module, streams, parts[0])
+    better = {name for number, one in found.items() if one and one.kept for name in own[number]}
+    notes = region_notes(module, found, own, parts, options, _readers(module, cuts))
+    if outputs is None:
+        return Done(notes, better)
+    before, after = outputs
+    told = f"outputs on these: loss {before.loss:.4g} -> {after.loss:.4g}"
+    if after.loss > before.loss:
+        _put_back(module, solved, better)
+        told, better = f"{told}: that is worse, so all was left as it was", set()
+    return Done((notes[0], told, *before.told(after), *notes[1:]), better)
+
+
+def _trained(module: StoredModule, stage: Stage, region: Region) -> set[str]:
+    """Returns the parameters that a region reads and that windows before it have trained."""
+    read = values_read(stage, region)
+    return {
+        parameter
+        for name, site in module.sites.items()
+        if (parameter := module.parameter_of(name)) in module.trained
+        and not read.isdisjoint(values_of(site))
+    }
+
+
+def _put_back(module: StoredModule, first: StoredModule, names: Collection[str]) -> None:
+    """Sets parameters to what they were before the run."""
+    for name in names:
+        module.trained.pop(name, None)
+    put_back(module, {name: first.get_parameter(name) for name in names if module.holds(name)})
+
+
+def _likes(stage: Stage, dense: Stage) -> dict[Value, Value]:
+    """Returns for values of a stage those of the dense one."""
+    blocks = [each.part.plan.function.block for each in (stage, dense)]
+    matched = match_values([(blocks[0], blocks[1])])
+    return {like: value for value, like in matched.items()}
+
+
+def _outputs(
+    module: ProgramModule, streams: Sequence[Stream], held: Sequence[int]
+) -> tuple[Judged, Judged] | None:
+    """Returns how near the model's outputs were to the dense one's, and are, on what is held out.
+
+    None where not one of them is a float of both models.
+
+    Args:
+        module: the model.
+        streams: of it, of the dense model, and of it as it was, which has what is held out alone.
+        held: the numbers of these samples.
+    """
+    kinds = kinds_of(module)
+    stream, dense, first = streams
+
+    def pairs(one: Stream, numbers: Sequence[int]) -> Iterator[tuple[Outputs, Outputs, int]]:
+        for mine, its in zip(numbers, held, strict=True):
+            for step, like in zip(one.results(mine), dense.results(its), strict=True):
+                yield _written(step), _written(like), 1
+
+    made, wanted, _ = next(pairs(stream, held))
+    if not any(
+        each in wanted and wanted[each].is_floating_point() for each in kinds if each in made
+    ):
+        return None
+    return judged(kinds, pairs(first, range(len(held)))), judged(kinds, pairs(stream, held))
+
+
+def _written(step: Mapping[str, object]) -> Outputs:
+    return {name: write_value(value, None) for name, value in step.items()}
 
 
 def _tuned(
@@ -184,7 +275,7 @@ def _tuned(
     None where it has nothing to train, or nothing to aim at.
     """
     module, names = tuning.module, tuning.names
-    done = options.epochs * (tuning.number + 1)
+    done = options.epochs * len(shares_of(options)) * (tuning.number + 1)
 
     def tell(epoch: Tuned) -> None:
         bar.update()
@@ -225,10 +316,37 @@ def _weights(module: StoredModule, stage: Stage) -> dict[Value, int]:
     }
 
 
+def _cuts(module: StoredModule, options: Regions, memory_budget: int) -> list[list[Region]]:
+    """Returns the regions of each stage, small enough for as many as train together."""
+    budget = memory_budget // options.window
+    return [
+        cut(stage.plan, _weights(module, stage), budget, options.batch_size)
+        for stage in module.stages
+    ]
+
+
 def _own(
     module: StoredModule, cuts: Sequence[Sequence[Region]], options: Regions
 ) -> list[list[str]]:
-    """Returns for each region the parameters that it alone reads, and that train."""
+    """Returns for each window of regions the parameters that it alone reads, and that train.
+
+    Where there is no weight among them nothing is: biases alone are not worth a training.
+    """
+    found: list[list[str]] = []
+    readers = _readers(module, cuts)
+    names = trained_of(module, weights_only=options.weights_only)
+    start = 0
+    for regions in cuts:
+        for first in range(max(1, len(regions) - options.window + 1)):
+            mine = set(range(start, start + len(regions))[first : first + options.window])
+            own = [name for name in names if readers[name] and readers[name] <= mine]
+            found.append([] if all(map(module.is_beside, own)) else own)
+        start += len(regions)
+    return found
+
+
+def _readers(module: StoredModule, cuts: Sequence[Sequence[Region]]) -> Mapping[str, set[int]]:
+    """Returns the numbers of the regions that read each parameter."""
     reading = [
         values_read(stage, region)
         for stage, regions in zip(module.stages, cuts, strict=True)
@@ -239,8 +357,7 @@ def _own(
         values = set(values_of(site))
         found = (number for number, read in enumerate(reading) if not read.isdisjoint(values))
         readers[module.parameter_of(name)].update(found)
-    names = trained_of(module, weights_only=options.weights_only)
-    return [[name for name in names if readers[name] == {n}] for n in range(len(reading))]
+    return readers
 
 
 def _inputs(module: ProgramModule, samples: Sequence[Sample], options: Regions) -> Named:
@@ -271,36 +388,3 @@ def _inputs(module: ProgramModule, samples: Sequence[Sample], options: Regions) 
                 "batch_size of 1"
             )
     return read
-
-
-def _notes(
-    module: StoredModule,
-    found: Mapping[int, Tuned | None],
-    own: Sequence[Sequence[str]],
-    parts: tuple[Sequence[int], Sequence[int]],
-    options: Regions,
-) -> tuple[str, ...]:
-    """Returns what to tell of a run."""
-    tuned = {number: one for number, one in found.items() if one is not None}
-    better = sum(one.kept > 0 for one in tuned.values())
-    aim = "the dense model" if options.target == "dense" else "what their dense weights give"
-    first = (
-        f"tuned {len(tuned)} regions on {len(parts[1])} samples; {better} came nearer to {aim} "
-        f"on {len(parts[0])} samples held out, the others are as they were"
-    )
-    lines = [first]
-    for number, one in tuned.items():
-        kept = f"epoch {one.kept}" if one.kept else "as it was"
-        losses = f"loss {one.before:.4g} -> {one.after:.4g}, {kept}"
-        lines.append(f"region {number + 1}, from {own[number][0]!r}: {losses}")
-    aimless = [name for number in found.keys() - tuned.keys() for name in own[number]]
-    if aimless:
-        lines.append(
-            "in regions that end in no float of the dense model's, so left as they were: "
-            f"{', '.join(aimless)}"
-        )
-    alone = {name for names in own for name in names}
-    names = trained_of(module, weights_only=options.weights_only)
-    if shared := [name for name in names if name not in alone]:
-        lines.append(f"read by several regions, so left as they were: {', '.join(shared)}")
-    return tuple(lines)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlpass.finetune.module import ProgramModule
+from mlpass.finetune.module import ProgramModule, values_of
 from mlpass.finetune.places import floats_of, places_of
 from mlpass.finetune.weights import is_trained, is_weight
 from mlpass.program.ir import Constant
@@ -87,7 +87,7 @@ class StoredModule(ProgramModule):
     @contextmanager
     def holding(self, names: Iterable[str]) -> Iterator[None]:
         """Holds parameters, as they are stored or were trained; lets go of those that were not."""
-        new = [name for name in names if name not in self._parameters]
+        new = [name for name in names if not self.holds(name)]
         for name in new:
             self._hold(name)
         try:
@@ -124,6 +124,16 @@ class StoredModule(ProgramModule):
     def is_beside(self, parameter: str) -> bool:
         """Returns whether a parameter is a bias, a gain or the like rather than a weight."""
         return not any(is_weight(self.sites[name]) for name in self._sites_of(parameter))
+
+    def holds(self, parameter: str) -> bool:
+        """Returns whether a parameter is held now."""
+        return parameter in self._parameters
+
+    def is_elsewhere(self, parameter: str) -> bool:
+        """Returns whether functions read a parameter that this module does not run."""
+        run = {value for part in self.parts for value in part.plan.makers}
+        sites = map(self.sites.__getitem__, self._sites_of(parameter))
+        return any(not run.issuperset(values_of(site)) for site in sites)
 
     def _take(self, stored: Site) -> None:
         """Makes the floats of a site a parameter, where they may train."""

@@ -41,6 +41,7 @@ class Stream:
         *,
         batch_size: int,
         memory_budget: int,
+        behind: int = 0,
     ) -> None:
         """Starts.
 
@@ -51,6 +52,7 @@ class Stream:
             given: what is known by name: the model's inputs, and outputs of stages before.
             batch_size: samples that run together.
             memory_budget: bytes of values that may stay in memory; the rest goes to files.
+            behind: what was live before the last so many regions can still be asked for.
         """
         self.module, self.stage = module, stage
         self.shared: dict[Argument, Tensor] = {}
@@ -65,9 +67,9 @@ class Stream:
         self._last = {value: places[-1] for value, places in uses.items()}
         self._spill = Spill(memory_budget, module.backend, uses)
         self._values: list[list[SampleValues]] = []
-        self._at = 0
-        self._differing: dict[int, list[Value]] = {}
-        self._apart: set[tuple[int, bool]] = set()  # with gradients or without
+        self._at, self._behind = 0, behind
+        self._differing: dict[Region, list[Value]] = {}
+        self._apart: set[tuple[Region, bool]] = set()  # with gradients or without
         count = 0
         for steps in given:
             self._values.append([])
@@ -116,11 +118,11 @@ class Stream:
 
         The region must be lent to.
         """
-        how = region.start, torch.is_grad_enabled()
+        how = region, torch.is_grad_enabled()
         if self._size > 1 and how not in self._apart:
-            if region.start not in self._differing:
-                self._differing[region.start] = differing(self.stage, region, self.shared)
-            outputs = self._differing[region.start]
+            if region not in self._differing:
+                self._differing[region] = differing(self.stage, region, self.shared)
+            outputs = self._differing[region]
             try:
                 return run_mapped(self.module, self.stage, region, given, outputs)
             except (ExecutionError, RuntimeError, TypeError, ValueError):
@@ -129,17 +131,21 @@ class Stream:
                 self._apart.add(how)
         return run_stretch(self.module, self.stage, region, given)
 
-    def advance(self) -> Region:
-        """Runs the next region for all samples, and returns it."""
+    def advance(self, numbers: Sequence[int] | None = None) -> Region:
+        """Runs the next region, and returns it.
+
+        Args:
+            numbers: of the samples that are still wanted; all where None.
+        """
         region = self._regions[self._at]
+        wanted = range(len(self._values)) if numbers is None else numbers
         with torch.no_grad(), self.lent(region):
-            for numbers in chunks(range(len(self._values)), wide(self._size)):
-                with of_samples(numbers):
-                    given = self.of(numbers, region.inputs)
-                    self._keep(numbers, self.run(region, given))
-        self._forget(region)
+            for part in chunks(wanted, wide(self._size)):
+                with of_samples(part):
+                    self._keep(part, self.run(region, self.of(part, region.inputs)))
+        self.forget(region)
         self._at += 1
-        gone = [value for value, last in self._last.items() if last < self._at]
+        gone = [value for value, last in self._last.items() if last < self._at - self._behind]
         for value in gone:
             del self._last[value]
             self.shared.pop(value, None)
@@ -150,7 +156,7 @@ class Stream:
                 self._spill.note([values], (), self._at - 1)
         return region
 
-    def _forget(self, region: Region) -> None:
+    def forget(self, region: Region) -> None:
         """Lets go of what the program states for a region; what is read again is read anew."""
         constants = self.stage.part.constants
         for step in self.stage.plan.block.steps[region.start : region.end]:
@@ -177,22 +183,23 @@ class Stream:
         with running(self.module.backend), self.module.lending(self.stage, read):
             yield
 
-    def results(self) -> Named:
-        """Returns what is known by name after the last region."""
+    def results(self, number: int) -> Sequence[Mapping[str, Tensor]]:
+        """Returns what is known of a sample by name after the last region, for each step."""
         results, shared = self.stage.results, self.shared
         return [
-            [
-                {
-                    **named,
-                    **{
-                        name: shared[value] if value in shared else values[value]
-                        for name, value in results.items()
-                    },
-                }
-                for named, values in zip(before, after, strict=True)
-            ]
-            for before, after in zip(self._given, self._values, strict=True)
+            {
+                **named,
+                **{
+                    name: shared[value] if value in shared else values[value]
+                    for name, value in results.items()
+                },
+            }
+            for named, values in zip(self._given[number], self._values[number], strict=True)
         ]
+
+    def all_results(self) -> Named:
+        """Returns the same for all samples."""
+        return [self.results(number) for number in range(len(self._values))]
 
 
 def values_read(stage: Stage, region: Region) -> set[Value]:

@@ -1,8 +1,10 @@
 """One region tuned: its stored floats learn to give what the dense model has at its end.
 
-Its inputs are those that the tuned regions before it make, and what it is to give is the dense
-model's own. A token counts by its own size, see `output_loss`: where a few values of a stream are a
-thousand times as large as the others, a plain mean square would be those alone.
+Its inputs are those that the tuned regions before it make. What it is to give lies between what
+its dense weights make of these (a share of 0) and what the dense model has at its end (a share of
+1): the first it can reach, the second makes up for the regions before it. A token counts by its own
+size, see `output_loss`: where a few values of a stream are a thousand times as large as the others,
+a plain mean square would be those alone.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.features import write_value
+from mlpass.finetune.feeding import Outputs
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.streams import Stream, chunks, wide
@@ -26,6 +29,7 @@ from mlpass.plan.regions import Regions
 from mlpass.program.ir import TensorType, Value
 from mlpass.runtime.ops import is_float
 
+_SHARES = {"own": (0.0,), "mix": (0.5,), "dense": (1.0,), "best": (1.0, 0.5, 0.0)}
 # Ops whose values have their channels along axis 1.
 _CHANNELS_FIRST = frozenset(
     {"conv", "conv_transpose", "max_pool", "avg_pool", "l2_pool", "batch_norm", "instance_norm"}
@@ -36,17 +40,16 @@ class Goal(NamedTuple):
     """What a region is trained towards.
 
     Attributes:
-        stream: of the dense model.
+        stream: of the dense model, past the region.
         region: of it, the same.
-        inputs: for its inputs those that the tuned region has, which it is given as well; None
-            where the stream is past the region, and has what is wanted.
+        inputs: for its inputs those that the tuned region has, which it is given as well.
         values: for outputs of the region those of the dense model.
         kinds: of these outputs, by name.
     """
 
     stream: Stream
     region: Region
-    inputs: Mapping[Value, Value] | None
+    inputs: Mapping[Value, Value]
     values: Mapping[Value, Value]
     kinds: Mapping[str, Kind]
 
@@ -83,16 +86,16 @@ class Tuned(NamedTuple):
         before: with the values as they were.
         after: with those that were kept.
         kept: the epoch that they are of; 0 where none was better.
+        share: of the dense model's values in what that epoch aimed at.
     """
 
     before: float
     after: float
     kept: int
+    share: float
 
 
-def goal_of(
-    stream: Stream, mine: Region, its: Region, likes: Mapping[Value, Value], target: str
-) -> Goal:
+def goal_of(stream: Stream, mine: Region, its: Region, likes: Mapping[Value, Value]) -> Goal:
     """Returns what a region is to give.
 
     Args:
@@ -100,7 +103,6 @@ def goal_of(
         mine: the region.
         its: the dense model's.
         likes: for values of the model those of the dense one.
-        target: "dense" or "own", see `Regions`.
     """
     values = {
         value: likes[value]
@@ -119,7 +121,12 @@ def goal_of(
         for value, like in values.items()
     }
     own = {likes[value]: value for value in mine.inputs if likes.get(value) in its.inputs}
-    return Goal(stream, its, own if target == "own" else None, values, kinds)
+    return Goal(stream, its, own, values, kinds)
+
+
+def shares_of(options: Regions) -> Sequence[float]:
+    """Returns the shares of the dense model's values that a region aims at, one after another."""
+    return _SHARES[options.target]
 
 
 def tune_region(
@@ -139,44 +146,48 @@ def tune_region(
     module, names, (held, drawn) = tuning.module, tuning.names, samples
     size = min(options.batch_size, len(drawn))
     steps = options.epochs * ceil(len(drawn) / size)
-    descent = Descent(module, names, options.learning_rate, steps)
-    generator = np.random.default_rng([options.seed, tuning.number])
-    before = _judged(tuning, held, options.batch_size)
-    best, values = Tuned(before, before, 0), values_of_parameters(module, names)
-    for epoch in range(1, 1 + (options.epochs if before > 0 and isfinite(before) else 0)):
-        module.train()
-        order = [drawn[place] for place in generator.permutation(len(drawn))]
-        for numbers in chunks(order, size):
-            descent.clear()
-            loss = region_loss(tuning, numbers)
-            loss.backward()  # type: ignore[no-untyped-call]
-            descent.step()
-        found = _judged(tuning, held, options.batch_size)
-        if found < best.after:
-            best, values = Tuned(before, found, epoch), values_of_parameters(module, names)
-        tell(best)
-        if not isfinite(found):
-            break
+    judge = 0.0 if options.target == "own" else 1.0
+    before = _judged(tuning, held, options.batch_size, judge)
+    best, values = Tuned(before, before, 0, judge), values_of_parameters(module, names)
+    first = values
+    for share in shares_of(options) if before > 0 and isfinite(before) else ():
+        put_back(module, first)
+        descent = Descent(module, names, options.learning_rate, steps)
+        generator = np.random.default_rng([options.seed, tuning.number])
+        for epoch in range(1, 1 + options.epochs):
+            module.train()
+            order = [drawn[place] for place in generator.permutation(len(drawn))]
+            for numbers in chunks(order, size):
+                descent.clear()
+                loss = region_loss(tuning, numbers, share)
+                loss.backward()  # type: ignore[no-untyped-call]
+                descent.step()
+            found = _judged(tuning, held, options.batch_size, judge)
+            if found < best.after:
+                best, values = (
+                    Tuned(before, found, epoch, share),
+                    values_of_parameters(module, names),
+                )
+            tell(best)
+            if not isfinite(found):
+                break
     put_back(module, values)
     module.eval()
     return best
 
 
-def region_loss(tuning: Tuning, numbers: Sequence[int]) -> Tensor:
+def region_loss(tuning: Tuning, numbers: Sequence[int], share: float = 1.0) -> Tensor:
     """Returns how far a region's outputs for samples are from those wanted, the mean over steps."""
     stream, region, goal, _, _ = tuning
     given = stream.of(numbers, region.inputs)
-    wanted = _wanted(goal, numbers, given)
+    wanted = _wanted(goal, numbers, given, share)
     with stream.lent(region):
         made = stream.run(region, given)
         losses = [
             output_loss(
                 goal.kinds,
                 {value.name: write_value(one[value], len(numbers)) for value in goal.values},
-                {
-                    value.name: write_value(other[like], len(numbers))
-                    for value, like in goal.values.items()
-                },
+                other,
                 len(numbers),
             )
             for one, other in zip(made, wanted, strict=True)
@@ -185,23 +196,38 @@ def region_loss(tuning: Tuning, numbers: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def _wanted(goal: Goal, numbers: Sequence[int], given: Made) -> Made:
-    """Returns the dense model's values at the end of a region, for each step of some samples."""
-    if goal.inputs is None:
-        return goal.stream.of(numbers, list(goal.values.values()))
-    others = goal.stream.of(numbers, goal.region.inputs)
-    for theirs, mine in zip(others, given, strict=True):
-        theirs.update((like, mine[value]) for like, value in goal.inputs.items() if value in mine)
-    with goal.stream.lent(goal.region):
-        return goal.stream.run(goal.region, others)
+def _wanted(goal: Goal, numbers: Sequence[int], given: Made, share: float) -> list[Outputs]:
+    """Returns what a region is to give, by name, for each step of some samples."""
+    likes, found = goal.values, []
+    if share > 0:
+        found.append((share, goal.stream.of(numbers, list(likes.values()))))
+    if share < 1:
+        others = goal.stream.of(numbers, goal.region.inputs)
+        for theirs, mine in zip(others, given, strict=True):
+            theirs.update(
+                (like, mine[value]) for like, value in goal.inputs.items() if value in mine
+            )
+        with goal.stream.lent(goal.region):
+            found.append((1 - share, goal.stream.run(goal.region, others)))
+    parts = [
+        [
+            {v.name: weight * write_value(step[like], len(numbers)) for v, like in likes.items()}
+            for step in made
+        ]
+        for weight, made in found
+    ]
+    return [
+        {name: torch.stack([part[name] for part in step]).sum(0) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
 
 
 @torch.no_grad()
-def _judged(tuning: Tuning, held: Sequence[int], size: int) -> float:
+def _judged(tuning: Tuning, held: Sequence[int], size: int, share: float) -> float:
     """Returns the loss on samples of what would be written."""
     tuning.module.eval()
     parts = list(chunks(held, wide(size)))
-    losses = [float(region_loss(tuning, part)) for part in parts]
+    losses = [float(region_loss(tuning, part, share)) for part in parts]
     return float(np.average(losses, weights=list(map(len, parts))))
 
 

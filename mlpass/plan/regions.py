@@ -21,7 +21,11 @@ class Regions:
         held_out: share of the samples that are not trained on: they say which values to keep.
         weights_only: whether biases and gains stay as they are.
         target: what a region is to give: "dense", what the dense model has at its end, so that it
-            makes up for the regions before it; or "own", what its dense weights make of its inputs.
+            makes up for the regions before it; "own", what its dense weights make of its inputs;
+            "mix", half way between the two; or "best", whichever of the three leaves it nearest to
+            the dense model on the samples that are held out, for three times the training.
+        window: how many neighbouring regions train together: each window begins a region after the
+            one before it, so that a region trains in as many.
     """
 
     epochs: int = option(
@@ -43,8 +47,12 @@ class Regions:
 
     target: str = option(
         default="dense",
-        choices=("dense", "own"),
-        help="what a region aims at: the dense model's values, or its own dense weights' outputs",
+        choices=("dense", "own", "mix", "best"),
+        help="what a region aims at: the dense model's values, what its own dense weights make of "
+        "its inputs, half way, or whichever of these is best on samples held out",
+    )
+    window: int = option(
+        default=1, low=1, high=64, help="neighbouring regions that train together, sliding by one"
     )
 
     def __post_init__(self) -> None:

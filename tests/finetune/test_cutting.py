@@ -9,7 +9,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-from mlpass.finetune.cutting import cut
+from mlpass.finetune.cutting import cut, windows
 from mlpass.program.ir import StateType, TensorType
 from mlpass.runtime.execute import Run, Values
 from mlpass.runtime.features import read_input
@@ -121,6 +121,19 @@ def test_cuts_are_where_the_stream_is_alone():
     ]
     assert [(region.start, region.end) for region in regions] == [(0, 4), (4, 8), (8, 12)]
     assert all(len(region.inputs) == len(region.outputs) == 1 for region in regions)
+
+
+@pytest.mark.parametrize(("count", "number"), [(1, 3), (2, 2), (3, 1), (4, 1)])
+def test_windows_are_neighbours_and_slide_by_one(count, number):
+    interpreter = mlpass.Interpreter(blocks(3))
+    ((part, regions),) = regions_of(interpreter)
+    found = windows(part.plan, regions, count)
+    assert len(found) == number
+    for first, window in enumerate(found):
+        parts = regions[first : first + count]
+        assert window.inputs == parts[0].inputs
+        assert window.outputs == parts[-1].outputs
+        assert (window.start, window.end) == (parts[0].start, parts[-1].end)
 
 
 def test_what_is_linear_throughout_is_one_region():

@@ -61,6 +61,8 @@ def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):
     assert len(losses) == 6
     assert all(after < before for before, after in losses.values())
     assert report.notes[0].startswith("tuned 6 regions on 9 samples; 6 came nearer to the dense")
+    assert re.match(r"outputs on these: loss \S+ -> \S+$", report.notes[1])
+    assert re.match(r"logits: SNR \S+ -> \S+ dB, agreement ", report.notes[2])
     assert report.notes[-1].startswith("read by several regions, so left as they were: embedding")
     assert "weights polished" in str(report)
     before, after = (
@@ -88,6 +90,105 @@ def test_a_region_that_aims_at_its_own_dense_weights_minds_nothing_before_it(tmp
     assert sum(loss > 1e-6 for loss in before["own"]) == 1
     assert all(loss > 1e-6 for loss in before["dense"][before["own"].index(max(before["own"])) :])
     assert "came nearer to what their dense weights give" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        replace(OPTIONS, epochs=1, target="mix", window=2),
+        pytest.param(replace(OPTIONS, target="best"), marks=pytest.mark.slow),
+        pytest.param(replace(OPTIONS, window=9), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_each_target_and_window_comes_nearer_and_goes_on_to_the_same_bytes(
+    pruned, options, tmp_path, monkeypatch
+):
+    output, whole, once = (
+        tmp_path / "o.mlpackage",
+        tmp_path / "whole.mlpackage",
+        regions.tune_region,
+    )
+    report = tune(pruned, whole, TINY, SAMPLES, options)
+    losses = losses_of(report)
+    assert len(losses) == {1: 6, 2: 7, 9: 1}[options.window]
+    assert all(after <= before for before, after in losses.values())
+    assert any(after < before for before, after in losses.values())
+    begun = []
+
+    def dying(task, *arguments):
+        begun.append(task.number)
+        if len(begun) == (len(losses) + 1) // 2:
+            raise KeyboardInterrupt
+        return once(task, *arguments)
+
+    monkeypatch.setattr(regions, "tune_region", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tune(pruned, output, TINY, SAMPLES, options)
+    again = tune(pruned, output, TINY, SAMPLES, options, resume=True)
+    assert len(begun) == len(losses) + 1
+    assert again.notes == report.notes
+    assert tree(output) == tree(whole)
+
+
+def test_the_best_target_is_none_worse_than_any(pruned):
+    """Of the first region that trains, whose inputs are the same whatever it aims at."""
+    found = {}
+    for target in ("dense", "mix", "best"):
+        options = replace(OPTIONS, epochs=1, target=target)
+        module = to_stored_module(pruned)
+        report = tune_module(module, to_module(TINY), SAMPLES[:5], options)
+        (line,) = (note for note in report.notes if note.startswith("region 2,"))
+        found[target] = float(re.search(r"-> (\S+),", line)[1]), line
+    assert found["best"][0] <= min(found["dense"][0], found["mix"][0])
+    assert " towards " in found["best"][1]
+    assert " towards " not in found["mix"][1]
+
+
+def test_outputs_that_would_be_worse_leave_all_as_it_was(pruned, tmp_path, monkeypatch):
+    judged = regions.judged
+    losses = iter((1.0, 2.0))
+    monkeypatch.setattr(
+        regions, "judged", lambda *given: replace(judged(*given), loss=next(losses))
+    )
+    output = tmp_path / "o.mlpackage"
+    report = tune(pruned, output, TINY, SAMPLES, replace(OPTIONS, epochs=1))
+    assert report.notes[1].endswith("loss 1 -> 2: that is worse, so all was left as it was")
+    assert tree(output) == tree(pruned)
+    module, first = to_stored_module(pruned), to_stored_module(pruned)
+    losses = iter((1.0, 2.0))
+    tune_module(module, to_module(TINY), SAMPLES, replace(OPTIONS, epochs=1))
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, first.get_parameter(name))
+
+
+def test_a_bias_alone_does_not_make_a_training(tmp_path):
+    """Before the head that is tied to the embedding nothing but a bias would train."""
+    source, solved = tmp_path / "model.mlpackage", tmp_path / "solved.mlpackage"
+    first, second = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32)
+    bias = np.random.default_rng(1).standard_normal(64).astype(np.float32)
+
+    def build(x):
+        x = mb.linear(x=x, weight=(tied := mb.const(val=first, name="tied")))
+        x = mb.linear(x=mb.relu(x=x), weight=second, name="middle")
+        return mb.linear(x=mb.tanh(x=mb.relu(x=x)), weight=tied, bias=bias, name="head")
+
+    convert(program(build, (4, 64))).save(str(source))
+    mlpass.prune(source, solved, Percentile(0.5))
+    samples = [{"x": one} for one in np.random.default_rng(1).standard_normal((6, 4, 64))]
+    report = tune(solved, tmp_path / "o.mlpackage", source, samples, OPTIONS)
+    told = dict(note.split(", so left as they were: ") for note in report.notes[-2:])
+    assert "tied" in told["read by several regions"]
+    assert "head_bias" in told["in regions without a weight to train"]
+
+
+def test_what_another_function_reads_is_told_of(tmp_path):
+    name = "multifunction_lm.mlpackage"
+    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
+    options = aimed(name, solved)
+    report = tune(solved, output, FIXTURES / name, samples_of(name, 4), options)
+    told = "read by functions that were not run as well, and changed for them, too: "
+    assert report.notes[-1].startswith(told)
 
 
 def aimed(name, path):
@@ -302,7 +403,7 @@ def test_a_loss_that_is_not_finite_leaves_a_region_as_it_was(pruned):
     with torch.no_grad():
         module.get_parameter(name).fill_(float("nan"))
     done = tune_module(module, to_module(TINY), SAMPLES, OPTIONS)
-    assert "loss nan -> nan, as it was" in done.notes[3]
+    assert any("loss nan -> nan, as it was" in note for note in done.notes)
     assert name not in done.trained
 
 

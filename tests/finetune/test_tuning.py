@@ -17,7 +17,7 @@ from mlpass.finetune.cutting import cut, cut_alike
 from mlpass.finetune.losses import Kind
 from mlpass.finetune.regions import _inputs, _own, _weights
 from mlpass.finetune.streams import Stream
-from mlpass.finetune.tuning import Tuning, goal_of, region_loss
+from mlpass.finetune.tuning import Tuning, _wanted, goal_of, region_loss
 from mlpass.runtime.execute import Run
 from mlpass.runtime.function_plan import reads
 from mlpass.runtime.samples import steps_of
@@ -53,10 +53,10 @@ def stages(name, compressed, count, size, budget=1 << 30, cut_at=1 << 30):
         likes = {like: value for value, like in likes.items()}
         others = cut_alike(its.plan, regions, likes)
         mine = Stream(module, stage, regions, given, **settings)
-        dense = Stream(teacher, its, others, wanted, **settings)
+        dense = Stream(teacher, its, others, wanted, **settings, behind=1)
         with closing(mine), closing(dense):
             yield mine, dense, regions, others, likes, samples
-            given, wanted = mine.results(), dense.results()
+            given, wanted = mine.all_results(), dense.all_results()
 
 
 @pytest.mark.slow_but_every(3)
@@ -88,7 +88,7 @@ def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp
                                 array.numpy().astype(expected.dtype), expected, rtol=2e-2, atol=2e-2
                             )
                             checked += 1
-            assert len(stream.results()) == len(samples)
+            assert len(stream.all_results()) == len(samples)
     assert checked
 
 
@@ -104,11 +104,12 @@ def tuning_of(mine, dense, regions, others, likes, number):
         dense.advance()
         if at < number:
             mine.advance()
-    goal = goal_of(dense, regions[number], others[number], likes, "dense")
+    goal = goal_of(dense, regions[number], others[number], likes)
     return Tuning(mine, regions[number], goal, [], number)
 
 
 SLOW = ["stateful_lm"]
+SHARES = {"tiny_lm": 0.5}  # of the dense model's values; else all
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,8 @@ def test_gradients_are_slopes(name, tmp_path, monkeypatch):
         monkeypatch.setattr(torch, "from_numpy", lambda array: _double(read(array)))
         monkeypatch.setattr(Run, "call", lambda *given: tuple(map(_double, called(*given))))
         samples = list(range(size))
-        loss = region_loss(task, samples)
+        share = SHARES.get(name, 1.0)
+        loss = region_loss(task, samples, share)
         loss.backward()
         checked = 0
         generator = torch.Generator().manual_seed(0)
@@ -143,7 +145,7 @@ def test_gradients_are_slopes(name, tmp_path, monkeypatch):
             for step in (1e-6, -1e-6):
                 with torch.no_grad():
                     parameter.add_(way, alpha=step)
-                    ends.append(float(region_loss(task, samples)))
+                    ends.append(float(region_loss(task, samples, share)))
                     parameter.add_(way, alpha=-step)
             assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-3, abs=1e-7)
             checked += 1
@@ -164,6 +166,23 @@ def _double(value):
         return Batch(_double(value.samples))
     floating = isinstance(value, torch.Tensor) and value.is_floating_point()
     return value.double() if floating else value
+
+
+def test_what_is_aimed_at_lies_between_the_dense_model_and_the_dense_region(tmp_path):
+    """A region of its dense weights is at its own target, and half as far as the dense model's."""
+    with streams("tiny_lm", pruned("tiny_lm", tmp_path), 2, 2) as made:
+        task = tuning_of(*made[:5], 3)
+        aims = [
+            _wanted(task.goal, [0, 1], task.stream.of([0, 1], task.region.inputs), share)
+            for share in (0.0, 0.5, 1.0)
+        ]
+        (own, half, dense), (value,) = (step for (step,) in aims), task.goal.values
+        torch.testing.assert_close(half[value.name], (own[value.name] + dense[value.name]) / 2)
+        # The dense model's own region, given what the dense model has, is the dense model.
+        goal = task.goal._replace(inputs={})
+        (same,) = _wanted(goal, [0, 1], task.stream.of([0, 1], task.region.inputs), 0.0)
+        torch.testing.assert_close(same[value.name], dense[value.name], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(own[value.name], dense[value.name], rtol=1e-2, atol=1e-2)
 
 
 def test_a_token_counts_by_its_own_size(tmp_path):
