@@ -75,6 +75,26 @@ def places_of(site: Site, floats: Constant) -> Places:
     return Places(None if (levels == 1).all() else levels, places.reshape(-1))
 
 
+def slots_of(found: Places, count: int) -> NDArray[np.int64] | None:
+    """Returns which element of a weight each float is, flat, where the others are zero.
+
+    None where it is not that simple: where a float makes several elements, or is multiplied.
+
+    Args:
+        found: how the weight follows from its floats.
+        count: of the floats.
+    """
+    if found.levels is None:
+        return None
+    levels = found.levels.reshape(-1)
+    (used,) = np.nonzero(levels)
+    if len(used) != count or not (levels[used] == 1).all():
+        return None
+    slots = np.full(count, -1, np.int64)
+    slots[found.places[used]] = used
+    return slots if (slots >= 0).all() else None
+
+
 def with_constant(op: Op, old: Constant, new: Constant) -> Op:
     """Returns an op that reads `new` where it read `old`; the same op where it did not."""
     inputs = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mlpass.finetune.module import ProgramModule, values_of
-from mlpass.finetune.places import floats_of, places_of
+from mlpass.finetune.places import floats_of, places_of, slots_of
 from mlpass.finetune.weights import is_trained, is_weight
 from mlpass.program.ir import Constant
 from mlpass.program.mlmodel import ModelLike
@@ -31,10 +32,13 @@ class _Made(NamedTuple):
     Attributes:
         levels: None where they are 1 throughout.
         places: None where each element has a float of its own, in order.
+        slots: of a weight that is its floats and zeros, the element that each float is, flat; then
+            there is nothing else, as that is made in a fraction of the time.
     """
 
-    levels: Tensor | None
-    places: Tensor | None
+    levels: Tensor | None = None
+    places: Tensor | None = None
+    slots: Tensor | None = None
 
 
 class StoredModule(ProgramModule):
@@ -100,6 +104,9 @@ class StoredModule(ProgramModule):
         """Returns a weight as the program reads it, by the name of its site in `sites`."""
         made, site, parameter = self._made[name], self.sites[name], self.parameter_of(name)
         floats = self._moved(parameter) if self.training else self.rounded(parameter)
+        if made.slots is not None:
+            zeros = floats.new_zeros(prod(site.shape))
+            return zeros.index_copy(0, made.slots, floats.reshape(-1)).reshape(site.shape)
         if made.places is None:
             return floats
         picked = floats.reshape(-1).index_select(0, made.places).reshape(site.shape)
@@ -165,8 +172,10 @@ class StoredModule(ProgramModule):
     def _made_of(self, site: Site) -> _Made:
         floats = floats_of(site)
         if site.constant is not None or floats is None:
-            return _Made(None, None)
+            return _Made()
         found = places_of(site, floats)
+        if (slots := slots_of(found, floats.size)) is not None:
+            return _Made(slots=torch.from_numpy(slots).to(self.device))
         places = torch.from_numpy(found.places).to(self.device)
         levels = found.levels
         return _Made(None if levels is None else torch.from_numpy(levels).to(self.device), places)

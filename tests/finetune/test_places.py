@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mlpass.finetune import to_stored_module
-from mlpass.finetune.places import floats_of, places_of, with_constant
+from mlpass.finetune.places import Places, floats_of, places_of, slots_of, with_constant
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Constant, Op, TensorType, Value
 from mlpass.runtime.materialize import materialize
@@ -31,6 +31,23 @@ def slopes(site, floats, picked, direction):
         ends = [decode(site, floats, values + sign * step).astype(np.float64) for sign in (1, -1)]
         found.append(float((direction * (ends[0] - ends[1])).sum() / 2.0**-3))
     return found
+
+
+@pytest.mark.parametrize(
+    ("levels", "places", "count", "wanted"),
+    [
+        ([0, 1, 0, 1], [0, 1, 0, 0], 2, [3, 1]),
+        (None, [1, 0], 2, None),  # none is zero
+        ([0, 1, 1, 1], [0, 1, 0, 0], 2, None),  # one makes two elements
+        ([0, 1, 0, 1], [0, 1, 0, 1], 2, None),  # and another none
+        ([0, 2, 0, 1], [0, 1, 0, 0], 2, None),  # multiplied
+    ],
+)
+def test_slots_are_where_floats_and_zeros_are_all(levels, places, count, wanted):
+    levels = None if levels is None else np.array(levels, np.float32)
+    found = slots_of(Places(levels, np.array(places, np.int32)), count)
+    assert (found is None) == (wanted is None)
+    assert found is None or found.tolist() == wanted
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -24,6 +24,7 @@ from mlpass.errors import (
 )
 from mlpass.finetune import Regions, regions, to_module, to_stored_module, tune
 from mlpass.finetune.regions import tune_module
+from mlpass.finetune.training import divided
 from mlpass.ledger import journal_path
 from mlpass.runtime.function_plan import reads
 from tests.conftest import PACKAGES
@@ -203,15 +204,27 @@ def aimed(name, path):
 
 
 @pytest.mark.parametrize("name", [*MOST, pytest.param(LARGE, marks=pytest.mark.slow)])
-def test_every_fixture_goes_through_targets_and_regions_and_is_not_worse(name, tmp_path):
+@pytest.mark.parametrize(
+    "way",
+    [{}, pytest.param({"target": "best", "window": 2}, marks=pytest.mark.slow)],
+    ids=["alone", "windows"],
+)
+def test_every_fixture_goes_through_targets_and_regions_and_is_not_worse(name, way, tmp_path):
     solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
-    options = aimed(name, solved)
+    options = replace(aimed(name, solved), **way)
     report = tune(solved, output, FIXTURES / name, samples_of(name, 4), options)
     losses = losses_of(report)
     assert losses
     assert all(after <= before for before, after in losses.values())
     assert constants(output) == constants(solved)
-    mlpass.Interpreter(output)
+    told = re.match(r"outputs on these: loss (\S+) -> (\S+)(: that is worse)?", report.notes[1])
+    assert told[3] or float(told[2]) <= float(told[1])
+    assert (tree(output) == tree(solved)) == (told[3] is not None or "; 0 came" in report.notes[0])
+    held, _ = divided(4, options.held_out, options.seed)
+    samples = [samples_of(name, 4)[number] for number in held]
+    before, after = (mlpass.compare(FIXTURES / name, one, samples) for one in (solved, output))
+    for old, new in zip(before.outputs, after.outputs, strict=True):
+        assert old.snr is None or new.snr >= old.snr - 0.5  # each by itself, in dB
 
 
 @pytest.mark.slow
