@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, MutableSequence
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from mlpass.errors import ModelFormatError
 from mlpass.program import ir
 from mlpass.program.dtypes import BY_NAME, BY_PROTO, DType
-from mlpass.program.messages import stated_tensor
+from mlpass.program.messages import OpList, stated_tensor
 
 if TYPE_CHECKING:
     from mlpass.program.proto import Message
@@ -38,12 +38,14 @@ class Place(NamedTuple):
     """Where the message of an op is.
 
     Attributes:
-        container: the list that it is in.
+        ops: the list that it is in.
+        number: its own there.
         message: the message.
         function: by name, that it is in.
     """
 
-    container: MutableSequence[Message]
+    ops: OpList
+    number: int
     message: Message
     function: str
 
@@ -116,15 +118,18 @@ class _Decoder:
         self, message: Message, inputs: tuple[ir.Value, ...], scope: dict[str, ir.Value], where: str
     ) -> ir.Block:
         self.attributes(message.attributes, where)
-        container = message.operations
-        ops = tuple([self._op(op, container, scope, where) for op in container])
+        listed = OpList(message.operations)
+        ops = tuple(
+            [self._op(op, listed, at, scope, where) for at, op in enumerate(message.operations)]
+        )
         outputs = tuple(_lookup(scope, name, f"{where}, its outputs") for name in message.outputs)
         return ir.Block(inputs, ops, outputs)
 
     def _op(
         self,
         message: Message,
-        container: MutableSequence[Message],
+        listed: OpList,
+        number: int,
         scope: dict[str, ir.Value],
         where: str,
     ) -> ir.Op:
@@ -161,7 +166,7 @@ class _Decoder:
             self._check_constexpr(op, where)
         if kind.startswith("const"):
             self._stated.update(outputs)
-        self.places[op] = Place(container, message, self._function)
+        self.places[op] = Place(listed, number, message, self._function)
         return op
 
     def _check_constexpr(self, op: ir.Op, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,34 @@ def all_operations(block: Message) -> Iterator[tuple[MutableSequence[Message], M
         yield block.operations, operation
         for nested in operation.blocks:
             yield from all_operations(nested)
+
+
+class OpList:
+    """The messages of a block's ops, each of which is found at once however much was edited.
+
+    An op is known by its number: its place in the list as it was read. New ones get that of the op
+    that they come before.
+    """
+
+    def __init__(self, messages: MutableSequence[Message]) -> None:
+        """Numbers `messages`, the list of a block."""
+        self._messages = messages
+        self._numbers = list(range(len(messages)))
+
+    def insert_before(self, number: int, new: Sequence[Message]) -> None:
+        """Puts new ops, in order, right before the one of that number."""
+        index = self._index(number)
+        for position, message in enumerate(new, index):
+            self._messages.insert(position, message)
+        self._numbers[index:index] = [number] * len(new)
+
+    def remove(self, number: int) -> None:
+        """Takes out the op of that number."""
+        index = self._index(number)
+        del self._messages[index], self._numbers[index]
+
+    def _index(self, number: int) -> int:
+        return bisect_right(self._numbers, number) - 1
 
 
 def encode_op(

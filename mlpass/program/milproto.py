@@ -69,7 +69,7 @@ class MilProto:
             store: writes a constant to a weight file and returns (file name, offset).
             opset: that they are written for; None for the function's own.
         """
-        container, message, function = self._places.pop(op)
+        listed, number, message, function = self._places.pop(op)
         for arguments in op.inputs.values():
             for argument in arguments:
                 self.blobs.pop(argument, None)  # type: ignore[arg-type]
@@ -80,10 +80,7 @@ class MilProto:
         opset = opset or self.program.functions[function].opset
         named = with_free_names(new_ops, self._names[function], op.outputs)
         *before, last = (encode_op(new, opset, store) for new in named)
-        if before:
-            index = _index_of(message, container)
-            for position, extra in enumerate(before):
-                container.insert(index + position, extra)
+        listed.insert_before(number, before)
         message.CopyFrom(last)
 
     def other_halves(self) -> list[tuple[ir.Op, ir.Constant]]:
@@ -134,14 +131,10 @@ class MilProto:
                         self._halves.add(argument)
                     maker = self._makers.get(argument)
                     if maker in self._places and not any(map(self._readers.get, maker.outputs)):
-                        container, message, _ = self._places.pop(maker)
+                        place = self._places.pop(maker)
                         self._places.pop(self._stand_ins.get(maker, maker), None)
-                        del container[_index_of(message, container)]
+                        place.ops.remove(place.number)
                         waiting.append(maker)
-
-
-def _index_of(message: Message, container: Iterable[Message]) -> int:
-    return next(index for index, candidate in enumerate(container) if candidate is message)
 
 
 def _reads(ops: Iterable[ir.Op]) -> Iterator[ir.Value]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import TypeVar, cast
 
 import numpy as np
@@ -38,8 +39,8 @@ Derived = TypeVar("Derived")
 # left at most; and the share of such columns that samples have to be short for.
 _FAINT, _TOLD, MANY = 1e-5, 1e-4, 0.05
 
-# Elements of a Gram whose inverses are kept for other weights on it: a search takes several, and
-# of a wider one they would be most of what a run has in memory.
+# Elements of a Gram of which inverses and shrunk ones are kept for other weights on it: a search
+# takes several, and of a wider one they would be most of what a run has in memory.
 _KEPT = 2048**2
 
 
@@ -78,6 +79,10 @@ class Gram:
         diagonal = diagonals(self._matrix) if grams.ndim == 3 else self._matrix
         self.diagonal: Array = copied(diagonal)
         self._derived: dict[Hashable, object] = {}
+        self._deriving: dict[Hashable, Lock] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_deriving": {}}  # locks are of this process
 
     @property
     def matrix(self) -> Array:
@@ -114,9 +119,14 @@ class Gram:
         return self.derived("hosted", lambda: Gram(host(matrix)))
 
     def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
-        """Returns what `make` returned when `key` was first asked for."""
-        if key not in self._derived:
-            self._derived[key] = make()
+        """Returns what `make` returned when `key` was first asked for.
+
+        Weights on one Gram are solved for side by side, so others may ask meanwhile: they wait. No
+        job that `make` gives to the cores may ask for `key` itself.
+        """
+        with self._deriving.setdefault(key, Lock()):
+            if key not in self._derived:
+                self._derived[key] = make()
         return cast(Derived, self._derived[key])
 
     def conditional(self, dampening: float) -> tuple[Array, Gram]:
@@ -159,7 +169,7 @@ class Gram:
     def shrunk(self, share: float) -> Gram:
         """Returns the same with a share of all that is off the diagonal gone; 0 is itself.
 
-        At 1 it is that of inputs which do not correlate. It is worked out anew each time.
+        At 1 it is that of inputs which do not correlate.
 
         Source: Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
         matrices", Journal of Multivariate Analysis 88 (the shrinkage; towards the diagonal here).
@@ -169,7 +179,10 @@ class Gram:
         """
         if self.is_diagonal or not share:
             return self
-        return Gram(with_diagonals(self.matrix * (1 - share), self.diagonal))
+        return self._kept(
+            ("shrunk", share),
+            lambda: Gram(with_diagonals(self.matrix * (1 - share), self.diagonal)),
+        )
 
     def inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
         """Returns `(G + (dampening * mean + penalty) I)^-1` of each group, and its dampening.
@@ -181,10 +194,12 @@ class Gram:
         Raises:
             CalibrationError: it is not positive semidefinite.
         """
-        if math.prod(self._matrix.shape) > _KEPT:
-            return self._inverse(dampening, penalty)
         key = ("inverse", dampening, penalty)
-        return self.derived(key, lambda: self._inverse(dampening, penalty))
+        return self._kept(key, lambda: self._inverse(dampening, penalty))
+
+    def _kept(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
+        """Returns what `make` returns, which is kept unless the Gram is a wide one."""
+        return make() if math.prod(self._matrix.shape) > _KEPT else self.derived(key, make)
 
     def _inverse(self, dampening: float, penalty: float) -> tuple[Array, float]:
         extra = [penalty / mean for mean in host(self.means).tolist()]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from coremltools.converters.mil.frontend.milproto.load import _load_value
 
 from mlpass.program.ir import Constant, Op, TensorType, Value
-from mlpass.program.messages import encode_op
+from mlpass.program.messages import OpList, encode_op
 from mlpass.program.proto import MIL
 
 
@@ -56,3 +58,28 @@ def test_parts_of_compressed_weights_are_inputs_from_ios18_on(opset: int, places
     message = encode_op(Op("constexpr_cast", "w", {"source_val": (part,)}, (made,)), opset)
     assert "source_val" in getattr(message, places)
     assert len(message.attributes) + len(message.inputs) == 2
+
+
+class _Unsearched(list[Any]):
+    """A list that may not be gone through."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("it was gone through")
+
+
+def test_ops_are_found_whatever_was_edited_before_without_a_search() -> None:
+    draw, count = np.random.default_rng(0), 40
+    messages = _Unsearched(str(number) for number in range(count))
+    listed, expected = OpList(messages), [str(number) for number in range(count)]
+    for number in draw.permutation(count).tolist():
+        place = expected.index(str(number))
+        if draw.random() < 0.3:
+            listed.remove(number)
+            del expected[place]
+        else:
+            new = [f"{number} before {index}" for index in range(int(draw.integers(3)))]
+            listed.insert_before(number, new)
+            expected[place:place] = new
+
+    assert len(expected) != count
+    assert [messages[index] for index in range(len(messages))] == expected

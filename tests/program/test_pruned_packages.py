@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from coremltools.libmilstoragepython import _BlobStorageReader
 
-from mlpass import Config, Percentile, prune
+from mlpass import Config, Percentile, inspect, prune
 from mlpass.program.ir import Constant
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
@@ -22,6 +26,7 @@ from tests.program.packages import (
     copy_fixture,
     edit_spec,
     file_values,
+    linear_stack,
     main_block,
     main_function,
     operations,
@@ -208,3 +213,57 @@ def test_an_old_op_without_results_is_raised_as_it_is(tmp_path: Path) -> None:
     spec = read_spec(output)
     assert main_function(spec).opset == "CoreML6"
     assert main_block(spec).operations[-1].type == "gather"
+
+
+def test_weights_at_offsets_of_more_than_31_and_32_bits_are_pruned(tmp_path: Path) -> None:
+    near = linear_stack(tmp_path / "near.mlpackage", 4, 64)
+    far = shutil.copytree(near, tmp_path / "far.mlpackage")
+    spec, packed = read_spec(near), (near / WEIGHTS).read_bytes()
+    # What is between them takes no room on the disk.
+    places = [64, (1 << 31) - 1024, 3_400_000_000, (1 << 32) - 64]
+    with (far / WEIGHTS).open("r+b") as file:
+        file.truncate(64)
+        for value, place in zip(file_values(spec), places, strict=True):
+            offset = value.blobFileValue.offset
+            header = bytearray(packed[offset : offset + 64])
+            nbytes, start = struct.unpack_from("<QQ", header, 8)
+            struct.pack_into("<Q", header, 16, place + 64)
+            file.seek(place)
+            file.write(header + packed[start : start + nbytes])
+            value.blobFileValue.offset = place
+    write_spec(far, spec)
+
+    assert inspect(far).layers == inspect(near).layers
+    reports = [prune(each, f"{each}.mlpackage", Percentile(0.5)) for each in (near, far)]
+    assert reports[1].layers == reports[0].layers
+    assert tree(Path(f"{far}.mlpackage")) == tree(Path(f"{near}.mlpackage"))
+
+
+@pytest.mark.slow  # 6 GB on the disk
+def test_a_package_of_3_4_gigabytes_is_pruned_and_inspected_right(tmp_path: Path) -> None:
+    size, layers = 4096, 102
+    source = linear_stack(tmp_path / "in.mlpackage", layers, size)
+    output = tmp_path / "out.mlpackage"
+    try:
+        prune(source, output, Percentile(0.3))
+        assert (source / WEIGHTS).stat().st_size > 3.4e9
+        zeros = int(0.3 * size * size)
+        told = inspect(output).layers
+        assert [(layer.zeros, layer.encoding) for layer in told] == [(zeros, "sparse")] * layers
+
+        last = [op for op in operations(read_spec(output)) if op.type.startswith("constexpr")][-1]
+        kept, mask = (
+            last.attributes[name].blobFileValue.offset for name in ("nonzero_data", "mask")
+        )
+        assert min(kept, mask) > 1 << 31
+        reader = _BlobStorageReader(str(output / WEIGHTS))
+        values = np.asarray(reader.read_fp16_data(kept)).view(np.float16)
+        bits = np.unpackbits(np.asarray(reader.read_uint8_data(mask)), bitorder="little")
+        with Package(source) as package:
+            weight = weight_of(find_sites(package.programs)[-1]).reshape(-1)
+        lowest = np.partition(np.abs(weight), zeros)[zeros]
+        assert np.abs(weight[bits == 0]).max() <= lowest <= np.abs(values).min()
+        np.testing.assert_array_equal(values, weight[bits == 1])
+    finally:
+        for each in (source, output):
+            shutil.rmtree(each, ignore_errors=True)

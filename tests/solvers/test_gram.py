@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from time import sleep
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -217,12 +222,33 @@ def test_many_rows_of_many_columns_sum_to_the_same_however_they_come():
     np.testing.assert_array_equal(whole[0], whole[0].T)
 
 
-def test_inverses_of_small_grams_alone_are_kept(monkeypatch):
+def test_inverses_and_shrunk_ones_of_small_grams_alone_are_kept(monkeypatch):
     inputs = np.random.default_rng(0).standard_normal((50, 20)).astype(np.float32)
     small = Gram(inputs.T @ inputs)
     assert small.inverse(0.01, 1.0)[0] is small.inverse(0.01, 1.0)[0]
+    assert small.shrunk(0.1) is small.shrunk(0.1) is not small.shrunk(0.3)
     monkeypatch.setattr("mlpass.solvers.gram._KEPT", 20 * 20 - 1)
     wide = Gram(inputs.T @ inputs)
     first, second = wide.inverse(0.01, 1.0)[0], wide.inverse(0.01, 1.0)[0]
     assert first is not second
     np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(wide.shrunk(0.1).matrix, small.shrunk(0.1).matrix)
+    assert wide.shrunk(0.1) is not wide.shrunk(0.1)
+
+
+def test_weights_that_are_solved_for_side_by_side_derive_a_thing_once():
+    gram, both, made = Gram(np.eye(3, dtype=np.float32)), Barrier(2), []
+
+    def make():
+        made.append(len(made))
+        sleep(0.05)  # in which the other asks
+        return made[-1]
+
+    def ask(_):
+        both.wait()
+        return gram.derived("thing", make)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert [*threads.map(ask, range(2))] == [0, 0]
+    assert made == [0]
+    assert pickle.loads(pickle.dumps(gram)).derived("thing", make) == 0

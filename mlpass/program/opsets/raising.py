@@ -81,12 +81,18 @@ def _read(ops: Sequence[Op]) -> set[Value]:
 
 def _drop(block: Message, names: set[str]) -> None:
     """Takes out the constants of those names that nothing in a block reads any more."""
-    operations = list(all_operations(block))
     read = set(block.outputs)
-    for _, operation in operations:
+    for _, operation in all_operations(block):
         read.update(name for nested in operation.blocks for name in nested.outputs)
         for argument in operation.inputs.values():
             read.update(binding.name for binding in argument.arguments)
-    for container, operation in operations:
-        if operation.type == "const" and operation.outputs[0].name in names - read:
-            container.remove(operation)
+    _drop_constants(block, names - read)
+
+
+def _drop_constants(block: Message, names: set[str]) -> None:
+    """Takes out the constants of those names."""
+    for index, operation in reversed([*enumerate(block.operations)]):
+        if operation.type == "const" and operation.outputs[0].name in names:
+            del block.operations[index]
+        for nested in operation.blocks:
+            _drop_constants(nested, names)
