@@ -25,9 +25,10 @@ from mlpass.report.explanation import Explanation, Finding, WeightCost
 from mlpass.report.gathered import gathered
 from mlpass.storage.exact import file_nbytes
 from mlpass.storage.storage import packed_nbytes
-from mlpass.weights.lossless import Smallest, check_decoded, smallest_form
+from mlpass.weights.lossless import Smallest, check_decoded, exact_layout, smallest_form
 from mlpass.weights.reading import weight_of
 from mlpass.weights.record import encoding_of_site, stored_sizes
+from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site, find_sites
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ def _seen(step: Step) -> _Seen | None:
         weight = weight_of(site)
         if weight.dtype.kind != "f":
             return None
-        here = smallest_form(site, weight, site.opset)
-        newest = here if site.opset >= _NEWEST else smallest_form(site, weight, _NEWEST)
+        rows = HeldRows(weight, exact_layout(site))
+        here = smallest_form(rows, site.opset)
+        newest = here if site.opset >= _NEWEST else smallest_form(rows, _NEWEST)
     except (NotApplicable, ModelFormatError):
         return None
     return _Seen(step, weight, stored_sizes(site), here, newest)

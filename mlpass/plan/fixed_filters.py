@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 _FEWEST = 4  # rows of a table of signs or choices
 _MOST = 4  # filters that take turns, as those of wavelets do
 _POSITIONS = 5  # of a filter that may be turned
+_NUMBERS = 6  # but for their signs, that a matrix has that is turned as a whole
+_PAIRS = 4  # of positions that are alike after a turn; of trained fp16 numbers one in 500 is
+_TOLD = 48  # signs; 4 by 4 that were drawn by chance are at right angles once in twenty times
 _TURNS = 3  # channels that each of them has at least
 _TOLERANCE = 2e-3  # of a magnitude, or of a direction; fp16 rounds off less
 
@@ -30,7 +33,7 @@ def is_turned(filters: NDArray[np.generic]) -> bool:
     """Returns whether each filter turned by half is itself, but for its sign: Gabors, edges, bells.
 
     Of an even number the first position may lie before the turn. Means, single elements and weights
-    of one magnitude say nothing; nor do few positions.
+    of one magnitude say nothing; nor do few positions. One filter of 3 by 3 is enough.
 
     Args:
         filters: (channels, positions), floats.
@@ -38,7 +41,7 @@ def is_turned(filters: NDArray[np.generic]) -> bool:
     if filters.shape[1] < _POSITIONS or not np.isfinite(filters).all():
         return False
     live = filters[filters.any(axis=1)].astype(np.float64)
-    if len(live) < _FEWEST or _one_magnitude(live):
+    if len(live) * (filters.shape[1] // 2) < _PAIRS or _one_magnitude(live):
         return False
     live /= np.abs(live).max(axis=1, keepdims=True)
     if np.any(np.count_nonzero(live, axis=1) < 2) or np.all(np.ptp(live, axis=1) <= _TOLERANCE):
@@ -48,6 +51,26 @@ def is_turned(filters: NDArray[np.generic]) -> bool:
         <= _TOLERANCE
         for part in ((live, live[:, 1:]) if live.shape[1] % 2 == 0 else (live,))
     )
+
+
+def is_turned_whole(matrix: NDArray[np.generic]) -> bool:
+    """Returns whether a square matrix turned by half is itself, but for its sign.
+
+    So are matrices that differentiate, smooth or filter between two ends that are alike. Those of
+    few numbers may be so by chance.
+
+    Args:
+        matrix: (rows, columns), floats.
+    """
+    rows, columns = matrix.shape
+    if rows != columns or rows < _FEWEST or not np.isfinite(matrix).all():
+        return False
+    values = matrix.astype(np.float64)
+    largest = np.abs(values).max()
+    numbers = np.unique((np.abs(values) / max(largest, 1e-30)).round(3))
+    turned = values[::-1, ::-1]
+    off = min(np.abs(values - turned).max(), np.abs(values + turned).max())
+    return bool(largest > 0 and len(numbers) >= _NUMBERS and off <= _TOLERANCE * largest)
 
 
 def may_repeat(filters: NDArray[np.generic]) -> bool:
@@ -65,8 +88,8 @@ def is_signs(matrix: NDArray[np.generic]) -> bool:
     """Returns whether rows are signs of one magnitude at right angles: Hadamard's, Haar's.
 
     Each row has a magnitude of its own, and may have zeros, as those of wavelets of several levels
-    do, where it meets others. Those of a trained binary or ternary network are not at right angles.
-    A row may come again.
+    do, where it meets others. Those of a trained binary or ternary network are not at right angles,
+    but of few signs any may be by chance: they say nothing. A row may come again.
 
     Args:
         matrix: (rows, columns), floats.
@@ -77,7 +100,11 @@ def is_signs(matrix: NDArray[np.generic]) -> bool:
     rows = rows[np.count_nonzero(rows, axis=1) > 1]
     sizes = np.abs(rows).max(axis=1, initial=0, keepdims=True)
     signs = np.abs(rows) > _TOLERANCE * sizes
-    if len(rows) < _FEWEST or np.any(signs & (np.abs(rows) < (1 - _TOLERANCE) * sizes)):
+    if (
+        len(rows) < _FEWEST
+        or rows.size < _TOLD
+        or np.any(signs & (np.abs(rows) < (1 - _TOLERANCE) * sizes))
+    ):
         return False
     rows = np.where(signs, np.sign(rows), 0)
     products, meeting = np.abs(rows @ rows.T), signs.astype(np.float64) @ signs.T

@@ -11,6 +11,7 @@ _MOST = 1 << 7  # heads, or rows of such a table
 _PLACES = 1 << 12  # of a head that are looked at
 _TOLERANCE = 2e-3  # of the largest element; fp16 rounds off less
 _SERIES = 2 ** np.arange(8)  # heads whose slopes are 8 / n apart, as powers of two
+_JUMPS = 0.25  # of the places are more than one further than the place before
 _EVEN = 0.03  # of the gap between two slopes
 
 
@@ -19,7 +20,7 @@ def is_slopes(heads: NDArray[np.generic]) -> bool:
 
     The row counts in equal steps, or is one number. Where all heads have the same, as where a mask
     bans, nothing is said. Of n heads the slopes are powers of two, 8 / n apart, where n may be
-    rounded to a power of two.
+    rounded to a power of two, and fall from head to head, or in two runs.
 
     Args:
         heads: (heads, places), floats.
@@ -41,6 +42,11 @@ def is_slopes(heads: NDArray[np.generic]) -> bool:
     counts = first / first[np.abs(first).argmin()]
     uneven = np.abs(counts - np.rint(counts))
     if np.any((counts < 0) | (uneven > _TOLERANCE * (_HEADS + counts))):
+        return False
+    steps = np.abs(np.diff(np.rint(counts)))
+    falls = np.diff(slopes) < 0
+    others = min(np.count_nonzero(falls), np.count_nonzero(~falls))
+    if np.count_nonzero(steps > 1) > _JUMPS * len(steps) or others > (len(slopes) not in _SERIES):
         return False
     gap = np.ptp(powers) / np.rint(np.ptp(powers) / np.diff(powers).min())
     counted = np.array([len(powers), *_SERIES])

@@ -23,6 +23,7 @@ from mlpass.plan.fixed_filters import (
     is_repeated_filter,
     is_signs,
     is_turned,
+    is_turned_whole,
     may_repeat,
 )
 from mlpass.plan.fixed_rows import is_levels, is_polynomials, is_shifted
@@ -117,6 +118,10 @@ _RULES: tuple[tuple[Callable[[NDArray[np.floating]], bool], str], ...] = (
     ),
     (is_levels, "each row is one before it, turned: wavelets, not a trained weight"),
     (is_polynomials, "its rows are orthogonal polynomials, not a trained weight"),
+    (
+        is_turned_whole,
+        "turned by half it is itself: a derivative or a filter, not a trained weight",
+    ),
 )
 
 

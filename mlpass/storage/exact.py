@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +14,13 @@ from numpy.typing import NDArray
 from mlpass.errors import NotApplicable
 from mlpass.sparsity.layout import Layout
 from mlpass.storage.blocking import Blocking, channel_blockings, row_blockings
-from mlpass.storage.exact_scales import Scaled, exact_scales, sampled_bits
+from mlpass.storage.exact_scales import Scaled, exact_scales, sampled_bits, samples_of
+from mlpass.storage.exact_scales import codes_of as scale_codes
+from mlpass.storage.exact_tables import codes_of as table_codes
 from mlpass.storage.exact_tables import few_valued, numbered, tables_of, valued
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
-from mlpass.storage.storage import Form, Parts, Stored, is_old, packed_nbytes
+from mlpass.storage.storage import Form, Parts, Rows, Stored, is_old, packed_nbytes
 
 _HEADER = 64  # bytes that each constant takes of a weight file besides, and that it is padded to
 _BITS = (1, 2, 3, 4, 6, 8)
@@ -27,14 +31,16 @@ class Exact(NamedTuple):
 
     Attributes:
         form: that its parts are stored in.
-        parts: makes them; `codes` has the shape of the weight.
+        others: makes the parts of it but for the codes.
+        codes: makes those of some rows, given the first of them and their values.
         masked: whether a mask is written, and codes of what is not zero alone.
         sizes: the bytes of each constant.
         text: what it is, in a few words.
     """
 
     form: Form
-    parts: Callable[[], Parts]
+    others: Callable[[], Parts]
+    codes: Callable[[int, NDArray[np.generic]], NDArray[np.generic]]
     masked: bool
     sizes: tuple[int, ...]
     text: str
@@ -50,35 +56,33 @@ def file_nbytes(sizes: tuple[int, ...]) -> int:
     return sum(_HEADER + -(-size // _HEADER) * _HEADER for size in sizes)
 
 
-def exact_forms(weight: NDArray[np.generic], layout: Layout, opset: int) -> Iterator[Exact]:
+def exact_forms(weight: Rows, opset: int) -> Iterator[Exact]:
     """Yields the forms of codes that decode to exactly a weight; -0 counts as 0.
 
     Args:
-        weight: fp16 or fp32, without NaN or inf.
-        layout: of it.
+        weight: fp16 or fp32, without NaN or inf; those of its elements are kept that are not zero.
         opset: of the function it is in.
     """
-    if not weight.size:
+    size, kept = math.prod(weight.layout.shape), weight.kept
+    if not size:
         return
-    kept = int(np.count_nonzero(weight))
-    masks = (False,) if kept == weight.size or is_old(opset) else (False, True)
-    numbers = numbered(weight)
+    masks = (False,) if kept == size or is_old(opset) else (False, True)
     for masked in masks:
-        for blocking, most in few_valued(numbers, layout, masked):
+        for blocking, most in few_valued(weight, masked):
             bits = next(bits for bits in _BITS if most <= 1 << bits)
-            tables = _Tables(bits, blocking)
+            tables = _Tables(weight, bits, blocking, masked)
             if tables.is_in(opset):
-                parts = partial(tables.parts, numbers, weight.dtype, masked)
                 nbytes = (blocking.number << bits) * weight.dtype.itemsize
-                codes = _codes_sizes(weight.size, kept, bits, masked)
-                yield Exact(tables, parts, masked, (*codes, nbytes), tables.text)
-    for form in _scales(weight, layout):
+                codes = _codes_sizes(size, kept, bits, masked)
+                sizes = (*codes, nbytes)
+                yield Exact(tables, tables.others, tables.codes, masked, sizes, tables.text)
+    for form in _scales(weight):
         if form.is_in(opset):
             for masked in masks:
                 bits = form.quantized.code_bits
-                codes = _codes_sizes(weight.size, kept, bits, masked)
-                others = form.others(weight.dtype.itemsize, opset)
-                yield Exact(form, form.parts, masked, (*codes, *others), form.text)
+                codes = _codes_sizes(size, kept, bits, masked)
+                sizes = (*codes, *form.nbytes(weight.dtype.itemsize, opset))
+                yield Exact(form, form.others, form.codes, masked, sizes, form.text)
 
 
 def _codes_sizes(size: int, kept: int, bits: int, masked: bool) -> tuple[int, ...]:
@@ -87,26 +91,28 @@ def _codes_sizes(size: int, kept: int, bits: int, masked: bool) -> tuple[int, ..
     return (packed_nbytes(size, bits),)
 
 
-def _scales(weight: NDArray[np.generic], layout: Layout) -> Iterator[_Scales]:
+def _scales(weight: Rows) -> Iterator[_Scales]:
     """Yields the longest blocks of a weight that are integers of 4 or 8 bits, with a scale each."""
-    rows = list(row_blockings(layout))
-    found = [
-        (blocking, sampled_bits(blocking.split(weight)))
-        for blocking in [rows[-1], rows[0], *channel_blockings(layout)]  # the longest first
-    ]
+    rows = list(row_blockings(weight.layout))
+    tried = [rows[-1], rows[0], *channel_blockings(weight.layout)]  # the longest first
+    samples = samples_of(weight, tried)
+    found = [(*each, sampled_bits(each[1])) for each in zip(tried, samples, strict=True)]
     for bits in (4, 8):
-        for blocking in (blocking for blocking, sampled in found if sampled == bits):
-            scaled = exact_scales(blocking.split(weight))
+        for blocking, sample in ((one, sample) for one, sample, most in found if most == bits):
+            scaled = exact_scales(weight, blocking, sample)
             if scaled is not None:
                 yield _Scales(Quantized(scaled.dtype), blocking, scaled)
                 break
 
 
-class _Tables(NamedTuple):
+@dataclass(frozen=True)
+class _Tables:
     """A table for each block."""
 
+    weight: Rows
     bits: int
     blocking: Blocking
+    masked: bool
 
     @property
     def text(self) -> str:
@@ -117,12 +123,17 @@ class _Tables(NamedTuple):
         """Returns whether an opset has a form for it."""
         return not is_old(opset) or (self.blocking.number == 1 and self.bits != 3)
 
-    def parts(
-        self, numbers: NDArray[np.unsignedinteger], dtype: np.dtype[np.generic], masked: bool
-    ) -> Parts:
-        """Returns codes and tables."""
-        codes, tables = tables_of(numbers, self.blocking, 1 << self.bits, masked)
-        return {"codes": codes, "tables": valued(tables, dtype)}
+    def others(self) -> Parts:
+        """Returns the tables."""
+        return {"tables": valued(self._numbers, self.weight.dtype)}
+
+    def codes(self, start: int, rows: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Returns the codes of some rows, (rows, columns), in their shape."""
+        return table_codes(numbered(rows), start, self.blocking, self._numbers)
+
+    @cached_property
+    def _numbers(self) -> NDArray[np.unsignedinteger]:
+        return tables_of(self.weight, self.blocking, 1 << self.bits, self.masked)
 
     def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
         """Returns indices, and the tables in blocks of the weight's axes."""
@@ -146,7 +157,7 @@ class _Scales(NamedTuple):
         """What it is, in a few words."""
         return f"{self.quantized.dtype} with a scale for {self.blocking.text}"
 
-    def others(self, itemsize: int, opset: int) -> list[int]:
+    def nbytes(self, itemsize: int, opset: int) -> list[int]:
         """Returns the bytes of scales and offsets."""
         count = self.blocking.number
         with_offset = not self.quantized.symmetric or is_old(opset)
@@ -156,21 +167,25 @@ class _Scales(NamedTuple):
     def is_in(self, opset: int) -> bool:
         """Returns whether an opset has a form for it."""
         try:
-            self.stored(self.parts(), self.blocking.layout, opset)
+            codes = np.zeros(0, np.int8 if self.quantized.symmetric else np.uint8)
+            self.stored({"codes": codes, **self.others()}, self.blocking.layout, opset)
         except NotApplicable:
             return False
         return True
 
-    def parts(self) -> Parts:
-        """Returns codes, scales and, where there are any, offsets."""
+    def others(self) -> Parts:
+        """Returns scales and, where there are any, offsets."""
         numbers = self.blocking.numbers
-        found = {
-            "codes": self.blocking.join(self.scaled.codes),
-            "scale": self.scaled.scale[numbers],
-        }
+        found = {"scale": self.scaled.scale[numbers]}
         if self.scaled.offset is not None:
             found["offset"] = self.scaled.offset[numbers]
         return found
+
+    def codes(self, start: int, rows: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Returns the codes of some rows, (rows, columns), in their shape."""
+        number = self.blocking.number
+        per_row = number // math.prod(self.blocking.layout.sizes[:2]) if number > 1 else 0
+        return scale_codes(rows, start, self.scaled, per_row)
 
     def stored(self, parts: Parts, layout: Layout, opset: int) -> Stored:
         """Returns the integers, with scales and offsets."""

@@ -86,6 +86,10 @@ class Rows(Protocol):
         """Yields runs of the rows from one to another, (rows, columns), zero where not kept."""
         ...
 
+    def stored(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
+        """Yields what `read` does of the weight, in the type in which it is stored."""
+        ...
+
 
 class Bands(NamedTuple):
     """How a storage rounds bands of rows: each by a grid of its own, as one grid would all rows.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,172 +18,13 @@ from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.packing import mask_part
 from mlpass.sparsity.ranking import Mask
-from mlpass.storage.storage import Bands, Floats, Parts, Storage
-from mlpass.weights.reading import part_of
+from mlpass.storage.exact import Exact
+from mlpass.storage.storage import Bands, Floats, Form, Parts, Storage
+from mlpass.weights.lossless import Smallest, check_smaller, exact_layout, smallest_form
+from mlpass.weights.reading import decoded
+from mlpass.weights.rows import FileRows, axes_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, check_storage, encode_codes
-
-# Strips of a weight, of which one is held at a time; where rows lie across it, each takes a reading
-# of all of it.
-_STRIPS, _ACROSS = 32, 8
-
-
-class _Axes(NamedTuple):
-    """How the rows of a weight lie in it as it is stored: (blocks, *before, rows, *after).
-
-    Attributes:
-        blocks: of rows, one after the other.
-        before: axes within a block before the rows.
-        rows: of a block.
-        after: axes after the rows.
-        order: of the axes (*before, rows, *after) in a matrix, the rows first.
-    """
-
-    blocks: int
-    before: tuple[int, ...]
-    rows: int
-    after: tuple[int, ...]
-    order: tuple[int, ...]
-
-    @property
-    def outer(self) -> int:
-        """How many times the rows of a block are passed as it is read."""
-        return math.prod(self.before)
-
-    @property
-    def inner(self) -> int:
-        """How many elements of a row lie side by side."""
-        return math.prod(self.after)
-
-    @property
-    def size(self) -> int:
-        """How many elements a block has."""
-        return self.outer * self.rows * self.inner
-
-    def matrix(self, strip: NDArray[Any]) -> NDArray[Any]:
-        """Returns (outer, some rows, inner) as (rows, columns)."""
-        rows = strip.shape[1]
-        split = strip.reshape(*self.before, rows, *self.after).transpose(self.order)
-        return split.reshape(rows, -1)
-
-    def strip(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Returns (rows, columns) as (outer, rows, inner)."""
-        shape = (*self.before, len(matrix), *self.after)
-        split = matrix.reshape([shape[axis] for axis in self.order])
-        back = split.transpose(np.argsort(self.order))
-        return back.reshape(self.outer, len(matrix), self.inner)
-
-
-def _axes_of(layout: Layout) -> _Axes | None:
-    """Returns how rows lie; None where they are not runs of their blocks."""
-    sizes = layout.split_shape
-    real = [axis for axis in range(len(sizes)) if sizes[axis] > 1]
-    place = {axis: number for number, axis in enumerate(real)}
-    parts = [[place[axis] for axis in part if axis in place] for part in layout.axes]
-    shape, rows, columns = [sizes[axis] for axis in real], parts[0] + parts[1], parts[2] + parts[3]
-    first = len(rows) - 1  # of those that lie side by side, up to the last
-    while first > 0 and rows[first - 1] + 1 == rows[first]:
-        first -= 1
-    if not rows or rows[:first] != [*range(first)]:
-        return None
-    run = rows[first:]
-    before, after = shape[first : run[0]], shape[run[-1] + 1 :]
-
-    def moved(axis: int) -> int:
-        return axis - first - (len(run) - 1 if axis > run[0] else 0)
-
-    return _Axes(
-        math.prod(shape[:first]),
-        tuple(before),
-        math.prod(shape[axis] for axis in run),
-        tuple(after),
-        (len(before), *map(moved, columns)),
-    )
-
-
-@dataclass(frozen=True)
-class _Pruned:
-    """A pruned weight in a file, read by rows.
-
-    Attributes:
-        constant: the weight.
-        axes: how its rows lie.
-        keep: the bits of what is kept, as it is stored; they are padded to bytes at the end alone.
-        kept: how many elements are.
-        layout: of the weight.
-    """
-
-    constant: Constant
-    axes: _Axes
-    keep: Raw
-    kept: int
-    layout: Layout
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """In which it is stored."""
-        return np.dtype(self.constant.dtype.numpy)
-
-    def read(self, start: int, stop: int) -> Iterator[tuple[Floats, Mask]]:
-        """Yields runs of the rows from one to another, (rows, columns), zero where not kept."""
-        for block, first, last in self.strips(1, start, stop):
-            weight, keep = self.strip(block, first, last)
-            step = max(1, SLAB * weight.shape[1] // max(1, weight.size))
-
-            parts = [slice(at, at + step) for at in range(0, weight.shape[1], step)]
-            yield from map_ahead(partial(self.rows_of, weight, keep), parts)
-
-    def rows_of(self, weight: NDArray[np.generic], keep: Mask, part: slice) -> tuple[Floats, Mask]:
-        """Returns some rows of a strip, and of its mask, as (rows, columns)."""
-        values = self.axes.matrix(weight[:, part]).astype(np.float32)
-        kept = self.axes.matrix(keep[:, part])
-        return (values if kept.all() else np.where(kept, values, np.float32(0))), kept
-
-    def strips(
-        self, unit: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, int, int]]:
-        """Yields a block, the first of its rows that are read together and the one after the last.
-
-        Args:
-            unit: rows that no strip cuts.
-            start: the first row of all.
-            stop: the one after the last.
-        """
-        rows = self.axes.rows
-        stop = self.axes.blocks * rows if stop is None else stop
-        unit = math.lcm(unit, 8)  # so that the bits of a strip begin with a byte
-        strips = _STRIPS if self.axes.outer == 1 else _ACROSS
-        step = max(1, self.axes.blocks * rows // (strips * unit)) * unit
-        while start < stop:
-            block, first = divmod(start, rows)
-            last = min(first // unit * unit + step, rows, first + stop - start)
-            yield block, first, last
-            start += last - first
-
-    def strip(self, block: int, start: int, stop: int) -> tuple[NDArray[np.generic], Mask]:
-        """Returns some rows of a block, and which of their elements are kept, as they lie."""
-        axes, whole = self.axes, self.kept == self.constant.size
-        outer, inner = axes.outer, axes.inner
-        shape = (outer, stop - start, inner)
-        weight, keep = empty(shape, self.dtype), empty(shape, bool)
-        row = inner if outer == 1 else axes.rows * inner  # elements of what is read together
-        length = stop - start if outer == 1 else outer
-        step, base = max(1, SLAB // row), block * axes.size + (start * inner if outer == 1 else 0)
-
-        def read(first: int) -> None:
-            last = min(first + step, length)
-            ends = base + first * row, base + last * row
-            into = (slice(None), slice(first, last)) if outer == 1 else (slice(first, last),)
-            own = slice(None) if outer == 1 else slice(start, stop)
-            form = (1, last - first, inner) if outer == 1 else (last - first, axes.rows, inner)
-            weight[into] = part_of(self.constant, *ends).reshape(form)[:, own]
-            if whole:
-                keep[into] = True
-            else:
-                keep[into] = mask_part(self.keep, *ends).reshape(form)[:, own]
-
-        map_items(read, range(0, length, step))
-        return weight, keep
 
 
 def encode_in_bands(
@@ -206,11 +45,11 @@ def encode_in_bands(
         ModelFormatError: the model is too old for it.
         NotApplicable: the form cannot say it.
     """
-    constant, axes = site.constant, _axes_of(layout)
+    constant, axes = site.constant, axes_of(layout)
     assert constant is not None
     if axes is None:
         return None
-    pruned = _Pruned(constant, axes, keep, kept, layout)
+    pruned = FileRows(constant, axes, keep, kept, layout)
     bands = storage.bands(pruned)
     if bands is None:
         return None
@@ -220,24 +59,88 @@ def encode_in_bands(
     check_storage([site], storage, zeros=kept < constant.size)
     codes, nonzero, others = _rounded(pruned, bands)
     stored = int(np.bitwise_count(nonzero).sum(dtype=np.int64))
+    masked = kept < constant.size and storage.masked(constant.size, stored)
     parts: Parts = {"codes": codes, **bands.joined(others)}
-    mask = None
-    flat = codes.reshape(-1)
-    if kept < constant.size and storage.masked(constant.size, stored):
-        mask, flat = nonzero, _compacted(flat, nonzero)
+    return _encoded(site, parts, storage, layout, stored, nonzero if masked else None)
+
+
+def encode_exact_in_bands(
+    site: Site, mask: Raw, kept: int, *, whole: bool
+) -> Encoded | Smallest | None:
+    """Returns a weight in a file in its smallest form, values as they are; None where held whole.
+
+    Where that is the dense or the sparse form, which have no codes, it is only named.
+
+    Args:
+        site: whose weight it is.
+        mask: the bits of what is kept and not zero.
+        kept: how many elements are.
+        whole: whether all are kept.
+
+    Raises:
+        NotApplicable: it is stored in as few bytes already.
+    """
+    dense, layout = decoded(site), exact_layout(site)
+    constant, axes = dense.constant, axes_of(layout)
+    assert constant is not None
+    if axes is None:
+        return None
+    weight = FileRows(constant, axes, mask, kept, layout)
+    smallest = smallest_form(weight, site.opset)
+    check_smaller(site, smallest, whole=whole)
+    exact = smallest.exact
+    if exact is None:
+        return smallest
+    others = exact.others()  # codes are looked up in them
+    codes, nonzero, _ = _rounded(weight, _Exactly(exact, weight, axes.blocks * axes.rows))
+    parts: Parts = {"codes": codes, **others}
+    bits = nonzero if exact.masked else None
+    return _encoded(dense, parts, exact.form, layout, kept, bits)
+
+
+@dataclass(frozen=True)
+class _Exactly:
+    """How an exact form rounds bands of rows: not at all.
+
+    Attributes:
+        exact: the form.
+        weight: that it is for.
+        rows: of it.
+    """
+
+    exact: Exact
+    weight: FileRows
+    rows: int
+    fitted: ClassVar[bool] = True
+
+    def rounded(
+        self, start: int, weight: Floats, keep: Mask, layout: Layout
+    ) -> tuple[dict[str, NDArray[np.generic]], Floats]:
+        """Returns the codes of a band, and its values: see `Bands`."""
+        return {"codes": self.exact.codes(start, cast_like(weight, self.weight.like))}, weight
+
+
+def _encoded(
+    site: Site, parts: Parts, form: Form, layout: Layout, stored: int, mask: Raw | None
+) -> Encoded:
+    """Returns the parts of a weight as they will be stored, written some at a time."""
+    flat, beside = parts["codes"].reshape(-1), site.constant
+    assert beside is not None  # asked before
+    if mask is not None:
+        flat = _compacted(flat, mask)
 
     def made(element: DType, dtype: str, shape: tuple[int, ...]) -> Constant:
         def packed(start: int) -> Raw:
             return pack_elements(flat[start : start + SLAB], element)
 
         pieces = partial(map_ahead, packed, range(0, flat.size, SLAB))
-        return Constant.in_pieces(pieces, dtype, shape, constant)
+        return Constant.in_pieces(pieces, dtype, shape, beside)
 
-    return encode_codes(site, parts, storage, layout, stored, mask, made)
+    return encode_codes(site, parts, form, layout, stored, mask, made)
 
 
 def _rounded(
-    pruned: _Pruned, bands: Bands
+    pruned: FileRows, bands: Bands | _Exactly
 ) -> tuple[NDArray[np.generic], Raw, dict[str, NDArray[np.generic]]]:
     """Returns codes, the bits of what is not zero, and the other parts of all bands."""
     axes, size = pruned.axes, pruned.constant.size
@@ -281,7 +184,7 @@ def _rounded(
 
 
 def _bounds(
-    bands: Bands, columns: int, before: int, start: int, stop: int
+    bands: Bands | _Exactly, columns: int, before: int, start: int, stop: int
 ) -> list[tuple[int, int]]:
     """Returns the ends of the bands of a strip.
 

@@ -18,7 +18,8 @@ from mlpass.sparsity.packing import mask_part, zero_out
 from mlpass.sparsity.pieces import WHOLE, Rule, Scores, cut_rule, rule_of
 from mlpass.sparsity.select import Cut, keys_of
 from mlpass.storage.storage import Storage
-from mlpass.weights.in_bands import encode_in_bands
+from mlpass.weights.in_bands import encode_exact_in_bands, encode_in_bands
+from mlpass.weights.lossless import Smallest, check_decoded
 from mlpass.weights.reading import (
     decoded,
     layout_of_site,
@@ -54,8 +55,11 @@ def encode_in_pieces(
         NotApplicable: the mode does not fit the weight, or zeroes nothing in it; or the form
             cannot say it.
     """
-    if math.prod(site.shape) <= WHOLE or (storage is not None and storage.exact):
+    if math.prod(site.shape) <= WHOLE:
         return None
+    exact = storage is not None and storage.exact
+    if exact:
+        check_decoded(site)
     dense = decoded(site)
     constant = dense.constant
     if constant is None or constant.part is None:
@@ -65,14 +69,19 @@ def encode_in_pieces(
     if rule is None:
         return None
     bounds = scores.bounds(rule.unit)
-    live = storage is None or site.is_sparse  # what is zero stays so
+    live = storage is None or exact or site.is_sparse  # what is zero stays so
     mask, untouched = _marked(constant, rule, bounds, live=live)
     stored = int(np.bitwise_count(mask).sum(dtype=np.int64))
     if rule.check is not None:
         rule.check(constant.size - stored)
-    if storage is not None:
+    if exact:
+        encoded = encode_exact_in_bands(site, mask, stored, whole=untouched)
+        if not isinstance(encoded, Smallest):
+            return encoded
+        site = dense
+    elif storage is not None:
         return encode_in_bands(dense, storage, mask, stored, layout_to_solve(site, mode))
-    if untouched:
+    elif untouched:
         raise NotApplicable(f"{mode} zeroes nothing in it")
     if site.constant is None:
         return encode_joint(site, mask, stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,10 @@ from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import zero_out
 from mlpass.storage.exact import Exact, exact_forms, file_nbytes
-from mlpass.storage.storage import packed_nbytes
+from mlpass.storage.storage import Rows, packed_nbytes
 from mlpass.weights.reading import decoded, layout_to_solve
 from mlpass.weights.record import stored_sizes
+from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, encode_exact, encode_weight
 
@@ -47,38 +49,43 @@ def encode_lossless(site: Site, weight: NDArray[np.generic], keep: Mask) -> Enco
     check_decoded(site)
     whole = bool(keep.all())
     weight = weight if whole else zero_out(weight, keep)
-    found = smallest_form(site, weight, site.opset)
-    before = stored_sizes(site)
-    if whole and file_nbytes(found.sizes) >= file_nbytes(before):
-        raise NotApplicable(f"no form of the same values takes less than its {sum(before)} bytes")
+    rows = HeldRows(weight, exact_layout(site))
+    found = smallest_form(rows, site.opset)
+    check_smaller(site, found, whole=whole)
     dense = decoded(site)
     if found.exact is None:
         return encode_weight(dense, weight, weight != 0)
-    return encode_exact(dense, weight, found.exact, _layout(site))
+    return encode_exact(dense, rows, found.exact)
 
 
-def smallest_form(site: Site, weight: NDArray[np.generic], opset: int) -> Smallest:
+def smallest_form(weight: Rows, opset: int) -> Smallest:
     """Returns the smallest form that decodes to exactly a weight, by what it takes of a file.
 
     Args:
-        site: whose weight it is.
-        weight: in the site's shape and dtype.
+        weight: those of its elements are kept that are not zero.
         opset: whose forms there are.
 
     Raises:
         NotApplicable: it holds NaN or inf.
     """
-    if not np.isfinite(weight).all():
+    size, itemsize = math.prod(weight.layout.shape), weight.dtype.itemsize
+    rows = weight.layout.sizes[0] * weight.layout.sizes[1]
+    if not all(np.isfinite(part).all() for part in weight.stored(0, rows)):
         raise NotApplicable("it holds NaN or inf")
-    kept = int(np.count_nonzero(weight))
-    found = [Smallest("dense", (weight.nbytes,))]
-    if kept < weight.size:
-        sizes = packed_nbytes(weight.size, 1), kept * weight.itemsize
-        found.append(Smallest("sparse", sizes))
-    for each in exact_forms(weight, _layout(site), opset):
+    found = [Smallest("dense", (size * itemsize,))]
+    if weight.kept < size:
+        found.append(Smallest("sparse", (packed_nbytes(size, 1), weight.kept * itemsize)))
+    for each in exact_forms(weight, opset):
         text = f"sparse + {each.text}" if each.masked else each.text
         found.append(Smallest(text, each.sizes, each))
     return min(found, key=lambda each: (file_nbytes(each.sizes), sum(each.sizes)))
+
+
+def check_smaller(site: Site, found: Smallest, *, whole: bool) -> None:
+    """Raises NotApplicable where a weight that is kept whole takes as few bytes already."""
+    before = stored_sizes(site)
+    if whole and file_nbytes(found.sizes) >= file_nbytes(before):
+        raise NotApplicable(f"no form of the same values takes less than its {sum(before)} bytes")
 
 
 def check_decoded(site: Site) -> None:
@@ -91,7 +98,7 @@ def check_decoded(site: Site) -> None:
                 )
 
 
-def _layout(site: Site) -> Layout:
+def exact_layout(site: Site) -> Layout:
     """Returns a site's layout; where it has none as a matrix, its first axis as rows."""
     try:
         return layout_to_solve(site)

@@ -25,6 +25,7 @@ from mlpass.weights.apart import rest_ops
 from mlpass.weights.joint import joint_ops
 from mlpass.weights.reading import layout_to_solve
 from mlpass.weights.record import ATTRIBUTES, WITH_OUTLIERS, encoding_of, nbytes_of
+from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site
 
 Replacements = list[tuple[Op, list[Op]]]
@@ -175,19 +176,24 @@ def encode_stored(site: Site, solution: Solution[HostArray], storage: Storage) -
     )
 
 
-def encode_exact(site: Site, weight: NDArray[np.generic], exact: Exact, layout: Layout) -> Encoded:
+def encode_exact(site: Site, weight: HeldRows, exact: Exact) -> Encoded:
     """Returns a weight as it will be stored in a form that decodes to exactly its values.
 
     Args:
         site: whose weight it is; one that is not compressed.
-        weight: in the site's shape and dtype.
+        weight: its rows.
         exact: the form.
-        layout: of the weight.
 
     Raises:
         NotApplicable: the form cannot say it.
     """
-    return _encoded(site, exact.parts(), exact.form, layout, weight != 0, exact.masked)
+    layout, start, codes = weight.layout, 0, []
+    for rows in weight.stored(0, len(weight.matrix)):
+        codes.append(exact.codes(start, rows))
+        start += len(rows)
+    joined = layout.join(np.concatenate(codes).reshape(layout.sizes))
+    parts = {"codes": joined, **exact.others()}
+    return _encoded(site, parts, exact.form, layout, weight.weight != 0, exact.masked)
 
 
 def _encoded(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.linalg
+import scipy.ndimage
 import scipy.signal
 from coremltools.converters.mil.mil import Builder as mb
 
@@ -18,6 +19,7 @@ from mlpass.plan.fixed_filters import (
     is_repeated_filter,
     is_signs,
     is_turned,
+    is_turned_whole,
     may_repeat,
 )
 from tests.runtime.programs import convert, program
@@ -52,7 +54,7 @@ REPEATED = {
 SIGNS = {
     "Hadamard": scipy.linalg.hadamard(64),
     "Hadamard, ortho": scipy.linalg.hadamard(256)[:100] / 16,
-    "Haar": HAAR.reshape(4, 4),
+    "Haar of three channels": np.tile(HAAR.reshape(4, 4), (3, 1)),
     "Haar of channels": np.tile(HAAR.reshape(4, 4), (8, 1)),
     "Haar, all levels": haar(64),
     "Haar, all levels, both ways": np.kron(haar(8), haar(8)),
@@ -219,3 +221,43 @@ def test_what_is_not_a_number_is_not_fixed():
     assert not fixed_filters.is_repeated_filter(broken)
     assert not fixed_filters.is_signs(broken)
     assert not fixed_filters.is_choice(broken)
+
+
+def chebyshev(degree):
+    """Trefethen's differentiation matrix ("Spectral Methods in MATLAB", program `cheb`)."""
+    points = np.cos(np.pi * np.arange(degree + 1) / degree)
+    signs = np.r_[2, np.ones(degree - 1), 2] * (-1.0) ** np.arange(degree + 1)
+    apart = points[:, None] - points + np.eye(degree + 1)
+    found = np.outer(signs, 1 / signs) / apart
+    return found - np.diag(found.sum(axis=1))
+
+
+def test_one_kernel_and_derivatives_are_known_where_they_are_alike_after_a_turn():
+    smooth = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    kernels = smooth, scipy.ndimage.sobel(np.pad([[1.0]], 1)), [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
+    for kernel in kernels:
+        assert is_turned(np.reshape(kernel, (1, 9)).astype(np.float16))
+    bell = scipy.ndimage.gaussian_filter1d(np.eye(5)[2], 1.0)
+    assert is_turned(np.stack([bell, bell]).astype(np.float16))  # of two channels
+    for degree in (3, 4, 8, 16):
+        assert is_turned_whole(chebyshev(degree).astype(np.float16))
+
+
+def test_what_chance_makes_alike_is_rare_where_it_can_be_told():
+    rng = np.random.default_rng(0)
+    assert not any(is_turned(rng.standard_normal((1, 9))) for _ in range(2000))
+    assert not any(is_turned_whole(rng.standard_normal((4, 4))) for _ in range(2000))
+    assert not any(is_signs(rng.choice([-1.0, 1.0], (4, 4))) for _ in range(2000))
+    found = sum(is_signs(rng.choice([-1.0, 1.0], (12, 4))) for _ in range(2000))
+    assert found <= 4  # each row is in one of two frames: once in 2,048 times
+
+
+def test_of_few_numbers_nothing_can_be_told():
+    """A kernel of four values may be symmetric by chance, and a small Hadamard one is any signs."""
+    rng = np.random.default_rng(0)
+    values = [-1.5, -0.5, 0.5, 1.5]
+    found = sum(is_turned(rng.choice(values, (1, 9))) for _ in range(4000))
+    assert 0 < found < 80  # 2 / 4^4 are expected, where not of one magnitude: 31
+    assert not is_signs(scipy.linalg.hadamard(4).astype(np.float16))
+    assert not is_signs(HAAR.reshape(4, 4))
+    assert not is_turned_whole(np.array([[0, -0.25], [-0.25, 0]]))  # ALiBi's of two places

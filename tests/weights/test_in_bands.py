@@ -12,9 +12,10 @@ import mlpass
 from mlpass import Config, OpConfig, Palette, Percentile, Quantized
 from mlpass.sparsity import pieces
 from mlpass.storage import kmeans
-from mlpass.weights import in_bands, in_pieces
+from mlpass.weights import in_bands, in_pieces, rows
 from tests.runtime.programs import convert
 from tests.weights.test_in_pieces import contents
+from tests.weights.test_lossless import VALUES
 
 SHAPES = {
     "linear": (47, 61),
@@ -35,6 +36,11 @@ def source(tmp_path_factory):
         for name, shape in SHAPES.items()
     }
     weights["table"] += np.float32(3)  # nothing is zero
+    return saved(tmp_path_factory.mktemp("bands") / "in.mlpackage", weights)
+
+
+def saved(path, weights):
+    """The path of a package with a weight of each of `SHAPES`."""
     specs = [
         mb.TensorSpec((1, 8, 61)),
         mb.TensorSpec((6, 5, 61)),
@@ -43,17 +49,16 @@ def source(tmp_path_factory):
     ]
 
     @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
-    def program(rows, cube, signal, ids):
+    def program(x, cube, signal, ids):
         return (
-            mb.linear(x=rows, weight=weights["linear"]),
-            mb.matmul(x=rows, y=weights["matmul"]),
+            mb.linear(x=x, weight=weights["linear"]),
+            mb.matmul(x=x, y=weights["matmul"]),
             mb.conv(x=signal, weight=weights["grouped"], groups=2),
             mb.conv_transpose(x=signal, weight=weights["transpose"], groups=2),
             mb.matmul(x=cube, y=weights["batched"]),
             mb.gather(x=weights["table"], indices=ids, axis=0, validate_indices=False),
         )
 
-    path = tmp_path_factory.mktemp("bands") / "in.mlpackage"
     convert(program, minimum_deployment_target=ct.target.iOS18).save(str(path))
     return path
 
@@ -67,6 +72,7 @@ def in_parts(monkeypatch):
         monkeypatch.setattr(in_pieces, "SLAB", 320)
         monkeypatch.setattr(in_pieces, "WHOLE", 1000)
         monkeypatch.setattr(in_bands, "SLAB", 320)
+        monkeypatch.setattr(rows, "SLAB", 320)
 
     return divide
 
@@ -97,6 +103,40 @@ def test_bands_make_the_same_package(source, in_parts, storage, sparsity, tmp_pa
     assert parted.layers == whole.layers
     assert all(layer.skipped is None for layer in parted.layers)
     assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
+
+
+@pytest.mark.slow_but_every(14)
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+@pytest.mark.parametrize("kind", [*VALUES, "noise", "blocks of tables", "pairs of rows"])
+def test_the_smallest_exact_form_is_the_same_in_bands(kind, sparsity, in_parts, tmp_path):
+    rng = np.random.default_rng(3)
+    weights = {
+        name: made(kind, rng, shape).astype(np.float16).astype(np.float32)
+        for name, shape in SHAPES.items()
+    }
+    source = saved(tmp_path / "in.mlpackage", weights)
+    mode = Percentile(sparsity) if sparsity else None
+    config = Config(OpConfig(mode, mlpass.Lossless()), weight_threshold=0)
+    whole = mlpass.prune(source, tmp_path / "whole.mlpackage", config)
+    in_parts()
+    parted = mlpass.prune(source, tmp_path / "parted.mlpackage", config)
+    assert parted.layers == whole.layers
+    assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
+
+
+def made(kind, rng, shape):
+    """Values of a kind in a shape."""
+    if kind == "noise":
+        return rng.standard_normal(shape)
+    if kind == "blocks of tables":
+        runs = rng.choice(rng.standard_normal(200), (np.prod(shape[:-1]), shape[-1]))
+        runs[:, : shape[-1] // 2] = np.round(runs[:, : shape[-1] // 2])
+        return runs.reshape(shape)
+    if kind == "pairs of rows":
+        values = rng.standard_normal((-(-shape[0] // 2), 3))
+        rows = [rng.choice(values[row // 2], shape[1:]) for row in range(shape[0])]
+        return np.stack(rows)
+    return VALUES[kind](shape)
 
 
 def test_what_is_found_among_all_rows_is_held_whole(source, in_parts, tmp_path):

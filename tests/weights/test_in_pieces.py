@@ -136,6 +136,9 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
         ("in", "config=Block(0.5, 2)"),
         ("in", "storage=Palette(4, group_size=0)"),
         ("in", "config=Percentile(0.5), storage=Quantized('uint4', block_size=32)"),
+        ("in", "storage='lossless'"),  # which leaves it as it is
+        ("in", "storage=Quantized('int8')"),
+        ("out", "storage='lossless'"),
         ("in", "storage=Quantized('int8')"),
         ("out", "config=Percentile(0.6), joint_compression=True"),
         ("in", "config=Percentile(0.5)"),
