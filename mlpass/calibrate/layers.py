@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.arrays import HostArray, cast_like, host, in_fp32, limit_of, placed
+from mlpass.calibrate.again import approach
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.cheaper import int8_instead
 from mlpass.calibrate.journal import Finished, Journal
@@ -20,7 +21,7 @@ from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.walk import walk
 from mlpass.errors import CalibrationError, MlpassError, NotApplicable, visible
 from mlpass.parallel import map_items, thread_count
-from mlpass.plan.steps import Step, keep_by_cut
+from mlpass.plan.steps import Step, check_zeroes, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.aim import aimed
@@ -31,14 +32,15 @@ from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.lossless import encode_lossless
 from mlpass.weights.ops.record import is_gathered
-from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
+from mlpass.weights.reading import decoded, layout_to_solve, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import Site
-from mlpass.weights.storing import Editor, Encoded, encode_stored, encode_weight
+from mlpass.weights.storing import Editor, Encoded, encode_joint, encode_stored, encode_weight
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
+_NOT_MOVED = "not admm: its zeros stay where they are"
 _NOTHING_NEARER = "on the samples kept back, nothing is nearer"
 
 
@@ -222,15 +224,13 @@ class _Pruning:
         """
         if observed.gram is None:
             raise NotApplicable(observed.refusal or "no sample reaches it")
-        if step.site.is_sparse and step.storage is not None and not step.storage.exact:
-            raise NotApplicable("it is sparse already: give the model that it was made from")
         weight = weight_of(step.site)
         score = magnitude(weight)  # refuses NaN and inf
-        mode = mode_of(step, score)
-        layout = layout_to_solve(step.site, mode)
+        mode, method, storage = approach(step, mode_of(step, score), self._calibration.method)
+        layout = layout_to_solve(step.site, step.mode)
         try:
-            weight, wanted, target = _target(observed, weight, layout)
-            choice = Choice(self._calibration.method)
+            weight, wanted, target = _target(step.site, observed, weight, layout)
+            choice = Choice(method)
             if observed.parts is not None:
                 choice = choose(
                     weight,
@@ -246,7 +246,7 @@ class _Pruning:
                 observed.gram,
                 mode,
                 method=choice.method,
-                storage=step.storage,
+                storage=storage,
                 target=wanted,
                 layout=layout,
                 error_before=True,
@@ -254,9 +254,10 @@ class _Pruning:
             )
         except CalibrationError as error:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
-        if step.storage is None and solution.keep.all():
-            raise NotApplicable(f"{step.mode} zeroes nothing in it")
-        reasons = [each for each in (choice.reason, solution.reason) if each]
+        if step.storage is None:
+            check_zeroes(step, weight, solution.keep)
+        spared = None if method == self._calibration.method else _NOT_MOVED
+        reasons = [each for each in (spared, choice.reason, solution.reason) if each]
         return replace(
             solution,
             reason="; ".join(reasons) or None,
@@ -266,13 +267,15 @@ class _Pruning:
 
 
 def _target(
-    observed: Observed, weight: NDArray[np.generic], layout: Layout
+    site: Site, observed: Observed, weight: NDArray[np.generic], layout: Layout
 ) -> tuple[NDArray[np.generic], NDArray[np.generic] | None, str | None]:
     """Returns the weight to prune, exactly what it is to be, and what it aims at as text.
 
     Raises:
         CalibrationError: a Gram is not positive semidefinite.
     """
+    if site.is_masked and observed.aim is not None:
+        return weight, None, "own: its zeros stay where they are"
     if observed.aim is None:
         return weight, None, observed.own and f"own: {observed.own}"
     groups, rows, channels, positions = layout.sizes
@@ -303,7 +306,9 @@ def _encoded(step: Step, solution: Solution[HostArray]) -> Encoded:
     if step.storage is not None and step.storage.exact:
         return encode_lossless(step.site, solution.weight, solution.keep)
     if step.storage is not None:
-        return encode_stored(step.site, solution, step.storage)
+        return encode_stored(decoded(step.site), solution, step.storage)
+    if (codes := solution.parts.get("codes")) is not None:
+        return encode_joint(step.site, solution.weight, solution.keep, codes)
     return encode_weight(step.site, solution.weight, solution.keep)
 
 

@@ -68,10 +68,13 @@ exactly in fewer bytes.
 iOS16 and 17 have int8 and uint8 by row, and one table a weight (--group-size 0, not 3 bits), all
 without zeros; iOS18 has all forms. --minimum-deployment-target iOS18 raises an older package first.
 
-Weights that are compressed already are skipped. --joint-compression prunes them, and those alone:
-codes, scales and tables stay, and zeros are kept in a mask beside them (iOS18, without samples):
+Sparse weights get more zeros, or a storage for what they keep. Weights that are quantized or
+palettized already are skipped; --joint-compression prunes them, too: scales and tables stay, and
+zeros are kept in a mask beside the codes (iOS18). With a storage they are rounded to it anew:
 
   mlpass prune compressed.mlpackage -o out.mlpackage --target-sparsity 0.5 --joint-compression
+    ... --sample-data samples.npz        solved for, towards what the compressed weights give
+    ... --quantize int4                  whatever they were stored as
 
 Of an ExecuTorch .pte all Core ML models are pruned, or the one that is named. Samples and budgets
 are for one: where there are several, name it. What is written is a .pte with
@@ -113,7 +116,7 @@ def add_prune(commands: Subparsers) -> None:
     prune.add_argument(
         "--joint-compression",
         action="store_true",
-        help="prune the weights that are quantized or palettized already, and those alone (iOS18)",
+        help="prune the weights that are quantized or palettized already, too",
     )
     group = prune.add_argument_group("tuning", "region by region, as 'mlpass tune' does it")
     group.add_argument(

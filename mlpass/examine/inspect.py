@@ -9,6 +9,7 @@ from mlpass.report.joined import joined
 from mlpass.report.records import Report
 from mlpass.weights.record import function_records, untouched_record
 from mlpass.weights.sites import find_sites
+from mlpass.weights.ways import quantize_way
 
 
 @paused_collector()
@@ -31,4 +32,7 @@ def inspect(source: ModelLike) -> Report:
         nbytes = package.nbytes
         layers = tuple(untouched_record(site) for site in find_sites(package.programs))
         functions = function_records(package.programs)
-        return Report(package.name, None, nbytes, nbytes, functions, layers)
+        sparse = [layer for layer in layers if layer.encoding == "sparse"]
+        opset = min((function.opset for function in functions), default=0)
+        notes = quantize_way(layers, sparse, package.name, opset)
+        return Report(package.name, None, nbytes, nbytes, functions, layers, notes)

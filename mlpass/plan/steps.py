@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, NotApplicable
-from mlpass.plan.config import Config, OpConfig, op_config_of
+from mlpass.plan.config import Config, OpConfig
 from mlpass.plan.lookup import look_up, unmatched
 from mlpass.plan.untrained import reason_untrained
 from mlpass.sparsity.modes import Mask, Mode, Percentile
@@ -25,9 +25,9 @@ from mlpass.sparsity.select import (
     lowest_of_many,
 )
 from mlpass.storage.plain import rounding_of
-from mlpass.storage.storage import Storage
+from mlpass.storage.storage import NEEDS_IOS18, Storage
 from mlpass.weights.apart import check_sums
-from mlpass.weights.joint import has_joint_form
+from mlpass.weights.joint import JOINT_OPSET, has_joint_form
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import scores_of
 from mlpass.weights.sites import Site
@@ -69,17 +69,12 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
     Args:
         sites: of a model.
         config: which mode each gets.
-        joint: whether to prune the compressed weights, and those alone, rather than the others.
+        joint: whether those whose values are quantized or palettized are pruned, too.
 
     Raises:
-        ConfigError: an entry of the config matches nothing, or two contradict each other; or
-            compressed weights are to get a storage, or one outliers whose op cannot add them.
+        ConfigError: an entry of the config matches nothing, or two contradict each other; or a
+            weight is to get outliers whose op cannot add them.
     """
-    entries = [op_config_of(entry) for entry in config.entries]
-    if joint and any(entry is not None and rounding_of(entry.storage) for entry in entries):
-        raise ConfigError(
-            "joint_compression: prunes weights that have a storage already; give no other one"
-        )
     names = {name for site in sites for name in _names(site)}
     if problem := unmatched(config, names, set(WEIGHT_OPS)):
         raise ConfigError(problem)
@@ -100,6 +95,14 @@ def keep_by_cut(score: NDArray[np.generic], cut: SiteCut) -> Mask:
     """Returns the keep mask that a cut through all weights gives one of them."""
     keys = keys_of(score.astype(cut.dtype, copy=False)).reshape(-1)
     return keep_above(keys, cut.cut)[0].reshape(score.shape)
+
+
+def check_zeroes(step: Step, weight: NDArray[np.generic], keep: Mask) -> None:
+    """Raises NotApplicable where a mask zeroes nothing, or nothing that a mask has not before."""
+    if keep.all():
+        raise NotApplicable(f"{step.mode} zeroes nothing in it")
+    if step.site.is_masked and not weight[~keep].any():
+        raise NotApplicable(f"{step.mode} zeroes nothing more in it")
 
 
 def rank_globally(steps: Sequence[Step]) -> list[Step]:
@@ -160,8 +163,6 @@ def _is_global(step: Step) -> bool:
 def _step(site: Site, config: Config, joint: bool) -> Step:
     op_types = tuple(dict.fromkeys(use.op.type for use in site.uses))
     found = look_up(config, _names(site), op_types)
-    if joint and site.constant is not None:
-        return Step(site, None, "it is not compressed; joint_compression prunes what is")
     if refusal := _refusal(site, found.op_config, joint):
         return Step(site, None, refusal)
     if found.op_config is None:
@@ -169,7 +170,7 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
     mode, storage = found.op_config.mode, rounding_of(found.op_config.storage)
     if mode is None and storage is None:
         return Step(site, None, f"{found.why} names no mode, and no storage other than it has")
-    skipped = _unfit(site, found.op_config.weight_threshold or 0)
+    skipped = _unfit(site, found.op_config.weight_threshold or 0) or _too_old(site, storage)
     step = Step(site, mode or Percentile(0.0), skipped, storage=storage)
     return _spared(step) if found.is_general else step
 
@@ -189,13 +190,21 @@ def _spared(step: Step) -> Step:
 def _refusal(site: Site, op_config: OpConfig | None, joint: bool) -> str | None:
     """Returns why a site must be left as it is, None where what it gets may be done to it.
 
-    A storage alone is also for what is sparse; one that keeps values as they are for all that is
-    compressed.
+    What is sparse may become so further, or get a storage. What is quantized or palettized has been
+    rounded before: only `joint` has it done again, or zeros put among its codes. A storage that
+    keeps values as they are is for all that is compressed.
     """
-    given = None if op_config is None or op_config.mode is not None else op_config.storage
-    exact = given is not None and given.exact
-    decoded = site.is_compressed if exact else rounding_of(given) is not None and site.is_sparse
-    return site.other_use if decoded or (joint and has_joint_form(site)) else site.refusal
+    storage = None if op_config is None else rounding_of(op_config.storage)
+    exact = storage is not None and storage.exact and op_config.mode is None  # type: ignore[union-attr]
+    again = joint and site.is_compressed and (storage is not None or has_joint_form(site))
+    return site.other_use if site.is_sparse or exact or again else site.refusal
+
+
+def _too_old(site: Site, storage: Storage | None) -> str | None:
+    """Returns why the zeros of a site cannot stay beside a storage's codes, None where they can."""
+    if not site.is_masked or storage is None or storage.exact or site.opset >= JOINT_OPSET:
+        return None
+    return f"its zeros take a mask beside the codes of {storage}, which {NEEDS_IOS18}"
 
 
 def _unfit(site: Site, weight_threshold: int) -> str | None:

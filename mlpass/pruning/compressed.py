@@ -21,23 +21,23 @@ def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
         every: what the config asks for all of them; None where it asks for some alone, whose
             neighbours nobody asked about.
     """
+    anew = every is not None and rounding_of(every.storage) is not None
     found = [
         site
         for site, layer in told
-        if layer.skipped and layer.skipped == site.refusal and _can_be_joint(site)
+        if layer.skipped and layer.skipped == site.refusal
+        if (site.is_compressed and site.apart is None if anew else _can_be_joint(site))
     ]
     none = all(layer.skipped for _, layer in told)
     if not found or (every is None and not none):
         return ()
     head = "nothing was pruned: " if none else ""
     left = f"{head}{len(found)} of {len(told)} weights are compressed already"
-    if every is not None and rounding_of(every.storage) is not None:
-        text = f"{left}; for another storage give the model that this one was made from"
-        return (text,)
     old = any(opset < JOINT_OPSET for site in found for opset in site.opsets)
-    raised = " with --minimum-deployment-target iOS18" if old else ""
-    text = f"{left}; --joint-compression{raised} (joint_compression=True in Python) prunes those"
-    return (text,)
+    raised = " with --minimum-deployment-target iOS18" if old and not anew else ""
+    does = "rounds those anew, not as well as from the model that they were made from"
+    way = f"--joint-compression{raised} (joint_compression=True in Python)"
+    return (f"{left}; {way} {does if anew else 'prunes those'}",)
 
 
 def _can_be_joint(site: Site) -> bool:

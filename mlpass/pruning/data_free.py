@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.errors import NotApplicable, visible
-from mlpass.plan.steps import Step, keep_by_cut
+from mlpass.plan.steps import Step, check_zeroes, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.weights.in_pieces import encode_in_pieces
 from mlpass.weights.nearest import encode_nearest
@@ -51,9 +51,8 @@ def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
         keep = _keep(step, weight)
         if step.storage is not None:
             stored = encode_nearest(site, weight, keep, step.mode, step.storage)
-        elif keep.all():
-            raise NotApplicable(f"{step.mode} zeroes nothing in it")
         else:
+            check_zeroes(step, weight, keep)
             stored = encode_weight(site, weight, keep)
     except NotApplicable as reason:
         return untouched_record(site, str(reason)), []

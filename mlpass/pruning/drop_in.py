@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlpass.program.mlmodel import make_mlmodel
+from mlpass.plan.config import Config, as_config
+from mlpass.program.mlmodel import ModelLike, make_mlmodel, open_package
 from mlpass.pruning.prune import prune
+from mlpass.weights.sites import find_sites
 
 
-def prune_weights(mlmodel: object, config: object, joint_compression: bool = False) -> Any:
+def prune_weights(mlmodel: ModelLike, config: object, joint_compression: bool = False) -> Any:
     """Returns a pruned copy of an `MLModel`; its package is temporary, and goes with it.
 
     Args:
@@ -22,8 +25,17 @@ def prune_weights(mlmodel: object, config: object, joint_compression: bool = Fal
         ConfigError: the config is not valid.
         ModelFormatError: the model is not an ML Program, or is too old for joint compression.
     """
+    asked = _compressed_alone(mlmodel, as_config(config)) if joint_compression else config
 
     def write(path: Path) -> None:
-        prune(mlmodel, path, config, joint_compression=joint_compression)
+        prune(mlmodel, path, asked, joint_compression=joint_compression)
 
     return make_mlmodel(write, like=mlmodel)
+
+
+def _compressed_alone(mlmodel: ModelLike, config: Config) -> Config:
+    """Returns a config that leaves weights as they are that are not compressed."""
+    with open_package(mlmodel) as package:
+        sites = find_sites(package.programs)
+        plain = {site.name: None for site in sites if site.constant is not None}
+    return replace(config, op_name_configs={**config.op_name_configs, **plain})

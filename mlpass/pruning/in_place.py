@@ -51,7 +51,7 @@ def prune_program(
         backend: that the program runs on.
         device: torch's.
         function_name: of several functions, the one that the samples are for.
-        joint_compression: whether to prune weights that are compressed already, and those alone.
+        joint_compression: whether weights that are quantized or palettized already are pruned, too.
 
     Raises:
         ConfigError: `program` is not a `Program`; or the config or the options are wrong.

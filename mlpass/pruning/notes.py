@@ -11,6 +11,7 @@ from mlpass.program.mlpackage import Package
 from mlpass.pruning.compressed import joint_way
 from mlpass.report.records import LayerRecord
 from mlpass.weights.ensures import Told
+from mlpass.weights.ways import quantize_way
 
 
 def notes_of(
@@ -31,6 +32,9 @@ def notes_of(
     """
     layers = [layer for _, layer in told]
     notes = int8_way(layers, package.name) + whole_outputs(steps, layers)
+    left = [layer for site, layer in told if site.is_sparse and layer.encoding == "sparse"]
+    opset = min((site.opset for site, _ in told), default=0)
+    notes += quantize_way(layers, left, package.name, opset)
     if config is not None:
         notes += joint_way(told, None if divided else op_config_of(config.global_config))
     return notes

@@ -109,8 +109,8 @@ def prune(
         backend: that the program runs on, "numpy" or "torch".
         device: torch's: "cpu", "mps" or "cuda".
         function_name: of a model with several functions, the one that the samples are for.
-        joint_compression: whether to prune the weights that are quantized or palettized already,
-            and those alone, into joint sparse forms (iOS18).
+        joint_compression: whether weights that are quantized or palettized already are pruned, too:
+            into joint sparse forms (iOS18), or, where a storage is given, rounded to that anew.
         minimum_deployment_target: "iOS18", "macOS15", `coremltools.target.iOS18`: a package for an
             older one is raised to it, without its source; None leaves it what it is.
         budget: what the weight files may take: bytes, "3.5MB", or "0.25x" of what they take. Each
@@ -147,8 +147,6 @@ def prune(
         device=device,
         function_name=function_name,
     )
-    if calibration is not None and joint_compression:
-        raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
     wanted = None if budget is None and bits is None else Budget(budget, bits)
     if wanted is not None and joint_compression:
         raise ConfigError("budget: is for weights that are not compressed; drop joint_compression")
@@ -225,7 +223,7 @@ def prune_package(
         config: which mode each weight gets; from `open_config` where there is a budget.
         calibration: how weights are solved for on samples; None where they are not.
         budget: of the weight files; None where each weight gets what the config says.
-        joint_compression: whether to prune compressed weights.
+        joint_compression: as for `prune`.
         minimum_deployment_target: that it is raised to; None where it is not.
         force: whether to replace an `output` that exists.
         resume: whether to go on with what a run that died had finished.
@@ -318,7 +316,7 @@ def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -
     """
     sites = find_sites(programs)
     steps = plan(sites, config, joint=joint)
-    if joint:
+    if joint and any(step.skipped is None and step.storage is None for step in steps):
         check_opset(sites)
     check_storages(steps)
     return steps

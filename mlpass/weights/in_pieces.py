@@ -27,9 +27,10 @@ from mlpass.weights.reading import (
     magnitude,
     part_of,
     scores_of,
+    zeros_of,
 )
 from mlpass.weights.sites import Site
-from mlpass.weights.storing import Encoded, encode_joint, encode_mask
+from mlpass.weights.storing import Encoded, encode_joint_mask, encode_mask
 
 
 def encode_in_pieces(
@@ -61,6 +62,9 @@ def encode_in_pieces(
     if exact:
         check_decoded(site)
     dense = decoded(site)
+    given, masked = site, site.is_masked
+    if site.is_sparse:
+        site = dense
     constant = dense.constant
     if constant is None or constant.part is None:
         return None
@@ -69,13 +73,13 @@ def encode_in_pieces(
     if rule is None:
         return None
     bounds = scores.bounds(rule.unit)
-    live = storage is None or exact or site.is_sparse  # what is zero stays so
+    live = storage is None or exact or masked  # what is zero stays so
     mask, untouched = _marked(constant, rule, bounds, live=live)
     stored = int(np.bitwise_count(mask).sum(dtype=np.int64))
     if rule.check is not None:
         rule.check(constant.size - stored)
     if exact:
-        encoded = encode_exact_in_bands(site, mask, stored, whole=untouched)
+        encoded = encode_exact_in_bands(given, mask, stored, whole=untouched)
         if not isinstance(encoded, Smallest):
             return encoded
         site = dense
@@ -83,8 +87,10 @@ def encode_in_pieces(
         return encode_in_bands(dense, storage, mask, stored, layout_to_solve(site, mode))
     elif untouched:
         raise NotApplicable(f"{mode} zeroes nothing in it")
+    elif masked and stored == constant.size - (zeros_of(dense) or 0):
+        raise NotApplicable(f"{mode} zeroes nothing more in it")
     if site.constant is None:
-        return encode_joint(site, mask, stored)
+        return encode_joint_mask(site, mask, stored)
 
     def made(dense: bool) -> Constant:
         def elements(ends: tuple[int, int]) -> Raw:

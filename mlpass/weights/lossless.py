@@ -47,7 +47,7 @@ def encode_lossless(site: Site, weight: NDArray[np.generic], keep: Mask) -> Enco
         NotApplicable: it is stored in as few bytes already, or is not decoded alike everywhere.
     """
     check_decoded(site)
-    whole = bool(keep.all())
+    whole = not weight[~keep].any()
     weight = weight if whole else zero_out(weight, keep)
     rows = HeldRows(weight, exact_layout(site))
     found = smallest_form(rows, site.opset)

@@ -32,7 +32,8 @@ def encode_nearest(
     """
     if storage.exact:
         return encode_lossless(site, weight, keep)
-    if site.is_sparse:  # what is zero stays so
-        site, keep = decoded(site), keep & (weight != 0)
+    if site.is_masked:  # what is zero stays so
+        keep = keep & (weight != 0)
+    site = decoded(site)
     solution = nearest(weight, keep, storage, layout_to_solve(site, mode))
     return encode_stored(site, solution, storage)

@@ -107,7 +107,12 @@ class Site:
     @property
     def is_sparse(self) -> bool:
         """Whether it is stored as floats beside a mask, with nothing else done to it."""
-        return self.makers[0].type == "constexpr_sparse_to_dense" and len(self.parts) == 1
+        return self.is_masked and len(self.parts) == 1
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a mask says which of its elements are zero, whatever the others are stored as."""
+        return self.makers[0].type == "constexpr_sparse_to_dense"
 
     @property
     def _made(self) -> str:

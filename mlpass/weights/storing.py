@@ -23,7 +23,7 @@ from mlpass.storage.exact import Exact
 from mlpass.storage.storage import NEEDS_IOS18, Form, Parts, Storage
 from mlpass.weights.apart import rest_ops
 from mlpass.weights.joint import joint_ops
-from mlpass.weights.reading import layout_to_solve
+from mlpass.weights.reading import decoded, layout_to_solve
 from mlpass.weights.record import ATTRIBUTES, WITH_OUTLIERS, encoding_of, nbytes_of
 from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site
@@ -67,11 +67,11 @@ def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encode
     Raises:
         NotApplicable: no way to store it would be smaller.
     """
+    if site.is_sparse:
+        site = decoded(site)
     constant = site.constant
     if constant is None:
-        keep = keep & (weight != 0)
-        bits = np.packbits(keep, bitorder="little")
-        return encode_joint(site, bits, int(np.count_nonzero(keep)))
+        return encode_joint(site, weight, keep)
     mask, nonzero = pack(weight, keep)
     return encode_mask(
         site,
@@ -82,20 +82,45 @@ def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encode
     )
 
 
-def encode_joint(site: Site, mask: Raw, kept: int) -> Encoded:
-    """Returns a compressed weight as it will be stored, pruned.
+def encode_joint(
+    site: Site,
+    weight: NDArray[np.generic],
+    keep: Mask,
+    codes: NDArray[np.generic] | None = None,
+) -> Encoded:
+    """Returns a compressed weight as it will be stored, pruned, its scales or tables as they are.
 
     Args:
         site: whose weight it is.
-        mask: the bits of what is kept and not zero, least significant first.
-        kept: how many elements are.
+        weight: in the site's shape and dtype.
+        keep: the same shape; what is False becomes zero.
+        codes: of its values, the same shape; None where those stay what they are.
 
     Raises:
         NotApplicable: its joint form does not exist, or would not be smaller.
     """
-    ops, nbytes = joint_ops(site, mask, kept)
-    encoding = f"sparse + {encoding_of(site.parts)}"
-    return Encoded(encoding, math.prod(site.shape) - kept, nbytes, ops)
+    keep = keep & (weight != 0)
+    bits = np.packbits(keep, bitorder="little")
+    return encode_joint_mask(site, bits, int(np.count_nonzero(keep)), codes)
+
+
+def encode_joint_mask(
+    site: Site, mask: Raw, kept: int, codes: NDArray[np.generic] | None = None
+) -> Encoded:
+    """Returns the same of the bits of what is kept and not zero, least significant first.
+
+    Args:
+        site: whose weight it is.
+        mask: the bits.
+        kept: how many elements are.
+        codes: as for `encode_joint`.
+
+    Raises:
+        NotApplicable: its joint form does not exist, or would not be smaller.
+    """
+    replacements, nbytes = joint_ops(site, mask, kept, codes)
+    encoding = encoding_of([*site.parts, *replacements[0][1]])
+    return Encoded(encoding, math.prod(site.shape) - kept, nbytes, replacements)
 
 
 def encode_mask(

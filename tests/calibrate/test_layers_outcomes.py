@@ -153,13 +153,11 @@ def test_modes_that_zero_nothing_and_configs_are_obeyed(mlp, tmp_path):
             {"storage": {"quantize": "int4", "palettize": 4}},
             "quantize: does not go with palettize",
         ),
-        ({"storage": "int4", "joint_compression": True}, "joint_compression: .* have a storage"),
         ({"propagate": "both", "sample_data": [{}]}, "propagate: must be 'pruned' or 'dense'"),
         ({"fallback": "no", "sample_data": [{}]}, "fallback: must be 'skip' or 'magnitude'"),
         ({"allocate": "fair", "sample_data": [{}]}, "allocate: must be 'uniform' or 'owl'"),
         ({"max_nbytes": 9, "sample_data": [{}]}, "max_nbytes: needs allocate='error'"),
         ({"backend": "coreml", "sample_data": [{}]}, "backend: must be 'numpy' or 'torch'"),
-        ({"joint_compression": True, "sample_data": [{}]}, "joint_compression: only prunes by"),
     ],
     ids=str,
 )

@@ -31,7 +31,10 @@ def test_all_that_is_compressed_is_named_with_the_way(tmp_path):
 def test_another_storage_is_for_the_model_before(config, tmp_path):
     (note,) = notes_of(PALETTIZED, tmp_path / "a.mlpackage", Config(config))
     assert note.startswith("nothing was pruned: 4 of 5 weights are compressed already; ")
-    assert note.endswith("for another storage give the model that this one was made from")
+    assert note.endswith(
+        "--joint-compression (joint_compression=True in Python) rounds those anew, not as well as "
+        "from the model that they were made from"
+    )
 
 
 def test_old_integers_are_raised_first(tmp_path):

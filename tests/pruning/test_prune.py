@@ -237,16 +237,12 @@ def test_joint_compression_needs_ios18(fixtures, tmp_path):
         )
 
 
-def test_joint_compression_leaves_dense_weights(fixtures, tmp_path):
-    report = mlpass.prune(
-        fixtures / "palettized_digits.mlpackage",
-        tmp_path / "out.mlpackage",
-        Percentile(0.1),
-        joint_compression=True,
-    )
-    reasons = [layer.skipped or "" for layer in report.layers]
-    assert reasons[0] == "it is not compressed; joint_compression prunes what is"
-    assert "its joint sparse form would not be smaller" in reasons[1]
+def test_joint_compression_prunes_plain_weights_too(fixtures, tmp_path):
+    source, out = fixtures / "palettized_digits.mlpackage", tmp_path / "out.mlpackage"
+    config = Config(Percentile(0.1), weight_threshold=1)
+    report = mlpass.prune(source, out, config, joint_compression=True)
+    assert report.layers[0].skipped is None
+    assert "its joint sparse form would not be smaller" in report.layers[1].skipped
 
 
 def test_sources_that_are_none(tmp_path):

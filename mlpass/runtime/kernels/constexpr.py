@@ -63,8 +63,8 @@ def constexpr_blockwise_shift_scale(
     xp: Namespace, *, data: Numbers, scale: Numbers, offset: Numbers | None = None
 ) -> Numbers:
     """data (...), scale and offset of its rank, one for each block -> scale * (data - offset)."""
-    shifts = None if offset is None else _spread(offset, data.shape)
-    return _shift_scale(data, _spread(scale, data.shape), shifts)
+    shifts = None if offset is None else spread(offset, data.shape)
+    return _shift_scale(data, spread(scale, data.shape), shifts)
 
 
 @kernel("constexpr_lut_to_dense", since=18)
@@ -72,7 +72,7 @@ def constexpr_lut_to_dense(
     xp: Namespace, *, indices: Numbers, lut: Numbers, vector_axis: int | None = None
 ) -> Numbers:
     """indices (...), lut (blocks..., palettes, vector) -> (...), the vector axis expanded."""
-    return _look_up(indices, lut, _blocks_of(indices.shape, lut.shape[:-2]), vector_axis)
+    return _look_up(indices, lut, blocks_of(indices.shape, lut.shape[:-2]), vector_axis)
 
 
 @kernel("constexpr_sparse_to_dense", since=18)
@@ -111,8 +111,8 @@ def constexpr_sparse_blockwise_shift_scale(
 ) -> tuple[Numbers, Numbers]:
     """data_mask (...), data (kept,), scale and offset by block -> mask, scale * (data - offset)."""
     kept = data_mask != 0
-    scales = _spread(scale, data_mask.shape)[kept]
-    shifts = None if offset is None else _spread(offset, data_mask.shape)[kept]
+    scales = spread(scale, data_mask.shape)[kept]
+    shifts = None if offset is None else spread(offset, data_mask.shape)[kept]
     return data_mask, _shift_scale(nonzero_data, scales, shifts)
 
 
@@ -137,7 +137,7 @@ def _scatter(values: Numbers, mask: Numbers) -> Numbers:
     return dense
 
 
-def _spread(blocks: Numbers, shape: tuple[int, ...]) -> Numbers:
+def spread(blocks: Numbers, shape: tuple[int, ...]) -> Numbers:
     """Returns one value for each block as one for each element of `shape`."""
     for axis, size in enumerate(shape):
         if blocks.shape[axis] not in (1, size):
@@ -145,7 +145,7 @@ def _spread(blocks: Numbers, shape: tuple[int, ...]) -> Numbers:
     return np.broadcast_to(blocks, shape)
 
 
-def _blocks_of(shape: tuple[int, ...], counts: tuple[int, ...]) -> NDArray[np.intp]:
+def blocks_of(shape: tuple[int, ...], counts: tuple[int, ...]) -> NDArray[np.intp]:
     """Returns, for each element of `shape`, the flat number of the block it is in."""
     number = np.zeros((1,) * len(shape), np.intp)
     for axis, (size, count) in enumerate(zip(shape, counts, strict=True)):

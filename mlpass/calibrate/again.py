@@ -1,0 +1,75 @@
+"""How a weight that is compressed already is solved for: its zeros stay, and so does its coding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlpass.plan.steps import Step
+from mlpass.solvers.admm import ADMM
+from mlpass.solvers.problem import Method
+from mlpass.solvers.sparsegpt import SparseGPT
+from mlpass.sparsity.layout import Layout
+from mlpass.sparsity.mode import Mode
+from mlpass.sparsity.ranking import Mask, Score
+from mlpass.storage.storage import Storage
+from mlpass.weights.recoding import AsCoded
+
+
+@dataclass(frozen=True)
+class Further(Mode):
+    """Zeroes what another mode does, and leaves what is zero already.
+
+    The mask is decided before anything changes, while scores still say what is zero.
+
+    Attributes:
+        mode: the other.
+    """
+
+    mode: Mode
+
+    @property
+    def target(self) -> float | None:
+        """The sparsity that the other leads to."""
+        return self.mode.target
+
+    def keep(self, score: Score, layout: Layout | None = None) -> Mask:
+        """Returns the other's keep mask, without what has no score."""
+        keep: Mask = self.mode.keep(score, layout) & (score != 0)
+        return keep
+
+    def per_row(self) -> Mode:
+        """Returns the same of the other where that ranks each row by itself."""
+        return Further(self.mode.per_row())
+
+
+class Approach(NamedTuple):
+    """How a weight is solved for.
+
+    Attributes:
+        mode: by which it is pruned.
+        method: that prunes it.
+        storage: that it is rounded to; None where it is to none.
+    """
+
+    mode: Mode
+    method: Method
+    storage: Storage | None
+
+
+def approach(step: Step, mode: Mode, method: Method) -> Approach:
+    """Returns how the weight of a step is solved for.
+
+    Args:
+        step: what is to become of it.
+        mode: the step's.
+        method: that was asked for. `ADMM` moves zeros about: where they are to stay, it is
+            `SparseGPT`, refitted.
+    """
+    site, storage = step.site, step.storage
+    if site.is_masked:
+        mode = Further(mode)
+        method = SparseGPT(method.dampening, refit=True) if isinstance(method, ADMM) else method
+    if site.is_compressed and not site.is_sparse and storage is None:
+        storage = AsCoded(site)
+    return Approach(mode, method, storage)
