@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def prune(
     backend: Backend = "numpy",
     device: str | None = None,
     function_name: str | None = None,
+    executor: Executor | None = None,
     joint_compression: bool = False,
     minimum_deployment_target: object = None,
     budget: str | int | None = None,
@@ -109,6 +111,8 @@ def prune(
         backend: that the program runs on, "numpy" or "torch".
         device: torch's: "cpu", "mps" or "cuda".
         function_name: of a model with several functions, the one that the samples are for.
+        executor: whose workers divide the samples among them, each with its own memory: dask's
+            `client.get_executor()`, or one of processes. The result is the same to the byte.
         joint_compression: whether to prune the weights that are quantized or palettized already,
             and those alone, into joint sparse forms (iOS18).
         minimum_deployment_target: "iOS18", "macOS15", `coremltools.target.iOS18`: a package for an
@@ -146,6 +150,7 @@ def prune(
         backend=backend,
         device=device,
         function_name=function_name,
+        executor=executor,
     )
     if calibration is not None and joint_compression:
         raise ConfigError("joint_compression: only prunes by magnitude; give no sample_data")
