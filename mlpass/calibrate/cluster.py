@@ -39,6 +39,7 @@ from mlpass.calibrate.wire import LOST, Moved, Task, Weights, Wire, serve
 from mlpass.errors import ConfigError, ExecutionError, MlpassError, told
 from mlpass.files import temporary_folder
 from mlpass.plan.steps import Step
+from mlpass.program.hosted import HostedPackage
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.given import check_given
@@ -78,11 +79,12 @@ def walk_divided(
         CalibrationError: as `walk`, and likewise the others.
         ExecutionError: no worker began, or one failed.
     """
-    if not isinstance(model, Package) or model.added or calibration.executor is None:
+    if not isinstance(model, Package) or isinstance(model, HostedPackage) or model.added:
         raise ConfigError(
-            "executor: takes a package as it is on disk; for a Program, or with "
-            "minimum_deployment_target, prune without it, or convert for that target first"
+            "executor: workers are sent an .mlpackage. For a Program, a .pte, or a package that is "
+            "raised on the way, drop it"
         )
+    assert calibration.executor is not None
     interpreter = interpreter_of(model, calibration)
     assert interpreter.backend is not None
     samples = calibration.sample_data
