@@ -74,3 +74,21 @@ def test_the_same_calibrated_bytes_though_a_worker_is_killed(fixtures, tmp_path,
         assert main([*given, "--scheduler", cluster.scheduler_address]) == 0
         assert tree(there) == tree(here)
         assert len(killed) > 20
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "text"),
+    [
+        ([], 2, "--scheduler: needs --sample-data"),
+        (["--sample-data", "x.npz"], 1, "--scheduler: no dask scheduler answers: "),
+    ],
+)
+def test_a_scheduler_that_is_of_no_use(fixtures, tmp_path, capsys, given, status, text):
+    command = ["prune", str(fixtures / "tiny_lm.mlpackage"), "-o", str(tmp_path / "o.mlpackage")]
+    command += ["--target-sparsity", "0.5", "--scheduler", "nowhere://host:1", *given]
+    try:
+        found = main(command)
+    except SystemExit as ended:
+        found = ended.code
+    assert found == status
+    assert text in capsys.readouterr().err
