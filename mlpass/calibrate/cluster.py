@@ -32,9 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.met import Met
 from mlpass.calibrate.outputs import interpreter_of
 from mlpass.calibrate.sums import Brought, SiteGrams
-from mlpass.calibrate.walk import Met
 from mlpass.calibrate.wire import LOST, Moved, Task, Weights, Wire, serve
 from mlpass.errors import ConfigError, ExecutionError, MlpassError, told
 from mlpass.files import temporary_folder
@@ -276,7 +276,7 @@ class _Team:
         return found
 
     def another(self) -> Wire:
-        """Returns a connection to one more worker: where there is none, this process is it."""
+        """Returns a connection to one more worker; the last resort is this process."""
         with suppress(RuntimeError):
             self._call()
             if (wire := self._next(self._futures[-1:])) is not None:

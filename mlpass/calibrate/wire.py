@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.met import naming_origin, put
 from mlpass.calibrate.outputs import interpreter_of
 from mlpass.calibrate.sums import SiteGrams
-from mlpass.calibrate.walk import naming_origin, put
 from mlpass.errors import MlpassError, SampleWarning
 from mlpass.files import temporary_folder
 from mlpass.plan.steps import Step
