@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class Calibration:
         backend: that the program runs on, "numpy" or "torch".
         device: torch's.
         function_name: of a model with several functions, the one that the samples are for.
+        executor: whose workers divide the samples among them; None where this process runs all.
         dense_grams: what layers meet in the model as it is, where that was gathered before.
     """
 
@@ -76,18 +78,21 @@ class Calibration:
     )
     device: str | None = option(default=None, help="torch's: cpu, mps or cuda")
     function_name: str | None = option(default=None, help="the function that the samples are for")
+    executor: Executor | None = None
     dense_grams: GramFolder | None = None
 
     @property
     def settings(self) -> dict[str, object]:
         """The options that the result depends on, by name; samples left out."""
-        others = ("sample_data", "memory_budget", "dense_grams")
+        others = ("sample_data", "memory_budget", "executor", "dense_grams")
         return {name: value for name, value in vars(self).items() if name not in others}
 
     def __post_init__(self) -> None:
         check_options(self)
         if self.max_nbytes is not None and self.allocate != "error":
             raise ConfigError("max_nbytes: needs allocate='error', which divides it among layers")
+        if self.executor is not None:
+            _check_divided(self)
         if self.target == "dense" and self.propagate == "dense":
             raise ConfigError(
                 "target: 'dense' makes up for what pruning changed before a layer, and with "
@@ -115,10 +120,25 @@ def make_calibration(
     if method is not None and not isinstance(method, Method):
         raise ConfigError(f"method: must be {_method_names()}. Got {brief(method)}.")
     if sample_data is None:
+        if options.get("executor") is not None:
+            raise ConfigError("executor: divides samples among workers; needs sample_data")
         if method not in (None, Magnitude()):
             raise ConfigError(f"method: {method!r} needs sample_data")
         return None
     return Calibration(method or SparseGPT(), load_samples(sample_data), **options)
+
+
+def _check_divided(calibration: Calibration) -> None:
+    """Raises ConfigError where a run cannot be divided among workers."""
+    if not isinstance(calibration.executor, Executor):
+        raise ConfigError(
+            "executor: must be a concurrent.futures.Executor, such as client.get_executor() of "
+            f"dask. Got {brief(calibration.executor)}."
+        )
+    for name, wanted in (("target", "own"), ("backend", "numpy")):
+        if getattr(calibration, name) != wanted:
+            given = getattr(calibration, name)
+            raise ConfigError(f"executor: goes with {name}={wanted!r} alone. Got {given!r}.")
 
 
 def _method_names() -> str:

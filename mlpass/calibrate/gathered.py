@@ -42,7 +42,6 @@ class Gathered:
     """A Gram that grows.
 
     Attributes:
-        feeder: the first op that meets these inputs.
         crossed: the sums of what the dense model's have over them; None where none are wanted.
         refusal: why there are no such inputs.
         samples: those that brought rows, each with its place among them.
@@ -52,7 +51,6 @@ class Gathered:
         aim: what a site that meets only these inputs is to aim at, once that was asked for.
     """
 
-    feeder: Op
     crossed: Crossed | None = None
     refusal: str | None = None
     samples: dict[int, int] = field(default_factory=dict)
@@ -76,8 +74,30 @@ class Gathered:
         for held, some in groupby(inputs, key=attrgetter("held")):
             self.sums[held].add_all(self._rows(some, op))
 
+    def take(self, other: Gathered) -> None:
+        """Takes in what the next samples brought; `other` is not to be used any more.
+
+        Raises:
+            CalibrationError: the columns are others.
+        """
+        self.refusal = self.refusal or other.refusal
+        for sample in other.samples:
+            self.samples.setdefault(sample, len(self.samples))
+        for held, (mine, others) in enumerate(zip(self.sums, other.sums, strict=True)):
+            mine.take(others)
+            self.tokens[held] += other.tokens[held]
+            before, count = self.counts[held], other.counts[held]
+            self.counts[held] = (
+                count if before is None else before if count is None else before + count
+            )
+
+    def settle(self) -> None:
+        """Sums what is held back, so that nothing but sums is kept."""
+        for one in self.sums:
+            one.settle()
+
     def is_held(self, sample: int) -> bool:
-        """Returns whether a sample is kept back: the second of those that bring rows, the tenth."""
+        """Returns whether a sample is kept back: of its cohort the second with rows, the tenth."""
         return self.samples.get(sample, 0) % _HELD == 1
 
     def noted(self, sample: int, rows: Iterable[Array]) -> Iterator[Array]:

@@ -23,7 +23,6 @@ from mlpass.errors import CalibrationError, MlpassError, NotApplicable, visible
 from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, check_zeroes, keep_by_cut
 from mlpass.report.records import LayerRecord
-from mlpass.runtime.stop import Stop
 from mlpass.solvers.aim import aimed
 from mlpass.solvers.held_out import ENOUGH, Choice, choose
 from mlpass.solvers.solve import Solution, solve
@@ -78,13 +77,13 @@ def prune_calibrated(
                 solved = pruning.solve([observed])
                 _note(solved, found)
             return pruning.records
-        with walk(model, steps, calibration, journal.__contains__) as (grams, stops):
-            for stop, dense in stops:
-                solved = pruning.solve(grams.add(stop, dense))
+        with walk(model, steps, calibration, journal.__contains__) as way:
+            for met in way:
+                solved = pruning.solve(met.sites)
                 _note(solved, found)
                 for site, weight in solved:
                     if calibration.propagate == "pruned":
-                        put(stop, site, weight)
+                        met.put(site, weight)
     return pruning.records
 
 
@@ -94,13 +93,6 @@ def _note(
 ) -> None:
     if found is not None:
         found.update(solved)
-
-
-def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
-    """Lets a program go on with another weight."""
-    for value in (maker.outputs[-1] for maker in site.makers):
-        if value in stop.constants:  # other functions may share it
-            stop.replace(value, weight)
 
 
 class _Solved(NamedTuple):

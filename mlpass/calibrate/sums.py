@@ -29,6 +29,8 @@ from mlpass.weights.sites import Site, Use
 
 # One of the model that is pruned, and where sites aim at the dense one that one's.
 Stops = tuple[Stop, Stop | None]
+# What a cohort brings at a stop, by the number of the activation.
+Brought = dict[int, Gathered]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class SiteGrams:
         plans: Sequence[FunctionPlan],
         backend: Backend,
         known: Callable[[Site], bool],
+        cohorts: Sequence[range],
         dense: bool = False,
     ) -> None:
         """Has seen nothing yet.
@@ -77,12 +80,15 @@ class SiteGrams:
             plans: of the functions that will run.
             backend: that they run on.
             known: whether a site's Gram is not needed.
+            cohorts: of the samples: each is summed by itself.
             dense: whether sites aim at the dense model, whose stops are then given as well.
         """
         self._backend = backend
         self._dense = dense
+        self._cohorts = cohorts
         self._readings: dict[Op, list[_Reading]] = {}
         self._gathered: dict[Hashable, Gathered] = {}
+        self._feeders: dict[Hashable, Op] = {}
         self._open: dict[Site, int] = {}
         self._users: dict[Hashable, set[Site]] = {}
         blocks = [block for plan in plans for block in plan.function.block.walk_blocks()]
@@ -115,8 +121,10 @@ class SiteGrams:
                     for site, stream in found.items()
                     if made.get(stream, -1) < order[feeder]
                 }
-                self._gathered[shared] = Gathered(feeder, Crossed(there) if dense else None)
+                self._gathered[shared] = Gathered(Crossed(there) if dense else None)
+                self._feeders[shared] = feeder
                 self._users[shared] = sites
+        self._numbers = {key: number for number, key in enumerate(self._gathered)}
 
     def _activation(self, use: Use) -> Hashable:
         """Returns a key that is equal for two uses that meet the same inputs."""
@@ -143,8 +151,7 @@ class SiteGrams:
         return any(self._brings(op, reading) for reading in self._readings.get(op, ()))
 
     def _brings(self, op: Op, reading: _Reading) -> bool:
-        gathered = self._gathered.get(reading.key)
-        return gathered is None or gathered.feeder is op
+        return reading.key not in self._gathered or self._feeders[reading.key] is op
 
     def add(self, stop: Stop, dense: Stop | None = None) -> list[tuple[Step, Observed]]:
         """Adds what all samples bring at a stop, and returns the sites that no later op reads.
@@ -158,6 +165,16 @@ class SiteGrams:
         Raises:
             CalibrationError: the samples bring NaN or inf.
         """
+        for brought in self.bring(stop, dense):
+            self.take(brought)
+        return self.whole(self.done(stop.ops))
+
+    def bring(self, stop: Stop, dense: Stop | None = None) -> Iterator[Brought]:
+        """Yields what each cohort brings at a stop, in their order, without taking it in.
+
+        Raises:
+            CalibrationError: the samples bring NaN or inf.
+        """
         feeding: dict[Hashable, _Reading] = {}
         for op in stop.wanted:
             for reading in self._readings[op]:
@@ -165,10 +182,24 @@ class SiteGrams:
                     feeding.setdefault(reading.key, reading)
         alone = stop.wanted == stop.ops[:1]
         # Control flow is rehearsed anew for each sample, so one after another is shown to all.
-        for some in [stop.samples] if alone else [[one] for one in stop.samples]:
-            for key, reading in feeding.items():
-                self._feed(self._gathered[key], reading, (stop, dense), some)
-        return self._whole(stop.ops)
+        for cohort in self._cohorts if feeding else ():
+            fresh = {key: Gathered(self._gathered[key].crossed) for key in feeding}
+            for some in [cohort] if alone else [[one] for one in cohort]:
+                for key, reading in feeding.items():
+                    self._feed(fresh[key], reading, (stop, dense), some)
+            for one in fresh.values():
+                one.settle()
+            yield {self._numbers[key]: one for key, one in fresh.items()}
+
+    def take(self, brought: Brought) -> None:
+        """Takes in what a cohort brought; the sums depend on the order of cohorts.
+
+        Raises:
+            CalibrationError: the columns of a layer's inputs are not those of the cohorts before.
+        """
+        keys = list(self._numbers)
+        for number, one in brought.items():
+            self._gathered[keys[number]].take(one)
 
     def _feed(
         self, gathered: Gathered, reading: _Reading, stops: Stops, samples: Iterable[int]
@@ -274,17 +305,22 @@ class SiteGrams:
             with of_sample(sample):
                 raise failure(use.op, error, arguments) from error
 
-    def _whole(self, ops: Sequence[Op]) -> list[tuple[Step, Observed]]:
-        """Returns the sites that no op after these reads, and forgets them."""
-        whole = []
+    def done(self, ops: Sequence[Op]) -> list[Step]:
+        """Returns the steps of those sites that no op after these reads."""
+        done = []
         for reading in (reading for op in ops for reading in self._readings.get(op, ())):
             site = reading.step.site
             self._open[site] -= 1
             if not self._open[site]:
                 del self._open[site]
-                whole.append((reading.step, self._observed(site)))
-        for step, _ in whole:
-            self._forget(step.site)
+                done.append(reading.step)
+        return done
+
+    def whole(self, done: Sequence[Step]) -> list[tuple[Step, Observed]]:
+        """Returns what the samples told about sites that no later op reads, and forgets them."""
+        whole = [(step, self._observed(step.site)) for step in done]
+        for step in done:
+            self.forget(step.site)
         return whole
 
     def _observed(self, site: Site) -> Observed:
@@ -320,7 +356,8 @@ class SiteGrams:
             met[0].aim = met[0].aim or found
         return found
 
-    def _forget(self, site: Site) -> None:
+    def forget(self, site: Site) -> None:
+        """Lets go of all that only one site needs."""
         for key, users in list(self._users.items()):
             users.discard(site)
             if not users:

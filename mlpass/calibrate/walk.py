@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.gathered import Whose
+from mlpass.calibrate.met import Met, naming_origin, put
 from mlpass.calibrate.outputs import interpreter_of
-from mlpass.calibrate.sums import Observed, SiteGrams, Stops
-from mlpass.errors import CalibrationError, NotFiniteError
+from mlpass.calibrate.sums import Observed, SiteGrams
 from mlpass.plan.steps import Step
-from mlpass.runtime.origins import origin_of
 from mlpass.runtime.replay import stops
 from mlpass.runtime.stop import Stop
+from mlpass.runtime.stretches import cohorts_of
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def walk(
     steps: Sequence[Step],
     calibration: Calibration,
     known: Callable[[Site], bool] = frozenset().__contains__,
-) -> Iterator[tuple[SiteGrams, Iterable[Stops]]]:
-    """Opens the sums of what the sites of a plan meet, and the stops at which there is more to add.
+) -> Iterator[Iterable[Met]]:
+    """Opens the way of all samples through a model, past every site of a plan.
 
     Where layers aim at the dense model, a replay of that goes beside the other, stop by stop. BLAS
     is held to one thread meanwhile, and the backend's session is entered.
@@ -47,13 +47,19 @@ def walk(
         ExecutionError: an op failed.
         OSError: the disk is full.
     """
+    if calibration.executor is not None:
+        from mlpass.calibrate.cluster import walk_divided
+
+        with closing(walk_divided(model, steps, calibration, known)) as way:
+            yield way
+        return
     dense = calibration.target == "dense"
     interpreters = [interpreter_of(model, calibration) for _ in range(1 + dense)]
     backend = interpreters[0].backend
     assert backend is not None  # Calibration refuses Core ML itself
     plans = [part.plan for part in interpreters[0].parts]
-    grams = SiteGrams(steps, plans, backend, known, dense)
     samples, budget = calibration.sample_data, calibration.memory_budget // len(interpreters)
+    grams = SiteGrams(steps, plans, backend, known, cohorts_of(len(samples)), dense)
     with backend.held(), backend.session(False), ExitStack() as open_replays:
         first, *second = [
             open_replays.enter_context(
@@ -62,14 +68,9 @@ def walk(
             for each in interpreters
         ]
         beside: Iterable[Stop | None] = second[0] if dense else repeat(None)
-        try:
-            yield grams, zip(first, beside, strict=dense)
-        except NotFiniteError as error:
-            if not isinstance(error.whose, Whose):
-                raise
-            sample, op = error.whose
-            runner = interpreter_of(model, calibration)
-            raise CalibrationError(f"{error}{origin_of(runner, samples[sample], op)}") from None
+        with naming_origin(model, calibration):
+            pairs = zip(first, beside, strict=dense)
+            yield (Met(grams.add(stop, other), partial(put, stop)) for stop, other in pairs)
 
 
 @contextmanager
@@ -92,5 +93,5 @@ def observe_dense(
     if calibration.dense_grams:
         yield calibration.dense_grams.read(steps)
         return
-    with walk(model, steps, replace(calibration, target="own")) as (grams, on_the_way):
-        yield (site for stop, _ in on_the_way for site in grams.add(stop))
+    with walk(model, steps, replace(calibration, target="own")) as way:
+        yield (site for met in way for site in met.sites)

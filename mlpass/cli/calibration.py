@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any
 
 from mlpass.cli.declared import declared, declared_by
 from mlpass.cli.flags import Parser, add_flags, given_flags
 from mlpass.cli.options import add_resume, add_samples
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, told
 from mlpass.options import Option, flag_of
 from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, taken_names
 
@@ -20,6 +23,35 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     add_methods(parser)
     add_flags(group, "calibration", {"": _calibration_options()})
     add_resume(group)
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a dask cluster, tcp://host:8786: its workers divide the samples among them",
+    )
+
+
+@contextmanager
+def workers_of(options: argparse.Namespace) -> Iterator[Executor | None]:
+    """Opens the workers that samples are divided among; None where that is not asked for.
+
+    Raises:
+        ConfigError: dask is not installed, or no scheduler answers.
+    """
+    if options.scheduler is None:
+        yield None
+        return
+    if options.sample_data is None:
+        options.parser.error("--scheduler: needs --sample-data")
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ConfigError("--scheduler: needs dask: pip install distributed") from None
+    try:
+        client = Client(options.scheduler)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ConfigError(f"--scheduler: no dask scheduler answers: {told(error)}") from None
+    with client:
+        yield client.get_executor()  # type: ignore[no-untyped-call]
 
 
 def add_methods(parser: argparse.ArgumentParser, *, several: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mlpass.cli.calibration import add_calibration, calibration_of
+from mlpass.cli.calibration import add_calibration, calibration_of, workers_of
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags, number
 from mlpass.cli.modes import add_modes, config_of
@@ -46,6 +46,7 @@ the activations that the layers pruned before it produce:
     ... --method sparsegpt               the default; magnitude, wanda and admm (slower, best)
     ... --method admm --iterations 30    a method's own options
     ... --allocate error                 layers that bear it lose more, at the same total
+    ... --scheduler tcp://host:8786      samples divided among the workers of a dask cluster
 
 With --tune (torch extra) what was solved for is trained, one stretch of the program after another,
 to give what MODEL has at the end of each; 'mlpass tune' does that alone. Its options begin with
@@ -134,18 +135,20 @@ def _prune(options: argparse.Namespace) -> str:
     within = options.max_size is not None or options.bits is not None
     config = config_of(options, budget=within)
     calibration = calibration_of(options)
-    report = prune(
-        options.model,
-        options.output,
-        config,
-        minimum_deployment_target=options.minimum_deployment_target,
-        joint_compression=options.joint_compression,
-        budget=options.max_size,
-        bits=options.bits,
-        tune=tune,
-        force=options.force,
-        **calibration,
-    )
+    with workers_of(options) as executor:
+        report = prune(
+            options.model,
+            options.output,
+            config,
+            minimum_deployment_target=options.minimum_deployment_target,
+            joint_compression=options.joint_compression,
+            budget=options.max_size,
+            bits=options.bits,
+            tune=tune,
+            force=options.force,
+            executor=executor,
+            **calibration,
+        )
     return shown(report, options)
 
 

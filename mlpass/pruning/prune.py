@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def prune(
     backend: Backend = "numpy",
     device: str | None = None,
     function_name: str | None = None,
+    executor: Executor | None = None,
     joint_compression: bool = False,
     minimum_deployment_target: object = None,
     budget: str | int | None = None,
@@ -85,8 +87,7 @@ def prune(
         output: path of the `.mlpackage` or `.pte` to write. It appears whole or not at all.
         config: which mode and storage each weight gets: a mode, a storage, a `Config`, a
             coremltools `OptimizationConfig`, a mapping, or a YAML path.
-        method: `Magnitude()`, `Wanda()`, `SparseGPT()` or `ADMM()`; None is `SparseGPT()` where
-            there are samples.
+        method: `Magnitude()`, `Wanda()`, `ADMM()`, or with samples as default `SparseGPT()`.
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
             leading sample axis; or of a folder of `.npz` files, one a sample. For a model that
             keeps a state, a sample may be a sequence of {input name: array}, or a sub-folder: steps
@@ -97,22 +98,20 @@ def prune(
             `Plain()`, keeps them as they come. Without a `config` nothing becomes zero.
         allocate: how one target sparsity is divided among layers: "uniform", all the same; "owl",
             which spares layers with many outliers; "error", for the least summed output error.
-        max_nbytes: with "error": what the weights that are pruned may take together, in place of
-            the target sparsity.
-        propagate: "pruned" where a layer meets what the pruned layers before it make, "dense" where
-            it meets what the model made before.
-        target: what a layer's outputs are to be: "own", those of its dense weight on what it meets,
-            or "dense", those of the dense model.
+        max_nbytes: with "error": what pruned weights may take, in place of the target sparsity.
+        propagate: whether a layer meets what the "pruned" layers before it make, or the "dense".
+        target: the outputs to come near: "own", its dense weight's, or "dense", the dense model's.
         fallback: what becomes of a weight that no sample reaches: "skip", or "magnitude".
-        memory_budget: bytes of activations that may stay in memory; the rest goes to temporary
-            files.
+        memory_budget: bytes of activations in memory; the rest goes to temporary files.
         backend: that the program runs on, "numpy" or "torch".
         device: torch's: "cpu", "mps" or "cuda".
-        function_name: of a model with several functions, the one that the samples are for.
+        function_name: the function that the samples are for.
+        executor: among whose workers the samples are divided, with the same bytes as a result:
+            dask's `client.get_executor()`, or one of processes.
         joint_compression: whether weights that are quantized or palettized already are pruned, too:
             into joint sparse forms (iOS18), or, where a storage is given, rounded to that anew.
         minimum_deployment_target: "iOS18", "macOS15", `coremltools.target.iOS18`: a package for an
-            older one is raised to it, without its source; None leaves it what it is.
+            older one is raised to it.
         budget: what the weight files may take: bytes, "3.5MB", or "0.25x" of what they take. Each
             weight gets the mode and the storage that cost the model's outputs least; what `config`
             names keeps what it names, and null leaves a weight as it is. Of 8 samples or more some
@@ -146,6 +145,7 @@ def prune(
         backend=backend,
         device=device,
         function_name=function_name,
+        executor=executor,
     )
     wanted = None if budget is None and bits is None else Budget(budget, bits)
     if wanted is not None and joint_compression:

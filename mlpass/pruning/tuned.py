@@ -36,6 +36,11 @@ def check_tune(source: object, calibration: Calibration | None) -> None:
         raise ConfigError("tune: is for packages; convert the Program, then prune the package")
     if calibration is None:
         raise ConfigError("tune: learns from samples; give sample_data")
+    if calibration.executor is not None:
+        raise ConfigError(
+            "tune: trains in one process, and an executor divides samples among several; prune "
+            "with the executor, then tune the result with mlpass.tune"
+        )
     import mlpass.finetune  # noqa: F401 - now, not after an hour of work
 
 

@@ -38,7 +38,7 @@ from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
 from mlpass.runtime.stop import Own, Show, Stop
 from mlpass.runtime.stretches import (
-    jobs_of,
+    Among,
     kernels_of,
     last_reads,
     linked,
@@ -58,6 +58,7 @@ def stops(
     wanted: Callable[[Op], bool],
     *,
     memory_budget: int = MEMORY_BUDGET,
+    among: Among | None = None,
 ) -> Generator[Stop, None, None]:
     """Yields one stop after another, as far as the last op that is wanted; in between it runs.
 
@@ -75,6 +76,7 @@ def stops(
         wanted: whether to stop at an op. There are other stops too, where much lies between.
         memory_budget: bytes of activations that may stay in memory; the rest goes to temporary
             files.
+        among: where the samples are among those of a run that is divided; None where they are all.
 
     Raises:
         CalibrationError: a sample does not fit the inputs, or the backend is Core ML.
@@ -83,7 +85,9 @@ def stops(
     """
     if interpreter.backend is None:
         raise CalibrationError("replay: Core ML shows no activations; use numpy or torch")
-    return _stops(interpreter, interpreter.backend, samples, wanted, memory_budget)
+    if among is None:
+        among = Among(0, [len(steps_of(sample)) for sample in samples])
+    return _stops(interpreter, interpreter.backend, samples, wanted, memory_budget, among)
 
 
 def _stops(
@@ -92,6 +96,7 @@ def _stops(
     samples: Sequence[Sample],
     wanted: Callable[[Op], bool],
     memory_budget: int,
+    among: Among,
 ) -> Generator[Stop, None, None]:
     last = _last_wanted(interpreter.parts, wanted)
     given: list[Sequence[Inputs]] = [steps_of(sample) for sample in samples]
@@ -100,7 +105,7 @@ def _stops(
         warn_of(interpreter, samples)
     states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
     for number, part in enumerate(interpreter.parts[: last + 1]):
-        replay = _Replay(part, backend, memory_budget)
+        replay = _Replay(part, backend, memory_budget, among)
         try:
             given = prepared(part, given)
             replay.begin(given, states)
@@ -146,8 +151,9 @@ class _Recording:
 class _Replay:
     """All samples on their way through one part."""
 
-    def __init__(self, part: Part, backend: Backend, memory_budget: int) -> None:
+    def __init__(self, part: Part, backend: Backend, memory_budget: int, among: Among) -> None:
         self._part = part
+        self._among = among
         self._backend = backend
         self._own = Own(part.constants, backend, dict(kernels_of(part.plan.block)))
         self._samples: list[Sequence[Run]] = []  # a run for each step of a sequence
@@ -164,6 +170,9 @@ class _Replay:
     def _runs(self) -> list[Run]:
         return [run for runs in self._samples for run in runs]
 
+    def _runs_of(self, number: int) -> Sequence[Run]:
+        return self._samples[number - self._among.first]
+
     def _naming(self, run: Run) -> AbstractContextManager[None]:
         """Returns what has an error name the sample of a run, and its step."""
         return of_sample(*self._places[run])
@@ -176,7 +185,9 @@ class _Replay:
         """
         count = 0
         with _working(self._backend):
-            for number, (sample, state) in enumerate(zip(samples, states, strict=True)):
+            for number, (sample, state) in enumerate(
+                zip(samples, states, strict=True), self._among.first
+            ):
                 runs = []
                 for place, inputs in enumerate(sample):
                     values = SampleValues(self._part.constants, self._spill, count)
@@ -219,7 +230,8 @@ class _Replay:
                 asking = [op for some in asked[at:to] for op in some]
                 rehearsing = stretch if together else steps[at : at + 1]
                 show = self._showing(rehearsing, asking)
-                numbers = range(len(self._samples))
+                first = self._among.first
+                numbers = range(first, first + len(self._samples))
                 stop = Stop(ops, asking, numbers, show, self._values, self._own)
                 try:
                     yield stop
@@ -237,7 +249,7 @@ class _Replay:
         """Returns what shows the arguments of wanted ops, by the number of the sample."""
         first, at_once = steps[0], 1 if len(steps) == 1 else thread_count()
         if len(steps) == 1 and not first.blocks:
-            return lambda _, number: [run.reading(first) for run in self._samples[number]]
+            return lambda _, number: [run.reading(first) for run in self._runs_of(number)]
         rehearsed: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
 
         def rehearse(number: int) -> Mapping[Op, Sequence[Arguments]]:
@@ -247,7 +259,8 @@ class _Replay:
         def show(op: Op, number: int) -> Sequence[Arguments]:
             if number not in rehearsed:
                 rehearsed.clear()  # or the values of all samples would be held at once
-                some = range(number, min(number + at_once, len(self._samples)))
+                end = self._among.first + len(self._samples)
+                some = range(number, min(number + at_once, end))
                 with _working(self._backend):
                     rehearsed.update(zip(some, self._map(rehearse, some), strict=True))
             return rehearsed[number][op]
@@ -261,7 +274,7 @@ class _Replay:
             CalibrationError: it is not there.
         """
         try:
-            return [run.values[value] for run in self._samples[number]]
+            return [run.values[value] for run in self._runs_of(number)]
         except KeyError:
             raise CalibrationError(
                 f"replay: {value.name!r} is not there at this stop: it is not made yet, or nothing "
@@ -281,7 +294,7 @@ class _Replay:
         own |= {value for step in steps for block in step.op.blocks for value in made_in(block)}
         given = [value for value in read if value not in own and value not in constants]
         recording, cells = _Recording(wanted), dict[Value, Cell]()
-        for run in self._samples[number]:
+        for run in self._runs_of(number):
             values = SampleValues(constants, self._spill, -1)
             for value in given:
                 found = run.values[value]
@@ -320,7 +333,9 @@ class _Replay:
             self._spill.note(values, made, last)
 
         runs = self._runs
-        jobs = self._samples if step_by_step else [runs[some] for some in jobs_of(len(runs))]
+        jobs = (
+            self._samples if step_by_step else [runs[some] for some in self._among.jobs(len(runs))]
+        )
         self._map(run_some, jobs)
 
     def _run_abreast(self, steps: Sequence[OpPlan], runs: Sequence[Run]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from math import prod
+from typing import NamedTuple
 
 from mlpass.program.ir import Block, Op, StateType, TensorType, Value
 from mlpass.runtime.constants import Constants
@@ -17,6 +19,43 @@ _SHARES = 8  # and at least so many jobs, where there are enough samples
 _TAIL = 4  # towards the end of a stretch, a job takes that part of what is left
 _STRETCH = 1 << 26  # bytes of constants at which a stretch ends
 _REHEARSALS = 8  # times at most that linked steps are rehearsed
+_COHORT = 16  # samples at least
+_COHORTS = 16  # at most, and so as many machines as can share a run
+_EVEN = 8  # cohorts begin at multiples of it, with which samples are kept back
+
+
+def cohorts_of(samples: int) -> list[range]:
+    """Returns neighbouring samples that are summed by themselves before their sums are added.
+
+    They follow from the number of samples alone: whoever replays a cohort gives the same sums.
+    """
+    count = max(1, min(_COHORTS, samples // _COHORT))
+    edges = [samples * number // count // _EVEN * _EVEN for number in range(count)]
+    return [range(*edge) for edge in pairwise([*edges, samples])]
+
+
+class Among(NamedTuple):
+    """Where the samples of a replay are among those of a run that is divided.
+
+    Attributes:
+        first: the number of the first of them.
+        steps: how many steps each sample of the run has; the replay's begin and end a cohort.
+    """
+
+    first: int
+    steps: Sequence[int]
+
+    def jobs(self, count: int) -> list[slice]:
+        """Returns which of the replay's `count` steps go together, as in the whole run."""
+        edges = [0, *accumulate(self.steps)]
+        start = edges[self.first]
+        begins = {edges[cohort.start] for cohort in cohorts_of(len(self.steps))}
+        cut = sorted(begins | {job.start for job in jobs_of(edges[-1])} | {edges[-1]})
+        return [
+            slice(begin - start, end - start)
+            for begin, end in pairwise(cut)
+            if start <= begin < start + count
+        ]
 
 
 def jobs_of(samples: int) -> list[slice]:

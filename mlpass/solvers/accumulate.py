@@ -57,6 +57,7 @@ class GramSum:
             gram: (groups, columns, columns) of the samples so far, an array or a tensor.
         """
         self._sum: ArraySum | DeviceSum | None = None
+        self._like: Array
         if gram is not None:
             self._begin(gram, copied(taken(gram)))
 
@@ -85,6 +86,29 @@ class GramSum:
         first = next(portions, None)
         if first is not None and self._sum is not None:
             self._sum.add_all(chain([first], portions))
+
+    def take(self, other: GramSum) -> None:
+        """Takes in what another has summed, which is not to be used any more.
+
+        Raises:
+            CalibrationError: its columns are others.
+        """
+        other.settle()
+        if self._sum is None:
+            if other._sum is not None:
+                self._sum, self._like = other._sum, other._like
+        elif other._sum is not None:
+            if self.shape != other.shape:
+                raise CalibrationError(
+                    f"sample_data: a layer's inputs are (groups, columns) {other.shape[:2]}, "
+                    f"before they were {self.shape[:2]}."
+                )
+            self._sum.take(other._sum)
+
+    def settle(self) -> None:
+        """Sums what is held back, so that nothing but the sum is kept."""
+        if self._sum is not None:
+            self._sum.settle()
 
     def _checked(self, inputs: Iterable[tuple[Array, object]]) -> Iterator[Portion]:
         """Yields portions as (groups, samples, columns), which are those of the first."""
@@ -122,7 +146,7 @@ class GramSum:
 
     def _begin(self, like: Array, gram: Array) -> None:
         self._sum = ArraySum(gram) if isinstance(gram, np.ndarray) else DeviceSum(gram)
-        self._like: Array = empty_like(like, (0,))
+        self._like = empty_like(like, (0,))
 
 
 class ArraySum:
@@ -156,6 +180,20 @@ class ArraySum:
             self._hold(batch)
             if self._held == self._most:
                 self._flush()
+
+    def take(self, other: ArraySum | DeviceSum) -> None:
+        """Takes in another sum of that shape, which is settled."""
+        assert isinstance(other, ArraySum)
+        self.settle()
+        self._power += other._power
+        if self._sum.dtype != other._sum.dtype or self._power > LIMIT:
+            self._sum = self._sum.astype(np.float64, copy=False)
+        self._sum += other._sum
+
+    def settle(self) -> None:
+        """Sums the rows that are held, and lets go of the room for them."""
+        self._flush()
+        self._rows = None
 
     def total(self) -> Float:
         """Returns the Gram of all rows so far."""

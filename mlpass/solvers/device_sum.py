@@ -35,6 +35,17 @@ class DeviceSum:
             if 0 not in rows.shape:
                 self._add(rows, whose)
 
+    def take(self, other: object) -> None:
+        """Takes in another sum of that shape, on the same device."""
+        assert isinstance(other, DeviceSum)
+        self._widen(other._peak, other._count)
+        if self._sum.dtype != other._sum.dtype:
+            self._sum = copied(double(self._sum), lasting=True)
+        self._sum += cast_like(other._sum, self._sum)
+
+    def settle(self) -> None:
+        """Holds nothing back."""
+
     def total(self) -> Array:
         """Returns the Gram so far, symmetric in every bit."""
         xp = namespace(self._sum)

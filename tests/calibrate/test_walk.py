@@ -77,6 +77,6 @@ def test_sites_whose_gram_is_not_needed_are_given_without(mlp, calibration):
     with Package(mlp) as package:
         steps = plan(find_sites(package.programs), as_config(Percentile(0.5)))
         known = {steps[1].site}
-        with walk(package, steps, calibration, known.__contains__) as (grams, stops):
-            found = {step.site: one for stop, _ in stops for step, one in grams.add(stop)}
+        with walk(package, steps, calibration, known.__contains__) as way:
+            found = {step.site: one for met in way for step, one in met.sites}
     assert [found[step.site].gram is None for step in steps] == [False, True, False]

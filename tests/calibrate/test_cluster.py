@@ -1,0 +1,171 @@
+"""One calibrated run on several workers: the same bytes, whoever dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import mlpass
+from mlpass import ConfigError, ExecutionError, Percentile
+from mlpass.calibrate import cluster, wire
+from mlpass.calibrate.wire import serve
+from tests.calibrate.layers import samples
+from tests.program.packages import tree
+
+COUNT = 72  # samples: four cohorts
+
+
+@pytest.fixture
+def alone(mlp, tmp_path):
+    """What one process makes of it."""
+    out = tmp_path / "alone.mlpackage"
+    mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(COUNT))
+    return tree(out)
+
+
+def divided(mlp, tmp_path, executor, **options):
+    out = tmp_path / "divided.mlpackage"
+    mlpass.prune(
+        mlp,
+        out,
+        Percentile(0.5),
+        sample_data=samples(COUNT),
+        executor=executor,
+        force=True,
+        **options,
+    )
+    return tree(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_same_bytes_on_any_number_of_workers(mlp, tmp_path, alone, workers):
+    with ThreadPoolExecutor(workers) as executor:
+        assert divided(mlp, tmp_path, executor) == alone
+
+
+def test_the_sums_are_those_of_all_samples(mlp, tmp_path):
+    """Order aside: a run that is cut into no cohorts differs in the last digits alone."""
+    out = tmp_path / "out.mlpackage"
+    given = samples(COUNT)
+    with ThreadPoolExecutor(2) as executor:
+        report = mlpass.prune(mlp, out, Percentile(0.5), sample_data=given, executor=executor)
+    assert [layer.samples for layer in report.layers] == [COUNT] * 3
+    assert [layer.tokens for layer in report.layers] == [COUNT * 8] * 3
+
+
+class Dying(Executor):
+    """Threads, some of which lose their connection as they send."""
+
+    def __init__(self, monkeypatch, deaths, at=4):
+        self.pool, self.left, self.begun = ThreadPoolExecutor(8), deaths, 0
+        send = wire.Wire.send
+
+        def cut(one, message):
+            if self.left and threading.current_thread().name.startswith("ThreadPool"):
+                counts = vars(one).setdefault("counts", [])
+                counts.append(1)
+                if len(counts) == at:
+                    self.left -= 1
+                    one.close()
+                    raise OSError("it died")
+            return send(one, message)
+
+        monkeypatch.setattr(wire.Wire, "send", cut)
+        self._max_workers = 2
+
+    def submit(self, *given, **named) -> Future:
+        self.begun += 1
+        return self.pool.submit(*given, **named)
+
+
+@pytest.mark.parametrize("deaths", [1, 3])
+def test_a_worker_that_dies_is_followed_by_another(mlp, tmp_path, alone, monkeypatch, deaths):
+    executor = Dying(monkeypatch, deaths)
+    assert divided(mlp, tmp_path, executor) == alone
+    assert executor.begun == 2 + deaths
+    executor.pool.shutdown()
+
+
+def test_workers_that_always_die_are_an_error(mlp, tmp_path, monkeypatch):
+    executor = Dying(monkeypatch, 99, at=1)
+    with pytest.raises(ExecutionError, match="3 workers died at the same samples"):
+        divided(mlp, tmp_path, executor)
+    executor.pool.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:executor")
+def test_processes_and_a_pool_that_breaks(mlp, tmp_path, alone, monkeypatch):
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context) as executor:
+        assert divided(mlp, tmp_path, executor) == alone
+    receive, killed = wire.Wire.receive, []
+    with ProcessPoolExecutor(2, context) as executor:
+
+        def killing(one):
+            found = receive(one)
+            if isinstance(found[0], list) and not killed:
+                killed.extend(executor._processes)
+                os.kill(killed[0], 9)
+            return found
+
+        monkeypatch.setattr(wire.Wire, "receive", killing)
+        assert divided(mlp, tmp_path, executor) == alone
+    assert killed
+
+
+def test_without_a_worker_it_says_so(mlp, tmp_path):
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(ExecutionError, match="no worker began .*cannot schedule new futures"):
+        divided(mlp, tmp_path, executor)
+
+
+def test_an_error_of_a_worker_is_told_as_here(mlp, tmp_path):
+    given = [*samples(COUNT)]
+    given[40] = {"x": np.full_like(given[40]["x"], np.nan)}
+    told = []
+    for executor in (None, ThreadPoolExecutor(2)):
+        with pytest.raises(mlpass.CalibrationError, match="sample 40") as error:
+            mlpass.prune(
+                mlp, tmp_path / "o.mlpackage", Percentile(0.5), sample_data=given, executor=executor
+            )
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"target": "dense"}, "executor: goes with target='own' alone. Got 'dense'."),
+        ({"backend": "torch"}, "executor: goes with backend='numpy' alone. Got 'torch'."),
+        ({"executor": 3}, "executor: must be a concurrent.futures.Executor.* Got 3."),
+        ({"sample_data": None}, "executor: divides samples among workers; needs sample_data"),
+        ({"tune": mlpass.Regions()}, "tune: trains in one process"),
+    ],
+)
+def test_what_it_does_not_go_with_is_told(mlp, tmp_path, options, text):
+    options = {"sample_data": samples(8), "executor": ThreadPoolExecutor(1), **options}
+    with pytest.raises(ConfigError, match=text):
+        mlpass.prune(mlp, tmp_path / "out.mlpackage", Percentile(0.5), **options)
+
+
+def test_a_program_is_refused(mlp):
+    from mlpass.calibrate.calibration import make_calibration
+
+    executor = ThreadPoolExecutor(1)
+    calibration = make_calibration(None, samples(8), executor=executor)
+    with pytest.raises(ConfigError, match="workers are sent an .mlpackage"):
+        next(cluster.walk_divided(object(), [], calibration, lambda site: False))
+
+
+def test_who_comes_late_finds_nobody():
+    begun = time.monotonic()
+    serve(("127.0.0.1", 1), b"key")
+    assert time.monotonic() - begun < 60
