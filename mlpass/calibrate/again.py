@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlpass.plan.steps import Step
-from mlpass.solvers.admm import ADMM
 from mlpass.solvers.problem import Method
-from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.sparsity.ranking import Mask, Score
@@ -63,13 +61,12 @@ def approach(step: Step, mode: Mode, method: Method) -> Approach:
     Args:
         step: what is to become of it.
         mode: the step's.
-        method: that was asked for. `ADMM` moves zeros about: where they are to stay, it is
-            `SparseGPT`, refitted.
+        method: that was asked for. Where zeros are to stay, it is one that does not move them.
     """
     site, storage = step.site, step.storage
     if site.is_masked:
         mode = Further(mode)
-        method = SparseGPT(method.dampening, refit=True) if isinstance(method, ADMM) else method
+        method = method.still
     if site.is_compressed and not site.is_sparse and storage is None:
         storage = AsCoded(site)
     return Approach(mode, method, storage)

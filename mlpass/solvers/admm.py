@@ -80,6 +80,11 @@ class ADMM(Method):
             split = refit(scaled, keep, split, self.finish, dampening)
         return self._checked(problem, Pruned(split / scale, keep, dampening))
 
+    @property
+    def still(self) -> Method:
+        """SparseGPT with refit: the search here gives zeros other places."""
+        return SparseGPT(self.dampening, refit=True)
+
     def rivals(self, problem: Problem) -> tuple[Method, ...]:
         """Returns SparseGPT with refit, where it leaves as many zeros."""
         return () if problem.mode.target is None else (SparseGPT(self.dampening, refit=True),)

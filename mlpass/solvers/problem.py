@@ -102,6 +102,11 @@ class Method:
         """
         raise NotImplementedError
 
+    @property
+    def still(self) -> Method:
+        """The method to take where what has no score is to stay zero: this, unless it moves it."""
+        return self
+
     def rivals(self, problem: Problem) -> tuple[Method, ...]:
         """Returns the methods that it is never worse than, which rounding might turn round."""
         return ()

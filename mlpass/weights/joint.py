@@ -44,7 +44,7 @@ class Coded(NamedTuple):
         return self.elements.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
     def codes(self) -> NDArray[np.generic]:
-        """Returns the codes of all elements, in the shape of the weight; 0 where none is stored."""
+        """Returns the codes of all elements, in the weight's shape; 0 where the mask has a gap."""
         stored = np.asarray(self.elements.read())
         if self.mask is None:
             return stored
