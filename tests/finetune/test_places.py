@@ -37,7 +37,7 @@ def slopes(site, floats, picked, direction):
     ("levels", "places", "count", "wanted"),
     [
         ([0, 1, 0, 1], [0, 1, 0, 0], 2, [3, 1]),
-        (None, [1, 0], 2, None),  # none is zero
+        (None, [1, 0], 2, None),  # all are floats
         ([0, 1, 1, 1], [0, 1, 0, 0], 2, None),  # one makes two elements
         ([0, 1, 0, 1], [0, 1, 0, 1], 2, None),  # and another none
         ([0, 2, 0, 1], [0, 1, 0, 0], 2, None),  # multiplied
