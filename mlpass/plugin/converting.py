@@ -15,6 +15,7 @@ from coremltools import PassPipeline
 from coremltools.converters.mil import converter
 
 from mlpass.plugin.passes import pass_options, reports, with_pruning
+from mlpass.program.opsets.targets import opset_of, specification_version
 from mlpass.storage.given import StorageLike
 
 if TYPE_CHECKING:
@@ -27,11 +28,15 @@ Convert = Callable[..., Any]  # `ct.convert`, or `mil_convert`
 # What coremltools leaves out where `mil_convert` is called without a pipeline.
 _NOT_WITHOUT_A_PIPELINE = ("common::add_fp16_cast", "common::add_int16_cast")
 
+# What it is told where no target is stated: nothing, or iOS15.
+_UNSTATED = (None, specification_version(15))
+
 
 @dataclass(eq=False)
 class _Block:
     kind: str
     options: Mapping[str, object]
+    version: int | None
     outer: _Block | None
     reports: list[Report] = field(default_factory=list)
     is_open: bool = True
@@ -50,6 +55,7 @@ def converting(
     method: Method | str | None = None,
     sample_data: SampleData | None = None,
     storage: StorageLike = None,
+    minimum_deployment_target: object = None,
     **options: object,
 ) -> Iterator[list[Report]]:
     """Prunes whatever coremltools converts inside the block; it yields the list of the reports.
@@ -69,20 +75,24 @@ def converting(
         method: likewise.
         sample_data: likewise; read here, once.
         storage: likewise.
+        minimum_deployment_target: "iOS18", `coremltools.target.iOS18`: for what is converted
+            without one. That would be for iOS15, which has no sparse weights.
         **options: likewise.
 
     Warns:
         UserWarning: no conversion ran inside, so that nothing was pruned.
 
     Raises:
-        ConfigError: an option or the config is not valid; from inside, a conversion has a pipeline
-            that prunes with a config already.
+        ConfigError: an option, the target or the config is not valid; from inside, a conversion
+            has a pipeline that prunes with a config already.
         CalibrationError: the samples are in a form that `prune` does not take.
     """
     kind, given = pass_options(
         config, method=method, sample_data=sample_data, storage=storage, **options
     )
-    block = _Block(kind, given, _own.get())
+    target = minimum_deployment_target
+    version = None if target is None else specification_version(opset_of(target))
+    block = _Block(kind, given, version, _own.get())
     token = _own.set(block)
     _enter(block)
     try:
@@ -139,6 +149,8 @@ def _pruning(convert: Convert) -> Convert:
                 main_pipeline = kwargs.get("pass_pipeline", PassPipeline.DEFAULT)
                 main_pipeline.remove_passes(_NOT_WITHOUT_A_PIPELINE)
             main_pipeline = with_pruning(main_pipeline, block.kind, block.options)
+            if block.version is not None and kwargs.get("specification_version") in _UNSTATED:
+                kwargs["specification_version"] = block.version
         token = reports.set(None if block is None else block.reports)
         try:
             return convert(

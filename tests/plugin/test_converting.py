@@ -15,7 +15,7 @@ from coremltools.converters.mil.converter import mil_convert
 
 import mlpass
 from mlpass import Percentile
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, ModelFormatError
 from tests.plugin.programs import live
 
 ORIGINAL = converter.mil_convert_to_proto
@@ -84,6 +84,30 @@ def test_a_conversion_without_a_pipeline_stays_in_fp32():
         model = plain()
     (layer,), (dense,) = mlpass.inspect(model).layers, mlpass.inspect(plain()).layers
     assert (layer.dtype, layer.sparsity) == (dense.dtype, 0.5) == ("fp32", 0.5)
+
+
+@pytest.mark.conversion
+def test_a_conversion_without_a_target_is_for_that_of_the_block():
+    torch = pytest.importorskip("torch")
+    traced = torch.jit.trace(torch.nn.Linear(64, 64).eval(), torch.zeros(1, 64))
+
+    def plain():
+        inputs, outputs = [ct.TensorType("x", (1, 64))], [ct.TensorType("y")]
+        return ct.convert(traced, inputs=inputs, outputs=outputs, skip_model_load=True)
+
+    with mlpass.converting(Percentile(0.75), minimum_deployment_target="iOS18"):
+        model = plain()
+        stated = export()
+    assert sparsity(model) == sparsity(stated) == 0.75
+    assert model.get_spec().specificationVersion == ct.target.iOS18.value
+    assert stated.get_spec().specificationVersion == ct.target.iOS17.value
+    with pytest.raises(ModelFormatError, match="iOS16"), mlpass.converting(Percentile(0.75)):
+        plain()
+
+
+def test_an_unknown_target_is_said_before_the_block_begins():
+    with pytest.raises(ConfigError, match="minimum_deployment_target: must be one of"):
+        mlpass.converting(Percentile(0.5), minimum_deployment_target="iOS71").__enter__()
 
 
 def test_samples_are_solved_on():
