@@ -33,9 +33,9 @@ The first axis counts samples, the second is the model's own batch: (N, 1, 3, 22
 """
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the model that a command reads, and the form of what it prints."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Adds the model that a command reads, or those in a row, and the form of what it prints."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP, nargs="+" if several else None)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
 
 
@@ -55,9 +55,13 @@ def add_output(
     what: str = "the .mlpackage to write",
     *,
     required: bool = True,
+    several: bool = False,
 ) -> None:
-    """Adds where a command writes, and whether it may replace what is there."""
-    parser.add_argument("-o", "--output", required=required, metavar=metavar, help=what)
+    """Adds where a command writes, for each model, and whether it may replace what is there."""
+    action = "append" if several else "store"
+    parser.add_argument(
+        "-o", "--output", required=required, metavar=metavar, help=what, action=action
+    )
     parser.add_argument("--force", action="store_true", help=f"replace {metavar} where it exists")
 
 

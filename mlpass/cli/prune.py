@@ -84,6 +84,11 @@ everything else as it was, or the package alone:
   mlpass prune model.pte -o pruned.pte --target-sparsity 0.5 --sample-data samples.npz
   mlpass prune model.pte/forward/0 -o out.mlpackage --target-sparsity 0.5
 
+Packages that run one after another, as those of a large language model do, are given together, with
+an OUT for each. What one makes is what the next takes, by name, and samples are for the first:
+
+  mlpass prune a.mlpackage b.mlpackage -o a2.mlpackage -o b2.mlpackage --bits 4 --sample-data talks
+
 If such a run dies, the same command with --resume goes on from its last finished layer.
 
 Otherwise only weights are touched (of conv, conv_transpose, linear, matmul, einsum, gather, lstm,
@@ -100,8 +105,8 @@ def add_prune(commands: Subparsers) -> None:
         description=_PRUNE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model(prune)
-    add_output(prune, "OUT", "the .mlpackage or .pte to write")
+    add_model(prune, several=True)
+    add_output(prune, "OUT", "the .mlpackage or .pte to write", several=True)
     add_modes(prune)
     group = prune.add_argument_group("a budget for all weights")
     group.add_argument(
@@ -135,10 +140,15 @@ def _prune(options: argparse.Namespace) -> str:
     within = options.max_size is not None or options.bits is not None
     config = config_of(options, budget=within)
     calibration = calibration_of(options)
+    if len(options.model) != len(options.output):
+        options.parser.error(
+            f"-o: name an OUT for each MODEL. Got {len(options.output)} for {len(options.model)}."
+        )
+    alone = len(options.model) == 1
     with workers_of(options) as executor:
         report = prune(
-            options.model,
-            options.output,
+            options.model[0] if alone else options.model,
+            options.output[0] if alone else options.output,
             config,
             minimum_deployment_target=options.minimum_deployment_target,
             joint_compression=options.joint_compression,

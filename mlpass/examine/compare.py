@@ -66,7 +66,12 @@ def compare(
             predict_each(first, sample, number), predict_each(second, sample, number), strict=True
         )
     )
-    return Comparison(str(model), str(other), len(samples), tally_outputs(common, pairs))
+    return Comparison(title(model), title(other), len(samples), tally_outputs(common, pairs))
+
+
+def title(model: object) -> str:
+    """Returns what a report calls a model, or several in a row."""
+    return ", ".join(map(str, model)) if isinstance(model, list | tuple) else str(model)
 
 
 def tally_outputs(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from mlpass.finetune.weights import find_trained
@@ -53,12 +52,6 @@ def rewrite_trained(
                 rewriter.replace(old, new)
             if site.told is not None:
                 told.append(site.told)
-        rewriter.ensures = partial(
-            ensure_written,
-            target=Path(output),
-            programs=package.programs,
-            told=told,
-            find=find_trained,
-        )
+        rewriter.ensure(partial(ensure_written, told=told, find=find_trained))
     layers = tuple(layer for _, layer in told)
     return Report(package.name, os.fspath(output), bytes_before, rewriter.nbytes, functions, layers)

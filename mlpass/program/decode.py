@@ -66,17 +66,18 @@ class Decoded(NamedTuple):
     blobs: dict[ir.Constant, Message]
 
 
-def decode(message: Message, open_blobs: Callable[[str], BlobReader]) -> Decoded:
+def decode(message: Message, open_blobs: Callable[[str], BlobReader], prefix: str = "") -> Decoded:
     """Returns what `message`, a MIL.proto Program, says.
 
     Args:
         message: of the program.
         open_blobs: opens the weight file that a message names.
+        prefix: goes before the names of weight files where constants say what they are in.
 
     Raises:
         ModelFormatError: the message is not a program that can be read; nothing is half-read.
     """
-    decoder = _Decoder(open_blobs)
+    decoder = _Decoder(open_blobs, prefix)
     decoder.attributes(message.attributes, "the program")
     functions = {key: decoder.function(key, value) for key, value in _ordered(message.functions)}
     return Decoded(functions, decoder.blocks, decoder.places, decoder.blobs)
@@ -85,8 +86,8 @@ def decode(message: Message, open_blobs: Callable[[str], BlobReader]) -> Decoded
 class _Decoder:
     """A program being decoded, part by part; the methods take where they are, for errors."""
 
-    def __init__(self, open_blobs: Callable[[str], BlobReader]) -> None:
-        self._open_blobs = open_blobs
+    def __init__(self, open_blobs: Callable[[str], BlobReader], prefix: str) -> None:
+        self._open_blobs, self._prefix = open_blobs, prefix
         self._types: dict[bytes, ir.ValueType] = {}
         self._stated: set[ir.Value] = set()
         self._function = ""
@@ -213,7 +214,8 @@ class _Decoder:
         except ModelFormatError as error:
             raise ModelFormatError(f"{where}: {error}") from None
         read = partial(reader.read, offset, dtype, count)
-        constant = ir.Constant(value_type, read, (file_name, offset), in_file=True, part=read)
+        place = (self._prefix + file_name, offset)
+        constant = ir.Constant(value_type, read, place, in_file=True, part=read)
         self.blobs[constant] = message
         return constant
 

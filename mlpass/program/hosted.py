@@ -20,6 +20,7 @@ from mlpass.program.inmemoryfs import Content, Image, digest
 from mlpass.program.mlpackage import Package, Rewriter
 from mlpass.program.pte import Blob, Pte
 from mlpass.program.pte_writing import write_pte
+from mlpass.program.writing import Targets, single
 
 PTE_SUFFIX = ".pte"
 _METADATA = "metadata.json"
@@ -99,9 +100,9 @@ class HostedPackage(Package):
         """The size of the whole program."""
         return len(self.pte.data)
 
-    def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
+    def check_target(self, target: Targets, *, force: bool = False) -> Path:
         """Returns the absolute path of a target, a `.pte` or an `.mlpackage`."""
-        target = Path(target).absolute()
+        target = Path(single(target)).absolute()
         if target.suffix != PTE_SUFFIX:
             return super().check_target(target, force=force)
         check_file(target, force=force)
@@ -109,7 +110,7 @@ class HostedPackage(Package):
 
     @contextmanager
     def rewrite(
-        self, target: str | os.PathLike[str], *, force: bool = False, keep: bool = False
+        self, target: Targets, *, force: bool = False, keep: bool = False
     ) -> Iterator[Rewriter]:
         """Writes the program with a copy of the package in its place, or the package by itself."""
         target = self.check_target(target, force=force or keep)

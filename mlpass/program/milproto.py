@@ -28,7 +28,11 @@ class MilProto:
     """
 
     def __init__(
-        self, message: Message, name: str, open_blobs: Callable[[str], BlobReader]
+        self,
+        message: Message,
+        name: str,
+        open_blobs: Callable[[str], BlobReader],
+        prefix: str = "",
     ) -> None:
         """Decodes `message`, a MIL.proto Program.
 
@@ -36,12 +40,15 @@ class MilProto:
             message: kept, and edited by `replace`.
             name: which part of a pipeline it is.
             open_blobs: opens the weight file that a message names.
+            prefix: goes before the names of weight files in the constants' `storage`.
 
         Raises:
             ModelFormatError: the message is not a program that can be read; nothing is half-read.
         """
         self.message = message
-        self._functions, self._blocks, self._places, self.blobs = decode(message, open_blobs)
+        self._functions, self._blocks, self._places, self.blobs = decode(
+            message, open_blobs, prefix
+        )
         opset = max((function.opset for function in self._functions.values()), default=0)
         self.program, self._origins = fold_program(ir.Program(name, self._functions, opset))
         for new, old in self._origins.items():

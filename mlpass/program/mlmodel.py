@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlpass.errors import ModelFormatError
 from mlpass.files import check_apart, temporary_folder
+from mlpass.program.chunks import open_chunks
 from mlpass.program.hosted import HostedPackage, host_of
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
@@ -23,23 +24,30 @@ if TYPE_CHECKING:
     from mlpass.program.ir import Program
 
 # What a model may be given as: a path, coremltools' own, or one that is open already.
-ModelLike: TypeAlias = "str | os.PathLike[str] | MLModel | MilProgram | Package | Program"
+One: TypeAlias = "str | os.PathLike[str] | MLModel"
+ModelLike: TypeAlias = "One | Sequence[One] | MilProgram | Package | Program"
 
 
-def open_package(source: object) -> Package:
+def open_package(source: object, prefix: str = "") -> Package:
     """Returns `source` as an open package.
 
     Args:
         source: path of an `.mlpackage`; of an ExecuTorch `.pte`, or of a delegate in it; or an
-            `MLModel`, whose message may have been edited since it was loaded.
+            `MLModel`, whose message may have been edited since it was loaded. Or a list of packages
+            and `MLModel`s that run one after another.
+        prefix: of its names, among those of others: see `Package`.
 
     Raises:
         ModelFormatError: it is neither, or not one with an ML Program.
         OSError: it cannot be read.
     """
+    if isinstance(source, list | tuple) and not prefix:
+        return open_chunks(source, open_package)
     if isinstance(source, str | os.PathLike):
         host = host_of(source)
-        return Package(source) if host is None else HostedPackage(*host)
+        if host is not None and prefix:
+            raise ModelFormatError(f"{source}: is in a .pte; packages in a row must be .mlpackage")
+        return Package(source, prefix=prefix) if host is None else HostedPackage(*host)
     if not (hasattr(source, "get_spec") and hasattr(source, "package_path")):
         raise ModelFormatError(
             f"source: must be the path of an .mlpackage or an MLModel. Got {type(source).__name__}."
@@ -50,7 +58,7 @@ def open_package(source: object) -> Package:
         )
     spec = Model()
     spec.CopyFrom(source.get_spec())
-    package = Package(source.package_path, spec)
+    package = Package(source.package_path, spec, prefix)
     package.owner = source  # with which a temporary package goes
     package.function_name = getattr(source, "function_name", None)
     return package

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
 from google.protobuf.message import DecodeError
 
@@ -26,17 +26,16 @@ from mlpass.program.blobs import BlobFile, BlobWriter, GrownBlobs
 from mlpass.program.manifest import check_items, find_model, inside, is_within
 from mlpass.program.milproto import MilProto
 from mlpass.program.opsets.raising import raise_functions
+from mlpass.program.pipelines import ml_programs, raise_pipelines
 from mlpass.program.proto import Model
+from mlpass.program.writing import Targets, single
 
 if TYPE_CHECKING:
     from mlpass.program.proto import Message
 
+Ensures: TypeAlias = "Callable[[Package, Path, Path], None]"
+
 _MODEL_PATH = "@model_path/"
-_PIPELINES: dict[str, Callable[[Message], Message]] = {
-    "pipeline": lambda model: model.pipeline,
-    "pipelineClassifier": lambda model: model.pipelineClassifier.pipeline,
-    "pipelineRegressor": lambda model: model.pipelineRegressor.pipeline,
-}
 
 
 class Package:
@@ -45,10 +44,10 @@ class Package:
     Attributes:
         path: of the package.
         name: by which it is known.
+        prefix: goes before the names of its programs, states and weight files where it is one of
+            several packages.
         function_name: the function that is meant of several, where one was chosen with it.
         spec: its model message.
-        programs: its ML Program; or those of a pipeline, in order.
-        parts: the model message and decoded program of each.
         edited: whether its message is another than the one that is stored there.
         added: by weight file, the blobs that its message refers to, but that are not there yet.
         owner: what the package must not outlive; kept while this is.
@@ -57,18 +56,21 @@ class Package:
     owner: object = None
     function_name: str | None = None
 
-    def __init__(self, path: str | os.PathLike[str], spec: Message | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], spec: Message | None = None, prefix: str = ""
+    ) -> None:
         """Opens and checks the package at `path`.
 
         Args:
             path: of the package.
             spec: a model message to take in the place of the one that is stored there.
+            prefix: see the attributes.
 
         Raises:
             ModelFormatError: it is not a package with an ML Program, or is broken.
             OSError: it cannot be read.
         """
-        self.path, self.name = Path(path), os.fspath(path)
+        self.path, self.name, self.prefix = Path(path), os.fspath(path), prefix
         self._closing = ExitStack()
         self._files: dict[str, BlobFile] = {}
         self.added: Mapping[str, Mapping[int, ir.Constant]] = {}
@@ -92,6 +94,21 @@ class Package:
         self._closing.close()
 
     @property
+    def parts(self) -> list[tuple[Message, MilProto]]:
+        """The model message and decoded program of its ML Program, or of each of a pipeline."""
+        return self._parts
+
+    @property
+    def programs(self) -> list[ir.Program]:
+        """Its ML Program; or those of a pipeline, in order."""
+        return [part.program for _, part in self.parts]
+
+    @property
+    def chunks(self) -> Sequence[Package]:
+        """The packages that it is made of: itself, or several that run one after another."""
+        return (self,)
+
+    @property
     def files(self) -> list[Path]:
         """All its files."""
         return _contents(self.path)[1]
@@ -105,7 +122,7 @@ class Package:
     def weight_paths(self) -> list[Path]:
         """The weight files that its programs refer to."""
         names = {
-            constant.storage[0]
+            self.place_of(constant)[0]
             for part in (part for _, part in self.parts)
             for constant in part.blobs
             if constant.storage is not None
@@ -114,7 +131,7 @@ class Package:
 
     @contextmanager
     def rewrite(
-        self, target: str | os.PathLike[str], *, force: bool = False, keep: bool = False
+        self, target: Targets, *, force: bool = False, keep: bool = False
     ) -> Iterator[Rewriter]:
         """Writes a copy to `target`, with the ops replaced that the caller replaces meanwhile.
 
@@ -132,23 +149,31 @@ class Package:
             OSError: it cannot be written.
         """
         target = self.check_target(target, force=force or keep)
+        with (
+            whole_folder(target, force=force, keep=keep) as building,
+            self.rewriting(building, target) as rewriter,
+        ):
+            yield rewriter
+
+    @contextmanager
+    def rewriting(self, building: Path, target: Path) -> Iterator[Rewriter]:
+        """Writes a copy to an empty folder that is going to be `target`: see `rewrite`."""
         check_items(self.path)
         weights = [path.relative_to(self.path) for path in self.weight_paths]
-        with whole_folder(target, force=force, keep=keep) as building:
-            with Rewriter(self, building) as rewriter:
-                yield rewriter
-            if rewriter.ensures is not None:
-                rewriter.ensures(building)
-            rewriter.nbytes = package_nbytes(building)
-            rewriter.weights_nbytes = sum((building / path).stat().st_size for path in weights)
+        with Rewriter(self, building) as rewriter:
+            yield rewriter
+        if rewriter._holds is not None:
+            rewriter._holds(self, building, target)
+        rewriter.nbytes = package_nbytes(building)
+        rewriter.weights_nbytes = sum((building / path).stat().st_size for path in weights)
 
     def message_digest(self) -> str:
         """Returns a digest of its message, of which its files do not tell where it was edited."""
         return sha256(self.spec.SerializeToString(deterministic=True)).hexdigest()
 
-    def check_target(self, target: str | os.PathLike[str], *, force: bool = False) -> Path:
+    def check_target(self, target: Targets, *, force: bool = False) -> Path:
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
-        target = Path(target).absolute()
+        target = Path(single(target)).absolute()
         if target.suffix != ".mlpackage":
             raise ModelFormatError(f"{target}: a package's name must end in .mlpackage")
         check_free(target, force=force)
@@ -166,11 +191,16 @@ class Package:
 
     @paused_collector()
     def _decode(self) -> None:
-        self.parts = [
-            (model, MilProto(model.mlProgram, name, self.open_blobs))
-            for name, model in _ml_programs(self.spec, "", self.path)
+        self._parts = [
+            (model, MilProto(model.mlProgram, name, self.open_blobs, self.prefix))
+            for name, model in ml_programs(self.spec, self.prefix.rstrip("/"), self.path)
         ]
-        self.programs = [part.program for _, part in self.parts]
+
+    def place_of(self, constant: ir.Constant) -> tuple[str, Hashable]:
+        """Returns the weight file of a constant, as its message names it, and where it is there."""
+        assert constant.storage is not None
+        name, place = constant.storage
+        return name.removeprefix(self.prefix), place
 
     def open_blobs(self, file_name: str) -> BlobFile | GrownBlobs:
         """Returns the weight file of that name in the program."""
@@ -193,20 +223,6 @@ class Package:
         return inside(self.model_path.parent, file_name.removeprefix(_MODEL_PATH), self.path)
 
 
-def pipeline_of(model: Message) -> Message | None:
-    """Returns the pipeline that a model message holds, None where it is not a pipeline."""
-    unwrap = _PIPELINES.get(model.WhichOneof("Type"))
-    return unwrap(model) if unwrap else None
-
-
-def raise_pipelines(model: Message) -> None:
-    """Lifts a pipeline's specification version to that of its newest part."""
-    pipeline = pipeline_of(model)
-    for part in pipeline.models if pipeline is not None else ():
-        raise_pipelines(part)
-        model.specificationVersion = max(model.specificationVersion, part.specificationVersion)
-
-
 def package_nbytes(path: Path) -> int:
     """Returns the sizes of all files of a package together."""
     return sum(file.stat().st_size for file in _contents(path)[1])
@@ -218,11 +234,9 @@ class Rewriter:
     Attributes:
         nbytes: the sizes of all files that were written.
         weights_nbytes: those of the weight files.
-        ensures: given the folder that was written before it gets its name, raises where that does
-            not hold what it should; None where nobody says what it should hold.
     """
 
-    ensures: Callable[[Path], None] | None = None
+    _holds: Ensures | None = None
     nbytes: int = 0
     weights_nbytes: int = 0
 
@@ -248,6 +262,15 @@ class Rewriter:
             if kind is None:
                 self._finish()
 
+    def ensure(self, holds: Ensures) -> None:
+        """Has what was written looked at before it gets its name.
+
+        Args:
+            holds: given the package that was read, the folder that was written, and what that is
+                to be called, raises where it does not hold what it should.
+        """
+        self._holds = holds
+
     def replace(self, op: ir.Op, new_ops: Sequence[ir.Op]) -> None:
         """Puts `new_ops` in the place of `op`; the last makes values of the same names.
 
@@ -260,7 +283,7 @@ class Rewriter:
 
     def _store(self, constant: ir.Constant) -> tuple[str, int]:
         assert constant.storage is not None
-        file_name = constant.storage[0]
+        file_name, _ = self._package.place_of(constant)
         if constant.storage not in self._places:
             pieces = (constant.load(),) if constant.pieces is None else constant.pieces()
             offset = self._writer(file_name).write_pieces(pieces, constant.dtype, constant.size)
@@ -303,8 +326,8 @@ class Rewriter:
     def _move_blobs(self, part: MilProto) -> None:
         """Copies what is still used of the weight files that are written anew."""
         for constant, message in part.blobs.items():
-            file_name, old_offset = constant.storage  # type: ignore[misc]
-            if file_name not in self._writers:
+            file_name, old_offset = self._package.place_of(constant)
+            if file_name not in self._writers or constant.storage is None:
                 continue
             if constant.storage not in self._places:
                 self._places[constant.storage] = self._writers[file_name].copy(
@@ -317,8 +340,8 @@ class Rewriter:
 
     def _placed(self, constant: ir.Constant) -> tuple[str, int]:
         """Returns where a constant of a weight file is, now that all are moved."""
+        file_name, place = self._package.place_of(constant)
         assert constant.storage is not None
-        file_name, place = constant.storage
         return file_name, self._places.get(constant.storage, cast(int, place))
 
     def _target(self, source: Path) -> Path:
@@ -335,28 +358,6 @@ def _parse(path: Path) -> Message:
             f"{path}: is not a Core ML model message: {error}; copy or convert the model again"
         ) from None
     return spec
-
-
-def _ml_programs(model: Message, name: str, path: Path) -> Iterator[tuple[str, Message]]:
-    """Yields (part name, model message) of every ML Program in a model."""
-    kind = model.WhichOneof("Type")
-    pipeline = pipeline_of(model)
-    if pipeline is not None:
-        found = False
-        for index, part in enumerate(pipeline.models):
-            label = pipeline.names[index] if index < len(pipeline.names) else str(index)
-            if part.WhichOneof("Type") == "mlProgram" or pipeline_of(part) is not None:
-                found = True
-                yield from _ml_programs(part, f"{name}/{label}" if name else label, path)
-        if not found:
-            raise ModelFormatError(f"{path}: no part of its pipeline is an ML Program")
-    elif kind == "mlProgram":
-        yield name, model
-    else:
-        raise ModelFormatError(
-            f"{path}: holds a {kind or 'model of unknown kind'}; mlpass only reads ML Programs "
-            "(convert with coremltools' convert_to='mlprogram')"
-        )
 
 
 def _contents(package: Path) -> tuple[list[Path], list[Path]]:

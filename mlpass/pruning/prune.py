@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -28,6 +27,7 @@ from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import raise_package
 from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pymil_edit import PymilEditor, edit_program
+from mlpass.program.writing import Targets, named
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.pruning.hosts import prune_hosts
@@ -83,8 +83,10 @@ def prune(
     Args:
         source: path of an `.mlpackage`, or an `MLModel`: neither is changed. Or a pymil `Program`.
             Or of an ExecuTorch `.pte`, all of whose Core ML models are pruned, or of one of them:
-            "model.pte/forward/0".
-        output: path of the `.mlpackage` or `.pte` to write. It appears whole or not at all.
+            "model.pte/forward/0". Or a list of packages that run one after another, each of which
+            takes what those before it make; samples are for the first, and what else they take.
+        output: path of the `.mlpackage` or `.pte` to write, or of each of several. It appears whole
+            or not at all.
         config: which mode and storage each weight gets: a mode, a storage, a `Config`, a
             coremltools `OptimizationConfig`, a mapping, or a YAML path.
         method: `Magnitude()`, `Wanda()`, `ADMM()`, or with samples as default `SparseGPT()`.
@@ -204,7 +206,7 @@ def prune(
 
 def prune_package(
     source: Any,
-    output: str | os.PathLike[str],
+    output: Targets,
     config: Config,
     calibration: Calibration | None = None,
     *,
@@ -238,10 +240,10 @@ def prune_package(
             raise_package(package, opset_of(minimum_deployment_target))
         steps = plan_programs(package.programs, config, joint=joint_compression)
         functions, bytes_before = function_records(package.programs), package.nbytes
-        package.check_target(output, force=force)
+        first = package.check_target(output, force=force)
         kept = calibration if journaled else None
         with (
-            _journal(package, output, config, kept, budget, resume) as journal,
+            _journal(package, first, config, kept, budget, resume) as journal,
             package.rewrite(output, force=force) as rewriter,
         ):
             steps = rank_globally(steps)
@@ -257,17 +259,12 @@ def prune_package(
             else:
                 layers = _prune_calibrated(package, steps, calibration, rewriter, journal)
             told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
-            rewriter.ensures = partial(
-                ensure_written,
-                target=Path(output),
-                programs=package.programs,
-                told=told,
-                find=find_sites if division is None else find_all,
-            )
+            find = find_sites if division is None else find_all
+            rewriter.ensure(partial(ensure_written, told=told, find=find))
         asked = None if joint_compression else config
         notes = notes_of(package, steps, told, asked, divided=division is not None)
         record = None if division is None else division.reported(layers, rewriter.weights_nbytes)
-        name, target = package.name, os.fspath(output)
+        name, target = package.name, named(output)
     nbytes = rewriter.nbytes
     return Report(
         name, target, bytes_before, nbytes, functions, tuple(layers), notes, budget=record
@@ -383,7 +380,7 @@ def _prune_calibrated(
 
 def _journal(
     package: Package,
-    output: str | os.PathLike[str],
+    output: Path,
     config: Config,
     calibration: Calibration | None,
     budget: Budget | None,
@@ -394,5 +391,5 @@ def _journal(
         return Journal()
     digest = digest_of_run(package, {"config": config, "budget": budget}, calibration)
     folder = journal_path(output)
-    with naming(Path(output).absolute(), folder):
+    with naming(output, folder):
         return Journal(folder, digest, resume=resume)

@@ -34,6 +34,8 @@ def check_tune(source: object, calibration: Calibration | None) -> None:
     """
     if is_pymil(source):
         raise ConfigError("tune: is for packages; convert the Program, then prune the package")
+    if isinstance(source, list | tuple):
+        raise ConfigError("tune: is for one package; give no list, or do without tune")
     if calibration is None:
         raise ConfigError("tune: learns from samples; give sample_data")
     if calibration.executor is not None:

@@ -64,7 +64,7 @@ def walk(
                 run.values.update(own)
 
         with backend.session(False):
-            run.values.update(bind(part.plan, arrays, state, backend))
+            run.values.update(bind(part, arrays, state, backend))
             for step in part.plan.block.steps:
                 run.finish(step, take(step, partial(results_of, step)))
             results = {value.name: run.values[value] for value in part.plan.block.outputs}

@@ -79,11 +79,16 @@ class Feature:
 
 @dataclass(frozen=True)
 class Description:
-    """The inputs, outputs and states of one function of a model, in the model's own order."""
+    """The inputs, outputs and states of one function of a model, in the model's own order.
+
+    Attributes:
+        prefix: of its states' names, where others beside it keep some of their own.
+    """
 
     inputs: tuple[Feature, ...]
     outputs: tuple[Feature, ...]
     states: tuple[Feature, ...]
+    prefix: str = ""
 
 
 def choose_function(

@@ -87,7 +87,8 @@ class Interpreter:
         """Reads and checks the model; a weight is read when it is first used.
 
         Args:
-            model: path of an `.mlpackage`, an `MLModel`, or a pymil `Program`.
+            model: path of an `.mlpackage`, an `MLModel`, or a pymil `Program`; or a list of
+                packages that run one after another, the outputs of each the inputs of the next.
             backend: "numpy", "torch", or, on macOS, "coreml".
             device: torch's: "cpu", "mps" or "cuda".
             function_name: of a model with several; its default one where None.
@@ -116,7 +117,7 @@ class Interpreter:
         self.inputs = source.description.inputs
         self.outputs = source.description.outputs
         described = [stage[0] for stage in source.stages if isinstance(stage, tuple)]
-        self.states = {state.name: state for one in described for state in one.states}
+        self.states = {one.prefix + each.name: each for one in described for each in one.states}
         self._stages = () if self.backend is None else _plan_stages(source, self.backend)
         self.parts = tuple(stage for stage in self._stages if isinstance(stage, Part))
 
@@ -219,7 +220,7 @@ class Interpreter:
                     part.plan,
                     part.constants,
                     self.backend,
-                    dict(bind(part.plan, arrays, state, self.backend)),
+                    dict(bind(part, arrays, state, self.backend)),
                     wanted=keep,
                     stop_early=wanted is not None and last and not self.states,
                     listeners=self.listeners,
@@ -249,20 +250,20 @@ class Interpreter:
 
 
 def bind(
-    plan: FunctionPlan, arrays: Mapping[str, Any], state: State | None, backend: Backend
+    part: Part, arrays: Mapping[str, Any], state: State | None, backend: Backend
 ) -> Iterator[tuple[Value, Any]]:
-    """Yields each input of a function with what it is in one run.
+    """Yields each input of a program with what it is in one run.
 
     Args:
-        plan: of the function.
+        part: the program.
         arrays: its inputs by name, as `read_input` gives them.
         state: where the function keeps one.
         backend: whose arrays to make of them.
     """
-    for value in plan.block.inputs:
+    for value in part.plan.block.inputs:
         if isinstance(value.type, StateType):
             if state is not None:
-                yield value, state.cells[value.name]
+                yield value, state.cells[part.description.prefix + value.name]
             continue
         array = arrays[value.name]
         if isinstance(value.type, TensorType) and value.type.shape == ():

@@ -206,7 +206,7 @@ class _Replay:
             }
         except InputError as error:
             raise CalibrationError(f"{label}: {error}") from None
-        values.update(bind(plan, arrays, state, self._backend))
+        values.update(bind(self._part, arrays, state, self._backend))
         self._spill.note([values], plan.block.inputs, -1)
         return Run(values, plan.block.outputs, self._backend.xp)
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, TypeGuard
 from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.ir import Function, Op, Program
 from mlpass.program.mlmodel import ModelLike, open_package
-from mlpass.program.mlpackage import Package, pipeline_of
+from mlpass.program.mlpackage import Package
+from mlpass.program.pipelines import pipeline_of
 from mlpass.runtime.agreement import check_agreement
+from mlpass.runtime.chain import in_a_row
 from mlpass.runtime.description import (
     Description,
     choose_function,
@@ -83,6 +85,17 @@ def _of_program(program: Program, function_name: str | None) -> Runnable:
 
 
 def _of_package(package: Package, function_name: str | None, partial: bool) -> Runnable:
+    if package.chunks[0] is package:
+        return _of_one(package, function_name, partial)
+    found = [
+        (chunk, *each) for chunk in package.chunks for each in functions_of(chunk, function_name)
+    ]
+    whole = in_a_row([(chunk.name, description) for chunk, description, _ in found])
+    stages = ((replace(each, prefix=chunk.prefix), function) for chunk, each, function in found)
+    return Runnable(whole, tuple(stages), package)
+
+
+def _of_one(package: Package, function_name: str | None, partial: bool) -> Runnable:
     function_name = function_name or package.function_name  # chosen with the model, maybe
     leaves, programs = list(_leaves(package.spec)), functions_of(package, function_name)
     kinds = [_kind(leaf) for leaf in leaves]
@@ -170,6 +183,8 @@ def unreached(model: object) -> Mapping[Op, str]:
     if not isinstance(model, Package):
         return {}
     reasons: dict[Op, str] = {}
+    if model.chunks[0] is not model:
+        return {}  # all are programs
     programs, other = iter(model.programs), ""
     for kind in map(_kind, _leaves(model.spec)):
         if kind != "mlProgram":

@@ -37,9 +37,10 @@ class _Reading(NamedTuple):
 
 @paused_collector()
 def ensure_written(
+    package: Package,
     folder: Path,
     target: Path,
-    programs: Sequence[Program],
+    *,
     told: Sequence[Told],
     find: Callable[[Sequence[Program]], list[Site]] = find_sites,
 ) -> None:
@@ -48,25 +49,27 @@ def ensure_written(
     The message and the headers of all blobs are read, the elements of weights are not.
 
     Args:
+        package: that was read.
         folder: where it was written.
         target: where it is to go, for the message.
-        programs: of the model that was read.
-        told: its weight sites, with their records.
+        told: its weight sites, with their records; those of other packages are passed over.
         find: what found them.
 
     Raises:
         MlpassError: it cannot be read, or a weight is not as its record says; the text names it.
     """
     try:
-        with Package(folder) as package:
-            written = dict(_readings(package.programs, find(package.programs)))
+        with Package(folder, prefix=package.prefix) as other:
+            written = dict(_readings(other.programs, find(other.programs)))
     except MlpassError as error:
         text = str(error).replace(str(folder), str(target))
         raise _fault(target, f"cannot be read back: {text}") from error
     places: dict[Site, list[_Reading]] = {}
-    for place, site in _readings(programs, [site for site, _ in told]):
+    for place, site in _readings(package.programs, [site for site, _ in told]):
         places.setdefault(site, []).append(place)
     for site, layer in told:
+        if site not in places:
+            continue
         for place in places[site]:
             if place not in written:
                 raise _fault(

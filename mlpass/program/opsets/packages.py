@@ -10,9 +10,10 @@ from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.hosted import host_of
 from mlpass.program.ir import Constant
 from mlpass.program.mlmodel import ModelLike, open_package
-from mlpass.program.mlpackage import Package, raise_pipelines
+from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.raising import raise_functions, refusals
 from mlpass.program.opsets.targets import opset_of
+from mlpass.program.pipelines import raise_pipelines
 
 _FIRST_OFFSET = 1 << 48  # of a blob that is not in its file yet: no file is so long
 
@@ -25,6 +26,11 @@ def raise_package(package: Package, opset: int) -> None:
         UnsupportedOpError: `opset` cannot say what some ops do; all are named.
         ModelFormatError: a constant that decides about an op is broken.
     """
+    for chunk in package.chunks:
+        _raise(chunk, opset)
+
+
+def _raise(package: Package, opset: int) -> None:
     functions = [one for program in package.programs for one in program.functions.values()]
     newest = max(function.opset for function in functions)
     if newest > opset:
@@ -45,8 +51,8 @@ def raise_package(package: Package, opset: int) -> None:
     offsets: dict[tuple[str, Hashable], int] = {}
 
     def store(constant: Constant) -> tuple[str, int]:
+        file_name, place = package.place_of(constant)
         assert constant.storage is not None  # it is in a file
-        file_name, place = constant.storage
         if isinstance(place, int):  # it is there already
             return file_name, place
         if constant.storage not in offsets:
@@ -73,6 +79,8 @@ def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str,
     """
     if isinstance(model, str | os.PathLike) and target is None and host_of(model) is None:
         return os.path.abspath(model), os.fspath(model), None
+    if isinstance(model, list | tuple):
+        raise ConfigError("model: a study is of one package; those in a row go to prune, compare")
     path = folder / "model.mlpackage"
     with open_package(model) as package:
         if target is not None:

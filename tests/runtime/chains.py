@@ -1,0 +1,92 @@
+"""A small decoder with a state in each of its layers: whole, and as three packages in a row.
+
+The states of the packages have the same name and different shapes, as a converter leaves them that
+is given one part at a time.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+
+from tests.runtime.programs import convert
+
+WIDTHS = (48, 64, 56, 48)  # of what goes in, between, and out
+_RANDOM = np.random.default_rng(5)
+_WEIGHTS = [
+    [_RANDOM.standard_normal(shape).astype(np.float32) / 8 for shape in ((out, into), (out, out))]
+    for into, out in pairwise(WIDTHS)
+]
+
+
+def _layer(x, state, number):
+    """One layer: what came before, faded, and what comes now."""
+    first, second = _WEIGHTS[number]
+    x = mb.linear(x=x, weight=first, name=f"first_{number}")
+    held = mb.cast(x=mb.read_state(input=state), dtype="fp32")
+    seen = mb.tanh(x=mb.add(x=x, y=held))
+    mb.coreml_update_state(state=state, value=mb.cast(x=seen, dtype="fp16"))
+    return mb.linear(x=seen, weight=second, name=f"second_{number}")
+
+
+def _state(number):
+    return mb.StateTensorSpec((2, WIDTHS[number + 1]), dtype=types.fp16)
+
+
+def _input(number):
+    return mb.TensorSpec((2, WIDTHS[number]))
+
+
+def whole(path: Path) -> Path:
+    """Writes the model as one package."""
+
+    @mb.program(
+        input_specs=[_input(0), _state(0), _state(1), _state(2)], opset_version=ct.target.iOS18
+    )
+    def model(x0, a, b, c):
+        x = x0
+        for number, state in enumerate((a, b, c)):
+            x = _layer(x, state, number)
+        return mb.identity(x=x, name="x3")
+
+    return _saved(model, path)
+
+
+def chunk(path: Path, number: int, *, takes: str = "", makes: str = "") -> Path:
+    """Writes one of its three layers, which takes x0, x1 or x2 and makes the one after that."""
+    name, made = takes or f"x{number}", makes or f"x{number + 1}"
+
+    @mb.program(input_specs=[_input(number), _state(number)], opset_version=ct.target.iOS18)
+    def model(x, memory):
+        return mb.identity(x=_layer(x, memory, number), name=made)
+
+    return _saved(model, path, {"x": name})
+
+
+def chunks(folder: Path) -> list[Path]:
+    """Writes all three."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [chunk(folder / f"{name}.mlpackage", number) for number, name in enumerate("abc")]
+
+
+def _saved(program, path, names=None):
+    model = convert(program, minimum_deployment_target=ct.target.iOS18)
+    spec = model.get_spec()
+    for old, new in (names or {}).items():
+        ct.utils.rename_feature(spec, old, new)
+    ct.utils.save_spec(spec, str(path), weights_dir=model.weights_dir)
+    return path
+
+
+def talks(*lengths: int) -> list[list[dict[str, np.ndarray]]]:
+    """Returns sequences of so many steps."""
+    draw = np.random.default_rng(6)
+    return [
+        [{"x0": draw.standard_normal((2, WIDTHS[0])).astype(np.float32)} for _ in range(length)]
+        for length in lengths
+    ]
