@@ -39,6 +39,7 @@ from mlpass.calibrate.wire import LOST, Moved, Task, Weights, Wire, serve
 from mlpass.errors import ConfigError, ExecutionError, MlpassError, told
 from mlpass.files import temporary_folder
 from mlpass.plan.steps import Step
+from mlpass.program.chunks import Chunks
 from mlpass.program.hosted import HostedPackage
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.doubts import warn_of
@@ -79,10 +80,10 @@ def walk_divided(
         CalibrationError: as `walk`, and likewise the others.
         ExecutionError: no worker began, or one failed.
     """
-    if not isinstance(model, Package) or isinstance(model, HostedPackage) or model.added:
+    if not isinstance(model, Package) or isinstance(model, HostedPackage | Chunks) or model.added:
         raise ConfigError(
-            "executor: workers are sent an .mlpackage. For a Program, a .pte, or a package that is "
-            "raised on the way, drop it"
+            "executor: workers are sent an .mlpackage. For a list, a Program, a .pte, or a package "
+            "that is raised on the way, drop it"
         )
     assert calibration.executor is not None
     interpreter = interpreter_of(model, calibration)

@@ -45,7 +45,7 @@ def check(
     """Returns what will go wrong with a model, with the op that it comes from and the cure.
 
     Args:
-        model: path of an `.mlpackage`, or an `MLModel`.
+        model: path of an `.mlpackage`, or an `MLModel`; or a list of them that run in a row.
         sample_data: as for calibration; without it the values of the model are not looked at.
         processor: "ane", "cpu" or "gpu", to leave out what is about the others.
         backend: of the Interpreter: "numpy" or "torch".
@@ -64,7 +64,7 @@ def check(
         raise ConfigError("backend: Core ML does not show what ops make; use numpy or torch")
     samples = [] if sample_data is None else load_samples(sample_data)
     with open_package(model) as package:
-        found = list(_static(package))
+        found = [each for chunk in package.chunks for each in _static(chunk)]
         name = package.name
         sites = find_sites(package.programs)
         estimates = tuple(latency_estimates(package.programs, sites, processor))

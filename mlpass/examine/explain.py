@@ -20,7 +20,7 @@ from mlpass.plan.steps import Step, plan
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.hosted import host_of, output_name
 from mlpass.program.ir import TensorType
-from mlpass.program.mlmodel import open_package
+from mlpass.program.mlmodel import open_single
 from mlpass.report.explanation import Explanation, Finding, WeightCost
 from mlpass.report.gathered import gathered
 from mlpass.storage.exact import file_nbytes
@@ -72,7 +72,7 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
     """
     check_processor(processor)
     weights, found = [], []
-    with open_package(source) as package:
+    with open_single(source) as package:
         command = _command(package.name)
         sites = find_sites(package.programs)
         estimates = tuple(latency_estimates(package.programs, sites, processor))

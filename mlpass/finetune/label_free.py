@@ -14,7 +14,7 @@ from mlpass.finetune.polishing import polish
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
 from mlpass.plan.polish import LEARNING_RATE, Polish
-from mlpass.program.mlmodel import ModelLike, check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.program.opsets.packages import path_of
 from mlpass.report.records import Report
 from mlpass.runtime.samples import SampleData
@@ -95,7 +95,7 @@ def finetune(
         options = Polish(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         target = model if dense is None else dense
         return polish(model, output, target, sample_data, options, device=device, force=force)
-    with open_package(model) as package:
+    with open_single(model) as package:
         package.check_target(output, force=force)  # now, not after an hour of work
     check_outside(output, model if dense is None else dense, "the model to learn from")
     module = to_module(model, device=device)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpass.errors import ConfigError, InputError, ModelFormatError, UnsupportedOpError
+from mlpass.errors import InputError, ModelFormatError, UnsupportedOpError
 from mlpass.finetune.batching import Batch, mapped
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_trained, is_weight, opened
 from mlpass.program.ir import Argument, StateType, Value
-from mlpass.program.mlmodel import ModelLike, open_package
+from mlpass.program.mlmodel import ModelLike, open_single
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.execute import execute
 from mlpass.runtime.features import check_names
@@ -94,10 +94,8 @@ class ProgramModule(nn.Module):
         super().__init__()
         self.source = model
         self._options = {"device": device, "function_name": function_name}
-        package = open_package(model)
+        package = open_single(model)
         close_with(self, package)
-        if package.chunks[0] is not package:
-            raise ConfigError("model: training is for one package; give no list")
         runner = Interpreter(
             package, backend="torch", device=device, function_name=function_name, partial=True
         )

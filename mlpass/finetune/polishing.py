@@ -23,7 +23,7 @@ from mlpass.finetune.stored import StoredModule, to_stored_module
 from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.training import Descent, divided, put_back, trained_of, values_of_parameters
 from mlpass.plan.polish import Polish
-from mlpass.program.mlmodel import ModelLike, check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.report.records import Report
 from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.doubts import warn_of
@@ -95,7 +95,7 @@ def polish(
             the result is kept beside it, by the name that the message has.
         OSError: a file cannot be read or written.
     """
-    with open_package(model) as package:
+    with open_single(model) as package:
         package.check_target(output, force=force)  # now, not after an hour of work
     check_outside(output, dense, "the model to learn from")
     module = to_stored_module(model, device=device)

@@ -35,7 +35,7 @@ from mlpass.finetune.weights import is_weight
 from mlpass.ledger import journal_path
 from mlpass.plan.regions import Regions
 from mlpass.program.ir import Value
-from mlpass.program.mlmodel import ModelLike, check_outside, open_package
+from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.report.records import Report
 from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.digests import digest_of
@@ -92,7 +92,7 @@ def tune(
     options = options or Regions()
     places = {"device": device, "function_name": function_name}
     settings: dict[str, object] = {**places, "memory_budget": memory_budget}
-    with open_package(model) as package, open_package(dense) as whole:
+    with open_single(model) as package, open_single(dense) as whole:
         package.check_target(output, force=force)  # now, not after an hour of work
         check_outside(output, dense, "the model to learn from")
         for name, one in (("message", package), ("dense", whole)):

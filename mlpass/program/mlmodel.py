@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mlpass.errors import ModelFormatError
+from mlpass.errors import ConfigError, ModelFormatError
 from mlpass.files import check_apart, temporary_folder
 from mlpass.program.chunks import open_chunks
 from mlpass.program.hosted import HostedPackage, host_of
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 # What a model may be given as: a path, coremltools' own, or one that is open already.
 One: TypeAlias = "str | os.PathLike[str] | MLModel"
 ModelLike: TypeAlias = "One | Sequence[One] | MilProgram | Package | Program"
+
+
+def open_single(source: object) -> Package:
+    """Returns `source` as an open package, as `open_package` does, where it is one package.
+
+    Raises:
+        ConfigError: it is a list.
+        ModelFormatError: it is not a package with an ML Program, or is broken.
+        OSError: it cannot be read.
+    """
+    if isinstance(source, list | tuple):
+        raise ConfigError(
+            "model: must be one package. A list of those in a row is for prune, compare, inspect, "
+            "check and the Interpreter"
+        )
+    return open_package(source)
 
 
 def open_package(source: object, prefix: str = "") -> Package:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import coremltools as ct
 import numpy as np
 import pytest
 
@@ -10,12 +15,16 @@ from mlpass import NM, ConfigError, ModelFormatError, Percentile, Quantized
 from mlpass.calibrate import layers as calibrated
 from mlpass.ledger import journal_path
 from mlpass.program.mlmodel import open_package
+from mlpass.runtime.chain import in_a_row
+from mlpass.runtime.description import Description, Feature
 from mlpass.runtime.materialize import materialize
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import find_sites
+from tests.conftest import FIXTURES
 from tests.program.packages import tree
 from tests.runtime.chains import chunk, chunks, talks, whole
 
+TINY_LM = FIXTURES / "tiny_lm.mlpackage"
 SAMPLES = talks(5, 4, 6)
 
 
@@ -67,6 +76,65 @@ def test_three_packages_get_the_weights_that_one_gets(models, config, options, t
     assert output.max_error == 0
 
 
+def test_a_budget_is_for_all_together(models, tmp_path):
+    outputs = [tmp_path / f"{name}.mlpackage" for name in "abc"]
+    report = mlpass.prune(models[1], outputs, bits=4)
+    files = [file for path in outputs for file in path.rglob("weight.bin")]
+    assert len(files) == 3
+    assert report.budget.used == sum(file.stat().st_size for file in files)
+    assert report.budget.used <= report.budget.nbytes
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """tiny_lm in three, as coremltools cuts it: in a layer, between gate and up."""
+    folder = tmp_path_factory.mktemp("cut")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # coremltools leaves directories behind
+        for model in (TINY_LM, folder / "tiny_lm_chunk1.mlpackage"):
+            ct.models.utils.bisect_model(str(model), str(folder), check_output_correctness=False)
+        gc.collect()
+    names = ("chunk1_chunk1", "chunk1_chunk2", "chunk2")
+    return [folder / f"tiny_lm_{name}.mlpackage" for name in names]
+
+
+# The whole has one table for embedding and head, calibrated for both; cut, it is two weights, each
+# calibrated for its own use, and whatever comes after the embedding sees other values. So it is
+# spared, and all else is the same: what is handed on is fp32, which loses nothing.
+@pytest.mark.slow
+def test_a_transformer_that_coremltools_cut_gets_the_same_weights(cut, tmp_path):
+    alone, outputs = tmp_path / "one.mlpackage", [tmp_path / f"{n}.mlpackage" for n in range(3)]
+    config = mlpass.Config(Percentile(0.5), op_name_configs={"embedding_weight_to_fp16": None})
+    draw = np.random.default_rng(7)
+    samples = [{"tokens": draw.integers(0, 256, (1, 64)).astype(np.int32)} for _ in range(3)]
+    mlpass.prune(TINY_LM, alone, config, sample_data=samples)
+    report = mlpass.prune(cut, outputs, config, sample_data=samples)
+    wanted = stored(alone)
+    assert stored(outputs) == wanted
+    dense = stored(cut)
+    assert [name for name in wanted if wanted[name] == dense[name]] == ["embedding_weight_to_fp16"]
+    assert len(report.layers) == len(wanted) + 1
+    (output,) = mlpass.compare(alone, outputs, samples).outputs
+    assert output.max_error == 0
+
+
+def test_fp16_that_is_handed_on_is_rounded(models, tmp_path):
+    three = chunks(tmp_path, "fp16")
+    runner, parts = mlpass.Interpreter(three), [mlpass.Interpreter(each) for each in three]
+    state, states = runner.make_state(), [part.make_state() for part in parts]
+    exact = mlpass.Interpreter(models[1])
+    for step in SAMPLES[0]:
+        values = step
+        for number, (part, own) in enumerate(zip(parts, states, strict=True), 1):
+            values = {f"x{number}": part.predict(values, own)[f"x{number}"].astype(np.float16)}
+        found = runner.predict(step, state)["x3"]
+        assert found.dtype == np.float16
+        np.testing.assert_array_equal(found, values["x3"])
+    first = SAMPLES[0][0]
+    other = exact.predict(first, exact.make_state())["x3"].astype(np.float16)
+    assert (runner.predict(first, runner.make_state())["x3"] != other).any()
+
+
 def test_each_package_keeps_a_state_of_its_own(models):
     one, three = (mlpass.Interpreter(each) for each in models)
     assert list(three.states) == ["a/memory", "b/memory", "c/memory"]
@@ -111,6 +179,22 @@ def test_names_that_do_not_meet_are_told(models, tmp_path):
         mlpass.Interpreter([a, c, b])
 
 
+def test_what_has_one_name_is_of_one_kind():
+    def described(takes, makes):
+        return Description(*(tuple(Feature(*each) for each in some) for some in (takes, makes)), ())
+
+    first = described([("x", "array", "fp32", (1,))], [("y", "array", "fp32", (1,))])
+    other = described(
+        [("y", "array", "fp32", (1,)), ("x", "array", "int32", (1,))],
+        [("z", "array", "fp32", (1,))],
+    )
+    image = described([("y", "image", "fp32", (1, 1))], [("z", "array", "fp32", (1,))])
+    with pytest.raises(ConfigError, match="b takes 'x' as .* and one before it as"):
+        in_a_row([("a", first), ("b", other)])
+    with pytest.raises(ConfigError, match="b takes 'y' as .* and those before it make"):
+        in_a_row([("a", first), ("b", image)])
+
+
 def test_an_output_for_each_package(models, tmp_path):
     out = tmp_path / "out.mlpackage"
     with pytest.raises(ConfigError, match="each of the 3 that are read. Got 1"):
@@ -126,15 +210,53 @@ def test_what_cannot_be_in_a_row(models, tmp_path):
     with pytest.raises(ModelFormatError, match="source: is an empty list"):
         mlpass.inspect([])
     with pytest.raises(ModelFormatError, match="is a pipeline; packages in a row must be ML"):
-        mlpass.inspect([models[0], "fixtures/digits_pipeline.mlpackage"])
+        mlpass.inspect([models[0], FIXTURES / "digits_pipeline.mlpackage"])
     with pytest.raises(ModelFormatError, match="is in a .pte; packages in a row must be"):
         mlpass.inspect([models[0], tmp_path / "model.pte"])
     with pytest.raises(ConfigError, match="tune: is for one package"):
         mlpass.prune(
             models[1], tmp_path / "out", Percentile(0.5), sample_data=SAMPLES, tune=mlpass.Regions()
         )
-    with pytest.raises(ConfigError, match="model: a study is of one package"):
+    with pytest.raises(ConfigError, match="model: must be one package"):
         mlpass.sweep(models[1], SAMPLES, [Percentile(0.5)])
+    with pytest.raises(ConfigError, match="model: must be one package"):
+        mlpass.explain(models[1])
+    with (
+        ThreadPoolExecutor(1) as executor,
+        pytest.raises(ConfigError, match="sent an .mlpackage. For a list"),
+    ):
+        mlpass.prune(
+            models[1],
+            [tmp_path / f"{name}.mlpackage" for name in "abc"],
+            Percentile(0.5),
+            sample_data=SAMPLES,
+            executor=executor,
+        )
+
+
+def test_training_is_for_one_package(models, tmp_path):
+    pytest.importorskip("torch")
+    from mlpass import finetune
+
+    for function in (finetune.to_module, finetune.to_stored_module):
+        with pytest.raises(ConfigError, match="model: must be one package"):
+            function(models[1])
+    with pytest.raises(ConfigError, match="model: must be one package"):
+        finetune.polish(models[1], tmp_path / "out", models[0], SAMPLES, finetune.Polish(1))
+
+
+def test_each_is_checked_and_inspected(models):
+    assert len({layer.name for layer in mlpass.inspect(models[1]).layers}) == 6
+    (wide,) = (each for each in mlpass.check(models[1]).hazards if each.kind == "fp32")
+    alone = [
+        place
+        for model in models[1]
+        for each in mlpass.check(model).hazards
+        if each.kind == "fp32"
+        for place in each.places
+    ]
+    assert len(wide.places) == len(alone) > 0
+    assert mlpass.check(models[1], SAMPLES).samples == len(SAMPLES)
 
 
 def test_the_command_takes_an_output_for_each(models, tmp_path, capsys):

@@ -27,6 +27,7 @@ _WEIGHTS = [
 def _layer(x, state, number):
     """One layer: what came before, faded, and what comes now."""
     first, second = _WEIGHTS[number]
+    x = _cast(x, "fp32")
     x = mb.linear(x=x, weight=first, name=f"first_{number}")
     held = mb.cast(x=mb.read_state(input=state), dtype="fp32")
     seen = mb.tanh(x=mb.add(x=x, y=held))
@@ -34,12 +35,16 @@ def _layer(x, state, number):
     return mb.linear(x=seen, weight=second, name=f"second_{number}")
 
 
+def _cast(x, dtype):
+    return x if types.builtin_to_string(x.dtype) == dtype else mb.cast(x=x, dtype=dtype)
+
+
 def _state(number):
     return mb.StateTensorSpec((2, WIDTHS[number + 1]), dtype=types.fp16)
 
 
-def _input(number):
-    return mb.TensorSpec((2, WIDTHS[number]))
+def _input(number, dtype="fp32"):
+    return mb.TensorSpec((2, WIDTHS[number]), dtype=types.string_to_builtin(dtype))
 
 
 def whole(path: Path) -> Path:
@@ -57,21 +62,28 @@ def whole(path: Path) -> Path:
     return _saved(model, path)
 
 
-def chunk(path: Path, number: int, *, takes: str = "", makes: str = "") -> Path:
+def chunk(
+    path: Path, number: int, *, takes: str = "", makes: str = "", handed: str = "fp32"
+) -> Path:
     """Writes one of its three layers, which takes x0, x1 or x2 and makes the one after that."""
     name, made = takes or f"x{number}", makes or f"x{number + 1}"
 
-    @mb.program(input_specs=[_input(number), _state(number)], opset_version=ct.target.iOS18)
+    taken = _input(number, handed if number else "fp32")
+
+    @mb.program(input_specs=[taken, _state(number)], opset_version=ct.target.iOS18)
     def model(x, memory):
-        return mb.identity(x=_layer(x, memory, number), name=made)
+        return mb.identity(x=_cast(_layer(x, memory, number), handed), name=made)
 
     return _saved(model, path, {"x": name})
 
 
-def chunks(folder: Path) -> list[Path]:
-    """Writes all three."""
+def chunks(folder: Path, handed: str = "fp32") -> list[Path]:
+    """Writes all three, which hand on fp32 or fp16."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [chunk(folder / f"{name}.mlpackage", number) for number, name in enumerate("abc")]
+    return [
+        chunk(folder / f"{name}.mlpackage", number, handed=handed)
+        for number, name in enumerate("abc")
+    ]
 
 
 def _saved(program, path, names=None):

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlpass.errors import ConfigError, UnsupportedOpError
 from mlpass.program.hosted import host_of
 from mlpass.program.ir import Constant
-from mlpass.program.mlmodel import ModelLike, open_package
+from mlpass.program.mlmodel import ModelLike, open_single
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.raising import raise_functions, refusals
 from mlpass.program.opsets.targets import opset_of
@@ -79,10 +79,8 @@ def path_of(model: ModelLike, folder: Path, target: object = None) -> tuple[str,
     """
     if isinstance(model, str | os.PathLike) and target is None and host_of(model) is None:
         return os.path.abspath(model), os.fspath(model), None
-    if isinstance(model, list | tuple):
-        raise ConfigError("model: a study is of one package; those in a row go to prune, compare")
     path = folder / "model.mlpackage"
-    with open_package(model) as package:
+    with open_single(model) as package:
         if target is not None:
             raise_package(package, opset_of(target))
         with package.rewrite(path):
