@@ -99,6 +99,32 @@ def test_workers_that_always_die_are_an_error(mlp, tmp_path, monkeypatch):
     executor.pool.shutdown()
 
 
+class LikeDask(ThreadPoolExecutor):
+    """Calls are known by their arguments: equal ones run once."""
+
+    def __init__(self):
+        super().__init__(4)
+        self.known = {}
+
+    def submit(self, *given) -> Future:
+        if given not in self.known:
+            self.known[given] = super().submit(*given)
+        return self.known[given]
+
+
+def test_each_call_is_one_of_its_own():
+    with LikeDask() as executor, cluster._opened(executor, 3, wire.Moved()) as (_, wires):
+        assert len(wires) == len(executor.known) == 3
+
+
+def test_a_call_that_is_run_again_ends_at_once():
+    """As dask does when a worker dies, while another call follows it here."""
+    with LikeDask() as executor, cluster._opened(executor, 1, wire.Moved()) as (team, _):
+        again = ThreadPoolExecutor(1).submit(*next(iter(executor.known)))
+        assert again.result(timeout=30) is None
+        assert team._came.empty()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:executor")
 def test_processes_and_a_pool_that_breaks(mlp, tmp_path, alone, monkeypatch):
@@ -167,5 +193,5 @@ def test_a_program_is_refused(mlp):
 
 def test_who_comes_late_finds_nobody():
     begun = time.monotonic()
-    serve(("127.0.0.1", 1), b"key")
+    serve(("127.0.0.1", 1), b"key", 1)
     assert time.monotonic() - begun < 60
