@@ -265,7 +265,7 @@ class _Team:
         except RuntimeError as error:  # broken, or shut down
             problem = error
         found: list[Wire] = []
-        while len(found) < count and (wire := self._next(self._futures)) is not None:
+        while len(found) < len(self._futures) and (wire := self._next(self._futures)) is not None:
             found.append(wire)
         if not found:
             failed = (future.exception() for future in self._futures if future.done())

@@ -67,7 +67,8 @@ class Dying(Executor):
         send = wire.Wire.send
 
         def cut(one, message):
-            if self.left and threading.current_thread().name.startswith("ThreadPool"):
+            ours = threading.current_thread().name.startswith("ThreadPool")
+            if self.left and ours and not isinstance(message, int):  # which says who it is
                 counts = vars(one).setdefault("counts", [])
                 counts.append(1)
                 if len(counts) == at:
