@@ -249,6 +249,8 @@ class _Team:
         self._open = True
         self._wires: list[Wire] = []
         self._futures: list[Future[None]] = []
+        self._calls = 0
+        self._begun: set[object] = set()
         Thread(target=self._accept, daemon=True).start()
 
     def gather(self, count: int) -> list[Wire]:
@@ -264,7 +266,7 @@ class _Team:
         except RuntimeError as error:  # broken, or shut down
             problem = error
         found: list[Wire] = []
-        while len(found) < count and (wire := self._next(self._futures)) is not None:
+        while len(found) < len(self._futures) and (wire := self._next(self._futures)) is not None:
             found.append(wire)
         if not found:
             failed = (future.exception() for future in self._futures if future.done())
@@ -283,7 +285,7 @@ class _Team:
             if (wire := self._next(self._futures[-1:])) is not None:
                 return wire
         warnings.warn("executor: its workers are gone; their samples go on here", stacklevel=2)
-        Thread(target=serve, args=(self._listener.address, self._key), daemon=True).start()
+        Thread(target=serve, args=self._given(), daemon=True).start()
         wire = self._next(())
         assert wire is not None  # it is this process
         return wire
@@ -303,7 +305,12 @@ class _Team:
         wait(self._futures, timeout=_GRACE)
 
     def _call(self) -> None:
-        self._futures.append(self._executor.submit(serve, self._listener.address, self._key))
+        self._futures.append(self._executor.submit(serve, *self._given()))
+
+    def _given(self) -> tuple[tuple[str, int], bytes, int]:
+        """Returns what `serve` is given, each time another number: dask runs equal calls once."""
+        self._calls += 1
+        return self._listener.address, self._key, self._calls
 
     def _next(self, coming: Sequence[Future[None]]) -> Wire | None:
         """Returns the next connection; None where too long none comes, or none can any more."""
@@ -325,7 +332,13 @@ class _Team:
             _keep_alive(connection.fileno())
             wire = Wire(connection)
             self._wires.append(wire)
-            self._came.put(wire)
+            with suppress(*LOST):
+                call, _ = wire.receive()
+                if call in self._begun:  # its worker died, and dask runs it again
+                    wire.close()
+                else:
+                    self._begun.add(call)
+                    self._came.put(wire)
 
 
 @contextmanager

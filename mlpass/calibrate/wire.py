@@ -114,12 +114,13 @@ class Wire:
             self._connection.close()
 
 
-def serve(address: tuple[str, int], key: bytes) -> None:
+def serve(address: tuple[str, int], key: bytes, call: int) -> None:
     """Replays samples for the process at `address`, until it is done or gone: the worker's side.
 
     Args:
         address: host and port.
         key: of the run.
+        call: a number; the run lets a call begin only once.
     """
     if "distributed" in sys.modules:
         from distributed import secede
@@ -131,6 +132,7 @@ def serve(address: tuple[str, int], key: bytes) -> None:
     except LOST:  # the run is over
         return
     try:
+        wire.send(call)
         with catch_warnings(), temporary_folder() as folder:
             simplefilter("ignore", SampleWarning)  # said where the run began
             _work(wire, folder / "model.mlpackage")

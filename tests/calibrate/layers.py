@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from coremltools.converters.mil.mil import Builder as mb
 
 from mlpass import ADMM, Magnitude, SparseGPT, Wanda
 from mlpass.program.mlpackage import Package
@@ -32,6 +33,18 @@ def save(build, tmp_path, *shapes, **options):
     path = tmp_path / "model.mlpackage"
     convert(program(build, *(shapes or ((8, SIZE),))), **options).save(str(path))
     return path
+
+
+def save_mlp(tmp_path):
+    """Saves x -> linear -> relu -> linear -> relu -> linear, fp32; returns its path."""
+    first, second, third = weights(3)
+
+    def build(x):
+        x = mb.relu(x=mb.linear(x=x, weight=first, name="first"))
+        x = mb.relu(x=mb.linear(x=x, weight=second, name="second"))
+        return mb.linear(x=x, weight=third, name="third")
+
+    return save(build, tmp_path)
 
 
 def weights_of(package):

@@ -53,6 +53,7 @@ def weights_of(package):
         return {site.name: np.array(weight_of(site)) for site in find_sites(opened.programs)}
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("name", ["shared", APART, DEVICE])
 @pytest.mark.parametrize(("method", "mode", "tolerance"), TOLERANCES, ids=str)
 @pytest.mark.parametrize("model", SAMPLES)

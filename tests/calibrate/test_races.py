@@ -145,6 +145,7 @@ def test_a_second_sweep_at_one_output_is_refused(words, tmp_path):
     assert hidden(tmp_path) == []
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("command", ["prune", "sweep"])
 def test_what_came_meanwhile_is_kept_and_so_is_what_was_finished(words, command, tmp_path):
     out = tmp_path / ("out.mlpackage" if command == "prune" else "out.json")

@@ -182,6 +182,7 @@ def test_a_sweep_that_died_goes_on_with_the_same_numbers(masked, tmp_path, monke
     assert report.trials[0].snr == math.inf
 
 
+@pytest.mark.slow
 def test_the_json_of_every_command(masked, tmp_path, capsys):
     samples, out = tmp_path / "samples.npz", tmp_path / "out.mlpackage"
     x = np.stack([sample["x"] for sample in SAMPLES])

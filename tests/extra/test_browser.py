@@ -73,6 +73,7 @@ def names(page):
     )
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("width", [320, 390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_any_width_and_asks_the_network_for_nothing(open_page, width, scheme):
@@ -143,6 +144,7 @@ def test_a_point_leads_to_its_row(open_page):
 SCREENS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_what_matters_is_on_the_screen(open_page, width, scheme):
     page = open_page(viewport={"width": width, "height": 844}, color_scheme=scheme)

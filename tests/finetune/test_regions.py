@@ -217,7 +217,7 @@ def test_every_fixture_goes_through_targets_and_regions_and_is_not_worse(name, w
     assert losses
     assert all(after <= before for before, after in losses.values())
     assert constants(output) == constants(solved)
-    told = re.match(r"outputs on these: loss (\S+) -> (\S+)(: that is worse)?", report.notes[1])
+    told = re.match(r"outputs on these: loss (\S+) -> ([^\s:]+)(: that is worse)?", report.notes[1])
     assert told[3] or float(told[2]) <= float(told[1])
     assert (tree(output) == tree(solved)) == (told[3] is not None or "; 0 came" in report.notes[0])
     held, _ = divided(4, options.held_out, options.seed)

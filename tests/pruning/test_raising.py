@@ -14,6 +14,7 @@ from tests import peer
 from tests.runtime.programs import program
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("target", ["iOS18", "macOS15", ct.target.iOS18])
 def test_a_package_is_raised_to_the_target_that_a_form_needs(fixtures, tmp_path, target):
     source, out = fixtures / "tiny_lm.mlpackage", tmp_path / "out.mlpackage"

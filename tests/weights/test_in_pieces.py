@@ -13,7 +13,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 import mlpass
-from mlpass import NM, Block, Channel, Kernel, Percentile, Threshold
+from mlpass import NM, Block, Channel, Config, Kernel, OpConfig, Percentile, Quantized, Threshold
 from mlpass.sparsity import pieces
 from mlpass.weights import in_pieces
 from tests.runtime.programs import convert
@@ -82,6 +82,30 @@ def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):
     parted = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "parted.mlpackage", mode)
     assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
     assert parted.layers == whole.layers
+
+
+@pytest.mark.parametrize("storage", [None, Quantized("int8")], ids=str)
+@pytest.mark.parametrize("mode", [Percentile(0.7), NM(3, 4), Threshold(0.9)], ids=str)
+def test_a_sparse_weight_gets_more_zeros_in_pieces(mode, storage, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    save(tmp_path / "dense.mlpackage", rng.standard_normal((84, 84)).astype(np.float16))
+    mlpass.prune(tmp_path / "dense.mlpackage", tmp_path / "in.mlpackage", NM(2, 4))
+    config, options = Config(OpConfig(mode, storage)), {"minimum_deployment_target": "iOS18"}
+    whole = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "whole.mlpackage", config, **options)
+    monkeypatch.setattr(pieces, "SLAB", 1000)
+    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(in_pieces, "WHOLE", 1000)
+    parted = mlpass.prune(
+        tmp_path / "in.mlpackage", tmp_path / "parted.mlpackage", config, **options
+    )
+    assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
+    assert parted.layers == whole.layers
+    assert parted.layers[0].skipped is None
+    before, after = (
+        mlpass.inspect(tmp_path / name).layers[0].sparsity
+        for name in ("in.mlpackage", "parted.mlpackage")
+    )
+    assert after > before
 
 
 @pytest.mark.parametrize(

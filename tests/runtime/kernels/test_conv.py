@@ -11,6 +11,8 @@ from harness import Record, check, compare, over, run
 import mlpass.runtime.kernels.conv as module
 from mlpass import parallel
 
+pytestmark = pytest.mark.slow_but_every(2)
+
 RNG = np.random.default_rng(1)
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {

@@ -11,6 +11,8 @@ from mlpass.runtime.kernels import normalization as _  # noqa: F401  (registers 
 from mlpass.runtime.kernels.elementwise_unary import CHUNK
 from mlpass.runtime.kernels.registry import find_kernel
 
+pytestmark = pytest.mark.slow_but_every(2)
+
 RNG = np.random.default_rng(0)
 X3, X4, X5 = (
     (RNG.standard_normal(shape) * 2 + 1).astype(np.float32)

@@ -11,6 +11,8 @@ from harness import Record, check, over, run
 import mlpass.runtime.kernels.tensor_transformation  # noqa: F401
 from mlpass.runtime.kernels.registry import find_kernel
 
+pytestmark = pytest.mark.slow_but_every(2)
+
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 INTS = X.astype(np.int32)
 BOOLS = INTS % 3 == 0
