@@ -79,7 +79,7 @@ def test_one_after_another_they_give_what_the_whole_does(name):
         feature.name: read_input(feature, inputs.get(feature.name))
         for feature in part.description.inputs
     }
-    live = dict(bind(part.plan, arrays, twin, interpreter.backend))
+    live = dict(bind(part, arrays, twin, interpreter.backend))
     given = set(live)
     for region in regions:
         run = Run(Values(part.constants), region.outputs, interpreter.backend.xp)

@@ -54,7 +54,7 @@ def test_its_options_reach_the_run(fixtures):
 def test_it_takes_what_prune_takes():
     taken = dict(inspect.signature(mlpass.prune_program).parameters)
     wanted = dict(inspect.signature(mlpass.prune).parameters)
-    of_packages = ("minimum_deployment_target", "budget", "bits", "tune")
+    of_packages = ("executor", "minimum_deployment_target", "budget", "bits", "tune")
     for name in ("source", "output", "force", "resume", *of_packages):
         del wanted[name]
     del taken["program"]
