@@ -35,7 +35,7 @@ MODES = [*patterns(), Kernel(0.5), Threshold(0.01), Threshold(0.1, 0.2)]
 def test_every_mode(mode):
     words = shlex.split(prune_command("a b.mlpackage", Candidate("x", Config(mode))) or "")
     options = _parser().parse_args(words[1:])
-    assert options.model == "a b.mlpackage"
+    assert options.model == ["a b.mlpackage"]
     assert config_of(options) == Config(mode)
 
 
