@@ -6,7 +6,7 @@ import ast
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import indent
@@ -30,6 +30,7 @@ from mlpass.runtime.doubts import doubts
 from mlpass.runtime.samples import load_samples
 from mlpass.sparsity.layout import matrix_layout
 from tests import peer
+from tests.runtime.chains import chunks, talks
 from tests.runtime.programs import convert, program
 
 pytestmark = pytest.mark.filterwarnings(
@@ -116,9 +117,19 @@ def inputs(count: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(1).standard_normal((count, *SHAPE)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def in_a_row(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Packages of which each takes what the one before makes."""
+    return chunks(tmp_path_factory.mktemp("row"))
+
+
 @pytest.fixture
-def place(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(
+    models: Path, in_a_row: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The folder that a block of Python runs in."""
+    for path in in_a_row:
+        shutil.copytree(path, tmp_path / path.name)
     for name in ("in.mlpackage", "model.mlpackage"):
         shutil.copytree(models / "iOS17.mlpackage", tmp_path / name)
     mlpass.prune(models / "iOS17.mlpackage", tmp_path / "small.mlpackage", Percentile(0.5))
@@ -170,6 +181,7 @@ def given(place: Path) -> Iterator[dict[str, Any]]:
             "samples": [{"image": array} for array in inputs(4)],
             "array": inputs(1)[0],
             "batches": [(images, labels)] * 2,
+            "talk": talks(3)[0],
             "tokens": [np.full((1, 1), token, np.int32) for token in (7, 8, 9)],
             "paths": pictures(Path()),
             "texts": [f"{word} I stand. " * 6 for word in ("Here", "There", "Where")],
