@@ -22,7 +22,7 @@ import numpy as np
 
 from mlpass import cli
 from mlpass.examine.inspect import inspect
-from mlpass.program.mlpackage import pipeline_of
+from mlpass.program.pipelines import pipeline_of
 from tests.fuzz.mutations import Names, mutate, names_of
 from tests.program.packages import (
     FIXTURES,

@@ -237,8 +237,9 @@ def test_a_sparse_weight_is_rounded_beside_its_zeros(tmp_path):
     kept = mlpass.prune(
         sparse, tmp_path / "d.mlpackage", storage=mlpass.Palette(4), sample_data=samples
     )
-    wanted = "it is sparse already: give the model that it was made from"
-    assert kept.layers[0].skipped == wanted
+    assert kept.layers[0].encoding == "sparse + palettized"
+    (written,) = weights_of(tmp_path / "d.mlpackage")
+    assert np.array_equal(written == 0, weight == 0)
 
 
 def test_float_offsets_are_left_alone(tmp_path):
