@@ -280,11 +280,13 @@ def test_commands_parse(command):
 )
 def test_commands_run(command, shell, capsys):
     words = shlex.split(command)[1:]
-    output = getattr(_parser().parse_args(words), "output", None)
-    if output and (shell / output).exists():
-        discard(shell / output)
+    output = getattr(_parser().parse_args(words), "output", None) or []
+    places = [output] if isinstance(output, str) else output
+    for name in places:
+        if (shell / name).exists():
+            discard(shell / name)
     assert main(words) == 0, capsys.readouterr().err
-    assert output is None or (shell / output).exists()
+    assert all((shell / name).exists() for name in places)
 
 
 def test_all_commands_are_shown():
