@@ -24,21 +24,17 @@ from mlpass.errors import (
 )
 from mlpass.finetune import Regions, regions, to_module, to_stored_module, tune
 from mlpass.finetune.regions import tune_module
-from mlpass.finetune.training import divided
 from mlpass.ledger import journal_path
 from mlpass.runtime.function_plan import reads
-from tests.conftest import PACKAGES
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
 from tests.finetune.test_stored_writing import constants
+from tests.finetune.tuned import OPTIONS, aimed, interrupted, losses_of
 from tests.program.packages import tree
 from tests.runtime.programs import convert, program
 
 TINY = FIXTURES / "tiny_lm.mlpackage"
 SAMPLES = samples_of("tiny_lm.mlpackage", 10)
-LARGE = "efficientnet_lite0.mlpackage"
-MOST = [name for name in PACKAGES if name != LARGE]
-OPTIONS = Regions(epochs=2, batch_size=4, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +42,6 @@ def pruned(tmp_path_factory):
     path = tmp_path_factory.mktemp("pruned") / "pruned.mlpackage"
     mlpass.prune(TINY, path, NM(2, 4))
     return path
-
-
-def losses_of(report):
-    """The losses that the notes of a report tell, before and after, by region."""
-    found = (re.search(r"^region (\d+), .* loss (\S+) -> (\S+), ", note) for note in report.notes)
-    return {int(one[1]): (float(one[2]), float(one[3])) for one in found if one}
 
 
 def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):
@@ -105,25 +95,13 @@ def test_a_region_that_aims_at_its_own_dense_weights_minds_nothing_before_it(tmp
 def test_each_target_and_window_comes_nearer_and_goes_on_to_the_same_bytes(
     pruned, options, tmp_path, monkeypatch
 ):
-    output, whole, once = (
-        tmp_path / "o.mlpackage",
-        tmp_path / "whole.mlpackage",
-        regions.tune_region,
-    )
+    output, whole = tmp_path / "o.mlpackage", tmp_path / "whole.mlpackage"
     report = tune(pruned, whole, TINY, SAMPLES, options)
     losses = losses_of(report)
     assert len(losses) == {1: 6, 2: 7, 9: 1}[options.window]
     assert all(after <= before for before, after in losses.values())
     assert any(after < before for before, after in losses.values())
-    begun = []
-
-    def dying(task, *arguments):
-        begun.append(task.number)
-        if len(begun) == (len(losses) + 1) // 2:
-            raise KeyboardInterrupt
-        return once(task, *arguments)
-
-    monkeypatch.setattr(regions, "tune_region", dying)
+    begun = interrupted(monkeypatch, lambda begun: len(begun) == (len(losses) + 1) // 2)
     with pytest.raises(KeyboardInterrupt):
         tune(pruned, output, TINY, SAMPLES, options)
     again = tune(pruned, output, TINY, SAMPLES, options, resume=True)
@@ -190,64 +168,6 @@ def test_what_another_function_reads_is_told_of(tmp_path):
     report = tune(solved, output, FIXTURES / name, samples_of(name, 4), options)
     told = "read by functions that were not run as well, and changed for them, too: "
     assert report.notes[-1].startswith(told)
-
-
-def aimed(name, path):
-    """Half of a fixture's weights zero, towards the dense model; and how to tune it."""
-    if name.startswith(("quantized", "palettized")):
-        mlpass.prune(FIXTURES / name, path, Percentile(0.5), joint_compression=True)
-    else:
-        given = {"sample_data": samples_of(name, 4), "target": "dense"}
-        mlpass.prune(FIXTURES / name, path, Percentile(0.5), fallback="magnitude", **given)
-    size = 1 if name == "branches.mlpackage" else 2  # its control flow depends on the sample
-    return replace(OPTIONS, epochs=1, batch_size=size, learning_rate=1e-4)
-
-
-@pytest.mark.parametrize("name", [*MOST, pytest.param(LARGE, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "way",
-    [{}, pytest.param({"target": "best", "window": 2}, marks=pytest.mark.slow)],
-    ids=["alone", "windows"],
-)
-def test_every_fixture_goes_through_targets_and_regions_and_is_not_worse(name, way, tmp_path):
-    solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"
-    options = replace(aimed(name, solved), **way)
-    report = tune(solved, output, FIXTURES / name, samples_of(name, 4), options)
-    losses = losses_of(report)
-    assert losses
-    assert all(after <= before for before, after in losses.values())
-    assert constants(output) == constants(solved)
-    told = re.match(r"outputs on these: loss (\S+) -> ([^\s:]+)(: that is worse)?", report.notes[1])
-    assert told[3] or float(told[2]) <= float(told[1])
-    assert (tree(output) == tree(solved)) == (told[3] is not None or "; 0 came" in report.notes[0])
-    held, _ = divided(4, options.held_out, options.seed)
-    samples = [samples_of(name, 4)[number] for number in held]
-    before, after = (mlpass.compare(FIXTURES / name, one, samples) for one in (solved, output))
-    for old, new in zip(before.outputs, after.outputs, strict=True):
-        assert old.snr is None or new.snr >= old.snr - 0.5  # each by itself, in dB
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PACKAGES)
-def test_every_fixture_gives_the_same_bytes_again_and_after_it_died(name, tmp_path, monkeypatch):
-    solved, whole, output = (tmp_path / f"{number}.mlpackage" for number in range(3))
-    options, samples = aimed(name, solved), samples_of(name, 4)
-    report, once = tune(solved, whole, FIXTURES / name, samples, options), regions.tune_region
-    begun = []
-
-    def dying(task, *arguments):
-        begun.append(task.number)
-        if len(begun) == max(1, len(losses_of(report)) // 2):
-            raise KeyboardInterrupt
-        return once(task, *arguments)
-
-    monkeypatch.setattr(regions, "tune_region", dying)
-    with pytest.raises(KeyboardInterrupt):
-        tune(solved, output, FIXTURES / name, samples, options)
-    again = tune(solved, output, FIXTURES / name, samples, options, resume=True)
-    assert len(begun) == len(losses_of(report)) + 1
-    assert again.notes == report.notes
-    assert tree(output) == tree(whole)
 
 
 @pytest.mark.parametrize(
@@ -323,15 +243,7 @@ def test_what_spills_makes_no_difference(pruned, monkeypatch):
 def test_a_run_that_died_goes_on_to_the_same_bytes(pruned, tmp_path, monkeypatch):
     output, whole = tmp_path / "o.mlpackage", tmp_path / "whole.mlpackage"
     report = tune(pruned, whole, TINY, SAMPLES, OPTIONS)
-    begun, once = [], regions.tune_region
-
-    def dying(task, *arguments):
-        begun.append(task.number)
-        if begun == [1, 2, 3, 4]:
-            raise KeyboardInterrupt
-        return once(task, *arguments)
-
-    monkeypatch.setattr(regions, "tune_region", dying)
+    begun = interrupted(monkeypatch, lambda begun: begun == [1, 2, 3, 4])
     with pytest.raises(KeyboardInterrupt):
         tune(pruned, output, TINY, SAMPLES, OPTIONS)
     assert not output.exists()
@@ -346,14 +258,8 @@ def test_a_run_that_died_goes_on_to_the_same_bytes(pruned, tmp_path, monkeypatch
 
 
 def test_a_broken_journal_is_an_error(pruned, tmp_path, monkeypatch):
-    output, once = tmp_path / "o.mlpackage", regions.tune_region
-
-    def dying(task, *arguments):
-        if task.number == 2:
-            raise KeyboardInterrupt
-        return once(task, *arguments)
-
-    monkeypatch.setattr(regions, "tune_region", dying)
+    output = tmp_path / "o.mlpackage"
+    interrupted(monkeypatch, lambda begun: begun[-1] == 2)
     with pytest.raises(KeyboardInterrupt):
         tune(pruned, output, TINY, SAMPLES, OPTIONS)
     (path,) = journal_path(output).glob("*.npz")
