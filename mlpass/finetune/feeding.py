@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from mlpass.errors import CalibrationError
+from mlpass.finetune.features import read_feature
 from mlpass.finetune.module import ProgramModule
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input
 from mlpass.runtime.samples import Sample, steps_of
 
 Outputs = Mapping[str, Tensor]
+Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
 Batch = list[dict[str, Tensor]]  # as many steps as its samples have; mostly one
 
 
@@ -82,6 +84,36 @@ def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict
             arrays = {each.name: read_input(each, taken.get(each.name)) for each in module.inputs}
         read.append({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
     return read
+
+
+def inputs_of(module: ProgramModule, samples: Sequence[Sample], batch_size: int) -> Named:
+    """Returns what a module is given on its device.
+
+    Raises:
+        CalibrationError: samples that are to make a batch differ in shape or length.
+        InputError: a sample does not fit.
+    """
+    read = [
+        [
+            {
+                each.name: read_feature(each, step[each.name], module.device)
+                for each in module.inputs
+            }
+            for step in read_sample(module, sample, number)
+        ]
+        for number, sample in enumerate(samples)
+    ]
+    for number, sample in enumerate(read if batch_size > 1 else ()):
+        if _shapes(sample) != _shapes(read[0]):
+            raise CalibrationError(
+                f"sample_data: sample {number} is of another shape or length than the first: use a "
+                "batch_size of 1"
+            )
+    return read
+
+
+def _shapes(sample: Sequence[Outputs]) -> list[dict[str, torch.Size]]:
+    return [{name: tensor.shape for name, tensor in step.items()} for step in sample]
 
 
 def _joined(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mlpass.finetune.module import ProgramModule, values_of
 from mlpass.finetune.places import floats_of, places_of, slots_of
 from mlpass.finetune.weights import is_trained, is_weight
-from mlpass.program.ir import Constant
+from mlpass.program.ir import Constant, Value
 from mlpass.program.mlmodel import ModelLike
 from mlpass.weights.reading import decoded
 from mlpass.weights.sites import Site
@@ -127,6 +127,14 @@ class StoredModule(ProgramModule):
     def parameter_of(self, name: str) -> str:
         """Returns the name of the parameter that has the floats of a weight in `sites`."""
         return self._parameter_of[name]
+
+    def read_as(self, values: Collection[Value]) -> set[str]:
+        """Returns the parameters with the floats of weights that are among the program's values."""
+        return {
+            self.parameter_of(name)
+            for name, site in self.sites.items()
+            if any(value in values for value in values_of(site))
+        }
 
     def is_beside(self, parameter: str) -> bool:
         """Returns whether a parameter is a bias, a gain or the like rather than a weight."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from mlpass.errors import ExecutionError
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import Region
+from mlpass.finetune.feeding import Named
 from mlpass.finetune.module import ProgramModule, Stage, running
 from mlpass.finetune.stretch import Made, differing, run_mapped, run_stretch
 from mlpass.program.ir import Argument, StateType, Value
@@ -20,7 +21,6 @@ from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.stretches import ops_of, uses_of
 
 _WIDE = 4  # batches that run as one where there are no gradients
-Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
 
 
 class Stream:

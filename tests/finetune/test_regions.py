@@ -22,8 +22,8 @@ from mlpass.errors import (
     OutputBusyError,
     OutputExistsError,
 )
-from mlpass.finetune import Regions, regions, to_module, to_stored_module, tune
-from mlpass.finetune.regions import tune_module
+from mlpass.finetune import Regions, abreast, region_run, to_module, to_stored_module, tune
+from mlpass.finetune.region_run import tune_module
 from mlpass.ledger import journal_path
 from mlpass.runtime.function_plan import reads
 from tests.finetune.networks import FIXTURES
@@ -110,25 +110,11 @@ def test_each_target_and_window_comes_nearer_and_goes_on_to_the_same_bytes(
     assert tree(output) == tree(whole)
 
 
-def test_the_best_target_is_none_worse_than_any(pruned):
-    """Of the first region that trains, whose inputs are the same whatever it aims at."""
-    found = {}
-    for target in ("dense", "mix", "best"):
-        options = replace(OPTIONS, epochs=1, target=target)
-        module = to_stored_module(pruned)
-        report = tune_module(module, to_module(TINY), SAMPLES[:5], options)
-        (line,) = (note for note in report.notes if note.startswith("region 2,"))
-        found[target] = float(re.search(r"-> (\S+),", line)[1]), line
-    assert found["best"][0] <= min(found["dense"][0], found["mix"][0])
-    assert " towards " in found["best"][1]
-    assert " towards " not in found["mix"][1]
-
-
 def test_outputs_that_would_be_worse_leave_all_as_it_was(pruned, tmp_path, monkeypatch):
-    judged = regions.judged
+    judged = abreast.judged
     losses = iter((1.0, 2.0))
     monkeypatch.setattr(
-        regions, "judged", lambda *given: replace(judged(*given), loss=next(losses))
+        abreast, "judged", lambda *given: replace(judged(*given), loss=next(losses))
     )
     output = tmp_path / "o.mlpackage"
     report = tune(pruned, output, TINY, SAMPLES, replace(OPTIONS, epochs=1))
@@ -189,7 +175,7 @@ def test_tables_and_scales_train_on_sequences_over_a_state(mode, storage, tmp_pa
 
 
 def test_no_more_than_a_regions_weights_are_held(pruned, tmp_path, monkeypatch):
-    once, seen = regions.tune_region, []
+    once, seen = region_run.tune_region, []
 
     def large(stream):
         arrays = stream.stage.part.constants._arrays.items()
@@ -206,7 +192,7 @@ def test_no_more_than_a_regions_weights_are_held(pruned, tmp_path, monkeypatch):
         seen.append(task.number)
         return found
 
-    monkeypatch.setattr(regions, "tune_region", watched)
+    monkeypatch.setattr(region_run, "tune_region", watched)
     tune(pruned, tmp_path / "o.mlpackage", TINY, SAMPLES, replace(OPTIONS, epochs=1))
     assert seen == [1, 2, 3, 4, 5, 6]
 
@@ -217,27 +203,6 @@ def test_a_region_that_gains_nothing_stays_as_it_was(pruned, tmp_path):
     assert all(before == after for before, after in losses_of(report).values())
     assert "; 0 came nearer to the dense model" in report.notes[0]
     assert tree(output) == tree(pruned)
-
-
-def test_biases_stay_where_that_is_asked_for(pruned):
-    module, first = to_stored_module(pruned), to_stored_module(pruned)
-    done = tune_module(module, to_module(TINY), SAMPLES, replace(OPTIONS, weights_only=True))
-    assert done.trained
-    for name, parameter in module.named_parameters():
-        assert torch.equal(parameter, first.get_parameter(name)) == (name not in done.trained)
-        assert not (module.is_beside(name) and name in done.trained)
-
-
-def test_what_spills_makes_no_difference(pruned, monkeypatch):
-    modules = [to_stored_module(pruned) for _ in range(2)]
-    few = []
-    made = regions.cut
-    monkeypatch.setattr(regions, "cut", lambda plan, weights, _, size: made(plan, weights, 1, size))
-    for module, budget in zip(modules, (1 << 30, 1), strict=True):
-        few.append(tune_module(module, to_module(TINY), SAMPLES, OPTIONS, None, budget))
-    assert few[0] == few[1]
-    for name in few[0].trained:
-        assert torch.equal(*(module.get_parameter(name) for module in modules))
 
 
 def test_a_run_that_died_goes_on_to_the_same_bytes(pruned, tmp_path, monkeypatch):
@@ -314,16 +279,6 @@ def test_what_does_not_do(pruned, tmp_path):
     journal_path(output).write_text("")
     with pytest.raises(OutputBusyError, match="is not a folder of mlpass's own"):
         tune(pruned, output, TINY, SAMPLES, OPTIONS, force=True)
-
-
-def test_a_loss_that_is_not_finite_leaves_a_region_as_it_was(pruned):
-    module = to_stored_module(pruned)
-    (name,) = (name for name in module.floats if "layers_1_query_weight" in name)
-    with torch.no_grad():
-        module.get_parameter(name).fill_(float("nan"))
-    done = tune_module(module, to_module(TINY), SAMPLES, OPTIONS)
-    assert any("loss nan -> nan, as it was" in note for note in done.notes)
-    assert name not in done.trained
 
 
 def test_the_command(pruned, tmp_path, capsys):

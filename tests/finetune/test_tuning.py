@@ -14,8 +14,9 @@ from mlpass.examine.matching import match_values
 from mlpass.finetune import Regions, to_module, to_stored_module
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import cut, cut_alike
+from mlpass.finetune.feeding import inputs_of
 from mlpass.finetune.losses import Kind
-from mlpass.finetune.regions import _inputs, _own, _weights
+from mlpass.finetune.owning import owned_by_windows, readers_of, weights_of
 from mlpass.finetune.streams import Stream
 from mlpass.finetune.tuning import Tuning, _wanted, goal_of, region_loss
 from mlpass.runtime.execute import Run
@@ -44,11 +45,11 @@ def stages(name, compressed, count, size, budget=1 << 30, cut_at=1 << 30):
     """
     source = FIXTURES / f"{name}.mlpackage"
     module, teacher = to_stored_module(compressed).eval(), to_module(source)
-    samples, options = samples_of(source.name, count), Regions(batch_size=size)
+    samples = samples_of(source.name, count)
     settings = {"batch_size": size, "memory_budget": budget}
-    given, wanted = (_inputs(one, samples, options) for one in (module, teacher))
+    given, wanted = (inputs_of(one, samples, size) for one in (module, teacher))
     for stage, its in zip(module.stages, teacher.stages, strict=True):
-        regions = cut(stage.plan, _weights(module, stage), cut_at)
+        regions = cut(stage.plan, weights_of(module, stage), cut_at)
         likes = match_values([(stage.part.plan.function.block, its.part.plan.function.block)])
         likes = {like: value for value, like in likes.items()}
         others = cut_alike(its.plan, regions, likes)
@@ -118,8 +119,9 @@ SHARES = {"tiny_lm": 0.5}  # of the dense model's values; else all
 def test_gradients_are_slopes(name, tmp_path, monkeypatch):
     size = 1 if name == "branches" else 2
     with streams(name, pruned(name, tmp_path), 2, size, cut_at=1) as made:
-        others = made[0].module.stages[1:]
-        own = _own(made[0].module, [made[2], *([] for _ in others)], Regions())
+        module = made[0].module
+        cuts = [made[2], *([] for _ in module.stages[1:])]
+        own = owned_by_windows(module, cuts, readers_of(module, cuts), Regions())
         number = next(number for number, names in enumerate(own) if names)
         task = tuning_of(*made[:5], number)
         module = task.module.train()

@@ -11,7 +11,7 @@ import pytest
 
 import mlpass
 from mlpass import Percentile
-from mlpass.finetune import Regions, regions
+from mlpass.finetune import Regions, region_run
 from mlpass.report.records import Report
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
@@ -46,7 +46,7 @@ def interrupted(
         is_time: given these numbers, whether it is to be now.
     """
     begun: list[int] = []
-    once = regions.tune_region
+    once = region_run.tune_region
 
     def tune_region(task, *arguments):
         begun.append(task.number)
@@ -54,5 +54,5 @@ def interrupted(
             raise KeyboardInterrupt
         return once(task, *arguments)
 
-    monkeypatch.setattr(regions, "tune_region", tune_region)
+    monkeypatch.setattr(region_run, "tune_region", tune_region)
     return begun

@@ -1,0 +1,173 @@
+"""Three models side by side in a stage: the one that is tuned, the dense one, the first as it was.
+
+The dense model is a window of regions ahead: what it has at the end of that is what is aimed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import NamedTuple
+
+from mlpass.examine.matching import match_values
+from mlpass.finetune.cutting import Region, cut_alike, windows
+from mlpass.finetune.features import write_value
+from mlpass.finetune.feeding import Named, Outputs
+from mlpass.finetune.judging import Judged, judged
+from mlpass.finetune.losses import kinds_of
+from mlpass.finetune.module import ProgramModule, Stage
+from mlpass.finetune.stored import StoredModule
+from mlpass.finetune.streams import Stream
+from mlpass.finetune.tuning import Goal, goal_of
+from mlpass.program.ir import Value
+
+
+class Models(NamedTuple):
+    """The models of a run.
+
+    Attributes:
+        tuned: the one that is tuned.
+        dense: the one to come close to.
+        first: the tuned one as it was.
+    """
+
+    tuned: StoredModule
+    dense: ProgramModule
+    first: StoredModule
+
+
+class Window(NamedTuple):
+    """Neighbouring regions that train as one.
+
+    Attributes:
+        tuned: of the tuned model.
+        dense: of the dense one, the same.
+    """
+
+    tuned: Region
+    dense: Region
+
+
+@contextmanager
+def abreast(
+    models: Models,
+    number: int,
+    cuts: tuple[Sequence[Region], Sequence[Region]],
+    given: Sequence[Named],
+    count: int,
+    held: Sequence[int] | None,
+    *,
+    batch_size: int,
+    memory_budget: int,
+) -> Iterator[Abreast]:
+    """Yields the models at the start of a stage; the dense one has yet to end the first window.
+
+    Args:
+        models: all three.
+        number: of the stage.
+        cuts: its regions in the tuned model, and in that as it was.
+        given: for each of the models what is known by name before the stage.
+        count: of regions that make a window.
+        held: the numbers of the samples that what comes after the stage is wanted of; None where it
+            is of all.
+        batch_size: samples that run together.
+        memory_budget: bytes of values of all three that may stay in memory.
+    """
+    tuned, dense, first = (one.stages[number] for one in models)
+    likes = _likes(tuned, dense)
+    others = cut_alike(dense.plan, cuts[0], likes)
+    pairs = zip(
+        windows(tuned.plan, cuts[0], count), windows(dense.plan, others, count), strict=True
+    )
+    made = [Window(*pair) for pair in pairs]
+    ahead = len(others) - len(made)
+    settings = {"batch_size": batch_size, "memory_budget": memory_budget // len(models)}
+    with (
+        closing(Stream(models.tuned, tuned, cuts[0], given[0], **settings)) as mine,
+        closing(Stream(models.dense, dense, others, given[1], **settings, behind=ahead + 1)) as its,
+        closing(Stream(models.first, first, cuts[1], given[2], **settings)) as old,
+    ):
+        for _ in range(ahead):
+            its.advance()
+        yield Abreast(mine, its, old, made, likes, held, ahead)
+
+
+class Abreast:
+    """Three models on their way through a stage.
+
+    Attributes:
+        tuned: the samples in the tuned model.
+        windows: of regions, in the order in which they train.
+    """
+
+    def __init__(
+        self,
+        tuned: Stream,
+        dense: Stream,
+        first: Stream,
+        made: Sequence[Window],
+        likes: Mapping[Value, Value],
+        held: Sequence[int] | None,
+        ahead: int,
+    ) -> None:
+        """Takes them as they are: see `abreast`."""
+        self.tuned, self.windows = tuned, made
+        self._dense, self._first, self._likes = dense, first, likes
+        self._held, self._ahead = held, ahead
+
+    def goal(self, window: Window, *, trains: bool) -> Goal:
+        """Has the dense model come to the end of a window, and returns what that is to give.
+
+        Args:
+            window: the next.
+            trains: whether it has something to train, which takes all samples.
+        """
+        self._dense.advance(self._held if self._ends(window) and not trains else None)
+        return goal_of(self._dense, window.tuned, window.dense, self._likes)
+
+    def go_on(self, window: Window) -> None:
+        """Has the other two come to where the next window starts; after the last, to the end."""
+        self._dense.forget(window.dense)
+        for left in range(self._ahead if self._ends(window) else 0, -1, -1):
+            self.tuned.advance(self._held if self._ends(window) and not left else None)
+            self._first.advance()
+
+    def _ends(self, window: Window) -> bool:
+        """Returns whether a window is the last of the stage."""
+        return window is self.windows[-1]
+
+    def results(self) -> list[Named]:
+        """Returns what is known by name after the stage, for each of the models."""
+        return [one.all_results() for one in (self.tuned, self._dense, self._first)]
+
+    def outputs(self, held: Sequence[int]) -> tuple[Judged, Judged] | None:
+        """Returns how near the model's outputs were to the dense one's, and are, on some samples.
+
+        None where not one of them is a float of both models.
+
+        Args:
+            held: the numbers of the samples. Those of the model as it was are these alone.
+        """
+        kinds = kinds_of(self.tuned.module)
+
+        def pairs(one: Stream, numbers: Sequence[int]) -> Iterator[tuple[Outputs, Outputs, int]]:
+            for mine, its in zip(numbers, held, strict=True):
+                for step, like in zip(one.results(mine), self._dense.results(its), strict=True):
+                    yield _written(step), _written(like), 1
+
+        made, wanted, _ = next(pairs(self.tuned, held))
+        shared = (wanted[name] for name in kinds if name in made and name in wanted)
+        if not any(value.is_floating_point() for value in shared):
+            return None
+        before = judged(kinds, pairs(self._first, range(len(held))))
+        return before, judged(kinds, pairs(self.tuned, held))
+
+
+def _likes(stage: Stage, dense: Stage) -> dict[Value, Value]:
+    """Returns for values of a stage those of the dense one."""
+    blocks = [each.part.plan.function.block for each in (stage, dense)]
+    return {like: value for value, like in match_values([(blocks[0], blocks[1])]).items()}
+
+
+def _written(step: Mapping[str, object]) -> Outputs:
+    return {name: write_value(value, None) for name, value in step.items()}
