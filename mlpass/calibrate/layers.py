@@ -26,7 +26,6 @@ from mlpass.report.records import LayerRecord
 from mlpass.solvers.aim import aimed
 from mlpass.solvers.held_out import ENOUGH, Choice, choose
 from mlpass.solvers.solve import Solution, solve
-from mlpass.solvers.wanda import Magnitude
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.weights.lossless import encode_lossless
@@ -39,7 +38,6 @@ from mlpass.weights.storing import Editor, Encoded, encode_joint, encode_stored,
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
-_NOT_MOVED = "not admm: its zeros stay where they are"
 _NOTHING_NEARER = "on the samples kept back, nothing is nearer"
 
 
@@ -201,7 +199,7 @@ class _Pruning:
     def _wanted(self, site: Site, samples: int, tokens: int) -> int | None:
         """Returns how many samples would do; None where these bring as many rows as columns."""
         use = site.uses[0]
-        if self._calibration.method == Magnitude() or is_gathered(use.op.type, use.parameter):
+        if not self._calibration.method.reads_gram or is_gathered(use.op.type, use.parameter):
             return None
         _, _, channels, positions = layout_to_solve(site).sizes
         columns = channels * positions
@@ -248,7 +246,8 @@ class _Pruning:
             raise CalibrationError(f"{step.site.name!r}: {error}") from None
         if step.storage is None:
             check_zeroes(step, weight, solution.keep)
-        spared = None if method == self._calibration.method else _NOT_MOVED
+        asked = self._calibration.method
+        spared = None if method == asked else f"not {asked}: its zeros stay where they are"
         reasons = [each for each in (spared, choice.reason, solution.reason) if each]
         return replace(
             solution,

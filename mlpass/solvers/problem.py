@@ -107,6 +107,11 @@ class Method:
         """The method to take where what has no score is to stay zero: this, unless it moves it."""
         return self
 
+    @property
+    def reads_gram(self) -> bool:
+        """Whether what it makes of a weight depends on the inputs that the weight meets."""
+        return True
+
     def rivals(self, problem: Problem) -> tuple[Method, ...]:
         """Returns the methods that it is never worse than, which rounding might turn round."""
         return ()
