@@ -7,13 +7,10 @@ the old one is whole until that moment. What a killed run left beside a target g
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
-import shutil
 import stat
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,13 +19,9 @@ from itertools import count, islice
 from pathlib import Path
 
 from mlpass.errors import MlpassError, ModelFormatError, OutputExistsError, add_note
-from mlpass.leftovers import locked_if_dead, make_locked, surely
+from mlpass.leftovers import discard, locked_if_dead, make_locked, surely
+from mlpass.renaming import rename_new, replace_folder
 
-_AT_FDCWD = -100
-# Linux has renameat2, macOS renamex_np.
-_ONLY_NEW = 4 if sys.platform == "darwin" else 1
-_SWAP = 2
-_UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the file system does not know that flag
 _LONGEST_NAME = 255  # bytes
 _MOST_FOLDERS = 64  # of a package that are looked at
 _TEMPORARY = re.compile(r"mlpass-[0-9a-f]{12}")
@@ -67,7 +60,7 @@ def whole_folder(target: Path, *, force: bool, keep: bool = False) -> Iterator[P
         OSError: it cannot be written.
     """
     check_free(target, force=force or keep)
-    with _made(target, force, "target", Path.mkdir, _replace_folder, keep) as building:
+    with _made(target, force, "target", Path.mkdir, replace_folder, keep) as building:
         yield building
 
 
@@ -200,15 +193,6 @@ def hidden_path(target: Path, ending: str) -> Path:
     return target.with_name(f".{name}.{ending}")
 
 
-def discard(building: Path) -> None:
-    """Removes what is at a path, if anything; an interrupt does not keep it from that."""
-    try:
-        _remove(building)
-    except BaseException:
-        _remove(building)
-        raise
-
-
 def partial_path(target: Path) -> Path:
     """Returns a path beside a target that nothing has; `remove_dead` knows it."""
     return hidden_path(target, f"{uuid.uuid4().hex[:12]}.partial")
@@ -221,7 +205,7 @@ def remove_dead(target: Path) -> None:
     for path in _dead(target.parent, pattern):
         if path.suffix == ".old" and not os.path.lexists(target):
             with contextlib.suppress(OSError):
-                _rename_new(path, target)
+                rename_new(path, target)
         else:
             discard(path)
 
@@ -279,7 +263,7 @@ def _keep_beside(building: Path, target: Path) -> None:
     for number in count(1):
         beside = target.with_name(f"{stem}-{number}{target.suffix}")
         try:
-            _rename_new(building, beside)
+            rename_new(building, beside)
         except FileExistsError:
             continue
         raise OutputExistsError(
@@ -291,7 +275,7 @@ def _keep_beside(building: Path, target: Path) -> None:
 def _placed(building: Path, target: Path, replace: Callable[[Path, Path], object] | None) -> bool:
     """Returns whether `building` could be put at `target`: it depends on what is there just now."""
     try:
-        _rename_new(building, target)
+        rename_new(building, target)
     except FileExistsError:
         if replace is None:
             return False
@@ -304,95 +288,6 @@ def _placed(building: Path, target: Path, replace: Callable[[Path, Path], object
             raise
         return False  # the old one has gone meanwhile
     return True
-
-
-def _rename_new(building: Path, target: Path) -> None:
-    """Renames `building` to `target`.
-
-    Raises:
-        FileExistsError: something is there; both are as they were.
-    """
-    try:
-        _rename(building, target, _ONLY_NEW)
-    except OSError as error:
-        if error.errno not in _UNKNOWN:
-            raise
-        take = _take_as_folder if building.is_dir() else _take_as_file
-        take(building, target)
-
-
-def _take_as_folder(building: Path, target: Path) -> None:
-    """An empty folder holds the place: a folder can be renamed to that, and to no other."""
-    target.mkdir()
-    try:
-        building.rename(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            target.rmdir()
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise FileExistsError(errno.EEXIST, error.strerror, str(target)) from None
-        raise
-
-
-def _take_as_file(building: Path, target: Path) -> None:
-    """A second name replaces nothing; without hard links, an empty file holds the place."""
-    try:
-        os.link(building, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        with target.open("xb"):
-            pass
-        os.replace(building, target)
-
-
-def _replace_folder(building: Path, target: Path) -> None:
-    """Puts `building` at `target`; what is there becomes `building`."""
-    try:
-        _rename(building, target, _SWAP)
-    except OSError as error:
-        if error.errno not in _UNKNOWN:
-            raise
-        _replace_in_two_steps(building, target)
-
-
-def _replace_in_two_steps(building: Path, target: Path) -> None:
-    """For file systems that cannot swap: between the steps, the old one has another name."""
-    aside = building.with_suffix(".old")
-    with locked_if_dead(target):  # so that nobody takes `aside` for a dead run's
-        try:
-            target.rename(aside)
-            _rename_new(building, target)
-            aside.rename(building)
-        except BaseException:
-            if not os.path.lexists(building):  # the new one is in its place
-                discard(aside)
-            elif os.path.lexists(aside):
-                _rename_new(aside, target)
-            raise
-
-
-def _rename(first: Path, second: Path, how: int) -> None:
-    """Renames in one step of the file system, as plain `os.rename` cannot."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    paths = os.fsencode(first), os.fsencode(second)
-    if sys.platform == "darwin":
-        status = libc.renamex_np(*paths, how)
-    elif hasattr(libc, "renameat2"):
-        status = libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], how)
-    else:
-        raise OSError(errno.ENOSYS, "no call here renames so")
-    if status != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(second))
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        with contextlib.suppress(OSError):
-            path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_folder(path: Path, folder: Path) -> bool:

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from mlpass.errors import CalibrationError, OutputBusyError, add_note
-from mlpass.files import discard, hidden_path, partial_path, remove_dead, whole_file
-from mlpass.leftovers import is_at, surely
+from mlpass.files import hidden_path, partial_path, remove_dead, whole_file
+from mlpass.leftovers import discard, is_at, surely
 from mlpass.version import __version__
 
 _LOCK, _FORM = "lock", "form"  # the files that every ledger has

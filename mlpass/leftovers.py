@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -89,3 +90,20 @@ def is_at(descriptor: int, path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
+
+
+def discard(building: Path) -> None:
+    """Removes what is at a path, if anything; an interrupt does not keep it from that."""
+    try:
+        _remove(building)
+    except BaseException:
+        _remove(building)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mlpass import files
+from mlpass import files, renaming
 
-ONLY_NEW, SWAP = files._ONLY_NEW, files._SWAP
+ONLY_NEW, SWAP = renaming._ONLY_NEW, renaming._SWAP
 Whole = Callable[..., AbstractContextManager[Path]]
 WHOLE = pytest.mark.parametrize("whole", [files.whole_file, files.whole_folder])
 
@@ -33,7 +33,7 @@ def text(path: Path) -> str:
 
 def refuse(number: int, *kinds: int) -> Callable[[Path, Path, int], None]:
     """Returns a rename that fails with an error number where it is of one of these kinds."""
-    rename = files._rename
+    rename = renaming._rename
 
     def refusing(first: Path, second: Path, how: int) -> None:
         if how in kinds:
@@ -46,4 +46,4 @@ def refuse(number: int, *kinds: int) -> Callable[[Path, Path, int], None]:
 def old_system(number: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the file system know nothing but a plain rename; None leaves it as it is."""
     if number is not None:
-        monkeypatch.setattr(files, "_rename", refuse(number, ONLY_NEW, SWAP))
+        monkeypatch.setattr(renaming, "_rename", refuse(number, ONLY_NEW, SWAP))

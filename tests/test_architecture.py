@@ -30,6 +30,7 @@ GROUND = {
     "literals",
     "parallel",
     "registries",
+    "renaming",
     "version",
 }
 ARROWS = {
@@ -39,7 +40,8 @@ ARROWS = {
     "collector": set(),
     "leftovers": set(),
     "literals": set(),
-    "files": {"errors", "leftovers"},
+    "renaming": {"leftovers"},
+    "files": {"errors", "leftovers", "renaming"},
     "ledger": {"errors", "files", "leftovers", "version"},
     "options": {"errors"},
     # It names the modules of mlpass' own, which are imported when they are first asked for.

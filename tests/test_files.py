@@ -81,7 +81,7 @@ def test_force_takes_the_place_of_what_came_meanwhile_and_is_not_put_off_by_what
         folder(target, "theirs") if building.is_dir() else fill(target, "theirs")
     assert text(target) == "ours"
 
-    placed, rename = [], files._rename_new
+    placed, rename = [], files.rename_new
 
     def vanishing(building: Path, to: Path) -> None:
         placed.append(to)
@@ -90,7 +90,7 @@ def test_force_takes_the_place_of_what_came_meanwhile_and_is_not_put_off_by_what
             raise FileExistsError(errno.EEXIST, "File exists", str(to))
         rename(building, to)
 
-    monkeypatch.setattr(files, "_rename_new", vanishing)
+    monkeypatch.setattr(files, "rename_new", vanishing)
     with whole(target, force=True) as building:
         fill(building, "ours again")
     assert text(target) == "ours again"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlpass import files
+from mlpass import files, leftovers, renaming
 from tests.targets import ONLY_NEW, SWAP, WHOLE, Whole, fill, folder, old_system, refuse, text
 
 
@@ -29,7 +29,7 @@ def test_a_caller_that_fails_leaves_nothing(
 def test_any_other_failure_leaves_both_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_rename", refuse(errno.EACCES, SWAP))
+    monkeypatch.setattr(renaming, "_rename", refuse(errno.EACCES, SWAP))
     target = folder(tmp_path / "target", "old")
     with (
         pytest.raises(PermissionError),
@@ -39,7 +39,7 @@ def test_any_other_failure_leaves_both_as_they_were(
     assert text(target) == "old"
     assert os.listdir(tmp_path) == ["target"]
 
-    monkeypatch.setattr(files, "_rename", refuse(errno.EACCES, ONLY_NEW))
+    monkeypatch.setattr(renaming, "_rename", refuse(errno.EACCES, ONLY_NEW))
     with (
         pytest.raises(PermissionError),
         files.whole_folder(tmp_path / "free", force=False) as building,
@@ -69,7 +69,7 @@ def test_a_failing_second_step_is_taken_back(
     failure: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = folder(tmp_path / "target", "old")
-    rename = files._rename_new
+    rename = renaming.rename_new
 
     def failing(first: Path, second: Path) -> None:
         if first.suffix == ".partial" and not second.exists():
@@ -77,7 +77,7 @@ def test_a_failing_second_step_is_taken_back(
         rename(first, second)
 
     old_system(errno.EINVAL, monkeypatch)
-    monkeypatch.setattr(files, "_rename_new", failing)
+    monkeypatch.setattr(renaming, "rename_new", failing)
     with pytest.raises(type(failure)), files.whole_folder(target, force=True) as building:
         fill(building, "new")
 
@@ -96,16 +96,16 @@ def test_a_building_that_is_gone_is_told(tmp_path: Path) -> None:
 
 
 def test_no_such_rename_on_this_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())
-    monkeypatch.setattr(files.sys, "platform", "linux")
+    monkeypatch.setattr(renaming.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(renaming.sys, "platform", "linux")
     with pytest.raises(OSError, match="no call here renames so") as caught:
-        files._rename(tmp_path, tmp_path, SWAP)
+        renaming._rename(tmp_path, tmp_path, SWAP)
     assert caught.value.errno == errno.ENOSYS
 
 
 def test_a_failing_rename_says_why(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        files._rename(folder(tmp_path / "new", "new"), tmp_path / "nowhere", SWAP)
+        renaming._rename(folder(tmp_path / "new", "new"), tmp_path / "nowhere", SWAP)
     assert caught.value.filename == str(tmp_path / "nowhere")
 
 
@@ -119,12 +119,12 @@ def test_what_was_swapped_out_is_discarded_whatever_it_is(
     folder(tmp_path / "directory", "old")
 
     for name in ("file", "link", "dangling", "directory", "never there"):
-        files.discard(tmp_path / name)
+        leftovers.discard(tmp_path / name)
     assert os.listdir(tmp_path) == ["elsewhere"]
     assert text(elsewhere) == "kept"
 
     folder(tmp_path / "directory", "old")
-    rmtree, calls = files.shutil.rmtree, []
+    rmtree, calls = leftovers.shutil.rmtree, []
 
     def interrupted(*given: object, **named: object) -> None:
         calls.append(given)
@@ -132,7 +132,7 @@ def test_what_was_swapped_out_is_discarded_whatever_it_is(
             raise KeyboardInterrupt
         rmtree(*given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(files.shutil, "rmtree", interrupted)
+    monkeypatch.setattr(leftovers.shutil, "rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        files.discard(tmp_path / "directory")
+        leftovers.discard(tmp_path / "directory")
     assert os.listdir(tmp_path) == ["elsewhere"]

@@ -153,7 +153,7 @@ def test_what_cannot_go_back_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(files, "_rename_new", refuse)
+    monkeypatch.setattr(files, "rename_new", refuse)
     files.check_free(tmp_path / "out", force=False)
     assert text(aside) == "old"
 
@@ -232,7 +232,7 @@ def test_what_is_cut_short_is_done_once_more() -> None:
 EXITING = """
 import os, sys
 from pathlib import Path
-from mlpass import files
+from mlpass import files, leftovers
 from mlpass.leftovers import surely
 def remove(path):
     raise KeyboardInterrupt
@@ -242,7 +242,7 @@ def fail():
 surely(fail)
 kept = surely(lambda: print("done", os.getpid() == process, flush=True))
 process = os.getpid()
-files._remove, real = remove, files._remove
+leftovers._remove, real = remove, leftovers._remove
 child = os.fork()
 if child == 0:
     kept()
@@ -254,7 +254,7 @@ try:
             raise ValueError
 except KeyboardInterrupt:
     assert len(os.listdir()) == 2, os.listdir()
-files._remove = real
+leftovers._remove = real
 """
 
 

@@ -24,7 +24,7 @@ import mlpass
 import mlpass.plugin
 from mlpass import Percentile
 from mlpass.cli import _parser, main
-from mlpass.files import discard
+from mlpass.leftovers import discard
 from mlpass.registries import METHODS, MODES
 from mlpass.runtime.doubts import doubts
 from mlpass.runtime.samples import load_samples
