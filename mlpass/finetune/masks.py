@@ -14,7 +14,7 @@ from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask, Mode, Percentile
 from mlpass.storage.storage import Storage
 from mlpass.weights.nearest import encode_nearest
-from mlpass.weights.reading import layout_of_site, magnitude
+from mlpass.weights.reading import layout_for, magnitude
 from mlpass.weights.sites import Site
 
 
@@ -73,12 +73,7 @@ def pruned_parameter(
         NotApplicable: the mode or the storage does not fit the weight; the text says why.
     """
     mode.at(0.0)  # refuses a mode without a sparsity
-    try:
-        layout = layout_of_site(site)
-    except NotApplicable:
-        if mode.structured:
-            raise
-        layout = None
+    layout = layout_for(site, mode)
     mode.keep(np.zeros(site.shape, np.float32), layout)  # says here what it has to say
     if storage is not None:
         nothing = np.zeros(site.shape, str(BY_NAME[site.dtype].numpy))

@@ -15,7 +15,7 @@ from mlpass.plan.steps import Step, check_zeroes, keep_by_cut
 from mlpass.report.records import LayerRecord
 from mlpass.weights.in_pieces import encode_in_pieces
 from mlpass.weights.nearest import encode_nearest
-from mlpass.weights.reading import layout_of_site, magnitude, weight_of
+from mlpass.weights.reading import layout_for, magnitude, weight_of
 from mlpass.weights.record import untouched_record
 from mlpass.weights.storing import Editor, Encoded, Replacements, encode_weight
 
@@ -82,10 +82,4 @@ def _keep(step: Step, weight: NDArray[np.generic]) -> NDArray[np.bool_]:
     if step.cut is not None:
         return keep_by_cut(score, step.cut)
     assert step.mode is not None
-    try:
-        layout = layout_of_site(step.site)
-    except NotApplicable:
-        if step.mode.structured:
-            raise
-        layout = None
-    return step.mode.keep(score, layout)
+    return step.mode.keep(score, layout_for(step.site, step.mode))

@@ -22,7 +22,7 @@ from mlpass.weights.in_bands import encode_exact_in_bands, encode_in_bands
 from mlpass.weights.lossless import Smallest, check_decoded
 from mlpass.weights.reading import (
     decoded,
-    layout_of_site,
+    layout_for,
     layout_to_solve,
     magnitude,
     part_of,
@@ -158,10 +158,4 @@ def _rule(
     """Returns the rule by which a weight is pruned; None where it is to be ranked whole."""
     if cut is not None:
         return cut_rule(*cut)
-    try:
-        layout = layout_of_site(site)
-    except NotApplicable:
-        if mode.structured:
-            raise
-        layout = None
-    return rule_of(mode, scores, layout)
+    return rule_of(mode, scores, layout_for(site, mode))

@@ -98,6 +98,20 @@ def layout_of_site(site: Site) -> Layout:
     return next(iter(layouts))
 
 
+def layout_for(site: Site, mode: Mode) -> Layout | None:
+    """Returns how a mode is shown a weight: None where it has no layout, and the mode needs none.
+
+    Raises:
+        NotApplicable: the mode needs one.
+    """
+    try:
+        return layout_of_site(site)
+    except NotApplicable:
+        if mode.structured:
+            raise
+        return None
+
+
 def layout_to_solve(site: Site, mode: Mode | None = None) -> Layout:
     """Returns a site's layout; that of a table where rows are gathered from it alone.
 
