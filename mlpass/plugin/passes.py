@@ -23,7 +23,7 @@ from mlpass.errors import ConfigError, MlpassError
 from mlpass.plan.config import configured
 from mlpass.plugin.options import PassKind, arguments_of, pass_kinds
 from mlpass.program.reload import load_pymil
-from mlpass.pruning.prune import prune_in_place
+from mlpass.pruning.in_place import prune_in_place
 from mlpass.runtime.samples import Inputs, Sample, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.storage.given import StorageLike, take_storage

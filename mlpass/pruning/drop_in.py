@@ -8,7 +8,8 @@ from typing import Any
 
 from mlpass.plan.config import Config, as_config
 from mlpass.program.mlmodel import ModelLike, make_mlmodel, open_package
-from mlpass.pruning.prune import prune
+from mlpass.program.mlpackage import Package
+from mlpass.pruning.package import prune_opened
 from mlpass.weights.sites import find_sites
 
 
@@ -25,17 +26,18 @@ def prune_weights(mlmodel: ModelLike, config: object, joint_compression: bool = 
         ConfigError: the config is not valid.
         ModelFormatError: the model is not an ML Program, or is too old for joint compression.
     """
-    asked = _compressed_alone(mlmodel, as_config(config)) if joint_compression else config
+    asked = as_config(config)
 
     def write(path: Path) -> None:
-        prune(mlmodel, path, asked, joint_compression=joint_compression)
+        with open_package(mlmodel) as package:
+            alone = _compressed_alone(package, asked) if joint_compression else asked
+            prune_opened(package, path, alone, joint_compression=joint_compression)
 
     return make_mlmodel(write, like=mlmodel)
 
 
-def _compressed_alone(mlmodel: ModelLike, config: Config) -> Config:
+def _compressed_alone(package: Package, config: Config) -> Config:
     """Returns a config that leaves weights as they are that are not compressed."""
-    with open_package(mlmodel) as package:
-        sites = find_sites(package.programs)
-        plain = {site.name: None for site in sites if site.constant is not None}
+    sites = find_sites(package.programs)
+    plain = {site.name: None for site in sites if site.constant is not None}
     return replace(config, op_name_configs={**config.op_name_configs, **plain})

@@ -21,7 +21,7 @@ from mlpass.files import temporary_folder
 from mlpass.literals import Backend
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.targets import opset_of
-from mlpass.pruning.prune import prune_package
+from mlpass.pruning.package import prune_package
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial

@@ -266,3 +266,14 @@ def test_the_package_of_a_part_goes_with_it(fixtures, temporary):
     del part
     gc.collect()
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_package_is_opened_once(joint, fixtures, monkeypatch):
+    opened, once = [], Package._decode
+    monkeypatch.setattr(Package, "_decode", lambda self: (opened.append(self.path), once(self)))
+    path = fixtures / "palettized_digits.mlpackage"
+    model = MLModel(str(path), skip_model_load=True)
+    mlpass.prune_weights(model, Percentile(0.6), joint_compression=joint)
+    assert len(opened) == 2  # and what was written is looked at once
