@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from mlpass.errors import ConfigError, ModelFormatError
 from mlpass.files import whole_folder
 from mlpass.program import ir
-from mlpass.program.mlpackage import Ensures, Package, Rewriter
+from mlpass.program.mlpackage import Package
+from mlpass.program.rewriter import Ensures, Rewriter
 from mlpass.program.writing import Targets, each_of
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from uuid import UUID
 from mlpass.errors import ModelFormatError
 from mlpass.files import check_file, temporary_folder, whole_file
 from mlpass.program.inmemoryfs import Content, Image, digest
-from mlpass.program.mlpackage import Package, Rewriter
+from mlpass.program.mlpackage import Package
 from mlpass.program.pte import Blob, Pte
 from mlpass.program.pte_writing import write_pte
+from mlpass.program.rewriter import Rewriter
 from mlpass.program.writing import Targets, single
 
 PTE_SUFFIX = ".pte"

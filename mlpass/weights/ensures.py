@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mlpass.collector import paused_collector
 from mlpass.errors import MlpassError
 from mlpass.program.ir import Op, Program
-from mlpass.program.mlpackage import Package
+from mlpass.program.opened import OpenPackage
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.ops import label_of
 from mlpass.weights.record import encoding_of_site, stored_bytes
@@ -37,7 +37,7 @@ class _Reading(NamedTuple):
 
 @paused_collector()
 def ensure_written(
-    package: Package,
+    package: OpenPackage,
     folder: Path,
     target: Path,
     *,
@@ -59,7 +59,7 @@ def ensure_written(
         MlpassError: it cannot be read, or a weight is not as its record says; the text names it.
     """
     try:
-        with Package(folder, prefix=package.prefix) as other:
+        with OpenPackage(folder, prefix=package.prefix) as other:
             written = dict(_readings(other.programs, find(other.programs)))
     except MlpassError as error:
         text = str(error).replace(str(folder), str(target))

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from mlpass import ModelFormatError
-from mlpass.program.mlpackage import Package, package_nbytes
+from mlpass.program.mlpackage import Package
+from mlpass.program.opened import package_nbytes
 from mlpass.program.proto import Model
 from tests.program.packages import (
     MODEL,

@@ -10,7 +10,7 @@ import pytest
 
 import mlpass
 from mlpass import ConfigError, OutputExistsError
-from mlpass.program.mlpackage import package_nbytes
+from mlpass.program.opened import package_nbytes
 from tests.program.packages import FIXTURES
 
 
