@@ -15,24 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 from mlpass.arrays import Array
 from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import Item, Result, map_items, thread_count
 from mlpass.program.ir import Op, Value
+from mlpass.runtime.abreast import run_abreast
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.execute import Run
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input, write_output
-from mlpass.runtime.function_plan import OpPlan, reads
+from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.given import check_given, prepared, step_label
 from mlpass.runtime.interpreter import Interpreter, Part, bind
-from mlpass.runtime.joined import Joined, join
-from mlpass.runtime.kernels.registry import Arguments, row_parameter
-from mlpass.runtime.kernels.states import Cell
+from mlpass.runtime.kernels.registry import Arguments
+from mlpass.runtime.rehearsal import rehearsed
 from mlpass.runtime.samples import Inputs, Sample, steps_of
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
@@ -42,7 +42,6 @@ from mlpass.runtime.stretches import (
     kernels_of,
     last_reads,
     linked,
-    made_in,
     ops_of,
     rehearsals,
     stretches,
@@ -132,20 +131,6 @@ def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
         ),
         default=-1,
     )
-
-
-class _Recording:
-    """A listener that keeps the arguments of wanted ops, each time that they run."""
-
-    def __init__(self, wanted: Sequence[Op]) -> None:
-        self.found: dict[Op, list[Arguments]] = {op: [] for op in wanted}
-
-    def before(self, op: Op, inputs: Arguments) -> None:
-        if op in self.found:
-            self.found[op].append(inputs)
-
-    def after(self, op: Op, outputs: tuple[object, ...]) -> None:
-        """Has seen enough before."""
 
 
 class _Replay:
@@ -250,20 +235,21 @@ class _Replay:
         first, at_once = steps[0], 1 if len(steps) == 1 else thread_count()
         if len(steps) == 1 and not first.blocks:
             return lambda _, number: [run.reading(first) for run in self._runs_of(number)]
-        rehearsed: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
+        known: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
 
         def rehearse(number: int) -> Mapping[Op, Sequence[Arguments]]:
+            runs, xp = self._runs_of(number), self._backend.xp
             with self._backend.session(False):
-                return self._rehearsed(steps, number, wanted)
+                return rehearsed(self._part, steps, wanted, runs, self._spill, xp, self._naming)
 
         def show(op: Op, number: int) -> Sequence[Arguments]:
-            if number not in rehearsed:
-                rehearsed.clear()  # or the values of all samples would be held at once
+            if number not in known:
+                known.clear()  # or the values of all samples would be held at once
                 end = self._among.first + len(self._samples)
                 some = range(number, min(number + at_once, end))
                 with _working(self._backend):
-                    rehearsed.update(zip(some, self._map(rehearse, some), strict=True))
-            return rehearsed[number][op]
+                    known.update(zip(some, self._map(rehearse, some), strict=True))
+            return known[number][op]
 
         return show
 
@@ -280,30 +266,6 @@ class _Replay:
                 f"replay: {value.name!r} is not there at this stop: it is not made yet, or nothing "
                 "reads it any more"
             ) from None
-
-    def _rehearsed(
-        self, steps: Sequence[OpPlan], number: int, wanted: Sequence[Op]
-    ) -> Mapping[Op, Sequence[Arguments]]:
-        """Returns what wanted ops are given by a sample, each time that they run.
-
-        It runs on copies of what it could change.
-        """
-        constants, outputs = self._part.constants, self._part.plan.block.outputs
-        read = dict.fromkeys(value for step in steps for value in reads(step.op))
-        own = {value for step in steps for value in step.op.outputs}
-        own |= {value for step in steps for block in step.op.blocks for value in made_in(block)}
-        given = [value for value in read if value not in own and value not in constants]
-        recording, cells = _Recording(wanted), dict[Value, Cell]()
-        for run in self._runs_of(number):
-            values = SampleValues(constants, self._spill, -1)
-            for value in given:
-                found = run.values[value]
-                if isinstance(found, Cell):  # the steps of a sequence share it
-                    found = cells.setdefault(value, Cell(found.value))
-                values[value] = found
-            with self._naming(run):
-                Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
-        return recording.found
 
     def _map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Returns `function(item)` for each item; on all cores, where that is up to us."""
@@ -328,7 +290,7 @@ class _Replay:
                         with self._naming(run):
                             run.steps(steps)
                 else:
-                    self._run_abreast(steps, runs)
+                    run_abreast(self._backend.xp, steps, runs, self._naming)
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
@@ -337,43 +299,6 @@ class _Replay:
             self._samples if step_by_step else [runs[some] for some in self._among.jobs(len(runs))]
         )
         self._map(run_some, jobs)
-
-    def _run_abreast(self, steps: Sequence[OpPlan], runs: Sequence[Run]) -> None:
-        """Runs neighbouring steps for some runs, one step after another for all of them."""
-        for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
-            if parameter is not None:
-                self._run_together(list(group), runs, parameter)
-                continue
-            stretch = list(group)
-            for run in runs:
-                with self._naming(run):
-                    run.steps(stretch)
-
-    def _run_together(self, steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str) -> None:
-        """Runs ops that work row by row on the rows of several samples: a large product for each.
-
-        Args:
-            steps: neighbours.
-            runs: of some samples.
-            parameter: whose rows the ops see.
-        """
-        xp = self._backend.xp
-        joined: Joined | None = None
-        for step in steps:
-            source = step.op.inputs[parameter]
-            try:
-                if joined is None or joined.source != source:
-                    joined = join(xp, source, [run.arguments(step)[parameter] for run in runs])
-                arguments = {**runs[0].arguments(step), parameter: joined.rows}
-                results = joined.split(xp, runs[0].call(step, arguments)[0])
-            except Exception:  # each by itself says of which sample that is
-                joined = None
-                for run in runs:
-                    with self._naming(run):
-                        run.steps([step])
-                continue
-            for run, result in zip(runs, results, strict=True):
-                run.finish(step, (result,))
 
     def outputs(self, given: Sequence[Sequence[Inputs]]) -> list[Sequence[Inputs]]:
         """Returns what the parts after this one may read: what was given, and the outputs."""
