@@ -6,7 +6,7 @@ The dense model is a window of regions ahead: what it has at the end of that is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 from mlpass.examine.matching import match_values
@@ -48,50 +48,6 @@ class Window(NamedTuple):
     dense: Region
 
 
-@contextmanager
-def abreast(
-    models: Models,
-    number: int,
-    cuts: tuple[Sequence[Region], Sequence[Region]],
-    given: Sequence[Named],
-    count: int,
-    held: Sequence[int] | None,
-    *,
-    batch_size: int,
-    memory_budget: int,
-) -> Iterator[Abreast]:
-    """Yields the models at the start of a stage; the dense one has yet to end the first window.
-
-    Args:
-        models: all three.
-        number: of the stage.
-        cuts: its regions in the tuned model, and in that as it was.
-        given: for each of the models what is known by name before the stage.
-        count: of regions that make a window.
-        held: the numbers of the samples that what comes after the stage is wanted of; None where it
-            is of all.
-        batch_size: samples that run together.
-        memory_budget: bytes of values of all three that may stay in memory.
-    """
-    tuned, dense, first = (one.stages[number] for one in models)
-    likes = _likes(tuned, dense)
-    others = cut_alike(dense.plan, cuts[0], likes)
-    pairs = zip(
-        windows(tuned.plan, cuts[0], count), windows(dense.plan, others, count), strict=True
-    )
-    made = [Window(*pair) for pair in pairs]
-    ahead = len(others) - len(made)
-    settings = {"batch_size": batch_size, "memory_budget": memory_budget // len(models)}
-    with (
-        closing(Stream(models.tuned, tuned, cuts[0], given[0], **settings)) as mine,
-        closing(Stream(models.dense, dense, others, given[1], **settings, behind=ahead + 1)) as its,
-        closing(Stream(models.first, first, cuts[1], given[2], **settings)) as old,
-    ):
-        for _ in range(ahead):
-            its.advance()
-        yield Abreast(mine, its, old, made, likes, held, ahead)
-
-
 class Abreast:
     """Three models on their way through a stage.
 
@@ -102,18 +58,61 @@ class Abreast:
 
     def __init__(
         self,
-        tuned: Stream,
-        dense: Stream,
-        first: Stream,
-        made: Sequence[Window],
-        likes: Mapping[Value, Value],
+        models: Models,
+        number: int,
+        cuts: tuple[Sequence[Region], Sequence[Region]],
+        given: Sequence[Named],
+        count: int,
         held: Sequence[int] | None,
-        ahead: int,
+        *,
+        batch_size: int,
+        memory_budget: int,
     ) -> None:
-        """Takes them as they are: see `abreast`."""
-        self.tuned, self.windows = tuned, made
-        self._dense, self._first, self._likes = dense, first, likes
-        self._held, self._ahead = held, ahead
+        """Starts; the dense model has yet to end the first window.
+
+        Args:
+            models: all three.
+            number: of the stage.
+            cuts: its regions in the tuned model, and in that as it was.
+            given: for each of the models what is known by name before the stage.
+            count: of regions that make a window.
+            held: the numbers of the samples that what comes after the stage is wanted of; None
+                where it is of all.
+            batch_size: samples that run together.
+            memory_budget: bytes of values of all three that may stay in memory.
+        """
+        stages = [one.stages[number] for one in models]
+        self._held, self._likes = held, _likes(stages[0], stages[1])
+        others = cut_alike(stages[1].plan, cuts[0], self._likes)
+        pairs = zip(
+            windows(stages[0].plan, cuts[0], count),
+            windows(stages[1].plan, others, count),
+            strict=True,
+        )
+        self.windows = [Window(*pair) for pair in pairs]
+        self._ahead = len(others) - len(self.windows)
+        regions, behind = (cuts[0], others, cuts[1]), (0, self._ahead + 1, 0)
+        settings = {"batch_size": batch_size, "memory_budget": memory_budget // len(models)}
+        with ExitStack() as opened:
+            streams = [
+                opened.enter_context(
+                    closing(Stream(one, stage, some, named, behind=at, **settings))
+                )
+                for one, stage, some, named, at in zip(
+                    models, stages, regions, given, behind, strict=True
+                )
+            ]
+            self.tuned, self._dense, self._first = streams
+            for _ in range(self._ahead):
+                self._dense.advance()
+            self._closing = opened.pop_all()
+
+    def __enter__(self) -> Abreast:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets go of all samples."""
+        self._closing.close()
 
     def goal(self, window: Window, *, trains: bool) -> Goal:
         """Has the dense model come to the end of a window, and returns what that is to give.

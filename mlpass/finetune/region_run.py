@@ -9,7 +9,7 @@ from typing import NamedTuple, NoReturn
 from tqdm import tqdm
 
 from mlpass.errors import ModelFormatError
-from mlpass.finetune.abreast import Abreast, Models, Window, abreast
+from mlpass.finetune.abreast import Abreast, Models, Window
 from mlpass.finetune.feeding import Named, inputs_of
 from mlpass.finetune.judging import Judged
 from mlpass.finetune.module import ProgramModule
@@ -106,7 +106,7 @@ class _Run:
         Of what the last stage makes, the outputs for what is held out are all that is of use.
         """
         held = self._parts[0] if number == len(self._regions) - 1 else None
-        with abreast(
+        with Abreast(
             self._models,
             number,
             (self._regions[number], self._firsts[number]),

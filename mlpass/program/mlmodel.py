@@ -45,7 +45,7 @@ def open_single(source: object) -> Package:
 
 
 def open_package(source: object, prefix: str = "") -> Package:
-    """Returns `source` as an open package.
+    """Returns `source` as an open package; one that is open already as it is.
 
     Args:
         source: path of an `.mlpackage`; of an ExecuTorch `.pte`, or of a delegate in it; or an
@@ -57,6 +57,8 @@ def open_package(source: object, prefix: str = "") -> Package:
         ModelFormatError: it is neither, or not one with an ML Program.
         OSError: it cannot be read.
     """
+    if isinstance(source, Package):
+        return source
     if isinstance(source, list | tuple) and not prefix:
         return open_chunks(source, open_package)
     if isinstance(source, str | os.PathLike):

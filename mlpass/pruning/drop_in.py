@@ -9,7 +9,7 @@ from typing import Any
 from mlpass.plan.config import Config, as_config
 from mlpass.program.mlmodel import ModelLike, make_mlmodel, open_package
 from mlpass.program.mlpackage import Package
-from mlpass.pruning.package import prune_opened
+from mlpass.pruning.package import prune_package
 from mlpass.weights.sites import find_sites
 
 
@@ -31,7 +31,7 @@ def prune_weights(mlmodel: ModelLike, config: object, joint_compression: bool = 
     def write(path: Path) -> None:
         with open_package(mlmodel) as package:
             alone = _compressed_alone(package, asked) if joint_compression else asked
-            prune_opened(package, path, alone, joint_compression=joint_compression)
+            prune_package(package, path, alone, joint_compression=joint_compression)
 
     return make_mlmodel(write, like=mlmodel)
 

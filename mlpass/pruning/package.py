@@ -65,63 +65,37 @@ def prune_package(
     with open_package(source) as package:
         if minimum_deployment_target is not None:
             raise_package(package, opset_of(minimum_deployment_target))
-        return prune_opened(
-            package,
-            output,
-            config,
-            calibration,
-            budget=budget,
-            joint_compression=joint_compression,
-            force=force,
-            resume=resume,
-            journaled=journaled,
+        steps = plan_programs(package.programs, config, joint=joint_compression)
+        functions, bytes_before = function_records(package.programs), package.nbytes
+        first = package.check_target(output, force=force)
+        kept = calibration if journaled else None
+        with (
+            _journal(package, first, config, kept, budget, resume) as journal,
+            package.rewrite(output, force=force) as rewriter,
+        ):
+            steps, division = rank_globally(steps), None
+            if budget is None:
+                layers = carry_out_all(package, steps, calibration, rewriter, journal)
+            else:
+                division, layers = _divided(package, steps, calibration, budget, rewriter, journal)
+                steps = [*division.steps, *division.constants]
+            told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
+            find = find_sites if division is None else find_all
+            rewriter.ensure(partial(ensure_written, told=told, find=find))
+        asked = None if joint_compression else config
+        notes = notes_of(package, steps, told, asked, divided=division is not None)
+        record = None if division is None else division.reported(layers, rewriter.weights_nbytes)
+        nbytes = rewriter.nbytes
+        return Report(
+            package.name,
+            named(output),
+            bytes_before,
+            nbytes,
+            functions,
+            tuple(layers),
+            notes,
+            budget=record,
         )
-
-
-def prune_opened(
-    package: Package,
-    output: Targets,
-    config: Config,
-    calibration: Calibration | None = None,
-    *,
-    budget: Budget | None = None,
-    joint_compression: bool = False,
-    force: bool = False,
-    resume: bool = False,
-    journaled: bool = True,
-) -> Report:
-    """Prunes a package that is open, as `prune_package` does; it can be read no more."""
-    steps = plan_programs(package.programs, config, joint=joint_compression)
-    functions, bytes_before = function_records(package.programs), package.nbytes
-    first = package.check_target(output, force=force)
-    kept = calibration if journaled else None
-    with (
-        _journal(package, first, config, kept, budget, resume) as journal,
-        package.rewrite(output, force=force) as rewriter,
-    ):
-        steps, division = rank_globally(steps), None
-        if budget is None:
-            layers = carry_out_all(package, steps, calibration, rewriter, journal)
-        else:
-            division, layers = _divided(package, steps, calibration, budget, rewriter, journal)
-            steps = [*division.steps, *division.constants]
-        told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
-        find = find_sites if division is None else find_all
-        rewriter.ensure(partial(ensure_written, told=told, find=find))
-    asked = None if joint_compression else config
-    notes = notes_of(package, steps, told, asked, divided=division is not None)
-    record = None if division is None else division.reported(layers, rewriter.weights_nbytes)
-    nbytes = rewriter.nbytes
-    return Report(
-        package.name,
-        named(output),
-        bytes_before,
-        nbytes,
-        functions,
-        tuple(layers),
-        notes,
-        budget=record,
-    )
 
 
 def _divided(

@@ -1,4 +1,4 @@
-"""Neighbouring ops run for several samples at once: what one makes is in the caches for the next."""
+"""Neighbouring ops run for several samples at once: what one makes, the next finds in a cache."""
 
 from __future__ import annotations
 
