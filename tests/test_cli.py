@@ -274,7 +274,7 @@ def test_sigterm_leaves_nothing_behind(fixtures, tmp_path):
 
 SLOW = """
 import sys, time
-import mlpass.pruning.prune as prune
+import mlpass.pruning.package as prune
 ranked = prune.rank_globally
 prune.rank_globally = lambda steps: (time.sleep(0.2) or step for step in ranked(steps))
 from mlpass.cli import main

@@ -21,6 +21,7 @@ from mlpass import NM, Block, Percentile, Threshold
 from mlpass.errors import ModelFormatError
 from mlpass.program import mlmodel
 from mlpass.program.mlpackage import Package
+from mlpass.program.opened import OpenPackage
 from mlpass.pruning import drop_in
 from tests import peer
 
@@ -226,7 +227,7 @@ def test_a_failure_leaves_no_package(failing, fixtures, temporary, monkeypatch):
         raise KeyboardInterrupt
 
     if failing == "prune":
-        monkeypatch.setattr(drop_in, "prune", fail)
+        monkeypatch.setattr(drop_in, "prune_package", fail)
     else:
         monkeypatch.setattr(mlmodel, "_load_mlmodel", fail)
     with pytest.raises(KeyboardInterrupt):
@@ -271,8 +272,8 @@ def test_the_package_of_a_part_goes_with_it(fixtures, temporary):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_package_is_opened_once(joint, fixtures, monkeypatch):
-    opened, once = [], Package._decode
-    monkeypatch.setattr(Package, "_decode", lambda self: (opened.append(self.path), once(self)))
+    opened, once = [], OpenPackage._decode
+    monkeypatch.setattr(OpenPackage, "_decode", lambda self: (opened.append(self.path), once(self)))
     path = fixtures / "palettized_digits.mlpackage"
     model = MLModel(str(path), skip_model_load=True)
     mlpass.prune_weights(model, Percentile(0.6), joint_compression=joint)

@@ -20,7 +20,7 @@ from mlpass.errors import (
     ModelFormatError,
     OutputExistsError,
 )
-from mlpass.finetune import Regions, regions, tune
+from mlpass.finetune import Regions, region_run, tune
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
 from tests.program.packages import tree
@@ -72,7 +72,7 @@ def begun_until(monkeypatch, module, name, count):
 
 def test_a_run_that_died_while_it_tuned_goes_on_with_that(apart, tmp_path, monkeypatch):
     output = tmp_path / "o.mlpackage"
-    begun = begun_until(monkeypatch, regions, "tune_region", 3)
+    begun = begun_until(monkeypatch, region_run, "tune_region", 3)
     with pytest.raises(KeyboardInterrupt) as died:
         mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
     assert ".o.mlpackage.solved: go on with resume" in "".join(died.value.__notes__)
@@ -104,7 +104,7 @@ def test_a_run_that_died_while_it_pruned_goes_on_with_that(apart, tmp_path, monk
 
 def test_what_was_pruned_is_whole_or_pruned_again(apart, tmp_path, monkeypatch):
     output, solved = tmp_path / "o.mlpackage", tmp_path / ".o.mlpackage.solved"
-    begun_until(monkeypatch, regions, "tune_region", 1)
+    begun_until(monkeypatch, region_run, "tune_region", 1)
     with pytest.raises(KeyboardInterrupt):
         mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)
     whole = (solved / "report.json").read_text()

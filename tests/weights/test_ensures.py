@@ -15,7 +15,7 @@ import mlpass
 from mlpass import Config, Percentile
 from mlpass.errors import MlpassError
 from mlpass.finetune import ConstantSparsity, MagnitudePruner, to_module
-from mlpass.program import blobs, encode, mlpackage
+from mlpass.program import blobs, encode, rewriter
 from mlpass.program.blobs import BlobWriter
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.messages import all_operations
@@ -37,7 +37,7 @@ def samples(fixtures):
 
 def edit_message(monkeypatch, edit):
     """Has `edit` change, as the last thing, the message's op that makes the first sparse weight."""
-    raise_functions = mlpackage.raise_functions
+    raise_functions = rewriter.raise_functions
 
     def wrong(model, part, *others):
         raise_functions(model, part, *others)
@@ -56,7 +56,7 @@ def edit_message(monkeypatch, edit):
                 ),
             )
 
-    monkeypatch.setattr(mlpackage, "raise_functions", wrong)
+    monkeypatch.setattr(rewriter, "raise_functions", wrong)
 
 
 def another_shape(monkeypatch):
@@ -214,8 +214,8 @@ def test_a_fault_is_caught_of_a_trained_model(fixtures, tmp_path, monkeypatch):
 def test_no_element_of_a_weight_is_read(model, tmp_path, monkeypatch):
     read: list[int] = []
     folders = []
-    rewriter = mlpackage.Rewriter
-    finish, load = rewriter._finish, blobs.BlobFile.read
+    kind = rewriter.Rewriter
+    finish, load = kind._finish, blobs.BlobFile.read
 
     def finished(self):
         finish(self)
@@ -226,7 +226,7 @@ def test_no_element_of_a_weight_is_read(model, tmp_path, monkeypatch):
             read.append(count)
         return load(self, offset, dtype, count, start, stop)
 
-    monkeypatch.setattr(rewriter, "_finish", finished)
+    monkeypatch.setattr(kind, "_finish", finished)
     monkeypatch.setattr(blobs.BlobFile, "read", counted)
     mlpass.prune(model, tmp_path / "out.mlpackage", CONFIG)
     assert folders and not read
