@@ -168,10 +168,18 @@ def _checked(kind: type[Kind]) -> type[Kind]:
     return kind if "__dataclass_fields__" in vars(kind) else dataclass(frozen=True)(kind)
 
 
-_MODES, _SOLVERS, _STORAGE = "mlpass.sparsity.modes", "mlpass.solvers", "mlpass.storage"
+_SPARSITY, _SOLVERS, _STORAGE = "mlpass.sparsity", "mlpass.solvers", "mlpass.storage"
 
 MODES = Registry(
-    "mode", dict.fromkeys(("threshold", "percentile", "nm", "block", "kernel", "channel"), _MODES)
+    "mode",
+    {
+        "threshold": f"{_SPARSITY}.modes",
+        "percentile": f"{_SPARSITY}.modes",
+        "nm": f"{_SPARSITY}.modes",
+        "block": f"{_SPARSITY}.modes",
+        "kernel": f"{_SPARSITY}.modes",
+        "channel": f"{_SPARSITY}.modes",
+    },
 )
 METHODS = Registry(
     "method",

@@ -64,17 +64,6 @@ def commands(document: str) -> list[str]:
     return found
 
 
-# CONTRIBUTING's mode and method are for files that begin with these; its kernel has no body to run.
-STARS = """
-from dataclasses import dataclass
-from typing import ClassVar
-import numpy as np
-from mlpass.sparsity.layout import Layout
-from mlpass.options import option
-from mlpass.registries import method, mode
-from mlpass.sparsity.modes import *
-from mlpass.solvers.problem import *
-"""
 # The pages of the rooms; each example stands alone there, but for the imports before it.
 PAGES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "mlpass").glob("*/README.md"))]
 PYTHON = [(page, code) for page in PAGES for code in blocks(page, "python")]
@@ -367,7 +356,7 @@ def example(beginning: str) -> str:
 
 
 def test_contributing_mode():
-    names = run(STARS + example("class Row(Mode)"), {})
+    names = run(example("class Row(Mode)"), {})
     MODES.remove("row")
     score = np.random.default_rng(3).random((8, 6), np.float32)
     keep = names["Row"](0.5).keep(score, matrix_layout(8, 6))
@@ -376,7 +365,7 @@ def test_contributing_mode():
 
 
 def test_contributing_method():
-    names = run(STARS + example("class Squares(Method)"), {})
+    names = run(example("class Squares(Method)"), {})
     METHODS.remove("squares")
     rng = np.random.default_rng(4)
     weight, rows = rng.standard_normal((8, 16)), rng.standard_normal((64, 16))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mlpass.calibrate.budget import Budget, Division, divide_budget
 from mlpass.calibrate.calibration import Calibration
@@ -32,7 +31,7 @@ from mlpass.weights.storing import Editor
 
 
 def prune_package(
-    source: Any,
+    source: object,
     output: Targets,
     config: Config,
     calibration: Calibration | None = None,

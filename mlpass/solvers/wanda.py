@@ -18,27 +18,8 @@ from mlpass.sparsity.mode import Mode
 _DAMPENING = 0.01
 
 
-@dataclass(frozen=True)
-class _Scoring(Method):
-    """Ranks by a score of its own, then solves for what is kept where that is asked for."""
-
-    refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
-    swaps: int = option(
-        default=0, low=0, high=10_000, help="rounds of swaps of kept and pruned weights, refitted"
-    )
-    tensors: ClassVar[bool] = True
-
-    def ranked(self, problem: Problem, score: Array, mode: Mode) -> Pruned:
-        """Returns the weight with its lowest scores zeroed."""
-        keep = keep_mask(mode, score, problem.layout)
-        weight = masked(problem.weight, keep)
-        if self.refit or self.swaps:
-            weight = refit(problem, keep, weight, dampening=_DAMPENING)
-        return swapped(problem, Pruned(weight, keep), self.swaps, _DAMPENING)
-
-
 @method("magnitude")
-class Magnitude(_Scoring):
+class Magnitude(Method):
     """Ranks by |w|; kept weights stay as they are.
 
     Args:
@@ -47,6 +28,12 @@ class Magnitude(_Scoring):
             then refitted. 2 find most of what there is.
     """
 
+    refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
+    swaps: int = option(
+        default=0, low=0, high=10_000, help="rounds of swaps of kept and pruned weights, refitted"
+    )
+    tensors: ClassVar[bool] = True
+
     @property
     def reads_gram(self) -> bool:
         """Only where kept weights are solved for."""
@@ -54,24 +41,32 @@ class Magnitude(_Scoring):
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest magnitudes zeroed."""
-        return self.ranked(problem, namespace(problem.weight).abs(problem.weight), problem.mode)
+        score = namespace(problem.weight).abs(problem.weight)
+        return _prune_by(problem, score, problem.mode, self.refit, self.swaps)
 
 
 @method("wanda")
-class Wanda(_Scoring):
+class Wanda(Method):
     """Ranks by |w| times the norm of the input it meets, each row by itself where it may.
 
     Source: Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models",
     arXiv 2306.11695.
 
     Args:
-        refit: as for `Magnitude`.
-        swaps: likewise.
+        refit: whether kept weights are solved for, once the mask is known.
+        swaps: rounds in which kept and pruned weights are swapped where that lowers the error, and
+            then refitted. 2 find most of what there is.
     """
+
+    refit: bool = option(default=False, help="solve for the kept weights once the mask is known")
+    swaps: int = option(
+        default=0, low=0, high=10_000, help="rounds of swaps of kept and pruned weights, refitted"
+    )
+    tensors: ClassVar[bool] = True
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest scores zeroed."""
-        return self.ranked(problem, _score(problem), problem.mode.per_row())
+        return _prune_by(problem, _score(problem), problem.mode.per_row(), self.refit, self.swaps)
 
 
 @dataclass(frozen=True)
@@ -90,11 +85,18 @@ class Uncorrelated(Method):
 
     def prune(self, problem: Problem) -> Pruned:
         """Returns the weight with its lowest scores zeroed."""
-        keep = keep_mask(problem.mode, _score(problem), problem.layout)
-        return Pruned(masked(problem.weight, keep), keep)
+        return _prune_by(problem, _score(problem), problem.mode, refitted=False, swaps=0)
 
 
 def _score(problem: Problem) -> Array:
     score: Array = namespace(problem.weight).abs(problem.weight)
     score *= problem.scale[:, None, :]
     return score
+
+
+def _prune_by(problem: Problem, score: Array, mode: Mode, refitted: bool, swaps: int) -> Pruned:
+    keep = keep_mask(mode, score, problem.layout)
+    weight = masked(problem.weight, keep)
+    if refitted or swaps:
+        weight = refit(problem, keep, weight, dampening=_DAMPENING)
+    return swapped(problem, Pruned(weight, keep), swaps, _DAMPENING)
