@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from mlpass.examine.compare import tally_outputs
+from mlpass.examine.compare import Tally
 from mlpass.finetune.feeding import Outputs
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.report.comparison import OutputRecord
@@ -48,14 +47,14 @@ def judged(kinds: Mapping[str, Kind], batches: Iterable[tuple[Outputs, Outputs, 
         kinds: of the outputs.
         batches: the outputs of some samples, the dense model's, and how many samples they are.
     """
-    losses, counts, pairs = [], [], []
+    losses, counts = [], []
+    tallies: dict[str, Tally] = {}
     for made, wanted, count in batches:
         losses.append(float(output_loss(kinds, made, wanted, count)))
         counts.append(count)
-        pairs.append((_arrays(wanted), _arrays(made)))
-    names = [name for name in kinds if name in pairs[0][0] and name in pairs[0][1]]
-    return Judged(float(np.average(losses, weights=counts)), tally_outputs(names, pairs))
-
-
-def _arrays(outputs: Outputs) -> dict[str, NDArray[np.generic]]:
-    return {name: value.detach().cpu().numpy() for name, value in outputs.items()}
+        for name in kinds:
+            if name in made and name in wanted:
+                tally = tallies.setdefault(name, Tally())
+                tally.add(*(outputs[name].cpu().numpy() for outputs in (wanted, made)))
+    records = (tally.record(name) for name, tally in tallies.items())
+    return Judged(float(np.average(losses, weights=counts)), tuple(records))

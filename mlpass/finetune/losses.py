@@ -91,8 +91,9 @@ def output_loss(kinds: Mapping[str, Kind], outputs: Outputs, wanted: Outputs, co
 
 def _between_logits(made: Tensor, target: Tensor, axis: int) -> Tensor:
     infinite = target.isinf()
-    wanted = target.masked_fill(infinite, _FAR).log_softmax(axis)
-    given = made.masked_fill(infinite, _FAR).log_softmax(axis)
+    if infinite.any():
+        made, target = (each.masked_fill(infinite, _FAR) for each in (made, target))
+    wanted, given = target.log_softmax(axis), made.log_softmax(axis)
     return (wanted.exp() * (wanted - given)).sum(axis).mean()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import ceil, isfinite
 
 import torch
@@ -18,7 +19,7 @@ from mlpass.errors import ExecutionError
 from mlpass.finetune.feeding import Batch, batch_of, batches_of, outputs_of
 from mlpass.finetune.judging import Judged, judged
 from mlpass.finetune.losses import Kind, kinds_of, output_loss
-from mlpass.finetune.module import ProgramModule, to_module
+from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.stored import StoredModule, to_stored_module
 from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.training import Descent, divided, put_back, trained_of, values_of_parameters
@@ -29,6 +30,7 @@ from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.samples import Sample, SampleData, load_samples
 
+_ROOM = 1 << 30  # bytes kept for the gradient of the samples that go through at once
 _LOOKS = 16  # at the held-out samples in the course of a run
 
 
@@ -99,7 +101,7 @@ def polish(
         package.check_target(output, force=force)  # now, not after an hour of work
     check_outside(output, dense, "the model to learn from")
     module = to_stored_module(model, device=device)
-    teacher = to_module(dense, device=device)
+    teacher = StoredModule(dense, device=device, function_name=None, held=False)
     done = polish_module(module, teacher, load_samples(sample_data), options)
     report = write_stored(
         module, output, trained=trained_of(module, weights_only=options.weights_only), force=force
@@ -128,8 +130,9 @@ def polish_module(
     warn_of(module, samples)
     held, drawn = divided(len(samples), options.held_out, options.seed)
     kinds = kinds_of(module, options.logits)
-    size = options.batch_size
-    parts = [held[at : at + size] for at in range(0, len(held), size)]
+    size = min(options.batch_size, len(drawn))
+    together = _together(module, samples, drawn[:size])
+    parts = [held[at : at + together] for at in range(0, len(held), together)]
     judges = [(batch_of(module, samples, part), len(part)) for part in parts]
     names = trained_of(module, weights_only=options.weights_only)
     descent = Descent(module, names, options.learning_rate, options.steps)
@@ -141,16 +144,18 @@ def polish_module(
         )
     kept, values = 0, values_of_parameters(module, names)
     every = ceil(options.steps / _LOOKS)
-    size = min(size, len(drawn))
-    batches = batches_of(module, samples, size, options.seed, drawn)
+    batches = batches_of(module, samples, together, options.seed, drawn)
     bar = tqdm(range(1, options.steps + 1), desc="polishing", unit="step", disable=None)
     bar.set_postfix_str(f"held-out loss {before.loss:.4g}")
     for step in bar:
         module.train()
         descent.clear()
-        error = _loss(module, teacher, next(batches), size, kinds)
-        error.backward()  # type: ignore[no-untyped-call]
-        finite = isfinite(float(error.detach()))
+        error = 0.0
+        for batch in islice(batches, size // together):
+            part = _loss(module, teacher, batch, together, kinds) * (together / size)
+            part.backward()  # type: ignore[no-untyped-call]
+            error += float(part.detach())
+        finite = isfinite(error)
         if finite:
             descent.step()
         if not finite or step % every == 0 or step == options.steps:
@@ -163,6 +168,33 @@ def polish_module(
     put_back(module, values)
     module.eval()
     return Polished(step, kept, len(drawn), len(held), before, best)
+
+
+def _together(module: StoredModule, samples: Sequence[Sample], drawn: Sequence[int]) -> int:
+    """Returns how many samples of a batch go through at once: a divisor of how many it has."""
+    if len(drawn) == 1:
+        return 1
+    one, two = (_kept_bytes(module, batch_of(module, samples, drawn[:count])) for count in (1, 2))
+    fitting = max(1, _ROOM // max(1, two - one))
+    return max(
+        each for each in range(1, len(drawn) + 1) if len(drawn) % each == 0 and each <= fitting
+    )
+
+
+def _kept_bytes(module: StoredModule, batch: Batch) -> int:
+    """Returns the bytes that are kept for the gradient of a batch."""
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    module.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = outputs_of(module, batch)
+    del outputs  # they held what is kept
+    return sum(kept.values())
 
 
 def _loss(

@@ -190,3 +190,25 @@ def test_a_run_that_dies_leaves_what_was_there(pruned, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         polish(pruned, output, DIGITS, TRAIN, OPTIONS, force=True)
     assert tree(tmp_path) == before
+
+
+def test_a_large_batch_goes_through_in_parts_to_the_same_end(pruned, monkeypatch):
+    ends, counts = [], []
+    loss = polishing._loss
+
+    def counting(module, teacher, batch, count, kinds):
+        counts.append(count)
+        return loss(module, teacher, batch, count, kinds)
+
+    monkeypatch.setattr(polishing, "_loss", counting)
+    for room in (1 << 30, 1):
+        monkeypatch.setattr(polishing, "_ROOM", room)
+        module = to_stored_module(pruned)
+        done = polish_module(module, to_module(DIGITS), SAMPLES[:24], OPTIONS)
+        ends.append(
+            [done.after.loss, *(float(each.detach().sum()) for each in module.parameters())]
+        )
+        assert set(counts) == {8 if room > 1 else 1}
+        assert len(counts) == (16 if room > 1 else 16 * 8)
+        counts.clear()
+    np.testing.assert_allclose(*ends, rtol=1e-3)
