@@ -148,6 +148,9 @@ def test_config_file_and_weight_threshold(fixtures, tmp_path, capsys):
             "--config and --dim do not go together; put it all in the file",
         ),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--config", ""], "what --config is given is empty; is a variable in the command"),
+        (["--sample-data="], "what --sample-data is given is empty; is a variable"),
+        ([""], "an argument is empty; is a variable in the command not set?"),
     ],
 )
 def test_wrong_usage_ends_with_2(fixtures, tmp_path, capsys, options, text):

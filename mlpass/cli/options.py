@@ -123,7 +123,8 @@ def load_function(option: str, place: str | None) -> Any:
     Modules of the current directory are found, here and in processes that are started from here.
 
     Raises:
-        ConfigError: there is no such function, or its module cannot be imported.
+        ConfigError: there is no such function, or its module cannot be imported, or has the name
+            of another.
     """
     import os
     import sys
@@ -133,14 +134,23 @@ def load_function(option: str, place: str | None) -> Any:
 
     if place is None:
         return None
-    module, colon, name = place.rpartition(":")
+    path, colon, name = place.rpartition(":")
     if not colon:
         raise ConfigError(f"{option}: must be MODULE:FUNCTION or FILE.py:FUNCTION. Got {place!r}.")
-    folder, file = os.path.split(module.removesuffix(".py"))
+    folder, file = os.path.split(path.removesuffix(".py"))
+    if path.endswith(".py"):
+        if not os.path.isfile(path):
+            raise ConfigError(f"{option}: {path}: there is no such file")
+        if "." in file:
+            raise ConfigError(f"{option}: {path}: Python imports no file with a dot in its name")
     sys.path.insert(0, os.path.abspath(folder))
     try:
-        function = getattr(import_module(file), name)
-    except ENDS:
+        module = import_module(file)
+        found = getattr(module, "__file__", None)
+        if path.endswith(".py") and not (found and os.path.samefile(found, path)):
+            raise ConfigError(f"{option}: {path}: Python has another {file!r}; rename the file")
+        function = getattr(module, name)
+    except (*ENDS, ConfigError):
         raise
     except BaseException as error:  # whatever a module does as it is imported
         raise ConfigError(f"{option}: {place}: {told(error)}") from error
