@@ -285,6 +285,18 @@ sys.exit(main(["prune", sys.argv[1], "-o", sys.argv[2], "--target-sparsity", "0.
 """
 
 
+def test_a_name_of_two_lines_is_told_in_one(fixtures, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = str(fixtures / "digits_ios15.mlpackage")
+    with np.load(fixtures / "digits_ios15.npz") as truth:
+        np.savez("x.npz", image=truth["input:image"])
+    (tmp_path / "grid.yaml").write_text("- target_sparsity: 0.5\n")
+    assert main(["predict", model, "--inputs", "x.npz", "-o", "a\nb.npz"]) == 0
+    assert capsys.readouterr().out == "a\\nb.npz: logits (1, 10)\n"
+    assert main(["sweep", model, "--configs", "grid.yaml", "--jobs", "1", "-o", "a\nb.json"]) == 0
+    assert capsys.readouterr().out.endswith("\na\\nb.json: written\n")
+
+
 def test_version_and_help_teach(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -66,9 +66,10 @@ def _main(arguments: Sequence[str] | None) -> int:
             options = _parser().parse_args(arguments)
             given = sys.argv[1:] if arguments is None else arguments
             options.command = shlex.join(["mlpass", *given])
+            options.out = sys.stdout
             with contextlib.redirect_stdout(sys.stderr):  # what others print is not the result
                 text = options.run(options)
-            print_text(text)
+            print_text(text, options.out)
     except OutputExistsError as error:
         return _fail(str(error).replace("pass force=True", "pass --force"), error)
     except MlpassError as error:

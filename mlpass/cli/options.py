@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, TextIO
 
 from mlpass.errors import ENDS, visible
 from mlpass.options import PROCESSORS
@@ -159,17 +159,16 @@ def load_function(option: str, place: str | None) -> Any:
     return function
 
 
-def print_text(text: str) -> None:
+def print_text(text: str, out: TextIO) -> None:
     """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
     import os
-    import sys
 
     text = "\n".join(map(visible, text.split("\n")))
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = out.encoding or "utf-8"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=out, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # for what is not written
         if error.filename is None:
             error.filename = "standard output"
         raise

@@ -6,10 +6,13 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlpass.errors import ConfigError, brief
 from mlpass.files import check_regular, naming
+
+if TYPE_CHECKING:
+    from yaml.nodes import Node
 
 _MOST_VALUES = 1_000_000
 _BAD_YAML = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
@@ -59,7 +62,7 @@ def read_yaml(path: str | os.PathLike[str]) -> object:
             raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
 
 
-def _repeated(root: Any) -> Iterator[tuple[str, int, int]]:
+def _repeated(root: Node | None) -> Iterator[tuple[str, int, int]]:
     """Yields the keys that a mapping has twice, with both lines: YAML takes the last in silence."""
     left, seen = [root], {id(root)}
     while left:
@@ -79,7 +82,7 @@ def _repeated(root: Any) -> Iterator[tuple[str, int, int]]:
                     left.append(one)
 
 
-def _expanded(node: Any, known: dict[int, float]) -> float:
+def _expanded(node: Node | None, known: dict[int, float]) -> float:
     """Returns how many values a YAML node comes to, what is repeated by anchors each time anew."""
     if node is None:
         return 0
