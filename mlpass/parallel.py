@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from functools import cache, partial
 from typing import TypeVar
 
 from mlpass.blas import BUFFER, has_room, hold_here
+from mlpass.errors import ConfigError, brief
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,6 +22,7 @@ Result = TypeVar("Result")
 SLAB = 1 << 18
 
 
+_MOST = 1024  # threads
 _AHEAD = 4  # results for each thread that may wait to be taken
 
 _SPACE = BUFFER + (80 << 20)  # addresses for a thread: BLAS's, its stack, and an arena of malloc
@@ -44,9 +47,17 @@ def thread_count() -> int:
     """Returns how many threads to use: MLPASS_THREADS where it is set, else one per core.
 
     It is one where the address space has a limit (`ulimit -v`) that leaves no room for so many.
+
+    Raises:
+        ConfigError: MLPASS_THREADS is not such a number.
     """
-    setting = os.environ.get("MLPASS_THREADS", "")
-    threads = int(setting) if setting.isdigit() and int(setting) > 0 else _cores()
+    setting = os.environ.get("MLPASS_THREADS", "").strip()
+    if setting and (re.fullmatch("[0-9]{1,4}", setting) is None or not 0 < int(setting) <= _MOST):
+        raise ConfigError(
+            f"MLPASS_THREADS: must be a number of threads, 1 to {_MOST}. Got {brief(setting)}; "
+            "set it so, or not at all."
+        )
+    threads = int(setting) if setting else _cores()
     return threads if _have_room(threads) else 1
 
 

@@ -47,7 +47,7 @@ ARROWS = {
     # It names the modules of mlpass' own, which are imported when they are first asked for.
     "registries": {"errors", "options", "sparsity", "solvers", "storage"},
     "blas": set(),
-    "parallel": {"blas"},
+    "parallel": {"blas", "errors"},
     "halves": {"parallel"},
     "arrays": {"halves"},
     "report": {"errors", "files"},

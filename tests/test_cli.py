@@ -148,6 +148,9 @@ def test_config_file_and_weight_threshold(fixtures, tmp_path, capsys):
             "--config and --dim do not go together; put it all in the file",
         ),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--config", ""], "what --config is given is empty; is a variable in the command"),
+        (["--sample-data="], "what --sample-data is given is empty; is a variable"),
+        ([""], "an argument is empty; is a variable in the command not set?"),
     ],
 )
 def test_wrong_usage_ends_with_2(fixtures, tmp_path, capsys, options, text):
@@ -280,6 +283,18 @@ prune.rank_globally = lambda steps: (time.sleep(0.2) or step for step in ranked(
 from mlpass.cli import main
 sys.exit(main(["prune", sys.argv[1], "-o", sys.argv[2], "--target-sparsity", "0.5"]))
 """
+
+
+def test_a_name_of_two_lines_is_told_in_one(fixtures, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = str(fixtures / "digits_ios15.mlpackage")
+    with np.load(fixtures / "digits_ios15.npz") as truth:
+        np.savez("x.npz", image=truth["input:image"])
+    (tmp_path / "grid.yaml").write_text("- target_sparsity: 0.5\n")
+    assert main(["predict", model, "--inputs", "x.npz", "-o", "a\nb.npz"]) == 0
+    assert capsys.readouterr().out == "a\\nb.npz: logits (1, 10)\n"
+    assert main(["sweep", model, "--configs", "grid.yaml", "--jobs", "1", "-o", "a\nb.json"]) == 0
+    assert capsys.readouterr().out.endswith("\na\\nb.json: written\n")
 
 
 def test_version_and_help_teach(capsys):

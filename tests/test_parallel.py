@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mlpass.errors import ConfigError
 from mlpass.parallel import begin, map_ahead, map_items, map_slabs, thread_count
 
 
@@ -19,6 +20,21 @@ def test_results_come_in_the_order_of_the_items(threads, monkeypatch):
     assert thread_count() == int(threads)
     assert map_items(lambda item: item * item, range(50)) == [n * n for n in range(50)]
     assert map_items(str, []) == []
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "x", "1.5", "\u00b2", "\uff11", "1025", "9" * 5000])
+def test_what_is_not_a_number_of_threads_is_told(threads, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", threads)
+    with pytest.raises(
+        ConfigError, match="^MLPASS_THREADS: must be a number of threads, 1 to 1024"
+    ):
+        thread_count()
+
+
+@pytest.mark.parametrize("unset", ["", " "])
+def test_without_a_number_there_is_a_thread_for_each_core(unset, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", unset)
+    assert thread_count() == os.cpu_count()
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "4"])

@@ -165,7 +165,7 @@ held = threading.Lock()
 held.acquire()
 ThreadPoolExecutor().submit(held.acquire)
 number = signal.Signals[sys.argv.pop()]
-cli.print_text = lambda _: signal.raise_signal(number)
+cli.print_text = lambda *_: signal.raise_signal(number)
 cli.run()
 """
 

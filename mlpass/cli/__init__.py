@@ -66,7 +66,10 @@ def _main(arguments: Sequence[str] | None) -> int:
             options = _parser().parse_args(arguments)
             given = sys.argv[1:] if arguments is None else arguments
             options.command = shlex.join(["mlpass", *given])
-            print_text(options.run(options))
+            options.out = sys.stdout
+            with contextlib.redirect_stdout(sys.stderr):  # what others print is not the result
+                text = options.run(options)
+            print_text(text, options.out)
     except OutputExistsError as error:
         return _fail(str(error).replace("pass force=True", "pass --force"), error)
     except MlpassError as error:
@@ -94,9 +97,15 @@ class _Parser(argparse.ArgumentParser):
     """Tells of wrong usage in a line that can be read, whatever the words were."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        before = ""
         for word in args or ():
             if "\0" in word:  # no file can be called so
                 self.error(f"{word!r}: holds a NUL character")
+            option = word.removesuffix("=") if word else before
+            if option != word and (not word or option in self._option_string_actions):
+                what = f"what {option} is given" if option.startswith("-") else "an argument"
+                self.error(f"{what} is empty; is a variable in the command not set?")
+            before = word
         found, rest = super().parse_known_args(args, namespace)
         if rest:  # told here, and not by the parser of all commands, which has other options
             known = self._option_string_actions

@@ -54,6 +54,6 @@ def _check(options: argparse.Namespace) -> str:
     text = shown(found, options)
     bad = found.count("error") + found.count("warning")
     if options.strict and bad:
-        print_text(text)
+        print_text(text, options.out)
         raise MlpassError(f"strict: {bad} errors and warnings were found")
     return text

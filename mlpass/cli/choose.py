@@ -99,6 +99,6 @@ def _choose(options: argparse.Namespace) -> str:
     )
     if choice.picked is None:
         told = choice if options.json else replace(choice, reason="")  # that is the error's text
-        print_text(shown(told, options))
+        print_text(shown(told, options), options.out)
         raise TargetError(choice.reason)
     return shown(choice, options)

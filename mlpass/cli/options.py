@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, TextIO
 
 from mlpass.errors import ENDS, visible
 from mlpass.options import PROCESSORS
@@ -123,7 +123,8 @@ def load_function(option: str, place: str | None) -> Any:
     Modules of the current directory are found, here and in processes that are started from here.
 
     Raises:
-        ConfigError: there is no such function, or its module cannot be imported.
+        ConfigError: there is no such function, or its module cannot be imported, or has the name
+            of another.
     """
     import os
     import sys
@@ -133,14 +134,23 @@ def load_function(option: str, place: str | None) -> Any:
 
     if place is None:
         return None
-    module, colon, name = place.rpartition(":")
+    path, colon, name = place.rpartition(":")
     if not colon:
         raise ConfigError(f"{option}: must be MODULE:FUNCTION or FILE.py:FUNCTION. Got {place!r}.")
-    folder, file = os.path.split(module.removesuffix(".py"))
+    folder, file = os.path.split(path.removesuffix(".py"))
+    if path.endswith(".py"):
+        if not os.path.isfile(path):
+            raise ConfigError(f"{option}: {path}: there is no such file")
+        if "." in file:
+            raise ConfigError(f"{option}: {path}: Python imports no file with a dot in its name")
     sys.path.insert(0, os.path.abspath(folder))
     try:
-        function = getattr(import_module(file), name)
-    except ENDS:
+        module = import_module(file)
+        found = getattr(module, "__file__", None)
+        if path.endswith(".py") and not (found and os.path.samefile(found, path)):
+            raise ConfigError(f"{option}: {path}: Python has another {file!r}; rename the file")
+        function = getattr(module, name)
+    except (*ENDS, ConfigError):
         raise
     except BaseException as error:  # whatever a module does as it is imported
         raise ConfigError(f"{option}: {place}: {told(error)}") from error
@@ -149,17 +159,16 @@ def load_function(option: str, place: str | None) -> Any:
     return function
 
 
-def print_text(text: str) -> None:
+def print_text(text: str, out: TextIO) -> None:
     """Prints what the terminal's encoding can show, and the rest, such as odd names, escaped."""
     import os
-    import sys
 
     text = "\n".join(map(visible, text.split("\n")))
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = out.encoding or "utf-8"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=out, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # for what is not written
         if error.filename is None:
             error.filename = "standard output"
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mlpass.cli.options import MODEL_HELP, Subparsers, add_output, add_running
+from mlpass.errors import visible
 
 _PREDICT_HELP = """\
 Run a model on one set of inputs and write its outputs.
@@ -45,4 +46,4 @@ def _predict(options: argparse.Namespace) -> str:
         force=options.force,
     )
     shapes = ", ".join(f"{name} {shape}" for name, shape in written.items())
-    return f"{options.output}: {shapes}"
+    return visible(f"{options.output}: {shapes}")

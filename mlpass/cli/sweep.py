@@ -19,7 +19,7 @@ from mlpass.cli.options import (
     shown,
 )
 from mlpass.cli.storages import add_storages, storage_of
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, visible
 
 _SWEEP_HELP = """\
 Try many ways to prune a model, and show what each does to its size, its outputs, its layers and, on
@@ -109,7 +109,9 @@ def _sweep(options: argparse.Namespace) -> str:
         weight=options.weight,
         command=options.command,
     )
-    written = "" if options.output is None or options.json else f"\n{options.output}: written"
+    written = (
+        "" if options.output is None or options.json else f"\n{visible(options.output)}: written"
+    )
     return shown(report, options) + written
 
 

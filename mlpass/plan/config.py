@@ -205,7 +205,8 @@ def _from_mapping(content: Mapping[str, Any]) -> Config:
     for key in rest:
         if key not in (*SECTIONS, "config_type"):
             known = [*SECTIONS, *every_storage_word()]
-            raise ConfigError(f"unknown section {brief(key)}" + close_matches(key, known))
+            near = close_matches(key, known) or f"; the sections are {', '.join(SECTIONS)}"
+            raise ConfigError(f"unknown section {brief(key)}{near}")
     found: dict[str, dict[str, OpConfigLike]] = {}
     for section in ("op_type_configs", "op_name_configs"):
         entries = content.get(section) or {}

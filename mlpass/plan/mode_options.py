@@ -101,7 +101,8 @@ def _by_name(name: object) -> str:
     if isinstance(name, str) and name.lower() in [*MODES]:
         return name.lower()
     classes = [MODES[known].kind.__name__ for known in MODES]
-    raise ConfigError(f"mode: unknown {brief(name)}" + close_matches(name, classes))
+    near = close_matches(name, classes) or f"; the modes are {', '.join(MODES)}"
+    raise ConfigError(f"mode: unknown {brief(name)}{near}")
 
 
 def _build(name: str, options: Mapping[str, object]) -> Mode:

@@ -47,6 +47,8 @@ def _meant(text: str) -> str | None:
     if unit in ("%", ""):
         share = number / 100 if unit else number
         return f"{share:g}x" if 0 < share < 1 else None
+    if not number:
+        return None
     if unit == "x":
         return f"{number:g}x"
     return None if unit == "b" else f"{number:g}{unit.replace('i', '').upper()}"

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, brief
 from mlpass.files import check_regular, naming
 
+if TYPE_CHECKING:
+    from yaml.nodes import Node
+
 _MOST_VALUES = 1_000_000
-_BAD_YAML = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_BAD_YAML = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def read_yaml(path: str | os.PathLike[str]) -> object:
     """Returns what a YAML file says.
 
     Raises:
-        ConfigError: it is not YAML, or comes to far too much.
+        ConfigError: it is not YAML, says one thing twice, or comes to far too much.
         OSError: it cannot be read.
     """
     import yaml
 
     check_regular(Path(path), ConfigError)
-    with naming(Path(path)), open(path, encoding="utf-8") as file:
+    with naming(Path(path)), open(path, "rb") as file:  # its encoding is told by its first bytes
         try:
             loader = yaml.SafeLoader(file)
             try:
@@ -34,21 +38,51 @@ def read_yaml(path: str | os.PathLike[str]) -> object:
                         f"{os.fspath(path)}: its anchors (&, *) repeat values too often, or "
                         "within themselves"
                     )
+                for key, first, other in _repeated(node):
+                    raise ConfigError(
+                        f"{os.fspath(path)}: {brief(key)} is there twice, in lines {first} and "
+                        f"{other}; keep one of them"
+                    )
                 return None if node is None else loader.construct_document(node)
             finally:
                 loader.dispose()
+        except ConfigError:
+            raise
+        except RecursionError:
+            raise ConfigError(f"{os.fspath(path)}: is not YAML: it nests too deeply") from None
         except _BAD_YAML as error:
-            if isinstance(error, ConfigError):
-                raise
             # A scalar that is not of its kind is told in Python's words, or in none.
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
+            raise ConfigError(
+                f"{os.fspath(path)}: is not YAML: a value is not of the kind that it has by its "
+                f"looks or its tag ({reason})"
+            ) from None
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
 
 
-def _expanded(node: Any, known: dict[int, float]) -> float:
+def _repeated(root: Node | None) -> Iterator[tuple[str, int, int]]:
+    """Yields the keys that a mapping has twice, with both lines: YAML takes the last in silence."""
+    left, seen = [root], {id(root)}
+    while left:
+        node = left.pop()
+        if node is None or not isinstance(node.value, list):
+            continue
+        lines: dict[tuple[str, str], int] = {}
+        for each in node.value:
+            if isinstance(each, tuple) and isinstance(each[0].value, str):
+                key, line = each[0], each[0].start_mark.line + 1
+                if (key.tag, key.value) in lines:
+                    yield key.value, lines[key.tag, key.value], line
+                lines[key.tag, key.value] = line
+            for one in each if isinstance(each, tuple) else (each,):
+                if id(one) not in seen:
+                    seen.add(id(one))
+                    left.append(one)
+
+
+def _expanded(node: Node | None, known: dict[int, float]) -> float:
     """Returns how many values a YAML node comes to, what is repeated by anchors each time anew."""
     if node is None:
         return 0

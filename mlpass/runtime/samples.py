@@ -14,6 +14,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import CalibrationError
+from mlpass.errors import CalibrationError, brief
 from mlpass.files import check_regular, naming
 
 Inputs = Mapping[str, object]  # what one prediction takes
@@ -36,7 +37,7 @@ def steps_of(sample: Sample) -> Sequence[Inputs]:
 
 
 _NPY = b"\x93NUMPY"  # how a stored array begins
-_MOST_OF_NOTHING = 1 << 24  # the longest axis of an array without elements
+_MOST_OF_NOTHING = 1 << 24  # the longest axis of an array that takes no bytes
 # What reading a member comes to that is broken, locked, oddly compressed, or absurdly large.
 _BROKEN = (
     ValueError,
@@ -82,6 +83,8 @@ def load_samples(source: object) -> Sequence[Sample]:
         OSError: a file cannot be read.
     """
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):  # else it would be the current directory
+            raise CalibrationError("sample_data: the path is empty")
         path = Path(source)
         samples: Sequence[Sample] = _Folder(path) if path.is_dir() else _Stacked(path)
     elif isinstance(source, Iterable) and not isinstance(source, Mapping):
@@ -125,10 +128,14 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
             raise CalibrationError(f"{path}: is a single array, not an .npz of named ones")
         try:
             with zipfile.ZipFile(file) as archive:
-                return {
-                    info.filename.removesuffix(".npy"): _member(path, archive, info)
-                    for info in archive.infolist()
-                }
+                members = [(i.filename.removesuffix(".npy"), i) for i in archive.infolist()]
+                for name, times in Counter(name for name, _ in members).items():
+                    if times > 1:
+                        raise CalibrationError(
+                            f"{path}: holds {times} arrays of the name {brief(name)}; write it "
+                            "again with one"
+                        )
+                return {name: _member(path, archive, info) for name, info in members}
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
             if isinstance(error, CalibrationError):
                 raise
@@ -156,11 +163,12 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
     except CalibrationError:
         raise
     except _BROKEN as error:
-        # numpy speaks of its own options.
-        objects = "allow_pickle" in str(error)
-        why = "holds Python objects, not numbers" if objects else f"cannot be read: {error}"
+        # numpy speaks of its own options: here, and in further lines on a header that is too long.
+        objects = "Object arrays" in str(error)
+        text = str(error).partition("\n")[0] or type(error).__name__
+        why = "holds Python objects, not numbers" if objects else f"cannot be read: {text}"
         raise CalibrationError(f"{path}: is not an .npz of arrays: {name!r} in it {why}") from None
-    if array.size == 0 and max(array.shape, default=0) > _MOST_OF_NOTHING:
+    if array.nbytes == 0 and max(array.shape, default=0) > _MOST_OF_NOTHING:
         raise CalibrationError(
             f"{path}: is not an .npz of samples: {name!r} in it has the shape {array.shape}"
         )

@@ -156,7 +156,10 @@ def least_error(
         offer(layer)
     while needed > 1e-9 * max(1.0, abs(needed)):
         if not queue:
-            raise ConfigError("allocate: the layers' curves do not reach the budget.")
+            raise ConfigError(
+                "allocate: the layers' curves do not reach the budget; ask for less sparsity, or "
+                "allow more bytes"
+            )
         _, layer = heapq.heappop(queue)
         here, there = hulls[layer][at[layer]], hulls[layer][at[layer] + 1]
         gain = float(savings[layer][there] - savings[layer][here])

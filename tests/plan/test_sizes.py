@@ -48,7 +48,22 @@ def test_a_size_in_other_words_is_asked_for(size, meant):
 
 @pytest.mark.parametrize(
     "size",
-    ["", "x", "-3", "0", "half", "3 PB", True, "1e3", "9" * 400, "9" * 5000, 10**400, 10**5000],
+    [
+        "",
+        "x",
+        "-3",
+        "0",
+        "0x",
+        "0 MB",
+        "half",
+        "3 PB",
+        True,
+        "1e3",
+        "9" * 400,
+        "9" * 5000,
+        10**400,
+        10**5000,
+    ],
     ids=lambda size: brief(size)[:20],
 )
 def test_sizes_that_are_none(size):

@@ -144,5 +144,39 @@ def test_what_is_no_regular_file_is_not_opened(kind, tmp_path, capsys):
 
 
 def test_deep_yaml_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match="is not YAML: it nests too deeply"):
         read_yaml(written(tmp_path, "[" * 5000))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "'a' is there twice, in lines 1 and 3; keep one"),
+        ("- x:\n    {y: 1,\n    'y': 2}\n", "'y' is there twice, in lines 2 and 3"),
+        ("? {z: 1, z: 1}\n: 1\n", "'z' is there twice, in lines 1 and 1"),
+        ("k" * 900 + ": 1\n" + "k" * 900 + ": 2\n", "'kkk.*...kkk' is there twice"),
+    ],
+)
+def test_what_is_said_twice_is_refused(text, told, tmp_path):
+    with pytest.raises(ConfigError, match=told) as raised:
+        read_yaml(written(tmp_path, text))
+    assert len(str(raised.value)) < 1000
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    text = "base: &base {x: 1, y: 1}\nmore: {<<: *base, y: 2}\nlast: {<<: *base, x: 3}\n"
+    assert read_yaml(written(tmp_path, text)) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_encodings_of_yaml_are_read(encoding, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("café: [1, 2]\n", encoding=encoding)
+    assert read_yaml(path) == {"café": [1, 2]}
+
+
+def test_an_encoding_that_is_none_of_yaml_is_told(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes("café: 1\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not YAML: .*invalid continuation byte"):
+        read_yaml(path)

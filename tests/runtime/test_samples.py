@@ -110,6 +110,7 @@ def test_a_single_array_is_no_sample_set(tmp_path):
     ("source", "text"),
     [
         (3, "must be an iterable of .input name: array."),
+        ("", "the path is empty"),
         ({"x": np.zeros(3)}, "must be an iterable of"),
         ([], "holds no samples; give at least one"),
         ([[]], "a sequence must have a step or more. Got none"),
@@ -133,6 +134,11 @@ def zipped(path, *members, **options):
         for name, content in members:
             archive.writestr(name, content)
     return path
+
+
+def twice(path, member):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        return zipped(path, member, member)
 
 
 def stored(array):
@@ -223,6 +229,21 @@ BAD_FILES = {
             p, ("x.npy", headed(f"{{'descr': '<f4', 'fortran_order': 0, 'shape': ({1 << 50}, 0)}}"))
         ),
         "cannot be read|has the shape",
+    ),
+    "a header of elements that take no bytes": (
+        lambda p: zipped(
+            p, ("x.npy", headed(f"{{'descr': '|V0', 'fortran_order': 0, 'shape': ({10**11},)}}"))
+        ),
+        "cannot be read|has the shape",
+    ),
+    "a header far too long": (
+        lambda p: zipped(p, ("x.npy", b"\x93NUMPY\x02\x00\x40\x0d\x03\x00" + b"{" * 200_000)),
+        "'x.npy' in it cannot be read: Header info length",
+    ),
+    "two of one name": (lambda p: twice(p, X), "holds 2 arrays of the name 'x'; write it again"),
+    "two of one name, one without its ending": (
+        lambda p: zipped(p, X, ("x", X[1])),
+        "holds 2 arrays of the name 'x'; write it again",
     ),
     "a header of long texts": (
         lambda p: zipped(

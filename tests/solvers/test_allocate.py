@@ -125,7 +125,7 @@ def test_outliers_are_counted_against_the_mean_score():
         (lambda: owl([1], [0.1], -1.0), r"sparsity: must be a number in \[0, 1\]"),
         (lambda: least_error(curves(0)), "give a sparsity or a number of bytes, not both"),
         (lambda: least_error(curves(0), sparsity=0.5, nbytes=3), "bytes, not both"),
-        (lambda: least_error(curves(0), nbytes=10), "curves do not reach the budget"),
+        (lambda: least_error(curves(0), nbytes=10), "curves do not reach the budget; ask for less"),
         (lambda: least_error([Curve(1, [0.1], [0.1])], nbytes=1), "needs the bytes of every"),
         (lambda: least_error([Curve(1, [0.1], [])], sparsity=0.1), "as many errors and bytes"),
     ],

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import mlpass
 from mlpass.cli import main
+from mlpass.cli.options import load_function
 from mlpass.errors import ConfigError
 from mlpass.study.evaluate import evaluated
 
@@ -64,6 +69,7 @@ FAILING = {
     "a text": (lambda path: "good", "must return a number. Got 'good'"),
     "a list": (lambda path: [0.5] * 10_000, r"must return a number. Got \[0.5, 0.5.*\.\.\.\]"),
     "two numbers": (lambda path: np.ones(2), "must return a number. Got array"),
+    "a complex number": (lambda path: np.complex64(1 + 2j), "must return a number. .*complex"),
     "more than a float holds": (lambda path: 10**400, "must return a number. .*OverflowError"),
     "more than can be written": (lambda path: 10**5000, "must return a number. .*OverflowError"),
     "something that is not to be shown": (lambda path: Odd(), "must return a number. Got "),
@@ -151,3 +157,85 @@ def test_a_file_with_no_measure_is_told_in_one_line(
     assert printed.startswith("mlpass: error: ")
     assert message in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.py", "none.py: there is no such file"),
+        ("my.measure.py", "my.measure.py: Python imports no file with a dot in its name"),
+        ("json.py", "json.py: Python has another 'json'; rename the file"),
+    ],
+)
+def test_a_file_that_is_not_imported_is_told(name, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    if name != "none.py":
+        (tmp_path / name).write_text("def f(path): return 1.0\n")
+    with pytest.raises(ConfigError, match=f"^--evaluate: {tmp_path}/{message}$"):
+        load_function("--evaluate", f"{tmp_path}/{name}:f")
+
+
+def test_what_ends_the_process_at_once_ends_the_measure_alone():
+    ending = os._exit
+    with pytest.raises(ConfigError, match=r"^evaluate: raised SystemExit: os._exit\(7\)$"):
+        evaluated(lambda path: os._exit(7), "model.mlpackage")
+    assert os._exit is ending
+
+
+def test_measures_side_by_side_are_kept_alive_to_the_last():
+    ending, inside, go = os._exit, threading.Barrier(2), threading.Event()
+
+    def late(path):
+        inside.wait()
+        go.wait()
+        return os._exit(3)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(evaluated, late, "model.mlpackage")
+        assert evaluated(lambda path: inside.wait() * 0, "model.mlpackage") == 0
+        go.set()
+        with pytest.raises(ConfigError, match=r"os._exit\(3\)"):
+            other.result()
+    assert os._exit is ending
+
+
+FORKS = """
+import os, sys
+from mlpass.study.evaluate import evaluated
+
+def ends(path):
+    child = os.fork()
+    if child == 0:
+        os._exit(5)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def comes_back(path):
+    child = os.fork()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 9.0
+
+print(evaluated(ends, ""), evaluated(comes_back, ""), flush=True)
+"""
+
+
+def test_a_child_process_ends_as_it_would_and_comes_back_nowhere():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "5.0 1.0\n"
+
+
+def test_what_a_measure_prints_is_not_among_the_result(model, tmp_path):
+    (tmp_path / "measure.py").write_text(
+        "import sys\ndef f(path):\n  print('my own words')\n  sys.stdout = None\n  return 1\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-m", "mlpass", "sweep", str(model), "--json"]
+    (tmp_path / "grid.yaml").write_text("- target_sparsity: 0.5\n")
+    done = subprocess.run(
+        [*command, "--evaluate", f"{tmp_path}/measure.py:f", "--configs", f"{tmp_path}/grid.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials"][0]["value"] == 1.0
+    assert "my own words" in done.stderr
