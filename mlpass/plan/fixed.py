@@ -38,7 +38,7 @@ def is_position_table(table: NDArray[np.generic], fewest: int = _SHORTEST) -> bo
     ]
     if not all(np.isfinite(rows).all() for rows in windows):
         return False
-    live = [rows.any(axis=1) for rows in windows]
+    live: list[NDArray[np.bool_]] = [np.count_nonzero(rows, axis=1) > 0 for rows in windows]
     told = np.concatenate([rows[:-2] & rows[1:-1] & rows[2:] for rows in live])
     if np.count_nonzero(told) < max(fewest - 3, _TOLD * len(told)):
         return False
@@ -173,33 +173,44 @@ def directions(rows: NDArray[np.floating]) -> NDArray[np.float64] | None:
 
 def _are_waves(rows: NDArray[np.float64], period: int) -> bool:
     """Returns whether rows, of norm 1, are waves of frequencies j / period under one window."""
-    length = rows.shape[1]
-    turns = np.arange(period // 2 + 1)
-    angles = 2 * np.pi / period * np.arange(length)
     window = np.sqrt(np.mean(rows * rows, axis=0))
-    left, best = 1.0, turns[:1]
+    left, best = 1.0, np.zeros(1, np.intp)
+    step = max(1, _AT_ONCE // period)
     for _ in range(_ROUNDS):
-        spectrum = np.fft.rfft(rows * window, period)
-        cosine, sine = spectrum.real, -spectrum.imag  # of each row with each windowed wave
-        square = np.fft.fft(window * window, period)
-        double = square[2 * turns % period]
-        both, total = -double.imag / 2, square[0].real
-        of_cosine, of_sine = (total + double.real) / 2, (total - double.real) / 2
-        determinant = of_cosine * of_sine - both * both
-        single = determinant <= 1e-9 * total * total  # cosine and sine are one, or one of them is 0
-        safe = np.where(single, 1, determinant)
-        a = np.where(single, cosine / total, (cosine * of_sine - sine * both) / safe)
-        b = np.where(single, 0, (sine * of_cosine - cosine * both) / safe)
-        best = np.argmax(a * cosine + b * sine, axis=1)[:, None]
-        phases = best * angles
-        waves = np.take_along_axis(a, best, 1) * np.cos(phases)
-        waves += np.take_along_axis(b, best, 1) * np.sin(phases)
+        parts = [
+            _nearest_waves(rows[at : at + step], window, period) for at in range(0, len(rows), step)
+        ]
+        waves, best = (np.concatenate(each) for each in zip(*parts, strict=True))
         before, left = left, float(np.linalg.norm(rows - window * waves, axis=1).max())
         if left <= _LEFT_OVER or left > 0.9 * before:
             break
         power = np.sum(waves * waves, axis=0)
         window = np.sum(rows * waves, axis=0) / np.where(power > 0, power, 1)
     return left <= _LEFT_OVER and len(np.unique(best)) >= _FEWEST
+
+
+def _nearest_waves(
+    rows: NDArray[np.float64], window: NDArray[np.float64], period: int
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Returns the wave most like each row under a window, and its frequency times the period."""
+    turns = np.arange(period // 2 + 1)
+    angles = 2 * np.pi / period * np.arange(rows.shape[1])
+    spectrum = np.fft.rfft(rows * window, period)
+    cosine, sine = spectrum.real, -spectrum.imag  # of each row with each windowed wave
+    square = np.fft.fft(window * window, period)
+    double = square[2 * turns % period]
+    both, total = -double.imag / 2, square[0].real
+    of_cosine, of_sine = (total + double.real) / 2, (total - double.real) / 2
+    determinant = of_cosine * of_sine - both * both
+    single = determinant <= 1e-9 * total * total  # cosine and sine are one, or one of them is 0
+    safe = np.where(single, 1, determinant)
+    a = np.where(single, cosine / total, (cosine * of_sine - sine * both) / safe)
+    b = np.where(single, 0, (sine * of_cosine - cosine * both) / safe)
+    best = np.argmax(a * cosine + b * sine, axis=1)[:, None]
+    phases = best * angles
+    waves = np.take_along_axis(a, best, 1) * np.cos(phases)
+    waves += np.take_along_axis(b, best, 1) * np.sin(phases)
+    return waves, best
 
 
 def _is_triangle(row: NDArray[np.float64]) -> bool:

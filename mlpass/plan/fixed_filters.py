@@ -102,6 +102,10 @@ def is_signs(matrix: NDArray[np.generic]) -> bool:
     """
     if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
+    first = np.abs(matrix[:_FEWEST].astype(np.float64))
+    most = first.max(axis=1, keepdims=True)
+    if np.any((first > _TOLERANCE * most) & (first < (1 - _TOLERANCE) * most)):
+        return False
     rows = matrix[: 1 << 8].astype(np.float64)
     rows = rows[np.count_nonzero(rows, axis=1) > 1]
     sizes = np.abs(rows).max(axis=1, initial=0, keepdims=True)

@@ -45,7 +45,9 @@ def is_plane_of_positions(table: NDArray[np.generic]) -> bool:
 
 def _is_plane(plane: NDArray[np.generic]) -> bool:
     tolerance = _TOLERANCE * max(float(plane[0].max()), -float(plane[0].min()))
-    if not tolerance or min(_uneven(plane[:2]).min(), 1.0) > tolerance:
+    first = plane[:, :, :1]  # of a trained one a column tells already
+    ways = first, first.transpose(1, 0, 2)
+    if not tolerance or min(_uneven(way)[0] for way in ways) > tolerance:
         return False
     values = plane.astype(np.float64)
     across = _uneven(values) <= tolerance  # the same in all rows of the plane

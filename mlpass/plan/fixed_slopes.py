@@ -68,7 +68,11 @@ def is_distances(matrix: NDArray[np.generic]) -> bool:
     """
     if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
-    rows = np.abs(matrix[:_MOST].astype(np.float64))
+    return all(_are_distances(matrix[:count]) for count in (_FEWEST, _MOST))
+
+
+def _are_distances(matrix: NDArray[np.generic]) -> bool:
+    rows = np.abs(matrix.astype(np.float64))
     zeros = rows.argmin(axis=1)
     distances = np.abs(np.arange(rows.shape[1]) - zeros[:, None])
     largest = rows.max(axis=1)
