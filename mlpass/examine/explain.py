@@ -9,9 +9,6 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.examine.latency import latency_estimates
 from mlpass.examine.processors import check_processor, facts
@@ -24,11 +21,9 @@ from mlpass.program.mlmodel import open_single
 from mlpass.report.explanation import Explanation, Finding, WeightCost
 from mlpass.report.gathered import gathered
 from mlpass.storage.exact import file_nbytes
-from mlpass.storage.storage import packed_nbytes
-from mlpass.weights.lossless import Smallest, check_decoded, exact_layout, smallest_form
-from mlpass.weights.reading import weight_of
+from mlpass.storage.storage import Rows, packed_nbytes
+from mlpass.weights.lossless import Smallest, check_decoded, rows_of_site, smallest_form
 from mlpass.weights.record import encoding_of_site, stored_sizes
-from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site, find_sites
 
 if TYPE_CHECKING:
@@ -45,14 +40,14 @@ class _Seen:
 
     Attributes:
         step: what `--lossless` would do to it.
-        weight: its values.
+        weight: its rows.
         sizes: the bytes of each constant that it is stored in.
         here: its smallest form in the op set of its function.
         newest: the same in that of iOS18.
     """
 
     step: Step
-    weight: NDArray[np.generic]
+    weight: Rows
     sizes: tuple[int, ...]
     here: Smallest
     newest: Smallest
@@ -95,15 +90,14 @@ def _seen(step: Step) -> _Seen | None:
     site = step.site
     try:
         check_decoded(site)
-        weight = weight_of(site)
-        if weight.dtype.kind != "f":
+        rows = rows_of_site(site)
+        if rows.dtype.kind != "f":
             return None
-        rows = HeldRows(weight, exact_layout(site))
         here = smallest_form(rows, site.opset)
         newest = here if site.opset >= _NEWEST else smallest_form(rows, _NEWEST)
     except (NotApplicable, ModelFormatError):
         return None
-    return _Seen(step, weight, stored_sizes(site), here, newest)
+    return _Seen(step, rows, stored_sizes(site), here, newest)
 
 
 def _cost(site: Site, seen: _Seen | None) -> WeightCost:
@@ -155,7 +149,7 @@ def _findings(seen: _Seen, command: str) -> Iterator[Finding]:
             "joint_compression=True. This rounds them, beside the same zeros:"
         )
         yield Finding("not quantized", None, text, f"{command} --palettize 4{raised}", (name,))
-    if (more := _mask_costs(site, seen.weight)) is not None:
+    if (more := _mask_costs(site)) is not None:
         yield Finding("mask", None, more, cure, (name,))
     elif worth:
         text = "the very same values have a smaller form"
@@ -166,7 +160,7 @@ def _findings(seen: _Seen, command: str) -> Iterator[Finding]:
     yield from facts(site, seen.weight)
 
 
-def _mask_costs(site: Site, weight: NDArray[np.generic]) -> str | None:
+def _mask_costs(site: Site) -> str | None:
     """Returns that a mask costs more than it saves; None where it does not."""
     for part in site.parts:
         for parameter in ("nonzero_data", "indices_nonzero_data"):
@@ -174,8 +168,9 @@ def _mask_costs(site: Site, weight: NDArray[np.generic]) -> str | None:
                 assert isinstance(stored.type, TensorType)  # all that elements can be
                 kept = prod(size or 0 for size in stored.type.shape)
                 bits = BY_NAME[stored.type.dtype].bits
-                masked = packed_nbytes(weight.size, 1) + packed_nbytes(kept, bits)
-                if masked >= packed_nbytes(weight.size, bits):
+                size = prod(site.shape)
+                masked = packed_nbytes(size, 1) + packed_nbytes(kept, bits)
+                if masked >= packed_nbytes(size, bits):
                     return "the mask costs more than it saves: too few zeros"
                 return None
     return None

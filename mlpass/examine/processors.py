@@ -7,15 +7,15 @@ from contextlib import suppress
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError, ModelFormatError, NotApplicable
 from mlpass.options import PROCESSORS
 from mlpass.program.ir import TensorType
 from mlpass.report.explanation import Finding
 from mlpass.report.gathered import gathered
-from mlpass.weights.lossless import check_decoded
-from mlpass.weights.reading import layout_to_solve, weight_of
+from mlpass.storage.storage import Rows
+from mlpass.weights.lossless import check_decoded, rows_of_site
+from mlpass.weights.reading import layout_to_solve
 from mlpass.weights.sites import Site
 
 _GAIN = 0.75  # zeros from which on Apple claims gains on the Neural Engine
@@ -31,8 +31,13 @@ def check_processor(processor: str | None) -> None:
         )
 
 
-def facts(site: Site, weight: NDArray[np.generic]) -> Iterator[Finding]:
-    """Yields what is known of how processors take a weight as it is stored."""
+def facts(site: Site, weight: Rows) -> Iterator[Finding]:
+    """Yields what is known of how processors take a weight as it is stored.
+
+    Args:
+        site: whose weight it is.
+        weight: its rows.
+    """
     names = (site.name,)
     rows = _rows_a_table(site)
     if rows is not None and rows < _ROWS:
@@ -43,7 +48,7 @@ def facts(site: Site, weight: NDArray[np.generic]) -> Iterator[Finding]:
         yield Finding("tables", "ane", text, None, names)
     if not any("sparse" in part.type for part in site.parts):
         return
-    if (weight == 0).mean() < _GAIN and not _in_blocks(site, weight):
+    if 1 - weight.kept / prod(site.shape) < _GAIN and not _in_blocks(site, weight):
         text = (
             "fewer than 75% zeros, and not in blocks of 2: Apple's guide claims a gain in speed "
             "from there on"
@@ -70,7 +75,7 @@ def cautions(sites: Iterable[Site], processor: str | None) -> dict[str, str]:
     for site in sites if processor is not None else ():
         with suppress(NotApplicable, ModelFormatError):  # a weight that nobody can read
             check_decoded(site)
-            found += facts(site, weight_of(site))
+            found += facts(site, rows_of_site(site))
     return {one.kind: one.text for one in gathered(found, "weights", processor)}
 
 
@@ -92,28 +97,35 @@ def _rows(site: Site) -> int:
     return sizes[0] * sizes[1]
 
 
-def _in_groups(site: Site, weight: NDArray[np.generic]) -> bool:
+def _in_groups(site: Site, weight: Rows) -> bool:
     """Returns whether half of every m neighbouring input channels are zero, for some m."""
     try:
-        zero = layout_to_solve(site).split(weight == 0)
+        groups, rows, channels, positions = layout_to_solve(site).sizes
     except NotApplicable:
         return False
-    groups, rows, channels, positions = zero.shape
-    return any(
-        bool((2 * zero.reshape(groups, rows, -1, m, positions).sum(axis=3) >= m).all())
-        for m in _GROUPS
-        if channels % m == 0
-    )
+    left = [m for m in _GROUPS if channels % m == 0]
+    for _, kept in weight.read(0, groups * rows):
+        zero = ~kept.reshape(len(kept), channels, positions)
+        split = {m: zero.reshape(len(kept), -1, m, positions) for m in left}
+        left = [m for m in left if (2 * split[m].sum(axis=2) >= m).all()]
+        if not left:
+            return False
+    return bool(left)
 
 
-def _in_blocks(site: Site, weight: NDArray[np.generic]) -> bool:
+def _in_blocks(site: Site, weight: Rows) -> bool:
     """Returns whether zeros come in pairs of neighbouring output channels."""
     try:
-        zero = layout_to_solve(site).split(weight == 0)
+        groups, rows, channels, positions = layout_to_solve(site).sizes
     except NotApplicable:
         return False
-    groups, rows, channels, positions = zero.shape
     if rows % 2:
         return False
-    pairs = zero.reshape(groups, rows // 2, 2, channels, positions)
-    return bool((pairs[:, :, 0] == pairs[:, :, 1]).all())
+    alone = np.zeros((0, channels * positions), bool)  # a row without the next one of its pair
+    for _, kept in weight.read(0, groups * rows):
+        together = np.concatenate([alone, kept])
+        pairs = together[: len(together) // 2 * 2]
+        if (pairs[::2] != pairs[1::2]).any():
+            return False
+        alone = together[len(pairs) :]
+    return True

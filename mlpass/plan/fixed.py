@@ -7,25 +7,29 @@ from numpy.typing import NDArray
 
 _WINDOW = 64  # rows of a table that are looked at together
 _SHORTEST = 8  # samples of a wave, frequencies of a filter
+_TOLD = 0.75  # of the rows of a table, with both neighbours, are not zero
 _FEWEST = 4  # waves, or filters
 _WIDEST = 5  # elements that the widest filter has at least, that a straight line may show
 _ROWS = 64  # of a transform that are looked at
 _NUMBERS = 64  # that the first rows of a wavelet transform have, but for their signs
 _ROUNDS = 8  # in which a window is found
+_AT_ONCE = 1 << 18  # elements that are asked together whether they are numbers
 _LEFT_OVER = 0.02  # of a row's norm; what fp16 rounds off is far less
 
 
-def is_position_table(table: NDArray[np.generic]) -> bool:
+def is_position_table(table: NDArray[np.generic], fewest: int = _SHORTEST) -> bool:
     """Returns whether a table's columns are sinusoids of the row, as those of positions are.
 
     Any sinusoid f(p) of an integer p satisfies f(p + 1) + f(p - 1) = 2 cos(w) f(p) with one factor
     for all p, whatever its phase and amplitude. A trained table does not. A constant does, too, but
-    tells no positions: what is left over is measured against how much the rows change.
+    tells no positions: what is left over is measured against how much the rows change. Rows of
+    zeros, as for padding, do not count.
 
     Args:
         table: (rows, ...), floats.
+        fewest: rows that can tell.
     """
-    if table.ndim < 2 or len(table) < 8:
+    if table.ndim < 2 or len(table) < fewest:
         return False
     last = max(0, len(table) - _WINDOW)
     windows = [
@@ -34,15 +38,19 @@ def is_position_table(table: NDArray[np.generic]) -> bool:
     ]
     if not all(np.isfinite(rows).all() for rows in windows):
         return False
-    centre = np.concatenate([rows[1:-1] for rows in windows])
-    neighbours = np.concatenate([rows[2:] + rows[:-2] for rows in windows])
+    live: list[NDArray[np.bool_]] = [np.count_nonzero(rows, axis=1) > 0 for rows in windows]
+    told = np.concatenate([rows[:-2] & rows[1:-1] & rows[2:] for rows in live])
+    if np.count_nonzero(told) < max(fewest - 3, _TOLD * len(told)):
+        return False
+    centre = np.concatenate([rows[1:-1] for rows in windows])[told]
+    neighbours = np.concatenate([rows[2:] + rows[:-2] for rows in windows])[told]
     change = max(float(np.ptp(rows, axis=0).max(initial=0)) for rows in windows)
     power = np.sum(centre * centre, axis=0)
-    live = power > 0
-    if change == 0 or not live.any():
+    moving = power > 0
+    if change == 0 or not moving.any():
         return False
-    factor = np.sum(neighbours * centre, axis=0)[live] / power[live]
-    error = np.abs(neighbours[:, live] - factor * centre[:, live]).max()
+    factor = np.sum(neighbours * centre, axis=0)[moving] / power[moving]
+    error = np.abs(neighbours[:, moving] - factor * centre[:, moving]).max()
     return bool(error <= 4e-3 * change and np.all(np.abs(factor) <= 2.001))
 
 
@@ -62,12 +70,12 @@ def may_be_transform(head: NDArray[np.generic]) -> bool:
     if values.min() >= 0:
         return True
     numbers = len(np.unique(np.rint(np.abs(values) * (1000 / np.abs(values).max()))))
-    if numbers <= min(_NUMBERS, len(values) // 4):
+    if numbers <= min(_NUMBERS, len(values) // 2):
         return True
     return any(abs(float(values[lag:] @ values[:-lag])) > 0.4 * power for lag in (1, 2, 3, 4))
 
 
-def is_wave_basis(matrix: NDArray[np.generic]) -> bool:
+def is_wave_basis(matrix: NDArray[np.generic], parts: int = 1) -> bool:
     """Returns whether all rows are waves of one transform: Fourier's or a cosine one, windowed too.
 
     Row k is w(n) (a cos(o n) + b sin(o n)), with a, b and o of its own, o a multiple of one step,
@@ -77,11 +85,12 @@ def is_wave_basis(matrix: NDArray[np.generic]) -> bool:
 
     Args:
         matrix: (rows, samples), floats.
+        parts: that each row is of, side by side, as real and imaginary ones: each is a wave.
     """
-    count, length = matrix.shape
+    count, length = matrix.shape[0] * parts, matrix.shape[1] // parts
     if length < _SHORTEST:
         return False
-    rows = directions(spread(matrix))
+    rows = directions(spread(matrix, parts))
     half = 2 * (count - 1)  # rows of a one-sided transform, or with real and imaginary ones stacked
     near = {2 * (length - 1), 2 * (length + 1)}  # of the first cosine and sine transforms
     periods = {length, 2 * length, 4 * length, half, count, count - 2, *near}
@@ -99,7 +108,7 @@ def is_filterbank(matrix: NDArray[np.floating]) -> bool:
     Args:
         matrix: (filters, frequencies), floats.
     """
-    if matrix.shape[1] < _SHORTEST or matrix.min(initial=0) < 0 or not np.isfinite(matrix).all():
+    if matrix.shape[1] < _SHORTEST or matrix.min(initial=0) < 0 or not rises_once(matrix):
         return False
     covers = matrix > 0
     filters = matrix[covers.any(axis=1)].astype(np.float64)
@@ -117,11 +126,38 @@ def is_filterbank(matrix: NDArray[np.floating]) -> bool:
     return all(_is_triangle(row) for row in filters)
 
 
-def spread(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Returns rows from all over a matrix, no more than are looked at."""
-    count = len(matrix)
+def rises_once(matrix: NDArray[np.generic], rounded: float = 0.0) -> bool:
+    """Returns whether rows from all over a matrix rise to one peak each, and fall; all are numbers.
+
+    Those of trained weights do not: of a large one no more is looked at.
+
+    Args:
+        matrix: (rows, columns), without negative elements.
+        rounded: how far it may go the other way, as a share of the peak.
+    """
+    if not all_finite(matrix):
+        return False
+    rows = spread(matrix)
+    rows = rows[rows.any(axis=1)]
+    change = np.diff(rows, axis=1)
+    rising = np.arange(change.shape[1]) < rows.argmax(axis=1)[:, None]
+    least = -rounded * rows.max(axis=1, initial=0, keepdims=True)
+    return bool(np.all(np.where(rising, change, -change) >= least))
+
+
+def all_finite(matrix: NDArray[np.generic]) -> bool:
+    """Returns whether all elements are numbers, without an array of as many answers."""
+    rows = matrix.T if matrix.ndim == 2 and matrix.strides[0] < matrix.strides[1] else matrix
+    step = max(1, _AT_ONCE * len(rows) // max(1, rows.size))
+    return all(np.isfinite(rows[at : at + step]).all() for at in range(0, len(rows), step))
+
+
+def spread(matrix: NDArray[np.generic], parts: int = 1) -> NDArray[np.float64]:
+    """Returns rows, or their parts, from all over a matrix, no more than are looked at."""
+    count = len(matrix) * parts
     chosen = np.linspace(0, count - 1, min(count, _ROWS)).astype(np.intp)
-    return matrix[chosen].astype(np.float64)
+    split = matrix.reshape(len(matrix), parts, -1) if matrix.size else matrix[:, None]
+    return split[chosen // parts, chosen % parts].astype(np.float64)
 
 
 def directions(rows: NDArray[np.floating]) -> NDArray[np.float64] | None:
@@ -137,33 +173,44 @@ def directions(rows: NDArray[np.floating]) -> NDArray[np.float64] | None:
 
 def _are_waves(rows: NDArray[np.float64], period: int) -> bool:
     """Returns whether rows, of norm 1, are waves of frequencies j / period under one window."""
-    length = rows.shape[1]
-    turns = np.arange(period // 2 + 1)
-    angles = 2 * np.pi / period * np.arange(length)
     window = np.sqrt(np.mean(rows * rows, axis=0))
-    left, best = 1.0, turns[:1]
+    left, best = 1.0, np.zeros(1, np.intp)
+    step = max(1, _AT_ONCE // period)
     for _ in range(_ROUNDS):
-        spectrum = np.fft.rfft(rows * window, period)
-        cosine, sine = spectrum.real, -spectrum.imag  # of each row with each windowed wave
-        square = np.fft.fft(window * window, period)
-        double = square[2 * turns % period]
-        both, total = -double.imag / 2, square[0].real
-        of_cosine, of_sine = (total + double.real) / 2, (total - double.real) / 2
-        determinant = of_cosine * of_sine - both * both
-        single = determinant <= 1e-9 * total * total  # cosine and sine are one, or one of them is 0
-        safe = np.where(single, 1, determinant)
-        a = np.where(single, cosine / total, (cosine * of_sine - sine * both) / safe)
-        b = np.where(single, 0, (sine * of_cosine - cosine * both) / safe)
-        best = np.argmax(a * cosine + b * sine, axis=1)[:, None]
-        phases = best * angles
-        waves = np.take_along_axis(a, best, 1) * np.cos(phases)
-        waves += np.take_along_axis(b, best, 1) * np.sin(phases)
+        parts = [
+            _nearest_waves(rows[at : at + step], window, period) for at in range(0, len(rows), step)
+        ]
+        waves, best = (np.concatenate(each) for each in zip(*parts, strict=True))
         before, left = left, float(np.linalg.norm(rows - window * waves, axis=1).max())
         if left <= _LEFT_OVER or left > 0.9 * before:
             break
         power = np.sum(waves * waves, axis=0)
         window = np.sum(rows * waves, axis=0) / np.where(power > 0, power, 1)
     return left <= _LEFT_OVER and len(np.unique(best)) >= _FEWEST
+
+
+def _nearest_waves(
+    rows: NDArray[np.float64], window: NDArray[np.float64], period: int
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Returns the wave most like each row under a window, and its frequency times the period."""
+    turns = np.arange(period // 2 + 1)
+    angles = 2 * np.pi / period * np.arange(rows.shape[1])
+    spectrum = np.fft.rfft(rows * window, period)
+    cosine, sine = spectrum.real, -spectrum.imag  # of each row with each windowed wave
+    square = np.fft.fft(window * window, period)
+    double = square[2 * turns % period]
+    both, total = -double.imag / 2, square[0].real
+    of_cosine, of_sine = (total + double.real) / 2, (total - double.real) / 2
+    determinant = of_cosine * of_sine - both * both
+    single = determinant <= 1e-9 * total * total  # cosine and sine are one, or one of them is 0
+    safe = np.where(single, 1, determinant)
+    a = np.where(single, cosine / total, (cosine * of_sine - sine * both) / safe)
+    b = np.where(single, 0, (sine * of_cosine - cosine * both) / safe)
+    best = np.argmax(a * cosine + b * sine, axis=1)[:, None]
+    phases = best * angles
+    waves = np.take_along_axis(a, best, 1) * np.cos(phases)
+    waves += np.take_along_axis(b, best, 1) * np.sin(phases)
+    return waves, best
 
 
 def _is_triangle(row: NDArray[np.float64]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.plan.fixed import spread
+from mlpass.plan.fixed import all_finite, rises_once, spread
 
 _FEWEST = 4  # filters, and centres that they have
 _SHORTEST = 8  # frequencies of a bump
@@ -17,6 +17,7 @@ _DEGREE = 8  # of a tone's envelope, as a polynomial
 _HEARD = 1e-2  # of a tone's peak: what is softer, before and after it, is not looked at
 _LEFT_OVER = 0.02  # of a row's norm
 _ROUNDED = 2e-3  # of the peak: what fp16 rounds off is less
+_RIPPLE = 0.03  # of the peak, beside it: what a window of a spectrum leaves there
 
 
 def is_bumps(matrix: NDArray[np.floating]) -> bool:
@@ -28,11 +29,9 @@ def is_bumps(matrix: NDArray[np.floating]) -> bool:
     Args:
         matrix: (filters, frequencies), floats.
     """
-    if (
-        matrix.shape[1] < 2 * _SHORTEST
-        or not np.isfinite(matrix).all()
-        or matrix.min(initial=0) < 0
-    ):
+    if matrix.shape[1] < 2 * _SHORTEST or matrix.min(initial=0) < 0:
+        return False
+    if not rises_once(matrix, _RIPPLE):
         return False
     rows = matrix[matrix.any(axis=1)].astype(np.float64)
     if len(rows) < _FEWEST:
@@ -47,7 +46,7 @@ def is_bumps(matrix: NDArray[np.floating]) -> bool:
         return False
     change = np.diff(rows, axis=1)
     rising = np.arange(change.shape[1]) < centres[:, None]
-    return bool(np.all(np.where(rising, change, -change) >= -_ROUNDED))
+    return bool(np.all(np.where(rising, change, -change) >= -_RIPPLE))
 
 
 def is_narrow_bands(matrix: NDArray[np.floating]) -> bool:
@@ -87,7 +86,7 @@ def is_tones(matrix: NDArray[np.floating]) -> bool:
     Args:
         matrix: (filters, samples), floats.
     """
-    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+    if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
     rows = spread(matrix)
     rows = rows[rows.any(axis=1)]

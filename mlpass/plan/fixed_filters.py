@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.plan.fixed import all_finite, spread
+
 _FEWEST = 4  # rows of a table of signs or choices
 _MOST = 4  # filters that take turns, as those of wavelets do
 _POSITIONS = 5  # of a filter that may be turned
@@ -63,7 +65,11 @@ def is_turned_whole(matrix: NDArray[np.generic]) -> bool:
         matrix: (rows, columns), floats.
     """
     rows, columns = matrix.shape
-    if rows != columns or rows < _FEWEST or not np.isfinite(matrix).all():
+    if rows != columns or rows < _FEWEST or not all_finite(matrix):
+        return False
+    ends = matrix[[0, -1]].astype(np.float64)
+    most = _TOLERANCE * max(float(matrix.max()), -float(matrix.min()))
+    if min(np.abs(ends[0] - sign * ends[1, ::-1]).max() for sign in (1, -1)) > most:
         return False
     values = matrix.astype(np.float64)
     largest = np.abs(values).max()
@@ -94,9 +100,13 @@ def is_signs(matrix: NDArray[np.generic]) -> bool:
     Args:
         matrix: (rows, columns), floats.
     """
-    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+    if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
-    rows = matrix[: 1 << 6].astype(np.float64)
+    first = np.abs(matrix[:_FEWEST].astype(np.float64))
+    most = first.max(axis=1, keepdims=True)
+    if np.any((first > _TOLERANCE * most) & (first < (1 - _TOLERANCE) * most)):
+        return False
+    rows = matrix[: 1 << 8].astype(np.float64)
     rows = rows[np.count_nonzero(rows, axis=1) > 1]
     sizes = np.abs(rows).max(axis=1, initial=0, keepdims=True)
     signs = np.abs(rows) > _TOLERANCE * sizes
@@ -116,10 +126,18 @@ def is_signs(matrix: NDArray[np.generic]) -> bool:
 def is_choice(matrix: NDArray[np.generic]) -> bool:
     """Returns whether each row is one column chosen, by the same number: identity, one-hot rows.
 
+    Up to half of the rows may be zero: columns that nobody chooses.
+
     Args:
         matrix: (rows, columns), floats.
     """
-    if min(matrix.shape) < _FEWEST or np.any(np.count_nonzero(matrix, axis=1) != 1):
+    if min(matrix.shape) < _FEWEST:
+        return False
+    for rows in (matrix[: 1 << 6], matrix):  # of most weights a few are enough
+        counts = np.count_nonzero(rows, axis=1)
+        if counts.max() > 1:
+            return False
+    if 2 * np.count_nonzero(counts) < len(matrix):
         return False
     return _one_magnitude(matrix) and bool(np.count_nonzero(matrix.any(axis=0)) >= _FEWEST)
 
@@ -132,13 +150,17 @@ def is_means(matrix: NDArray[np.generic]) -> bool:
     Args:
         matrix: (rows, columns), floats.
     """
-    if not np.isfinite(matrix).all():
+    if not matrix.any() or not all_finite(matrix):
         return False
-    counts = np.count_nonzero(matrix, axis=1)
-    if not counts.any() or np.any(counts == 1):
+    return _means(spread(matrix)) and _means(matrix)  # of most weights a few rows are enough
+
+
+def _means(rows: NDArray[np.generic]) -> bool:
+    counts = np.count_nonzero(rows, axis=1)
+    if np.any(counts == 1):
         return False
     each = 1 / np.maximum(counts, 1)[:, None]
-    return bool(np.all((matrix == 0) | (np.abs(matrix - each) <= _TOLERANCE * each)))
+    return bool(np.all((rows == 0) | (np.abs(rows - each) <= _TOLERANCE * each)))
 
 
 def _one_magnitude(matrix: NDArray[np.generic]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.plan.fixed import all_finite
+
 _FEWEST = 8  # rows, and columns
 _FEWEST_POLYNOMIALS = 4
 _ROWS = 64  # that are looked at
@@ -25,7 +27,7 @@ def is_shifted(matrix: NDArray[np.generic]) -> bool:
     Args:
         matrix: (rows, columns), floats.
     """
-    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+    if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
     start = max(0, (len(matrix) - _ROWS) // 2)
     rows = matrix[start : start + _ROWS].astype(np.float64)
@@ -43,22 +45,31 @@ def is_shifted(matrix: NDArray[np.generic]) -> bool:
 
 
 def is_levels(matrix: NDArray[np.generic]) -> bool:
-    """Returns whether most rows are the one before, turned by a power of two: wavelets of levels.
+    """Returns whether most rows are one before, turned by a power of two: levels of wavelets.
+
+    Or of a pyramid, whose rows are of two kinds in turn.
 
     Args:
         matrix: (rows, columns), floats.
     """
-    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+    if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
     rows = matrix[:_ROWS].astype(np.float64)
     tolerance = _TOLERANCE * np.abs(rows).max()
     saying = np.count_nonzero(np.abs(rows) > tolerance, axis=1) >= _SAYING
-    before, after = rows[:-1], rows[1:]
+    return any(_follow(rows, down, saying, tolerance) for down in (1, 2))
+
+
+def _follow(
+    rows: NDArray[np.float64], down: int, saying: NDArray[np.bool_], tolerance: float
+) -> bool:
+    """Returns whether most rows are the one `down` before, turned."""
+    before, after = rows[:-down], rows[down:]
     follows = np.zeros(len(after), bool)
     for power in range(int(np.log2(rows.shape[1]))):
         for step in (1 << power, -(1 << power)):
             follows |= np.abs(np.roll(before, step, axis=1) - after).max(axis=1) <= tolerance
-    follows &= saying[1:] & (np.abs(after - before).max(axis=1) > tolerance)
+    follows &= saying[down:] & (np.abs(after - before).max(axis=1) > tolerance)
     return bool(np.count_nonzero(follows) >= _FOLLOWING * len(follows))
 
 
@@ -72,13 +83,17 @@ def is_polynomials(matrix: NDArray[np.generic]) -> bool:
         matrix: (rows, samples), floats.
     """
     count, length = matrix.shape
-    if count < _FEWEST_POLYNOMIALS or length < _FEWEST or not np.isfinite(matrix).all():
+    if count < _FEWEST_POLYNOMIALS or length < _FEWEST or not all_finite(matrix):
         return False
     rows = matrix[:_ROWS].astype(np.float64)
+    return any(_are_polynomials(way) for way in (rows, rows[::-1]))
+
+
+def _are_polynomials(rows: NDArray[np.float64]) -> bool:
     norms = np.linalg.norm(rows, axis=1)
     if np.any(norms == 0) or np.any(np.abs(rows[0]) < 1e-3 * np.abs(rows[0]).max()):
         return False
-    rows /= norms[:, None]
+    rows = rows / norms[:, None]
     places = rows[1] / rows[0]
     rank = np.linalg.matrix_rank(rows, 0.1)
     if len(np.unique(places.round(3))) < _FEWEST or rank < 3:
@@ -87,7 +102,7 @@ def is_polynomials(matrix: NDArray[np.generic]) -> bool:
     products = np.sum(rows * powers, axis=1) / np.linalg.norm(powers, axis=1)
     if np.all(products >= 1 - 1e-5):
         return True
-    if rank < min(count, _FEWEST):
+    if rank < min(len(rows), _FEWEST):
         return False
     for before, row, after in zip(rows, rows[1:], rows[2:], strict=False):
         terms = np.stack([places * row, row, before], axis=1)

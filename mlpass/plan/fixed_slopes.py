@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.plan.fixed import all_finite
+
 _HEADS = 4  # with slopes of their own
 _FEWEST = 3  # rows and columns of a table of distances
 _MOST = 1 << 7  # heads, or rows of such a table
@@ -25,7 +27,7 @@ def is_slopes(heads: NDArray[np.generic]) -> bool:
     Args:
         heads: (heads, places), floats.
     """
-    if not _HEADS <= len(heads) <= _MOST or not np.isfinite(heads).all():
+    if not _HEADS <= len(heads) <= _MOST or not all_finite(heads):
         return False
     rows = heads[:, :_PLACES].astype(np.float64)
     rows = rows[:, np.ptp(rows, axis=0) > 0]
@@ -64,9 +66,13 @@ def is_distances(matrix: NDArray[np.generic]) -> bool:
     Args:
         matrix: (rows of one or more tables, columns), floats.
     """
-    if min(matrix.shape) < _FEWEST or not np.isfinite(matrix).all():
+    if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
-    rows = np.abs(matrix[:_MOST].astype(np.float64))
+    return all(_are_distances(matrix[:count]) for count in (_FEWEST, _MOST))
+
+
+def _are_distances(matrix: NDArray[np.generic]) -> bool:
+    rows = np.abs(matrix.astype(np.float64))
     zeros = rows.argmin(axis=1)
     distances = np.abs(np.arange(rows.shape[1]) - zeros[:, None])
     largest = rows.max(axis=1)

@@ -26,6 +26,14 @@ from mlpass.plan.fixed_filters import (
     is_turned_whole,
     may_repeat,
 )
+from mlpass.plan.fixed_grids import (
+    is_delays,
+    is_mask,
+    is_places,
+    is_plane_of_positions,
+    is_resizing,
+    is_wheel,
+)
 from mlpass.plan.fixed_rows import is_levels, is_polynomials, is_shifted
 from mlpass.plan.fixed_slopes import is_distances, is_slopes
 from mlpass.weights.ops.record import is_gathered
@@ -34,13 +42,17 @@ from mlpass.weights.sites import Site
 
 _SIGNS = "it is signs at right angles: a Hadamard or Haar transform, not a trained weight"
 _SLOPES = "it is distances times a slope for each head: a bias of ALiBi, not a trained weight"
+_CHOICE = "it is one element a row, all equal: it chooses or adds up, and is not trained"
 _WAVES = "it is waves under one window: a Fourier or cosine transform, not a trained weight"
 _MEANS = "each row is a mean, of equal elements that add up to 1: a pooling, not a trained weight"
 _BAND = "each row is of a narrow band: gammatones, constant-Q, not a trained weight"
 _TURNED = "each filter turned by half is itself: an edge, a bell or a Gabor, not a trained weight"
 _TABLE = "its columns are sinusoids of the row: a table of positions, not a trained one"
 _SMALL = 1 << 10  # elements of a weight that is read whole in any case
+_ON_THE_FLOOR = 0.3  # of a row of a filterbank
 _SIDE_BY_SIDE = (1, 2, 3, 4)  # filterbanks, as of several channels
+_LONGEST = 1 << 16  # elements of a row
+_SHORT = 1 << 6  # elements that are looked at first, where rows are short
 _HEAD = 1 << 15  # elements; more are read only where those look like a transform's
 
 
@@ -54,7 +66,7 @@ def reason_untrained(site: Site) -> str | None:
     """
     with np.errstate(invalid="ignore", over="ignore"):  # no rule takes NaN or inf for fixed
         gathered = all(is_gathered(use.op.type, use.parameter) for use in site.uses)
-        if gathered and is_position_table(weight_of(site)):
+        if gathered and _is_table(weight_of(site)):
             return _TABLE
         sizes = [size for size in site.shape if size > 1]
         if site.constant is None or len(sizes) < 2:
@@ -66,22 +78,27 @@ def _reason_rows(site: Site) -> str | None:
     """Returns why a weight's rows are not trained ones; None where they may be."""
     assert site.constant is not None  # asked before
     sizes = [size for size in site.shape if size > 1]
-    head = site.constant.first(min(2 * sizes[-1], _HEAD))
+    head = site.constant.first(min(max(2 * sizes[-1], _SHORT), _HEAD))
     if site.constant.size > _SMALL and not may_be_transform(head):
         return None
     matrix = np.asarray(weight_of(site)).reshape(-1, sizes[-1])
-    ways = (matrix, matrix.T) if len(sizes) == 2 else (matrix,)
+    ways = [way for way in (matrix, matrix.T)[: 1 + (len(sizes) == 2)] if way.shape[1] <= _LONGEST]
     for is_fixed, reason in _RULES:
         if any(is_fixed(way) for way in ways):
             return reason
     heads = matrix.reshape(sizes[0], -1)
+    if is_choice(heads):
+        return _CHOICE
     return _SLOPES if any(is_slopes(way) for way in (heads, matrix.T)) else None
+
+
+def _is_table(table: NDArray[np.generic]) -> bool:
+    return is_position_table(table) or is_plane_of_positions(table)
 
 
 def _is_transform(way: NDArray[np.generic]) -> bool:
     """Returns whether rows are waves, or real and imaginary parts of such side by side."""
-    parts = [way.reshape(-1, way.shape[1] // 2)] if way.shape[1] % 2 == 0 else []
-    return any(is_wave_basis(one) for one in (way, *parts))
+    return is_wave_basis(way) or (way.shape[1] % 2 == 0 and is_wave_basis(way, 2))
 
 
 def _is_bank(way: NDArray[np.generic]) -> bool:
@@ -89,12 +106,18 @@ def _is_bank(way: NDArray[np.generic]) -> bool:
     for axis, parts in itertools.product((0, 1), _SIDE_BY_SIDE):
         if way.shape[axis] % parts == 0:
             first, *others = np.split(way, parts, axis=axis)
-            if all(np.array_equal(first, one) for one in others) and _is_one_bank(first):
+            alike = all(
+                np.array_equal(first[:rows], one[:rows]) for rows in (1, None) for one in others
+            )
+            if alike and _is_one_bank(first):
                 return True
     return False
 
 
 def _is_one_bank(matrix: NDArray[np.floating]) -> bool:
+    floor = matrix.min() if matrix.size else 0
+    if floor > 0 and np.mean(matrix[:1] <= 1.001 * floor) > _ON_THE_FLOOR:
+        matrix = matrix - floor  # what keeps a logarithm finite
     return is_filterbank(matrix) or is_bumps(matrix)
 
 
@@ -105,12 +128,18 @@ _RULES: tuple[tuple[Callable[[NDArray[np.floating]], bool], str], ...] = (
     (is_plane_waves, _WAVES),
     (is_short_waves, _WAVES),
     (is_mirrored_basis, _WAVES),
-    (is_choice, "it is one element a row, all equal: it chooses or adds up, and is not trained"),
+    (is_choice, _CHOICE),
     (is_means, _MEANS),
     (_is_bank, "it is filters side by side: a filterbank, as mel's is, not a trained weight"),
     (is_narrow_bands, _BAND),
     (is_tones, _BAND),
     (is_position_table, _TABLE),
+    (is_plane_of_positions, _TABLE),
+    (is_places, "its columns count in equal steps: a grid of places, not a trained weight"),
+    (is_mask, "it is zeros and one number that bans: a mask of attention, not a trained weight"),
+    (is_wheel, "each row is a peak on a wheel: notes of all octaves, not a trained weight"),
+    (is_resizing, "its rows are means whose centres move on evenly: a resizing, not trained"),
+    (is_delays, "its rows are one pulse at other times: a resampling, not a trained weight"),
     (is_distances, _SLOPES),
     (
         is_shifted,

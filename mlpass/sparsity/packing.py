@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.buffers import empty
-from mlpass.parallel import map_slabs, slab_number
+from mlpass.parallel import SLAB, map_slabs, slab_number
 
 
 def zero_out(weight: NDArray[np.generic], keep: NDArray[np.bool_]) -> NDArray[np.generic]:
@@ -54,6 +54,26 @@ def mask_part(bits: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.bool
     unpacked = np.unpackbits(bits[first : -(-stop // 8)], count=stop - 8 * first, bitorder="little")
     mask: NDArray[np.bool_] = unpacked[start - 8 * first :].view(bool)
     return mask
+
+
+def unmark_first(count: int, tied: NDArray[np.uint8], mask: NDArray[np.uint8]) -> int:
+    """Unmarks in a mask's bits the first `count` of those that are marked in `tied`.
+
+    Returns how many there were too few.
+    """
+    step = SLAB // 8
+    for start in range(0, tied.size, step):
+        if count == 0:
+            break
+        here = tied[start : start + step]
+        found = int(np.bitwise_count(here).sum(dtype=np.int64))
+        if found > count:
+            bits = np.unpackbits(here, bitorder="little")
+            bits[np.flatnonzero(bits)[count:]] = 0
+            here = np.packbits(bits, bitorder="little")
+        mask[start : start + step] &= ~here
+        count -= min(found, count)
+    return count
 
 
 def unpack(

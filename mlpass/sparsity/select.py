@@ -7,7 +7,8 @@ one of float16, and a histogram over them is exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -89,11 +90,26 @@ def lowest_of_many(
         count: 0 to the number of all keys.
         dtype: of the keys.
     """
+    return lowest_by(partial(_histogram, sources), count, dtype)
+
+
+def lowest_by(
+    histogram: Callable[[int, int], NDArray[np.int64]],
+    count: int,
+    dtype: np.dtype[np.unsignedinteger],
+) -> Cut:
+    """Returns the cut that zeroes exactly the `count` lowest keys, by histograms of their digits.
+
+    Args:
+        histogram: returns what `digits_of` does of all keys, given a prefix and a shift.
+        count: 0 to the number of all keys.
+        dtype: of the keys.
+    """
     if count == 0:
         return Cut(0, 0)
     key, left = 0, count
     for shift in range(8 * dtype.itemsize - _DIGIT, -1, -_DIGIT):
-        ends = np.cumsum(_histogram(sources, key, shift))
+        ends = np.cumsum(histogram(key, shift))
         digit = int(np.searchsorted(ends, left))
         left -= int(ends[digit - 1]) if digit else 0
         key = key << _DIGIT | digit
@@ -112,19 +128,22 @@ def _histogram(sources: Sequence[KeySource], prefix: int, shift: int) -> NDArray
     def count(mine: Sequence[KeySource]) -> NDArray[np.int64]:
         counts = np.zeros(1 << _DIGIT, np.int64)
         for source in mine:
-            keys = source()
-            above = shift + _DIGIT
-            if above < 8 * keys.dtype.itemsize:
-                keys = np.compress(keys >> keys.dtype.type(above) == prefix, keys)
-                keys = keys & keys.dtype.type((1 << above) - 1)
-            found = np.bincount(keys >> keys.dtype.type(shift) if shift else keys)
-            counts[: found.size] += found
+            counts += digits_of(source(), prefix, shift)
         return counts
 
     total = np.zeros(1 << _DIGIT, np.int64)
     for counts in map_items(count, [sources[each::threads] for each in range(threads)]):
         total += counts
     return total
+
+
+def digits_of(keys: Keys, prefix: int, shift: int) -> NDArray[np.int64]:
+    """Returns how often each value of the digit above `shift` bits follows the digits `prefix`."""
+    above = shift + _DIGIT
+    if above < 8 * keys.dtype.itemsize:
+        keys = np.compress(keys >> keys.dtype.type(above) == prefix, keys)
+        keys = keys & keys.dtype.type((1 << above) - 1)
+    return np.bincount(keys >> keys.dtype.type(shift) if shift else keys, minlength=1 << _DIGIT)
 
 
 def keep_above(keys: Keys, cut: Cut) -> tuple[Mask, int]:

@@ -22,7 +22,7 @@ from mlpass.sparsity.ranking import Mask
 from mlpass.sparsity.select import keep_above, keys_of, lowest
 from mlpass.storage.storage import Floats, Grid, MakeRounding, Movable, Rounding, outlier_count
 
-_ROUNDS = 2  # of choosing outliers and fitting the grid to the others
+ROUNDS = 2  # of choosing outliers and fitting the grid to the others
 
 
 class Trimmed(Grid, Movable, Protocol):
@@ -42,6 +42,10 @@ class Trimmed(Grid, Movable, Protocol):
         """Returns the weight that its codes stand for, (groups, rows, columns)."""
         ...
 
+    def forget(self) -> None:
+        """Lets go of the codes: `nearest` notes them anew."""
+        ...
+
 
 class Divided:
     """A grid, and the outliers beside it. Its parts are the grid's, with two more.
@@ -51,7 +55,13 @@ class Divided:
     """
 
     def __init__(
-        self, grid: Trimmed, share: float, layout: Layout, power: Floats, dtype: np.dtype[Any]
+        self,
+        grid: Trimmed,
+        share: float,
+        layout: Layout,
+        power: Floats,
+        dtype: np.dtype[Any],
+        apart: Mask | None = None,
     ) -> None:
         """Divides the weights of a grid.
 
@@ -61,18 +71,22 @@ class Divided:
             layout: of the weight.
             power: (groups, columns), how much an error in each column counts.
             dtype: in which the weight is stored.
+            apart: (groups, rows, columns), the outliers; None where they are yet to be chosen.
         """
         self.grid, self.share, self.layout, self.power = grid, share, layout, power
         self.dtype = dtype
         shape = grouped_layout(layout).shape
         self.values = np.zeros((*shape[:2], int(np.prod(shape[2:]))), np.float32)
-        self.apart: Mask | None = None
+        self.apart, self.chosen = apart, apart is not None
 
     def fit(self, weight: Array, keep: Array) -> MakeRounding:
         """Chooses the outliers, and fixes the grid to the others."""
         values, kept = host(weight), host(keep)
+        if self.chosen:
+            self.grid.fit(np.where(self._outliers, np.float32(0), values), kept, self.apart)
+            return self.rounding
         error = np.square(values) * self.power[:, None]
-        for number in range(_ROUNDS):
+        for number in range(ROUNDS):
             if number:
                 error = np.square(self.grid.nearest(values) - values) * self.power[:, None]
             self.apart = self._largest(error, kept)

@@ -144,19 +144,16 @@ class Palette(Storage):
         return divided(_Tables(self, layout, power, dtype), self.outliers, layout, power, dtype)
 
     def bands(self, weight: Rows) -> Bands | None:
-        """Returns how rows are rounded: those of some tables, or a part of a large one's.
-
-        Outliers are found among all rows.
-        """
-        if self.outliers:
-            return None
+        """Returns how rows are rounded: those of some tables, or a part of a large one's."""
         size, columns = self.rows_a_table(weight.layout), prod(weight.layout.sizes[2:])
         total = prod(weight.layout.shape)
         zero = weight.kept < total and not self.masked(total, weight.kept)
+        power = np.ones((1, columns), np.float32)
 
         def tables(rows: int, layout: Layout) -> _Tables:
-            power = np.ones((1, columns), np.float32)
-            grid = _Tables(replace(self, group_size=rows), layout, power, weight.dtype)
+            grid = _Tables(
+                replace(self, group_size=rows, outliers=0.0), layout, power, weight.dtype
+            )
             grid.zero = zero
             return grid
 
@@ -272,8 +269,14 @@ class _Tables:
 
         return round_column
 
+    def forget(self) -> None:
+        """Lets go of the codes: `nearest` notes them anew."""
+        self.codes = np.zeros((1, 0, 0), np.uint8)
+
     def nearest(self, weight: Array) -> Floats:
         """Returns each element's nearest entry, and notes their codes."""
+        if self.codes.shape != weight.shape:
+            self.codes = np.zeros(weight.shape, np.uint8)
         values, between = host(weight).reshape(len(self.entries), -1), self.between
         codes = self.codes.reshape(values.shape)
         found = np.empty_like(values)

@@ -133,13 +133,11 @@ class Quantized(Storage):
         return divided(grid, self.outliers, layout, power, dtype)
 
     def bands(self, weight: Rows) -> Bands | None:
-        """Returns how rows are rounded, each by itself; outliers are found among all of them."""
-        if self.outliers:
-            return None
+        """Returns how rows are rounded, each by itself."""
         blocks = self.blocks(weight.layout)
+        power = np.ones((1, prod(weight.layout.sizes[2:])), np.float32)
 
         def grid(start: int, layout: Layout) -> _Grid:
-            power = np.ones((1, prod(layout.sizes[2:])), np.float32)
             return _Grid(self, layout, power, blocks, weight.dtype)
 
         def joined(parts: Parts) -> Parts:
@@ -271,8 +269,14 @@ class _Grid:
 
         return round_column
 
+    def forget(self) -> None:
+        """Lets go of the codes: `nearest` notes them anew."""
+        self.codes = np.zeros((1, 0, 0), np.float32)
+
     def nearest(self, weight: Array) -> Floats:
         """Returns each element's nearest value, and notes their codes."""
+        if self.codes.shape != weight.shape:
+            self.codes = np.zeros(weight.shape, np.float32)
         values, codes = (each.reshape(self.shape) for each in (host(weight), self.codes))
         found = np.empty_like(values)
 

@@ -118,13 +118,18 @@ class Bands(NamedTuple):
             keep: the same shape.
             layout: of the whole weight.
         """
-        shape = (len(weight), *layout.sizes[2:])
-        grid = self.grid(start, Layout(shape, shape, ((), (0,), (1,), (2,))))
+        grid = self.grid(start, self.layout_of(len(weight), layout))
         grid.fit(weight[None], keep[None])
         values = grid.nearest(weight[None])[0]
         parts = grid.parts(keep[None])
         parts["codes"] = parts["codes"].reshape(weight.shape)
         return parts, values
+
+    @staticmethod
+    def layout_of(rows: int, layout: Layout) -> Layout:
+        """Returns the layout of a band of some rows of a weight."""
+        shape = (rows, *layout.sizes[2:])
+        return Layout(shape, shape, ((), (0,), (1,), (2,)))
 
 
 @runtime_checkable
@@ -243,7 +248,8 @@ class Storage:
     def bands(self, weight: Rows) -> Bands | None:
         """Returns how it rounds a weight some rows at a time, as its grid would all at once.
 
-        None where it has to hold the whole weight.
+        None where it has to hold the whole weight. Where some elements are kept apart, this is of
+        the others alone, and the grids are `Trimmed`.
         """
         return None
 

@@ -15,32 +15,30 @@ from numpy.typing import NDArray
 
 from mlpass.errors import ConfigError
 from mlpass.program import encode
-from mlpass.program.ir import Argument, Constant, Op, Program, TensorType, Value
+from mlpass.program.ir import Argument, Constant, Op, Program, Raw, TensorType, Value
 from mlpass.weights.ops.record import find_record
 from mlpass.weights.site import Apart, Site, Use
 
 _BIAS = "bias"
 
 
-def rest_ops(
-    site: Site, apart: NDArray[np.bool_], rest: NDArray[np.generic]
-) -> list[tuple[Op, list[Op]]]:
+def rest_ops(site: Site, apart: Raw, rest: NDArray[np.generic]) -> list[tuple[Op, list[Op]]]:
     """Returns each op that reads a weight, with those that take its place.
 
     Args:
         site: whose weight it is.
-        apart: in its shape, which elements have a rest.
+        apart: the bits of which elements have a rest, least significant first.
         rest: what they are more than what is stored for them, in the order of storage.
     """
     beside = site.constant
     assert beside is not None  # what is compressed gets no outliers
-    bits, data = np.packbits(apart, bitorder="little"), Constant.of(rest, beside)
+    data = Constant.of(rest, beside)
     forms = {
         maker.outputs[-1]: encode.form_of(opset)
         for maker, opset in zip(site.makers, site.opsets, strict=True)
     }
     masks = {
-        form: encode.mask_constant(bits, site.shape, form, beside) for form in {*forms.values()}
+        form: encode.mask_constant(apart, site.shape, form, beside) for form in {*forms.values()}
     }
     # Stored once, but constants of its own for each value, whose readers come one after the other.
     held = {value: (replace(masks[form]), replace(data)) for value, form in forms.items()}

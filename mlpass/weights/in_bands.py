@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,11 @@ from mlpass.sparsity.ranking import Mask
 from mlpass.storage.exact import Exact
 from mlpass.storage.storage import Bands, Floats, Form, Parts, Storage
 from mlpass.weights.lossless import Smallest, check_smaller, exact_layout, smallest_form
+from mlpass.weights.outliers_in_bands import bands_beside_outliers
 from mlpass.weights.reading import decoded
-from mlpass.weights.rows import FileRows, axes_of
+from mlpass.weights.rows import Axes, FileRows, axes_of, band_ends
 from mlpass.weights.sites import Site
-from mlpass.weights.storing import Encoded, check_storage, encode_codes
+from mlpass.weights.storing import Encoded, check_storage, encode_codes, with_outliers
 
 
 def encode_in_bands(
@@ -50,18 +50,20 @@ def encode_in_bands(
     if axes is None:
         return None
     pruned = FileRows(constant, axes, keep, kept, layout)
-    bands = storage.bands(pruned)
+    bands = bands_beside_outliers(pruned, storage) if storage.apart else storage.bands(pruned)
     if bands is None:
         return None
-    if axes.blocks > 1 and axes.rows % bands.rows and not bands.fitted:  # some lie in two blocks
+    if pruned.cuts(bands):
         return None
     check_storage([site], storage)
     check_storage([site], storage, zeros=kept < constant.size)
-    codes, nonzero, others = _rounded(pruned, bands)
-    stored = int(np.bitwise_count(nonzero).sum(dtype=np.int64))
+    found = _rounded(pruned, bands)
+    stored = int(np.bitwise_count(found.nonzero).sum(dtype=np.int64))
     masked = kept < constant.size and storage.masked(constant.size, stored)
-    parts: Parts = {"codes": codes, **bands.joined(others)}
-    return _encoded(site, parts, storage, layout, stored, nonzero if masked else None)
+    parts: Parts = {"codes": found.codes, **bands.joined(found.others)}
+    nonzero = found.nonzero if masked else None
+    encoded = _encoded(site, parts, storage, layout, stored, nonzero)
+    return with_outliers(encoded, site, found.apart, found.rest)
 
 
 def encode_exact_in_bands(
@@ -92,9 +94,9 @@ def encode_exact_in_bands(
     if exact is None:
         return smallest
     others = exact.others()  # codes are looked up in them
-    codes, nonzero, _ = _rounded(weight, _Exactly(exact, weight, axes.blocks * axes.rows))
-    parts: Parts = {"codes": codes, **others}
-    bits = nonzero if exact.masked else None
+    found = _rounded(weight, _Exactly(exact, weight, axes.blocks * axes.rows))
+    parts: Parts = {"codes": found.codes, **others}
+    bits = found.nonzero if exact.masked else None
     return _encoded(dense, parts, exact.form, layout, kept, bits)
 
 
@@ -139,68 +141,117 @@ def _encoded(
     return encode_codes(site, parts, form, layout, stored, mask, made)
 
 
-def _rounded(
-    pruned: FileRows, bands: Bands | _Exactly
-) -> tuple[NDArray[np.generic], Raw, dict[str, NDArray[np.generic]]]:
-    """Returns codes, the bits of what is not zero, and the other parts of all bands."""
+def _rounded(pruned: FileRows, bands: Bands | _Exactly) -> _Rounded:
+    """Returns all bands, rounded."""
     axes, size = pruned.axes, pruned.constant.size
     outer, rows, inner = axes.outer, axes.rows, axes.inner
     codes: Raw = empty((axes.blocks, outer, rows, inner), np.uint8)
-    width = -(-rows * inner // 8)
-    bits: Raw = empty((axes.blocks, outer, width), np.uint8)
     kind: np.dtype[np.generic] = codes.dtype
+    bits, far = (_Bits(axes) for _ in range(2))
     found: dict[str, list[NDArray[np.generic]]] = {}
-    columns = size // (axes.blocks * rows)
+    rests = []
     for block, start, stop in pruned.strips(1 if bands.fitted else bands.rows):
         weight, keep = pruned.strip(block, start, stop)
-        nonzero: Mask = empty(weight.shape, bool)
+        nonzero, apart = (np.zeros(weight.shape, bool) for _ in range(2))
+        rest: NDArray[np.generic] = np.zeros(weight.shape, weight.dtype)
 
         def round_band(
             ends: tuple[int, int],
-            weight: NDArray[np.generic] = weight,
-            keep: Mask = keep,
-            nonzero: Mask = nonzero,
+            strip: tuple[NDArray[np.generic], Mask] = (weight, keep),
+            marks: tuple[Mask, Mask] = (nonzero, apart),
+            rest: NDArray[np.generic] = rest,
             block: int = block,
             start: int = start,
         ) -> dict[str, NDArray[np.generic]]:
             here = slice(ends[0] - start, ends[1] - start)
-            values, kept = pruned.rows_of(weight, keep, here)
+            values, kept = pruned.rows_of(*strip, here)
             first = block * rows + ends[0]
             parts, values = bands.rounded(first, values, kept, pruned.layout)
             values *= kept
-            nonzero[:, here] = axes.strip(cast_like(values, weight) != 0)
+            marks[0][:, here] = axes.strip(cast_like(values, pruned.like) != 0)
+            if "apart" in parts:  # codes and rest make up an element together
+                own = parts.pop("apart").reshape(values.shape) != 0
+                marks[1][:, here] = axes.strip(own)
+                spread = np.zeros(values.shape, rest.dtype)
+                spread[own] = parts.pop("rest")
+                rest[:, here] = axes.strip(spread)
             codes[block, :, slice(*ends)] = axes.strip(parts["codes"]).view(np.uint8)
             return parts
 
-        for parts in map_items(round_band, _bounds(bands, columns, block * rows, start, stop)):
+        before = block * rows
+        for parts in map_items(round_band, band_ends(bands, pruned.columns, before, start, stop)):
             kind = parts.pop("codes").dtype
             for name, part in parts.items():
                 found.setdefault(name, []).append(part)
-        here = slice(start * inner // 8, -(-stop * inner // 8))
-        bits[block, :, here] = np.packbits(nonzero.reshape(outer, -1), axis=1, bitorder="little")
-    others = {name: np.concatenate(each) for name, each in found.items()}
-    shaped = codes.view(kind).reshape(pruned.constant.shape)
-    return shaped, _unpadded(bits.reshape(-1, width), rows * inner, size), others
+        bits.put(nonzero | apart, block, start, stop)
+        far.put(apart, block, start, stop)
+        rests.append((block, apart.reshape(outer, -1).sum(axis=1), rest[apart]))
+    return _Rounded(
+        codes.view(kind).reshape(pruned.constant.shape),
+        bits.joined(size),
+        {name: np.concatenate(each) for name, each in found.items()},
+        far.joined(size),
+        _in_order(rests, axes),
+    )
 
 
-def _bounds(
-    bands: Bands | _Exactly, columns: int, before: int, start: int, stop: int
-) -> list[tuple[int, int]]:
-    """Returns the ends of the bands of a strip.
+class _Rounded(NamedTuple):
+    """A weight in parts.
+
+    Attributes:
+        codes: of all elements.
+        nonzero: the bits of those that are not zero, least significant first.
+        others: parts of all bands, one after the other.
+        apart: the bits of those that are outliers.
+        rest: what those are more than their codes, in the order in which they are stored.
+    """
+
+    codes: NDArray[np.generic]
+    nonzero: Raw
+    others: dict[str, NDArray[np.generic]]
+    apart: Raw
+    rest: NDArray[np.generic]
+
+
+class _Bits:
+    """The bits of all elements, put together from strips."""
+
+    def __init__(self, axes: Axes) -> None:
+        self.length = axes.rows * axes.inner
+        self.inner = axes.inner
+        self.bits: Raw = empty((axes.blocks, axes.outer, -(-self.length // 8)), np.uint8)
+
+    def put(self, mask: Mask, block: int, start: int, stop: int) -> None:
+        """Puts the mask of a strip, (outer, rows, inner), in its place."""
+        here = slice(start * self.inner // 8, -(-stop * self.inner // 8))
+        packed = np.packbits(mask.reshape(len(mask), -1), axis=1, bitorder="little")
+        self.bits[block, :, here] = packed
+
+    def joined(self, size: int) -> Raw:
+        """Returns the bits of all in one run."""
+        return _unpadded(self.bits.reshape(-1, self.bits.shape[2]), self.length, size)
+
+
+def _in_order(
+    strips: list[tuple[int, NDArray[np.intp], NDArray[np.generic]]], axes: Axes
+) -> NDArray[np.generic]:
+    """Returns elements of strips in the order in which they are stored.
 
     Args:
-        bands: how they are rounded.
-        columns: elements of a row.
-        before: how many rows there are before the block of the strip.
-        start: the strip's first row in its block.
-        stop: the one after the last.
+        strips: of each its block, how many elements lie in each of its outer parts, and those.
+        axes: how rows lie.
     """
-    unit = 1 if bands.fitted else bands.rows
-    step = max(1, SLAB // max(1, unit * columns)) * unit
-    ends = {*range(start, stop, step), stop}
-    if bands.fitted:
-        ends.update(end for end in range(start, stop) if (before + end) % bands.rows == 0)
-    return [*pairwise(sorted(ends))]
+    counts = np.zeros((axes.blocks, axes.outer), np.intp)
+    for block, each, _ in strips:
+        counts[block] += each
+    after = np.cumsum(counts).reshape(counts.shape)
+    free = after - counts  # the next place of each outer part
+    found = np.zeros(int(counts.sum()), strips[0][2].dtype)
+    for block, each, values in strips:
+        moved = free[block] - (np.cumsum(each) - each)
+        found[np.repeat(moved, each) + np.arange(values.size)] = values
+        free[block] += each
+    return found
 
 
 def _unpadded(bits: Raw, length: int, size: int) -> Raw:

@@ -10,11 +10,11 @@ import numpy as np
 
 from mlpass.buffers import empty
 from mlpass.errors import NotApplicable
-from mlpass.parallel import SLAB, map_ahead, map_items
+from mlpass.parallel import map_ahead, map_items
 from mlpass.program.dtypes import pack_elements
 from mlpass.program.ir import Constant, Raw
 from mlpass.sparsity.mode import Mode
-from mlpass.sparsity.packing import mask_part, zero_out
+from mlpass.sparsity.packing import mask_part, unmark_first, zero_out
 from mlpass.sparsity.pieces import WHOLE, Rule, Scores, cut_rule, rule_of
 from mlpass.sparsity.select import Cut, keys_of
 from mlpass.storage.storage import Storage
@@ -132,24 +132,8 @@ def _marked(
         return untouched
 
     untouched = all(map_items(mark_piece, bounds)) and not rule.ties
-    _unmark_first(rule.ties, tied, mask)
+    unmark_first(rule.ties, tied, mask)
     return mask, untouched
-
-
-def _unmark_first(count: int, tied: Raw, mask: Raw) -> None:
-    """Unmarks in `mask` the first `count` of the elements that are marked in `tied`."""
-    step = SLAB // 8
-    for start in range(0, tied.size, step):
-        if count == 0:
-            return
-        here = tied[start : start + step]
-        found = int(np.bitwise_count(here).sum(dtype=np.int64))
-        if found > count:
-            bits = np.unpackbits(here, bitorder="little")
-            bits[np.flatnonzero(bits)[count:]] = 0
-            here = np.packbits(bits, bitorder="little")
-        mask[start : start + step] &= ~here
-        count -= min(found, count)
 
 
 def _rule(

@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import NotApplicable
+from mlpass.parallel import map_items
+from mlpass.program.ir import Raw
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mask
 from mlpass.sparsity.packing import zero_out
+from mlpass.sparsity.pieces import WHOLE
 from mlpass.storage.exact import Exact, exact_forms, file_nbytes
 from mlpass.storage.storage import Rows, packed_nbytes
-from mlpass.weights.reading import decoded, layout_to_solve
+from mlpass.weights.reading import decoded, layout_to_solve, part_of, scores_of, weight_of
 from mlpass.weights.record import stored_sizes
-from mlpass.weights.rows import HeldRows
+from mlpass.weights.rows import FileRows, HeldRows, axes_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, encode_exact, encode_weight
 
@@ -56,6 +59,29 @@ def encode_lossless(site: Site, weight: NDArray[np.generic], keep: Mask) -> Enco
     if found.exact is None:
         return encode_weight(dense, weight, weight != 0)
     return encode_exact(dense, rows, found.exact)
+
+
+def rows_of_site(site: Site) -> Rows:
+    """Returns a weight by its rows: a large one in a file is read some at a time.
+
+    Raises:
+        ModelFormatError: it is broken, or of a type without array form.
+    """
+    layout, constant = exact_layout(site), decoded(site).constant
+    axes = axes_of(layout)
+    if constant is None or constant.part is None or axes is None or constant.size <= WHOLE:
+        return HeldRows(weight_of(site), layout)
+    if site.dtype not in ("fp16", "fp32"):
+        return HeldRows(weight_of(site), layout)
+
+    def mark(ends: tuple[int, int]) -> Raw:
+        bits: Raw = np.packbits(part_of(constant, *ends) != 0, bitorder="little")
+        return bits
+
+    marked = map_items(mark, scores_of(site).bounds())
+    mask = np.concatenate(marked)
+    kept = int(np.bitwise_count(mask).sum(dtype=np.int64))
+    return FileRows(constant, axes, mask, kept, layout)
 
 
 def smallest_form(weight: Rows, opset: int) -> Smallest:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,20 @@ def axes_of(layout: Layout) -> Axes | None:
     )
 
 
+class Banded(Protocol):
+    """What rounds bands of rows: see `Bands`."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that are fitted together."""
+        ...
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a band may be a part of those."""
+        ...
+
+
 @dataclass(frozen=True)
 class FileRows:
     """A pruned weight in a file, read by rows.
@@ -122,6 +137,15 @@ class FileRows:
     def dtype(self) -> np.dtype[np.generic]:
         """In which it is stored."""
         return np.dtype(self.constant.dtype.numpy)
+
+    @property
+    def columns(self) -> int:
+        """Elements of a row."""
+        return self.constant.size // (self.axes.blocks * self.axes.rows)
+
+    def cuts(self, bands: Banded) -> bool:
+        """Returns whether rows that are fitted together lie in two blocks."""
+        return self.axes.blocks > 1 and self.axes.rows % bands.rows > 0 and not bands.fitted
 
     @cached_property
     def like(self) -> NDArray[np.generic]:
@@ -233,3 +257,23 @@ class HeldRows:
         step = max(1, SLAB // max(1, self.matrix.shape[1]))
         for first in range(start, stop, step):
             yield self.matrix[first : min(first + step, stop)]
+
+
+def band_ends(
+    bands: Banded, columns: int, before: int, start: int, stop: int
+) -> list[tuple[int, int]]:
+    """Returns the ends of the bands of a strip.
+
+    Args:
+        bands: how they are rounded.
+        columns: elements of a row.
+        before: how many rows there are before the block of the strip.
+        start: the strip's first row in its block.
+        stop: the one after the last.
+    """
+    unit = 1 if bands.fitted else bands.rows
+    step = max(1, SLAB // max(1, unit * columns)) * unit
+    ends = {*range(start, stop, step), stop}
+    if bands.fitted:
+        ends.update(end for end in range(start, stop) if (before + end) % bands.rows == 0)
+    return [*pairwise(sorted(ends))]

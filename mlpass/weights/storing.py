@@ -190,7 +190,21 @@ def encode_stored(site: Site, solution: Solution[HostArray], storage: Storage) -
     kept = int(np.count_nonzero(nonzero))
     masked = not solution.keep.all() and storage.masked(nonzero.size, kept)
     encoded = _encoded(site, parts, storage, layout_to_solve(site), nonzero, masked)
-    if apart is None or rest is None or not rest.size:
+    if apart is None or rest is None:
+        return encoded
+    return with_outliers(encoded, site, np.packbits(apart, bitorder="little"), rest)
+
+
+def with_outliers(encoded: Encoded, site: Site, apart: Raw, rest: NDArray[np.generic]) -> Encoded:
+    """Returns a weight as it will be stored, with outliers beside its codes.
+
+    Args:
+        encoded: the weight without them.
+        site: whose weight it is.
+        apart: the bits of which elements are outliers, least significant first.
+        rest: what they are more than their codes, in the order in which they are stored.
+    """
+    if not rest.size:
         return encoded
     beside = rest_ops(site, apart, rest)
     nbytes = nbytes_of(dict.fromkeys(ops[0] for _, ops in beside))

@@ -14,6 +14,8 @@ import pytest
 import mlpass
 from mlpass.cli import main
 from mlpass.errors import ConfigError
+from mlpass.sparsity import pieces
+from mlpass.weights import decoding, lossless, rows
 from tests import peer
 from tests.weights.test_lossless import linear, optimized, weights_of
 
@@ -175,3 +177,22 @@ def test_the_command_prints_a_table_or_json(tmp_path, capsys):
     assert content["weights"][0]["bits"] == pytest.approx(9, abs=0.1)
     assert content["bytes"] == content["weights"][0]["nbytes"]
     assert {"kind", "processor", "text", "cure", "weights"} == content["findings"][0].keys()
+
+
+@pytest.mark.parametrize(
+    "mode", [mlpass.NM(2, 4), mlpass.Block(0.5, 2), mlpass.Percentile(0.8)], ids=str
+)
+def test_a_large_weight_is_explained_by_its_rows(mode, tmp_path, monkeypatch):
+    """It says the same, and never has all of a weight before it."""
+    weight = RANDOM.integers(-7, 8, (90, 64)).astype(np.float16)
+    source = linear(tmp_path, weight, ct.target.iOS18)
+    mlpass.prune(source, tmp_path / "sparse.mlpackage", mode)
+    for path in (source, tmp_path / "sparse.mlpackage"):
+        whole = mlpass.explain(path)
+        with monkeypatch.context() as changed:
+            for module in (lossless, pieces, decoding):
+                changed.setattr(module, "WHOLE", 1000)
+            changed.setattr(pieces, "SLAB", 640)
+            changed.setattr(rows, "SLAB", 320)
+            changed.setattr(lossless, "weight_of", None)
+            assert mlpass.explain(path) == whole

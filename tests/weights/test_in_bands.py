@@ -10,7 +10,7 @@ from coremltools.converters.mil.mil import types
 
 import mlpass
 from mlpass import Config, OpConfig, Palette, Percentile, Quantized
-from mlpass.sparsity import pieces
+from mlpass.sparsity import packing, pieces
 from mlpass.storage import kmeans
 from mlpass.weights import in_bands, in_pieces, rows
 from tests.runtime.programs import convert
@@ -69,7 +69,7 @@ def in_parts(monkeypatch):
 
     def divide():
         monkeypatch.setattr(pieces, "SLAB", 1000)
-        monkeypatch.setattr(in_pieces, "SLAB", 320)
+        monkeypatch.setattr(packing, "SLAB", 320)
         monkeypatch.setattr(in_pieces, "WHOLE", 1000)
         monkeypatch.setattr(in_bands, "SLAB", 320)
         monkeypatch.setattr(rows, "SLAB", 320)
@@ -139,11 +139,31 @@ def made(kind, rng, shape):
     return VALUES[kind](shape)
 
 
-def test_what_is_found_among_all_rows_is_held_whole(source, in_parts, tmp_path):
-    config = Config(OpConfig(None, Quantized("int8", outliers=0.05)), {"gather": None})
+@pytest.mark.parametrize(
+    ("storage", "sparsity"),
+    [
+        (Quantized("int8", outliers=0.05), 0.0),
+        (Quantized("uint4", block_size=4, outliers=0.01), 0.5),
+        (Palette(2, group_size=3, outliers=0.02), 0.1),
+        (Palette(4, group_size=0, outliers=0.5), 0.5),
+        (Palette(3, group_size=0, outliers=0.01), 0.0),
+        (Palette(4, group_size=0, table="normal_float", outliers=0.03), 0.9),
+        (Palette(4, group_size=8, outliers=1e-5), 0.0),
+    ],
+    ids=str,
+)
+def test_outliers_are_the_same_in_bands(source, in_parts, storage, sparsity, tmp_path, monkeypatch):
+    """They are found among all rows; at two decimals many errors are equal."""
+    monkeypatch.setattr(kmeans, "_MOST", 64)
+    monkeypatch.setattr(kmeans, "_AT_ONCE", 512)
+    spared = {"gather": None, "conv_transpose": None}
+    config = Config(OpConfig(Percentile(sparsity), storage), spared, weight_threshold=0)
     whole = mlpass.prune(source, tmp_path / "whole.mlpackage", config)
     in_parts()
+    held = []
+    monkeypatch.setattr("mlpass.pruning.data_free.weight_of", held.append)
     parted = mlpass.prune(source, tmp_path / "parted.mlpackage", config)
+    assert not held
     assert parted.layers == whole.layers
     assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
 

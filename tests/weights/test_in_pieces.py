@@ -14,7 +14,7 @@ from coremltools.converters.mil.mil import types
 
 import mlpass
 from mlpass import NM, Block, Channel, Config, Kernel, OpConfig, Percentile, Quantized, Threshold
-from mlpass.sparsity import pieces
+from mlpass.sparsity import packing, pieces
 from mlpass.weights import in_pieces
 from tests.runtime.programs import convert
 from tests.runtime.programs import program as program_of
@@ -77,7 +77,7 @@ def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):
     save(tmp_path / "in.mlpackage", *weights)
     whole = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "whole.mlpackage", mode)
     monkeypatch.setattr(pieces, "SLAB", 1000)
-    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(packing, "SLAB", 320)
     monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     parted = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "parted.mlpackage", mode)
     assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
@@ -93,7 +93,7 @@ def test_a_sparse_weight_gets_more_zeros_in_pieces(mode, storage, tmp_path, monk
     config, options = Config(OpConfig(mode, storage)), {"minimum_deployment_target": "iOS18"}
     whole = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "whole.mlpackage", config, **options)
     monkeypatch.setattr(pieces, "SLAB", 1000)
-    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(packing, "SLAB", 320)
     monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     parted = mlpass.prune(
         tmp_path / "in.mlpackage", tmp_path / "parted.mlpackage", config, **options
@@ -120,7 +120,7 @@ def test_a_sparse_weight_gets_more_zeros_in_pieces(mode, storage, tmp_path, monk
 def test_pieces_are_refused_alike(mode, weight, reason, tmp_path, monkeypatch):
     save(tmp_path / "in.mlpackage", weight.astype(np.float32))
     monkeypatch.setattr(pieces, "SLAB", 1000)
-    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(packing, "SLAB", 320)
     monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     report = mlpass.prune(tmp_path / "in.mlpackage", tmp_path / "out.mlpackage", mode)
     assert reason in report.layers[0].skipped
@@ -167,6 +167,8 @@ def test_memory_is_at_most_1_2_times_the_weight(tmp_path):
         ("out", "config=Percentile(0.6), joint_compression=True"),
         ("in", "config=Percentile(0.5)"),
         ("out", "storage=Quantized('int8')"),
+        ("in", "storage=Quantized('int4', block_size=32, outliers=0.01)"),
+        ("in", "config=Percentile(0.5), storage=Palette(4, group_size=0, outliers=0.01)"),
     ):
         paths = [str(tmp_path / f"{name}.mlpackage") for name in (source, "new")]
         done = subprocess.run(
@@ -204,7 +206,7 @@ def test_kernels_of_convolutions_in_pieces(mode, tmp_path, monkeypatch):
     convert(program_of(conv, (1, 12, 8, 8), opset=ct.target.iOS17)).save(str(source))
     whole = mlpass.prune(source, tmp_path / "whole.mlpackage", mode)
     monkeypatch.setattr(pieces, "SLAB", 700)
-    monkeypatch.setattr(in_pieces, "SLAB", 320)
+    monkeypatch.setattr(packing, "SLAB", 320)
     monkeypatch.setattr(in_pieces, "WHOLE", 1000)
     parted = mlpass.prune(source, tmp_path / "parted.mlpackage", mode)
     assert parted.layers == whole.layers
