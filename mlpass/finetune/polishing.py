@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from mlpass.errors import ExecutionError
-from mlpass.finetune.feeding import Batch, batch_of, batches_of, outputs_of
+from mlpass.finetune.feeding import Batch, batches, batches_of, outputs_of
 from mlpass.finetune.judging import Judged, judged
 from mlpass.finetune.losses import Kind, kinds_of, output_loss
 from mlpass.finetune.module import ProgramModule, to_module
@@ -86,7 +86,7 @@ def polish(
 
     Raises:
         ConfigError: an option is not valid.
-        CalibrationError: there are too few samples, or they differ in shape.
+        CalibrationError: there are too few samples.
         InputError: a sample does not fit the models.
         ExecutionError: the model's outputs are not finite, or an op failed.
         ModelFormatError: a model cannot be read, or has nothing to train.
@@ -121,7 +121,7 @@ def polish_module(
 
     Raises:
         ConfigError: there is no output of a name.
-        CalibrationError: there are too few samples, or they differ in shape.
+        CalibrationError: there are too few samples.
         InputError: a sample does not fit the models.
         ExecutionError: the module's outputs are not finite, or an op failed.
     """
@@ -130,7 +130,7 @@ def polish_module(
     kinds = kinds_of(module, options.logits)
     size = options.batch_size
     parts = [held[at : at + size] for at in range(0, len(held), size)]
-    judges = [(batch_of(module, samples, part), len(part)) for part in parts]
+    judges = [batch for part in parts for batch in batches(module, samples, part)]
     names = trained_of(module, weights_only=options.weights_only)
     descent = Descent(module, names, options.learning_rate, options.steps)
     before = best = _judge(module, teacher, judges, kinds)
@@ -142,15 +142,18 @@ def polish_module(
     kept, values = 0, values_of_parameters(module, names)
     every = ceil(options.steps / _LOOKS)
     size = min(size, len(drawn))
-    batches = batches_of(module, samples, size, options.seed, drawn)
+    drawing = batches_of(module, samples, size, options.seed, drawn)
     bar = tqdm(range(1, options.steps + 1), desc="polishing", unit="step", disable=None)
     bar.set_postfix_str(f"held-out loss {before.loss:.4g}")
     for step in bar:
         module.train()
         descent.clear()
-        error = _loss(module, teacher, next(batches), size, kinds)
-        error.backward()  # type: ignore[no-untyped-call]
-        finite = isfinite(float(error.detach()))
+        error = 0.0
+        for batch in next(drawing):
+            loss = _loss(module, teacher, batch, kinds)
+            loss.backward()  # type: ignore[no-untyped-call]
+            error += float(loss.detach())
+        finite = isfinite(error)
         if finite:
             descent.step()
         if not finite or step % every == 0 or step == options.steps:
@@ -169,21 +172,21 @@ def _loss(
     module: StoredModule,
     teacher: ProgramModule,
     batch: Batch,
-    count: int,
     kinds: Mapping[str, Kind],
 ) -> torch.Tensor:
-    """Returns the loss of a batch of `count` samples, the mean over its steps."""
+    """Returns the loss of a batch, the mean over its steps, times its share."""
     with torch.no_grad():
         wanted = outputs_of(teacher, batch)
     pairs = zip(outputs_of(module, batch), wanted, strict=True)
-    return torch.stack([output_loss(kinds, *pair, count) for pair in pairs]).mean()
+    losses = [output_loss(kinds, *pair, batch.count) for pair in pairs]
+    return torch.stack(losses).mean() * batch.share
 
 
 @torch.no_grad()
 def _judge(
     module: StoredModule,
     teacher: ProgramModule,
-    batches: Sequence[tuple[Batch, int]],
+    batches: Sequence[Batch],
     kinds: Mapping[str, Kind],
 ) -> Judged:
     """Returns how the package that would be written does on the samples that are held out."""
@@ -191,8 +194,8 @@ def _judge(
     return judged(
         kinds,
         (
-            (made, wanted, count)
-            for batch, count in batches
+            (made, wanted, batch.count)
+            for batch in batches
             for made, wanted in zip(
                 outputs_of(module, batch), outputs_of(teacher, batch), strict=True
             )

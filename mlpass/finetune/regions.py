@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from tqdm import tqdm
 
-from mlpass.errors import CalibrationError, ModelFormatError
+from mlpass.errors import ModelFormatError
 from mlpass.examine.matching import match_values
 from mlpass.finetune.cutting import Region, cut, cut_alike, windows
 from mlpass.finetune.features import read_feature, write_value
@@ -77,8 +77,8 @@ def tune(
 
     Raises:
         ConfigError: an option is not valid, or there is no such function.
-        CalibrationError: there are too few samples, or they differ in shape; or what is to be gone
-            on with is of another run.
+        CalibrationError: there are too few samples, or what is to be gone on with is of another
+            run.
         InputError: a sample does not fit the models.
         ExecutionError: an op failed.
         ModelFormatError: a model cannot be read, or has nothing to train; or the dense one is not
@@ -138,7 +138,7 @@ def tune_module(
         solved: the module as it is, which its outputs are compared with; a copy where None.
 
     Raises:
-        CalibrationError: there are too few samples, or they differ in shape.
+        CalibrationError: there are too few samples.
         ModelFormatError: the teacher is another model.
     """
     warn_of(module, samples)
@@ -149,9 +149,12 @@ def tune_module(
     cuts, firsts = (_cuts(one, options, memory_budget) for one in (module, solved))
     own = _own(module, cuts, options)
     journal = journal or RegionJournal()
-    given: list[Named] = [_inputs(one, samples, options) for one in models]
+    given: list[Named] = [_inputs(one, samples) for one in models]
     given[-1] = [given[-1][number] for number in parts[0]]
-    settings = {"batch_size": options.batch_size, "memory_budget": memory_budget // len(models)}
+    settings = {
+        "batch_size": _together(given[0], options),
+        "memory_budget": memory_budget // len(models),
+    }
     found: dict[int, Tuned | None] = {}
     outputs: tuple[Judged, Judged] | None = None
     for one in models:
@@ -360,14 +363,13 @@ def _readers(module: StoredModule, cuts: Sequence[Sequence[Region]]) -> Mapping[
     return readers
 
 
-def _inputs(module: ProgramModule, samples: Sequence[Sample], options: Regions) -> Named:
+def _inputs(module: ProgramModule, samples: Sequence[Sample]) -> Named:
     """Returns what a module is given, by sample, step and name.
 
     Raises:
-        CalibrationError: samples that are to make a batch differ in shape or length.
         InputError: a sample does not fit.
     """
-    read = [
+    return [
         [
             {
                 each.name: read_feature(each, step[each.name], module.device)
@@ -377,14 +379,12 @@ def _inputs(module: ProgramModule, samples: Sequence[Sample], options: Regions) 
         ]
         for number, sample in enumerate(samples)
     ]
-    for number, sample in enumerate(read if options.batch_size > 1 else ()):
-        shapes = [
-            [{name: tuple(tensor.shape) for name, tensor in step.items()} for step in one]
-            for one in (read[0], sample)
-        ]
-        if shapes[0] != shapes[1]:
-            raise CalibrationError(
-                f"sample_data: sample {number} is of another shape or length than the first: use a "
-                "batch_size of 1"
-            )
-    return read
+
+
+def _together(given: Named, options: Regions) -> int:
+    """Returns how many samples run at once: one at a time where they differ in shape or length."""
+    shapes = {
+        tuple((name, tensor.shape) for step in one for name, tensor in step.items())
+        for one in given
+    }
+    return options.batch_size if len(shapes) == 1 else 1
