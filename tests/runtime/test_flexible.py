@@ -72,7 +72,7 @@ def test_a_calibrated_run_takes_all_lengths(path, plain, options, backend, tmp_p
 
 def test_studies_judge_by_all_lengths(path, tmp_path):
     methods = [Magnitude(), SparseGPT()]
-    report = mlpass.sweep(path, SAMPLES, [CONFIG], methods=methods, test_data=UNSEEN)
+    report = mlpass.sweep(path, SAMPLES, [CONFIG], method=methods, test_data=UNSEEN)
     assert [trial.failed for trial in report.trials] == [None, None]
     assert report.trials[0].outputs[0].snr < report.trials[1].outputs[0].snr
     curves = mlpass.sensitivity(path, SAMPLES, [0.0, 0.5]).layers
