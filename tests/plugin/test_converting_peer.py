@@ -24,7 +24,6 @@ THEIRS = [
     "mil/passes/tests/test_optimize_linear_passes.py",
     "mil/tests/test_block.py",
     "backend/mil/passes/test_passes.py",
-    "test_inputs_outputs_shape.py",
 ]
 # It patches a module by the name of a function in it, which only their own `mock` allows.
 NOT = (
