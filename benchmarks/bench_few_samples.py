@@ -2,8 +2,9 @@
 
     python benchmarks/bench_few_samples.py --models tiny_lm vit --samples 1 2 8 --json few.json
 
-tiny_lm reads windows of the Brown corpus, EfficientNet-Lite0 and a small ViT of random weights read
-photos; others of each judge (see models_tiny.py and data_images.py). A run is never to be below
+tiny_lm reads windows of the Brown corpus, and so do a small Llama and a small Qwen2 of random
+weights (pip install transformers==5.24.0); EfficientNet-Lite0 and a small ViT of random weights
+read photos; others of each judge (see models_tiny.py and data_images.py). No run is to be below
 pruning by magnitude, which needs no samples, by more than noise.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import coremltools as ct
 import data_images
 import models_efficientnet
 import models_tiny
@@ -29,7 +31,7 @@ import mlpass
 from mlpass import ADMM, Percentile, SparseGPT, Wanda
 
 METHODS = {"wanda": Wanda(), "sparsegpt": SparseGPT(), "admm": ADMM()}
-MODELS = ("tiny_lm", "efficientnet_lite0", "vit")
+MODELS = ("tiny_lm", "efficientnet_lite0", "vit", "llama", "qwen2")
 JUDGES = 24  # samples
 
 
@@ -63,11 +65,12 @@ def main() -> None:
 
 def case_of(model: str, count: int, folder: Path) -> Case:
     """Returns a model with so many samples."""
-    if model == "tiny_lm":
+    if model in ("tiny_lm", "llama", "qwen2"):
         text = models_tiny.corpus()[: models_tiny.HELD_OUT].astype(np.int32)
         starts = np.linspace(0, len(text) - models_tiny.CONTEXT, JUDGES).astype(int)
         judges = [{"tokens": text[start : start + models_tiny.CONTEXT][None]} for start in starts]
-        return Case(models_tiny.package(), models_tiny.calibration(count), judges)
+        package = models_tiny.package() if model == "tiny_lm" else language_model(model, folder)
+        return Case(package, models_tiny.calibration(count), judges)
     samples, judges = data_images.calibration(count), data_images.evaluation(JUDGES)
     if model == "efficientnet_lite0":
         return Case(models_efficientnet.package(), samples, judges)
@@ -77,6 +80,56 @@ def case_of(model: str, count: int, folder: Path) -> Case:
     runtime_models.convert(module.eval(), torch.zeros(1, 3, 224, 224), package)
     renamed = [[{"x": next(iter(one.values()))} for one in some] for some in (samples, judges)]
     return Case(package, *renamed)
+
+
+def language_model(kind: str, folder: Path) -> Path:
+    """Returns the package of a small model of transformers, of random weights: bytes to logits."""
+    import transformers
+
+    name = {"llama": "Llama", "qwen2": "Qwen2"}[kind]
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=256,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=models_tiny.CONTEXT,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    network = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+    class Window(torch.nn.Module):
+        """A whole window at once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            size = models_tiny.CONTEXT
+            self.register_buffer("mask", torch.full((1, 1, size, size), -1e4).triu(1))
+            self.register_buffer("places", torch.arange(size)[None].int())
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            made = self.network(
+                tokens, attention_mask=self.mask, position_ids=self.places, use_cache=False
+            )
+            logits: torch.Tensor = made.logits
+            return logits
+
+    package = folder / f"{kind}.mlpackage"
+    example = torch.zeros(1, models_tiny.CONTEXT, dtype=torch.int32)
+    traced = torch.jit.trace(Window().eval(), example, check_trace=False)
+    converted = ct.convert(
+        traced,
+        inputs=[ct.TensorType("tokens", example.shape, np.int32)],
+        outputs=[ct.TensorType("logits")],
+        minimum_deployment_target=ct.target.iOS17,
+        skip_model_load=True,
+    )
+    converted.save(str(package))
+    return package
 
 
 def measure(model: str, counts: Sequence[int], folder: Path) -> list[dict[str, Any]]:

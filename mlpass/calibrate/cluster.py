@@ -43,8 +43,7 @@ from mlpass.program.chunks import Chunks
 from mlpass.program.hosted import HostedPackage
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.doubts import warn_of
-from mlpass.runtime.given import check_given
-from mlpass.runtime.samples import steps_of
+from mlpass.runtime.given import given_steps
 from mlpass.runtime.stretches import Among, cohorts_of
 from mlpass.solvers.wanda import Magnitude
 from mlpass.weights.sites import Site
@@ -89,8 +88,7 @@ def walk_divided(
     interpreter = interpreter_of(model, calibration)
     assert interpreter.backend is not None
     samples = calibration.sample_data
-    given = [steps_of(sample) for sample in samples]
-    check_given(given, interpreter.inputs)
+    given = given_steps(samples, interpreter)
     warn_of(interpreter, samples)
     cohorts = cohorts_of(len(samples))
     plans = [part.plan for part in interpreter.parts]

@@ -13,7 +13,8 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.halves import widened
 from mlpass.parallel import map_items
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import Sample, steps_of
+from mlpass.runtime.samples import Sample
+from mlpass.runtime.steps import steps_of
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
 
     def predict(sample: Sample) -> Outputs:
         state = interpreter.make_state() if interpreter.states else None
-        given = [interpreter.predict(step, state) for step in steps_of(sample)]
+        given = [interpreter.predict(step, state) for step in steps_of(sample, interpreter)]
         return [{name: _as_array(value) for name, value in one.items()} for one in given]
 
     if interpreter.backend is not None and interpreter.backend.name == "numpy":

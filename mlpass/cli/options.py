@@ -13,7 +13,8 @@ Subparsers = Any  # argparse gives its own type no public name
 MODEL_HELP = "an .mlpackage; or an ExecuTorch .pte, or a delegate in it: model.pte/forward/0"
 _SAMPLE_HELP = """\
 an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample; a
-sub-folder of .npz files is a sequence: steps, in the order of their names, on one state"""
+sub-folder of .npz files is a sequence: steps, in the order of their names, on one state. For a
+model that keeps a state, arrays with one axis more are sequences, too: (samples, steps, ...)"""
 
 _SAMPLE_EXAMPLES = """\
 How samples.npz is made in Python, of a few dozen real inputs, under the name that the model has for

@@ -14,7 +14,8 @@ Run a model on one set of inputs and write its outputs.
 
 X.npz holds one array an input, under the input's name (numpy.savez("x.npz", image=array)); Y.npz
 gets one an output. A classifier's probabilities become two arrays, NAME and NAME.labels. A model
-with state starts from zeros.
+with state starts from zeros; where all arrays have one axis more, the first, it counts steps on one
+state, and so it does in the outputs.
 """
 
 

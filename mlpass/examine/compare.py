@@ -17,7 +17,8 @@ from mlpass.report.comparison import Comparison, OutputRecord
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import Sample, SampleData, load_samples, steps_of
+from mlpass.runtime.samples import Sample, SampleData, load_samples
+from mlpass.runtime.steps import steps_of
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -105,7 +106,9 @@ def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Itera
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
-    state, steps = interpreter.make_state() if interpreter.states else None, steps_of(sample)
+    state = interpreter.make_state() if interpreter.states else None
+    with of_sample(number):
+        steps = steps_of(sample, interpreter)
     for place, step in enumerate(steps):
         with of_sample(number, place, len(steps)):
             outputs = interpreter.predict(dict(step), state)

@@ -29,8 +29,9 @@ from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import label_of
-from mlpass.runtime.samples import Inputs, SampleData, load_samples, read_arrays, steps_of
+from mlpass.runtime.samples import Inputs, SampleData, load_samples, read_arrays
 from mlpass.runtime.state import State
+from mlpass.runtime.steps import steps_of
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -77,7 +78,8 @@ def locate(
     warn_of(suspect, samples)
     seen = _Suspect(suspect)
     for number, sample in enumerate(tqdm(samples, desc="locating", unit="sample", disable=None)):
-        steps = steps_of(sample)
+        with of_sample(number):
+            steps = steps_of(sample, suspect)
         states = [
             each.make_state() if each is not None and each.states else None
             for each in (reference.interpreter, suspect, suspect)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.errors import ExecutionError, brief
+from mlpass.examine.compare import predict_each
 from mlpass.files import check_file, whole_file
 from mlpass.literals import Runner
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import read_arrays
+from mlpass.runtime.steps import steps_of
 
 _LONGEST_NAME = 65_000  # bytes, in a zip file
 
@@ -28,7 +30,8 @@ def predict_to_file(
 
     Args:
         model: a path, an `MLModel` or a pymil `Program`.
-        inputs: an `.npz` with one array an input.
+        inputs: an `.npz` with one array an input; or, for a model that keeps a state, with one
+            axis more, the first, which counts steps: the outputs then have it, too.
         output: the `.npz` to write; it appears whole or not at all.
         backend: of the Interpreter.
         force: whether to replace an `output` that exists.
@@ -45,12 +48,34 @@ def predict_to_file(
     interpreter = Interpreter(model, backend=backend)
     state = interpreter.make_state() if interpreter.states else None
     sample = read_arrays(inputs)
-    outputs = interpreter.predict(sample, state)
+    steps = steps_of(sample, interpreter)
+    if steps[0] is sample:
+        arrays = as_arrays(interpreter.predict(sample, state))
+    else:
+        arrays = _stacked([*map(as_arrays, predict_each(interpreter, steps, 0))])
     warn_of(interpreter, [sample], alone=True)
-    arrays = as_arrays(outputs)
     with whole_file(output, force=force) as building, building.open("wb") as file:
         write_arrays(file, arrays)
     return {name: array.shape for name, array in arrays.items()}
+
+
+def _stacked(made: Sequence[Mapping[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
+    """Returns what steps have made with a leading axis for them.
+
+    Raises:
+        ExecutionError: an output differs in its shape.
+    """
+    stacked = {}
+    for name in made[0]:
+        arrays = [one[name] for one in made]
+        if len(shapes := {array.shape: None for array in arrays}) > 1:
+            listed = ", ".join(map(str, shapes))
+            raise ExecutionError(
+                f"output {name!r}: differs in its shape from step to step ({listed}), so it is not "
+                "one array; the Interpreter gives each step's in Python"
+            )
+        stacked[name] = np.stack(arrays)
+    return stacked
 
 
 def write_arrays(file: IO[bytes], arrays: Mapping[str, NDArray[np.generic]]) -> None:

@@ -18,7 +18,8 @@ from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import label_of
-from mlpass.runtime.samples import Sample, steps_of
+from mlpass.runtime.samples import Sample
+from mlpass.runtime.steps import steps_of
 
 LARGEST = 65504.0  # of fp16
 _RANGE = "IEEE 754, binary16: up to 65,504, and nothing below 6e-8"
@@ -92,7 +93,8 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
 
     for number, sample in enumerate(tqdm(samples, desc="checking", unit="sample", disable=None)):
         state = interpreter.make_state() if interpreter.states else None
-        steps = steps_of(sample)
+        with of_sample(number):
+            steps = steps_of(sample, interpreter)
         for place, inputs in enumerate(steps):
             with of_sample(number, place, len(steps)):
                 walk(interpreter, inputs, state, look)

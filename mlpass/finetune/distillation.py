@@ -74,14 +74,13 @@ def distill(
         optimizer: over the module's parameters; where None Adam.
         learning_rate: of that Adam; it falls to zero along a half cosine.
         pruner: prepared; stepped after each step of the optimizer.
-        batch_size: samples a batch; above 1 they must be of the same shapes, sequences of the same
-            length.
+        batch_size: samples a step; those of one shape, and sequences of one length, run at once.
         loss: of the module's outputs and the dense model's.
         seed: of the order of the samples.
 
     Raises:
         ConfigError: a number is out of its range.
-        CalibrationError: there are no samples, or they differ in shape or length.
+        CalibrationError: there are no samples.
         InputError: a sample does not fit the models.
         ExecutionError: the loss is no longer finite, or an op failed.
     """
@@ -102,18 +101,19 @@ def distill(
     losses: list[float] = []
     bar = tqdm(range(steps), desc="training", unit="step", disable=None)
     for _ in bar:
-        batch = next(batches)
-        with torch.no_grad():
-            wanted = outputs_of(teacher, batch)
-        pairs = zip(outputs_of(module, batch), wanted, strict=True)
-        error = torch.stack([loss(*pair) for pair in pairs]).mean()
-        losses.append(float(error.detach()))
-        if not np.isfinite(losses[-1]):
-            raise ExecutionError(
-                f"training: the loss of step {len(losses)} is {losses[-1]}: use a lower rate"
-            )
         optimizer.zero_grad()
-        error.backward()  # type: ignore[no-untyped-call]
+        losses.append(0.0)
+        for batch in next(batches):
+            with torch.no_grad():
+                wanted = outputs_of(teacher, batch)
+            pairs = zip(outputs_of(module, batch), wanted, strict=True)
+            error = torch.stack([loss(*pair) for pair in pairs]).mean() * batch.share
+            losses[-1] += float(error.detach())
+            if not np.isfinite(losses[-1]):
+                raise ExecutionError(
+                    f"training: the loss of step {len(losses)} is {losses[-1]}: use a lower rate"
+                )
+            error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if decay is not None:
             decay.step()

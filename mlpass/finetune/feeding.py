@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlpass.errors import CalibrationError
 from mlpass.finetune.features import read_feature
 from mlpass.finetune.module import ProgramModule
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input
-from mlpass.runtime.samples import Sample, steps_of
+from mlpass.runtime.samples import Sample
+from mlpass.runtime.steps import steps_of
+
+T = TypeVar("T")
 
 Outputs = Mapping[str, Tensor]
 Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
-Batch = list[dict[str, Tensor]]  # as many steps as its samples have; mostly one
 
 
-def outputs_of(module: ProgramModule, batch: Sequence[Outputs]) -> list[Outputs]:
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one shape and length.
+
+    Attributes:
+        count: how many they are.
+        share: of the samples that are trained on at a time, which may be of several shapes.
+        steps: what they give to each step; mostly there is one.
+    """
+
+    count: int
+    share: float
+    steps: Sequence[Mapping[str, Tensor]]
+
+
+def outputs_of(module: ProgramModule, batch: Batch) -> list[Outputs]:
     """Returns a module's outputs for each step of a batch, on one state."""
-    if len(batch) == 1:
-        return [module(**batch[0])]
+    if len(batch.steps) == 1:
+        return [module(**batch.steps[0])]
     state = module.make_state()
-    return [module(state, **step) for step in batch]
+    return [module(state, **step) for step in batch.steps]
 
 
 def batches_of(
@@ -34,18 +52,19 @@ def batches_of(
     batch_size: int,
     seed: int,
     numbers: Sequence[int] | None = None,
-) -> Iterator[Batch]:
-    """Yields batches of samples without end, all samples in random order before any again.
+    most: int | None = None,
+) -> Iterator[list[Batch]]:
+    """Yields samples without end, all of them in random order before any again.
 
     Args:
         module: that they are for.
         samples: to draw from.
-        batch_size: how many make a batch.
+        batch_size: how many are yielded at a time: see `batches`.
         seed: of the order.
         numbers: of the samples that are drawn; all where None.
+        most: see `batches`.
 
     Raises:
-        CalibrationError: samples of one batch differ in shape or length.
         InputError: a sample does not fit the module.
     """
     generator = np.random.default_rng(seed)
@@ -55,19 +74,36 @@ def batches_of(
         while len(waiting) < batch_size:
             waiting += drawn[generator.permutation(len(drawn))].tolist()
         chosen, waiting = waiting[:batch_size], waiting[batch_size:]
-        yield batch_of(module, samples, chosen)
+        yield batches(module, samples, chosen, most)
 
 
-def batch_of(module: ProgramModule, samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
-    """Returns the samples of these numbers as a batch; raises as `batches_of` does."""
-    batch = [read_sample(module, samples[number], number) for number in numbers]
-    lengths = list(dict.fromkeys(map(len, batch)))
-    if len(lengths) > 1:
-        raise CalibrationError(
-            f"sample_data: sequences of {', '.join(map(str, lengths))} steps in one batch: use "
-            "a batch_size of 1"
-        )
-    return [_joined(step) for step in zip(*batch, strict=True)]
+def batches(
+    module: ProgramModule,
+    samples: Sequence[Sample],
+    numbers: Sequence[int],
+    most: int | None = None,
+) -> list[Batch]:
+    """Returns samples in batches, those of one shape and length together.
+
+    Args:
+        module: that they are for.
+        samples: to choose from.
+        numbers: of those that are chosen.
+        most: of them in a batch; None for as many as there are.
+
+    Raises:
+        InputError: a sample does not fit the module.
+    """
+    alike: dict[object, list[list[dict[str, Tensor]]]] = {}
+    for number in numbers:
+        read = read_sample(module, samples[number], number)
+        shapes = tuple((name, each.shape) for step in read for name, each in step.items())
+        alike.setdefault(shapes, []).append(read)
+    return [
+        Batch(len(some), len(some) / len(numbers), [*map(_joined, zip(*some, strict=True))])
+        for every in alike.values()
+        for some in chunks(every, most or len(every))
+    ]
 
 
 def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict[str, Tensor]]:
@@ -76,7 +112,8 @@ def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict
     Raises:
         InputError: it does not fit the module.
     """
-    steps = steps_of(sample)
+    with of_sample(number):
+        steps = steps_of(sample, module)
     read = []
     for place, inputs in enumerate(steps):
         with of_sample(number, place, len(steps)):
@@ -86,14 +123,13 @@ def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict
     return read
 
 
-def inputs_of(module: ProgramModule, samples: Sequence[Sample], batch_size: int) -> Named:
+def inputs_of(module: ProgramModule, samples: Sequence[Sample]) -> Named:
     """Returns what a module is given on its device.
 
     Raises:
-        CalibrationError: samples that are to make a batch differ in shape or length.
         InputError: a sample does not fit.
     """
-    read = [
+    return [
         [
             {
                 each.name: read_feature(each, step[each.name], module.device)
@@ -103,34 +139,19 @@ def inputs_of(module: ProgramModule, samples: Sequence[Sample], batch_size: int)
         ]
         for number, sample in enumerate(samples)
     ]
-    for number, sample in enumerate(read if batch_size > 1 else ()):
-        if _shapes(sample) != _shapes(read[0]):
-            raise CalibrationError(
-                f"sample_data: sample {number} is of another shape or length than the first: use a "
-                "batch_size of 1"
-            )
-    return read
 
 
-def _shapes(sample: Sequence[Outputs]) -> list[dict[str, torch.Size]]:
-    return [{name: tensor.shape for name, tensor in step.items()} for step in sample]
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yields items, so many at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _joined(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns samples as one batch.
-
-    Raises:
-        CalibrationError: they differ in shape.
-    """
+    """Returns samples of one shape as a batch."""
     joined = {}
-    for name in samples[0]:
+    for name, first in samples[0].items():
         parts = [sample[name] for sample in samples]
-        if len({part.shape for part in parts}) > 1:
-            shapes = ", ".join(str(shape) for shape in {tuple(part.shape): 0 for part in parts})
-            raise CalibrationError(
-                f"sample_data: {name!r} has the shapes {shapes} in one batch: use a batch_size of 1"
-            )
-        joined[name] = parts[0]
+        joined[name] = first
         if len(parts) > 1:
-            joined[name] = torch.cat(parts) if parts[0].ndim else torch.stack(parts)
+            joined[name] = torch.cat(parts) if first.ndim else torch.stack(parts)
     return joined

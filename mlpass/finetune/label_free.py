@@ -55,7 +55,7 @@ def finetune(
         steps: how many batches to train on.
         dense: the model to come close to; `model` itself where None.
         storage: of weights whose entry names none, rounded to as the result is written.
-        batch_size: samples a batch.
+        batch_size: samples a step of training; those that differ in shape run apart.
         learning_rate: of Adam.
         seed: of the order of the samples.
         device: torch's.

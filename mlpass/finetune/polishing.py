@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import ceil, isfinite
 
 import torch
 from tqdm import tqdm
 
 from mlpass.errors import ExecutionError
-from mlpass.finetune.feeding import Batch, batch_of, batches_of, outputs_of
+from mlpass.finetune.feeding import Batch, batches, batches_of, outputs_of
 from mlpass.finetune.judging import Judged, judged
 from mlpass.finetune.losses import Kind, kinds_of, output_loss
 from mlpass.finetune.module import ProgramModule
@@ -88,7 +87,7 @@ def polish(
 
     Raises:
         ConfigError: an option is not valid.
-        CalibrationError: there are too few samples, or they differ in shape.
+        CalibrationError: there are too few samples.
         InputError: a sample does not fit the models.
         ExecutionError: the model's outputs are not finite, or an op failed.
         ModelFormatError: a model cannot be read, or has nothing to train.
@@ -123,17 +122,15 @@ def polish_module(
 
     Raises:
         ConfigError: there is no output of a name.
-        CalibrationError: there are too few samples, or they differ in shape.
+        CalibrationError: there are too few samples.
         InputError: a sample does not fit the models.
         ExecutionError: the module's outputs are not finite, or an op failed.
     """
     warn_of(module, samples)
     held, drawn = divided(len(samples), options.held_out, options.seed)
     kinds = kinds_of(module, options.logits)
-    size = min(options.batch_size, len(drawn))
-    together = _together(module, samples, drawn[:size])
-    parts = [held[at : at + together] for at in range(0, len(held), together)]
-    judges = [(batch_of(module, samples, part), len(part)) for part in parts]
+    most = _together(module, samples, drawn[0])
+    judges = batches(module, samples, held, most)
     names = trained_of(module, weights_only=options.weights_only)
     descent = Descent(module, names, options.learning_rate, options.steps)
     before = best = _judge(module, teacher, judges, kinds)
@@ -144,17 +141,18 @@ def polish_module(
         )
     kept, values = 0, values_of_parameters(module, names)
     every = ceil(options.steps / _LOOKS)
-    batches = batches_of(module, samples, together, options.seed, drawn)
+    size = min(options.batch_size, len(drawn))
+    drawing = batches_of(module, samples, size, options.seed, drawn, most)
     bar = tqdm(range(1, options.steps + 1), desc="polishing", unit="step", disable=None)
     bar.set_postfix_str(f"held-out loss {before.loss:.4g}")
     for step in bar:
         module.train()
         descent.clear()
         error = 0.0
-        for batch in islice(batches, size // together):
-            part = _loss(module, teacher, batch, together, kinds) * (together / size)
-            part.backward()  # type: ignore[no-untyped-call]
-            error += float(part.detach())
+        for batch in next(drawing):
+            loss = _loss(module, teacher, batch, kinds)
+            loss.backward()  # type: ignore[no-untyped-call]
+            error += float(loss.detach())
         finite = isfinite(error)
         if finite:
             descent.step()
@@ -170,15 +168,12 @@ def polish_module(
     return Polished(step, kept, len(drawn), len(held), before, best)
 
 
-def _together(module: StoredModule, samples: Sequence[Sample], drawn: Sequence[int]) -> int:
-    """Returns how many samples of a batch go through at once: a divisor of how many it has."""
-    if len(drawn) == 1:
-        return 1
-    one, two = (_kept_bytes(module, batch_of(module, samples, drawn[:count])) for count in (1, 2))
-    fitting = max(1, _ROOM // max(1, two - one))
-    return max(
-        each for each in range(1, len(drawn) + 1) if len(drawn) % each == 0 and each <= fitting
+def _together(module: StoredModule, samples: Sequence[Sample], number: int) -> int:
+    """Returns how many samples like that of a number go through at once."""
+    one, two = (
+        _kept_bytes(module, *batches(module, samples, [number] * count)) for count in (1, 2)
     )
+    return max(1, _ROOM // max(1, two - one))
 
 
 def _kept_bytes(module: StoredModule, batch: Batch) -> int:
@@ -201,21 +196,21 @@ def _loss(
     module: StoredModule,
     teacher: ProgramModule,
     batch: Batch,
-    count: int,
     kinds: Mapping[str, Kind],
 ) -> torch.Tensor:
-    """Returns the loss of a batch of `count` samples, the mean over its steps."""
+    """Returns the loss of a batch, the mean over its steps, times its share."""
     with torch.no_grad():
         wanted = outputs_of(teacher, batch)
     pairs = zip(outputs_of(module, batch), wanted, strict=True)
-    return torch.stack([output_loss(kinds, *pair, count) for pair in pairs]).mean()
+    losses = [output_loss(kinds, *pair, batch.count) for pair in pairs]
+    return torch.stack(losses).mean() * batch.share
 
 
 @torch.no_grad()
 def _judge(
     module: StoredModule,
     teacher: ProgramModule,
-    batches: Sequence[tuple[Batch, int]],
+    batches: Sequence[Batch],
     kinds: Mapping[str, Kind],
 ) -> Judged:
     """Returns how the package that would be written does on the samples that are held out."""
@@ -223,8 +218,8 @@ def _judge(
     return judged(
         kinds,
         (
-            (made, wanted, count)
-            for batch, count in batches
+            (made, wanted, batch.count)
+            for batch in batches
             for made, wanted in zip(
                 outputs_of(module, batch), outputs_of(teacher, batch), strict=True
             )

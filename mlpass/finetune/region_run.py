@@ -56,7 +56,7 @@ def tune_module(
         solved: the module as it is, which its outputs are compared with; a copy where None.
 
     Raises:
-        CalibrationError: there are too few samples, or they differ in shape.
+        CalibrationError: there are too few samples.
         ModelFormatError: the teacher is another model.
     """
     warn_of(module, samples)
@@ -90,8 +90,9 @@ class _Run:
         )
         self._readers = readers_of(models.tuned, self._regions)
         self._owned = owned_by_windows(models.tuned, self._regions, self._readers, options)
-        tuned, dense, first = (inputs_of(one, samples, options.batch_size) for one in models)
+        tuned, dense, first = (inputs_of(one, samples) for one in models)
         self._given: list[Named] = [tuned, dense, [first[number] for number in parts[0]]]
+        self._together = _together(tuned, options)
         self._found: dict[int, Tuned | None] = {}
         self._outputs: tuple[Judged, Judged] | None = None
         for one in models:
@@ -113,7 +114,7 @@ class _Run:
             self._given,
             self._options.window,
             held,
-            batch_size=self._options.batch_size,
+            batch_size=self._together,
             memory_budget=self._memory_budget,
         ) as stage:
             for window in stage.windows:
@@ -169,6 +170,15 @@ class _Run:
             _put_back(module, self._models.first, better)
             told, better = f"{told}: that is worse, so all was left as it was", set()
         return Done((notes[0], told, *before.told(after), *notes[1:]), better)
+
+
+def _together(given: Named, options: Regions) -> int:
+    """Returns how many samples run at once: one at a time where they differ in shape or length."""
+    shapes = {
+        tuple((name, tensor.shape) for step in one for name, tensor in step.items())
+        for one in given
+    }
+    return options.batch_size if len(shapes) == 1 else 1
 
 
 def _put_back(module: StoredModule, first: StoredModule, names: Collection[str]) -> None:

@@ -55,8 +55,8 @@ def tune(
 
     Raises:
         ConfigError: an option is not valid, or there is no such function.
-        CalibrationError: there are too few samples, or they differ in shape; or what is to be gone
-            on with is of another run.
+        CalibrationError: there are too few samples, or what is to be gone on with is of another
+            run.
         InputError: a sample does not fit the models.
         ExecutionError: an op failed.
         ModelFormatError: a model cannot be read, or has nothing to train; or the dense one is not

@@ -11,7 +11,7 @@ from torch import Tensor
 from mlpass.errors import ExecutionError
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import Region
-from mlpass.finetune.feeding import Named
+from mlpass.finetune.feeding import Named, chunks
 from mlpass.finetune.module import ProgramModule, Stage, running
 from mlpass.finetune.stretch import Made, differing, run_mapped, run_stretch
 from mlpass.program.ir import Argument, StateType, Value
@@ -30,6 +30,7 @@ class Stream:
         module: whose stage it is.
         stage: that they go through.
         shared: what is live and the same for all samples.
+        size: how many samples run together.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Stream:
         """
         self.module, self.stage = module, stage
         self.shared: dict[Argument, Tensor] = {}
-        self._regions, self._given, self._size = regions, given, batch_size
+        self._regions, self._given, self.size = regions, given, batch_size
         ends = [region.end for region in regions]
         crossing = {*stage.plan.block.inputs, *(one for each in regions for one in each.outputs)}
         uses = {
@@ -111,7 +112,7 @@ class Stream:
         if value in self.shared:
             return self.shared[value]
         found = [values[value] for values in samples]
-        return found[0] if self._size == 1 else Batch(torch.stack(found))
+        return found[0] if self.size == 1 else Batch(torch.stack(found))
 
     def run(self, region: Region, given: Sequence[Mapping[Value, object]]) -> Made:
         """Returns a region's outputs: see `run_stretch`. It is mapped as a whole where it can be.
@@ -119,7 +120,7 @@ class Stream:
         The region must be lent to.
         """
         how = region, torch.is_grad_enabled()
-        if self._size > 1 and how not in self._apart:
+        if self.size > 1 and how not in self._apart:
             if region not in self._differing:
                 self._differing[region] = differing(self.stage, region, self.shared)
             outputs = self._differing[region]
@@ -140,7 +141,7 @@ class Stream:
         region = self._regions[self._at]
         wanted = range(len(self._values)) if numbers is None else numbers
         with torch.no_grad(), self.lent(region):
-            for part in chunks(wanted, wide(self._size)):
+            for part in chunks(wanted, wide(self.size)):
                 with of_samples(part):
                     self._keep(part, self.run(region, self.of(part, region.inputs)))
         self.forget(region)
@@ -170,10 +171,10 @@ class Stream:
             for place, number in enumerate(numbers):
                 values = self._values[number][step]
                 for value, one in found.items():
-                    if self._size > 1 and not isinstance(one, Batch):
+                    if self.size > 1 and not isinstance(one, Batch):
                         self.shared[value] = one
                     else:
-                        values[value] = one.samples[place].clone() if self._size > 1 else one
+                        values[value] = one.samples[place].clone() if self.size > 1 else one
                 self._spill.note([values], list(found), self._at)
 
     @contextmanager
@@ -211,11 +212,6 @@ def values_read(stage: Stage, region: Region) -> set[Value]:
 def wide(size: int) -> int:
     """Returns how many samples run together without gradients, which need less memory."""
     return size if size == 1 else size * _WIDE
-
-
-def chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Yields numbers, so many at a time."""
-    return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
 def of_samples(numbers: Sequence[int]) -> AbstractContextManager[None]:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.features import write_value
-from mlpass.finetune.feeding import Outputs
+from mlpass.finetune.feeding import Outputs, chunks
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.finetune.stored import StoredModule
-from mlpass.finetune.streams import Stream, chunks, wide
+from mlpass.finetune.streams import Stream, wide
 from mlpass.finetune.stretch import Made
 from mlpass.finetune.training import Descent, put_back, values_of_parameters
 from mlpass.plan.regions import Regions
@@ -147,7 +147,7 @@ def tune_region(
     size = min(options.batch_size, len(drawn))
     steps = options.epochs * ceil(len(drawn) / size)
     judge = 0.0 if options.target == "own" else 1.0
-    before = _judged(tuning, held, options.batch_size, judge)
+    before = _judged(tuning, held, judge)
     best, values = Tuned(before, before, 0, judge), values_of_parameters(module, names)
     first = values
     for share in shares_of(options) if before > 0 and isfinite(before) else ():
@@ -159,10 +159,11 @@ def tune_region(
             order = [drawn[place] for place in generator.permutation(len(drawn))]
             for numbers in chunks(order, size):
                 descent.clear()
-                loss = region_loss(tuning, numbers, share)
-                loss.backward()  # type: ignore[no-untyped-call]
+                for some in chunks(numbers, tuning.stream.size):
+                    loss = region_loss(tuning, some, share) * (len(some) / len(numbers))
+                    loss.backward()  # type: ignore[no-untyped-call]
                 descent.step()
-            found = _judged(tuning, held, options.batch_size, judge)
+            found = _judged(tuning, held, judge)
             if found < best.after:
                 best, values = (
                     Tuned(before, found, epoch, share),
@@ -223,10 +224,10 @@ def _wanted(goal: Goal, numbers: Sequence[int], given: Made, share: float) -> li
 
 
 @torch.no_grad()
-def _judged(tuning: Tuning, held: Sequence[int], size: int, share: float) -> float:
+def _judged(tuning: Tuning, held: Sequence[int], share: float) -> float:
     """Returns the loss on samples of what would be written."""
     tuning.module.eval()
-    parts = list(chunks(held, wide(size)))
+    parts = list(chunks(held, wide(tuning.stream.size)))
     losses = [float(region_loss(tuning, part, share)) for part in parts]
     return float(np.average(losses, weights=list(map(len, parts))))
 

@@ -15,7 +15,7 @@ class Regions:
 
     Attributes:
         epochs: how often all samples are trained on, in each region.
-        batch_size: samples a batch.
+        batch_size: samples a step of training; those that differ in shape run apart.
         learning_rate: the highest one, of Adam.
         seed: of the order of the samples, and of the choice of those that are held out.
         held_out: share of the samples that are not trained on: they say which values to keep.

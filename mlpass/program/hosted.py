@@ -152,6 +152,42 @@ def write_hosts(
         _check_written(pte, building, target)
 
 
+def check_copy(source: object, package: Package, target: Targets, *, force: bool) -> None:
+    """Raises what `write_copy` would, of a target, before anything is made to be written there."""
+    if _is_for_host(source, target):
+        check_file(Path(single(target)).absolute(), force=force)
+    else:
+        package.check_target(target, force=force)
+
+
+def write_copy(source: object, package: Path, target: Targets, *, force: bool) -> None:
+    """Writes a package that was made of a model: a `.pte` with it in the place of a model in one.
+
+    Args:
+        source: the path of the model, or the model.
+        package: what was made of it.
+        target: an `.mlpackage`; or a `.pte`, where `source` is one, or in one.
+        force: whether to replace a target that exists; else what is made is kept beside it.
+
+    Raises:
+        ModelFormatError: the program is broken.
+        OutputExistsError: `target` exists and `force` is False.
+        OSError: it cannot be written.
+    """
+    if not _is_for_host(source, target):
+        with Package(package) as made, made.rewrite(target, force=force, keep=True):
+            return
+    host = host_of(source)
+    assert host is not None  # or it were not for one
+    with HostedPackage(*host) as hosted:
+        place = Path(single(target)).absolute()
+        write_hosts(hosted.pte, {hosted.blob: package}, place, force=force, keep=True)
+
+
+def _is_for_host(source: object, target: Targets) -> bool:
+    return host_of(source) is not None and Path(single(target)).suffix == PTE_SUFFIX
+
+
 def _check_written(pte: Pte, written: Path, target: Path) -> None:
     """Raises ModelFormatError where a program that was written does not have the same delegates."""
     try:

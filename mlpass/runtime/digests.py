@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpass.runtime.samples import Sample, steps_of
+from mlpass.runtime.samples import Sample, listed
 
 _CHUNK = 1 << 20
 
@@ -33,7 +33,7 @@ def digest_of(
             while chunk := content.read(_CHUNK):
                 digest.update(chunk)
     for sample in samples:
-        steps = steps_of(sample)
+        steps = listed(sample)
         if steps is sample:
             digest.update(repr(("steps", len(steps))).encode())
         for step in steps:

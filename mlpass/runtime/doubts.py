@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from mlpass.errors import InputError, SampleWarning
 from mlpass.program.ir import Constant, TensorType, Value
 from mlpass.runtime.description import Feature
-from mlpass.runtime.features import as_array
+from mlpass.runtime.failures import of_sample
+from mlpass.runtime.features import as_array, is_picture
 from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.interpreter import Part
-from mlpass.runtime.samples import Sample, steps_of
+from mlpass.runtime.samples import Inputs, Sample
+from mlpass.runtime.steps import Keeping, steps_of
 
 _LOOKED_AT = 16  # samples, from the first on
 _SMALL = 4  # elements: an input that has no more may well be the same in all samples
@@ -24,15 +26,13 @@ _PASSING = ("cast", "identity", "select", "add", "expand_dims", "squeeze", "resh
 """Ops that hand indices on, with what coremltools puts there for those that count from the end."""
 
 
-class Runner(Protocol):
+class Runner(Keeping, Protocol):
     """Something that runs samples: an `Interpreter`, or a module of torch.
 
     Attributes:
-        inputs: what it takes.
         parts: its programs; none where Core ML runs them.
     """
 
-    inputs: tuple[Feature, ...]
     parts: tuple[Part, ...]
 
 
@@ -54,7 +54,10 @@ def warn_of(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) -
 
 def doubts(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) -> Iterator[str]:
     """Yields what is odd about the first samples: see `warn_of`."""
-    steps = [step for sample in islice(samples, _LOOKED_AT) for step in steps_of(sample)]
+    steps: list[Inputs] = []
+    for number, sample in enumerate(islice(samples, _LOOKED_AT)):
+        with of_sample(number):
+            steps += steps_of(sample, runner)
     varies, several = alone, len(samples) > 1
     for feature in runner.inputs:
         given = [step[feature.name] for step in steps if step.get(feature.name) is not None]
@@ -67,7 +70,7 @@ def doubts(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) ->
             continue
         varies |= _vary(arrays) or (not several and not _is_constant(arrays[0]))
         if feature.kind == "image":
-            if not any(hasattr(each, "mode") for each in given):  # as of PIL
+            if not any(map(is_picture, given)):
                 yield from _image(feature, arrays)
         elif feature.dtype.startswith("fp") and all(a.dtype == np.uint8 for a in arrays):
             yield (

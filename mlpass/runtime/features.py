@@ -178,13 +178,19 @@ def _converted(feature: Feature, array: NDArray[np.generic]) -> NDArray[np.gener
     return made.astype(_compute_dtype(feature.dtype), copy=False)
 
 
+def is_picture(value: object) -> bool:
+    """Returns whether an image is one of PIL's, whose mode is a text; a tensor's is a function."""
+    return isinstance(getattr(value, "mode", None), str)
+
+
 def _read_image(feature: Feature, value: object) -> NDArray[np.generic]:
     channels, mode = CHANNELS[feature.layout], _MODES[feature.layout]
-    if hasattr(value, "mode") and hasattr(value, "size"):
-        if value.mode != mode:
+    if is_picture(value):
+        given = getattr(value, "mode", None)  # which is there
+        if given != mode:
             raise InputError(
                 f"input {feature.name!r}: must be a PIL image of mode {mode!r} "
-                f"({feature.layout}). Got mode {value.mode!r}: convert it with "
+                f"({feature.layout}). Got mode {given!r}: convert it with "
                 f".convert({mode!r})."
             )
         pixels = np.asarray(value, np.float32)

@@ -9,11 +9,27 @@ from mlpass.runtime.description import Feature
 from mlpass.runtime.failures import sample_label
 from mlpass.runtime.features import check_names
 from mlpass.runtime.interpreter import Part
-from mlpass.runtime.samples import Inputs
+from mlpass.runtime.samples import Inputs, Sample
+from mlpass.runtime.steps import Keeping, steps_of
 
 
-def check_given(given: Sequence[Sequence[Inputs]], features: Sequence[Feature]) -> None:
-    """Raises CalibrationError where a step has other names than the model's inputs."""
+def given_steps(samples: Sequence[Sample], runner: Keeping) -> list[Sequence[Inputs]]:
+    """Returns the steps of each sample, all of which have the names of the model's inputs.
+
+    Raises:
+        CalibrationError: they have other names, or not as many steps in all arrays.
+    """
+    given = []
+    for number, sample in enumerate(samples):
+        try:
+            given.append(steps_of(sample, runner))
+        except InputError as error:
+            raise CalibrationError(f"sample_data: {sample_label(number)}: {error}") from None
+    _check_given(given, runner.inputs)
+    return given
+
+
+def _check_given(given: Sequence[Sequence[Inputs]], features: Sequence[Feature]) -> None:
     for number, sample in enumerate(given):
         for place, inputs in enumerate(sample):
             label = step_label(number, place, sample)

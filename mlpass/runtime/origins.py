@@ -11,7 +11,8 @@ from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import title_of
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import Sample, steps_of
+from mlpass.runtime.samples import Sample
+from mlpass.runtime.steps import steps_of
 
 _KINDS = ("NaN", "inf")
 
@@ -60,7 +61,7 @@ def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
     interpreter.listeners.append(makers)
     state = interpreter.make_state() if interpreter.states else None
     try:
-        for step in steps_of(sample):
+        for step in steps_of(sample, interpreter):
             interpreter.predict(step, state)
     except ExecutionError:
         pass  # what was seen before is enough

@@ -29,11 +29,11 @@ from mlpass.runtime.execute import Run
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input, write_output
 from mlpass.runtime.function_plan import OpPlan
-from mlpass.runtime.given import check_given, prepared, step_label
+from mlpass.runtime.given import given_steps, prepared, step_label
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.kernels.registry import Arguments
 from mlpass.runtime.rehearsal import rehearsed
-from mlpass.runtime.samples import Inputs, Sample, steps_of
+from mlpass.runtime.samples import Inputs, Sample
 from mlpass.runtime.spill import SampleValues, Spill
 from mlpass.runtime.state import State
 from mlpass.runtime.stop import Own, Show, Stop
@@ -84,8 +84,6 @@ def stops(
     """
     if interpreter.backend is None:
         raise CalibrationError("replay: Core ML shows no activations; use numpy or torch")
-    if among is None:
-        among = Among(0, [len(steps_of(sample)) for sample in samples])
     return _stops(interpreter, interpreter.backend, samples, wanted, memory_budget, among)
 
 
@@ -95,13 +93,15 @@ def _stops(
     samples: Sequence[Sample],
     wanted: Callable[[Op], bool],
     memory_budget: int,
-    among: Among,
+    among: Among | None,
 ) -> Generator[Stop, None, None]:
     last = _last_wanted(interpreter.parts, wanted)
-    given: list[Sequence[Inputs]] = [steps_of(sample) for sample in samples]
-    if last >= 0:
-        check_given(given, interpreter.inputs)
-        warn_of(interpreter, samples)
+    if last < 0:
+        return
+    given = given_steps(samples, interpreter)
+    warn_of(interpreter, samples)
+    if among is None:
+        among = Among(0, [len(steps) for steps in given])
     states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget, among)

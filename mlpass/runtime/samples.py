@@ -31,8 +31,8 @@ Sample = Inputs | Sequence[Inputs]  # of one prediction, or of several on one st
 SampleData: TypeAlias = "str | os.PathLike[str] | Iterable[Sample]"
 
 
-def steps_of(sample: Sample) -> Sequence[Inputs]:
-    """Returns what the predictions of a sample take, one after another: of most samples, one."""
+def listed(sample: Sample) -> Sequence[Inputs]:
+    """Returns the steps that a sample is a list of; itself alone where it is not a list."""
     return sample if isinstance(sample, Sequence) else (sample,)
 
 
@@ -58,17 +58,6 @@ _BROKEN = (
 )
 
 
-def are_alike(samples: Sequence[Sample]) -> bool:
-    """Returns whether samples can be one batch: all of as many steps, and of the same shapes."""
-    kinds = {
-        tuple(
-            tuple((name, np.asarray(value).shape) for name, value in step.items()) for step in steps
-        )
-        for steps in map(steps_of, samples)
-    }
-    return len(kinds) == 1
-
-
 def load_samples(source: object) -> Sequence[Sample]:
     """Returns sample data as a sequence, which may be gone through several times.
 
@@ -76,7 +65,8 @@ def load_samples(source: object) -> Sequence[Sample]:
         source: an iterable of {input name: array}, or of sequences of such; or the path of an
             `.npz` whose arrays have a leading sample axis; or of a folder of `.npz` files, one a
             sample, and of sub-folders of `.npz` files, each a sequence, one a step, in the order
-            of their names, where numbers count as such.
+            of their names, where numbers count as such. For a model that keeps a state, a sample
+            whose arrays have one axis more is a sequence, too: see `mlpass.runtime.steps`.
 
     Raises:
         CalibrationError: it is not one of these, or holds no samples, or a sequence no steps.
@@ -104,7 +94,7 @@ def load_samples(source: object) -> Sequence[Sample]:
 
 def _check(sample: Any) -> None:
     """Raises CalibrationError where a sample is not one."""
-    steps = steps_of(sample)
+    steps = listed(sample)
     what = "a step of a sequence" if steps is sample else "a sample"
     for step in steps:
         if not isinstance(step, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.examine.processors import check_processor
@@ -12,6 +13,7 @@ from mlpass.files import temporary_folder
 from mlpass.literals import Backend
 from mlpass.options import check_count
 from mlpass.plan.sizes import parse_size
+from mlpass.program.hosted import check_copy, write_copy
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import path_of
@@ -58,7 +60,8 @@ def choose(
 
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
-        output: path of the `.mlpackage` to write.
+        output: path of the `.mlpackage` to write; or, of a model in an ExecuTorch `.pte`, of a
+            `.pte` with what is chosen in its place.
         sample_data: to calibrate on, as for `prune`.
         max_size: of all files: bytes, a text such as "3.5MB", or a share such as "0.4x".
         min_snr: in dB, of the worst output, against the model as it is.
@@ -109,7 +112,7 @@ def choose(
             **given_as(shown, sample_data, minimum_deployment_target),
         )
         with Package(path) as package:
-            package.check_target(output, force=force)
+            check_copy(model, package, output, force=force)
             before = package.nbytes
             setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
         nbytes = None if max_size is None else parse_size("max_size", max_size, before)
@@ -125,11 +128,7 @@ def choose(
         fitted = any(attempt.rung != "data-free" for attempt in climb.attempts)
         best = climb.best
         if best is not None:
-            with (
-                Package(climb.packages[best]) as chosen,
-                chosen.rewrite(output, force=force, keep=True),
-            ):
-                pass
+            write_copy(model, Path(climb.packages[best]), output, force=force)
     told = [lacking, told_of(samples, judged, test_data) if fitted else None]
     if {"storages", "budget"} & {each.rung for each in climb.attempts} and climb.is_old:
         told.append(NEEDS_NEWER)

@@ -17,7 +17,6 @@ from mlpass.report.choice import Attempt, Target
 from mlpass.report.front import SIZE_NOISE, SNR_NOISE
 from mlpass.report.records import Report
 from mlpass.report.study import Trial
-from mlpass.runtime.samples import are_alike, load_samples
 from mlpass.solvers.admm import ADMM
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
@@ -332,11 +331,7 @@ def built_in_finetune(steps: int) -> Finetune | None:
 
     def finetune(package: str, output: str, samples: object, dense: str) -> Report:
         train = import_module("mlpass.finetune").finetune
-        given = load_samples(samples)
-        more = {} if are_alike(given) else {"batch_size": 1}
-        report: Report = train(
-            package, output, None, given, steps=steps, dense=dense, force=True, **more
-        )
+        report: Report = train(package, output, None, samples, steps=steps, dense=dense, force=True)
         return report
 
     return finetune

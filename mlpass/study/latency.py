@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from mlpass.runtime.backends.coreml import COMPUTE_UNITS, load_on
-from mlpass.runtime.samples import Sample, steps_of
+from mlpass.runtime.samples import Inputs
 
 _WARM_UP = 3  # Core ML compiles and caches on the first calls
 _RUNS = 20
@@ -22,7 +22,7 @@ def can_measure() -> bool:
 
 def measure_latency(
     path: str,
-    sample: Sample,
+    inputs: Inputs,
     *,
     function_name: str | None = None,
     load: Callable[..., Any] = load_on,
@@ -32,7 +32,7 @@ def measure_latency(
 
     Args:
         path: of a package.
-        sample: its inputs by name; the first step of a sequence is what is measured.
+        inputs: what is predicted from.
         function_name: of a model with several.
         load: makes the model of a path, a compute unit and a function's name.
         clock: in seconds.
@@ -48,7 +48,7 @@ def measure_latency(
             # A model with state starts anew each time: the first step is what is measured.
             state = {"state": model.make_state()} if model.get_spec().description.state else {}
             start = clock()
-            model.predict(dict(steps_of(sample)[0]), **state)
+            model.predict(dict(inputs), **state)
             times.append(clock() - start)
         latency[unit] = 1e3 * median(times[_WARM_UP:])
     return latency

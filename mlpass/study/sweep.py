@@ -30,6 +30,7 @@ from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.runtime.sources import functions_of
+from mlpass.runtime.steps import steps_of
 from mlpass.storage.given import StorageLike
 from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.grid import Candidate, make_candidates
@@ -250,11 +251,13 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
 
 
 def _latency(setting: Setting, path: str) -> dict[str, float] | None:
-    """Returns a package's latency on the first sample; None without samples."""
+    """Returns a package's latency on the first step of the first sample; None without samples."""
     if setting.test_data is None:
         return None
-    sample = load_samples(setting.test_data)[0]
-    return measure_latency(path, sample, function_name=setting.function_name)
+    named = setting.function_name
+    interpreter = Interpreter(path, function_name=named, partial=True)
+    first, *_ = steps_of(load_samples(setting.test_data)[0], interpreter)
+    return measure_latency(path, first, function_name=named)
 
 
 def check_backend(backend: str) -> None:

@@ -15,7 +15,7 @@ from mlpass.runtime.execute import Run, Values
 from mlpass.runtime.features import read_input
 from mlpass.runtime.function_plan import reads
 from mlpass.runtime.interpreter import bind
-from mlpass.runtime.samples import steps_of
+from mlpass.runtime.steps import steps_of
 from tests.conftest import PACKAGES
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
@@ -70,7 +70,7 @@ def test_every_step_is_in_one_region_that_says_what_crosses(name, budget):
 def test_one_after_another_they_give_what_the_whole_does(name):
     interpreter = mlpass.Interpreter(FIXTURES / name)
     (sample,) = samples_of(name, 1)
-    (inputs, *_) = steps_of(sample)
+    (inputs, *_) = steps_of(sample, interpreter)
     state = interpreter.make_state() if interpreter.states else None
     twin = interpreter.make_state() if interpreter.states else None
     wanted = interpreter.predict(inputs, state)

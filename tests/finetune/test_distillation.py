@@ -96,16 +96,6 @@ def test_all_samples_come_before_any_again():
         assert sorted(seen[24 * epoch : 24 * epoch + 24]) == sorted(first)
 
 
-def test_samples_of_different_shapes_need_batches_of_one():
-    path = FIXTURES / "digits_ios15.mlpackage"
-    module = to_module(path)
-    module.inputs[0].__dict__["shapes"] = type(module.inputs[0].shapes)()
-    samples = [{"image": PIXELS[:1]}, {"image": PIXELS[:1, :, :14]}]
-    text = r"'image' has the shapes \(1, 1, .*\), \(1, 1, .*\) in one batch: use a batch_size of 1"
-    with pytest.raises(CalibrationError, match=text):
-        distill(module, DIGITS, samples, 1, batch_size=2)
-
-
 def test_what_cannot_be_is_refused():
     module = to_module(DIGITS)
     for name in ("steps", "batch_size"):

@@ -8,7 +8,7 @@ import torch
 
 import mlpass
 from mlpass import Percentile
-from mlpass.errors import CalibrationError, InputError
+from mlpass.errors import InputError
 from mlpass.finetune import (
     ConstantSparsity,
     MagnitudePruner,
@@ -75,13 +75,16 @@ def test_distilling_goes_through_all_steps():
     assert losses[-1] < losses[0] * 0.8
 
 
-def test_sequences_of_different_lengths_need_batches_of_one():
-    module = to_module(STATEFUL)
-    with pytest.raises(
-        CalibrationError, match=r"of [23], [23] steps in one batch: use a batch_size"
-    ):
-        distill(module, module, lm_sequences(2, 3), 1, batch_size=2)
-    assert len(distill(module, module, lm_sequences(2, 3), 2, batch_size=1)) == 2
+def test_sequences_of_different_lengths_count_as_much_as_those_of_one(tmp_path):
+    """Two of 3 steps run at once, one of 2 by itself: the loss is the mean of all three."""
+    samples = lm_sequences(3, 2, 3)
+    mlpass.prune(STATEFUL, tmp_path / "pruned.mlpackage", Percentile(0.5))
+    pruned, dense = to_module(tmp_path / "pruned.mlpackage"), to_module(STATEFUL)
+    (together,) = distill(pruned, dense, samples, 1, learning_rate=1e-12, batch_size=3)
+    (alike,) = distill(pruned, dense, samples[::2], 1, learning_rate=1e-12, batch_size=2)
+    (shorter,) = distill(pruned, dense, samples[1:2], 1, learning_rate=1e-12, batch_size=1)
+    assert together == pytest.approx((2 * alike + shorter) / 3, rel=1e-4)
+    assert shorter != pytest.approx(alike, rel=1e-2)
 
 
 def test_from_package_to_package(tmp_path):

@@ -21,8 +21,8 @@ from mlpass.finetune.streams import Stream
 from mlpass.finetune.tuning import Tuning, _wanted, goal_of, region_loss
 from mlpass.runtime.execute import Run
 from mlpass.runtime.function_plan import reads
-from mlpass.runtime.samples import steps_of
 from mlpass.runtime.spill import Spill
+from mlpass.runtime.steps import steps_of
 from tests.conftest import PACKAGES
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
@@ -77,7 +77,9 @@ def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp
             for sample in samples:
                 state = interpreter.make_state() if interpreter.states else None
                 names = [value.name for region in some for value in region.outputs]
-                wanted.append([interpreter.run(step, names, state) for step in steps_of(sample)])
+                wanted.append(
+                    [interpreter.run(step, names, state) for step in steps_of(sample, interpreter)]
+                )
             for region in some:
                 stream.advance()
                 for number in range(len(samples)):

@@ -211,6 +211,15 @@ def test_colour_images_in_and_out(layout: str) -> None:
     np.testing.assert_array_equal(np.asarray(made), np.rint(pixels() * 0.5 + bias))
 
 
+def test_an_image_may_be_a_tensor() -> None:
+    torch = pytest.importorskip("torch")
+    source = program(lambda x: mb.relu(x=x, name="out"), (1, 3, 4, 5))
+    interpreter = Interpreter(convert(source, inputs=[ct.ImageType("x", (1, 3, 4, 5))]))
+    array = pixels().transpose(2, 0, 1)[None].copy()
+    made = [interpreter.predict({"x": each})["out"] for each in (array, torch.tensor(array))]
+    np.testing.assert_array_equal(*map(np.asarray, made))
+
+
 def test_grey_image_and_its_errors() -> None:
     source = program(lambda x: mb.relu(x=x, name="out"), (1, 1, 4, 5))
     grey = ct.colorlayout.GRAYSCALE

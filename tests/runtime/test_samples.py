@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlpass.errors import CalibrationError
-from mlpass.runtime.samples import are_alike, load_samples, read_arrays, steps_of
+from mlpass.runtime.samples import listed, load_samples, read_arrays
 
 
 def test_a_stacked_npz_is_cut_along_its_leading_axis(tmp_path):
@@ -53,17 +53,11 @@ def test_a_sub_folder_without_steps_is_refused(tmp_path):
 
 def test_sequences_come_as_lists_of_steps():
     given = [{"x": 1}, [{"x": 2}, {"x": 3}], ({"x": 4},)]
-    assert [list(steps_of(sample)) for sample in load_samples(iter(given))] == [
+    assert [list(listed(sample)) for sample in load_samples(iter(given))] == [
         [{"x": 1}],
         [{"x": 2}, {"x": 3}],
         [{"x": 4}],
     ]
-
-
-def test_samples_are_alike_where_they_make_a_batch():
-    one, other = {"x": np.zeros((1, 3))}, {"x": [[0, 1]]}
-    assert are_alike([one, {"x": [[1, 2, 3]]}]) and are_alike([[one, one], [one, one]])
-    assert not are_alike([one, other]) and not are_alike([[one], [one, one]])
 
 
 def test_iterables_can_be_gone_through_again():
