@@ -90,7 +90,7 @@ def walk_divided(
     assert interpreter.backend is not None
     samples = calibration.sample_data
     given = [steps_of(sample) for sample in samples]
-    check_given(given, interpreter.inputs)
+    check_given(given, interpreter)
     warn_of(interpreter, samples)
     cohorts = cohorts_of(len(samples))
     plans = [part.plan for part in interpreter.parts]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlpass.calibrate.cheaper import int8_way
 from mlpass.plan.config import Config, op_config_of
-from mlpass.plan.steps import Step
+from mlpass.plan.steps import ADAPTER, Step
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.compressed import joint_way
 from mlpass.report.records import LayerRecord
@@ -33,6 +33,14 @@ def notes_of(
     layers = [layer for _, layer in told]
     notes = int8_way(layers, package.name) + whole_outputs(steps, layers)
     left = [layer for site, layer in told if site.is_sparse and layer.encoding == "sparse"]
+    adapters = sum(layer.skipped == ADAPTER for layer in layers)
+    if adapters:
+        text = (
+            f"{adapters} weights are adapters, beside weights that functions share, and left as "
+            "they are: adapters=True in the Config (--adapters) includes them, a name in "
+            "op_name_configs one of them"
+        )
+        notes = (*notes, text)
     opset = min((site.opset for site, _ in told), default=0)
     notes += quantize_way(layers, left, package.name, opset)
     if config is not None:

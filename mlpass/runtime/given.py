@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlpass.errors import CalibrationError, InputError
-from mlpass.runtime.description import Feature
 from mlpass.runtime.failures import sample_label
 from mlpass.runtime.features import check_names
-from mlpass.runtime.interpreter import Part
+from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.samples import Inputs
 
 
-def check_given(given: Sequence[Sequence[Inputs]], features: Sequence[Feature]) -> None:
+def check_given(given: Sequence[Sequence[Inputs]], interpreter: Interpreter) -> None:
     """Raises CalibrationError where a step has other names than the model's inputs."""
     for number, sample in enumerate(given):
         for place, inputs in enumerate(sample):
@@ -22,9 +21,23 @@ def check_given(given: Sequence[Sequence[Inputs]], features: Sequence[Feature]) 
                     f"{label} must map input names to arrays. Got {type(inputs).__name__}."
                 )
             try:
-                check_names(inputs, features)
+                check_names(inputs, interpreter.runner(inputs).inputs)
             except InputError as error:
                 raise CalibrationError(f"{label}: {error}") from None
+
+
+def by_runner(
+    given: Sequence[Sequence[Inputs]], interpreter: Interpreter
+) -> Iterable[tuple[Interpreter, Sequence[Sequence[Inputs]]]]:
+    """Returns what runs the steps of samples, each with those of its function, sample by sample."""
+    found: dict[Interpreter, list[list[Inputs]]] = {}
+    for sample in given:
+        own: dict[Interpreter, list[Inputs]] = {}
+        for step in sample:
+            own.setdefault(interpreter.runner(step), []).append(step)
+        for runner, steps in own.items():
+            found.setdefault(runner, []).append(steps)
+    return found.items()
 
 
 def prepared(part: Part, given: list[Sequence[Inputs]]) -> list[Sequence[Inputs]]:

@@ -58,7 +58,7 @@ def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
     assert interpreter.backend is not None  # Core ML shows nothing
     makers = _Makers(interpreter.backend)
     interpreter.listeners.append(makers)
-    state = interpreter.make_state() if interpreter.states else None
+    state = interpreter.new_state(sample)
     try:
         for step in steps_of(sample):
             interpreter.predict(step, state)

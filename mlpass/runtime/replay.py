@@ -13,7 +13,7 @@ sequence. What the ops in there meet is seen as within control flow: by a rehear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby, pairwise
 from typing import Any
@@ -22,16 +22,17 @@ from mlpass.arrays import Array
 from mlpass.errors import CalibrationError, InputError
 from mlpass.parallel import Item, Result, map_items, thread_count
 from mlpass.program.ir import Op, Value
+from mlpass.runtime.abreast import run_abreast
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.calls import called, function_of
 from mlpass.runtime.doubts import warn_of
-from mlpass.runtime.execute import Run
+from mlpass.runtime.execute import Recording, Run
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input, write_output
-from mlpass.runtime.function_plan import OpPlan, reads
-from mlpass.runtime.given import check_given, prepared, step_label
+from mlpass.runtime.function_plan import OpPlan
+from mlpass.runtime.given import by_runner, check_given, prepared, step_label
 from mlpass.runtime.interpreter import Interpreter, Part, bind
-from mlpass.runtime.joined import Joined, join
-from mlpass.runtime.kernels.registry import Arguments, row_parameter
+from mlpass.runtime.kernels.registry import Arguments
 from mlpass.runtime.kernels.states import Cell
 from mlpass.runtime.samples import Inputs, Sample, steps_of
 from mlpass.runtime.spill import SampleValues, Spill
@@ -39,10 +40,11 @@ from mlpass.runtime.state import State
 from mlpass.runtime.stop import Own, Show, Stop
 from mlpass.runtime.stretches import (
     Among,
+    at_once,
+    given_to,
     kernels_of,
     last_reads,
     linked,
-    made_in,
     ops_of,
     rehearsals,
     stretches,
@@ -101,14 +103,16 @@ def _stops(
     last = _last_wanted(interpreter.parts, wanted)
     given: list[Sequence[Inputs]] = [steps_of(sample) for sample in samples]
     if last >= 0:
-        check_given(given, interpreter.inputs)
-        warn_of(interpreter, samples)
-    states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
+        check_given(given, interpreter)
+        for runner, some in by_runner(given, interpreter):
+            warn_of(runner, some)
+    states = [interpreter.new_state(sample) for sample in given]
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget, among)
         try:
             given = prepared(part, given)
-            replay.begin(given, states)
+            members = [[interpreter.runner(step).parts[number] for step in one] for one in given]
+            replay.begin(given, members, states)
             yield from replay.stops(wanted, to_the_end=number < last)
             given = replay.outputs(given) if number < last else []
         finally:
@@ -134,20 +138,6 @@ def _last_wanted(parts: Sequence[Part], wanted: Callable[[Op], bool]) -> int:
     )
 
 
-class _Recording:
-    """A listener that keeps the arguments of wanted ops, each time that they run."""
-
-    def __init__(self, wanted: Sequence[Op]) -> None:
-        self.found: dict[Op, list[Arguments]] = {op: [] for op in wanted}
-
-    def before(self, op: Op, inputs: Arguments) -> None:
-        if op in self.found:
-            self.found[op].append(inputs)
-
-    def after(self, op: Op, outputs: tuple[object, ...]) -> None:
-        """Has seen enough before."""
-
-
 class _Replay:
     """All samples on their way through one part."""
 
@@ -158,12 +148,15 @@ class _Replay:
         self._own = Own(part.constants, backend, dict(kernels_of(part.plan.block)))
         self._samples: list[Sequence[Run]] = []  # a run for each step of a sequence
         self._places: dict[Run, tuple[int, int, int]] = {}  # sample, step, how many it has
+        self._members: dict[Run, Part] = {}  # of several functions, the one that it is of
+        self._steps: dict[Part, Collection[OpPlan]] = {}
         self._spill = Spill(memory_budget, backend, uses_of(part.plan))
 
     def close(self) -> None:
         """Lets go of all activations."""
         self._samples.clear()
         self._places.clear()
+        self._members.clear()
         self._spill.__exit__()
 
     @property
@@ -177,38 +170,58 @@ class _Replay:
         """Returns what has an error name the sample of a run, and its step."""
         return of_sample(*self._places[run])
 
-    def begin(self, samples: Sequence[Sequence[Inputs]], states: Sequence[State | None]) -> None:
+    def begin(
+        self,
+        samples: Sequence[Sequence[Inputs]],
+        members: Sequence[Sequence[Part]],
+        states: Sequence[State | None],
+    ) -> None:
         """Reads the inputs of all samples.
+
+        Args:
+            samples: the steps of each.
+            members: for each of them this part, or of several functions the one that it is for.
+            states: of each sample.
 
         Raises:
             CalibrationError: they do not fit.
         """
         count = 0
         with _working(self._backend):
-            for number, (sample, state) in enumerate(
-                zip(samples, states, strict=True), self._among.first
+            for number, (sample, parts, state) in enumerate(
+                zip(samples, members, states, strict=True), self._among.first
             ):
                 runs = []
-                for place, inputs in enumerate(sample):
+                for place, (inputs, part) in enumerate(zip(sample, parts, strict=True)):
                     values = SampleValues(self._part.constants, self._spill, count)
                     label = step_label(number, place, sample)
-                    runs.append(self._begin(values, inputs, state, label))
+                    runs.append(self._begin(values, part, inputs, state, label))
                     self._places[runs[-1]] = number, place, len(sample)
                     count += 1
                 self._samples.append(runs)
 
-    def _begin(self, values: SampleValues, inputs: Inputs, state: State | None, label: str) -> Run:
-        plan = self._part.plan
+    def _begin(
+        self, values: SampleValues, part: Part, inputs: Inputs, state: State | None, label: str
+    ) -> Run:
         try:
             arrays = {
                 feature.name: read_input(feature, inputs.get(feature.name))
-                for feature in self._part.description.inputs
+                for feature in part.description.inputs
             }
         except InputError as error:
             raise CalibrationError(f"{label}: {error}") from None
-        values.update(bind(self._part, arrays, state, self._backend))
-        self._spill.note([values], plan.block.inputs, -1)
-        return Run(values, plan.block.outputs, self._backend.xp)
+        values.update(bind(part, arrays, state, self._backend))
+        self._spill.note([values], part.plan.block.inputs, -1)
+        run = Run(values, part.plan.block.outputs, self._backend.xp)
+        self._members[run] = part
+        if part is not self._part:
+            self._steps.setdefault(part, frozenset(part.plan.block.steps))
+        return run
+
+    def _own_of(self, run: Run, steps: Sequence[OpPlan]) -> Sequence[OpPlan]:
+        """Returns those of some steps that a run takes: of several functions, its own."""
+        own = self._steps.get(self._members[run])
+        return steps if own is None else [step for step in steps if step in own]
 
     def stops(self, wanted: Callable[[Op], bool], *, to_the_end: bool) -> Iterator[Stop]:
         """Yields every stop, and runs what is between them.
@@ -220,16 +233,18 @@ class _Replay:
         plan, constants = self._part.plan, self._part.constants
         steps, forgotten = plan.block.steps, last_reads(plan, constants)
         asked = [[op for op in ops_of(step) if wanted(op)] for step in steps]
+        glued = at_once(self._part.groups, asked)
         whole = linked(plan) if any(len(runs) > 1 for runs in self._samples) else ()
-        for start, end in stretches(steps, asked, constants, whole):
+        for start, end in stretches(steps, asked, constants, whole, glued):
             final = not to_the_end and not any(asked[end:])
             stretch, together = steps[start:end], (start, end) in whole
             marks = rehearsals(asked, (start, end)) if together else [start]
             for at, to in pairwise([*marks, len(steps) if final else end]):
                 ops = [op for step in steps[at:to] for op in ops_of(step)]
                 asking = [op for some in asked[at:to] for op in some]
-                rehearsing = stretch if together else steps[at : at + 1]
-                show = self._showing(rehearsing, asking)
+                beside = next((index for index in range(at + 1, end) if index not in glued), end)
+                showing = stretch if together else steps[at:beside]
+                show = self._showing(showing, asking, together and len(showing) > 1)
                 first = self._among.first
                 numbers = range(first, first + len(self._samples))
                 stop = Stop(ops, asking, numbers, show, self._values, self._own)
@@ -245,11 +260,22 @@ class _Replay:
                 for source in forgotten.get(index, ()):
                     constants.forget(source)
 
-    def _showing(self, steps: Sequence[OpPlan], wanted: Sequence[Op]) -> Show:
-        """Returns what shows the arguments of wanted ops, by the number of the sample."""
-        first, at_once = steps[0], 1 if len(steps) == 1 else thread_count()
-        if len(steps) == 1 and not first.blocks:
-            return lambda _, number: [run.reading(first) for run in self._runs_of(number)]
+    def _showing(self, steps: Sequence[OpPlan], wanted: Sequence[Op], linked: bool) -> Show:
+        """Returns what shows the arguments of wanted ops, by the number of the sample.
+
+        Args:
+            steps: that hold them.
+            wanted: the ops.
+            linked: whether a step needs what those before it make.
+        """
+        count = 1 if len(steps) == 1 else thread_count()
+        if not linked and not any(step.blocks for step in steps):
+            at_hand = {step.op: step for step in steps}
+            return lambda op, number: [
+                run.reading(step)
+                for run in self._runs_of(number)
+                for step in self._own_of(run, [at_hand[op]])
+            ]
         rehearsed: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
 
         def rehearse(number: int) -> Mapping[Op, Sequence[Arguments]]:
@@ -260,7 +286,7 @@ class _Replay:
             if number not in rehearsed:
                 rehearsed.clear()  # or the values of all samples would be held at once
                 end = self._among.first + len(self._samples)
-                some = range(number, min(number + at_once, end))
+                some = range(number, min(number + count, end))
                 with _working(self._backend):
                     rehearsed.update(zip(some, self._map(rehearse, some), strict=True))
             return rehearsed[number][op]
@@ -274,7 +300,11 @@ class _Replay:
             CalibrationError: it is not there.
         """
         try:
-            return [run.values[value] for run in self._runs_of(number)]
+            return [
+                run.values[value]
+                for run in self._runs_of(number)
+                if self._members[run].plan.names.get(value.name) is value
+            ]
         except KeyError:
             raise CalibrationError(
                 f"replay: {value.name!r} is not there at this stop: it is not made yet, or nothing "
@@ -289,20 +319,19 @@ class _Replay:
         It runs on copies of what it could change.
         """
         constants, outputs = self._part.constants, self._part.plan.block.outputs
-        read = dict.fromkeys(value for step in steps for value in reads(step.op))
-        own = {value for step in steps for value in step.op.outputs}
-        own |= {value for step in steps for block in step.op.blocks for value in made_in(block)}
-        given = [value for value in read if value not in own and value not in constants]
-        recording, cells = _Recording(wanted), dict[Value, Cell]()
+        recording, cells = Recording(wanted), dict[Cell, Cell]()
         for run in self._runs_of(number):
+            own = self._own_of(run, steps)
             values = SampleValues(constants, self._spill, -1)
-            for value in given:
+            for value in given_to(own):
+                if value in constants:
+                    continue
                 found = run.values[value]
                 if isinstance(found, Cell):  # the steps of a sequence share it
-                    found = cells.setdefault(value, Cell(found.value))
+                    found = cells.setdefault(found, Cell(found.value))
                 values[value] = found
             with self._naming(run):
-                Run(values, outputs, self._backend.xp, (recording,)).steps(steps)
+                Run(values, outputs, self._backend.xp, (recording,)).steps(own)
         return recording.found
 
     def _map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -326,9 +355,11 @@ class _Replay:
                 if step_by_step:
                     for run in runs:
                         with self._naming(run):
-                            run.steps(steps)
+                            run.steps(self._own_of(run, steps))
                 else:
-                    self._run_abreast(steps, runs)
+                    for _, alike in groupby(runs, self._members.__getitem__):
+                        some = list(alike)
+                        run_abreast(self._own_of(some[0], steps), some, self._naming)
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
@@ -338,57 +369,24 @@ class _Replay:
         )
         self._map(run_some, jobs)
 
-    def _run_abreast(self, steps: Sequence[OpPlan], runs: Sequence[Run]) -> None:
-        """Runs neighbouring steps for some runs, one step after another for all of them."""
-        for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
-            if parameter is not None:
-                self._run_together(list(group), runs, parameter)
-                continue
-            stretch = list(group)
-            for run in runs:
-                with self._naming(run):
-                    run.steps(stretch)
-
-    def _run_together(self, steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str) -> None:
-        """Runs ops that work row by row on the rows of several samples: a large product for each.
-
-        Args:
-            steps: neighbours.
-            runs: of some samples.
-            parameter: whose rows the ops see.
-        """
-        xp = self._backend.xp
-        joined: Joined | None = None
-        for step in steps:
-            source = step.op.inputs[parameter]
-            try:
-                if joined is None or joined.source != source:
-                    joined = join(xp, source, [run.arguments(step)[parameter] for run in runs])
-                arguments = {**runs[0].arguments(step), parameter: joined.rows}
-                results = joined.split(xp, runs[0].call(step, arguments)[0])
-            except Exception:  # each by itself says of which sample that is
-                joined = None
-                for run in runs:
-                    with self._naming(run):
-                        run.steps([step])
-                continue
-            for run, result in zip(runs, results, strict=True):
-                run.finish(step, (result,))
-
     def outputs(self, given: Sequence[Sequence[Inputs]]) -> list[Sequence[Inputs]]:
         """Returns what the parts after this one may read: what was given, and the outputs."""
         with _working(self._backend):
             return [
-                [{**inputs, **self._outputs(run)} for inputs, run in zip(sample, runs, strict=True)]
+                [
+                    called({**inputs, **self._outputs(run)}, function_of(inputs))
+                    for inputs, run in zip(sample, runs, strict=True)
+                ]
                 for sample, runs in zip(given, self._samples, strict=True)
             ]
 
     def _outputs(self, run: Run) -> Mapping[str, object]:
-        outputs = {value.name: value for value in self._part.plan.block.outputs}
+        part = self._members[run]
+        outputs = {value.name: value for value in part.plan.block.outputs}
         with self._naming(run):
             return {
                 feature.name: write_output(
                     feature, self._backend.to_numpy(run.values[outputs[feature.name]])
                 )
-                for feature in self._part.description.outputs
+                for feature in part.description.outputs
             }
