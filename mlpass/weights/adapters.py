@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlpass.errors import NotApplicable
 from mlpass.program.ir import Op, Program, Value
-from mlpass.weights.ops.record import WEIGHT_OPS, layout_of
+from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.site import Site, Use
 
 _SMALLER = 2  # so many times at least is the rank in what the pair takes, and in what it gives
@@ -123,6 +123,6 @@ def _sizes(reading: Reading) -> tuple[int, int, int, int]:
         NotApplicable: it is not read as a matrix of dot products.
     """
     site, use = reading
-    if WEIGHT_OPS[use.op.type][use.parameter].gathered:
+    if is_gathered(use.op.type, use.parameter):
         raise NotApplicable("rows are gathered from it")
     return layout_of(use.op.type, use.parameter, use.position, site.shape, use.settings).sizes
