@@ -57,7 +57,7 @@ def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
 
     def predict(sample: Sample) -> Outputs:
         state = interpreter.new_state(sample)
-        given = [interpreter.predict(step, state) for step in steps_of(sample)]
+        given = [interpreter.take(step, state) for step in steps_of(sample)]
         return [{name: _as_array(value) for name, value in one.items()} for one in given]
 
     if interpreter.backend is not None and interpreter.backend.name == "numpy":

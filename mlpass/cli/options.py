@@ -74,13 +74,13 @@ class _ByFunction(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        value: Any,
+        values: object,
         option_string: str | None = None,
     ) -> None:
         """Notes the path, or that of another function."""
         import os
 
-        known = getattr(namespace, self.dest)
+        known, value = getattr(namespace, self.dest), str(values)
         function, equals, path = value.partition("=")
         named = bool(equals) and "/" not in function and not os.path.exists(value)
         if known is not None and not (named and isinstance(known, dict) and function not in known):

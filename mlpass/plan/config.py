@@ -198,9 +198,9 @@ def _from_yaml(path: str | os.PathLike[str]) -> Config:
         raise ConfigError(f"{os.fspath(path)}: {error}") from None
 
 
-def _from_mapping(content: Mapping[str, object]) -> Config:
+def _from_mapping(content: Mapping[str, Any]) -> Config:
     rest = {**content}
-    adapters: Any = rest.pop("adapters", False)
+    adapters = rest.pop("adapters", False)
     if not rest and "adapters" in content:
         return Config(adapters=adapters)
     return replace(_from_sections(rest), adapters=adapters)

@@ -31,7 +31,7 @@ from mlpass.program.writing import Targets, named
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.pruning.hosts import prune_hosts
-from mlpass.pruning.notes import notes_of, whole_outputs
+from mlpass.pruning.notes import notes_of, unheard, whole_outputs
 from mlpass.pruning.tuned import check_tune, prune_and_tune
 from mlpass.report.records import LayerRecord, Report
 from mlpass.runtime.replay import MEMORY_BUDGET
@@ -93,7 +93,8 @@ def prune(
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
             leading sample axis; or of a folder of `.npz` files, one a sample. For a model that
             keeps a state, a sample may be a sequence of {input name: array}, or a sub-folder: steps
-            that share the state.
+            that share the state. Of several functions, {function: samples}; a sample or a step may
+            be a pair of the function and its inputs, a file or folder be called `function=NAME`.
         storage: how the values are kept of weights whose entry in `config` names no storage:
             `Quantized()` or `Palette()` (iOS18), in the same solve where there are samples; a
             mapping such as `{"palettize": 4, "group_size": 8}`, or a text such as "int8". None, as
@@ -263,6 +264,7 @@ def prune_package(
             rewriter.ensure(partial(ensure_written, told=told, find=find))
         asked = None if joint_compression else config
         notes = notes_of(package, steps, told, asked, divided=division is not None)
+        notes += unheard(package, layers, calibration)
         record = None if division is None else division.reported(layers, rewriter.weights_nbytes)
         name, target = package.name, named(output)
     nbytes = rewriter.nbytes

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlpass.errors import CalibrationError
 from mlpass.program.ir import Block, Constant, Function, Op
@@ -19,7 +19,7 @@ from mlpass.runtime.calls import function_of
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.description import Feature
 from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan
-from mlpass.runtime.interpreter import Interpreter, Part
+from mlpass.runtime.interpreter import Interpreter, Outputs, Part
 from mlpass.runtime.ops import Source, is_constant
 from mlpass.runtime.samples import Inputs, Sample, steps_of
 from mlpass.runtime.state import State
@@ -51,12 +51,12 @@ class Functions(Interpreter):
         """Returns what runs the function that a step is for."""
         return self.runners[function_of(step)]
 
-    def predict(self, inputs: Any, state: State | None = None) -> Any:
+    def take(self, step: Inputs, state: State | None) -> Outputs:
         """Returns what the function gives that a step is for."""
-        runner = self.runner(inputs)
+        runner = self.runner(step)
         if state is None or not runner.states:
-            return runner.predict(inputs)
-        return runner.predict(inputs, state.of(runner.states))
+            return runner.predict(step)
+        return runner.predict(step, state.of(runner.states))
 
     def new_state(self, sample: Sample) -> State | None:
         """Returns new states for the functions of a sample's steps; None where they keep none.

@@ -202,6 +202,10 @@ class Interpreter:
         """Returns what runs a step of a sample: this, where that is not of several functions."""
         return self
 
+    def take(self, step: Inputs, state: State | None) -> Outputs:
+        """Returns what `predict` does of a step of a sample, by the function that it is for."""
+        return self.predict(step, state)
+
     def new_state(self, sample: Sample) -> State | None:
         """Returns a new state for the steps of a sample; None where the model keeps none."""
         assert self.backend is not None

@@ -61,7 +61,7 @@ def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
     state = interpreter.new_state(sample)
     try:
         for step in steps_of(sample):
-            interpreter.predict(step, state)
+            interpreter.take(step, state)
     except ExecutionError:
         pass  # what was seen before is enough
     finally:

@@ -130,11 +130,12 @@ def _has_pairs(sample: object) -> bool:
     return is_pair(sample) or (isinstance(sample, Sequence) and any(map(is_pair, sample)))
 
 
-def _with_calls(sample: Any) -> Sample:
+def _with_calls(sample: Sample) -> Sample:
     if is_pair(sample):
         return Call(*sample)
-    steps = sample if isinstance(sample, Sequence) else None
-    return sample if steps is None else [Call(*one) if is_pair(one) else one for one in steps]
+    if not isinstance(sample, Sequence):
+        return sample
+    return [Call(*step) if is_pair(step) else step for step in sample]
 
 
 def _check(sample: Any) -> None:

@@ -213,6 +213,14 @@ def test_samples_of_one_function_are_enough(two, tmp_path):
     plain = [dict(step) for ((_, step),) in samples]
     again = mlpass.prune(two[0], tmp_path / "p.mlpackage", Percentile(0.5), sample_data=plain)
     assert [layer.error for layer in report.layers] == [layer.error for layer in again.layers]
+    note = (
+        "14 weights were solved for on samples of prefill alone, and are read by decode as well: "
+        "sample_data={function: samples} (--sample-data FUNCTION=PATH, once for each) has all of "
+        "them heard"
+    )
+    assert report.notes == again.notes == (note,)
+    whole = mlpass.prune(two[0], tmp_path / "q.mlpackage", Percentile(0.5), sample_data=talks(2))
+    assert not any("as well" in each for each in whole.notes)
 
 
 def test_samples_come_from_paths_by_function(tmp_path, capsys):

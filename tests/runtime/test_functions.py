@@ -52,7 +52,7 @@ def met_by_hand(functions, sample):
     seen, state = Seen(), functions.new_state(sample)
     functions.listeners.append(seen)
     for step in sample:
-        functions.predict(step, state)
+        functions.take(step, state)
     functions.listeners.remove(seen)
     return seen.found
 
@@ -166,6 +166,6 @@ def test_a_function_without_states_takes_no_state():
     assert functions.new_state(step) is None
     alone = mlpass.Interpreter(FIXTURES / "multifunction_lm.mlpackage", function_name="short")
     np.testing.assert_array_equal(
-        functions.predict(step)["logits"], alone.predict(dict(step))["logits"]
+        functions.take(step, None)["logits"], alone.predict(dict(step))["logits"]
     )
     assert function_of(step) == "short"
