@@ -199,14 +199,10 @@ def _from_yaml(path: str | os.PathLike[str]) -> Config:
 
 
 def _from_mapping(content: Mapping[str, Any]) -> Config:
-    rest = {**content}
-    adapters = rest.pop("adapters", False)
-    if not rest and "adapters" in content:
-        return Config(adapters=adapters)
-    return replace(_from_sections(rest), adapters=adapters)
-
-
-def _from_sections(content: Mapping[str, Any]) -> Config:
+    if "adapters" in content:  # goes with all else, and may be all
+        others = {key: value for key, value in content.items() if key != "adapters"}
+        found = _from_mapping(others) if others else Config()
+        return replace(found, adapters=content["adapters"])
     kind = content.get("config_type")
     sections = [key for key in content if key in SECTIONS]
     if not sections or (sections == ["weight_threshold"] and _is_entry(content)):

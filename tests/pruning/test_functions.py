@@ -16,6 +16,7 @@ from mlpass.calibrate.walk import observe_dense
 from mlpass.cli import main
 from mlpass.errors import CalibrationError, ConfigError
 from mlpass.plan.config import as_config
+from mlpass.plan.regions import Regions
 from mlpass.plan.steps import plan
 from mlpass.program.blobs import blob_nbytes
 from mlpass.program.mlpackage import Package
@@ -218,7 +219,8 @@ def test_samples_of_one_function_are_enough(two, tmp_path):
         "sample_data={function: samples} (--sample-data FUNCTION=PATH, once for each) has all of "
         "them heard"
     )
-    assert report.notes == again.notes == (note,)
+    assert note in report.notes
+    assert note in again.notes
     whole = mlpass.prune(two[0], tmp_path / "q.mlpackage", Percentile(0.5), sample_data=talks(2))
     assert not any("as well" in each for each in whole.notes)
 
@@ -270,6 +272,8 @@ def test_functions_are_named_for_all_samples_or_for_none_and_are_there(tmp_path)
         prune({"prefill": [step], "shorts": [step]})
     with pytest.raises(ConfigError, match="executor: goes with samples that name no functions"):
         prune([("prefill", step)], executor=ThreadPoolExecutor(1))
+    with pytest.raises(ConfigError, match="tune: learns from samples of one function"):
+        prune([("prefill", step)], tune=Regions())
     with pytest.raises(CalibrationError, match="sample 1: .*short|sample 1: .*tokens"):
         prune([("prefill", step), ("short", step)])
 
