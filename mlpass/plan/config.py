@@ -201,8 +201,8 @@ def _from_yaml(path: str | os.PathLike[str]) -> Config:
 def _from_mapping(content: Mapping[str, Any]) -> Config:
     if "adapters" in content:  # goes with all else, and may be all
         others = {key: value for key, value in content.items() if key != "adapters"}
-        found = _from_mapping(others) if others else Config()
-        return replace(found, adapters=content["adapters"])
+        config = _from_mapping(others) if others else Config()
+        return replace(config, adapters=content["adapters"])
     kind = content.get("config_type")
     sections = [key for key in content if key in SECTIONS]
     if not sections or (sections == ["weight_threshold"] and _is_entry(content)):

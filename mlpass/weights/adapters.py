@@ -7,6 +7,7 @@ is in that function alone, or in some; the base weight is in more, and its op me
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 
 from mlpass.errors import NotApplicable
 from mlpass.program.ir import Op, Program, Value
@@ -83,13 +84,26 @@ class _Way:
         return None, None
 
     def _begin(self, value: Value | None) -> Value | None:
-        """Returns what a value is made of by ops that are given nothing else."""
+        """Returns what a value is made of by ops that are given nothing else.
+
+        They may be given it in several forms, as where indices that count from the end are mended.
+        """
         while value is not None:
-            op = self._makers.get(value)
-            if op is None or op in self._readings or op.blocks or len(given := self.given(op)) != 1:
+            value, given = self._chain(value)
+            beginnings = {self._chain(one)[0] for one in given}
+            if len(beginnings) != 1:
                 break
-            (value,) = given
+            (value,) = beginnings
         return value
+
+    def _chain(self, value: Value) -> tuple[Value, list[Value]]:
+        """Returns where a chain of ops begins that makes a value, and what else leads to there."""
+        while True:
+            op = self._makers.get(value)
+            given = [] if op is None or op in self._readings or op.blocks else self.given(op)
+            if len(given) != 1:
+                return value, given
+            (value,) = given
 
     def _bases(self, value: Value) -> Iterator[tuple[Site, Value]]:
         """Yields the weights whose outputs are added up to a value, each with what it meets."""
@@ -124,5 +138,5 @@ def _sizes(reading: Reading) -> tuple[int, int, int, int]:
     """
     site, use = reading
     if is_gathered(use.op.type, use.parameter):
-        raise NotApplicable("rows are gathered from it")
+        return 1, site.shape[-1], prod(site.shape[:-1]), 1  # of a table, as from one hot
     return layout_of(use.op.type, use.parameter, use.position, site.shape, use.settings).sizes

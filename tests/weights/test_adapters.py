@@ -112,3 +112,23 @@ def single(x, base):
 def test_convolutions_beside_or_behind_one_that_functions_share(tmp_path, beside, expected):
     functions = {"base": branch(), "other": branch(beside)}
     assert adapters_of(save_functions(tmp_path, functions, "base")) == expected
+
+
+def embedded(down=None):
+    """Rows of a table, and rows of a small one times a matrix beside them."""
+
+    @mb.program(input_specs=[mb.TensorSpec((4,), dtype=types.int32)], opset_version=ct.target.iOS18)
+    def table(ids):
+        x = mb.gather(x=WEIGHTS["table"], indices=ids, axis=0, name="base")
+        if down is not None:
+            rows = mb.gather(x=down, indices=ids, axis=0, name="down")
+            x = mb.add(x=x, y=mb.linear(x=rows, weight=UP, name="up"))
+        return mb.relu(x=x)
+
+    return table
+
+
+def test_a_table_has_adapters_as_well(tmp_path):
+    rows = np.random.default_rng(4).standard_normal((96, 8)).astype(np.float16)
+    package = save_functions(tmp_path, {"base": embedded(), "other": embedded(rows)}, "base")
+    assert [name for name, _ in adapters_of(package)] == ["down", "up"]
