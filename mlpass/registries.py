@@ -31,7 +31,7 @@ _TAKEN = """
     storage name steps dense batch_size learning_rate seed test_data configs evaluate weight jobs
     allocate max_nbytes propagate target fallback memory_budget backend device function_name
     minimum_deployment_target joint_compression budget max_size bits held_out logits tune
-    weights_only for processor executor scheduler
+    weights_only for processor executor scheduler adapters
 """
 
 

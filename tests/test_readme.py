@@ -30,6 +30,7 @@ from mlpass.runtime.doubts import doubts
 from mlpass.runtime.samples import load_samples
 from mlpass.sparsity.layout import matrix_layout
 from tests import peer
+from tests.multifunction import save_lm
 from tests.runtime.chains import chunks, talks
 from tests.runtime.programs import convert, program
 
@@ -112,9 +113,19 @@ def in_a_row(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return chunks(tmp_path_factory.mktemp("row"))
 
 
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model with the functions prefill and decode."""
+    return save_lm(tmp_path_factory.mktemp("llm"))
+
+
 @pytest.fixture
 def place(
-    models: Path, in_a_row: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path,
+    in_a_row: Sequence[Path],
+    llm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """The folder that a block of Python runs in."""
     for path in in_a_row:
@@ -123,6 +134,7 @@ def place(
         shutil.copytree(models / "iOS17.mlpackage", tmp_path / name)
     mlpass.prune(models / "iOS17.mlpackage", tmp_path / "small.mlpackage", Percentile(0.5))
     shutil.copytree(ROOT / "fixtures/stateful_lm.mlpackage", tmp_path / "stateful.mlpackage")
+    shutil.copytree(llm, tmp_path / "llm.mlpackage")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -136,6 +148,8 @@ def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         shutil.copytree(tmp_path / "pruned.mlpackage", tmp_path / name)
     np.savez(tmp_path / "samples.npz", image=inputs(4))
     np.savez(tmp_path / "x.npz", image=inputs(1)[0])
+    for name, count in (("prefill", 64), ("short", 16)):
+        np.savez(tmp_path / f"{name}.npz", tokens=np.arange(2 * count).reshape(2, 1, count))
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     for name in ("model.pte", "pruned.pte"):
         shutil.copy(ROOT / "fixtures/executorch/inline.pte", tmp_path / name)
@@ -172,6 +186,7 @@ def given(place: Path) -> Iterator[dict[str, Any]]:
             "batches": [(images, labels)] * 2,
             "talk": talks(3)[0],
             "tokens": [np.full((1, 1), token, np.int32) for token in (7, 8, 9)],
+            "prompt": np.arange(8, dtype=np.int32)[None],
             "paths": pictures(Path()),
             "texts": [f"{word} I stand. " * 6 for word in ("Here", "There", "Where")],
             "tokenizer": lambda text: {"input_ids": list(text.encode())},

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlpass.calibrate.gram_folder import GramFolder
-from mlpass.errors import ConfigError, brief
+from mlpass.errors import CalibrationError, ConfigError, brief
 from mlpass.options import check_options, option
 from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import Sample, load_samples
+from mlpass.runtime.samples import Sample, functions_in, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.solvers.wanda import Magnitude
@@ -39,6 +39,7 @@ class Calibration:
         function_name: of a model with several functions, the one that the samples are for.
         executor: whose workers divide the samples among them; None where this process runs all.
         dense_grams: what layers meet in the model as it is, where that was gathered before.
+        functions: those that samples name; None where they name none.
     """
 
     method: Method
@@ -80,6 +81,7 @@ class Calibration:
     function_name: str | None = option(default=None, help="the function that the samples are for")
     executor: Executor | None = None
     dense_grams: GramFolder | None = None
+    functions: tuple[str | None, ...] = (None,)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -93,6 +95,13 @@ class Calibration:
             raise ConfigError("max_nbytes: needs allocate='error', which divides it among layers")
         if self.executor is not None:
             _check_divided(self)
+        if len(self.functions) > 1 and None in self.functions:
+            raise CalibrationError(
+                "sample_data: some samples name the function that they are for and others do not; "
+                "name it for all"
+            )
+        if self.function_name is not None and self.functions != (None,):
+            raise ConfigError("function_name: the samples name their functions themselves; drop it")
         if self.target == "dense" and self.propagate == "dense":
             raise ConfigError(
                 "target: 'dense' makes up for what pruning changed before a layer, and with "
@@ -125,7 +134,9 @@ def make_calibration(
         if method not in (None, Magnitude()):
             raise ConfigError(f"method: {method!r} needs sample_data")
         return None
-    return Calibration(method or SparseGPT(), load_samples(sample_data), **options)
+    samples = load_samples(sample_data, functions=True)
+    functions = functions_in(samples)
+    return Calibration(method or SparseGPT(), samples, functions=functions, **options)
 
 
 def _check_divided(calibration: Calibration) -> None:
@@ -139,6 +150,8 @@ def _check_divided(calibration: Calibration) -> None:
         if getattr(calibration, name) != wanted:
             given = getattr(calibration, name)
             raise ConfigError(f"executor: goes with {name}={wanted!r} alone. Got {given!r}.")
+    if calibration.functions != (None,):
+        raise ConfigError("executor: goes with samples that name no functions; drop it")
 
 
 def _method_names() -> str:

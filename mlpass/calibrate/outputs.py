@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from mlpass.calibrate.calibration import Calibration
 from mlpass.halves import widened
 from mlpass.parallel import map_items
+from mlpass.runtime.functions import Functions
+from mlpass.runtime.given import steps_for
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample
-from mlpass.runtime.steps import steps_of
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -27,15 +28,23 @@ def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
     """Returns what runs a model as a calibrated run does: of a pipeline, what can be run.
 
     Raises:
+        ConfigError: samples name a function that there is not.
         UnsupportedOpError: ops without kernels, all named at once.
     """
-    return Interpreter(
-        model,
-        backend=calibration.backend,
-        device=calibration.device,
-        function_name=calibration.function_name,
-        partial=True,
-    )
+
+    def runner(function: str | None) -> Interpreter:
+        return Interpreter(
+            model,
+            backend=calibration.backend,
+            device=calibration.device,
+            function_name=function or calibration.function_name,
+            partial=True,
+        )
+
+    functions = calibration.functions
+    if len(functions) == 1:
+        return runner(*functions)
+    return Functions({function: runner(function) for function in functions})
 
 
 def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
@@ -48,8 +57,8 @@ def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
     """
 
     def predict(sample: Sample) -> Outputs:
-        state = interpreter.make_state() if interpreter.states else None
-        given = [interpreter.predict(step, state) for step in steps_of(sample, interpreter)]
+        state = interpreter.new_state(sample)
+        given = [interpreter.take(step, state) for step in steps_for(sample, interpreter)]
         return [{name: _as_array(value) for name, value in one.items()} for one in given]
 
     if interpreter.backend is not None and interpreter.backend.name == "numpy":
@@ -89,11 +98,12 @@ def error_of(dense: Outputs, other: Outputs) -> float:
     """Returns the relative square error, the mean of all outputs of numbers.
 
     An output that is of another shape now, as where the values say how many there are, is wrong as
-    a whole.
+    a whole. Functions may have others.
     """
     errors = []
-    for name in dense[0]:
-        pairs = [(one[name], two[name]) for one, two in zip(dense, other, strict=True)]
+    for name in dict.fromkeys(name for one in dense for name in one):
+        both = zip(dense, other, strict=True)
+        pairs = [(one[name], two[name]) for one, two in both if name in one]
         if not all(getattr(one, "dtype", np.dtype(int)).kind == "f" for one, _ in pairs):
             continue
         changed, whole = 0.0, 0.0

@@ -168,6 +168,8 @@ class SiteGrams:
             crossed.refuse("its rows are gathered")
         for sample in samples:
             turns, count = shown[sample], itertools.count()
+            if not turns:
+                continue  # a branch that it does not take, or another function
             is_held = partial(gathered.is_held, sample)
             beside: Sequence[Arguments] = ()
             if dense is not None and crossed is not None and not crossed.refusal:

@@ -19,7 +19,7 @@ from mlpass.registries import DEFAULT_METHOD, METHODS, MODES, STORAGES, taken_na
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """Adds them all, as `mlpass prune` has them."""
     group = parser.add_argument_group("calibration", "solving for weights on samples")
-    add_samples(parser, group)
+    add_samples(parser, group, functions=True)
     add_methods(parser)
     add_flags(group, "calibration", {"": _calibration_options()})
     add_resume(group)

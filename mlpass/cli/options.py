@@ -15,6 +15,9 @@ _SAMPLE_HELP = """\
 an .npz whose arrays have a leading sample axis, or a folder of .npz files, one a sample; a
 sub-folder of .npz files is a sequence: steps, in the order of their names, on one state. For a
 model that keeps a state, arrays with one axis more are sequences, too: (samples, steps, ...)"""
+_FUNCTION_HELP = """;
+for several functions FUNCTION=PATH, once for each, or a folder with a sub-folder function=NAME for
+each; the steps of one sequence may be for several: 0-function=prefill.npz, 1-function=decode.npz"""
 
 _SAMPLE_EXAMPLES = """\
 How samples.npz is made in Python, of a few dozen real inputs, under the name that the model has for
@@ -41,13 +44,49 @@ def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None
 
 
 def add_samples(
-    parser: argparse.ArgumentParser, group: Any = None, *, required: bool = False
+    parser: argparse.ArgumentParser,
+    group: Any = None,
+    *,
+    required: bool = False,
+    functions: bool = False,
 ) -> None:
-    """Adds the samples that a command runs models on, to a group of it, and how they are made."""
+    """Adds the samples that a command runs models on, to a group of it, and how they are made.
+
+    Args:
+        parser: of the command.
+        group: of it; None for the parser itself.
+        required: whether there must be some.
+        functions: whether they may be given for several functions.
+    """
     (group or parser).add_argument(
-        "--sample-data", required=required, metavar="PATH", help=_SAMPLE_HELP
+        "--sample-data",
+        required=required,
+        metavar="PATH",
+        help=_SAMPLE_HELP + (_FUNCTION_HELP if functions else ""),
+        action=_ByFunction if functions else "store",
     )
     parser.epilog = _SAMPLE_EXAMPLES
+
+
+class _ByFunction(argparse.Action):
+    """Samples at a path; or given several times, as FUNCTION=PATH, those of each function."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Notes the path, or that of another function."""
+        import os
+
+        known, value = getattr(namespace, self.dest), str(values)
+        function, equals, path = value.partition("=")
+        named = bool(equals) and "/" not in function and not os.path.exists(value)
+        if known is not None and not (named and isinstance(known, dict) and function not in known):
+            parser.error(f"{option_string}: give it once, or once for each function, FUNCTION=PATH")
+        setattr(namespace, self.dest, {**(known or {}), function: path} if named else value)
 
 
 def add_output(

@@ -12,6 +12,7 @@ of a mode, with a storage's, or with both::
       head_weight: null            # left as it is
       "block_*_ffn": {target_sparsity: 0.9, block_size: 4}
     weight_threshold: 2048
+    adapters: true                 # those of LoRA, beside weights that functions share, too
 
 Beside the sections a storage is for all entries that name none. coremltools' own YAML files, with
 their `config_type`, are read as they are.
@@ -38,7 +39,7 @@ from mlpass.sparsity.mode import Mode
 from mlpass.storage.given import StorageLike, as_storage, every_storage_word, take_storage
 from mlpass.storage.storage import Storage
 
-SECTIONS = ("global_config", "op_type_configs", "op_name_configs", "weight_threshold")
+SECTIONS = ("global_config", "op_type_configs", "op_name_configs", "weight_threshold", "adapters")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Config:
         op_type_configs: by MIL op type that reads the weight.
         op_name_configs: by name of the weight or of an op that reads it; exact, or a glob.
         weight_threshold: a weight of so many elements or fewer is skipped.
+        adapters: whether adapters beside weights that functions share get what others get; without
+            it those alone do that are named.
     """
 
     global_config: OpConfigLike = None
@@ -91,6 +94,9 @@ class Config:
     op_name_configs: Mapping[str, OpConfigLike] = field(default_factory=dict)
     weight_threshold: int = option(
         default=2048, low=0, help="weights of so many elements or fewer are skipped"
+    )
+    adapters: bool = option(
+        default=False, help="prune adapters (LoRA) beside weights that functions share, too"
     )
 
     def __post_init__(self) -> None:
@@ -193,6 +199,10 @@ def _from_yaml(path: str | os.PathLike[str]) -> Config:
 
 
 def _from_mapping(content: Mapping[str, Any]) -> Config:
+    if "adapters" in content:  # goes with all else, and may be all
+        others = {key: value for key, value in content.items() if key != "adapters"}
+        config = _from_mapping(others) if others else Config()
+        return replace(config, adapters=content["adapters"])
     kind = content.get("config_type")
     sections = [key for key in content if key in SECTIONS]
     if not sections or (sections == ["weight_threshold"] and _is_entry(content)):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mlpass.errors import ConfigError, brief, close_matches
 from mlpass.plan.config import Config, OpConfig, OpConfigLike, op_config_of
 
-_GLOBAL = "global_config"
+_GLOBAL, _NAMES = "global_config", "op_name_configs"
 
 
 class Found(NamedTuple):
@@ -27,6 +27,11 @@ class Found(NamedTuple):
     def is_general(self) -> bool:
         """Whether that is for every weight, rather than for this one or its kind."""
         return self.why == _GLOBAL
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether that is for this one, by name."""
+        return self.why.startswith(_NAMES)
 
 
 def look_up(config: Config, names: tuple[str, ...], op_types: tuple[str, ...]) -> Found:

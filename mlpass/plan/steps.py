@@ -33,6 +33,8 @@ from mlpass.weights.reading import scores_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import check_storage
 
+ADAPTER = "adapter, left as it is"  # the reason; a note says how to include those
+
 
 @dataclass(frozen=True)
 class Step:
@@ -167,6 +169,8 @@ def _step(site: Site, config: Config, joint: bool) -> Step:
         return Step(site, None, refusal)
     if found.op_config is None:
         return Step(site, None, f"{found.why} is None")
+    if site.is_adapter and not config.adapters and not found.is_by_name:
+        return Step(site, None, ADAPTER)
     mode, storage = found.op_config.mode, rounding_of(found.op_config.storage)
     if mode is None and storage is None:
         return Step(site, None, f"{found.why} names no mode, and no storage other than it has")

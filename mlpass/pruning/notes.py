@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.cheaper import int8_way
 from mlpass.plan.config import Config, op_config_of
-from mlpass.plan.steps import Step
+from mlpass.plan.steps import ADAPTER, Step
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.compressed import joint_way
 from mlpass.report.records import LayerRecord
+from mlpass.runtime.sources import functions_of
 from mlpass.weights.ensures import Told
 from mlpass.weights.ways import quantize_way
 
@@ -33,11 +35,56 @@ def notes_of(
     layers = [layer for _, layer in told]
     notes = int8_way(layers, package.name) + whole_outputs(steps, layers)
     left = [layer for site, layer in told if site.is_sparse and layer.encoding == "sparse"]
+    adapters = sum(layer.skipped == ADAPTER for layer in layers)
+    if adapters:
+        text = (
+            f"{adapters} weights are adapters, beside weights that functions share, and left as "
+            "they are: adapters=True in the Config (--adapters) includes them, a name in "
+            "op_name_configs one of them"
+        )
+        notes = (*notes, text)
     opset = min((site.opset for site, _ in told), default=0)
     notes += quantize_way(layers, left, package.name, opset)
     if config is not None:
         notes += joint_way(told, None if divided else op_config_of(config.global_config))
     return notes
+
+
+def unheard(
+    package: Package, layers: Sequence[LayerRecord], calibration: Calibration | None
+) -> tuple[str, ...]:
+    """Returns a note where weights were solved for on samples of some functions, and others' too.
+
+    Args:
+        package: that was read.
+        layers: what became of its weights.
+        calibration: that they were solved for with; None without samples.
+    """
+    if calibration is None:
+        return ()
+    heard = {name for name in calibration.functions if name is not None}
+    if not heard:
+        name = calibration.function_name or package.function_name
+        some = (each for chunk in package.chunks for each in functions_of(chunk, name))
+        heard = {function.name for _, function in some}
+    others = [
+        {place.rpartition("/")[2] for place in layer.functions} - heard
+        for layer in layers
+        if layer.samples
+    ]
+    silent = set().union(*others)
+    if not silent:
+        return ()
+    text = (
+        f"{sum(map(bool, others))} weights were solved for on samples of {_listed(heard)} alone, "
+        f"and are read by {_listed(silent)} as well: sample_data={{function: samples}} "
+        "(--sample-data FUNCTION=PATH, once for each) has all of them heard"
+    )
+    return (text,)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def whole_outputs(steps: Sequence[Step], layers: Sequence[LayerRecord]) -> tuple[str, ...]:

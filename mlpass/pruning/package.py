@@ -22,7 +22,7 @@ from mlpass.program.writing import Targets, named
 from mlpass.pruning.carrying import carry_out_all, plan_programs
 from mlpass.pruning.contest import Weights, better, split
 from mlpass.pruning.data_free import prune_data_free
-from mlpass.pruning.notes import notes_of
+from mlpass.pruning.notes import notes_of, unheard
 from mlpass.report.records import LayerRecord, Report
 from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.record import function_records
@@ -83,6 +83,7 @@ def prune_package(
             rewriter.ensure(partial(ensure_written, told=told, find=find))
         asked = None if joint_compression else config
         notes = notes_of(package, steps, told, asked, divided=division is not None)
+        notes += unheard(package, layers, calibration)
         record = None if division is None else division.reported(layers, rewriter.weights_nbytes)
         nbytes = rewriter.nbytes
         return Report(

@@ -71,7 +71,8 @@ def prune(
         sample_data: an iterable of {input name: array}; the path of an `.npz` whose arrays have a
             leading sample axis; or of a folder of `.npz` files, one a sample. For a model that
             keeps a state, a sample may be a sequence of {input name: array}, or a sub-folder: steps
-            that share the state.
+            that share the state. Of several functions, {function: samples}; a sample or a step may
+            be a pair of the function and its inputs, a file or folder be called `function=NAME`.
         storage: how the values are kept of weights whose entry in `config` names no storage:
             `Quantized()` or `Palette()` (iOS18), in the same solve where there are samples; a
             mapping such as `{"palettize": 4, "group_size": 8}`, or a text such as "int8". None, as

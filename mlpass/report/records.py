@@ -52,6 +52,7 @@ class LayerRecord:
         storage: that its values were rounded to, as text; None where they were kept as they came.
         int8_error: the error of int8 without samples, on the weight's own outputs, where that would
             take no more bytes and err less; else None.
+        functions: that share it, with the part of a pipeline that they are in.
     """
 
     name: str
@@ -79,6 +80,7 @@ class LayerRecord:
     target: str | None = None
     storage: str | None = None
     int8_error: float | None = None
+    functions: tuple[str, ...] = ()
 
     @property
     def told_errors(self) -> tuple[float | None, float | None]:
@@ -168,7 +170,9 @@ class Report(Shown):
     def parts(self) -> Sequence[Table | str]:
         """Returns the functions of a model that was looked at, the weights, and the totals."""
         inspected = self.output is None
-        headers = ["weight", "read by", "shape", "type", "sparsity", "encoding"]
+        shared = inspected and any(len(layer.functions) > 1 for layer in self.layers)
+        headers = ["weight", "read by", *(["functions"] if shared else [])]
+        headers += ["shape", "type", "sparsity", "encoding"]
         calibrated = any(layer.error is not None for layer in self.layers)
         headers += ["bytes"] if inspected else ["before", "after"]
         headers += ["bits"] if self.budget is not None else []
@@ -179,6 +183,7 @@ class Report(Shown):
             row = [
                 layer.name,
                 f"{layer.op_type}.{layer.parameter}",
+                *([", ".join(layer.functions)] if shared else []),
                 "x".join(map(str, layer.shape)),
                 layer.dtype,
                 "" if layer.sparsity is None else f"{layer.sparsity:.4f}",
@@ -261,7 +266,8 @@ def report_from_record(record: Mapping[str, Any]) -> Report:
     content = dict(record)
     content["functions"] = tuple(FunctionRecord(**one) for one in content["functions"])
     content["layers"] = tuple(
-        LayerRecord(**{**one, "shape": tuple(one["shape"])}) for one in content["layers"]
+        LayerRecord(**{**one, **{key: tuple(one[key]) for key in ("shape", "functions")}})
+        for one in content["layers"]
     )
     content["notes"] = tuple(content["notes"])
     if content["budget"] is not None:

@@ -1,4 +1,4 @@
-"""Neighbouring ops run for several samples at once: what one makes, the next finds in a cache."""
+"""Neighbouring steps run for several samples, one step after another for all of them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 
-from mlpass.arrays import Namespace
 from mlpass.runtime.execute import Run
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.joined import Joined, join
 from mlpass.runtime.kernels.registry import row_parameter
 
-# Given a run, has an error name the sample that it is of.
+# Has an error name the sample of a run.
 Naming = Callable[[Run], AbstractContextManager[None]]
 
 
-def run_abreast(
-    xp: Namespace, steps: Sequence[OpPlan], runs: Sequence[Run], naming: Naming
-) -> None:
-    """Runs neighbouring steps for some runs: those that work row by row on all rows at once."""
+def run_abreast(steps: Sequence[OpPlan], runs: Sequence[Run], naming: Naming) -> None:
+    """Runs steps for some runs of one function, one step after another for all of them.
+
+    Raises:
+        ExecutionError: an op failed.
+    """
     for parameter, group in groupby(steps, lambda step: row_parameter(step.function)):
         if parameter is not None:
-            _run_together(xp, list(group), runs, parameter, naming)
+            _run_together(list(group), runs, parameter, naming)
             continue
         stretch = list(group)
         for run in runs:
@@ -31,17 +32,17 @@ def run_abreast(
 
 
 def _run_together(
-    xp: Namespace, steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str, naming: Naming
+    steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str, naming: Naming
 ) -> None:
     """Runs ops that work row by row on the rows of several samples: a large product for each.
 
     Args:
-        xp: the backend's namespace.
         steps: neighbours.
         runs: of some samples.
         parameter: whose rows the ops see.
-        naming: names the sample of a run in its errors.
+        naming: has an error name the sample.
     """
+    xp = runs[0].xp
     joined: Joined | None = None
     for step in steps:
         source = step.op.inputs[parameter]

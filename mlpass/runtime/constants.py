@@ -142,7 +142,11 @@ class Constants:
             else:
                 made = dict(zip(part.outputs, self._decompress(part), strict=True))
                 arguments[parameter] = made[argument]
-        return decompress(maker, arguments, self._plan.function.opset)
+        return decompress(maker, arguments, self._opset_of(maker))
+
+    def _opset_of(self, maker: Op) -> int:
+        """Returns the opset of the function that an op is in."""
+        return self._plan.function.opset
 
     def _placed(self, source: Source, value: object) -> Any:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":

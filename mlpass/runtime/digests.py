@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlpass.runtime.calls import function_of
 from mlpass.runtime.samples import Sample, listed
 
 _CHUNK = 1 << 20
@@ -37,6 +38,8 @@ def digest_of(
         if steps is sample:
             digest.update(repr(("steps", len(steps))).encode())
         for step in steps:
+            if function := function_of(step):
+                digest.update(repr(("function", function)).encode())
             for name in sorted(step):
                 array = np.ascontiguousarray(step[name])
                 digest.update(repr((name, array.shape, array.dtype.str)).encode())

@@ -27,6 +27,26 @@ class Listener(Protocol):
         """Sees `op` and its results."""
 
 
+class Recording:
+    """A listener that keeps the arguments of wanted ops, each time that they run.
+
+    Attributes:
+        found: those of each wanted op.
+    """
+
+    def __init__(self, wanted: Sequence[Op]) -> None:
+        """Has kept nothing yet."""
+        self.found: dict[Op, list[Mapping[str, object]]] = {op: [] for op in wanted}
+
+    def before(self, op: Op, inputs: Mapping[str, object]) -> None:
+        """Keeps what a wanted op is given."""
+        if op in self.found:
+            self.found[op].append(inputs)
+
+    def after(self, op: Op, outputs: tuple[object, ...]) -> None:
+        """Has seen enough before."""
+
+
 class Values(dict[Source, Any]):
     """The values at hand, arrays and what else kernels make, and behind them the constants.
 
@@ -104,6 +124,7 @@ class Run:
     Attributes:
         values: what is at hand.
         wanted: values that are kept after their last use.
+        xp: the array namespace.
     """
 
     def __init__(
@@ -123,7 +144,7 @@ class Run:
         """
         self.values = values
         self.wanted = frozenset(wanted)
-        self._xp = xp
+        self.xp = xp
         self._listeners = listeners
 
     def arguments(self, step: OpPlan) -> dict[str, Any]:
@@ -178,7 +199,7 @@ class Run:
         Raises:
             ExecutionError: the op failed.
         """
-        first = self._blocks(step) if step.blocks else self._xp
+        first = self._blocks(step) if step.blocks else self.xp
         try:
             made = step.function(first, **arguments)
         except MlpassError:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlpass.errors import CalibrationError, InputError
-from mlpass.runtime.description import Feature
 from mlpass.runtime.failures import sample_label
 from mlpass.runtime.features import check_names
-from mlpass.runtime.interpreter import Part
+from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.samples import Inputs, Sample
-from mlpass.runtime.steps import Keeping, steps_of
+from mlpass.runtime.steps import steps_of
 
 
-def given_steps(samples: Sequence[Sample], runner: Keeping) -> list[Sequence[Inputs]]:
+def given_steps(samples: Sequence[Sample], interpreter: Interpreter) -> list[Sequence[Inputs]]:
     """Returns the steps of each sample, all of which have the names of the model's inputs.
 
     Raises:
@@ -22,14 +21,21 @@ def given_steps(samples: Sequence[Sample], runner: Keeping) -> list[Sequence[Inp
     given = []
     for number, sample in enumerate(samples):
         try:
-            given.append(steps_of(sample, runner))
+            given.append(steps_for(sample, interpreter))
         except InputError as error:
             raise CalibrationError(f"sample_data: {sample_label(number)}: {error}") from None
-    _check_given(given, runner.inputs)
+    _check_given(given, interpreter)
     return given
 
 
-def _check_given(given: Sequence[Sequence[Inputs]], features: Sequence[Feature]) -> None:
+def steps_for(sample: Sample, interpreter: Interpreter) -> Sequence[Inputs]:
+    """Returns the steps of a sample, as `steps_of` for the function that it names."""
+    runner = interpreter.runner(sample) if isinstance(sample, Mapping) else interpreter
+    return steps_of(sample, runner)
+
+
+def _check_given(given: Sequence[Sequence[Inputs]], interpreter: Interpreter) -> None:
+    """Raises CalibrationError where a step has other names than the model's inputs."""
     for number, sample in enumerate(given):
         for place, inputs in enumerate(sample):
             label = step_label(number, place, sample)
@@ -38,9 +44,23 @@ def _check_given(given: Sequence[Sequence[Inputs]], features: Sequence[Feature])
                     f"{label} must map input names to arrays. Got {type(inputs).__name__}."
                 )
             try:
-                check_names(inputs, features)
+                check_names(inputs, interpreter.runner(inputs).inputs)
             except InputError as error:
                 raise CalibrationError(f"{label}: {error}") from None
+
+
+def by_runner(
+    given: Sequence[Sequence[Inputs]], interpreter: Interpreter
+) -> Iterable[tuple[Interpreter, Sequence[Sequence[Inputs]]]]:
+    """Returns what runs the steps of samples, each with those of its function, sample by sample."""
+    found: dict[Interpreter, list[list[Inputs]]] = {}
+    for sample in given:
+        own: dict[Interpreter, list[Inputs]] = {}
+        for step in sample:
+            own.setdefault(interpreter.runner(step), []).append(step)
+        for runner, steps in own.items():
+            found.setdefault(runner, []).append(steps)
+    return found.items()
 
 
 def prepared(part: Part, given: list[Sequence[Inputs]]) -> list[Sequence[Inputs]]:

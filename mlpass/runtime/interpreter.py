@@ -24,6 +24,7 @@ from mlpass.runtime.description import Description
 from mlpass.runtime.execute import Listener, execute
 from mlpass.runtime.features import check_names, read_input, restored, write_output
 from mlpass.runtime.function_plan import FunctionPlan, plan_function
+from mlpass.runtime.samples import Inputs, Sample
 from mlpass.runtime.sources import Runnable, close_with, open_source
 from mlpass.runtime.state import State
 from mlpass.runtime.suppression import Suppression
@@ -32,7 +33,6 @@ from mlpass.runtime.tabular import Tabular
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
-Inputs = Mapping[str, object]
 Outputs = dict[str, Any]
 
 
@@ -51,6 +51,11 @@ class Part:
     plan: FunctionPlan
     constants: Constants
     before: tuple[Tabular, ...] = ()
+
+    @property
+    def groups(self) -> Sequence[tuple[int, int]]:
+        """Bounds of neighbouring steps that a replay comes to at once: see `Beside`."""
+        return ()
 
     def prepared(self, given: Inputs) -> Inputs:
         """Returns what was given, and what the parts before make of it.
@@ -192,6 +197,19 @@ class Interpreter:
         if not self.states or self.backend is None:
             raise InputError("make_state: this model keeps no state")
         return State(self.states, self.backend)
+
+    def runner(self, step: Inputs) -> Interpreter:
+        """Returns what runs a step of a sample: this, where that is not of several functions."""
+        return self
+
+    def take(self, step: Inputs, state: State | None) -> Outputs:
+        """Returns what `predict` does of a step of a sample, by the function that it is for."""
+        return self.predict(step, state)
+
+    def new_state(self, sample: Sample) -> State | None:
+        """Returns a new state for the steps of a sample; None where the model keeps none."""
+        assert self.backend is not None
+        return State(self.states, self.backend) if self.states else None
 
     def _run(self, inputs: Inputs, state: State | None, wanted: list[str] | None) -> Outputs:
         """Returns, by name, the wanted values, or all outputs, as numpy arrays."""

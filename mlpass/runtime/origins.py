@@ -10,9 +10,9 @@ from mlpass.errors import ExecutionError
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import title_of
+from mlpass.runtime.given import steps_for
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample
-from mlpass.runtime.steps import steps_of
 
 _KINDS = ("NaN", "inf")
 
@@ -59,10 +59,10 @@ def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
     assert interpreter.backend is not None  # Core ML shows nothing
     makers = _Makers(interpreter.backend)
     interpreter.listeners.append(makers)
-    state = interpreter.make_state() if interpreter.states else None
+    state = interpreter.new_state(sample)
     try:
-        for step in steps_of(sample, interpreter):
-            interpreter.predict(step, state)
+        for step in steps_for(sample, interpreter):
+            interpreter.take(step, state)
     except ExecutionError:
         pass  # what was seen before is enough
     finally:

@@ -13,9 +13,9 @@ sequence. What the ops in there meet is seen as within control flow: by a rehear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from mlpass.arrays import Array
@@ -24,12 +24,13 @@ from mlpass.parallel import Item, Result, map_items, thread_count
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.abreast import run_abreast
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.calls import called, function_of
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.execute import Run
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input, write_output
 from mlpass.runtime.function_plan import OpPlan
-from mlpass.runtime.given import given_steps, prepared, step_label
+from mlpass.runtime.given import by_runner, given_steps, prepared, step_label
 from mlpass.runtime.interpreter import Interpreter, Part, bind
 from mlpass.runtime.kernels.registry import Arguments
 from mlpass.runtime.rehearsal import rehearsed
@@ -39,6 +40,7 @@ from mlpass.runtime.state import State
 from mlpass.runtime.stop import Own, Show, Stop
 from mlpass.runtime.stretches import (
     Among,
+    at_once,
     kernels_of,
     last_reads,
     linked,
@@ -99,15 +101,17 @@ def _stops(
     if last < 0:
         return
     given = given_steps(samples, interpreter)
-    warn_of(interpreter, samples)
+    for runner, some in by_runner(given, interpreter):
+        warn_of(runner, some)
     if among is None:
         among = Among(0, [len(steps) for steps in given])
-    states = [State(interpreter.states, backend) if interpreter.states else None for _ in samples]
+    states = [interpreter.new_state(sample) for sample in given]
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget, among)
         try:
             given = prepared(part, given)
-            replay.begin(given, states)
+            members = [[interpreter.runner(step).parts[number] for step in one] for one in given]
+            replay.begin(given, members, states)
             yield from replay.stops(wanted, to_the_end=number < last)
             given = replay.outputs(given) if number < last else []
         finally:
@@ -143,12 +147,15 @@ class _Replay:
         self._own = Own(part.constants, backend, dict(kernels_of(part.plan.block)))
         self._samples: list[Sequence[Run]] = []  # a run for each step of a sequence
         self._places: dict[Run, tuple[int, int, int]] = {}  # sample, step, how many it has
+        self._members: dict[Run, Part] = {}  # of several functions, the one that it is of
+        self._steps: dict[Part, Collection[OpPlan]] = {}
         self._spill = Spill(memory_budget, backend, uses_of(part.plan))
 
     def close(self) -> None:
         """Lets go of all activations."""
         self._samples.clear()
         self._places.clear()
+        self._members.clear()
         self._spill.__exit__()
 
     @property
@@ -162,38 +169,58 @@ class _Replay:
         """Returns what has an error name the sample of a run, and its step."""
         return of_sample(*self._places[run])
 
-    def begin(self, samples: Sequence[Sequence[Inputs]], states: Sequence[State | None]) -> None:
+    def begin(
+        self,
+        samples: Sequence[Sequence[Inputs]],
+        members: Sequence[Sequence[Part]],
+        states: Sequence[State | None],
+    ) -> None:
         """Reads the inputs of all samples.
+
+        Args:
+            samples: the steps of each.
+            members: for each of them this part, or of several functions the one that it is for.
+            states: of each sample.
 
         Raises:
             CalibrationError: they do not fit.
         """
         count = 0
         with _working(self._backend):
-            for number, (sample, state) in enumerate(
-                zip(samples, states, strict=True), self._among.first
+            for number, (sample, parts, state) in enumerate(
+                zip(samples, members, states, strict=True), self._among.first
             ):
                 runs = []
-                for place, inputs in enumerate(sample):
+                for place, (inputs, part) in enumerate(zip(sample, parts, strict=True)):
                     values = SampleValues(self._part.constants, self._spill, count)
                     label = step_label(number, place, sample)
-                    runs.append(self._begin(values, inputs, state, label))
+                    runs.append(self._begin(values, part, inputs, state, label))
                     self._places[runs[-1]] = number, place, len(sample)
                     count += 1
                 self._samples.append(runs)
 
-    def _begin(self, values: SampleValues, inputs: Inputs, state: State | None, label: str) -> Run:
-        plan = self._part.plan
+    def _begin(
+        self, values: SampleValues, part: Part, inputs: Inputs, state: State | None, label: str
+    ) -> Run:
         try:
             arrays = {
                 feature.name: read_input(feature, inputs.get(feature.name))
-                for feature in self._part.description.inputs
+                for feature in part.description.inputs
             }
         except InputError as error:
             raise CalibrationError(f"{label}: {error}") from None
-        values.update(bind(self._part, arrays, state, self._backend))
-        self._spill.note([values], plan.block.inputs, -1)
-        return Run(values, plan.block.outputs, self._backend.xp)
+        values.update(bind(part, arrays, state, self._backend))
+        self._spill.note([values], part.plan.block.inputs, -1)
+        run = Run(values, part.plan.block.outputs, self._backend.xp)
+        self._members[run] = part
+        if part is not self._part:
+            self._steps.setdefault(part, frozenset(part.plan.block.steps))
+        return run
+
+    def _own_of(self, run: Run, steps: Sequence[OpPlan]) -> Sequence[OpPlan]:
+        """Returns those of some steps that a run takes: of several functions, its own."""
+        own = self._steps.get(self._members[run])
+        return steps if own is None else [step for step in steps if step in own]
 
     def stops(self, wanted: Callable[[Op], bool], *, to_the_end: bool) -> Iterator[Stop]:
         """Yields every stop, and runs what is between them.
@@ -205,16 +232,18 @@ class _Replay:
         plan, constants = self._part.plan, self._part.constants
         steps, forgotten = plan.block.steps, last_reads(plan, constants)
         asked = [[op for op in ops_of(step) if wanted(op)] for step in steps]
+        glued = at_once(self._part.groups, asked)
         whole = linked(plan) if any(len(runs) > 1 for runs in self._samples) else ()
-        for start, end in stretches(steps, asked, constants, whole):
+        for start, end in stretches(steps, asked, constants, whole, glued):
             final = not to_the_end and not any(asked[end:])
             stretch, together = steps[start:end], (start, end) in whole
             marks = rehearsals(asked, (start, end)) if together else [start]
             for at, to in pairwise([*marks, len(steps) if final else end]):
                 ops = [op for step in steps[at:to] for op in ops_of(step)]
                 asking = [op for some in asked[at:to] for op in some]
-                rehearsing = stretch if together else steps[at : at + 1]
-                show = self._showing(rehearsing, asking)
+                beside = next((index for index in range(at + 1, end) if index not in glued), end)
+                showing = stretch if together else steps[at:beside]
+                show = self._showing(showing, asking, together and len(showing) > 1)
                 first = self._among.first
                 numbers = range(first, first + len(self._samples))
                 stop = Stop(ops, asking, numbers, show, self._values, self._own)
@@ -230,23 +259,34 @@ class _Replay:
                 for source in forgotten.get(index, ()):
                     constants.forget(source)
 
-    def _showing(self, steps: Sequence[OpPlan], wanted: Sequence[Op]) -> Show:
-        """Returns what shows the arguments of wanted ops, by the number of the sample."""
-        first, at_once = steps[0], 1 if len(steps) == 1 else thread_count()
-        if len(steps) == 1 and not first.blocks:
-            return lambda _, number: [run.reading(first) for run in self._runs_of(number)]
+    def _showing(self, steps: Sequence[OpPlan], wanted: Sequence[Op], linked: bool) -> Show:
+        """Returns what shows the arguments of wanted ops, by the number of the sample.
+
+        Args:
+            steps: that hold them.
+            wanted: the ops.
+            linked: whether a step needs what those before it make.
+        """
+        count = 1 if len(steps) == 1 else thread_count()
+        if not linked and not any(step.blocks for step in steps):
+            at_hand = {step.op: step for step in steps}
+            return lambda op, number: [
+                run.reading(step)
+                for run in self._runs_of(number)
+                for step in self._own_of(run, [at_hand[op]])
+            ]
         known: dict[int, Mapping[Op, Sequence[Arguments]]] = {}
 
         def rehearse(number: int) -> Mapping[Op, Sequence[Arguments]]:
-            runs, xp = self._runs_of(number), self._backend.xp
+            runs = [(run, self._own_of(run, steps)) for run in self._runs_of(number)]
             with self._backend.session(False):
-                return rehearsed(self._part, steps, wanted, runs, self._spill, xp, self._naming)
+                return rehearsed(self._part, runs, wanted, self._spill, self._naming)
 
         def show(op: Op, number: int) -> Sequence[Arguments]:
             if number not in known:
                 known.clear()  # or the values of all samples would be held at once
                 end = self._among.first + len(self._samples)
-                some = range(number, min(number + at_once, end))
+                some = range(number, min(number + count, end))
                 with _working(self._backend):
                     known.update(zip(some, self._map(rehearse, some), strict=True))
             return known[number][op]
@@ -260,7 +300,11 @@ class _Replay:
             CalibrationError: it is not there.
         """
         try:
-            return [run.values[value] for run in self._runs_of(number)]
+            return [
+                run.values[value]
+                for run in self._runs_of(number)
+                if self._members[run].plan.names.get(value.name) is value
+            ]
         except KeyError:
             raise CalibrationError(
                 f"replay: {value.name!r} is not there at this stop: it is not made yet, or nothing "
@@ -288,9 +332,11 @@ class _Replay:
                 if step_by_step:
                     for run in runs:
                         with self._naming(run):
-                            run.steps(steps)
+                            run.steps(self._own_of(run, steps))
                 else:
-                    run_abreast(self._backend.xp, steps, runs, self._naming)
+                    for _, alike in groupby(runs, self._members.__getitem__):
+                        some = list(alike)
+                        run_abreast(self._own_of(some[0], steps), some, self._naming)
             values: Any = [run.values for run in runs]
             self._spill.note(values, made, last)
 
@@ -304,16 +350,20 @@ class _Replay:
         """Returns what the parts after this one may read: what was given, and the outputs."""
         with _working(self._backend):
             return [
-                [{**inputs, **self._outputs(run)} for inputs, run in zip(sample, runs, strict=True)]
+                [
+                    called({**inputs, **self._outputs(run)}, function_of(inputs))
+                    for inputs, run in zip(sample, runs, strict=True)
+                ]
                 for sample, runs in zip(given, self._samples, strict=True)
             ]
 
     def _outputs(self, run: Run) -> Mapping[str, object]:
-        outputs = {value.name: value for value in self._part.plan.block.outputs}
+        part = self._members[run]
+        outputs = {value.name: value for value in part.plan.block.outputs}
         with self._naming(run):
             return {
                 feature.name: write_output(
                     feature, self._backend.to_numpy(run.values[outputs[feature.name]])
                 )
-                for feature in self._part.description.outputs
+                for feature in part.description.outputs
             }

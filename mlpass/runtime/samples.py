@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from mlpass.errors import CalibrationError, brief
 from mlpass.files import check_regular, naming
+from mlpass.runtime.calls import Call, called, function_in, function_of, is_pair
 
 Inputs = Mapping[str, object]  # what one prediction takes
 Sample = Inputs | Sequence[Inputs]  # of one prediction, or of several on one state
 # What sample data may be given as; `load_samples` has the forms.
-SampleData: TypeAlias = "str | os.PathLike[str] | Iterable[Sample]"
+SampleData: TypeAlias = "str | os.PathLike[str] | Iterable[Sample] | Mapping[str, SampleData]"
 
 
 def listed(sample: Sample) -> Sequence[Inputs]:
@@ -58,7 +59,7 @@ _BROKEN = (
 )
 
 
-def load_samples(source: object) -> Sequence[Sample]:
+def load_samples(source: object, *, functions: bool = False) -> Sequence[Sample]:
     """Returns sample data as a sequence, which may be gone through several times.
 
     Args:
@@ -67,29 +68,67 @@ def load_samples(source: object) -> Sequence[Sample]:
             sample, and of sub-folders of `.npz` files, each a sequence, one a step, in the order
             of their names, where numbers count as such. For a model that keeps a state, a sample
             whose arrays have one axis more is a sequence, too: see `mlpass.runtime.steps`.
+        functions: whether samples may name the function that they are for: {function: samples},
+            the samples in any of these forms; or each sample or step a pair of the function and
+            its inputs; or a file or folder called `function=NAME`, whatever is before that.
 
     Raises:
         CalibrationError: it is not one of these, or holds no samples, or a sequence no steps.
         OSError: a file cannot be read.
     """
+    samples = _loaded(source)
+    if not len(samples):
+        raise CalibrationError("sample_data: holds no samples; give at least one")
+    if not functions and (named := [one for one in functions_in(samples) if one is not None]):
+        raise CalibrationError(
+            f"sample_data: names functions ({', '.join(named)}), and samples for several are for "
+            "prune alone; give those of one function"
+        )
+    return samples
+
+
+def functions_in(samples: Sequence[Sample]) -> tuple[str | None, ...]:
+    """Returns the functions that samples name, in their order; None for those that name none."""
+    if isinstance(samples, _Sequence):
+        return samples.functions
+    return tuple(dict.fromkeys(function_of(step) for one in samples for step in listed(one)))
+
+
+def _loaded(source: object) -> Sequence[Sample]:
     if isinstance(source, str | os.PathLike):
         if not os.fspath(source):  # else it would be the current directory
             raise CalibrationError("sample_data: the path is empty")
         path = Path(source)
-        samples: Sequence[Sample] = _Folder(path) if path.is_dir() else _Stacked(path)
-    elif isinstance(source, Iterable) and not isinstance(source, Mapping):
+        return _Folder(path) if path.is_dir() else _Stacked(path)
+    if isinstance(source, Mapping) and not any(hasattr(each, "shape") for each in source.values()):
+        return _ByFunction({str(name): _loaded(each) for name, each in source.items()})
+    if isinstance(source, Iterable) and not isinstance(source, Mapping):
         samples = source if isinstance(source, Sequence) else list(source)
-    else:
-        raise CalibrationError(
-            "sample_data: must be an iterable of {input name: array}, or of sequences of such, an "
-            ".npz with a leading sample axis, or a folder of .npz files. "
-            f"Got {type(source).__name__}."
-        )
-    if not len(samples):
-        raise CalibrationError("sample_data: holds no samples; give at least one")
-    for sample in () if isinstance(samples, _Sequence) else samples:
-        _check(sample)
-    return samples
+        if isinstance(samples, _Sequence):
+            return samples
+        if any(map(_has_pairs, samples)):
+            samples = [_with_calls(sample) for sample in samples]
+        for sample in samples:
+            _check(sample)
+        return samples
+    raise CalibrationError(
+        "sample_data: must be an iterable of {input name: array}, or of sequences of such, an "
+        ".npz with a leading sample axis, or a folder of .npz files. "
+        f"Got {type(source).__name__}."
+    )
+
+
+def _has_pairs(sample: object) -> bool:
+    """Returns whether a sample, or a step of it, is a pair of a function and its inputs."""
+    return is_pair(sample) or (isinstance(sample, Sequence) and any(map(is_pair, sample)))
+
+
+def _with_calls(sample: Sample) -> Sample:
+    if is_pair(sample):
+        return Call(*sample)
+    if not isinstance(sample, Sequence):
+        return sample
+    return [Call(*step) if is_pair(step) else step for step in sample]
 
 
 def _check(sample: Any) -> None:
@@ -166,6 +205,8 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
 
 
 class _Sequence(Sequence[Sample]):
+    functions: tuple[str | None, ...] = (None,)
+
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
@@ -200,34 +241,69 @@ class _Stacked(_Sequence):
         return {name: array[number] for name, array in self._arrays.items()}
 
 
-class _Folder(_Sequence):
-    """A folder of `.npz` files and of sub-folders of such, read when asked for."""
+class _ByFunction(_Sequence):
+    """Samples of several functions, one function after another."""
 
-    def __init__(self, path: Path) -> None:
-        self._places = _in_order(
-            each
-            for each in path.iterdir()
-            if (_is_sequence(each) if each.is_dir() else each.suffix == ".npz")
-        )
+    def __init__(self, samples: Mapping[str, Sequence[Sample]]) -> None:
+        self._samples = samples
+        self._places = [(name, n) for name, some in samples.items() for n in range(len(some))]
+        named = [(each or name) for name, some in samples.items() for each in functions_in(some)]
+        self.functions = tuple(dict.fromkeys(named))
 
     def __len__(self) -> int:
         return len(self._places)
 
     def _sample(self, number: int) -> Sample:
+        function, place = self._places[number]
+        return _for(function, self._samples[function][place])
+
+
+class _Folder(_Sequence):
+    """A folder of `.npz` files and of sub-folders of such, read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        within = _in_order(each for each in path.iterdir() if not each.name.startswith("."))
+        folders = [each for each in within if each.is_dir()]
+        named = {each: function for each in folders if (function := function_in(each))}
+        self._others = _ByFunction({name: _Folder(each) for each, name in named.items()})
+        self._places = [
+            each
+            for each in within
+            if each not in named
+            if (_is_sequence(each) if each.is_dir() else each.suffix == ".npz")
+        ]
+        files = [file for each in self._places for file in _files(each)]
+        own = (function_in(file) for file in files)
+        self.functions = tuple(dict.fromkeys([*own, *self._others.functions]))
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self._others)
+
+    def _sample(self, number: int) -> Sample:
+        if number >= len(self._places):
+            return self._others[number - len(self._places)]
         place = self._places[number]
-        if not place.is_dir():
-            return read_arrays(place)
-        return [read_arrays(step) for step in _in_order(place.glob("*.npz"))]
+        steps = [called(read_arrays(file), function_in(file)) for file in _files(place)]
+        return steps if place.is_dir() else steps[0]
+
+
+def _for(function: str, sample: Sample) -> Sample:
+    """Returns a sample whose steps are for a function, but for those that name another."""
+    steps = [called(step, function) for step in listed(sample)]
+    return steps if isinstance(sample, Sequence) else steps[0]
+
+
+def _files(place: Path) -> list[Path]:
+    """Returns the file of a sample, or those of the steps of a sequence."""
+    return _in_order(place.glob("*.npz")) if place.is_dir() else [place]
 
 
 def _is_sequence(path: Path) -> bool:
-    """Returns whether a sub-folder is a sample; hidden ones are not.
+    """Returns whether a sub-folder is a sample, as all must be.
 
     Raises:
         CalibrationError: there is nothing in it.
     """
-    if path.name.startswith("."):
-        return False
     if not any(path.glob("*.npz")):
         raise CalibrationError(
             f"{path}: a folder among samples is a sequence, one .npz a step, and this one holds "

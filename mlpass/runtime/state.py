@@ -52,6 +52,13 @@ class State:
         feature = self._find(name)
         self.cells[name].value = self._backend.from_numpy(np.array(read_input(feature, value)))
 
+    def of(self, features: Mapping[str, Feature]) -> State:
+        """Returns some of the states, as a function keeps them: what it writes is written here."""
+        some = State({}, self._backend)
+        some._features = features
+        some.cells = {name: self.cells[name] for name in features}
+        return some
+
     def _find(self, name: str) -> Feature:
         if name not in self._features:
             listed = ", ".join(map(repr, self._features)) or "none"

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from mlpass.errors import InputError
+from mlpass.runtime.calls import called, function_of
 from mlpass.runtime.description import Feature, Shapes
 from mlpass.runtime.features import expected, is_picture
 from mlpass.runtime.samples import Inputs, Sample
@@ -70,13 +71,14 @@ def steps_of(sample: Sample, runner: Keeping) -> Sequence[Inputs]:
             "must be one step, or a sequence: then all arrays have one axis more, the first, which "
             f"counts as many steps in each. Got {shapes}; a step takes {single}."
         )
-    return [
+    steps = (
         {
             name: value[step] if name in given else value  # type: ignore[index]
             for name, value in sample.items()
         }
         for step in range(count)
-    ]
+    )
+    return [called(step, function_of(sample)) for step in steps]
 
 
 def _given(sample: Inputs, features: Sequence[Feature]) -> Iterator[tuple[str, _Given]]:

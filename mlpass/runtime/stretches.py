@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from math import prod
 from typing import NamedTuple
@@ -74,6 +74,7 @@ def stretches(
     wanted: Sequence[Sequence[Op]],
     constants: Constants,
     whole: Sequence[Bounds] = (),
+    glued: Collection[int] = (),
 ) -> Iterator[Bounds]:
     """Yields bounds of neighbouring steps that run together.
 
@@ -84,8 +85,9 @@ def stretches(
         wanted: the wanted ops of each.
         constants: of the same function.
         whole: bounds that are kept as they are.
+        glued: steps that run together with the one before, come what may.
     """
-    inside = {index for start, end in whole for index in range(start + 1, end)}
+    inside = {*glued, *(index for start, end in whole for index in range(start + 1, end))}
     edges = {edge for bounds in whole for edge in bounds}
     start, nbytes = 0, 0
     for index, step in enumerate(steps):
@@ -101,14 +103,14 @@ def linked(plan: FunctionPlan) -> Sequence[Bounds]:
     """Returns bounds of the steps through which the steps of a sequence hang together.
 
     That is from the first that reads or writes a state to the last: there, each step of a sequence
-    needs what the one before it has left.
+    needs what the one before it has left. Functions share states by name.
     """
-    touched: dict[Value, Bounds] = {}
+    touched: dict[str, Bounds] = {}
     for index, step in enumerate(plan.block.steps):
         for value in reads(step.op):
             if isinstance(value.type, StateType):
-                first, _ = touched.get(value, (index, index))
-                touched[value] = first, index + 1
+                first, _ = touched.get(value.name, (index, index))
+                touched[value.name] = first, index + 1
     merged: list[Bounds] = []
     for start, end in sorted(touched.values()):
         if merged and start < merged[-1][1]:
@@ -116,6 +118,30 @@ def linked(plan: FunctionPlan) -> Sequence[Bounds]:
         else:
             merged.append((start, end))
     return merged
+
+
+def at_once(groups: Iterable[Bounds], wanted: Sequence[list[Op]]) -> set[int]:
+    """Has the wanted ops of neighbours asked for at the first; returns the steps glued to that.
+
+    Args:
+        groups: bounds of the neighbours, none of which needs what another makes.
+        wanted: the wanted ops of each step of the function, which are moved.
+    """
+    glued: set[int] = set()
+    for start, end in groups:
+        for index in range(start + 1, end):
+            wanted[start] += wanted[index]
+            wanted[index].clear()
+            glued.add(index)
+    return glued
+
+
+def given_to(steps: Sequence[OpPlan]) -> list[Value]:
+    """Returns what steps read that none of them makes, constants included."""
+    own = {value for step in steps for value in step.op.outputs}
+    own |= {value for step in steps for block in step.op.blocks for value in made_in(block)}
+    read = dict.fromkeys(value for step in steps for value in reads(step.op))
+    return [value for value in read if value not in own]
 
 
 def rehearsals(wanted: Sequence[Sequence[Op]], bounds: Bounds) -> list[int]:

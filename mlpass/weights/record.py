@@ -57,6 +57,7 @@ def untouched_record(
         bytes_before=nbytes,
         bytes_after=nbytes,
         skipped=skipped,
+        functions=site.functions,
     )
 
 

@@ -59,6 +59,8 @@ class Site:
         is_last: whether its outputs are the model's, as `last_readers`.
         adds_up: whether every op that reads it is a sum over the parts of it, and reads no other
             weight: it can have outliers.
+        functions: that read it, with the part of a pipeline that they are in.
+        is_adapter: whether it is a half of an adapter, beside a weight that more functions share.
     """
 
     name: str
@@ -72,6 +74,8 @@ class Site:
     apart: Apart | None = None
     is_last: bool = False
     adds_up: bool = False
+    functions: tuple[str, ...] = ()
+    is_adapter: bool = False
 
     @property
     def every_part(self) -> tuple[Op, ...]:

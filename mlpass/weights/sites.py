@@ -15,6 +15,7 @@ import numpy as np
 from mlpass.collector import paused_collector
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
+from mlpass.weights.adapters import find_adapters
 from mlpass.weights.apart import is_sum, joined
 from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
@@ -64,12 +65,13 @@ def find_sites(
     ]
     whole = joined(programs, found)
     readers = Counter(use.op for site in whole for use in site.uses)
-    last = last_readers(programs, readers)
+    last, adapters = last_readers(programs, readers), find_adapters(programs, whole)
     return [
         replace(
             site,
             is_last=any(use.op in last for use in site.uses),
             adds_up=all(is_sum(use) and readers[use.op] == 1 for use in site.uses),
+            is_adapter=site in adapters,
         )
         for site in whole
     ]
@@ -234,7 +236,18 @@ def _site(makers: list[Op], uses: list[Use], other_use: str | None, graph: _Grap
     constant = graph.constants.get(makers[0].outputs[-1])
     parts = tuple(_parts(makers[0], graph)) if constant is None else ()
     opsets = tuple(graph.opsets[maker] for maker in makers)
-    return Site(names[0], names, tuple(makers), parts, constant, tuple(uses), opsets, other_use)
+    functions = tuple(sorted({graph.places[maker] for maker in makers}))
+    return Site(
+        names[0],
+        names,
+        tuple(makers),
+        parts,
+        constant,
+        tuple(uses),
+        opsets,
+        other_use,
+        functions=functions,
+    )
 
 
 def _parts(op: Op, graph: _Graph) -> Iterator[Op]:

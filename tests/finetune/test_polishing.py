@@ -196,9 +196,9 @@ def test_a_large_batch_goes_through_in_parts_to_the_same_end(pruned, monkeypatch
     ends, counts = [], []
     loss = polishing._loss
 
-    def counting(module, teacher, batch, count, kinds):
-        counts.append(count)
-        return loss(module, teacher, batch, count, kinds)
+    def counting(module, teacher, batch, kinds):
+        counts.append(batch.count)
+        return loss(module, teacher, batch, kinds)
 
     monkeypatch.setattr(polishing, "_loss", counting)
     for room in (1 << 30, 1):

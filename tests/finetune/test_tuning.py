@@ -47,7 +47,7 @@ def stages(name, compressed, count, size, budget=1 << 30, cut_at=1 << 30):
     module, teacher = to_stored_module(compressed).eval(), to_module(source)
     samples = samples_of(source.name, count)
     settings = {"batch_size": size, "memory_budget": budget}
-    given, wanted = (inputs_of(one, samples, size) for one in (module, teacher))
+    given, wanted = (inputs_of(one, samples) for one in (module, teacher))
     for stage, its in zip(module.stages, teacher.stages, strict=True):
         regions = cut(stage.plan, weights_of(module, stage), cut_at)
         likes = match_values([(stage.part.plan.function.block, its.part.plan.function.block)])

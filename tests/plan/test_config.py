@@ -130,12 +130,28 @@ def test_broken_yaml_says_what_and_where(tmp_path, content, text):
         (lambda: Config(op_type_configs={"conv": 1}), r"op_type_configs\['conv'\]: must be a mode"),
         (lambda: Config(op_name_configs=[HALF]), "op_name_configs: must map names to modes"),
         (lambda: Config(weight_threshold=1.5), "weight_threshold: must be an int of 0 or more"),
+        (lambda: as_config({"adapters": 3}), "adapters: must be"),
         (lambda: as_config(0.5), "config: must be a mode, a storage, .* Got float"),
     ],
 )
 def test_wrong_configs_say_what(make, text):
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("content", "config"),
+    [
+        ({"adapters": True}, Config(adapters=True)),
+        ({"adapters": True, "target_sparsity": 0.5}, Config(HALF, adapters=True)),
+        (
+            {"adapters": False, "op_type_configs": {"conv": {"target_sparsity": 0.5}}},
+            Config(None, {"conv": HALF}),
+        ),
+    ],
+)
+def test_whether_adapters_come_along_goes_with_every_form(content, config):
+    assert as_config(content) == config
 
 
 def test_a_missing_yaml_is_the_systems_own_error(tmp_path):

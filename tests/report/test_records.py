@@ -36,7 +36,7 @@ def test_sparsity_counts_elements_not_layers():
 
 def test_json_holds_everything():
     content = json.loads(json.dumps(report().to_dict()))
-    assert content["layers"][0] == {**dataclasses.asdict(PRUNED), "shape": [4, 8]}
+    assert content["layers"][0] == {**dataclasses.asdict(PRUNED), "shape": [4, 8], "functions": []}
     assert content["functions"] == [
         {"program": "", "name": "main", "opset": 17, "ops": {"linear": 3, "relu": 2, "conv": 3}}
     ]

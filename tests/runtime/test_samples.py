@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mlpass.errors import CalibrationError
-from mlpass.runtime.samples import listed, load_samples, read_arrays
+from mlpass.runtime.calls import Call, function_of
+from mlpass.runtime.samples import functions_in, listed, load_samples, read_arrays
 
 
 def test_a_stacked_npz_is_cut_along_its_leading_axis(tmp_path):
@@ -58,6 +59,57 @@ def test_sequences_come_as_lists_of_steps():
         [{"x": 2}, {"x": 3}],
         [{"x": 4}],
     ]
+
+
+def named(samples):
+    """The steps of each sample: the function that it names, and the number that it holds."""
+    return [[(function_of(step), int(step["x"])) for step in listed(each)] for each in samples]
+
+
+def test_samples_name_the_function_that_they_are_for():
+    given = {"a": [{"x": 1}, [{"x": 2}, {"x": 3}]], "b": iter([{"x": 4}])}
+    samples = load_samples(given, functions=True)
+    assert named(samples) == [[("a", 1)], [("a", 2), ("a", 3)], [("b", 4)]]
+    assert functions_in(samples) == functions_in(samples[:]) == ("a", "b")
+    pairs = [("a", {"x": 1}), [("a", {"x": 2}), ("b", {"x": 3})], {"x": 4}]
+    samples = load_samples(pairs, functions=True)
+    assert named(samples) == [[("a", 1)], [("a", 2), ("b", 3)], [(None, 4)]]
+    assert functions_in(samples) == ("a", "b", None)
+    call = pickle.loads(pickle.dumps(Call("a", {"x": 1})))
+    assert (call, call.function) == ({"x": 1}, "a")
+
+
+def test_a_folder_names_functions_by_its_files_and_folders(tmp_path):
+    for number, name in enumerate(
+        (
+            "1",
+            "2-function=a",
+            "3/0-function=a",
+            "3/1 function=b.c",
+            "function=b/7",
+            "function=b/8/1",
+            "function=b/8/2_function=a",
+        )
+    ):
+        path = tmp_path / f"{name}.npz"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        np.savez(path, x=np.array(number))
+    samples = load_samples(tmp_path, functions=True)
+    steps = [[(None, 0)], [("a", 1)], [("a", 2), ("b.c", 3)], [("b", 4)], [("b", 5), ("a", 6)]]
+    assert named(samples) == steps
+    assert functions_in(samples) == (None, "a", "b.c", "b")
+    assert named(load_samples({"z": tmp_path}, functions=True)[:2]) == [[("z", 0)], [("a", 1)]]
+
+
+def test_samples_of_several_functions_are_refused_where_they_are_not_for_one():
+    with pytest.raises(CalibrationError, match=r"names functions \(a, b\), and samples for sev"):
+        load_samples({"a": [{"x": 1}], "b": [{"x": 1}]})
+    with pytest.raises(CalibrationError, match="holds no samples"):
+        load_samples({}, functions=True)
+    with pytest.raises(CalibrationError, match="Got dict"):
+        load_samples({"x": np.zeros(3)}, functions=True)
+    with pytest.raises(CalibrationError, match="a sample must map input names"):
+        load_samples({"a": [1]}, functions=True)
 
 
 def test_iterables_can_be_gone_through_again():
