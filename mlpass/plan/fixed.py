@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 _WINDOW = 64  # rows of a table that are looked at together
 _SHORTEST = 8  # samples of a wave, frequencies of a filter
+_COLUMNS = 1 << 8  # of a table that are looked at together
 _TOLD = 0.75  # of the rows of a table, with both neighbours, are not zero
 _FEWEST = 4  # waves, or filters
 _WIDEST = 5  # elements that the widest filter has at least, that a straight line may show
@@ -33,7 +34,7 @@ def is_position_table(table: NDArray[np.generic], fewest: int = _SHORTEST) -> bo
         return False
     last = max(0, len(table) - _WINDOW)
     windows = [
-        table[start : start + _WINDOW].astype(np.float64).reshape(min(_WINDOW, len(table)), -1)
+        table[start : start + _WINDOW].reshape(min(_WINDOW, len(table)), -1)
         for start in sorted({0, last // 2, last})
     ]
     if not all(np.isfinite(rows).all() for rows in windows):
@@ -42,13 +43,36 @@ def is_position_table(table: NDArray[np.generic], fewest: int = _SHORTEST) -> bo
     told = np.concatenate([rows[:-2] & rows[1:-1] & rows[2:] for rows in live])
     if np.count_nonzero(told) < max(fewest - 3, _TOLD * len(told)):
         return False
-    centre = np.concatenate([rows[1:-1] for rows in windows])[told]
-    neighbours = np.concatenate([rows[2:] + rows[:-2] for rows in windows])[told]
-    change = max(float(np.ptp(rows, axis=0).max(initial=0)) for rows in windows)
+    ends = [(rows.max(axis=0), rows.min(axis=0)) for rows in windows]
+    change = max(float((high.astype(float) - low).max(initial=0)) for high, low in ends)
+    count = windows[0].shape[1]
+    parts = [slice(at, at + _COLUMNS) for at in range(0, count, _COLUMNS)]
+    found = (_are_sinusoids([rows[:, part] for rows in windows], told, change) for part in parts)
+    moving = False
+    for one in found:
+        if one is False:
+            return False
+        moving |= one is not None
+    return change > 0 and moving
+
+
+def _are_sinusoids(
+    windows: list[NDArray[np.generic]], told: NDArray[np.bool_], change: float
+) -> bool | None:
+    """Returns whether columns are sinusoids of the row; None where all of them are zero.
+
+    Args:
+        windows: of some of a table's rows each.
+        told: which rows of these, but for the first and the last, can tell.
+        change: how much the table's rows change, at most.
+    """
+    rows = [window.astype(np.float64) for window in windows]
+    centre = np.concatenate([each[1:-1] for each in rows])[told]
+    neighbours = np.concatenate([each[2:] + each[:-2] for each in rows])[told]
     power = np.sum(centre * centre, axis=0)
     moving = power > 0
-    if change == 0 or not moving.any():
-        return False
+    if not moving.any():
+        return None
     factor = np.sum(neighbours * centre, axis=0)[moving] / power[moving]
     error = np.abs(neighbours[:, moving] - factor * centre[:, moving]).max()
     return bool(error <= 4e-3 * change and np.all(np.abs(factor) <= 2.001))

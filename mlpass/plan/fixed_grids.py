@@ -16,11 +16,11 @@ _PLACES = 16  # places that it has at least
 _STEPS = 0.7  # of the steps are one
 _BANNED = -99.0  # and below: what a mask adds where it bans
 _NOTES = 6  # of a wheel
-_TURNS = 0.9  # of the steps are none, or one note up
+_TURNS = 0.9  # of the steps stay on a note, or go one up
 _LONG = 32  # samples of a delayed pulse
 _ALIKE = 0.02  # of the largest magnitude of a spectrum
 _OFF = 0.25  # samples that a centre is off its place
-_STRAIGHT = 0.6  # of the rows are no further off: all but those at the edges
+_STRAIGHT = 0.6  # of the rows are that close: all but those at the edges
 
 
 def is_plane_of_positions(table: NDArray[np.generic]) -> bool:

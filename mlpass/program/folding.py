@@ -127,7 +127,7 @@ def _folded(op: Op, known: Mapping[Value, Constant]) -> Constant | None:
         return pack_elements(array, BY_NAME[kind.dtype])
 
     first, size = stated[0], sum(one.size for one in stated)
-    stored = sum(one.stored_nbytes for one in stated) * kind.size // max(1, size)
+    stored = sum(one.stored_nbytes for one in stated) * min(kind.size, size) // max(1, size)
     if any(one.storage is None for one in stated):
         return Constant(kind, load, stored=stored)
     assert first.storage is not None
@@ -221,6 +221,27 @@ def _stack(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rea
     return lambda arrays: np.stack(arrays, axis)
 
 
+def _pad(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+    given = settings["pad"]
+    pairs = [*zip(given[::2], given[1::2], strict=True)]
+    if settings.get("mode", "constant") != "constant":
+        return None
+    widths = [(0, 0)] * (len(sources[0].shape) - len(pairs)) + pairs
+    filled = settings.get("constant_val", 0.0)
+    return _checked(lambda arrays: np.pad(arrays[0], widths, constant_values=filled), kind, sources)
+
+
+def _band_part(settings: Settings, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
+    """Folds what keeps a band around the diagonal of each matrix."""
+    rows, columns = kind.sizes[-2:]
+    below, above = settings.get("lower", -1), settings.get("upper", -1)
+    apart = np.subtract.outer(np.arange(rows), np.arange(columns))
+    kept = ((below < 0) | (apart <= below)) & ((above < 0) | (-apart <= above))
+    return _checked(
+        lambda arrays: np.where(kept, arrays[0], arrays[0].dtype.type(0)), kind, sources
+    )
+
+
 def _cast(_: object, kind: TensorType, sources: list[Constant]) -> Rearrange | None:
     """Folds a cast of floats that changes no value, nor the sign of a zero."""
     (source,) = sources
@@ -256,5 +277,7 @@ _FOLDS: dict[str, Callable[[Settings, TensorType, list[Constant]], Rearrange | N
     "slice_by_size": _slice_by_size,
     "concat": _concat,
     "stack": _stack,
+    "pad": _pad,
+    "band_part": _band_part,
     "cast": _cast,
 }

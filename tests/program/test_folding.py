@@ -64,6 +64,19 @@ FOLDS = {
         lambda: mb.reshape(x=mb.stack(values=(W[:32], W[32:]), axis=0), shape=[64, 48]),
         W,
     ),
+    "pad": (
+        lambda: mb.pad(x=W[3:60, 1:], pad=[3, 4, 1, 0]),
+        np.pad(W[3:60, 1:], ((3, 4), (1, 0))),
+    ),
+    "pad, the last axis": (
+        lambda: mb.pad(x=W[:, :40], pad=[0, 8], mode="constant", constant_val=0.25),
+        np.pad(W[:, :40], ((0, 0), (0, 8)), constant_values=0.25),
+    ),
+    "band_part": (lambda: mb.band_part(x=W, lower=5, upper=-1), np.triu(W, -5)),
+    "band_part, both": (
+        lambda: mb.band_part(x=W, lower=20, upper=30),
+        np.tril(np.triu(W, -20), 30),
+    ),
     "cast down": (lambda: mb.cast(x=W.astype(np.float32), dtype="fp16"), W.astype(HALF)),
     "cast up": (lambda: mb.cast(x=W.astype(HALF), dtype="fp32"), W),
     "chain": (
