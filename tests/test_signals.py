@@ -22,6 +22,7 @@ from mlpass.cli.signals import ended_by_signals, signals_given_back
 from mlpass.errors import Terminated
 from tests.conftest import FIXTURES
 from tests.program.packages import tree
+from tests.runtime.chains import chunks, talks
 
 MODEL = FIXTURES / "tiny_lm.mlpackage"
 MOMENTS = 10  # for each command, where there was nothing and where there was
@@ -31,7 +32,7 @@ SERVER = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 import mlpass.pruning.prune, mlpass.study.choose
-if sys.argv[1] in ("finetune", "choose"):
+if {"finetune", "choose", "--tune"} & {*sys.argv}:
     import mlpass.finetune
 from mlpass import cli
 print("ready", flush=True)
@@ -53,7 +54,7 @@ class Commands:
     def __init__(self, words: list[str], temporary: Path, err: Path) -> None:
         self._line, self._err = " ".join([str(err), *words]), err
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SERVER, words[0]],
+            [sys.executable, "-W", "ignore", "-c", SERVER, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -85,7 +86,7 @@ class Commands:
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Callable[[str, Path], list[str]]:
+def words(tmp_path: Path) -> Callable[[str, list[Path]], list[str]]:
     """Makes the command line of each kind of run."""
     with np.load(MODEL.with_suffix(".npz")) as truth:
         tokens = truth["input:tokens"]
@@ -93,41 +94,64 @@ def words(tmp_path: Path) -> Callable[[str, Path], list[str]]:
     np.savez(data, tokens=np.stack([tokens, np.roll(tokens, 17, axis=1)]))
     grid = tmp_path / "grid.yaml"
     grid.write_text("".join(f"- target_sparsity: 0.{number}\n" for number in (3, 4, 5, 6, 7)))
-    half = ["--target-sparsity", "0.5"]
-    more = {
-        "prune": half,
-        "sweep": ["--configs", str(grid), "--jobs", "2"],
-        "choose": ["--max-size", "0.7x", "--up-to", "sparsegpt"],
-        "finetune": [*half, "--steps", "4", "--batch-size", "2"],
+    half, samples = ["--target-sparsity", "0.5"], ["--sample-data", str(data)]
+    tuning = ["--tune", "--tune-epochs", "1", "--tune-batch-size", "1"]
+    lines = {
+        "prune": ["prune", MODEL, *half, *samples],
+        "sweep": ["sweep", MODEL, "--configs", grid, "--jobs", "2", *samples],
+        "choose": ["choose", MODEL, "--max-size", "0.7x", "--up-to", "sparsegpt", *samples],
+        "finetune": ["finetune", MODEL, *half, "--steps", "4", "--batch-size", "2", *samples],
+        "tuned": ["prune", MODEL, *half, *samples, *tuning, "--method", "magnitude"],
+        "pte": ["prune", FIXTURES / "executorch/delegates.pte", *half, "--weight-threshold", "9"],
     }
 
-    def make(command: str, output: Path) -> list[str]:
-        what = ["--sample-data", str(data), *more[command], "--force"]
-        return [command, str(MODEL), "-o", str(output), *what]
+    def make(command: str, outputs: list[Path]) -> list[str]:
+        if command == "row":
+            lines[command] = ["prune", *chunks(tmp_path / "chunks"), *half, *_row(tmp_path)]
+        given = [word for output in outputs for word in ("-o", output)]
+        return [str(word) for word in (*lines[command], *given, "--force")]
 
     return make
+
+
+def _row(folder: Path) -> list[str]:
+    """Writes samples for packages in a row, and returns the options for it."""
+    for number, talk in enumerate(talks(3, 2)):
+        for step, inputs in enumerate(talk):
+            path = folder / "talks" / str(number) / f"{step}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **inputs)
+    return ["--sample-data", str(folder / "talks"), "--weight-threshold", "9"]
 
 
 def content(path: Path) -> object:
     return tree(path) if path.is_dir() else path.read_bytes()
 
 
+OUTPUTS = {
+    "sweep": ["out.json"],
+    "pte": ["out.pte"],
+    "row": ["a.mlpackage", "b.mlpackage", "c.mlpackage"],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True], ids=["new", "over an old one"])
-@pytest.mark.parametrize("command", ["prune", "sweep", "choose", "finetune"])
+@pytest.mark.parametrize("command", ["prune", "sweep", "choose", "finetune", "tuned", "pte", "row"])
 def test_a_signal_at_any_moment(command, old, words, tmp_path):
     temporary, place = tmp_path / "temporary", tmp_path / "place"
     temporary.mkdir(), place.mkdir()
-    out = place / ("out.json" if command == "sweep" else "out.mlpackage")
+    outputs = [place / name for name in OUTPUTS.get(command, ["out.mlpackage"])]
     generator, outcomes = random.Random(f"{command} {old}"), Counter()
-    with Commands(words(command, out), temporary, tmp_path / "err") as commands:
+    with Commands(words(command, outputs), temporary, tmp_path / "err") as commands:
         status, err, duration = commands.run()
         assert (status, err) == (0, "")
-        whole = content(out)
+        whole = [content(out) for out in outputs]
         for moment in range(MOMENTS):
-            shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
-            if old:
-                out.write_text("old")
+            for out in outputs:
+                shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+                if old:
+                    out.write_text("old")
             number = (signal.SIGINT, signal.SIGTERM)[moment % 2]
             status, err, _ = commands.run(number, generator.uniform(0, duration))
 
@@ -140,16 +164,19 @@ def test_a_signal_at_any_moment(command, old, words, tmp_path):
             else:  # it had not begun
                 assert err == ""
             outcomes["ended" if status > 0 else "done" if status == 0 else "not begun"] += 1
-            kept = place / f".{out.name}.resume"
-            assert ("what was finished is kept in" in err) == kept.exists()
-            if kept.exists():
-                shutil.rmtree(kept)
+            kept = list(place.glob(".*.resume"))
+            assert [f"what was finished is kept in {path}:" in err for path in kept] == [
+                True for path in kept
+            ]
+            assert kept != [] or "what was finished is kept in" not in err
+            for path in kept:
+                shutil.rmtree(path)
             found = sorted(place.iterdir())
-            assert found == [out] or (found == [] and status != 0 and not old)
-            if status != 0 and found and old:
-                assert out.is_dir() or out.read_text() == "old" or command == "sweep"
-            if found and command != "sweep" and out.is_dir():
-                assert content(out) == whole
+            assert set(found) <= set(outputs)
+            assert found == outputs or (status != 0 and not old)
+            for out, made in zip(outputs, whole, strict=True):
+                if out.exists() and command != "sweep":  # whose report has times in it
+                    assert content(out) == made or (status != 0 and content(out) == b"old")
             left = [path for path in temporary.iterdir() if "torchinductor" not in path.name]
             assert left == []  # torch makes an empty folder for its own cache
     assert outcomes["ended"] >= MOMENTS // 4, outcomes

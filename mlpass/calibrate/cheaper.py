@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpass.program.dtypes import BY_NAME
-from mlpass.program.hosted import output_name
 from mlpass.report.records import LayerRecord
 from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
@@ -17,6 +16,7 @@ from mlpass.solvers.nearest import nearest
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.reading import layout_to_solve, weight_of
 from mlpass.weights.sites import Site
+from mlpass.weights.ways import int8_command
 
 _INT8 = Quantized("int8")
 
@@ -48,21 +48,20 @@ def int8_instead(
     return theirs if theirs < mine else None
 
 
-def int8_way(layers: Sequence[LayerRecord], source: str) -> tuple[str, ...]:
+def int8_way(layers: Sequence[LayerRecord], sources: Sequence[str]) -> tuple[str, ...]:
     """Returns a note where int8 without samples is better than what weights came to; or none.
 
     Args:
         layers: of a run.
-        source: path of the model.
+        sources: path of the model, or of each of its packages in a row.
     """
     found = [layer for layer in layers if layer.int8_error is not None]
     if not found:
         return ()
     worst = max(found, key=lambda layer: layer.error or 0.0)
-    command = ["mlpass", "prune", source, "-o", output_name(source, "int8"), "--quantize", "int8"]
     text = (
         f"{len(found)} of {len(layers)} weights take no fewer bytes than in int8 without samples, "
         f"and err more ({worst.name}: {worst.error:.2g} against {worst.int8_error:.2g}); zeros pay "
-        f"for speed alone here: {shlex.join(command)}"
+        f"for speed alone here: {shlex.join(int8_command(sources))}"
     )
     return (text,)

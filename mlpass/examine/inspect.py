@@ -34,5 +34,6 @@ def inspect(source: ModelLike) -> Report:
         functions = function_records(package.programs)
         sparse = [layer for layer in layers if layer.encoding == "sparse"]
         opset = min((function.opset for function in functions), default=0)
-        notes = quantize_way(layers, sparse, package.name, opset)
+        names = [each.name for each in package.chunks]
+        notes = quantize_way(layers, sparse, names, opset)
         return Report(package.name, None, nbytes, nbytes, functions, layers, notes)

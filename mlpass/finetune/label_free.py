@@ -114,15 +114,18 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
     )
-    return replace(pruner.finalize(output, force=force, keep=True), notes=(_learned(losses),))
+    return replace(
+        pruner.finalize(output, force=force, keep=True), notes=(_learned(losses, updates[-1]),)
+    )
 
 
-def _learned(losses: Sequence[float]) -> str:
+def _learned(losses: Sequence[float], last_update: int) -> str:
     """Returns what training came to as text: single steps differ by the samples that they see."""
     few = max(1, len(losses) // _SHARE)
     first, last = fmean(losses[:few]), fmean(losses[-few:])
     where = f"the mean of the first and of the last {few}" if few > 1 else "the first and the last"
     return (
         f"trained for {len(losses)} steps; the loss, relative to the dense model's outputs, went "
-        f"from {first:.3g} to {last:.3g} ({where})"
+        f"from {first:.3g} to {last:.3g} ({where}), by way of {max(losses):.3g}: it rises while "
+        f"weights are taken away, up to step {last_update}, and falls as the others learn"
     )

@@ -33,7 +33,8 @@ def notes_of(
         divided: whether a budget was, which asks nothing for all weights.
     """
     layers = [layer for _, layer in told]
-    notes = int8_way(layers, package.name) + whole_outputs(steps, layers)
+    names = [each.name for each in package.chunks]
+    notes = int8_way(layers, names) + whole_outputs(steps, layers)
     left = [layer for site, layer in told if site.is_sparse and layer.encoding == "sparse"]
     adapters = sum(layer.skipped == ADAPTER for layer in layers)
     if adapters:
@@ -44,7 +45,7 @@ def notes_of(
         )
         notes = (*notes, text)
     opset = min((site.opset for site, _ in told), default=0)
-    notes += quantize_way(layers, left, package.name, opset)
+    notes += quantize_way(layers, left, names, opset)
     if config is not None:
         notes += joint_way(told, None if divided else op_config_of(config.global_config))
     return notes

@@ -121,7 +121,10 @@ def choose(
         rungs = RUNGS[: RUNGS.index(up_to) + 1]
         lacking = _lacking(climb.target, value)
         if lacking is not None and (finetune is None or "fine-tuning" not in rungs):
-            reason = f"{climb.target} cannot be met: {lacking}, before anything is pruned"
+            reason = (
+                f"{climb.target} cannot be met: {lacking}, before anything is pruned; ask for "
+                "less, or look at what evaluate measures"
+            )
             lacking = None  # told
         else:  # training of the user's own may teach what the model did not know
             reason = _go(climb, rungs, finetune, finetune_steps)

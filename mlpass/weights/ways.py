@@ -12,19 +12,22 @@ _IOS18 = 18
 
 
 def quantize_way(
-    layers: Sequence[LayerRecord], sparse: Sequence[LayerRecord], source: str, opset: int
+    layers: Sequence[LayerRecord],
+    sparse: Sequence[LayerRecord],
+    sources: Sequence[str],
+    opset: int,
 ) -> tuple[str, ...]:
     """Returns a note on how to quantize weights that are sparse; or none.
 
     Args:
         layers: all weights of a model.
         sparse: those of them that are floats beside a mask, and were before.
-        source: path of the model.
+        sources: path of the model, or of each of its packages in a row.
         opset: the oldest of its functions.
     """
     if not sparse:
         return ()
-    command = ["mlpass", "prune", source, "-o", output_name(source, "int8"), "--quantize", "int8"]
+    command = int8_command(sources)
     if opset < _IOS18:
         command += ["--minimum-deployment-target", f"iOS{_IOS18}"]
     text = (
@@ -32,3 +35,11 @@ def quantize_way(
         f"{shlex.join(command)} (coremltools passes over them without joint_compression=True)"
     )
     return (text,)
+
+
+def int8_command(sources: Sequence[str]) -> list[str]:
+    """Returns the words of a command that quantizes a model, given as the path of each package."""
+    stems = ["int8"] if len(sources) == 1 else [f"int8-{n}" for n in range(1, len(sources) + 1)]
+    names = [output_name(source, stem) for source, stem in zip(sources, stems, strict=True)]
+    outputs = [word for name in names for word in ("-o", name)]
+    return ["mlpass", "prune", *sources, *outputs, "--quantize", "int8"]

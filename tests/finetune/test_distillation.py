@@ -212,9 +212,11 @@ def test_the_target_is_reached_whatever_the_steps(tmp_path, steps):
     (note,) = report.notes
     few = "(the mean of the first and of the last 5)" if steps == 50 else "(the first and the last)"
     pattern = rf"trained for {steps} steps; the loss, .*, went from (\S+) to (\S+) {re.escape(few)}"
-    found = re.fullmatch(pattern, note)
+    found = re.fullmatch(rf"{pattern}, by way of (\S+): .*, up to step (\d+), and falls .*", note)
     assert found
-    assert steps > 1 or found[1] == found[2]
+    assert steps > 1 or found[1] == found[2] == found[3]
+    assert float(found[3]) >= max(float(found[1]), float(found[2]))
+    assert 1 <= int(found[4]) <= max(1, steps // 2)
     assert note in str(report)
     assert report.to_dict()["notes"] == [note]
     with pytest.raises(ConfigError, match="steps: must be an int in"):

@@ -30,12 +30,12 @@ def test_the_same_bytes_on_any_number_of_threads_and_from_any(tmp_path: Path) ->
     (feature,) = mlpass.Interpreter(model).inputs
     generator = np.random.default_rng(0)
     samples = [
-        {feature.name: generator.standard_normal(feature.shape, np.float32)} for _ in range(8)
-    ]
+        {feature.name: generator.standard_normal(feature.shape, np.float32)} for _ in range(2)
+    ]  # two in a step will do: without a fixed number of threads they differ in each
 
     def trained(name: object) -> dict[str, str]:
         out = tmp_path / f"{name}.mlpackage"
-        finetune(model, out, Percentile(0.5), samples, steps=2, batch_size=8)
+        finetune(model, out, Percentile(0.5), samples, steps=1, batch_size=2)
         return tree(out)
 
     found = []

@@ -10,6 +10,7 @@ import pytest
 import mlpass
 from mlpass import Config, OpConfig, Percentile, Quantized
 from mlpass.cli import main
+from tests.runtime.chains import chunks
 
 NOTE = re.compile(r"(\d+) of (\d+) weights are sparse floats; to quantize what they keep: (.*) \(")
 
@@ -48,3 +49,18 @@ def test_a_model_without_sparse_floats_has_no_note(fixtures, tmp_path):
     mlpass.prune(fixtures / "tiny_lm.mlpackage", int8, Config(OpConfig(None, Quantized("int8"))))
     assert mlpass.inspect(int8).notes == ()
     assert mlpass.inspect(fixtures / "tiny_lm.mlpackage").notes == ()
+
+
+def test_what_packages_in_a_row_are_told_is_done_as_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second, _ = chunks(tmp_path / "chunks")
+    pruned = ["a, half.mlpackage", "b, half.mlpackage"]
+    mlpass.prune([first, second], pruned, Config(Percentile(0.5), weight_threshold=9))
+    (note,) = mlpass.inspect(pruned).notes
+    found = NOTE.match(note)
+    assert found is not None
+    main([*shlex.split(found[3])[1:], "--weight-threshold", "9"])
+    assert sorted(path.name for path in tmp_path.glob("int8*")) == [
+        "int8-1.mlpackage",
+        "int8-2.mlpackage",
+    ]
