@@ -32,6 +32,7 @@ from mlpass.sparsity.layout import matrix_layout
 from tests import peer
 from tests.runtime.chains import chunks, talks
 from tests.runtime.programs import convert, program
+from tests.runtime.sequences import STATEFUL, lm_sequences
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Implicitly cleaning up:ResourceWarning",  # coremltools leaves directories behind
@@ -133,7 +134,7 @@ def place(
     for name in ("in.mlpackage", "model.mlpackage"):
         shutil.copytree(models / "iOS17.mlpackage", tmp_path / name)
     mlpass.prune(models / "iOS17.mlpackage", tmp_path / "small.mlpackage", Percentile(0.5))
-    shutil.copytree(ROOT / "fixtures/stateful_lm.mlpackage", tmp_path / "stateful.mlpackage")
+    shutil.copytree(STATEFUL, tmp_path / "stateful.mlpackage")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -147,6 +148,11 @@ def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         shutil.copytree(tmp_path / "pruned.mlpackage", tmp_path / name)
     np.savez(tmp_path / "samples.npz", image=inputs(4))
     np.savez(tmp_path / "x.npz", image=inputs(1)[0])
+    shutil.copytree(STATEFUL, tmp_path / "stateful.mlpackage")
+    (talk,) = lm_sequences(3)
+    steps = {name: np.stack([step[name] for step in talk]) for name in talk[0]}
+    np.savez(tmp_path / "talk.npz", **steps)
+    np.savez(tmp_path / "talks.npz", **{name: array[None] for name, array in steps.items()})
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     for name in ("model.pte", "pruned.pte"):
         shutil.copy(ROOT / "fixtures/executorch/inline.pte", tmp_path / name)
