@@ -4,8 +4,8 @@
 
 tiny_lm reads windows of the Brown corpus, and so do a small Llama and a small Qwen2 of random
 weights (pip install transformers==5.24.0); EfficientNet-Lite0 and a small ViT of random weights
-read photos; others of each judge (see models_tiny.py and data_images.py). No run is to be below
-pruning by magnitude, which needs no samples, by more than noise.
+read photos; others of each judge (see models_tiny.py and data_images.py). A run is never to be
+below pruning by magnitude, which needs no samples, by more than noise.
 """
 
 from __future__ import annotations

@@ -81,11 +81,8 @@ def run(client: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as made:
         target = Path(made, "row.json")
         try:
-            command = [str(environment(packages)), "-W", "ignore"]
-            command += [str(ROOT / "benchmarks/client_models.py"), client, str(target)]
-            _quietly(
-                [*command, str(ROOT / "benchmarks/client_models.py"), client, str(target), *names]
-            )
+            script = [str(ROOT / "benchmarks/client_models.py"), client, str(target), *names]
+            _quietly([str(environment(packages)), "-W", "ignore", *script])
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if line.strip()]
             return {"reason": lines[-1] if lines else f"exit status {error.returncode}"}

@@ -33,6 +33,7 @@ from tests import peer
 from tests.multifunction import save_lm
 from tests.runtime.chains import chunks, talks
 from tests.runtime.programs import convert, program
+from tests.runtime.sequences import STATEFUL, lm_sequences
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Implicitly cleaning up:ResourceWarning",  # coremltools leaves directories behind
@@ -133,7 +134,7 @@ def place(
     for name in ("in.mlpackage", "model.mlpackage"):
         shutil.copytree(models / "iOS17.mlpackage", tmp_path / name)
     mlpass.prune(models / "iOS17.mlpackage", tmp_path / "small.mlpackage", Percentile(0.5))
-    shutil.copytree(ROOT / "fixtures/stateful_lm.mlpackage", tmp_path / "stateful.mlpackage")
+    shutil.copytree(STATEFUL, tmp_path / "stateful.mlpackage")
     shutil.copytree(llm, tmp_path / "llm.mlpackage")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -150,6 +151,11 @@ def shell(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     np.savez(tmp_path / "x.npz", image=inputs(1)[0])
     for name, count in (("prefill", 64), ("short", 16)):
         np.savez(tmp_path / f"{name}.npz", tokens=np.arange(2 * count).reshape(2, 1, count))
+    shutil.copytree(STATEFUL, tmp_path / "stateful.mlpackage")
+    (talk,) = lm_sequences(3)
+    steps = {name: np.stack([step[name] for step in talk]) for name in talk[0]}
+    np.savez(tmp_path / "talk.npz", **steps)
+    np.savez(tmp_path / "talks.npz", **{name: array[None] for name, array in steps.items()})
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     for name in ("model.pte", "pruned.pte"):
         shutil.copy(ROOT / "fixtures/executorch/inline.pte", tmp_path / name)

@@ -179,8 +179,8 @@ def write_copy(source: object, package: Path, target: Targets, *, force: bool) -
             return
     host = host_of(source)
     assert host is not None  # or it were not for one
-    with HostedPackage(*host) as hosted:
-        place = Path(single(target)).absolute()
+    place, hosted = Path(single(target)).absolute(), HostedPackage(*host)
+    with hosted:
         write_hosts(hosted.pte, {hosted.blob: package}, place, force=force, keep=True)
 
 

@@ -52,7 +52,7 @@ def steps_of(sample: Sample, runner: Keeping) -> Sequence[Inputs]:
         runner: what it is for.
 
     Raises:
-        InputError: some arrays have that axis and others have not, or not as many steps.
+        InputError: some arrays lack that axis, or have another number of steps.
     """
     if isinstance(sample, Sequence):
         return sample

@@ -6,6 +6,10 @@ may do better. So some rows are kept back, the method is tried on the others wit
 the Gram's off-diagonal taken away, up to nothing but magnitude, and what loses least on those kept
 back is what all rows are then solved with. Inputs that do correlate are told from few rows, and so
 keep the method as it is.
+
+A method that only ranks has little to gain by a sample, and may lose by it: rows of one sample are
+much alike, so that even those kept back do not tell of other samples. Where they are fewer than
+columns, it is magnitude.
 """
 
 from __future__ import annotations
@@ -148,8 +152,10 @@ def choose(
         apart = 1 if parts.alone else parts.held_rows  # rows of one sample are much alike
         doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(apart) - _NOISE)
         bound = least * (1 - doubt)
-        if safe != method and best[0] > bound:
-            return Choice(safe, shares[-1], f"not {method}: {_SAFER}", least, before)
+        few = ranks and parts.alone and parts.rows < columns
+        if safe != method and (few or best[0] > bound):
+            why = f"one sample gives {parts.rows} rows for {columns} columns" if few else _SAFER
+            return Choice(safe, shares[-1], f"not {method}: {why}", least, before)
         if parts.rows >= columns and first[0] <= min(_AS_GOOD * best[0], bound):
             best = first
         return Choice(method, best[1], None, best[0], before)

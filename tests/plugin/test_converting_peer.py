@@ -21,7 +21,6 @@ THEIRS = [
     "mil/passes/tests/test_cleanup_passes.py",
     "mil/passes/tests/test_state_passes.py",
     "mil/passes/tests/test_symbol_transform.py",
-    "mil/passes/tests/test_optimize_linear_passes.py",
     "mil/tests/test_block.py",
     "backend/mil/passes/test_passes.py",
 ]

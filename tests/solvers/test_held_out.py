@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -132,6 +134,20 @@ def test_what_does_more_harm_than_magnitude_gives_way_to_it_however_many_rows():
     choice, _ = chosen(weight, rows, Percentile(0.5), Wanda())  # ranks each row by itself
     assert choice.method == Magnitude()
     assert choice.reason == "not wanda: it loses no more on rows kept back"
+
+
+def test_what_only_ranks_is_magnitude_where_one_sample_gives_few_rows():
+    """Rows that are kept back of one sample are like its others: they say nothing of the next."""
+    weight, rows, layout = weight_of(), inputs_of("strong", 48), matrix_layout(ROWS, COLUMNS)
+    parts = parted(rows)
+    options = {"method": Wanda(), "storage": None, "target": None, "layout": layout}
+    several = choose(weight, parts, Percentile(0.5), **options)
+    one = choose(weight, replace(parts, alone=True), Percentile(0.5), **options)
+    assert several.method == Wanda() and several.error < several.before
+    assert (one.method, one.error) == (Magnitude(), several.before)
+    assert one.reason == "not wanda: one sample gives 48 rows for 64 columns"
+    options["method"] = SparseGPT()  # makes up for what it prunes
+    assert choose(weight, replace(parts, alone=True), Percentile(0.5), **options).reason is None
 
 
 def test_a_mode_without_a_target_keeps_its_method():
