@@ -164,7 +164,7 @@ def test_a_signal_at_any_moment(command, old, words, tmp_path):
             else:  # it had not begun
                 assert err == ""
             outcomes["ended" if status > 0 else "done" if status == 0 else "not begun"] += 1
-            kept = list(place.glob(".*.resume"))
+            kept = list(place.glob(".*"))
             assert [f"what was finished is kept in {path}:" in err for path in kept] == [
                 True for path in kept
             ]
