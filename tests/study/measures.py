@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import mlpass
@@ -22,7 +23,7 @@ def deadly(path: str) -> float:
     with calls.open("a") as file:
         file.write(f"{path}\n")
     if len(calls.read_text().splitlines()) > int(os.environ[LIMIT]):
-        os._exit(9)
+        os.kill(os.getpid(), signal.SIGKILL)
     return share_of_nonzeros(path)
 
 

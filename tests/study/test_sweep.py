@@ -275,7 +275,7 @@ def run(tmp_path, model, stacked, limit, *more):
 def test_a_sweep_that_died_goes_on(model, stacked, tmp_path):
     (tmp_path / "grid.yaml").write_text("".join(f"- target_sparsity: 0.{n}\n" for n in range(1, 7)))
     journal, calls = tmp_path / ".report.json.resume", tmp_path / "calls"
-    assert run(tmp_path, model, stacked, 1 + 3).returncode == 9  # the model, and three trials
+    assert run(tmp_path, model, stacked, 1 + 3).returncode == -9  # the model, and three trials
     assert len(list(journal.glob("*.json"))) == 3
     assert not (tmp_path / "report.json").exists()
     calls.unlink()
