@@ -201,6 +201,7 @@ def test_options_of_a_calibrated_run_go_with_several_functions(two, tmp_path, op
     assert all(np.array_equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_budget_is_divided_over_what_functions_share(two, tmp_path):
     out = tmp_path / "out.mlpackage"
     report = mlpass.prune(two[0], out, budget="0.3x", sample_data=talks(16))

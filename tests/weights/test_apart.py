@@ -243,6 +243,7 @@ def test_inspect_and_explain_show_one_weight(sources, tmp_path):
     assert all(each.snr > 10 for each in compared.outputs)
 
 
+@pytest.mark.slow
 def test_outliers_lower_the_error(sources, tmp_path):
     samples = [inputs(seed) for seed in range(8)]
     errors = []

@@ -10,7 +10,7 @@ import pytest
 import mlpass
 from mlpass import Config, OpConfig, Palette, Percentile, Quantized
 from mlpass.program.mlpackage import Package
-from mlpass.sparsity import pieces
+from mlpass.sparsity import packing, pieces
 from mlpass.weights import decoding, in_bands, in_pieces, joint
 from mlpass.weights.decoding import by_rows
 from mlpass.weights.sites import find_sites
@@ -45,7 +45,7 @@ def large(monkeypatch):
     def divide():
         for module in (in_pieces, decoding):
             monkeypatch.setattr(module, "WHOLE", 1000)
-        for module in (pieces, in_pieces, in_bands, joint):
+        for module in (pieces, packing, in_bands, joint):
             monkeypatch.setattr(module, "SLAB", 320)
 
     return divide
