@@ -95,6 +95,7 @@ def test_it_beats_one_form_for_all_of_as_many_bytes(lm, divided, tmp_path):
     assert error(divided[1]) < error(out)
 
 
+@pytest.mark.slow
 def test_a_weight_with_heavy_tails_keeps_its_outliers_apart(tmp_path):
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((128, 128)) * np.where(rng.random((128, 128)) < 0.004, 12, 1)

@@ -51,6 +51,7 @@ def test_half_the_weights_zero_is_worse_than_int8(samples, tmp_path, monkeypatch
     assert after > before + 20
 
 
+@pytest.mark.slow
 def test_what_is_smaller_than_int8_is_not_held_against_it(samples, tmp_path):
     for number, (config, storage) in enumerate(
         [(Percentile(0.8), None), (None, Palette(4, group_size=0))]

@@ -228,6 +228,7 @@ INITS = {
 SHAPES = [(64, 64), (48, 96), (4, 600), (600, 4), (32, 257), (257, 32), (12, 200), (200, 12)]
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(
     "seeds", [range(2), pytest.param(range(2, 30), marks=pytest.mark.slow)], ids=len
 )

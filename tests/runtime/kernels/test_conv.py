@@ -11,7 +11,7 @@ from harness import Record, check, compare, over, run
 import mlpass.runtime.kernels.conv as module
 from mlpass import parallel
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 RNG = np.random.default_rng(1)
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}

@@ -6,7 +6,7 @@ from harness import Record, check, over, run
 
 from mlpass.runtime.kernels import elementwise_binary as _  # noqa: F401  (registers its kernels)
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 RNG = np.random.default_rng(0)
 A = (RNG.standard_normal((2, 3, 4)) * 3).astype(np.float32)

@@ -11,7 +11,7 @@ from mlpass.runtime.kernels import elementwise_unary as _  # noqa: F401  (regist
 from mlpass.runtime.kernels.elementwise_unary import CHUNK
 from mlpass.runtime.kernels.registry import find_kernel
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((2, 3, 5)) * 2).astype(np.float32)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as functional
 from harness import Record, check, compare, over, run
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 RNG = np.random.default_rng(3)
 

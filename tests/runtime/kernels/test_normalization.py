@@ -11,7 +11,7 @@ from mlpass.runtime.kernels import normalization as _  # noqa: F401  (registers 
 from mlpass.runtime.kernels.elementwise_unary import CHUNK
 from mlpass.runtime.kernels.registry import find_kernel
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 RNG = np.random.default_rng(0)
 X3, X4, X5 = (

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as functional
 from harness import Record, check, over, run
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 RNG = np.random.default_rng(2)
 MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from harness import Record, check, compare, over, run
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 RNG = np.random.default_rng(5)
 STEPS, BATCH, SIZE, HIDDEN = 5, 3, 4, 6

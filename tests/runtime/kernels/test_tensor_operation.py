@@ -8,7 +8,7 @@ from harness import Record, check, over, run
 
 import mlpass.runtime.kernels.tensor_operation as kernels
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 INTS = np.arange(24, dtype=np.int32).reshape(2, 3, 4)

@@ -11,7 +11,7 @@ from harness import Record, check, over, run
 import mlpass.runtime.kernels.tensor_transformation  # noqa: F401
 from mlpass.runtime.kernels.registry import find_kernel
 
-pytestmark = pytest.mark.slow_but_every(2)
+pytestmark = pytest.mark.slow_but_every(3)
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 INTS = X.astype(np.int32)
