@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -94,11 +94,10 @@ def batches(
     Raises:
         InputError: a sample does not fit the module.
     """
-    alike: dict[object, list[list[dict[str, Tensor]]]] = {}
+    alike: dict[Hashable, list[list[dict[str, Tensor]]]] = {}
     for number in numbers:
         read = read_sample(module, samples[number], number)
-        shapes = tuple((name, each.shape) for step in read for name, each in step.items())
-        alike.setdefault(shapes, []).append(read)
+        alike.setdefault(shapes_of(read), []).append(read)
     return [
         Batch(len(some), len(some) / len(numbers), [*map(_joined, zip(*some, strict=True))])
         for every in alike.values()
@@ -139,6 +138,11 @@ def inputs_of(module: ProgramModule, samples: Sequence[Sample]) -> Named:
         ]
         for number, sample in enumerate(samples)
     ]
+
+
+def shapes_of(steps: Sequence[Mapping[str, Tensor]]) -> Hashable:
+    """Returns what is equal for samples that can run at once: the shapes of all their steps."""
+    return tuple((name, each.shape) for step in steps for name, each in step.items())
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

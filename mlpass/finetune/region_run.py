@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mlpass.errors import ModelFormatError
 from mlpass.finetune.abreast import Abreast, Models, Window
-from mlpass.finetune.feeding import Named, inputs_of
+from mlpass.finetune.feeding import Named, inputs_of, shapes_of
 from mlpass.finetune.judging import Judged
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.owning import owned_by_windows, readers_of, regions_of
@@ -174,11 +174,7 @@ class _Run:
 
 def _together(given: Named, options: Regions) -> int:
     """Returns how many samples run at once: one at a time where they differ in shape or length."""
-    shapes = {
-        tuple((name, tensor.shape) for step in one for name, tensor in step.items())
-        for one in given
-    }
-    return options.batch_size if len(shapes) == 1 else 1
+    return options.batch_size if len(set(map(shapes_of, given))) == 1 else 1
 
 
 def _put_back(module: StoredModule, first: StoredModule, names: Collection[str]) -> None:

@@ -5,26 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import pytest
 import torch
 
-import mlpass
-from mlpass import NM
 from mlpass.finetune import owning, to_module, to_stored_module
 from mlpass.finetune.region_run import tune_module
-from tests.finetune.networks import FIXTURES
-from tests.finetune.samples import samples_of
-from tests.finetune.tuned import OPTIONS
+from tests.finetune.tuned import OPTIONS, SAMPLES, TINY, pruned
 
-TINY = FIXTURES / "tiny_lm.mlpackage"
-SAMPLES = samples_of("tiny_lm.mlpackage", 10)
-
-
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pruned") / "pruned.mlpackage"
-    mlpass.prune(TINY, path, NM(2, 4))
-    return path
+_ = pruned  # a fixture
 
 
 def test_the_best_target_is_none_worse_than_any(pruned):

@@ -12,7 +12,7 @@ import torch
 from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
-from mlpass import NM, Palette, Percentile, Quantized
+from mlpass import Palette, Percentile, Quantized
 from mlpass.cli import main
 from mlpass.errors import (
     CalibrationError,
@@ -29,19 +29,11 @@ from mlpass.runtime.function_plan import reads
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
 from tests.finetune.test_stored_writing import constants
-from tests.finetune.tuned import OPTIONS, aimed, interrupted, losses_of
+from tests.finetune.tuned import OPTIONS, SAMPLES, TINY, aimed, interrupted, losses_of, pruned
 from tests.program.packages import tree
 from tests.runtime.programs import convert, program
 
-TINY = FIXTURES / "tiny_lm.mlpackage"
-SAMPLES = samples_of("tiny_lm.mlpackage", 10)
-
-
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pruned") / "pruned.mlpackage"
-    mlpass.prune(TINY, path, NM(2, 4))
-    return path
+_ = pruned  # a fixture
 
 
 def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):

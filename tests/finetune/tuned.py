@@ -10,13 +10,23 @@ from pathlib import Path
 import pytest
 
 import mlpass
-from mlpass import Percentile
+from mlpass import NM, Percentile
 from mlpass.finetune import Regions, region_run
 from mlpass.report.records import Report
 from tests.finetune.networks import FIXTURES
 from tests.finetune.samples import samples_of
 
 OPTIONS = Regions(epochs=2, batch_size=4, learning_rate=1e-3)
+TINY = FIXTURES / "tiny_lm.mlpackage"
+SAMPLES = samples_of("tiny_lm.mlpackage", 10)
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of tiny_lm with half its weights zero."""
+    path = tmp_path_factory.mktemp("pruned") / "pruned.mlpackage"
+    mlpass.prune(TINY, path, NM(2, 4))
+    return path
 
 
 def losses_of(report: Report) -> dict[int, tuple[float, float]]:

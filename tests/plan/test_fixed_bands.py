@@ -166,11 +166,16 @@ TRAINED = {
 }
 
 
+def draws(make):
+    """What is made of some random matrices."""
+    for seed in range(5):
+        yield make(np.random.default_rng(seed).standard_normal((64, 64)))
+
+
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_trained_ones_are_not(name):
-    for seed in range(5):
-        weight = TRAINED[name](np.random.default_rng(seed).standard_normal((64, 64)))
+    for weight in draws(TRAINED[name]):
         for rule in KNOWN:
             assert not rule(weight), rule.__name__
 

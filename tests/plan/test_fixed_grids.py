@@ -20,6 +20,7 @@ from mlpass.plan.fixed_grids import (
 )
 from mlpass.plan.untrained import reason_untrained
 from mlpass.program.ir import Constant
+from tests.plan.test_fixed_bands import draws
 from tests.plan.test_fixed_rows import MORE, wavelets
 
 OMEGA = 1 / 1e4 ** (np.arange(32) / 32)
@@ -122,8 +123,7 @@ def test_they_are_known_by_their_numbers(rule, dtype):
 @pytest.mark.parametrize("name", MORE)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_trained_ones_are_not(name):
-    for seed in range(5):
-        weight = MORE[name](np.random.default_rng(seed).standard_normal((64, 64)))
+    for weight in draws(MORE[name]):
         for rule in KNOWN:
             for part in (weight, weight[:, :4], weight[:, :12]):
                 assert not rule(part), rule.__name__

@@ -10,7 +10,7 @@ import scipy.signal
 import torch
 
 from mlpass.plan.fixed_rows import is_levels, is_polynomials, is_shifted
-from tests.plan.test_fixed_bands import TRAINED
+from tests.plan.test_fixed_bands import TRAINED, draws
 
 EYE, PLACES = np.eye(64), np.linspace(-1, 1, 128)
 
@@ -105,8 +105,7 @@ MORE = {
 @pytest.mark.parametrize("name", MORE)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_trained_ones_are_not(name):
-    for seed in range(5):
-        weight = MORE[name](np.random.default_rng(seed).standard_normal((64, 64)))
+    for weight in draws(MORE[name]):
         for rule in KNOWN:
             assert not rule(weight), rule.__name__
             assert not rule(weight.T), rule.__name__
