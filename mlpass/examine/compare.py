@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Outputs = Mapping[str, object]
 
 _SHOWN = 5  # labels in a message
+_BLOCK = 1 << 18  # elements of an output that are looked at together
 
 
 def compare(
@@ -145,19 +146,27 @@ class Tally:
                 )
             result = np.array([result[label] for label in reference])
             reference = np.array(list(reference.values()))
-        wanted = np.asarray(reference, np.float64)
-        if np.shape(result) != wanted.shape:
+        wanted, made = np.asarray(reference), np.asarray(result)
+        if made.shape != wanted.shape:
             raise CalibrationError(
-                f"an output has shape {wanted.shape} in one model, {np.shape(result)} in the other"
+                f"an output has shape {wanted.shape} in one model, {made.shape} in the other"
             )
-        made = np.asarray(result, np.float64)
-        if wanted.ndim and wanted.shape[-1] > 1:
-            told = ~np.isnan(wanted).any(-1)  # a NaN is neither the largest nor anything else
-            agree = (wanted.argmax(-1) == made.argmax(-1)) & ~np.isnan(made).any(-1)
+        width = max(1, wanted.shape[-1]) if wanted.ndim else 1
+        step = width * max(1, _BLOCK // width)
+        for start in range(0, wanted.size, step):
+            self._add(width, *(each.reshape(-1)[start : start + step] for each in (wanted, made)))
+
+    def _add(self, width: int, wanted: NDArray[np.generic], made: NDArray[np.generic]) -> None:
+        """Adds whole rows of an output, of a width."""
+        wanted, made = (each.astype(np.float64) for each in (wanted, made))
+        if width > 1:
+            rows, others = (each.reshape(-1, width) for each in (wanted, made))
+            told = ~np.isnan(rows).any(-1)  # a NaN is neither the largest nor anything else
+            agree = (rows.argmax(-1) == others.argmax(-1)) & ~np.isnan(others).any(-1)
             self.same += int(np.count_nonzero(agree & told))
             self.places += int(np.count_nonzero(told))
         with np.errstate(over="ignore", invalid="ignore"):
-            difference = _differences(wanted.reshape(-1), made.reshape(-1))
+            difference = _differences(wanted, made)
             finite = wanted[np.isfinite(wanted)]
             self.signal += float(np.sum(finite * finite))
             self.noise += float(np.sum(difference * difference))

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from mlpass.errors import ExecutionError
 from mlpass.finetune.feeding import Batch, batches, batches_of, outputs_of
-from mlpass.finetune.judging import Judged, judged
+from mlpass.finetune.held_out import HeldOut
+from mlpass.finetune.judging import Judged, judged, mean_loss
 from mlpass.finetune.losses import Kind, kinds_of, output_loss
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.stored import StoredModule, to_stored_module
@@ -130,42 +131,32 @@ def polish_module(
     held, drawn = divided(len(samples), options.held_out, options.seed)
     kinds = kinds_of(module, options.logits)
     most = _together(module, samples, drawn[0])
-    judges = batches(module, samples, held, most)
     names = trained_of(module, weights_only=options.weights_only)
     descent = Descent(module, names, options.learning_rate, options.steps)
-    before = best = _judge(module, teacher, judges, kinds)
-    if not isfinite(before.loss):
-        raise ExecutionError(
-            f"polish: the loss of the model as it is is {before.loss}: compare it with the dense "
-            "one on these samples (mlpass compare)"
-        )
-    kept, values = 0, values_of_parameters(module, names)
-    every = ceil(options.steps / _LOOKS)
-    size = min(options.batch_size, len(drawn))
-    drawing = batches_of(module, samples, size, options.seed, drawn, most)
-    bar = tqdm(range(1, options.steps + 1), desc="polishing", unit="step", disable=None)
-    bar.set_postfix_str(f"held-out loss {before.loss:.4g}")
-    for step in bar:
-        module.train()
-        descent.clear()
-        error = 0.0
-        for batch in next(drawing):
-            loss = _loss(module, teacher, batch, kinds)
-            loss.backward()  # type: ignore[no-untyped-call]
-            error += float(loss.detach())
-        finite = isfinite(error)
-        if finite:
-            descent.step()
-        if not finite or step % every == 0 or step == options.steps:
-            found = _judge(module, teacher, judges, kinds)
-            if found.loss < best.loss:
-                best, kept, values = found, step, values_of_parameters(module, names)
-            bar.set_postfix_str(f"held-out loss {before.loss:.4g} -> {best.loss:.4g}")
-            if not finite or step - kept > options.steps // 2:
-                break
-    put_back(module, values)
-    module.eval()
-    return Polished(step, kept, len(drawn), len(held), before, best)
+    with HeldOut(teacher, batches(module, samples, held, most)) as judges:
+        before = judged(kinds, judges.pairs(module))
+        if not isfinite(before.loss):
+            raise ExecutionError(
+                f"polish: the loss of the model as it is is {before.loss}: compare it with the "
+                "dense one on these samples (mlpass compare)"
+            )
+        least, kept, values = before.loss, 0, values_of_parameters(module, names)
+        every = ceil(options.steps / _LOOKS)
+        size = min(options.batch_size, len(drawn))
+        drawing = batches_of(module, samples, size, options.seed, drawn, most)
+        bar = tqdm(range(1, options.steps + 1), desc="polishing", unit="step", disable=None)
+        for step in bar:
+            bar.set_postfix_str(f"held-out loss {before.loss:.4g} -> {least:.4g}")
+            finite = _descend(descent, module, teacher, next(drawing), kinds)
+            if not finite or step % every == 0 or step == options.steps:
+                found = mean_loss(kinds, judges.pairs(module))
+                if found < least:
+                    least, kept, values = found, step, values_of_parameters(module, names)
+                if not finite or step - kept > options.steps // 2:
+                    break
+        put_back(module, values)
+        after = judged(kinds, judges.pairs(module)) if kept else before
+    return Polished(step, kept, len(drawn), len(held), before, after)
 
 
 def _together(module: StoredModule, samples: Sequence[Sample], number: int) -> int:
@@ -178,50 +169,37 @@ def _together(module: StoredModule, samples: Sequence[Sample], number: int) -> i
 
 def _kept_bytes(module: StoredModule, batch: Batch) -> int:
     """Returns the bytes that are kept for the gradient of a batch."""
-    kept = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def keep(tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()  # a tensor would hold the graph, and that the tensor
+        kept[storage.data_ptr()] = storage
 
     module.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = outputs_of(module, batch)
-    del outputs  # they held what is kept
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: torch.empty(0)):
+        outputs_of(module, batch)  # there is no way back
+    return sum(storage.nbytes() for storage in kept.values())
 
 
-def _loss(
-    module: StoredModule,
-    teacher: ProgramModule,
-    batch: Batch,
-    kinds: Mapping[str, Kind],
-) -> torch.Tensor:
-    """Returns the loss of a batch, the mean over its steps, times its share."""
-    with torch.no_grad():
-        wanted = outputs_of(teacher, batch)
-    pairs = zip(outputs_of(module, batch), wanted, strict=True)
-    losses = [output_loss(kinds, *pair, batch.count) for pair in pairs]
-    return torch.stack(losses).mean() * batch.share
-
-
-@torch.no_grad()
-def _judge(
+def _descend(
+    descent: Descent,
     module: StoredModule,
     teacher: ProgramModule,
     batches: Sequence[Batch],
     kinds: Mapping[str, Kind],
-) -> Judged:
-    """Returns how the package that would be written does on the samples that are held out."""
-    module.eval()
-    return judged(
-        kinds,
-        (
-            (made, wanted, batch.count)
-            for batch in batches
-            for made, wanted in zip(
-                outputs_of(module, batch), outputs_of(teacher, batch), strict=True
-            )
-        ),
-    )
+) -> bool:
+    """Takes a step, where the loss of some batches is finite; returns whether it is."""
+    module.train()
+    descent.clear()
+    error = 0.0
+    for batch in batches:
+        with torch.no_grad():
+            wanted = outputs_of(teacher, batch)
+        pairs = zip(outputs_of(module, batch), wanted, strict=True)
+        losses = [output_loss(kinds, *pair, batch.count) for pair in pairs]
+        loss = torch.stack(losses).mean() * batch.share  # the mean over its steps
+        loss.backward()  # type: ignore[no-untyped-call]
+        error += float(loss.detach())
+    if isfinite(error):
+        descent.step()
+    return isfinite(error)

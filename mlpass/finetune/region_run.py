@@ -12,6 +12,7 @@ from mlpass.errors import ModelFormatError
 from mlpass.finetune.abreast import Abreast, Models, Window
 from mlpass.finetune.feeding import Named, inputs_of, shapes_of
 from mlpass.finetune.judging import Judged
+from mlpass.finetune.losses import kinds_of
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.owning import owned_by_windows, readers_of, regions_of
 from mlpass.finetune.region_journal import RegionJournal
@@ -56,6 +57,7 @@ def tune_module(
         solved: the module as it is, which its outputs are compared with; a copy where None.
 
     Raises:
+        ConfigError: there is no output of a name.
         CalibrationError: there are too few samples.
         ModelFormatError: the teacher is another model.
     """
@@ -83,6 +85,7 @@ class _Run:
         memory_budget: int,
     ) -> None:
         """Says what each window of regions is to train; nothing runs yet."""
+        kinds_of(models.tuned, options.logits)  # a name of no output is told now
         self._models, self._options, self._journal = models, options, journal
         self._parts, self._memory_budget = parts, memory_budget
         self._regions, self._firsts = (
@@ -122,7 +125,7 @@ class _Run:
             if held is None:
                 self._given = stage.results()
             else:
-                self._outputs = stage.outputs(held)
+                self._outputs = stage.outputs(held, self._options.logits)
 
     def _tune_window(self, stage: Abreast, window: Window) -> None:
         number, module = len(self._found), self._models.tuned

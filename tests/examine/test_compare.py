@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import mlpass
 from mlpass import CalibrationError, Interpreter, Percentile
 from mlpass.cli import main
+from mlpass.examine.compare import tally_outputs
 from mlpass.examine.predict import predict_to_file
 
 
@@ -38,6 +40,19 @@ def test_the_figures_are_numpys_own(fixtures, tmp_path, samples):
     assert record.mean_error == pytest.approx(noise.mean())
     assert record.top1 == pytest.approx(np.mean(first.argmax(-1) == second.argmax(-1)))
     assert 0 < record.snr < 60
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 0), (7,), (9, 1), (3, 4, 5), (50,), (2, 50)])
+def test_large_outputs_are_looked_at_in_blocks(shape, monkeypatch):
+    """Of rows longer than a block, and of any shape, the same comes out as of all at once."""
+    generator = np.random.default_rng(0)
+    wanted, made = (generator.standard_normal(shape).round(1) for _ in range(2))
+    whole = tally_outputs(["y"], [({"y": wanted}, {"y": made})])
+    monkeypatch.setattr("mlpass.examine.compare._BLOCK", 10)
+    (record,) = tally_outputs(["y"], [({"y": wanted}, {"y": made})])
+    assert astuple(record) == pytest.approx(astuple(whole[0]))
+    if len(shape) > 1 and shape[-1] > 1 and wanted.size:
+        assert record.top1 == np.mean(wanted.argmax(-1) == made.argmax(-1))
 
 
 def test_a_model_against_itself(fixtures, samples):

@@ -1,7 +1,9 @@
 """A polish from package to package: what it gains, what it keeps, what it tells."""
 
+import gc
 import json
 import re
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -179,15 +181,14 @@ def test_a_run_that_dies_leaves_what_was_there(pruned, tmp_path, monkeypatch):
     output = tmp_path / "o.mlpackage"
     polish(pruned, output, DIGITS, TRAIN[:4], replace(OPTIONS, steps=1))
     before = tree(tmp_path)
-    looks = iter(range(2))
+    looks = iter([0.0])
 
-    def judge(*given):
-        if next(looks, None) is None:
+    def mean_loss(*_):
+        if (loss := next(looks, None)) is None:
             raise KeyboardInterrupt
-        return found(*given)
+        return loss
 
-    found = polishing._judge
-    monkeypatch.setattr(polishing, "_judge", judge)
+    monkeypatch.setattr(polishing, "mean_loss", mean_loss)
     with pytest.raises(KeyboardInterrupt):
         polish(pruned, output, DIGITS, TRAIN, OPTIONS, force=True)
     assert tree(tmp_path) == before
@@ -195,21 +196,46 @@ def test_a_run_that_dies_leaves_what_was_there(pruned, tmp_path, monkeypatch):
 
 def test_a_large_batch_goes_through_in_parts_to_the_same_end(pruned, monkeypatch):
     ends, counts = [], []
-    loss = polishing._loss
+    outputs_of = polishing.outputs_of
 
-    def counting(module, teacher, batch, kinds):
+    def counting(module, batch):
         counts.append(batch.count)
-        return loss(module, teacher, batch, kinds)
+        return outputs_of(module, batch)
 
-    monkeypatch.setattr(polishing, "_loss", counting)
     for room in (1 << 30, 1):
         monkeypatch.setattr(polishing, "_ROOM", room)
         module = to_stored_module(pruned)
+        assert polishing._together(module, SAMPLES, 0) == 1 or room > 1
+        monkeypatch.setattr(polishing, "outputs_of", counting)
         done = polish_module(module, to_module(DIGITS), SAMPLES[:24], OPTIONS)
+        monkeypatch.setattr(polishing, "outputs_of", outputs_of)
         ends.append(
             [done.after.loss, *(float(each.detach().sum()) for each in module.parameters())]
         )
-        assert set(counts) == {8 if room > 1 else 1}
-        assert len(counts) == (16 if room > 1 else 16 * 8)
+        assert counts[:2] == [1, 2]  # to know what a sample takes
+        assert set(counts[2:]) == {8 if room > 1 else 1}
+        assert len(counts[2:]) == 2 * (16 if room > 1 else 16 * 8)  # of the teacher, too
         counts.clear()
     np.testing.assert_allclose(*ends, rtol=1e-3)
+
+
+def test_what_a_sample_takes_is_not_held_on_to(pruned, monkeypatch):
+    """The outputs live no longer than the look at them, though no cycle is collected."""
+    made = []
+    outputs_of = polishing.outputs_of
+
+    def watched(module, batch):
+        outputs = outputs_of(module, batch)
+        made.extend(weakref.ref(value) for step in outputs for value in step.values())
+        return outputs
+
+    monkeypatch.setattr(polishing, "outputs_of", watched)
+    module = to_stored_module(pruned)
+    gc.collect()
+    gc.disable()
+    try:
+        assert polishing._together(module, SAMPLES, 0) > 8
+    finally:
+        gc.enable()
+    assert len(made) == 2 * len(module.outputs)
+    assert not any(value() is not None for value in made)

@@ -119,6 +119,21 @@ def test_outputs_that_would_be_worse_leave_all_as_it_was(pruned, tmp_path, monke
         assert torch.equal(parameter, first.get_parameter(name))
 
 
+def test_outputs_that_are_logits_are_judged_as_such(pruned, monkeypatch):
+    """tiny_lm ends before its softmax."""
+    kinds = []
+    judged = abreast.judged
+    monkeypatch.setattr(abreast, "judged", lambda *given: kinds.append(given[0]) or judged(*given))
+    for logits, kind in ((None, "values"), ("logits", "logits")):
+        options = replace(OPTIONS, epochs=1, logits=logits)
+        tune_module(to_stored_module(pruned), to_module(TINY), SAMPLES, options)
+        assert {one["logits"].name for one in kinds} == {kind}
+        kinds.clear()
+    options = replace(OPTIONS, logits="logit")
+    with pytest.raises(ConfigError, match="logits: there is no output 'logit'"):
+        tune_module(to_stored_module(pruned), to_module(TINY), SAMPLES, options)
+
+
 def test_a_bias_alone_does_not_make_a_training(tmp_path):
     """Before the head that is tied to the embedding nothing but a bias would train."""
     source, solved = tmp_path / "model.mlpackage", tmp_path / "solved.mlpackage"
