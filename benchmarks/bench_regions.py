@@ -3,13 +3,14 @@
     python benchmarks/bench_regions.py --json regions.json
     python benchmarks/bench_regions.py --model smollm2 --forms 2:4 50% \\
         --samples 128 --learning-rate 2e-4 --steps 64 --polish-rate 5e-5
+    python benchmarks/bench_regions.py --model efficientnet --forms 50% 75% --samples 128
     python benchmarks/bench_regions.py --only dense regions --target dense mix own best --window 1 2
 
-Each form is solved for by ADMM on windows of the Brown corpus: each layer alone, then with the
-dense model as its target. Then its regions are tuned, and then all of it is polished, on the same
-windows. Of several targets or windows of regions each has a column, and the first is polished. All
-are judged on text that none saw: tiny_lm by bits a byte (see models_tiny.py), SmolLM2 by
-perplexity, its embedding and head dense (see models_smollm2.py).
+Each form is solved for by ADMM on samples: each layer alone, then with the dense model as its
+target. Then its regions are tuned, and then all of it is polished, on the same samples. Of several
+targets or windows of regions each has a column, and the first is polished. All are judged on what
+none saw: tiny_lm by bits a byte, the others as bench_cases.py says, which leaves some of their
+weights dense.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench_cases import CASES
+
 import mlpass
 from mlpass import ADMM, NM, Palette, Percentile
 from mlpass.finetune import Polish, Regions, polish, tune
@@ -32,6 +35,8 @@ from mlpass.finetune import Polish, Regions, polish, tune
 FORMS: dict[str, tuple[Any, Any]] = {
     "2:4": (NM(2, 4), None),
     "50%": (Percentile(0.5), None),
+    "75%": (Percentile(0.75), None),
+    "90%": (Percentile(0.9), None),
     "3-bit palette": (Percentile(0.0), Palette(bits=3)),
 }
 STEPS = {
@@ -50,34 +55,41 @@ class Model(NamedTuple):
     samples: list[dict[str, Any]]
     figure: Callable[[Path], float]
     unit: str
-    spared: str | None
+    spared: Callable[[Any], bool]
+    logits: str | None
 
 
 def tiny_lm(samples: int) -> Model:
-    """Returns the fixture."""
+    """Returns the fixture, of which no weight is left dense."""
     import models_tiny
     from bench_polish import bits_a_byte
 
     given = models_tiny.calibration(samples)
-    return Model(models_tiny.package(18), given, bits_a_byte, "bits a byte", None)
+    package = models_tiny.package(18)
+    return Model(package, given, bits_a_byte, "bits a byte", lambda _: False, "logits")
 
 
-def smollm2(samples: int) -> Model:
-    """Returns SmolLM2-135M."""
-    import models_smollm2
+def case(name: str, figure: str, unit: str, logits: str | None, samples: int) -> Model:
+    """Returns a model of bench_cases.py, with one of its figures."""
+    found = CASES[name]()
 
-    def perplexity(package: Path) -> float:
-        predict = mlpass.Interpreter(package, backend="torch").predict
-        found = models_smollm2.perplexity(
-            lambda tokens: predict({"input_ids": tokens})["logits"], models_smollm2.evaluation()
-        )
-        return float(found)
+    def worth(package: Path) -> float:
+        return found.figures(mlpass.Interpreter(package, backend="torch").predict)[figure]
 
-    given = [{"input_ids": window[None]} for window in models_smollm2.calibration(samples)]
-    return Model(models_smollm2.package(18), given, perplexity, "perplexity", "embed_")
+    given = found.samples()[:samples]
+    return Model(found.package(18), given, worth, unit, found.spared, logits)
 
 
-MODELS = {"tiny_lm": tiny_lm, "smollm2": smollm2}
+MODELS: dict[str, Callable[[int], Model]] = {
+    "tiny_lm": tiny_lm,
+    "smollm2": partial(case, "smollm2", "perplexity", "perplexity", "logits"),
+    "efficientnet": partial(case, "efficientnet", "agreement", "agreement", "logits"),
+    "minilm": partial(case, "minilm", "recall", "R@1", None),
+    **{
+        f"fashion-{seed}": partial(case, f"fashion-{seed}", "top1", "top-1", "logits")
+        for seed in range(3)
+    },
+}
 
 
 def main() -> None:
@@ -86,9 +98,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny_lm", choices=[*MODELS])
-    parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=[*FORMS])
+    parser.add_argument(
+        "--forms", nargs="+", default=["2:4", "50%", "3-bit palette"], choices=[*FORMS]
+    )
     parser.add_argument("--only", nargs="+", default=[*STEPS], choices=[*STEPS])
-    parser.add_argument("--samples", type=int, default=256, help="windows")
+    parser.add_argument("--samples", type=int, default=256, help="to solve and train on")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--target", nargs="+", default=["dense"], help="of the regions")
     parser.add_argument("--window", nargs="+", type=int, default=[1], help="regions together")
@@ -131,18 +145,18 @@ def columns(step: str, options: argparse.Namespace) -> dict[str, str]:
 def measured(model: Model, form: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Returns the figure, seconds and notes of each step that is asked for, on one form."""
     mode, storage = FORMS[form]
-    layers = [layer.name for layer in mlpass.inspect(model.package).layers]
-    spared = {name: None for name in layers if model.spared and name.startswith(model.spared)}
+    layers = mlpass.inspect(model.package).layers
+    spared = {layer.name: None for layer in layers if model.spared(layer)}
     config = mlpass.Config(global_config=mode, op_name_configs=spared)
     given: dict[str, Any] = {"sample_data": model.samples, "method": ADMM(), "storage": storage}
     numbers = {"epochs": options.epochs, "learning_rate": options.learning_rate}
     ways = [
-        Regions(target=target, window=window, **numbers)
+        Regions(target=target, window=window, logits=model.logits, **numbers)
         for window in options.window
         for target in options.target
     ]
     rate = options.polish_rate or options.learning_rate
-    training = Polish(steps=options.steps, learning_rate=rate, logits="logits")
+    training = Polish(steps=options.steps, learning_rate=rate, logits=model.logits)
     trained = (model.package, model.samples)
     with tempfile.TemporaryDirectory() as folder:
         tuned = {name: Path(folder, f"{name}.mlpackage") for name in columns("regions", options)}
