@@ -1,6 +1,7 @@
-"""What few samples come to: SNR on inputs that no run saw, at 50%, by method and number of samples.
+"""What few samples come to: SNR on inputs that no run saw, by method and number of samples.
 
     python benchmarks/bench_few_samples.py --models tiny_lm vit --samples 1 2 8 --json few.json
+    python benchmarks/bench_few_samples.py --models efficientnet_lite0 --target-sparsity 0.3
 
 tiny_lm reads windows of the Brown corpus, and so do a small Llama and a small Qwen2 of random
 weights (pip install transformers==5.24.0); EfficientNet-Lite0 and a small ViT of random weights
@@ -50,12 +51,13 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--samples", nargs="+", type=int, default=(1, 2, 4, 8, 32, 128))
+    parser.add_argument("--target-sparsity", type=float, default=0.5)
     parser.add_argument("--json", metavar="FILE", help="write all figures")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models:
-            rows = measure(model, options.samples, Path(folder))
+            rows = measure(model, options.samples, options.target_sparsity, Path(folder))
             results.extend(rows)
             print(table(model, rows), flush=True)
     if options.json:
@@ -132,18 +134,21 @@ def language_model(kind: str, folder: Path) -> Path:
     return package
 
 
-def measure(model: str, counts: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+def measure(
+    model: str, counts: Sequence[int], target_sparsity: float, folder: Path
+) -> list[dict[str, Any]]:
     """Returns a record a run: by magnitude first, then each method with each number of samples."""
     case = case_of(model, max(counts), folder)
-    out = folder / "out.mlpackage"
+    out, mode = folder / "out.mlpackage", Percentile(target_sparsity)
 
     def judged(name: str, count: int, **options: Any) -> dict[str, Any]:
         began = time.perf_counter()
-        report = mlpass.prune(case.package, out, Percentile(0.5), force=True, **options)
+        report = mlpass.prune(case.package, out, mode, force=True, **options)
         seconds = time.perf_counter() - began
         (output,) = mlpass.compare(case.package, out, case.judges, backend="torch").outputs
         few = sum(layer.samples_wanted is not None for layer in report.layers)
-        row = {"model": model, "method": name, "samples": count, "snr": output.snr}
+        row = {"model": model, "sparsity": target_sparsity, "method": name, "samples": count}
+        row["snr"] = output.snr
         print(row, flush=True)
         return row | {"seconds": seconds, "few": few}
 

@@ -67,6 +67,6 @@ def approach(step: Step, mode: Mode, method: Method) -> Approach:
     if site.is_masked:
         mode = Further(mode)
         method = method.still
-    if site.is_compressed and not site.is_sparse and storage is None:
+    if site.has_codes and storage is None:
         storage = AsCoded(site)
     return Approach(mode, method, storage)

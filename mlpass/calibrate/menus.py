@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.storage.storage import Storage
 from mlpass.weights.footprint import footprint
-from mlpass.weights.reading import layout_to_solve
+from mlpass.weights.reading import decoded, layout_to_solve, zeros_of
+from mlpass.weights.recoding import AsCoded
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import encode_stored, encode_weight
 
@@ -77,7 +79,7 @@ def forms_of(site: Site, *, outliers: bool = False) -> list[Form]:
     forms = [*_FORMS, *(_APART if outliers and site.adds_up else ())]
     if site.opset >= SUB_BYTE_OPSET:
         return forms
-    return [form for form in forms if _fits_old(form)]
+    return [form for form in forms if _fits_old(form) and not (site.is_masked and form.storage)]
 
 
 def has_tails(weight: NDArray[np.generic]) -> bool:
@@ -100,7 +102,7 @@ def _fits_old(form: Form) -> bool:
     return form.storage.needs_ios18 is None and not zeros
 
 
-def form_nbytes(site: Site, form: Form) -> int:
+def form_nbytes(site: Site, form: Form, zeros: int = 0) -> int:
     """Returns what a weight takes in a weight file in a form, at the most, headers included.
 
     It is less where the weight has zeros that the form stores none of.
@@ -108,16 +110,21 @@ def form_nbytes(site: Site, form: Form) -> int:
     Args:
         site: whose weight it is.
         form: with a `Percentile`, or none.
+        zeros: that its mask has already, which stay.
 
     Raises:
         NotApplicable: the form cannot say it, or makes nothing smaller.
     """
     if form.mode is None:
         return footprint(site.parts or site.makers)
-    size = prod(site.shape)
-    keep = np.ones(size, bool)
-    keep[: int((form.mode.target or 0.0) * size)] = False
-    return kept_nbytes(site, keep.reshape(site.shape), form.storage)
+    size, storage = prod(site.shape), form.storage
+    kept = size - max(zeros, int((form.mode.target or 0.0) * size))
+    counts = [kept]
+    if storage is not None and kept < size and not storage.masked(size, kept):
+        # Fewer may be left, so that a mask pays, and with its header takes more of a file.
+        counts.append(bisect_left(range(kept), True, key=lambda n: not storage.masked(size, n)) - 1)
+    keeps = [(np.arange(size) < count).reshape(site.shape) for count in counts if count >= 0]
+    return max(kept_nbytes(site, keep, storage) for keep in keeps)
 
 
 def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
@@ -134,10 +141,13 @@ def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
     dtype = np.dtype(BY_NAME[site.dtype].numpy)
     weight = np.where(keep, dtype.type(1), dtype.type(0))
     if storage is None:
+        if site.has_codes:
+            AsCoded(site).others()  # which would stay, and refuse to where other ops make them
         encoded = encode_weight(site, weight, keep)
     else:
         parts = _blank_parts(layout_to_solve(site), keep, storage, dtype)
-        encoded = encode_stored(site, Solution(weight, keep, 0.0, 0.0, parts=parts), storage)
+        solution = Solution(weight, keep, 0.0, 0.0, parts=parts)
+        encoded = encode_stored(decoded(site), solution, storage)
     made = dict.fromkeys(op for _, ops in encoded.replacements for op in ops)
     return footprint(op for op in made if is_constant(op))
 
@@ -158,6 +168,7 @@ class Menu:
     def __init__(self) -> None:
         """Knows nothing yet."""
         self._known: dict[tuple[object, ...], int | None] = {}
+        self._zeros: dict[Site, int] = {}
 
     def nbytes(self, site: Site, form: Form) -> int | None:
         """Returns the bytes of a form, as `form_nbytes`; None where the weight cannot get it."""
@@ -168,10 +179,12 @@ class Menu:
             _layout(site),
             form,
             footprint(site.parts or site.makers),
+            tuple(part.type for part in site.parts),
+            self._masked(site),
         )
         if key not in self._known:
             try:
-                self._known[key] = form_nbytes(site, form)
+                self._known[key] = form_nbytes(site, form, self._masked(site))
             except NotApplicable:
                 self._known[key] = None
         return self._known[key]
@@ -180,6 +193,14 @@ class Menu:
         """Returns the bytes of the smallest form of a weight."""
         found = [self.nbytes(site, form) for form in forms_of(site)]
         return min(each for each in found if each is not None)
+
+    def _masked(self, site: Site) -> int:
+        """Returns how many zeros a weight's mask has, counted once."""
+        if not site.is_masked:
+            return 0
+        if site not in self._zeros:
+            self._zeros[site] = zeros_of(site) or 0
+        return self._zeros[site]
 
 
 def _layout(site: Site) -> Layout | None:

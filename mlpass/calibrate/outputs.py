@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlpass.calibrate.calibration import Calibration
 from mlpass.halves import widened
 from mlpass.parallel import map_items
-from mlpass.runtime.functions import Functions
+from mlpass.runtime.functions import runner_of
 from mlpass.runtime.given import steps_for
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample
@@ -41,10 +41,7 @@ def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
             partial=True,
         )
 
-    functions = calibration.functions
-    if len(functions) == 1:
-        return runner(*functions)
-    return Functions({function: runner(function) for function in functions})
+    return runner_of(calibration.functions, runner)
 
 
 def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:

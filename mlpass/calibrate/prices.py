@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.calibrate.again import Further, approach
 from mlpass.calibrate.layers import mode_of
 from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, has_tails, kept_nbytes
 from mlpass.parallel import map_items
@@ -22,7 +23,7 @@ from mlpass.solvers.nearest import nearest
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import Percentile
+from mlpass.sparsity.modes import Mode, Percentile
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
@@ -31,6 +32,7 @@ from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
 from mlpass.weights.sites import Site
 
 _COARSE = Quantized("int4")  # tried of each weight, to see what that does
+_QUARTER = 0.25  # of what is left of one that codes make, which may have few values: as coarse
 # Of each kind, without zeros and with: the form that tells how others are solved for.
 _PROBES = {False: Form(Percentile(0.0), Palette(4)), True: Form(Percentile(0.5), Palette(4))}
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
@@ -119,7 +121,7 @@ def prices_of(
     """
     site = step.site
     weight, layout, used = _read(step, gram)
-    rounded = _coarse(weight, layout)
+    rounded = _coarse(site, weight, layout)
     some = excerpt(weight, rounded, layout, used)
     open_to_it = forms_of(site, outliers=has_tails(some.weight))
     sizes = [(form, menu.nbytes(site, form)) for form in open_to_it]
@@ -129,23 +131,24 @@ def prices_of(
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
         assert form.mode is not None
-        error = estimated(some, used, form.mode, form.storage)
+        error = estimated(some, used, _mode_in(site, form), form.storage)
         return Offer(form, nbytes, error, error)  # what is not solved for fits no inputs
 
     every = [own, *map_items(estimate, forms)]
     front = _near(every)
     if gram is not None and not gram.is_diagonal:
-        near = [every[number].form for number in front]
+        near = [form for n in front if not _keeps_codes(site, form := every[n].form)]
         found = {
             offer.form: offer
             for kind in _PROBES
             for offer in _as_solved(
                 [offer for offer in every[1:] if _has_zeros(offer.form) == kind],
                 [form for form in near if _has_zeros(form) == kind],
+                partial(_mode_in, site),
                 some,
                 used,
                 parts,
-                method,
+                method.still if site.is_masked else method,
             )
         }
         every = [own, *(found[offer.form] for offer in every[1:])]
@@ -162,14 +165,15 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     """
     weight, layout, used = _read(step, gram)
     mode = mode_of(step, magnitude(weight))
-    found = solve(weight, used, mode, method=method, storage=step.storage, layout=layout)
+    how = approach(step, mode, method)
+    found = solve(weight, used, how.mode, method=how.method, storage=how.storage, layout=layout)
     if step.storage is not None and step.storage.exact:
         encoded = encode_lossless(step.site, found.weight, found.keep)
         nbytes = footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
     else:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error, found.error)
-    noise = relative_error(weight, _coarse(weight, layout), used, layout)
+    noise = relative_error(weight, _coarse(step.site, weight, layout), used, layout)
     return Prices([offer], noise)
 
 
@@ -179,10 +183,14 @@ def coarse(site: Site) -> NDArray[np.generic]:
     Raises:
         NotApplicable: it has no layout.
     """
-    return _coarse(weight_of(site), layout_to_solve(site))
+    return _coarse(site, weight_of(site), layout_to_solve(site))
 
 
-def _coarse(weight: NDArray[np.generic], layout: Layout) -> NDArray[np.generic]:
+def _coarse(site: Site, weight: NDArray[np.generic], layout: Layout) -> NDArray[np.generic]:
+    if site.has_codes:  # it may be as coarse already
+        live = np.count_nonzero(weight) / max(1, weight.size)
+        mode = Percentile(min(1.0, 1 - live * (1 - _QUARTER)))
+        return np.where(mode.keep(np.abs(weight)), weight, weight.dtype.type(0))
     return nearest(weight, np.ones(weight.shape, bool), _COARSE, layout).weight
 
 
@@ -201,6 +209,7 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
 def _as_solved(
     offers: Sequence[Offer],
     near: Sequence[Form],
+    mode_in: Callable[[Form], Mode],
     some: Excerpt,
     gram: Gram,
     parts: HeldOut | None,
@@ -214,6 +223,7 @@ def _as_solved(
     Args:
         offers: as they are estimated.
         near: the forms that are solved for. Without any, estimates remain.
+        mode_in: what makes the mask of a form.
         some: rows of the weight.
         gram: of its inputs.
         parts: of the Gram; None where nothing is kept back: an element's own loss is then the risk,
@@ -224,9 +234,13 @@ def _as_solved(
         yield from offers
         return
     probe = _PROBES[_has_zeros(near[0])]
-    choice = _choice(probe, some, parts, method)
+    choice = _choice(probe, mode_in(probe), some, parts, method)
     tried = [*dict.fromkeys([probe, *near])]
-    solved = map_items(partial(_solved, some=some, gram=gram, choice=choice), tried)
+
+    def lost(form: Form) -> float:
+        return _solved(form, mode_in(form), some, gram, choice)
+
+    solved = map_items(lost, tried)
     errors = dict(zip(tried, solved, strict=True))
     seen, unseen = errors[probe], choice.error
     growth = None if unseen is None or seen <= 0 else unseen / seen
@@ -237,15 +251,16 @@ def _as_solved(
         yield offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
 
 
-def _choice(probe: Form, some: Excerpt, parts: HeldOut | None, method: Method) -> Choice:
+def _choice(
+    probe: Form, mode: Mode, some: Excerpt, parts: HeldOut | None, method: Method
+) -> Choice:
     """Returns how a weight will be solved for, as a form tells, and what is lost by it so."""
     if parts is None:
         return Choice(method)
-    assert probe.mode is not None  # it has one
     return choose(
         some.weight,
         parts,
-        probe.mode,
+        mode,
         method=method,
         storage=probe.storage,
         target=None,
@@ -253,19 +268,29 @@ def _choice(probe: Form, some: Excerpt, parts: HeldOut | None, method: Method) -
     )
 
 
-def _solved(form: Form, some: Excerpt, gram: Gram, choice: Choice) -> float:
+def _solved(form: Form, mode: Mode, some: Excerpt, gram: Gram, choice: Choice) -> float:
     """Returns the error of a form that is solved for."""
-    assert form.mode is not None  # such a form needs no solve
     found = solve(
         some.weight,
         gram,
-        form.mode,
+        mode,
         method=choice.method,
         storage=form.storage,
         layout=some.layout,
         shrinkage=choice.shrinkage,
     )
     return some.error(found.weight, gram)
+
+
+def _mode_in(site: Site, form: Form) -> Mode:
+    """Returns what makes the mask of a weight in a form: what is zero in it stays so."""
+    assert form.mode is not None  # as it is, nothing makes one
+    return Further(form.mode) if site.is_masked else form.mode
+
+
+def _keeps_codes(site: Site, form: Form) -> bool:
+    """Returns whether a form is a weight's own with zeros: of some rows alone it has no grid."""
+    return form.storage is None and site.has_codes
 
 
 def _has_zeros(form: Form) -> bool:

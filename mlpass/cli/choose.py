@@ -51,7 +51,7 @@ def add_choose(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(choose)
-    add_samples(choose, required=True)
+    add_samples(choose, required=True, functions=True)
     add_output(choose)
     choose.add_argument("--max-size", metavar="SIZE", help="bytes, 3.5MB, or 0.4x of the model")
     choose.add_argument("--min-snr", type=number, metavar="DB", help="of the worst output")

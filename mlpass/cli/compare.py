@@ -30,7 +30,7 @@ def add_compare(commands: Subparsers) -> None:
     )
     add_model(compare)
     compare.add_argument("other", metavar="OTHER", help="the model to compare with it")
-    add_samples(compare, required=True)
+    add_samples(compare, required=True, functions=True)
     compare.add_argument(
         "--locate", action="store_true", help="tell which ops the difference comes from"
     )

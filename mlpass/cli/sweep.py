@@ -63,7 +63,7 @@ def add_sweep(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(sweep)
-    add_samples(sweep)
+    add_samples(sweep, functions=True)
     add_judging(sweep)
     add_output(sweep, "REPORT", "the .html or .json to write", required=False)
     sweep.add_argument("--configs", metavar="GRID.yaml", help="a list of configs")

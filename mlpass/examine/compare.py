@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.errors import CalibrationError
+from mlpass.errors import CalibrationError, ConfigError
 from mlpass.literals import Runner
 from mlpass.report.comparison import Comparison, OutputRecord
-from mlpass.runtime.doubts import warn_of
+from mlpass.runtime.calls import called, function_of
 from mlpass.runtime.failures import of_sample
+from mlpass.runtime.functions import Functions, runner_of
+from mlpass.runtime.given import steps_for, warn_of_each
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import Sample, SampleData, load_samples
-from mlpass.runtime.steps import steps_of
+from mlpass.runtime.samples import Sample, SampleData, functions_in, load_samples
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
 Outputs = Mapping[str, object]
+Names = Mapping[str | None, Sequence[str]]  # of outputs, by function
 
 _SHOWN = 5  # labels in a message
 _BLOCK = 1 << 18  # elements of an output that are looked at together
+
+
+class Made(NamedTuple):
+    """What one prediction gives, and the function that gives it where the sample names it."""
+
+    function: str | None
+    outputs: Outputs
 
 
 def compare(
@@ -39,36 +49,74 @@ def compare(
     Args:
         model: the reference: a path, an `MLModel` or a pymil `Program`.
         other: likewise, with inputs and outputs of the same names.
-        sample_data: as for calibration.
+        sample_data: as for `prune`, for one function or for several: each has its own figures.
         backend: of the Interpreter.
 
     Raises:
         CalibrationError: there are no samples, or the models have no output in common.
+        ConfigError: there is no such function, or several are asked of Core ML.
         InputError: a sample does not fit the models.
         ModelFormatError: a model cannot be read.
         UnsupportedOpError: a model has ops that cannot be run.
     """
-    samples = load_samples(sample_data)
-    first, second = (
-        Interpreter(each, backend=backend, partial=backend != "coreml") for each in (model, other)
-    )
-    names = [feature.name for feature in first.outputs]
-    common = [name for name in names if name in {feature.name for feature in second.outputs}]
-    if not common:
-        others = ", ".join(feature.name for feature in second.outputs)
-        raise CalibrationError(
-            f"the models have no output in common: one has {', '.join(names)}, the other {others}"
+    samples = load_samples(sample_data, functions=True)
+    functions = functions_in(samples)
+    if backend == "coreml" and len(functions) > 1:
+        raise ConfigError(
+            f"sample_data: names functions ({', '.join(map(str, functions))}), and Core ML runs "
+            "one at a time; give the samples of one, or the backend numpy or torch"
         )
-    warn_of(first, samples)
+
+    def opened(each: object, function: str | None) -> Interpreter:
+        some = backend != "coreml"
+        return Interpreter(each, backend=backend, function_name=function, partial=some)
+
+    first, second = (runner_of(functions, partial(opened, each)) for each in (model, other))
+    common = _common(output_names(first, functions), output_names(second, functions))
+    warn_of_each(first, samples)
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
     pairs = (
         pair
         for number, sample in enumerate(bar)
         for pair in zip(
-            predict_each(first, sample, number), predict_each(second, sample, number), strict=True
+            (made.outputs for made in predict_each(first, sample, number)),
+            predict_each(second, sample, number),
+            strict=True,
         )
     )
     return Comparison(title(model), title(other), len(samples), tally_outputs(common, pairs))
+
+
+def output_names(runner: Interpreter, functions: Sequence[str | None]) -> Names:
+    """Returns the names of what each function gives.
+
+    Args:
+        runner: of those functions.
+        functions: as `functions_in`.
+    """
+    if isinstance(runner, Functions):
+        return {name: [one.name for one in own.outputs] for name, own in runner.runners.items()}
+    return {name: [feature.name for feature in runner.outputs] for name in functions}
+
+
+def _common(names: Names, others: Names) -> Names:
+    """Returns the outputs that functions of two models both have.
+
+    Raises:
+        CalibrationError: a function has none.
+    """
+    found = {
+        function: [name for name in own if name in others[function]]
+        for function, own in names.items()
+    }
+    for function, both in found.items():
+        if not both:
+            what = "the models have" if function is None else f"of {function!r} the models have"
+            raise CalibrationError(
+                f"{what} no output in common: one has {', '.join(names[function])}, the other "
+                f"{', '.join(others[function])}"
+            )
+    return found
 
 
 def title(model: object) -> str:
@@ -76,27 +124,29 @@ def title(model: object) -> str:
     return ", ".join(map(str, model)) if isinstance(model, list | tuple) else str(model)
 
 
-def tally_outputs(
-    names: Iterable[str], pairs: Iterable[tuple[Outputs, Outputs]]
-) -> tuple[OutputRecord, ...]:
-    """Returns one record an output.
+def tally_outputs(names: Names, pairs: Iterable[tuple[Outputs, Made]]) -> tuple[OutputRecord, ...]:
+    """Returns one record an output of each function.
 
     Args:
-        names: of the outputs.
+        names: of the outputs of each.
         pairs: for each prediction the outputs of the reference, and those to compare with it.
 
     Raises:
         CalibrationError: an output has different shapes.
     """
-    tallies = {name: Tally() for name in names}
+    tallies = {function: {name: Tally() for name in own} for function, own in names.items()}
     for reference, result in pairs:
-        for name, tally in tallies.items():
-            tally.add(reference[name], result[name])
-    return tuple(tally.record(name) for name, tally in tallies.items())
+        for name, tally in tallies[result.function].items():
+            tally.add(reference[name], result.outputs[name])
+    return tuple(
+        replace(tally.record(name), function=function)
+        for function, own in tallies.items()
+        for name, tally in own.items()
+    )
 
 
-def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Iterator[Outputs]:
-    """Yields the outputs for each step of a sample, on a new state where the model keeps one.
+def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Iterator[Made]:
+    """Yields what each step of a sample gives, on a new state where the model keeps one.
 
     Args:
         interpreter: of the model.
@@ -107,13 +157,14 @@ def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Itera
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
-    state = interpreter.make_state() if interpreter.states else None
+    state = interpreter.new_state(sample)
     with of_sample(number):
-        steps = steps_of(sample, interpreter)
+        steps = steps_for(sample, interpreter)
     for place, step in enumerate(steps):
+        function = function_of(step)
         with of_sample(number, place, len(steps)):
-            outputs = interpreter.predict(dict(step), state)
-        yield outputs
+            outputs = interpreter.take(called(dict(step), function), state)
+        yield Made(function, outputs)
 
 
 @dataclass

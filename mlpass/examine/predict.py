@@ -52,7 +52,8 @@ def predict_to_file(
     if steps[0] is sample:
         arrays = as_arrays(interpreter.predict(sample, state))
     else:
-        arrays = _stacked([*map(as_arrays, predict_each(interpreter, steps, 0))])
+        made = predict_each(interpreter, steps, 0)
+        arrays = _stacked([as_arrays(each.outputs) for each in made])
     warn_of(interpreter, [sample], alone=True)
     with whole_file(output, force=force) as building, building.open("wb") as file:
         write_arrays(file, arrays)

@@ -129,8 +129,6 @@ def prune(
         executor=executor,
     )
     wanted = None if budget is None and bits is None else Budget(budget, bits)
-    if wanted is not None and joint_compression:
-        raise ConfigError("budget: is for weights that are not compressed; drop joint_compression")
     if wanted is not None and calibration is not None and calibration.allocate != "uniform":
         raise ConfigError("budget: divides bytes among layers already; drop allocate")
     if tune is not None:

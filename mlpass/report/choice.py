@@ -9,7 +9,15 @@ from typing import Any, ClassVar
 from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
-from mlpass.report.study import Trial, cautions_text, failures, marks, meanings, number_text
+from mlpass.report.study import (
+    Trial,
+    cautions_text,
+    failures,
+    functions_told,
+    marks,
+    meanings,
+    number_text,
+)
 from mlpass.report.table import bytes_text, sizes_apart
 
 
@@ -119,7 +127,8 @@ class Choice(Shown):
     def parts(self) -> Sequence[Table | str]:
         """Returns what was wanted, what was tried, and what came of it."""
         valued = any(attempt.trial.value is not None for attempt in self.attempts)
-        headers = ["step", "config", "bytes", "ratio", "SNR (dB)", "top-1"]
+        named = functions_told([attempt.trial for attempt in self.attempts])
+        headers = ["step", "config", "bytes", "ratio", "SNR (dB)", *named, "top-1"]
         headers += ["value"] if valued else []
         warned = any(attempt.trial.cautions for attempt in self.attempts)
         headers += ["mind"] if warned else []
@@ -132,6 +141,7 @@ class Choice(Shown):
                 "-" if trial.nbytes is None else bytes_text(trial.nbytes),
                 number_text(trial.ratio, 2),
                 number_text(trial.snr, 2),
+                *(number_text(trial.by_function.get(name), 2) for name in named),
                 number_text(trial.top1, 4),
             ]
             row += [number_text(trial.value, 4)] if valued else []

@@ -26,6 +26,7 @@ class OutputRecord:
         mean_error: mean absolute difference; None likewise.
         top1: share of samples with the same label, or with the largest value at the same place of
             the last axis; None for an output that has no such axis.
+        function: whose output it is, where the samples name functions.
     """
 
     name: str
@@ -33,6 +34,7 @@ class OutputRecord:
     max_error: float | None
     mean_error: float | None
     top1: float | None
+    function: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ class Comparison(Shown):
 
     def parts(self) -> Sequence[Table | str]:
         """Returns the outputs, and what was compared."""
+        named = any(output.function is not None for output in self.outputs)
         rows = [
             (
+                *([output.function or ""] if named else []),
                 output.name,
                 "-" if output.snr is None else f"{output.snr:.2f}",
                 "-" if output.max_error is None else f"{output.max_error:.4g}",
@@ -69,6 +73,7 @@ class Comparison(Shown):
             )
             for output in self.outputs
         ]
-        headers = ("output", "SNR (dB)", "max error", "mean error", "top-1 agreement")
+        headers = ["function"] if named else []
+        headers += ["output", "SNR (dB)", "max error", "mean error", "top-1 agreement"]
         models = f"{visible(self.other)} against {visible(self.model)}"
         return [Table(headers, rows), f"{models}, {self.samples} samples"]

@@ -119,6 +119,16 @@ class Trial:
         return min((o.snr for o in self.outputs if o.snr is not None), default=None)
 
     @property
+    def by_function(self) -> dict[str, float | None]:
+        """The same of each function, where the samples name functions."""
+        found: dict[str, float | None] = {}
+        for output in self.outputs:
+            if output.function is not None:
+                known = [found.get(output.function), output.snr]
+                found[output.function] = min((s for s in known if s is not None), default=None)
+        return found
+
+    @property
     def no_better_than_zeros(self) -> bool:
         """Whether nothing but zeros would be as near to the outputs of the model as it was."""
         return self.snr is not None and self.snr <= 0
@@ -152,6 +162,7 @@ class Trial:
             "ratio": self.ratio,
             "sparsity": self.sparsity,
             "snr": self.snr,
+            "by_function": self.by_function,
             "top1": self.top1,
             "value": self.value,
             "weight_bytes": self.weight_bytes,
@@ -237,7 +248,8 @@ class SweepReport(Shown):
     def parts(self) -> Sequence[Table | str]:
         """Returns the trials, and what was swept."""
         valued = any(trial.value is not None for trial in self.trials)
-        headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", "top-1"]
+        named = functions_told(self.trials)
+        headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", *named, "top-1"]
         headers += ["value"] if valued else []
         timed = any(trial.latency is not None for trial in self.trials)
         warned = any(trial.cautions for trial in self.trials)
@@ -255,6 +267,7 @@ class SweepReport(Shown):
                 number_text(trial.ratio, 2),
                 number_text(trial.sparsity, 4),
                 number_text(trial.snr, 2),
+                *(number_text(trial.by_function.get(name), 2) for name in named),
                 number_text(trial.top1, 4),
             ]
             row += [number_text(trial.value, 4)] if valued else []
@@ -279,6 +292,11 @@ class SweepReport(Shown):
             + "".join(f"\n{visible(note)}" for note in (*failures(self.trials), *self.notes))
         )
         return [Table(headers, rows), told]
+
+
+def functions_told(trials: Sequence[Trial]) -> list[str]:
+    """Returns the functions that samples name, which a table has a column for."""
+    return [*dict.fromkeys(name for trial in trials for name in trial.by_function)]
 
 
 def failures(trials: Sequence[Trial]) -> list[str]:

@@ -20,7 +20,7 @@ from mlpass.runtime.interpreter import Part
 from mlpass.runtime.samples import Inputs, Sample
 from mlpass.runtime.steps import Keeping, steps_of
 
-_LOOKED_AT = 16  # samples, from the first on
+LOOKED_AT = 16  # samples, from the first on
 _SMALL = 4  # elements: an input that has no more may well be the same in all samples
 _PASSING = ("cast", "identity", "select", "add", "expand_dims", "squeeze", "reshape")
 """Ops that hand indices on, with what coremltools puts there for those that count from the end."""
@@ -55,7 +55,7 @@ def warn_of(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) -
 def doubts(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) -> Iterator[str]:
     """Yields what is odd about the first samples: see `warn_of`."""
     steps: list[Inputs] = []
-    for number, sample in enumerate(islice(samples, _LOOKED_AT)):
+    for number, sample in enumerate(islice(samples, LOOKED_AT)):
         with of_sample(number):
             steps += steps_of(sample, runner)
     varies, several = alone, len(samples) > 1

@@ -6,7 +6,7 @@ neighbours, so that a replay has all samples, of whatever function, come to a we
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
@@ -24,6 +24,20 @@ from mlpass.runtime.ops import Source, is_constant
 from mlpass.runtime.samples import Inputs, Sample, listed
 from mlpass.runtime.state import State
 from mlpass.runtime.stretches import Bounds
+
+
+def runner_of(
+    functions: Sequence[str | None], open_one: Callable[[str | None], Interpreter]
+) -> Interpreter:
+    """Returns what runs samples that name these functions: one alone, or several.
+
+    Args:
+        functions: that the samples name, as `functions_in`; None for the one that needs no name.
+        open_one: opens the model to run a function.
+    """
+    if len(functions) == 1:
+        return open_one(*functions)
+    return Functions({function: open_one(function) for function in functions})
 
 
 class Functions(Interpreter):

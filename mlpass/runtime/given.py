@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from mlpass.errors import CalibrationError, InputError
-from mlpass.runtime.failures import sample_label
+from mlpass.runtime.doubts import LOOKED_AT, warn_of
+from mlpass.runtime.failures import of_sample, sample_label
 from mlpass.runtime.features import check_names
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.samples import Inputs, Sample
@@ -61,6 +63,20 @@ def by_runner(
         for runner, steps in own.items():
             found.setdefault(runner, []).append(steps)
     return found.items()
+
+
+def warn_of_each(interpreter: Interpreter, samples: Sequence[Sample]) -> None:
+    """Warns, as `warn_of`, of samples that can hardly be meant for the function that they name.
+
+    Raises:
+        InputError: a sample has not as many steps in all arrays.
+    """
+    given = []
+    for number, sample in enumerate(islice(samples, LOOKED_AT)):
+        with of_sample(number):
+            given.append(steps_for(sample, interpreter))
+    for runner, steps in by_runner(given, interpreter):
+        warn_of(runner, steps)
 
 
 def prepared(part: Part, given: list[Sequence[Inputs]]) -> list[Sequence[Inputs]]:

@@ -208,8 +208,7 @@ class Interpreter:
 
     def new_state(self, sample: Sample) -> State | None:
         """Returns a new state for the steps of a sample; None where the model keeps none."""
-        assert self.backend is not None
-        return State(self.states, self.backend) if self.states else None
+        return self.make_state() if self.states else None
 
     def _run(self, inputs: Inputs, state: State | None, wanted: list[str] | None) -> Outputs:
         """Returns, by name, the wanted values, or all outputs, as numpy arrays."""

@@ -82,7 +82,7 @@ def load_samples(source: object, *, functions: bool = False) -> Sequence[Sample]
     if not functions and (named := [one for one in functions_in(samples) if one is not None]):
         raise CalibrationError(
             f"sample_data: names functions ({', '.join(named)}), and samples for several are for "
-            "prune alone; give those of one function"
+            "prune, compare, sweep, choose and sensitivity; give those of one, without its name"
         )
     return samples
 

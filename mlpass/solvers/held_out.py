@@ -9,7 +9,8 @@ keep the method as it is.
 
 A method that only ranks has little to gain by a sample, and may lose by it: rows of one sample are
 much alike, so that even those kept back do not tell of other samples. Where they are fewer than
-columns, it is magnitude.
+columns, it is magnitude. So is any method where one sample of few rows leaves many inputs silent:
+other samples will need what it would prune there first, and no row of this one says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, placed
+from mlpass.arrays import Array, host, placed
 from mlpass.errors import NotApplicable
 from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
@@ -40,6 +41,8 @@ _AS_GOOD = 1.25  # times the least error, with as many rows as columns: it stays
 _NOISE = 0.05  # of an error, which is neither here nor there
 _DOUBT = 0.4  # over the root of the rows kept back: by that share errors on them may be off
 _SAFER = "it loses no more on rows kept back"
+_SILENT = 1e-3  # of the mean power: an input below that is silent
+_MANY = 0.05  # of the inputs
 _RUNS = 12  # of 8 output rows: of a large weight, what is tried
 
 
@@ -152,9 +155,9 @@ def choose(
         apart = 1 if parts.alone else parts.held_rows  # rows of one sample are much alike
         doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(apart) - _NOISE)
         bound = least * (1 - doubt)
-        few = ranks and parts.alone and parts.rows < columns
-        if safe != method and (few or best[0] > bound):
-            why = f"one sample gives {parts.rows} rows for {columns} columns" if few else _SAFER
+        why = _alone(parts, learnt, columns, ranks=ranks) if parts.alone else None
+        if safe != method and (why or best[0] > bound):
+            why = why or _SAFER
             return Choice(safe, shares[-1], f"not {method}: {why}", least, before)
         if parts.rows >= columns and first[0] <= min(_AS_GOOD * best[0], bound):
             best = first
@@ -164,3 +167,21 @@ def choose(
         with suppress(NotApplicable):
             return chosen(runs)
     return Choice(method)  # the solve itself says what does not fit, if it does not
+
+
+def _alone(parts: HeldOut, learnt: Gram, columns: int, *, ranks: bool) -> str | None:
+    """Returns why a sample alone is not to be trusted; None where it may be.
+
+    Args:
+        parts: what its rows tell.
+        learnt: Gram of most of them.
+        columns: of the weight.
+        ranks: whether the method leaves what is kept as it is.
+    """
+    if ranks and parts.rows < columns:
+        return f"one sample gives {parts.rows} rows for {columns} columns"
+    powers = host(learnt.diagonal)
+    silent = float(np.mean(powers < _SILENT * powers.mean()))
+    if parts.rows < ENOUGH * columns and silent > _MANY:
+        return f"{silent:.0%} of its inputs are silent in the only sample"
+    return None

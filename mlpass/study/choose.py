@@ -24,7 +24,7 @@ from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
 from mlpass.study.sweep import check_backend, write_outputs
-from mlpass.study.trial import Setting, given_as
+from mlpass.study.trial import Setting, functions_read, given_as
 
 _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
@@ -62,7 +62,8 @@ def choose(
         model: path of an `.mlpackage`, or an `MLModel`.
         output: path of the `.mlpackage` to write; or, of a model in an ExecuTorch `.pte`, of a
             `.pte` with what is chosen in its place.
-        sample_data: to calibrate on, as for `prune`.
+        sample_data: to calibrate on, as for `prune`. Of several functions, the worst counts, and
+            fine-tuning is left out, unless it is your own.
         max_size: of all files: bytes, a text such as "3.5MB", or a share such as "0.4x".
         min_snr: in dB, of the worst output, against the model as it is.
         min_accuracy: what `evaluate` must give at least.
@@ -168,6 +169,9 @@ def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_
     for rung in rungs:
         if rung != "fine-tuning":
             climb.try_rung(rung, sparsity)
+        elif finetune is None and len(functions := functions_read(climb.setting)) > 1:
+            told = ", ".join(map(str, functions))
+            note = f"; fine-tuning was not tried, it trains one function, and samples name {told}"
         elif train := finetune or built_in_finetune(finetune_steps):
             climb.train(train)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from mlpass.calibrate.plain import taken_by_others
 from mlpass.errors import ConfigError
@@ -26,7 +26,7 @@ def prune_command(
     backend: str = "numpy",
     function_name: str | None = None,
     minimum_deployment_target: str | None = None,
-    samples: str = "samples.npz",
+    samples: Sequence[str] = ("samples.npz",),
 ) -> str | None:
     """Returns the `mlpass prune` that does what a candidate does; None where no options say it.
 
@@ -36,15 +36,16 @@ def prune_command(
         backend: that the samples are run on.
         function_name: that they are for.
         minimum_deployment_target: that the package is raised to first.
-        samples: path of what it is calibrated on.
+        samples: path of what it is calibrated on, or FUNCTION=PATH for each of several functions.
     """
+    data = [word for each in samples for word in ("--sample-data", each)]
     raising = {"minimum_deployment_target": minimum_deployment_target}
     running = {"backend": None if backend == "numpy" else backend, "function_name": function_name}
     config, method = candidate.config, METHODS.name_of(candidate.method)
     words = ["mlpass", "prune", model, "-o", output_name(model, "pruned")]
     if "budget" in candidate.options:
         size = str(candidate.options["budget"])
-        words += ["--max-size", size, "--sample-data", samples]
+        words += ["--max-size", size, *data]
         return shlex.join([*words, *_given({**raising, **running})])
     threshold, given = config.weight_threshold, op_config_of(config.global_config)
     if given is None or config != Config(config.global_config, weight_threshold=threshold):
@@ -59,7 +60,7 @@ def prune_command(
     if threshold != DEFAULT_WEIGHT_THRESHOLD:
         words += ["--weight-threshold", str(threshold)]
     if not candidate.data_free:
-        words += ["--sample-data", samples, "--method", method]
+        words += [*data, "--method", method]
         words += _words(METHODS, candidate.method, "method", taken_by_others())
         words += _given(running)
     words += _given({**raising, **candidate.options})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.samples import SampleData, functions_in, load_samples
 
 _FEWEST = 8  # samples of which some are kept back
 _SHARE = 4  # one of so many
@@ -21,8 +21,8 @@ def divided(
 ) -> tuple[Any, Any]:
     """Returns the samples to calibrate on, and those to judge by.
 
-    Without `test_data` a quarter is kept back, where there are 8 or more and `keep` is True; else
-    both are the same.
+    Without `test_data` a quarter is kept back, of each function that samples name, where there are
+    8 or more, two or more of each, and `keep` is True; else both are the same.
 
     Raises:
         CalibrationError: they are in a form that `load_samples` does not take.
@@ -30,11 +30,19 @@ def divided(
     samples = sendable(sample_data)
     if test_data is not None:
         return samples, sendable(test_data)
-    every = list(load_samples(samples)) if keep and samples is not None else []
-    if not keep or len(every) < _FEWEST:
+    every = list(load_samples(samples, functions=True)) if keep and samples is not None else []
+    groups: dict[tuple[str | None, ...], list[int]] = {}
+    for number, one in enumerate(every):
+        groups.setdefault(functions_in([one]), []).append(number)
+    if len(every) < _FEWEST or min(map(len, groups.values())) < 2:
         return samples, samples
-    kept = [one for number, one in enumerate(every) if number % _SHARE != _SHARE - 1]
-    return kept, every[_SHARE - 1 :: _SHARE]
+    held = {
+        number
+        for group in groups.values()
+        for number in group[min(_SHARE, len(group)) - 1 :: _SHARE]
+    }
+    kept = [one for number, one in enumerate(every) if number not in held]
+    return kept, [every[number] for number in sorted(held)]
 
 
 def told_of(samples: Any, judged: Any, test_data: SampleData | None) -> str | None:
@@ -64,5 +72,5 @@ def sendable(data: object) -> Any:
     """
     if data is None:
         return None
-    samples = load_samples(data)
+    samples = load_samples(data, functions=True)
     return os.path.abspath(data) if isinstance(data, str | os.PathLike) else list(samples)

@@ -20,7 +20,7 @@ from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.mlpackage import Package
-from mlpass.runtime.samples import load_samples
+from mlpass.runtime.samples import functions_in, load_samples
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.nearest import nearest
 from mlpass.solvers.solve import solve
@@ -112,9 +112,11 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
 
 def calibration_of(setting: Setting, samples: object, **options: Any) -> Calibration:
     """Returns how a study runs a model on samples, only to look at it."""
+    given = load_samples(samples, functions=True)
     return Calibration(
         Magnitude(),
-        load_samples(samples),
+        given,
+        functions=functions_in(given),
         backend=setting.backend,
         function_name=setting.function_name,
         **options,

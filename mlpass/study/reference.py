@@ -11,19 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlpass.examine.compare import predict_each
+from mlpass.examine.compare import Made, Outputs, predict_each
 from mlpass.examine.predict import write_arrays
 from mlpass.report.plain import to_json
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, read_arrays
 
-Outputs = Mapping[str, object]
-
 _NAMES, _OUTPUT, _LABELS = "names", "output:", "labels:"
 
 
-def reproducible_outputs(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Outputs]:
-    """Yields the outputs of each prediction, the same bits in every process, whatever its cores.
+def reproducible_outputs(interpreter: Interpreter, samples: Iterable[Sample]) -> Iterator[Made]:
+    """Yields what each prediction gives, the same bits in every process, whatever its cores.
 
     Raises:
         InputError: a sample does not fit the model; the text names it.
@@ -32,8 +30,8 @@ def reproducible_outputs(interpreter: Interpreter, samples: Iterable[Sample]) ->
     assert interpreter.backend is not None  # studies refuse Core ML itself
     for number, sample in enumerate(samples):
         with interpreter.backend.held():
-            outputs = list(predict_each(interpreter, sample, number))
-        yield from outputs
+            made = list(predict_each(interpreter, sample, number))
+        yield from made
 
 
 def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder: Path) -> None:
@@ -45,9 +43,9 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
         OSError: the disk is full.
     """
     bar = tqdm(samples, desc="the model as it is", unit="sample", disable=None)
-    for number, outputs in enumerate(reproducible_outputs(interpreter, bar)):
+    for number, made in enumerate(reproducible_outputs(interpreter, bar)):
         with (folder / f"{number}.npz").open("xb") as file:
-            write_arrays(file, dict(_stored(outputs)))
+            write_arrays(file, dict(_stored(made.outputs)))
 
 
 def read_reference(folder: Path, number: int) -> Outputs:

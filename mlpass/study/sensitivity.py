@@ -69,7 +69,7 @@ def sensitivity(
         raise ConfigError(f"sparsities: must be numbers, each once. Got {list(sparsities)!r}.")
     config = Config(global_config=Percentile(shares[-1]), weight_threshold=weight_threshold)
     check_backend(backend)
-    solver, samples = method_of(method), load_samples(sample_data)
+    solver, samples = method_of(method), load_samples(sample_data, functions=True)
     found: dict[Site, Curve | str] = {}
 
     with temporary_folder() as folder:

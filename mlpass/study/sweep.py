@@ -26,9 +26,10 @@ from mlpass.program.opsets.packages import path_of
 from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
-from mlpass.runtime.doubts import warn_of
+from mlpass.runtime.calls import function_of
+from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.samples import SampleData, functions_in, listed, load_samples
 from mlpass.runtime.sources import functions_of
 from mlpass.runtime.steps import steps_of
 from mlpass.storage.given import StorageLike
@@ -39,7 +40,14 @@ from mlpass.study.latency import can_measure, measure_latency
 from mlpass.study.layers import measure_layers, share_grams
 from mlpass.study.reference import write_reference
 from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
-from mlpass.study.trial import Setting, given_as, run_trial, weight_bytes
+from mlpass.study.trial import (
+    Setting,
+    functions_read,
+    given_as,
+    open_runner,
+    run_trial,
+    weight_bytes,
+)
 from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.version import __version__
@@ -77,7 +85,8 @@ def sweep(
     Args:
         model: path of an `.mlpackage`, or an `MLModel`.
         sample_data: as for `prune`. Outputs are compared on it, and methods with data calibrate on
-            it. Without it only sizes are measured.
+            it. Without it only sizes are measured. Of several functions, each has its own figures,
+            and the worst of all counts.
         configs: a sequence of configs, or the path of a YAML file with one; None for the whole
             space: int8, int4, palettes, zeros, both; with samples the best of those solved on them,
             and sizes that are divided among the weights.
@@ -162,8 +171,8 @@ def sweep(
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
-            weight_bytes_before=weight_bytes(package, function_name),
-            samples=0 if tested is None else len(load_samples(tested)),
+            weight_bytes_before=weight_bytes(package, functions_read(setting)),
+            samples=0 if tested is None else len(load_samples(tested, functions=True)),
             value_before=value,
             latency_before=_latency(setting, path) if can_measure() else None,
             trials=with_front(trials),
@@ -172,9 +181,7 @@ def sweep(
             notes=tuple(notes),
             date=date.today().isoformat(),
             version=__version__,
-            multiplications=multiplications_of(
-                each for _, each in functions_of(package, function_name)
-            ),
+            multiplications=_most_multiplications(package, functions_read(setting)),
         )
         if output is not None:
             write_report(report, Path(output), force=force)
@@ -235,28 +242,50 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     Raises:
         CalibrationError: a sample does not fit the model.
     """
-    named = setting.function_name
-    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
+    judged = load_samples(setting.test_data, functions=True)
+    given = judged
+    if setting.sample_data is not None and setting.sample_data is not setting.test_data:
+        given = load_samples(setting.sample_data, functions=True)
+    functions, others = functions_in(judged), functions_in(given)
+    if set(functions) != set(others):
+        raise CalibrationError(
+            f"test_data: is for {_listed(functions)}, and sample_data for {_listed(others)}; give "
+            "samples of the same functions"
+        )
+    if setting.function_name is not None and functions != (None,):
+        raise ConfigError("function_name: the samples name their functions themselves; drop it")
+    interpreter = open_runner(setting, package, functions)
     place = folder / "reference"
     place.mkdir()
     try:
-        judged = load_samples(setting.test_data)
-        warn_of(interpreter, judged)
-        if setting.sample_data is not None and setting.sample_data is not setting.test_data:
-            warn_of(interpreter, load_samples(setting.sample_data))
+        warn_of_each(interpreter, judged)
+        if given is not judged:
+            warn_of_each(interpreter, given)
         write_reference(interpreter, judged, place)
     except InputError as error:
         raise CalibrationError(f"sample_data: {error}") from None
     return place
 
 
+def _listed(functions: Sequence[str | None]) -> str:
+    return ", ".join("the default function" if each is None else repr(each) for each in functions)
+
+
+def _most_multiplications(package: Package, functions: Sequence[str | None]) -> int | None:
+    """Returns the multiplications of the function that takes most; None where a shape varies."""
+    runs = [[each for _, each in functions_of(package, name)] for name in functions]
+    counts = [multiplications_of(run) for run in runs]
+    return None if None in counts else max(filter(None, counts), default=0)
+
+
 def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     """Returns a package's latency on the first step of the first sample; None without samples."""
     if setting.test_data is None:
         return None
-    named = setting.function_name
+    sample = load_samples(setting.test_data, functions=True)[0]
+    named = function_of(listed(sample)[0]) or setting.function_name
     interpreter = Interpreter(path, function_name=named, partial=True)
-    first, *_ = steps_of(load_samples(setting.test_data)[0], interpreter)
+    first, *_ = steps_of(sample, interpreter)
     return measure_latency(path, first, function_name=named)
 
 

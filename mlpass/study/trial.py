@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from mlpass.calibrate.calibration import make_calibration
 from mlpass.calibrate.gram_folder import GramFolder
 from mlpass.calibrate.plain import plain_arguments
 from mlpass.errors import MlpassError, NotApplicable
-from mlpass.examine.compare import tally_outputs
+from mlpass.examine.compare import output_names, tally_outputs
 from mlpass.examine.processors import cautions
 from mlpass.files import temporary_folder
 from mlpass.literals import Backend
@@ -25,8 +27,9 @@ from mlpass.pruning.package import prune_package
 from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
+from mlpass.runtime.functions import runner_of
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.samples import SampleData, functions_in, load_samples
 from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
 from mlpass.study.evaluate import Evaluate, evaluated
@@ -54,7 +57,7 @@ class Setting:
         weight: whose pattern to picture; the largest where None.
         grams: the folder with what the layers meet in the model as it was on `sample_data`.
         source: the model as its user named it, for what is told; None for `model`.
-        samples: likewise the samples, where they have a path.
+        samples: likewise the samples, where they have a path, or one for each function.
         minimum_deployment_target: that it was raised to, for commands; None where it was not.
         processor: that it is for: "ane", "cpu" or "gpu"; None for any.
     """
@@ -69,19 +72,37 @@ class Setting:
     weight: str | None = None
     grams: str | None = None
     source: str | None = None
-    samples: str | None = None
+    samples: tuple[str, ...] | None = None
     minimum_deployment_target: str | None = None
     processor: str | None = None
 
 
-def given_as(name: str, sample_data: object, target: object) -> dict[str, str | None]:
+class GivenAs(TypedDict):
+    """The fields of a setting that say what it was given."""
+
+    source: str
+    samples: tuple[str, ...] | None
+    minimum_deployment_target: str | None
+
+
+def given_as(name: str, sample_data: object, target: object) -> GivenAs:
     """Returns what a setting says of a model and its samples as they were given, for commands."""
-    samples = os.fspath(sample_data) if isinstance(sample_data, str | os.PathLike) else None
     return {
         "source": name,
-        "samples": samples,
+        "samples": _paths_of(sample_data),
         "minimum_deployment_target": None if target is None else f"iOS{opset_of(target)}",
     }
+
+
+def _paths_of(sample_data: object) -> tuple[str, ...] | None:
+    """Returns the path of samples, or FUNCTION=PATH of each function's; None without paths."""
+    if isinstance(sample_data, str | os.PathLike):
+        return (os.fspath(sample_data),)
+    named = sample_data if isinstance(sample_data, Mapping) else {}
+    paths = [each for each in named.values() if isinstance(each, str | os.PathLike)]
+    if not paths or len(paths) < len(named):
+        return None
+    return tuple(f"{name}={os.fspath(path)}" for name, path in zip(named, paths, strict=True))
 
 
 def run_trial(setting: Setting, candidate: Candidate, output: str | None = None) -> Trial:
@@ -162,7 +183,7 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
     """
     with Package(path) as package:
         outputs = _compare(setting, package)
-        read = weight_bytes(package, setting.function_name)
+        read = weight_bytes(package, functions_read(setting))
         sites = find_sites(package.programs)
         pattern = _pattern(sites, setting.weight)
         against = cautions(sites, setting.processor)
@@ -180,26 +201,55 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
     )
 
 
-def weight_bytes(package: Package, function_name: str | None = None) -> int:
+def weight_bytes(package: Package, functions: Sequence[str | None] = (None,)) -> int:
     """Returns the stored bytes of the weights that one inference reads: see `read_bytes`.
+
+    Args:
+        package: the model.
+        functions: of which the one counts that reads most.
 
     Raises:
         ConfigError: there is no such function.
     """
-    functions = [function for _, function in functions_of(package, function_name)]
-    return read_bytes(functions, find_sites(package.programs))
+    sites = find_sites(package.programs)
+    runs = [[each for _, each in functions_of(package, name)] for name in functions]
+    return max(read_bytes(run, sites) for run in runs)
 
 
 def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     if setting.reference is None:
         return ()
-    named = setting.function_name
-    interpreter = Interpreter(package, backend=setting.backend, function_name=named, partial=True)
-    names = [feature.name for feature in interpreter.outputs]
+    samples = load_samples(setting.test_data, functions=True)
+    functions = functions_in(samples)
+    interpreter = open_runner(setting, package, functions)
     folder = Path(setting.reference)
-    made = reproducible_outputs(interpreter, load_samples(setting.test_data))
-    pairs = ((read_reference(folder, number), outputs) for number, outputs in enumerate(made))
-    return tally_outputs(names, pairs)
+    made = reproducible_outputs(interpreter, samples)
+    pairs = ((read_reference(folder, number), each) for number, each in enumerate(made))
+    return tally_outputs(output_names(interpreter, functions), pairs)
+
+
+def open_runner(setting: Setting, package: Package, functions: Sequence[str | None]) -> Interpreter:
+    """Returns what runs a package on samples that name these functions.
+
+    Raises:
+        ConfigError: there is no such function.
+        UnsupportedOpError: ops without kernels, all named at once.
+    """
+
+    def opened(function: str | None) -> Interpreter:
+        named = function or setting.function_name
+        return Interpreter(package, backend=setting.backend, function_name=named, partial=True)
+
+    return runner_of(functions, opened)
+
+
+def functions_read(setting: Setting) -> tuple[str | None, ...]:
+    """Returns the functions that a study looks at: those that samples name, or its own."""
+    data = setting.sample_data if setting.test_data is None else setting.test_data
+    named = () if data is None else functions_in(load_samples(data, functions=True))
+    return tuple(function or setting.function_name for function in named) or (
+        setting.function_name,
+    )
 
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:

@@ -88,7 +88,7 @@ def _digest(files: Sequence[Path], setting: Setting) -> str:
     """Returns a digest of the model, the samples, and how they are measured."""
     samples: list[Any] = []
     for data in (setting.sample_data, setting.test_data):
-        samples += [{}] if data is None else load_samples(data)
+        samples += [{}] if data is None else load_samples(data, functions=True)
     how = setting.evaluate
     settings = {
         "mlpass": __version__,

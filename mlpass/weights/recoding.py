@@ -32,18 +32,26 @@ class AsCoded(Storage):
         """How reports show it."""
         return "as it is coded"
 
+    def others(self) -> dict[str, NDArray[np.generic]]:
+        """Returns the site's scales and offsets, or its tables.
+
+        Raises:
+            NotApplicable: as `grid`.
+        """
+        found: dict[str, NDArray[np.generic]] = {}
+        for name, (given,) in coded(self.site).others.items():
+            if not isinstance(given, Constant):
+                raise NotApplicable(f"its {name} is compressed itself; with samples {ANEW}")
+            found[name] = np.asarray(given.read())
+        return found
+
     def grid(self, layout: Layout, power: Floats, dtype: np.dtype[np.generic]) -> Grid:
         """Returns the site's own grid.
 
         Raises:
             NotApplicable: its codes are not stored one by one, or other ops make its tables.
         """
-        form = coded(self.site)
-        others: dict[str, NDArray[np.generic]] = {}
-        for name, (given,) in form.others.items():
-            if not isinstance(given, Constant):
-                raise NotApplicable(f"its {name} is compressed itself; with samples {ANEW}")
-            others[name] = np.asarray(given.read())
+        form, others = coded(self.site), self.others()
         if "lut" in others:
             return _Tables(layout, others["lut"])
         return _Steps(layout, others["scale"], others.get("offset"), form.elements.dtype)

@@ -114,6 +114,11 @@ class Site:
         return self.is_masked and len(self.parts) == 1
 
     @property
+    def has_codes(self) -> bool:
+        """Whether its values are quantized or palettized, with a mask or without."""
+        return self.is_compressed and not self.is_sparse
+
+    @property
     def is_masked(self) -> bool:
         """Whether a mask says which of its elements are zero, whatever the others are stored as."""
         return self.makers[0].type == "constexpr_sparse_to_dense"

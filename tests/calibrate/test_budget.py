@@ -15,13 +15,16 @@ from mlpass import Config, Percentile
 from mlpass.calibrate.budget import Budget
 from mlpass.calibrate.menus import DENSE, form_nbytes, forms_of, has_tails
 from mlpass.cli import main
-from mlpass.errors import ConfigError
+from mlpass.errors import ConfigError, NotApplicable
 from mlpass.program.mlpackage import Package
 from mlpass.storage.lossless import Lossless
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
+from mlpass.weights.footprint import footprint
+from mlpass.weights.reading import zeros_of
 from mlpass.weights.sites import find_sites
 from tests.calibrate.layers import save
+from tests.pruning.further import SIZE, samples, weights_of, write_source
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -187,7 +190,6 @@ def test_bytes_of_every_form_equal_those_that_are_written(lm, tmp_path):
         ({"bits": "3"}, "bits: must be a number above 0, up to 32. Got '3'"),
         ({"budget": "0.5x", "storage": "int8"}, "storage: with a budget each weight gets its own"),
         ({"budget": "0.5x", "config": Percentile(0.5)}, "budget: the config gives every weight"),
-        ({"budget": "0.5x", "joint_compression": True}, "budget: is for weights that are not"),
         (
             {"budget": "0.5x", "sample_data": tokens(1), "allocate": "error"},
             "budget: divides bytes among layers already; drop allocate",
@@ -219,3 +221,82 @@ def test_a_program_has_no_weight_files(lm):
 def test_budgets_as_text():
     assert str(Budget(bits=3.0)) == "3 bits"
     assert str(Budget("0.25x")) == "0.25x"
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory):
+    """A package with a weight of each compressed form, and a plain one."""
+    path = tmp_path_factory.mktemp("compressed") / "source.mlpackage"
+    write_source(path, 18)
+    return path
+
+
+@pytest.mark.slow_but_every(4)
+@pytest.mark.parametrize(
+    ("share", "calibrated"), [(0.4, True), (0.4, False), (0.35, True), (0.7, True), (0.35, False)]
+)
+def test_compressed_weights_take_their_part(compressed, tmp_path, share, calibrated):
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(
+        compressed,
+        out,
+        Config(weight_threshold=1),
+        budget=f"{share}x",
+        sample_data=samples() if calibrated else None,
+        joint_compression=True,
+    )
+    assert 0.9 * share * size_of(compressed) <= size_of(out) <= share * size_of(compressed)
+    assert report.budget.used == size_of(out)
+    before, after = weights_of(compressed), weights_of(out)
+    changed = {layer.name for layer in report.layers if layer.skipped is None}
+    assert any("plain" in name for name in changed)
+    assert any("quantized" in name for name in changed)
+    assert any("sparsified" in name for name in changed)
+    for layer in report.layers:
+        assert layer.skipped in (None, "the budget leaves it as it is")
+    for name in before:
+        if name in ("sparse", "pairs", "our_sparse", "sparse_int8", "sparse_palette"):
+            assert not after[name][before[name] == 0].any(), name
+
+
+@pytest.mark.slow
+def test_a_compressed_weight_has_the_form_that_the_config_says(compressed, tmp_path):
+    fixed = mlpass.OpConfig(Percentile(0.75))
+    config = Config(op_name_configs={"int8_quantized": fixed}, weight_threshold=1)
+    out = tmp_path / "out.mlpackage"
+    for given in (None, samples()):
+        report = mlpass.prune(
+            compressed,
+            out,
+            config,
+            budget="0.6x",
+            sample_data=given,
+            joint_compression=True,
+            force=True,
+        )
+        (layer,) = [each for each in report.layers if each.name == "int8_quantized"]
+        assert (layer.encoding, layer.zeros) == ("sparse + quantized", SIZE * SIZE * 3 // 4)
+        assert size_of(out) <= 0.6 * size_of(compressed)
+
+
+def test_no_form_of_a_compressed_weight_takes_more_than_told(compressed, tmp_path):
+    out = tmp_path / "out.mlpackage"
+    with Package(compressed) as package:
+        sites = {site.name: site for site in find_sites(package.programs)}
+        zeros = {name: zeros_of(site) if site.is_masked else 0 for name, site in sites.items()}
+        parts = {name: footprint(site.parts or site.makers) for name, site in sites.items()}
+        for form in forms_of(sites["plain"]):
+            told = {}
+            for name, site in sites.items():
+                try:
+                    told[name] = form_nbytes(site, form, zeros[name])
+                except NotApplicable:
+                    continue
+            if form.mode is None:
+                assert told == parts
+                continue
+            entry = mlpass.OpConfig(form.mode, form.storage)
+            config = Config(op_name_configs=dict.fromkeys(told, entry), weight_threshold=1)
+            mlpass.prune(compressed, out, config, joint_compression=True, force=True)
+            rest = size_of(compressed) - sum(parts[name] for name in told)
+            assert size_of(out) <= rest + sum(told.values()), form

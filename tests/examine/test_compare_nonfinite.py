@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil import Builder as mb
 import mlpass
 from mlpass import Percentile
 from mlpass.cli import main
-from mlpass.examine.compare import tally_outputs
+from mlpass.examine.compare import Made, tally_outputs
 from tests.report.test_plain import strict
 from tests.runtime.programs import convert
 
@@ -29,11 +29,12 @@ SAMPLES = [
 
 def record_of(wanted, made):
     pairs = [
-        ({"y": np.asarray(a)}, {"y": np.asarray(b)}) for a, b in zip(wanted, made, strict=True)
+        ({"y": np.asarray(a)}, Made(None, {"y": np.asarray(b)}))
+        for a, b in zip(wanted, made, strict=True)
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (record,) = tally_outputs(["y"], pairs)
+        (record,) = tally_outputs({None: ["y"]}, pairs)
     return record
 
 

@@ -150,6 +150,23 @@ def test_what_only_ranks_is_magnitude_where_one_sample_gives_few_rows():
     assert choose(weight, replace(parts, alone=True), Percentile(0.5), **options).reason is None
 
 
+def test_a_sample_alone_in_which_inputs_are_silent_is_not_trusted():
+    """What they would be needed for in other samples, its rows cannot tell, kept back or not."""
+    weight, layout = weight_of(), matrix_layout(ROWS, COLUMNS)
+    options = {"method": SparseGPT(), "storage": None, "target": None, "layout": layout}
+
+    def reason(rows, silent, *, alone=True):
+        rows = inputs_of("strong", rows)
+        rows[:, :silent] *= 1e-3
+        return choose(weight, replace(parted(rows), alone=alone), Percentile(0.5), **options).reason
+
+    told = "not sparsegpt: 12% of its inputs are silent in the only sample"
+    assert reason(128, 8) == told
+    assert reason(128, 3) is None  # a few may be of no use to anyone
+    assert reason(256, 8) is None
+    assert reason(128, 8, alone=False) is None
+
+
 def test_a_mode_without_a_target_keeps_its_method():
     choice, _ = chosen(weight_of(), inputs_of("white", 16), Threshold(0.8), SparseGPT())
     assert choice.method == SparseGPT()

@@ -167,9 +167,9 @@ def test_weights_read_count_once_a_reader(fixtures):
         # The embedding is read by the head as a whole, and by the gather row by row.
         assert weight_bytes(package) == sum(site.bytes_before for site in sites)
     with Package(fixtures / "multifunction_lm.mlpackage") as package:
-        assert weight_bytes(package, "short") == weight_bytes(package, "prefill")
+        assert weight_bytes(package, ["short"]) == weight_bytes(package, ["prefill"])
         with pytest.raises(ConfigError, match="long"):
-            weight_bytes(package, "long")
+            weight_bytes(package, ["long"])
 
 
 def test_other_samples_to_test_on(model, samples):
