@@ -13,7 +13,7 @@ import re
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -41,26 +41,42 @@ def whole_file(target: Path, *, force: bool, keep: bool = False) -> Iterator[Pat
         OSError: it cannot be written; or a folder is there.
     """
     check_file(target, force=force or keep)
-    with _made(target, force, "file", _make_file, os.replace, keep) as building:
+    with _made(target, _make_file) as building:
         yield building
+        _place([(building, target)], "file", os.replace, force=force, keep=keep)
+
+
+@contextlib.contextmanager
+def whole_folders(
+    targets: Sequence[Path], *, force: bool, keep: bool = False
+) -> Iterator[list[Path]]:
+    """Yields empty folders to fill, each of which is put at its target once the caller is done.
+
+    Where one may not take its place, none does.
+
+    Args:
+        targets: of the folders.
+        force: whether to replace what is there.
+        keep: whether a folder that may not take its place is kept beside it, by another name, and
+            the others take theirs; what is there already is then no reason not to begin.
+
+    Raises:
+        OutputExistsError: something is there, then or at the end, and `force` is False.
+        OSError: one cannot be written.
+    """
+    for each in targets:
+        check_free(each, force=force or keep)
+    with contextlib.ExitStack() as made:
+        built = [made.enter_context(_made(each, Path.mkdir)) for each in targets]
+        yield built
+        pairs = [*zip(built, targets, strict=True)]
+        _place(pairs, "target", replace_folder, force=force, keep=keep)
 
 
 @contextlib.contextmanager
 def whole_folder(target: Path, *, force: bool, keep: bool = False) -> Iterator[Path]:
-    """Yields an empty folder to fill, which is put at `target` once the caller is done.
-
-    Args:
-        target: of the folder.
-        force: whether to replace what is there.
-        keep: whether a folder that may not take its place is kept beside it, by another name; what
-            is there already is then no reason not to begin.
-
-    Raises:
-        OutputExistsError: something is there, then or at the end, and `force` is False.
-        OSError: it cannot be written.
-    """
-    check_free(target, force=force or keep)
-    with _made(target, force, "target", Path.mkdir, replace_folder, keep) as building:
+    """Yields an empty folder to fill, put at `target` once the caller is done: `whole_folders`."""
+    with whole_folders([target], force=force, keep=keep) as (building,):
         yield building
 
 
@@ -222,15 +238,8 @@ def _dead(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _made(
-    target: Path,
-    force: bool,
-    what: str,
-    make: Callable[[Path], object],
-    replace: Callable[[Path, Path], object],
-    keep: bool = False,
-) -> Iterator[Path]:
-    """Yields what `make` made beside `target`, to fill; in the end it is put in its place."""
+def _made(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Yields what `make` made beside `target`, to fill; in the end what is left there goes."""
     building = partial_path(target)
     end = surely(partial(discard, building))
     try:
@@ -238,14 +247,50 @@ def _made(
             lock = make_locked(building, make)
             try:
                 yield building
-                while not _placed(building, target, replace if force else None):
-                    if keep:
-                        _keep_beside(building, target)
-                    check_free(target, force=force, what=what)
             finally:
                 os.close(lock)
     finally:
         end()
+
+
+def _place(
+    pairs: Sequence[tuple[Path, Path]],
+    what: str,
+    replace: Callable[[Path, Path], object],
+    *,
+    force: bool,
+    keep: bool,
+) -> None:
+    """Puts what was built at its targets, all or none; with `keep` beside those that are taken.
+
+    Args:
+        pairs: what was built, and its target.
+        what: it is, for the message.
+        replace: puts one in the place of another, which, of folders, then has its own.
+        force: whether to replace what is there.
+        keep: see `whole_folders`.
+    """
+    placed, refused = list[tuple[Path, Path]](), list[str]()
+    try:
+        for building, target in pairs:
+            try:
+                while not _placed(building, target, replace if force else None):
+                    if keep:
+                        _keep_beside(building, target)
+                    check_free(target, force=force, what=what)
+            except OutputExistsError as error:
+                if not keep:
+                    raise
+                refused.append(str(error))
+            else:
+                placed.append((building, target))
+    except BaseException:
+        for building, target in reversed(placed):
+            back = replace if os.path.lexists(building) else rename_new
+            back(target, building)
+        raise
+    if refused:
+        raise OutputExistsError("; ".join(refused))
 
 
 def _make_file(path: Path) -> None:
@@ -281,6 +326,7 @@ def _placed(building: Path, target: Path, replace: Callable[[Path, Path], object
             return False
     else:
         return True
+    check_free(target, force=True)
     try:
         replace(building, target)
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpass.errors import ConfigError, ModelFormatError
-from mlpass.files import whole_folder
+from mlpass.files import whole_folders
 from mlpass.program import ir
 from mlpass.program.mlpackage import Package
 from mlpass.program.rewriter import Ensures, Rewriter
@@ -106,13 +106,9 @@ class Chunks(Package):
     def rewrite(
         self, target: Targets, *, force: bool = False, keep: bool = False
     ) -> Iterator[Rewriter]:
-        """Writes a copy of each; none gets its name before all are whole."""
+        """Writes a copy of each; all get their names, once all are whole, or none does."""
         targets = self._check_targets(target, force=force or keep)
-        with ExitStack() as folders:
-            built = [
-                folders.enter_context(whole_folder(each, force=force, keep=keep))
-                for each in targets
-            ]
+        with whole_folders(targets, force=force, keep=keep) as built:
             with ExitStack() as writing:
                 pairs = zip(self._chunks, built, targets, strict=True)
                 rewriters = [
