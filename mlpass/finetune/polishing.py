@@ -32,6 +32,7 @@ from mlpass.runtime.samples import Sample, SampleData, load_samples
 
 _ROOM = 1 << 30  # bytes kept for the gradient of the samples that go through at once
 _LOOKS = 16  # at the held-out samples in the course of a run
+_LOST = 2  # times the loss before: the rate will not get it back as it falls
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def polish_module(
                 found = mean_loss(kinds, judges.pairs(module))
                 if found < least:
                     least, kept, values = found, step, values_of_parameters(module, names)
-                if not finite or step - kept > options.steps // 2:
+                if not finite or found > _LOST * before.loss:
                     break
         put_back(module, values)
         after = judged(kinds, judges.pairs(module)) if kept else before

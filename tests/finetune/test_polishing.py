@@ -239,3 +239,23 @@ def test_what_a_sample_takes_is_not_held_on_to(pruned, monkeypatch):
         gc.enable()
     assert len(made) == 2 * len(module.outputs)
     assert not any(value() is not None for value in made)
+
+
+@pytest.mark.parametrize(("worst", "steps"), [(1.9, 16), (2.1, 13)])
+def test_a_run_ends_early_where_it_is_lost_alone(pruned, monkeypatch, worst, steps):
+    """Whatever the first thirteen looks show, the last ones may be the best."""
+    module = to_stored_module(pruned)
+    looks = iter(range(1, 17))
+    before = []
+    judged = polishing.judged
+    monkeypatch.setattr(
+        polishing, "judged", lambda *given: before.append(judged(*given)) or before[-1]
+    )
+
+    def mean_loss(*_):
+        look = next(looks)
+        return before[0].loss * (worst if look == 13 else 1.5 if look < 16 else 0.5)
+
+    monkeypatch.setattr(polishing, "mean_loss", mean_loss)
+    done = polish_module(module, to_module(DIGITS), TRAIN, OPTIONS)
+    assert (done.steps, done.kept) == (steps, 16 if steps == 16 else 0)
