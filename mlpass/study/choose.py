@@ -24,7 +24,7 @@ from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
 from mlpass.study.sweep import check_backend, write_outputs
-from mlpass.study.trial import Setting, functions_read, given_as
+from mlpass.study.trial import Setting, functions_run, given_as
 
 _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
@@ -109,6 +109,7 @@ def choose(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name or named,
+            functions=functions_run(judged, function_name or named),
             processor=processor,
             **given_as(shown, sample_data, minimum_deployment_target),
         )
@@ -169,8 +170,8 @@ def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_
     for rung in rungs:
         if rung != "fine-tuning":
             climb.try_rung(rung, sparsity)
-        elif finetune is None and len(functions := functions_read(climb.setting)) > 1:
-            told = ", ".join(map(str, functions))
+        elif finetune is None and len(climb.setting.functions) > 1:
+            told = ", ".join(map(str, climb.setting.functions))
             note = f"; fine-tuning was not tried, it trains one function, and samples name {told}"
         elif train := finetune or built_in_finetune(finetune_steps):
             climb.train(train)

@@ -42,7 +42,7 @@ from mlpass.study.reference import write_reference
 from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
 from mlpass.study.trial import (
     Setting,
-    functions_read,
+    functions_run,
     given_as,
     open_runner,
     run_trial,
@@ -151,6 +151,7 @@ def sweep(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
+            functions=functions_run(tested, function_name),
             processor=processor,
             weight=weight,
             **given_as(name, sample_data, minimum_deployment_target),
@@ -171,7 +172,7 @@ def sweep(
         report = SweepReport(
             model=name,
             bytes_before=package.nbytes,
-            weight_bytes_before=weight_bytes(package, functions_read(setting)),
+            weight_bytes_before=weight_bytes(package, setting.functions),
             samples=0 if tested is None else len(load_samples(tested, functions=True)),
             value_before=value,
             latency_before=_latency(setting, path) if can_measure() else None,
@@ -181,7 +182,7 @@ def sweep(
             notes=tuple(notes),
             date=date.today().isoformat(),
             version=__version__,
-            multiplications=_most_multiplications(package, functions_read(setting)),
+            multiplications=_most_multiplications(package, setting.functions),
         )
         if output is not None:
             write_report(report, Path(output), force=force)

@@ -39,6 +39,8 @@ from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, find_sites
 from mlpass.weights.traffic import read_bytes
 
+Functions = tuple[str | None, ...]
+
 _CORNER = 64  # rows and columns of a pattern's picture
 
 
@@ -54,6 +56,7 @@ class Setting:
         evaluate: the user's own measure of the package at a path; higher is better.
         backend: what runs the model.
         function_name: of a model with several.
+        functions: all that are run: that one, or those that samples name.
         weight: whose pattern to picture; the largest where None.
         grams: the folder with what the layers meet in the model as it was on `sample_data`.
         source: the model as its user named it, for what is told; None for `model`.
@@ -69,6 +72,7 @@ class Setting:
     evaluate: Evaluate | None = None
     backend: Backend = "numpy"
     function_name: str | None = None
+    functions: Functions = (None,)
     weight: str | None = None
     grams: str | None = None
     source: str | None = None
@@ -183,7 +187,7 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
     """
     with Package(path) as package:
         outputs = _compare(setting, package)
-        read = weight_bytes(package, functions_read(setting))
+        read = weight_bytes(package, setting.functions)
         sites = find_sites(package.programs)
         pattern = _pattern(sites, setting.weight)
         against = cautions(sites, setting.processor)
@@ -243,13 +247,10 @@ def open_runner(setting: Setting, package: Package, functions: Sequence[str | No
     return runner_of(functions, opened)
 
 
-def functions_read(setting: Setting) -> tuple[str | None, ...]:
-    """Returns the functions that a study looks at: those that samples name, or its own."""
-    data = setting.sample_data if setting.test_data is None else setting.test_data
-    named = () if data is None else functions_in(load_samples(data, functions=True))
-    return tuple(function or setting.function_name for function in named) or (
-        setting.function_name,
-    )
+def functions_run(samples: SampleData | None, function_name: str | None) -> Functions:
+    """Returns the functions that a study runs: those that samples name, or the one it is told."""
+    named = (None,) if samples is None else functions_in(load_samples(samples, functions=True))
+    return tuple(function or function_name for function in named)
 
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:
