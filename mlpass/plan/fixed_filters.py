@@ -204,4 +204,6 @@ def _directions(filters: NDArray[np.generic]) -> tuple[int, int] | None:
 
 def _like(filters: NDArray[np.float64], one: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Returns which filters are one of them, but for its sign."""
-    return np.minimum(np.abs(filters - one).max(-1), np.abs(filters + one).max(-1)) <= _TOLERANCE
+    off = np.minimum(np.abs(filters - one).max(axis=-1), np.abs(filters + one).max(axis=-1))
+    like: NDArray[np.bool_] = off <= _TOLERANCE
+    return like
