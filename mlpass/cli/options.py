@@ -129,7 +129,9 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluate",
         metavar="MODULE:FUNCTION",
-        help="a function that is given the path of a package and returns a number",
+        help="a function that is given the path of a package and returns a number; it runs within "
+        "the command, so that a crash of it (a signal, a stack that overflows in C) ends the "
+        "command, too, without a word",
     )
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 _WINDOW = 64  # rows of a table that are looked at together
 _SHORTEST = 8  # samples of a wave, frequencies of a filter
 _COLUMNS = 1 << 8  # of a table that are looked at together
+_TURNING = 1.99  # twice the cosine of a turn from row to row; 2 is a line, -2 rows that take turns
 _TOLD = 0.75  # of the rows of a table, with both neighbours, are not zero
 _FEWEST = 4  # waves, or filters
 _WIDEST = 5  # elements that the widest filter has at least, that a straight line may show
@@ -23,7 +24,8 @@ def is_position_table(table: NDArray[np.generic], fewest: int = _SHORTEST) -> bo
 
     Any sinusoid f(p) of an integer p satisfies f(p + 1) + f(p - 1) = 2 cos(w) f(p) with one factor
     for all p, whatever its phase and amplitude. A trained table does not. A constant does, too, but
-    tells no positions: what is left over is measured against how much the rows change. Rows of
+    tells no positions: what is left over is measured against how much the rows change. So do lines,
+    and rows that take turns, of which a trained table may be: one column turns otherwise. Rows of
     zeros, as for padding, do not count.
 
     Args:
@@ -48,18 +50,18 @@ def is_position_table(table: NDArray[np.generic], fewest: int = _SHORTEST) -> bo
     count = windows[0].shape[1]
     parts = [slice(at, at + _COLUMNS) for at in range(0, count, _COLUMNS)]
     found = (_are_sinusoids([rows[:, part] for rows in windows], told, change) for part in parts)
-    moving = False
+    turning = False
     for one in found:
-        if one is False:
+        if one is None:
             return False
-        moving |= one is not None
-    return change > 0 and moving
+        turning |= one
+    return change > 0 and turning
 
 
 def _are_sinusoids(
     windows: list[NDArray[np.generic]], told: NDArray[np.bool_], change: float
 ) -> bool | None:
-    """Returns whether columns are sinusoids of the row; None where all of them are zero.
+    """Returns whether one of some columns turns; None where one of them is not a sinusoid.
 
     Args:
         windows: of some of a table's rows each.
@@ -72,10 +74,12 @@ def _are_sinusoids(
     power = np.sum(centre * centre, axis=0)
     moving = power > 0
     if not moving.any():
-        return None
+        return False
     factor = np.sum(neighbours * centre, axis=0)[moving] / power[moving]
     error = np.abs(neighbours[:, moving] - factor * centre[:, moving]).max()
-    return bool(error <= 4e-3 * change and np.all(np.abs(factor) <= 2.001))
+    if error > 4e-3 * change or np.any(np.abs(factor) > 2.001):
+        return None
+    return bool(np.any(np.abs(factor) < _TURNING))
 
 
 def may_be_transform(head: NDArray[np.generic]) -> bool:
@@ -210,7 +214,9 @@ def _are_waves(rows: NDArray[np.float64], period: int) -> bool:
             break
         power = np.sum(waves * waves, axis=0)
         window = np.sum(rows * waves, axis=0) / np.where(power > 0, power, 1)
-    return left <= _LEFT_OVER and len(np.unique(best)) >= _FEWEST
+    if left > _LEFT_OVER or len(np.unique(best)) < _FEWEST:
+        return False
+    return int(np.linalg.matrix_rank(rows, 0.1)) >= _FEWEST
 
 
 def _nearest_waves(

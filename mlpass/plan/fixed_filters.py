@@ -22,7 +22,8 @@ def is_repeated_filter(filters: NDArray[np.generic]) -> bool:
 
     Each may be scaled at will. Channels that are zero do not count, as off the diagonal of a dense
     convolution. Means (one number everywhere), single elements and weights of one magnitude, as
-    binary networks have, say nothing.
+    binary networks have, say nothing. Nor does one filter that a product of two small weights has
+    in common: each is there turned around, too, as it is itself or, of wavelets, every other sign.
 
     Args:
         filters: (channels, positions), floats.
@@ -74,6 +75,9 @@ def is_turned_whole(matrix: NDArray[np.generic]) -> bool:
     values = matrix.astype(np.float64)
     largest = np.abs(values).max()
     numbers = np.unique((np.abs(values) / max(largest, 1e-30)).round(3))
+    sums = np.abs(values.sum(axis=1))  # of a derivative 0, of a mean 1; of trained ones anything
+    if np.ptp(sums) > _TOLERANCE * rows * largest:
+        return False
     turned = values[::-1, ::-1]
     off = min(np.abs(values - turned).max(), np.abs(values + turned).max())
     return bool(largest > 0 and len(numbers) >= _NUMBERS and off <= _TOLERANCE * largest)
@@ -176,7 +180,7 @@ def _one_magnitude(matrix: NDArray[np.generic]) -> bool:
 def _directions(filters: NDArray[np.generic]) -> tuple[int, int] | None:
     """Returns how many filters there are but for their scale, and how many channels have one.
 
-    It is None where there are many, or one of them says nothing.
+    It is None where there are many, or one of them says nothing, or is not there turned around.
     """
     if not np.isfinite(filters).all():
         return None
@@ -184,12 +188,22 @@ def _directions(filters: NDArray[np.generic]) -> tuple[int, int] | None:
     if not len(live) or not np.isfinite(live).all() or _one_magnitude(live):
         return None
     left = live / np.linalg.norm(live, axis=1)[:, None]
-    count = 0
+    found: list[NDArray[np.float64]] = []
     while len(left):
         first = left[0]
-        if np.ptp(first) <= _TOLERANCE or np.count_nonzero(first) < 2 or count == _MOST:
+        if np.ptp(first) <= _TOLERANCE or np.count_nonzero(first) < 2 or len(found) == _MOST:
             return None
-        rest = np.minimum(*(np.abs(left - sign * first).max(axis=1) for sign in (1, -1)))
-        left = left[rest > _TOLERANCE]
-        count += 1
-    return count, len(live)
+        left = left[~_like(left, first)]
+        found.append(first)
+    known = np.stack(found)
+    pairs = np.stack([known, known * (-1.0) ** np.arange(known.shape[1])])
+    if not all(_like(pairs, one[::-1]).any() for one in found):
+        return None
+    return len(found), len(live)
+
+
+def _like(filters: NDArray[np.float64], one: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns which filters are one of them, but for its sign."""
+    off = np.minimum(np.abs(filters - one).max(axis=-1), np.abs(filters + one).max(axis=-1))
+    like: NDArray[np.bool_] = off <= _TOLERANCE
+    return like

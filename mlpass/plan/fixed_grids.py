@@ -65,7 +65,7 @@ def _uneven(rows: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def is_places(matrix: NDArray[np.generic]) -> bool:
-    """Returns whether each of a few columns counts in equal steps: grids, anchors.
+    """Returns whether a few columns count in equal steps, and begin again: grids, anchors.
 
     Args:
         matrix: (places, columns), floats.
@@ -76,6 +76,8 @@ def is_places(matrix: NDArray[np.generic]) -> bool:
     steps = np.diff(matrix.astype(np.float64), axis=0)
     usual = np.median(steps, axis=0)
     off = np.abs(steps - usual) <= _TOLERANCE * np.abs(matrix.astype(np.float64)).max(axis=0)
+    if np.all(off):  # lines without an end, as a trained weight of rank one may have
+        return False
     return bool(np.all(off.mean(axis=0) >= _STEPS) and _counts(usual, matrix))
 
 
@@ -145,6 +147,9 @@ def is_delays(matrix: NDArray[np.generic]) -> bool:
         return False
     rows = spread(matrix)
     if not np.isfinite(rows).all() or np.any(np.count_nonzero(rows, axis=1) < _FEWEST):
+        return False
+    saying = np.abs(rows) > _TOLERANCE * np.abs(rows).max(axis=1, keepdims=True)
+    if np.median(np.count_nonzero(saying, axis=1)) < _FEWEST:  # an identity that hardly changed
         return False
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     sizes = np.abs(np.fft.rfft(rows, axis=1))

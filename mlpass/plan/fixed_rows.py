@@ -15,6 +15,7 @@ _FOLLOWING = 0.7  # of the rows follow from the one before; those that begin a l
 _SAYING = 3  # elements that a row has at least, where few rows are alike
 _ALIKE = 0.9  # of the elements that say something; those at the edges may differ
 _TOLERANCE = 4e-3  # of the largest element; fp16 rounds off less
+_TINY = 0.1  # of the tolerance: what is smaller is rounded off
 _LEFT_OVER = 0.02  # of a row's norm
 
 
@@ -22,7 +23,8 @@ def is_shifted(matrix: NDArray[np.generic]) -> bool:
     """Returns whether each row is an earlier one, shifted: filters as a matrix, resizing, slopes.
 
     So are differences, running sums, smoothing, distances, masks of what comes later, wavelets.
-    Elements that are what most are say nothing, as the zeros of a sparse weight.
+    Elements that are what most are say nothing, as the zeros of a sparse weight; but they are
+    alike, too: what training added to an identity is not.
 
     Args:
         matrix: (rows, columns), floats.
@@ -95,6 +97,9 @@ def _are_polynomials(rows: NDArray[np.float64]) -> bool:
         return False
     rows = rows / norms[:, None]
     places = rows[1] / rows[0]
+    steps = np.diff(places)  # of decays, which are trained, they go up and down
+    if np.any(steps > 0) and np.any(steps < 0):
+        return False
     rank = np.linalg.matrix_rank(rows, 0.1)
     if len(np.unique(places.round(3))) < _FEWEST or rank < 3:
         return False
@@ -120,7 +125,11 @@ def _is_shift(
     here = np.s_[down:, max(0, across) : min(0, across) or None]
     there = np.s_[:-down, max(0, -across) : -across if across > 0 else None]
     told = tells[here] | tells[there]
-    alike = np.abs(rows[here] - rows[there]) <= tolerance
+    apart = np.abs(rows[here] - rows[there])
     count = np.count_nonzero(told)
     enough = 2 * count >= np.count_nonzero(tells)
-    return bool(enough and np.count_nonzero(alike & told) >= _ALIKE * count)
+    if not enough or np.count_nonzero((apart <= tolerance) & told) < _ALIKE * count:
+        return False
+    sizes = np.maximum(np.abs(rows[here]), np.abs(rows[there]))
+    exact = apart <= _TOLERANCE * np.maximum(sizes, _TINY * tolerance)
+    return bool(np.count_nonzero(exact) >= _ALIKE * exact.size)

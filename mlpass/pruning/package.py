@@ -69,6 +69,7 @@ def prune_package(
         first = package.check_target(output, force=force)
         kept = calibration if journaled else None
         with (
+            naming(first, journal_path(first)),
             _journal(package, first, config, kept, budget, resume) as journal,
             package.rewrite(output, force=force) as rewriter,
         ):
@@ -138,6 +139,4 @@ def _journal(
     if calibration is None:
         return Journal()
     digest = digest_of_run(package, {"config": config, "budget": budget}, calibration)
-    folder = journal_path(output)
-    with naming(output, folder):
-        return Journal(folder, digest, resume=resume)
+    return Journal(journal_path(output), digest, resume=resume)

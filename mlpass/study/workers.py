@@ -22,6 +22,7 @@ from mlpass.parallel import thread_count
 Result = TypeVar("Result")
 
 _WORTH = 4  # jobs from which on starting processes costs less than it saves
+_DEAD = "where an evaluate of yours crashes, let it run the model in a process that it starts"
 _UNGUARDED = "in a script, put the call under `if __name__ == '__main__':`, or pass an executor"
 
 
@@ -113,7 +114,7 @@ def run_all(
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenExecutor as error:
-        raise ExecutionError(f"a worker process died ({error}); {_UNGUARDED}") from error
+        raise ExecutionError(f"a worker process died ({error}); {_DEAD}; {_UNGUARDED}") from error
     except (pickle.PicklingError, AttributeError) as error:
         if "pickle" not in str(error).lower():
             raise

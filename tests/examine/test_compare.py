@@ -12,7 +12,7 @@ import pytest
 import mlpass
 from mlpass import CalibrationError, Interpreter, Percentile
 from mlpass.cli import main
-from mlpass.examine.compare import tally_outputs
+from mlpass.examine.compare import Made, tally_outputs
 from mlpass.examine.predict import predict_to_file
 
 
@@ -47,9 +47,9 @@ def test_large_outputs_are_looked_at_in_blocks(shape, monkeypatch):
     """Of rows longer than a block, and of any shape, the same comes out as of all at once."""
     generator = np.random.default_rng(0)
     wanted, made = (generator.standard_normal(shape).round(1) for _ in range(2))
-    whole = tally_outputs(["y"], [({"y": wanted}, {"y": made})])
+    whole = tally_outputs({None: ["y"]}, [({"y": wanted}, Made(None, {"y": made}))])
     monkeypatch.setattr("mlpass.examine.compare._BLOCK", 10)
-    (record,) = tally_outputs(["y"], [({"y": wanted}, {"y": made})])
+    (record,) = tally_outputs({None: ["y"]}, [({"y": wanted}, Made(None, {"y": made}))])
     assert astuple(record) == pytest.approx(astuple(whole[0]))
     if len(shape) > 1 and shape[-1] > 1 and wanted.size:
         assert record.top1 == np.mean(wanted.argmax(-1) == made.argmax(-1))

@@ -54,6 +54,9 @@ def test_tables_of_positions_are_known_by_their_numbers(table):
         np.repeat(TRAINED[:3], 100, axis=0),
         1 + 1e-4 * TRAINED,
         np.concatenate([np.cos(POSITIONS), TRAINED]),
+        np.arange(64)[:, None] * TRAINED[:1],
+        np.arange(64)[:, None] * TRAINED[:1] + TRAINED[1:2],
+        (-1.0) ** np.arange(64)[:, None] * TRAINED[:1],
         np.full((64, 24), np.inf),
         np.where(TRAINED > 0, np.nan, TRAINED),
     ],
@@ -70,12 +73,21 @@ def test_tables_of_positions_are_known_by_their_numbers(table):
         "steps",
         "nearly-constant",
         "positions-then-trained",
+        "lines-from-zero",
+        "lines",
+        "rows-take-turns",
         "inf",
         "nan",
     ],
 )
 def test_other_tables_are_not(table):
     assert not is_position_table(table)
+
+
+def test_rows_that_take_turns_are_not_waves():
+    table = np.where(np.arange(64)[:, None] % 2, TRAINED[0, :20], TRAINED[1, :20])
+    for way in (table, table.T, table.astype(np.float16).T):
+        assert not is_wave_basis(way)
 
 
 def fourier(samples, window, waves=None):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import coremltools as ct
 import numpy as np
 import pytest
@@ -90,6 +92,26 @@ def in_rows(weight, dtype):
     return np.ascontiguousarray(weight, dtype).reshape(
         -1, int(np.prod(weight.shape[2:])) if weight.ndim > 2 else weight.shape[1]
     )
+
+
+def test_one_filter_in_common_is_known_only_where_it_is_there_turned_around():
+    """A trained weight of rank one has it, too: a pointwise layer and one filter, merged."""
+    for shape, seed in itertools.product([(64, 8), (12, 9), (256, 25)], range(20)):
+        rng = np.random.default_rng(seed)
+        one = rng.standard_normal(shape[1])
+        for filters in (one, np.stack([one, rng.standard_normal(shape[1])])):
+            weight = np.resize(filters, shape) * rng.standard_normal((shape[0], 1))
+            assert not is_repeated_filter(weight)
+        assert is_repeated_filter(np.resize(one + one[::-1], shape))
+        assert is_repeated_filter(np.resize([one, one[::-1]], shape))
+
+
+def test_weights_that_are_the_same_for_a_strand_turned_around_are_trained():
+    """As those of networks for both strands of DNA are: w[i, j] is w[-i, -j]."""
+    for seed in range(20):
+        weight = np.random.default_rng(seed).standard_normal((16, 16))
+        assert not is_turned_whole(weight + weight[::-1, ::-1])
+        assert not is_turned_whole(weight - weight[::-1, ::-1])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

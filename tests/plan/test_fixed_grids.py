@@ -120,6 +120,12 @@ def test_they_are_known_by_their_numbers(rule, dtype):
     assert [name for name, weight in KNOWN[rule].items() if not rule(weight.astype(dtype))] == []
 
 
+def test_lines_that_have_no_end_are_no_grid():
+    for seed in range(20):
+        slopes, starts = np.random.default_rng(seed).standard_normal((2, 1, 4))
+        assert not is_places(np.arange(32)[:, None] * slopes + starts)
+
+
 @pytest.mark.parametrize("name", MORE)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_trained_ones_are_not(name):

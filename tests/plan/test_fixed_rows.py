@@ -97,6 +97,8 @@ MORE = {
     "nearly Legendre": lambda w: (
         np.polynomial.legendre.legvander(np.linspace(-1, 1, 64), 63).T + 0.1 * w
     ),
+    "an identity that hardly changed": lambda w: np.eye(len(w)) + 1e-4 * w[:, : len(w)],
+    "decays": lambda w: np.exp(-np.outer(np.abs(w[:, 0]) + 0.01, np.arange(w.shape[1]))),
     "four numbers": lambda w: np.digitize(w, [-0.7, 0, 0.7]) - 1.5,
     "mostly one number": lambda w: np.where(abs(w) < 2, 0.5, w),
 }

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlpass.cli import main
@@ -120,6 +121,21 @@ def test_a_full_disk_keeps_the_old_package(
         assert prune(package, output, "--target-sparsity", "0.1", "--force") == 1
         one_line(capsys, f"{output}: No space left on device")
         assert tree(disk) == before
+
+
+def test_a_disk_that_is_full_while_a_finished_layer_is_noted_names_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package, disk = FIXTURES / "digits_classifier.mlpackage", tmp_path / "disk"
+    disk.mkdir()
+    with np.load(FIXTURES / "digits_classifier.npz") as arrays:
+        inputs = {key[6:]: arrays[key][None] for key in arrays.files if key.startswith("input:")}
+    np.savez(tmp_path / "samples.npz", **inputs)
+    with _small_disk(disk, 40960):
+        output = disk / "out.mlpackage"
+        given = "--target-sparsity", "0.5", "--sample-data", str(tmp_path / "samples.npz")
+        assert prune(package, output, *given) == 1
+        assert f"error: {output}: No space left on device" in capsys.readouterr().err
 
 
 def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
