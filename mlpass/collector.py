@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 _MANY = 10_000  # objects; fewer are gone through in less than a millisecond
 
 
