@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -39,6 +40,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Spares the collector of cycles all modules and tests, which stay.
+
+    coremltools collects at each conversion: going through them takes far longer than a small model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -9,6 +9,14 @@ import pytest
 from mlpass.collector import paused_collector
 
 
+@pytest.fixture(autouse=True)
+def _thawed():
+    """Nothing is frozen, as where there is no `tests/conftest.py`."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
 def test_it_is_off_within_and_back_after_a_fault():
     assert gc.isenabled()
     off = []
@@ -28,7 +36,7 @@ def test_it_is_off_within_and_back_after_a_fault():
 
 def test_what_was_made_meanwhile_counts_as_old():
     with paused_collector():
-        made = [[] for _ in range(5000)]
+        made = [[] for _ in range(50_000)]
     held = {id(one) for one in made}
     assert held <= {id(one) for one in gc.get_objects(generation=2)}
     assert gc.get_freeze_count() == 0
@@ -39,8 +47,9 @@ def test_what_is_frozen_stays_so():
     try:
         frozen = gc.get_freeze_count()
         with paused_collector():
-            pass
+            made = [[] for _ in range(50_000)]
         assert gc.get_freeze_count() == frozen > 0
+        assert len(made) == 50_000
     finally:
         gc.unfreeze()
 

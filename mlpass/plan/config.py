@@ -122,11 +122,21 @@ class Config:
 DEFAULT_WEIGHT_THRESHOLD = Config.weight_threshold
 
 
-def op_config_of(entry: OpConfigLike) -> OpConfig | None:
-    """Returns an entry of a config as an `OpConfig`."""
-    if entry is None or isinstance(entry, OpConfig):
-        return entry
-    return OpConfig(mode=entry) if isinstance(entry, Mode) else OpConfig(storage=entry)
+def op_config_of(entry: OpConfigLike, weight_threshold: int | None = None) -> OpConfig | None:
+    """Returns an entry of a config as an `OpConfig`.
+
+    Args:
+        entry: of the config.
+        weight_threshold: where the entry states none.
+    """
+    if isinstance(entry, OpConfig):
+        known = weight_threshold is None or entry.weight_threshold is not None
+        return entry if known else replace(entry, weight_threshold=weight_threshold)
+    if entry is None:
+        return None
+    if isinstance(entry, Mode):
+        return OpConfig(entry, weight_threshold=weight_threshold)
+    return OpConfig(storage=entry, weight_threshold=weight_threshold)
 
 
 def configured(config: object, storage: StorageLike = None) -> Config:

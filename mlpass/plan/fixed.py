@@ -97,8 +97,9 @@ def may_be_transform(head: NDArray[np.generic]) -> bool:
         return False
     if values.min() >= 0:
         return True
-    numbers = len(np.unique(np.rint(np.abs(values) * (1000 / np.abs(values).max()))))
-    if numbers <= min(_NUMBERS, len(values) // 2):
+    heights = np.abs(values)
+    numbers = np.sort(np.rint(heights * (1000 / heights.max())))
+    if 1 + np.count_nonzero(numbers[1:] != numbers[:-1]) <= min(_NUMBERS, len(values) // 2):
         return True
     return any(abs(float(values[lag:] @ values[:-lag])) > 0.4 * power for lag in (1, 2, 3, 4))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -102,7 +101,4 @@ def _agree(config: Config, section: str, keys: list[str], weight: str) -> Found:
 
 
 def _found(config: Config, entry: OpConfigLike, why: str) -> Found:
-    found = op_config_of(entry)
-    if found is not None and found.weight_threshold is None:
-        found = replace(found, weight_threshold=config.weight_threshold)
-    return Found(found, why)
+    return Found(op_config_of(entry, config.weight_threshold), why)

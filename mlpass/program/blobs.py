@@ -66,7 +66,7 @@ class BlobFile:
         """
         self.path = path
         self._file = path.open("rb", buffering=0)
-        self._headers: dict[tuple[int, DType, int], _Header] = {}  # that were found to be right
+        self._headers: dict[tuple[int, str, int], _Header] = {}  # that were found to be right
         try:
             self.nbytes = os.fstat(self._file.fileno()).st_size
             header = self._read(0, _FILE_HEADER.size, "its header")
@@ -119,10 +119,11 @@ class BlobFile:
         self._header(offset, dtype, count)
 
     def _header(self, offset: int, dtype: DType, count: int) -> _Header:
-        asked = (offset, dtype, count)
-        if asked not in self._headers:
-            self._headers[asked] = self._checked(*asked)
-        return self._headers[asked]
+        asked = (offset, dtype.name, count)
+        header = self._headers.get(asked)
+        if header is None:
+            header = self._headers[asked] = self._checked(offset, dtype, count)
+        return header
 
     def _checked(self, offset: int, dtype: DType, count: int) -> _Header:
         where = f"{self.path}: the blob at {offset}"

@@ -138,18 +138,20 @@ class _Decoder:
         where = f"{where}, op {made[0].name if made else kind!r} ({kind})"
         name = ""
         inputs: dict[str, tuple[ir.Argument, ...]] = {}
-        for parameter, stated in _ordered(message.attributes):
+        attributes, given = message.attributes, message.inputs
+        for parameter in sorted(attributes):
             if parameter == "name":
-                name = self._text(stated, where)
+                name = self._text(attributes[parameter], where)
             else:
-                inputs[parameter] = (self._constant(stated, f"{where}, {parameter}"),)
-        for parameter, argument in _ordered(message.inputs):
+                stated = self._constant(attributes[parameter], f"{where}, {parameter}")
+                inputs[parameter] = (stated,)
+        for parameter in sorted(given):
             inputs[parameter] = tuple(
                 [
                     _lookup(scope, binding.name, where)
-                    if binding.WhichOneof("binding") == "name"
+                    if binding.name or binding.WhichOneof("binding") == "name"
                     else self._constant(binding.value, where)
-                    for binding in argument.arguments
+                    for binding in given[parameter].arguments
                 ]
             )
         blocks = []
@@ -191,14 +193,17 @@ class _Decoder:
         return value
 
     def _named(self, message: Message, where: str) -> ir.Value:
-        return ir.Value(message.name, self._type(message.type, f"{where}, {message.name!r}"))
+        name = message.name
+        return ir.Value(name, self._type(message.type, where, name))
 
-    def _type(self, message: Message, where: str) -> ir.ValueType:
+    def _type(self, message: Message, where: str, name: str | None = None) -> ir.ValueType:
         """Returns a type; most of a program's are a few, each of which is decoded once."""
         stated = message.SerializeToString()
-        if stated not in self._types:
-            self._types[stated] = _decode_type(message, where)
-        return self._types[stated]
+        known = self._types.get(stated)
+        if known is None:
+            where = where if name is None else f"{where}, {name!r}"
+            known = self._types[stated] = _decode_type(message, where)
+        return known
 
     def _constant(self, message: Message, where: str) -> ir.Constant:
         value_type = self._type(message.type, where)
@@ -269,14 +274,15 @@ def _check_const(op: ir.Op, where: str) -> None:
     if not isinstance(value, ir.Constant) or len(op.inputs) != 1 or len(op.outputs) != 1:
         raise ModelFormatError(f"{where}: must state one value, its val")
     output = op.outputs[0].type
-    if isinstance(output, ir.TensorType) and value.type != output:
+    if value.type is not output and isinstance(output, ir.TensorType) and value.type != output:
         raise ModelFormatError(f"{where}: states a {value.type}, its output is a {output}")
 
 
 def _lookup(scope: dict[str, ir.Value], name: str, where: str) -> ir.Value:
-    if name not in scope:
+    value = scope.get(name)
+    if value is None:
         raise ModelFormatError(f"{where}: reads {name!r}, which nothing before it makes")
-    return scope[name]
+    return value
 
 
 def _decode_type(message: Message, where: str) -> ir.ValueType:

@@ -26,7 +26,7 @@ from mlpass.pruning.notes import notes_of, unheard
 from mlpass.report.records import LayerRecord, Report
 from mlpass.weights.ensures import Told, ensure_written
 from mlpass.weights.record import function_records
-from mlpass.weights.sites import find_sites
+from mlpass.weights.sites import gather_sites
 from mlpass.weights.storing import Editor
 
 
@@ -80,7 +80,7 @@ def prune_package(
                 division, layers = _divided(package, steps, calibration, budget, rewriter, journal)
                 steps = [*division.steps, *division.constants]
             told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
-            find = find_sites if division is None else find_all
+            find = gather_sites if division is None else find_all
             rewriter.ensure(partial(ensure_written, told=told, find=find))
         asked = None if joint_compression else config
         notes = notes_of(package, steps, told, asked, divided=division is not None)

@@ -34,7 +34,7 @@ def find_adapters(programs: Iterable[Program], sites: Sequence[Site]) -> set[Sit
     for program in programs:
         for function in program.functions.values() if len(program.functions) > 1 else ():
             ops = [*function.block.walk()]
-            way = _Way({value: op for op in ops for value in op.outputs}, readings)
+            way = _Way(ops, readings)
             for op in ops:
                 terms = way.given(op) if op.type == "add" else []
                 for up, other in (terms, terms[::-1]) if len(terms) == 2 else ():
@@ -45,8 +45,13 @@ def find_adapters(programs: Iterable[Program], sites: Sequence[Site]) -> set[Sit
 class _Way:
     """The way back from a value, through what changes each element alone or moves it."""
 
-    def __init__(self, makers: Mapping[Value, Op], readings: Mapping[Op, Reading]) -> None:
-        self._makers = makers
+    def __init__(self, ops: Sequence[Op], readings: Mapping[Op, Reading]) -> None:
+        self._makers = {value: op for op in ops for value in op.outputs}
+        self._stated = {
+            value
+            for value, op in self._makers.items()
+            if op.type == "const" or op.type.startswith("constexpr_")
+        }
         self._readings = readings
 
     def pair(self, made: Value, other: Value) -> set[Site]:
@@ -65,12 +70,12 @@ class _Way:
 
     def given(self, op: Op) -> list[Value]:
         """Returns what an op is given that is not made of constants alone."""
-        values = (one for sources in op.inputs.values() for one in sources)
-        return [one for one in values if isinstance(one, Value) and not self._is_stated(one)]
-
-    def _is_stated(self, value: Value) -> bool:
-        op = self._makers.get(value)
-        return op is not None and (op.type == "const" or op.type.startswith("constexpr_"))
+        return [
+            one
+            for sources in op.inputs.values()
+            for one in sources
+            if isinstance(one, Value) and one not in self._stated
+        ]
 
     def _before(self, value: Value | None) -> tuple[Reading | None, Value | None]:
         """Returns the weight whose op makes a value, and what that op meets; None without one."""

@@ -14,7 +14,7 @@ from mlpass.program.opened import OpenPackage
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.ops import label_of
 from mlpass.weights.record import encoding_of_site, stored_bytes
-from mlpass.weights.sites import Site, Use, find_sites
+from mlpass.weights.sites import Site, Use, gather_sites
 
 
 class Told(NamedTuple):
@@ -42,7 +42,7 @@ def ensure_written(
     target: Path,
     *,
     told: Sequence[Told],
-    find: Callable[[Sequence[Program]], list[Site]] = find_sites,
+    find: Callable[[Sequence[Program]], list[Site]] = gather_sites,
 ) -> None:
     """Holds a package that was just written against its report.
 

@@ -23,16 +23,18 @@ def last_readers(programs: Iterable[Program], readers: Collection[Op]) -> set[Op
             constants = {value for op in ops if op.type == "const" for value in op.outputs}
             followed: set[Value] = set()  # what more is made of, later on
             for op in reversed(ops):
-                after = any(value in followed for value in op.outputs)
-                if op in readers and not after:
+                after = not followed.isdisjoint(op.outputs)
+                follows = after or op in readers
+                if follows and not after:
                     found.add(op)
+                if not follows and op.type not in _JOINING:
+                    continue
                 given = {
                     value
                     for values in op.inputs.values()
                     for value in values
                     if isinstance(value, Value)
                 }
-                joins = op.type in _JOINING and len(given - constants) > 1
-                if op in readers or after or joins:
+                if follows or len(given - constants) > 1:
                     followed |= given
     return found

@@ -15,6 +15,17 @@ from mlpass.weights.sites import Site
 # Parameters of constexpr ops that say how their parts are read.
 ATTRIBUTES = frozenset({"shape", "axis", "vector_axis", "output_dtype"})
 WITH_OUTLIERS = " + outliers"
+# What a report calls a form, by the ops that are in it.
+_ENCODINGS = {
+    "sparse": ("constexpr_sparse_to_dense",),
+    "quantized": (
+        "constexpr_affine_dequantize",
+        "constexpr_blockwise_shift_scale",
+        "constexpr_sparse_blockwise_shift_scale",
+    ),
+    "palettized": ("constexpr_lut_to_dense", "constexpr_lut_to_sparse"),
+    "cast": ("constexpr_cast",),
+}
 
 
 def function_records(programs: Sequence[Program]) -> tuple[FunctionRecord, ...]:
@@ -119,15 +130,5 @@ def encoding_of_site(site: Site) -> str:
 def encoding_of(parts: Iterable[Op]) -> str:
     """Returns how a weight is stored, by the ops that make it: "sparse + quantized", "dense"."""
     types = {op.type for op in parts}
-    words = {
-        "sparse": ("constexpr_sparse_to_dense",),
-        "quantized": (
-            "constexpr_affine_dequantize",
-            "constexpr_blockwise_shift_scale",
-            "constexpr_sparse_blockwise_shift_scale",
-        ),
-        "palettized": ("constexpr_lut_to_dense", "constexpr_lut_to_sparse"),
-        "cast": ("constexpr_cast",),
-    }
-    found = [word for word, kinds in words.items() if types.intersection(kinds)]
+    found = [word for word, kinds in _ENCODINGS.items() if not types.isdisjoint(kinds)]
     return " + ".join(found) or "dense"

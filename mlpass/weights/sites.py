@@ -21,7 +21,7 @@ from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.site import Site, Use
 
-__all__ = ["Site", "Use", "constants_of", "find_sites"]
+__all__ = ["Site", "Use", "constants_of", "find_sites", "gather_sites"]
 
 # Ops that make another value at each run, or keep one: never a constant, whatever they read.
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
@@ -32,6 +32,31 @@ def find_sites(
     programs: Iterable[Program], parameters: Mapping[str, Collection[str]] = WEIGHT_OPS
 ) -> list[Site]:
     """Returns the weight sites of `programs`, in the order in which they are first made.
+
+    Args:
+        programs: of one model.
+        parameters: those that hold what is looked for, by op type.
+    """
+    programs = [*programs]
+    sites = gather_sites(programs, parameters)
+    readers = Counter(use.op for site in sites for use in site.uses)
+    last, adapters = last_readers(programs, readers), find_adapters(programs, sites)
+    return [
+        replace(
+            site,
+            is_last=any(use.op in last for use in site.uses),
+            adds_up=all(is_sum(use) and readers[use.op] == 1 for use in site.uses),
+            is_adapter=site in adapters,
+        )
+        for site in sites
+    ]
+
+
+@paused_collector()
+def gather_sites(
+    programs: Iterable[Program], parameters: Mapping[str, Collection[str]] = WEIGHT_OPS
+) -> list[Site]:
+    """Returns the same sites as they are stored: what they are to the model is left open.
 
     Args:
         programs: of one model.
@@ -63,18 +88,7 @@ def find_sites(
         else site
         for site in sites
     ]
-    whole = joined(programs, found)
-    readers = Counter(use.op for site in whole for use in site.uses)
-    last, adapters = last_readers(programs, readers), find_adapters(programs, whole)
-    return [
-        replace(
-            site,
-            is_last=any(use.op in last for use in site.uses),
-            adds_up=all(is_sum(use) and readers[use.op] == 1 for use in site.uses),
-            is_adapter=site in adapters,
-        )
-        for site in whole
-    ]
+    return joined(programs, found)
 
 
 def constants_of(op: Op) -> list[Constant]:
@@ -123,24 +137,23 @@ def _gather(
     parameters: Mapping[str, Collection[str]],
 ) -> None:
     for op in block.walk():
-        constexpr = op.type.startswith("constexpr_")
-        if op.type == "const" or constexpr:
+        if op.type == "const" or op.type.startswith("constexpr_"):
             _note_maker(op, opset, graph)
             graph.places[op] = place
-        if constexpr:
             continue
-        if op.type != "const" and _is_of_constants(op, graph):
+        if _is_of_constants(op, graph):
             # One op for each result, since a site has one.
             singles = (replace(op, outputs=(value,)) for value in op.outputs)
             made = dict(zip(op.outputs, singles, strict=True))
             graph.computed.update(made)
             graph.producers.update(made)
-        settings = _settings(op, graph.constants) if op.type in parameters else {}
+        wanted = parameters.get(op.type, ())
+        settings = _settings(op, graph.constants) if wanted else {}
         for parameter, arguments in op.inputs.items():
             for position, value in enumerate(arguments):
                 if not isinstance(value, Value):
                     continue
-                if parameter in parameters.get(op.type, ()):
+                if parameter in wanted:
                     _note_computed(value, opset, place, graph)
                     use = Use(op, parameter, position, settings)
                     graph.readings.setdefault(value, []).append(use)
@@ -169,25 +182,26 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
     output = op.outputs[-1]
     if not isinstance(output.type, TensorType):
         return
+    graph.opsets[op], form = opset, None
     if op.type == "const":
-        graph.constants.update((output, constant) for constant in constants_of(op))
-    graph.opsets[op] = opset
-    form = None if op.type == "const" else form_of(opset)
+        for constant in constants_of(op):
+            graph.constants[output] = constant
+    else:
+        form = form_of(opset)
     makers = graph.makers.setdefault((form, _identity(op, graph)), [])
     makers.append(op)
-    graph.producers.update((value, op) for value in op.outputs)
+    for value in op.outputs:
+        graph.producers[value] = op
     graph.firsts[op] = makers[0]
 
 
 def _is_of_constants(op: Op, graph: _Graph) -> bool:
     """Returns whether an op makes the same at every run, from nothing but constants."""
-    arguments = [argument for several in op.inputs.values() for argument in several]
-    return (
-        bool(arguments)
-        and not op.blocks
-        and not op.type.startswith(_CHANGING)
-        and all(isinstance(one, Constant) or one in graph.producers for one in arguments)
-    )
+    for arguments in op.inputs.values():
+        for one in arguments:
+            if isinstance(one, Value) and one not in graph.producers:
+                return False
+    return any(op.inputs.values()) and not op.blocks and not op.type.startswith(_CHANGING)
 
 
 def _note_computed(value: Value, opset: int, place: str, graph: _Graph) -> None:

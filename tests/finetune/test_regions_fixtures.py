@@ -17,11 +17,12 @@ from tests.finetune.test_stored_writing import constants
 from tests.finetune.tuned import aimed, interrupted, losses_of
 from tests.program.packages import tree
 
-LARGE = "efficientnet_lite0.mlpackage"
-MOST = [name for name in PACKAGES if name != LARGE]
+LARGE = ("basic_pitch.mlpackage", "efficientnet_lite0.mlpackage")
 
 
-@pytest.mark.parametrize("name", [*MOST, pytest.param(LARGE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in PACKAGES]
+)
 @pytest.mark.parametrize(
     "way",
     [{}, pytest.param({"target": "best", "window": 2}, marks=pytest.mark.slow)],

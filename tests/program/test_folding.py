@@ -120,6 +120,7 @@ def test_they_are_sites_of_the_very_values(tmp_path, name):
             assert weight.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", FOLDS)
 def test_they_are_pruned_to_a_valid_package(tmp_path, name):
     _, wanted = FOLDS[name]
@@ -141,6 +142,7 @@ def test_they_are_pruned_to_a_valid_package(tmp_path, name):
     assert np.allclose(run(out), (x @ expected).reshape(run(out).shape), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", FOLDS)
 def test_they_are_pruned_in_a_program(tmp_path, name):
     made = built(name)
@@ -153,6 +155,7 @@ def test_they_are_pruned_in_a_program(tmp_path, name):
     assert np.array_equal(run(saved(made, tmp_path / "program.mlpackage")), run(from_file))
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("name", FOLDS)
 def test_where_nothing_is_pruned_the_program_stays(tmp_path, name):
     source, out = saved(built(name), tmp_path / "in.mlpackage"), tmp_path / "out.mlpackage"

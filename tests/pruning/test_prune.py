@@ -38,7 +38,7 @@ def original(path):
     return peer.all_ops(peer.load_programs(path))
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_coremltools_reads_what_was_meant(package, tmp_path, mode):
     out = tmp_path / "out.mlpackage"
