@@ -30,7 +30,7 @@ from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.samples import Sample, SampleData, load_samples
 
-_ROOM = 1 << 30  # bytes kept for the gradient of the samples that go through at once
+_ROOM = 1 << 29  # bytes kept for the gradient of the samples that go through at once
 _LOOKS = 16  # at the held-out samples in the course of a run
 _LOST = 2  # times the loss before: the rate will not get it back as it falls
 
