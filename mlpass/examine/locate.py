@@ -31,7 +31,7 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.samples import Inputs, SampleData, load_samples, read_arrays
 from mlpass.runtime.state import State
-from mlpass.runtime.steps import steps_of
+from mlpass.runtime.steps import numbered_steps
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -78,8 +78,7 @@ def locate(
     warn_of(suspect, samples)
     seen = _Suspect(suspect)
     for number, sample in enumerate(tqdm(samples, desc="locating", unit="sample", disable=None)):
-        with of_sample(number):
-            steps = steps_of(sample, suspect)
+        steps = numbered_steps(sample, suspect, number)
         states = [
             each.make_state() if each is not None and each.states else None
             for each in (reference.interpreter, suspect, suspect)

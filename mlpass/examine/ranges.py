@@ -19,7 +19,7 @@ from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.samples import Sample
-from mlpass.runtime.steps import steps_of
+from mlpass.runtime.steps import numbered_steps
 
 LARGEST = 65504.0  # of fp16
 _RANGE = "IEEE 754, binary16: up to 65,504, and nothing below 6e-8"
@@ -93,8 +93,7 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
 
     for number, sample in enumerate(tqdm(samples, desc="checking", unit="sample", disable=None)):
         state = interpreter.make_state() if interpreter.states else None
-        with of_sample(number):
-            steps = steps_of(sample, interpreter)
+        steps = numbered_steps(sample, interpreter, number)
         for place, inputs in enumerate(steps):
             with of_sample(number, place, len(steps)):
                 walk(interpreter, inputs, state, look)

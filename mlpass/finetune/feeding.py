@@ -15,7 +15,7 @@ from mlpass.finetune.module import ProgramModule
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input
 from mlpass.runtime.samples import Sample
-from mlpass.runtime.steps import steps_of
+from mlpass.runtime.steps import numbered_steps
 
 T = TypeVar("T")
 
@@ -111,8 +111,7 @@ def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict
     Raises:
         InputError: it does not fit the module.
     """
-    with of_sample(number):
-        steps = steps_of(sample, module)
+    steps = numbered_steps(sample, module, number)
     read = []
     for place, inputs in enumerate(steps):
         with of_sample(number, place, len(steps)):

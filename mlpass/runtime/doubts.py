@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from mlpass.errors import InputError, SampleWarning
 from mlpass.program.ir import Constant, TensorType, Value
 from mlpass.runtime.description import Feature
-from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import as_array, is_picture
 from mlpass.runtime.function_plan import FunctionPlan
 from mlpass.runtime.interpreter import Part
 from mlpass.runtime.samples import Inputs, Sample
-from mlpass.runtime.steps import Keeping, steps_of
+from mlpass.runtime.steps import Keeping, numbered_steps
 
 LOOKED_AT = 16  # samples, from the first on
 _SMALL = 4  # elements: an input that has no more may well be the same in all samples
@@ -56,8 +55,7 @@ def doubts(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) ->
     """Yields what is odd about the first samples: see `warn_of`."""
     steps: list[Inputs] = []
     for number, sample in enumerate(islice(samples, LOOKED_AT)):
-        with of_sample(number):
-            steps += steps_of(sample, runner)
+        steps += numbered_steps(sample, runner, number)
     varies, several = alone, len(samples) > 1
     for feature in runner.inputs:
         given = [step[feature.name] for step in steps if step.get(feature.name) is not None]

@@ -11,6 +11,7 @@ import numpy as np
 from mlpass.errors import InputError
 from mlpass.runtime.calls import called, function_of
 from mlpass.runtime.description import Feature, Shapes
+from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import expected, is_picture
 from mlpass.runtime.samples import Inputs, Sample
 
@@ -79,6 +80,16 @@ def steps_of(sample: Sample, runner: Keeping) -> Sequence[Inputs]:
         for step in range(count)
     )
     return [called(step, function_of(sample)) for step in steps]
+
+
+def numbered_steps(sample: Sample, runner: Keeping, number: int) -> Sequence[Inputs]:
+    """Returns what `steps_of` does; an error names the sample by its number.
+
+    Raises:
+        InputError: some arrays lack the axis of steps, or have another number of them.
+    """
+    with of_sample(number):
+        return steps_of(sample, runner)
 
 
 def _given(sample: Inputs, features: Sequence[Feature]) -> Iterator[tuple[str, _Given]]:
