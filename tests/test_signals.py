@@ -19,7 +19,7 @@ import pytest
 
 from mlpass.cli import signals
 from mlpass.cli.signals import ended_by_signals, signals_given_back
-from mlpass.errors import Terminated
+from mlpass.errors import ExecutionError, Terminated, add_note
 from tests.conftest import FIXTURES
 from tests.program.packages import tree
 from tests.runtime.chains import chunks, talks
@@ -234,6 +234,32 @@ def test_what_a_signal_raises_is_raised_again_where_it_was_swallowed(number, mon
     assert len(swallowed) == 1
     assert kind is KeyboardInterrupt or ended.value.code == 128 + number
     os.kill(os.getpid(), number)  # passed over by now
+
+
+@pytest.mark.usefixtures("_own_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_signal_raises_is_found_within_what_was_made_from_it(number):
+    """As Python makes a RuntimeError while a class is made, and a net of ours one of that."""
+    kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
+    with pytest.raises(kind) as ended, ended_by_signals():  # noqa: PT012
+        try:
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(30)
+            except kind as error:
+                raise RuntimeError("Error calling __set_name__") from error
+        except RuntimeError as error:
+            wrapped = ExecutionError("an op")
+            add_note(wrapped, "what was finished is kept")
+            raise wrapped from error
+    assert ended.value.__notes__ == ["what was finished is kept"]
+
+
+def test_an_error_of_another_cause_is_that_error():
+    error = ExecutionError("an op")
+    with pytest.raises(ExecutionError) as ended, ended_by_signals():
+        raise error from ValueError("a value")
+    assert ended.value is error
 
 
 @pytest.mark.usefixtures("_own_signals")

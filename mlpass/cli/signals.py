@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from mlpass.errors import Terminated
+from mlpass.errors import Terminated, add_note
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Where what a signal raises is swallowed on the way, as some modules do while they are imported,
@@ -50,12 +50,27 @@ def ended_by_signals() -> Iterator[None]:
         for number in numbers:
             signal.signal(number, end)
         yield
+    except Exception as error:  # Python itself wraps what is raised while a class is made
+        raised = _raised_by_signal(error)
+        if raised is None:
+            raise
+        for note in vars(error).get("__notes__", ()):
+            add_note(raised, note)
+        raise raised from None
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
         for timer in timers:
             timer.cancel()
         sys.unraisablehook = show
+
+
+def _raised_by_signal(error: BaseException) -> BaseException | None:
+    """Returns what a signal raised and an error was made from; None where there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt | Terminated):
+        cause = cause.__cause__
+    return cause
 
 
 def end_in_any_case(status: int) -> None:
