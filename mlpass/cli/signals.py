@@ -66,7 +66,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _raised_by_signal(error: BaseException) -> BaseException | None:
-    """Returns what a signal raised and an error was made from; None where there is none."""
+    """Returns what a signal raised and an error was made from; None where it was not."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt | Terminated):
         cause = cause.__cause__
