@@ -20,7 +20,7 @@ from mlpass.ledger import Ledger
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.digests import digest_of
-from mlpass.runtime.samples import read_arrays
+from mlpass.runtime.samples import read_arrays, write_npz
 from mlpass.solvers.solve import Solution
 from mlpass.weights.sites import Site
 
@@ -111,7 +111,7 @@ class Journal:
         del content["solution"]
         content |= {_PART + name: part for name, part in content.pop("parts").items()}
         with whole_file(self._path(site), force=True) as building, building.open("wb") as file:
-            np.savez(file, **content)
+            write_npz(file, content)
 
     def __enter__(self) -> Journal:
         return self

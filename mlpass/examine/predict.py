@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -17,7 +16,7 @@ from mlpass.literals import Runner
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import read_arrays
+from mlpass.runtime.samples import read_arrays, write_npz
 from mlpass.runtime.steps import steps_of
 
 _LONGEST_NAME = 65_000  # bytes, in a zip file
@@ -86,16 +85,13 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, NDArray[np.generic]]) -> 
         ExecutionError: an `.npz` cannot hold an array of that name.
         OSError: the disk is full.
     """
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            if "\0" in name or len(name.encode()) > _LONGEST_NAME:
-                raise ExecutionError(
-                    f"output {brief(name)}: an .npz takes no array of that name, with NUL or of "
-                    f"more than {_LONGEST_NAME} bytes; the Interpreter gives it in Python"
-                )
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                write = np.lib.format.write_array
-                write(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+    for name in arrays:
+        if "\0" in name or len(name.encode()) > _LONGEST_NAME:
+            raise ExecutionError(
+                f"output {brief(name)}: an .npz takes no array of that name, with NUL or of "
+                f"more than {_LONGEST_NAME} bytes; the Interpreter gives it in Python"
+            )
+    write_npz(file, arrays)
 
 
 def as_arrays(outputs: Mapping[str, object]) -> dict[str, NDArray[np.generic]]:

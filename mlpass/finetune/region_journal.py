@@ -16,7 +16,7 @@ from mlpass.files import naming, whole_file
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.tuning import Tuned
 from mlpass.ledger import Ledger
-from mlpass.runtime.samples import read_arrays
+from mlpass.runtime.samples import read_arrays, write_npz
 
 _LOSSES = "losses"
 
@@ -82,7 +82,7 @@ class RegionJournal:
         }
         arrays[_LOSSES] = np.array(found, np.float64)
         with whole_file(path, force=True) as building, building.open("wb") as file:
-            np.savez(file, **arrays)
+            write_npz(file, arrays)
 
     def readers(
         self, number: int, names: Sequence[str]

@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import IO, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -320,3 +320,16 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
         return [(int(one), "") if one.isdecimal() else (-1, one) for one in pieces], path.name
 
     return sorted(paths, key=key)
+
+
+def write_npz(file: IO[bytes], arrays: Mapping[str, object]) -> None:
+    """Writes an `.npz`; unlike `numpy.savez`, it is done with the file whatever goes wrong.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write = np.lib.format.write_array
+                write(member, np.asanyarray(value), allow_pickle=False)  # type: ignore[no-untyped-call]
