@@ -14,7 +14,7 @@ from mlpass.finetune.cutting import Region, cut_alike, windows
 from mlpass.finetune.features import write_value
 from mlpass.finetune.feeding import Named, Outputs
 from mlpass.finetune.judging import Judged, Pair, judged
-from mlpass.finetune.losses import kinds_of
+from mlpass.finetune.losses import Kind
 from mlpass.finetune.module import ProgramModule, Stage
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.streams import Stream
@@ -139,16 +139,17 @@ class Abreast:
         """Returns what is known by name after the stage, for each of the models."""
         return [one.all_results() for one in (self.tuned, self._dense, self._first)]
 
-    def outputs(self, held: Sequence[int], logits: str | None) -> tuple[Judged, Judged] | None:
+    def outputs(
+        self, held: Sequence[int], kinds: Mapping[str, Kind]
+    ) -> tuple[Judged, Judged] | None:
         """Returns how near the model's outputs were to the dense one's, and are, on some samples.
 
         None where not one of them is a float of both models.
 
         Args:
             held: the numbers of the samples. Those of the model as it was are these alone.
-            logits: see `kinds_of`.
+            kinds: of the outputs.
         """
-        kinds = kinds_of(self.tuned.module, logits)
 
         def pairs(one: Stream, numbers: Sequence[int]) -> Iterator[Pair]:
             for mine, its in zip(numbers, held, strict=True):

@@ -15,7 +15,7 @@ from mlpass.finetune.feeding import Outputs, batches_of, outputs_of
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.options import check_count
-from mlpass.plan.polish import LEARNING_RATE
+from mlpass.plan.training import LEARNING_RATE
 from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.doubts import warn_of
 from mlpass.runtime.samples import load_samples

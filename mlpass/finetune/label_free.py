@@ -13,7 +13,8 @@ from mlpass.finetune.module import to_module
 from mlpass.finetune.polishing import polish
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
-from mlpass.plan.polish import LEARNING_RATE, Polish
+from mlpass.plan.polish import Polish
+from mlpass.plan.training import LEARNING_RATE
 from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.program.opsets.packages import path_of
 from mlpass.report.records import Report

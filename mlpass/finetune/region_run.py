@@ -85,7 +85,7 @@ class _Run:
         memory_budget: int,
     ) -> None:
         """Says what each window of regions is to train; nothing runs yet."""
-        kinds_of(models.tuned, options.logits)  # a name of no output is told now
+        self._kinds = kinds_of(models.tuned, options.logits)
         self._models, self._options, self._journal = models, options, journal
         self._parts, self._memory_budget = parts, memory_budget
         self._regions, self._firsts = (
@@ -125,7 +125,7 @@ class _Run:
             if held is None:
                 self._given = stage.results()
             else:
-                self._outputs = stage.outputs(held, self._options.logits)
+                self._outputs = stage.outputs(held, self._kinds)
 
     def _tune_window(self, stage: Abreast, window: Window) -> None:
         number, module = len(self._found), self._models.tuned

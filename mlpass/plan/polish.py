@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 from mlpass.options import option
 from mlpass.plan.training import Training
-
-LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -19,5 +17,3 @@ class Polish(Training):
     """
 
     steps: int = option(low=1, high=1_000_000_000, help="how many batches to train on")
-    _: KW_ONLY
-    learning_rate: float = option(default=LEARNING_RATE, above=0, help="of Adam")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from mlpass.options import check_options, option
 
+LEARNING_RATE = 1e-4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -21,7 +23,7 @@ class Training:
     """
 
     batch_size: int = option(default=8, low=1, high=65_536, help="samples a batch")
-    learning_rate: float = option(default=1e-4, above=0, help="of Adam")
+    learning_rate: float = option(default=LEARNING_RATE, above=0, help="of Adam")
     seed: int = option(
         default=0, low=0, high=18_446_744_073_709_551_615, help="of the order of the samples"
     )
