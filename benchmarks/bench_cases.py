@@ -32,7 +32,7 @@ class Case:
 
     Attributes:
         package: returns its dense package for an iOS version: 17, or 18, which joint forms need.
-        samples: returns calibration samples.
+        samples: returns so many calibration samples.
         spared: says whether a weight is left dense.
         figures: returns what a package is worth, from its predictions.
         configs: to prune it with, by default.
@@ -43,7 +43,7 @@ class Case:
     """
 
     package: Callable[[int], Path]
-    samples: Callable[[], list[dict[str, Array]]]
+    samples: Callable[[int], list[dict[str, Array]]]
     spared: Callable[[LayerRecord], bool]
     figures: Callable[[Predict], dict[str, float]]
     configs: tuple[str, ...]
@@ -80,7 +80,7 @@ def _smollm2() -> Case:
 
     return Case(
         smollm2.package,
-        lambda: [{"input_ids": window[None]} for window in smollm2.calibration(SAMPLES)],
+        lambda count: [{"input_ids": window[None]} for window in smollm2.calibration(count)],
         lambda layer: layer.name.startswith("embed_"),
         figures,
         ("0.5", "2:4"),
@@ -110,7 +110,7 @@ def _fashion(seed: int) -> Case:
 
     return Case(
         lambda ios: fashion.package(seed, ios),
-        lambda: data_fashion.calibration(SAMPLES),
+        data_fashion.calibration,
         lambda _: False,
         figures,
         ("0.5", "0.75", "2:4"),
@@ -145,7 +145,7 @@ def _efficientnet() -> Case:
 
     return Case(
         models_efficientnet.package,
-        lambda: data_images.calibration(SAMPLES),
+        data_images.calibration,
         # The stem reads 3 channels, a depthwise convolution 1: few weights, and all of them matter.
         lambda layer: len(layer.shape) == 4 and layer.shape[1] in (1, 3),
         figures,
@@ -162,7 +162,7 @@ def _minilm() -> Case:
 
     return Case(
         minilm.package,
-        lambda: minilm.calibration(SAMPLES),
+        minilm.calibration,
         lambda layer: layer.op_type == "gather",  # the embedding table
         figures,
         ("0.5", "2:4"),
@@ -178,7 +178,7 @@ def _tiny_lm() -> Case:
 
     return Case(
         models_tiny.package,
-        lambda: models_tiny.calibration(SAMPLES),
+        models_tiny.calibration,
         lambda layer: layer.op_type == "gather",  # the embedding table, which is the head as well
         figures,
         ("0.5",),

@@ -76,7 +76,7 @@ def case(name: str, figure: str, unit: str, logits: str | None, samples: int) ->
     def worth(package: Path) -> float:
         return found.figures(mlpass.Interpreter(package, backend="torch").predict)[figure]
 
-    given = found.samples()[:samples]
+    given = found.samples(samples)
     return Model(found.package(18), given, worth, unit, found.spared, logits)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from bench_cache import weight_bytes
-from bench_cases import CASES, Case
+from bench_cases import CASES, SAMPLES, Case
 
 import mlpass
 from mlpass.runtime.backends.base import open_backend
@@ -52,7 +52,7 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
             chosen = mlpass.Config(global_config=mode_of(config), op_name_configs=spared)
             calibrated: dict[str, Any] = {}
             if method != "magnitude":
-                calibrated = {"sample_data": case.samples(), "backend": backend}
+                calibrated = {"sample_data": case.samples(SAMPLES), "backend": backend}
                 if method in AIMED:
                     calibrated |= {"method": AIMED[method], "target": "dense"}
                 else:

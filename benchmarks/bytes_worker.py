@@ -53,8 +53,7 @@ def by_mlpass(
     """
     given: dict[str, Any] = {}
     if tool == "mlpass":
-        every = case.samples()
-        given = {"sample_data": every[:: max(1, len(every) // samples)], "backend": backend}
+        given = {"sample_data": case.samples(samples), "backend": backend}
     if form in BUDGETS:
         share = form.removeprefix("budget-")
         report = mlpass.prune(source, target, budget=f"{share}x", **given)

@@ -1,10 +1,13 @@
 """Photos for EfficientNet-Lite0, as random crops: some to calibrate on, others to evaluate on.
 
-They come in the wheels of foolbox (20 of ImageNet), scikit-image and scikit-learn:
+They come in the wheels of foolbox (20 of ImageNet), scikit-image and scikit-learn, and in a package
+of Debian's (see data_gcompris.py):
 
     pip install -e '.[bench]'
 
-foolbox's photos of even number and the others' calibrate; foolbox's of odd number evaluate.
+foolbox's photos of odd number evaluate; all others calibrate. What a network of ImageNet does on
+photos that it was not calibrated on depends on how many it was: at 50% zeros EfficientNet-Lite0
+keeps 83% of its answers after 128 crops of the 17 photos of the wheels, 91% after 640 of all.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
+import data_gcompris
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,8 +37,10 @@ SIDE, LEAST_AREA = 224, 0.25
 
 
 def calibration(count: int) -> list[dict[str, NDArray[Any]]]:
-    """Returns crops as `sample_data`."""
-    return _crops([*_foolbox(0), *OTHERS], count, seed=0)
+    """Returns crops as `sample_data`, from photos in an order drawn by a fixed seed."""
+    photos = [*_foolbox(0), *(_photo(*file) for file in OTHERS), *data_gcompris.photos()]
+    order = np.random.default_rng(0).permutation(len(photos))
+    return _crops([photos[index] for index in order], count, seed=0)
 
 
 def evaluation(count: int) -> list[dict[str, NDArray[Any]]]:
@@ -42,18 +48,15 @@ def evaluation(count: int) -> list[dict[str, NDArray[Any]]]:
     return _crops(_foolbox(1), count, seed=1)
 
 
-def _foolbox(parity: int) -> list[tuple[str, str]]:
+def _foolbox(parity: int) -> list[Image.Image]:
     """Returns foolbox's photos of even number (0) or of odd number (1)."""
     named = [f"{number:02}_{label}" for number, label in enumerate(CLASSES)]
-    return [("foolbox", f"foolbox/data/imagenet_{name}.jpg") for name in named[parity::2]]
+    return [_photo("foolbox", f"foolbox/data/imagenet_{name}.jpg") for name in named[parity::2]]
 
 
-def _crops(
-    files: Sequence[tuple[str, str]], count: int, seed: int
-) -> list[dict[str, NDArray[Any]]]:
+def _crops(photos: Sequence[Image.Image], count: int, seed: int) -> list[dict[str, NDArray[Any]]]:
     """Returns crops of at least a quarter of a photo's square, taken from each photo in turn."""
     rng = np.random.default_rng(seed)
-    photos = [_photo(*file) for file in files]
     samples = []
     for index in range(count):
         photo = photos[index % len(photos)]
