@@ -47,7 +47,11 @@ FORMS: dict[str, Form] = {
     "zeros75-int8": Form({"quantize": "int8"}, 0.75),
     "zeros75-int4": Form({"quantize": "int4"}, 0.75),
 }
-BUDGETS = tuple(f"budget-{share}" for share in SHARES)  # mlpass chooses
+# mlpass chooses: what `prune` is told of each.
+BUDGETS: dict[str, dict[str, Any]] = {
+    **{f"budget-{share}": {"budget": f"{share}x"} for share in SHARES},
+    **{f"bits-{bits}": {"bits": bits} for bits in (4.5, 3.1)},
+}
 
 
 def by_coremltools(source: Path, target: Path, form: Form) -> None:
@@ -84,7 +88,8 @@ def by_coremltools(source: Path, target: Path, form: Form) -> None:
 def text(form: str) -> str:
     """Returns a form's name as tables show it."""
     if form in BUDGETS:
-        return f"its own pick at {form.removeprefix('budget-')}x"
+        kind, _, number = form.partition("-")
+        return f"its own pick at {number}" + ("x" if kind == "budget" else " bits")
     zeros, _, rest = form.rpartition("zeros")[2].partition("-") if "zeros" in form else ("", "", "")
     plain, _, part = (rest or form).partition("-")
     name = plain.replace("palette", "") + "-bit palette" if "palette" in plain else plain

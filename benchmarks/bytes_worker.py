@@ -55,8 +55,7 @@ def by_mlpass(
     if tool == "mlpass":
         given = {"sample_data": case.samples(samples), "backend": backend}
     if form in BUDGETS:
-        share = form.removeprefix("budget-")
-        report = mlpass.prune(source, target, budget=f"{share}x", **given)
+        report = mlpass.prune(source, target, **BUDGETS[form], **given)
         return {"budget": asdict(report.budget)}
     wanted = FORMS[form]
     config = None
