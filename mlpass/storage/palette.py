@@ -36,6 +36,7 @@ from mlpass.storage.storage import (
 
 _FORM = "constexpr_lut_to_dense"
 _OLD_BITS = (1, 2, 4, 6, 8)
+_FEW = 1 << 14  # comparisons of a column, which numpy makes at once sooner than one after another
 
 
 @storage("palettize", lead="bits")
@@ -259,13 +260,14 @@ class _Tables:
 
     def rounding(self, order: NDArray[np.intp]) -> Rounding:
         """Returns what rounds the columns of a sweep, and notes their codes."""
-        between = self.between
+        between, entries = self.between, self.entries.reshape(-1)
+        origin = np.arange(len(between))[:, None] * self.palette.entries
 
         def round_column(index: int, column: Array) -> Array:
             flat = host(column).reshape(len(between), self.size)
             codes = _codes(between, flat)
             self.codes[:, :, order[index]] = codes.reshape(column.shape)
-            return np.take_along_axis(self.entries, codes, axis=1).reshape(column.shape)
+            return entries[origin + codes].reshape(column.shape)
 
         return round_column
 
@@ -340,13 +342,19 @@ class _Tables:
         return {"codes": self.layout.join(codes), "tables": self.entries.astype(self.dtype)}
 
 
-def _codes(between: Floats, values: Floats) -> NDArray[np.intp]:
-    """Returns how many middles of its table each value is above, by halving."""
+def _codes(between: Floats, values: Floats) -> NDArray[np.intp] | NDArray[np.uint8]:
+    """Returns how many middles of its table each value is above."""
     if len(between) == 1:
         return np.searchsorted(between[0], values, side="left")
-    codes = np.zeros(values.shape, np.intp)
+    if values.size * between.shape[1] <= _FEW:  # by comparing with all of them, else by halving
+        above = values > np.ascontiguousarray(between.T)[:, :, None]
+        codes: NDArray[np.uint8] = np.add.reduce(above, axis=0, dtype=np.uint8)
+        return codes
+    middles, origin = between.reshape(-1), np.arange(len(between))[:, None] * between.shape[1]
+    places = np.broadcast_to(origin, values.shape).copy()
     step = (between.shape[1] + 1) // 2
     while step:
-        codes += step * (values > np.take_along_axis(between, codes + (step - 1), axis=1))
+        places += step * (values > middles[places + (step - 1)])
         step //= 2
-    return codes
+    places -= origin
+    return places
