@@ -167,8 +167,9 @@ def _passages(texts: list[str], count: int) -> list[list[str]]:
 def calibration(count: int) -> list[dict[str, Array]]:
     """Returns passages of texts of odd number as `sample_data`; each fills the window."""
     texts = data_brown.texts()[1::2]
-    chosen = np.linspace(0, len(texts) - 1, count).astype(int)
-    passages = _passages([texts[index] for index in chosen], 1)
+    each = -(-count // len(texts))  # of a text
+    chosen = np.linspace(0, len(texts) - 1, -(-count // each)).astype(int)
+    passages = _passages([texts[index] for index in chosen], each)[:count]
     inputs = encoded([" ".join(passage) for passage in passages])
     return [
         {key: value[index : index + 1] for key, value in inputs.items()} for index in range(count)
