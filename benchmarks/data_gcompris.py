@@ -1,7 +1,7 @@
-"""Photos of animals, monuments and things, some 200, for models of ImageNet to be calibrated on.
+"""Some 300 photos of animals, monuments and things, for models of ImageNet to be calibrated on.
 
-They are those of Wikimedia Commons in Debian's package `gcompris-qt-data`, unpacked in the data
-folder; its file of copyrights names the author and the licence of each:
+They are in Debian's package `gcompris-qt-data`, unpacked in the data folder, with a few drawings
+and paintings; its file of copyrights names the author and the licence of each:
 
     apt-get download gcompris-qt-data && dpkg-deb -x gcompris-qt-data_*.deb .
 """
@@ -16,7 +16,6 @@ from PIL import Image
 
 PLACE = "usr/share/gcompris-qt/rcc"
 COMMAND = "apt-get download gcompris-qt-data && dpkg-deb -x gcompris-qt-data_*.deb ."
-NAMES = ("categorization", "explore_farm_animals", "explore_monuments", "explore_world_animals")
 LEAST = 180  # pixels of the shorter side: below that they are icons
 
 
@@ -27,9 +26,8 @@ def photos() -> list[Image.Image]:
         SystemExit: the data is missing.
     """
     found = []
-    for name in NAMES:
-        resources = needed(f"{PLACE}/{name}.rcc", COMMAND).read_bytes()
-        found += [one for one in _images(resources) if min(one.size) >= LEAST]
+    for file in sorted(needed(PLACE, COMMAND).glob("*.rcc")):
+        found += [one for one in _images(file.read_bytes()) if min(one.size) >= LEAST]
     return found
 
 
