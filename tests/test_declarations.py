@@ -15,6 +15,7 @@ from mlpass.cli import _parser, main
 from mlpass.cli.declared import _read, declared, declared_by
 from mlpass.options import options_of
 from mlpass.plan.config import Config
+from mlpass.plan.polish import Polish
 from mlpass.plan.regions import Regions
 from mlpass.registries import METHODS, MODES, STORAGES, taken_names
 from mlpass.storage.given import storage_words
@@ -102,6 +103,15 @@ def test_what_is_read_of_other_dataclasses(monkeypatch):
     assert [(each.name, each.help) for each in read] == [(each.name, each.help) for each in live]
     known = [each for each in read if each.name != "memory_budget"]  # its default has a name
     assert known == [each for each in live if each.name != "memory_budget"]
+
+
+@pytest.mark.parametrize("kind", [Polish, Regions])
+def test_what_is_inherited_from_another_module_is_read(kind, monkeypatch):
+    monkeypatch.delitem(sys.modules, kind.__module__)
+    read = declared_by(kind.__module__, kind.__name__)
+    live = options_of(kind, declared=True)
+    assert [(each.name, each.help) for each in read] == [(each.name, each.help) for each in live]
+    assert "seed" in {each.name for each in read}
 
 
 def test_prune_is_written_with_the_fields_of_a_calibration():

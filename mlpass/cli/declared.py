@@ -26,7 +26,7 @@ class Declared(NamedTuple):
     """What a class declares.
 
     Attributes:
-        options: its own; inherited fields are not among them.
+        options: its own, and those that it inherits.
         words: what its decorator says besides its name.
     """
 
@@ -67,8 +67,11 @@ def _source(module: str) -> str | None:
 @cache
 def _read(module: str) -> dict[str, Declared]:
     """Returns what the classes of a module declare, by "mode block" where registered, or name."""
-    found = {}
+    found: dict[str, Declared] = {}
+    homes: dict[str, str] = {}  # where what the module imports is defined
     for node in ast.parse(_source(module) or "").body:
+        if isinstance(node, ast.ImportFrom):
+            homes |= {each.name: str(node.module) for each in node.names}
         if not isinstance(node, ast.ClassDef):
             continue
         name, words, every = node.name, {}, False
@@ -77,8 +80,14 @@ def _read(module: str) -> dict[str, Declared]:
                 name = f"{ast.unparse(decorator.func)} {ast.literal_eval(decorator.args[0])}"
                 words, every = _keywords(decorator), True
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-        parts = [part for each in fields if (part := _part(each, every)) is not None]
-        found[name] = Declared(gathered(parts), words)
+        parts: dict[str, Any] = {}
+        for base in map(ast.unparse, node.bases):
+            home = _read(homes[base]) if homes.get(base, "").startswith("mlpass.") else found
+            inherited = home[base].options if base in home else ()
+            parts |= {part.name: part for option in inherited for part in option.parts}
+        read = (_part(each, every) for each in fields)
+        parts |= {part.name: part for part in read if part is not None}
+        found[name] = found[node.name] = Declared(gathered([*parts.values()]), words)
     return found
 
 
