@@ -61,5 +61,5 @@ def naming_origin(model: ModelLike, calibration: Calibration, first: int = 0) ->
             raise
         sample, op = error.whose
         runner = interpreter_of(model, calibration)
-        origin = origin_of(runner, calibration.sample_data[sample - first], op)
+        origin = origin_of(runner, calibration.sample_data[sample - first], sample, op)
         raise CalibrationError(f"{error}{origin}") from None

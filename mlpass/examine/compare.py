@@ -158,8 +158,7 @@ def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Itera
         ExecutionError: an op failed.
     """
     state = interpreter.new_state(sample)
-    with of_sample(number):
-        steps = steps_for(sample, interpreter)
+    steps = steps_for(sample, interpreter, number)
     for place, step in enumerate(steps):
         function = function_of(step)
         with of_sample(number, place, len(steps)):

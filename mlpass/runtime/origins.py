@@ -45,7 +45,7 @@ class _Makers:
         return [any(holds(array).any() for array in floats) for holds in (np.isnan, np.isinf)]
 
 
-def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
+def origin_of(interpreter: Interpreter, sample: Sample, number: int, op: Op) -> str:
     """Returns which op first makes the NaN that reaches an op, or else the infinity, in words.
 
     It is followed back from that op, so that what goes elsewhere does not count. Nothing is said
@@ -54,6 +54,7 @@ def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
     Args:
         interpreter: of the model.
         sample: on which it does so.
+        number: of the sample.
         op: that it reaches.
     """
     assert interpreter.backend is not None  # Core ML shows nothing
@@ -61,7 +62,7 @@ def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
     interpreter.listeners.append(makers)
     state = interpreter.new_state(sample)
     try:
-        for step in steps_for(sample, interpreter):
+        for step in steps_for(sample, interpreter, number):
             interpreter.take(step, state)
     except ExecutionError:
         pass  # what was seen before is enough
