@@ -20,7 +20,7 @@ from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.mlpackage import Package
-from mlpass.runtime.samples import functions_in, load_samples
+from mlpass.runtime.samples import Sample, functions_in
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.nearest import nearest
 from mlpass.solvers.solve import solve
@@ -51,7 +51,7 @@ def measure_layers(
         plans = [_plan(sites, candidate) for candidate in candidates]
         errors: list[dict[Site, float]] = [{} for _ in candidates]
         steps = _pruned_somewhere(sites, plans)
-        calibration = calibration_of(setting, setting.test_data)
+        calibration = calibration_of(setting, setting.judged)
         try:
             with observe_dense(package, steps, calibration) as found:
                 for step, observed in found:
@@ -104,15 +104,17 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
         steps = _pruned_somewhere(sites, [_plan(sites, candidate) for candidate in asking])
-        calibration = calibration_of(setting, setting.sample_data)
+        calibration = calibration_of(setting, setting.learnt)
         with observe_dense(package, steps, calibration) as found:
             GramFolder(place).write(sites, found)
     return replace(setting, grams=str(place))
 
 
-def calibration_of(setting: Setting, samples: object, **options: Any) -> Calibration:
+def calibration_of(
+    setting: Setting, samples: Sequence[Sample] | None, **options: Any
+) -> Calibration:
     """Returns how a study runs a model on samples, only to look at it."""
-    given = load_samples(samples, functions=True)
+    given = samples or ()
     return Calibration(
         Magnitude(),
         given,

@@ -29,7 +29,7 @@ from mlpass.report.study import SweepReport, Trial
 from mlpass.runtime.calls import function_of
 from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import SampleData, functions_in, listed, load_samples
+from mlpass.runtime.samples import SampleData, functions_in, listed
 from mlpass.runtime.sources import functions_of
 from mlpass.runtime.steps import steps_of
 from mlpass.storage.given import StorageLike
@@ -42,7 +42,6 @@ from mlpass.study.reference import write_reference
 from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
 from mlpass.study.trial import (
     Setting,
-    functions_run,
     given_as,
     open_runner,
     run_trial,
@@ -151,7 +150,6 @@ def sweep(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
-            functions=functions_run(tested, function_name),
             processor=processor,
             weight=weight,
             **given_as(name, sample_data, minimum_deployment_target),
@@ -173,7 +171,7 @@ def sweep(
             model=name,
             bytes_before=package.nbytes,
             weight_bytes_before=weight_bytes(package, setting.functions),
-            samples=0 if tested is None else len(load_samples(tested, functions=True)),
+            samples=len(setting.judged or ()),
             value_before=value,
             latency_before=_latency(setting, path) if can_measure() else None,
             trials=with_front(trials),
@@ -243,10 +241,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     Raises:
         CalibrationError: a sample does not fit the model.
     """
-    judged = load_samples(setting.test_data, functions=True)
-    given = judged
-    if setting.sample_data is not None and setting.sample_data is not setting.test_data:
-        given = load_samples(setting.sample_data, functions=True)
+    judged = setting.judged or ()
+    given = judged if setting.learnt is None else setting.learnt
     functions, others = functions_in(judged), functions_in(given)
     if set(functions) != set(others):
         raise CalibrationError(
@@ -281,9 +277,9 @@ def _most_multiplications(package: Package, functions: Sequence[str | None]) -> 
 
 def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     """Returns a package's latency on the first step of the first sample; None without samples."""
-    if setting.test_data is None:
+    if setting.judged is None:
         return None
-    sample = load_samples(setting.test_data, functions=True)[0]
+    sample = setting.judged[0]
     named = function_of(listed(sample)[0]) or setting.function_name
     interpreter = Interpreter(path, function_name=named, partial=True)
     first, *_ = steps_of(sample, interpreter)
