@@ -199,10 +199,9 @@ class _Pruning:
     def _wanted(self, site: Site, samples: int, tokens: int) -> int | None:
         """Returns how many samples would do; None where these bring as many rows as columns."""
         use = site.uses[0]
-        if not self._calibration.method.reads_gram or is_gathered(use.op.type, use.parameter):
+        if not self._calibration.method.needs_samples or is_gathered(use.op.type, use.parameter):
             return None
-        _, _, channels, positions = layout_to_solve(site).sizes
-        columns = channels * positions
+        columns = layout_to_solve(site).columns
         return None if tokens >= columns else ceil(ENOUGH * columns * samples / tokens)
 
     def _solve(self, step: Step, observed: Observed) -> tuple[Solution[HostArray], str | None]:
@@ -269,8 +268,7 @@ def _target(
         return weight, None, "own: its zeros stay where they are"
     if observed.aim is None:
         return weight, None, observed.own and f"own: {observed.own}"
-    groups, rows, channels, positions = layout.sizes
-    matrix = layout.split(weight).reshape(groups, rows, channels * positions)
+    matrix = layout.matrix(weight)
     learnt, held, whole = observed.aim
     found, share = aimed(in_fp32(placed(matrix, whole.gram.diagonal)), learnt, held, whole)
     if not share:

@@ -199,8 +199,7 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
     magnitude(weight)  # refuses NaN and inf
     if gram is not None:
         return weight, layout, gram
-    groups, _, channels, positions = layout.sizes
-    ones = np.ones(channels * positions, np.float32)
+    groups, ones = layout.sizes[0], np.ones(layout.columns, np.float32)
     if groups == 1:
         return weight, layout, Gram(ones)
     return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))

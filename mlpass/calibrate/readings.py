@@ -81,8 +81,7 @@ class Reading:
         """Raises ValueError where inputs (groups, rows, columns) do not fit the weight."""
         if self.layout is None:
             return
-        groups, _, channels, positions = self.layout.sizes
-        wanted = groups, channels * positions
+        wanted = self.layout.sizes[0], self.layout.columns
         if (shape[0], shape[2]) != wanted:
             raise ValueError(
                 f"it is given (groups, columns) {(shape[0], shape[2])}, its {self.use.parameter} "

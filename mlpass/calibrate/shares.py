@@ -90,9 +90,7 @@ def allocate(model: ModelLike, steps: Sequence[Step], calibration: Calibration) 
 
 def _outliers(site: Site, observed: Observed) -> float:
     weight, gram, layout = calibrated(site, observed)
-    groups, rows, channels, positions = layout.sizes
-    matrix = layout.split(weight).reshape(groups, rows, channels * positions)
-    return outlier_share(matrix.astype(np.float32), gram.matrix)
+    return outlier_share(layout.matrix(weight).astype(np.float32), gram.matrix)
 
 
 def layer_curve(

@@ -29,7 +29,7 @@ from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
-from mlpass.solvers.wanda import Magnitude, Wanda
+from mlpass.solvers.wanda import Magnitude, Ranking
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.storage import Storage
@@ -110,8 +110,8 @@ def choose(
     Raises:
         CalibrationError: a Gram is not positive semidefinite.
     """
-    columns = layout.sizes[2] * layout.sizes[3]
-    ranks = isinstance(method, Magnitude | Wanda) and not method.refit
+    columns = layout.columns
+    ranks = isinstance(method, Ranking) and not method.refit
     refits = storage is not None or not ranks
     plenty = parts.rows >= PLENTY * columns
     # A mode without a target leaves each another number of zeros: nothing to compare.

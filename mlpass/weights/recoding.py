@@ -62,8 +62,7 @@ class _Fixed:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        groups, rows, channels, positions = layout.sizes
-        self.shape = groups, rows, channels * positions
+        self.shape = (*layout.sizes[:2], layout.columns)
         self.codes = np.zeros(self.shape, np.int16)
 
     def fit(self, weight: Array, keep: Array) -> MakeRounding:

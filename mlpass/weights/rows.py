@@ -244,8 +244,8 @@ class HeldRows:
     @cached_property
     def matrix(self) -> NDArray[np.generic]:
         """It as (rows, columns), those of all groups in one order."""
-        groups, rows, channels, positions = self.layout.sizes
-        return self.layout.split(self.weight).reshape(groups * rows, channels * positions)
+        used = self.layout
+        return used.matrix(self.weight).reshape(used.all_rows, used.columns)
 
     def read(self, start: int, stop: int) -> Iterator[tuple[Floats, Mask]]:
         """Yields runs of the rows from one to another, (rows, columns), and what is not zero."""
