@@ -52,12 +52,7 @@ class Registry:
     """Classes by name. Those of mlpass are imported when they are first asked for."""
 
     def __init__(self, what: str, homes: Mapping[str, str]) -> None:
-        """Notes the modules of mlpass' own.
-
-        Args:
-            what: "mode", "method" or "storage".
-            homes: the module of each by name; the order is that of messages.
-        """
+        """Notes the modules of mlpass' own."""
         self.what = what
         self.homes = dict(homes)
         self._entries: dict[str, Entry] = {}

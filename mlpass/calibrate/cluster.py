@@ -173,10 +173,6 @@ class _Member:
         """Yields what each cohort brings at the next stop, then the names of sites that are whole.
 
         Only None comes after the last stop.
-
-        Raises:
-            MlpassError: the replay failed.
-            ExecutionError: likewise; or workers die of it.
         """
         taken = seen = 0
         while True:
@@ -217,11 +213,7 @@ class _Member:
             moved.weights += self._wire.send(weights)
 
     def _follow(self, error: BaseException) -> None:
-        """Has another worker take the place of one that died.
-
-        Raises:
-            ExecutionError: too many have died.
-        """
+        """Has another worker take the place of one that died."""
         while self._lives:
             self._lives -= 1
             self._wire.close()
@@ -252,11 +244,7 @@ class _Team:
         Thread(target=self._accept, daemon=True).start()
 
     def gather(self, count: int) -> list[Wire]:
-        """Returns connections to as many workers, or to those that began in time.
-
-        Raises:
-            ExecutionError: none began.
-        """
+        """Returns connections to as many workers, or to those that began in time."""
         problem: BaseException | None = None
         try:
             for _ in range(count):

@@ -146,12 +146,7 @@ class _Pruning:
             return reason
 
     def _kept(self, step: Step, known: Finished) -> _Solved:
-        """Returns what an earlier run had finished.
-
-        Raises:
-            NotApplicable: it came to nothing.
-            CalibrationError: its file is broken.
-        """
+        """Returns what an earlier run had finished."""
         try:
             return _Solved(known, _encoded(step, known.solution))
         except (LookupError, ValueError, TypeError, AttributeError) as error:
@@ -205,12 +200,7 @@ class _Pruning:
         return None if tokens >= columns else ceil(ENOUGH * columns * samples / tokens)
 
     def _solve(self, step: Step, observed: Observed) -> tuple[Solution[HostArray], str | None]:
-        """Returns the solution for a site, and what it aims at, where that was a question.
-
-        Raises:
-            NotApplicable: it cannot be solved for; the text says why.
-            CalibrationError: the Gram is not positive semidefinite.
-        """
+        """Returns the solution for a site, and what it aims at, where that was a question."""
         if observed.gram is None:
             raise NotApplicable(observed.refusal or "no sample reaches it")
         weight = weight_of(step.site)
@@ -259,11 +249,7 @@ class _Pruning:
 def _target(
     site: Site, observed: Observed, weight: NDArray[np.generic], layout: Layout
 ) -> tuple[NDArray[np.generic], NDArray[np.generic] | None, str | None]:
-    """Returns the weight to prune, exactly what it is to be, and what it aims at as text.
-
-    Raises:
-        CalibrationError: a Gram is not positive semidefinite.
-    """
+    """Returns the weight to prune, exactly what it is to be, and what it aims at as text."""
     if site.is_masked and observed.aim is not None:
         return weight, None, "own: its zeros stay where they are"
     if observed.aim is None:

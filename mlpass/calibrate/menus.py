@@ -130,11 +130,6 @@ def form_nbytes(site: Site, form: Form, zeros: int = 0) -> int:
 def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
     """Returns what a weight takes in a weight file where all that is kept is not zero.
 
-    Args:
-        site: whose weight it is.
-        keep: its mask.
-        storage: None where values stay as they come.
-
     Raises:
         NotApplicable: the form cannot say it, or makes nothing smaller.
     """

@@ -77,11 +77,6 @@ def least_risk(
 ) -> dict[Site, Offer]:
     """Returns the offer that each weight takes where together they risk least.
 
-    Args:
-        menus: of each weight.
-        factors: what a unit of its error costs.
-        nbytes: that all weights may take.
-
     Raises:
         ConfigError: the smallest offers take more.
     """

@@ -100,11 +100,7 @@ def output_names(runner: Interpreter, functions: Sequence[str | None]) -> Names:
 
 
 def _common(names: Names, others: Names) -> Names:
-    """Returns the outputs that functions of two models both have.
-
-    Raises:
-        CalibrationError: a function has none.
-    """
+    """Returns the outputs that functions of two models both have."""
     found = {
         function: [name for name in own if name in others[function]]
         for function, own in names.items()
@@ -147,11 +143,6 @@ def tally_outputs(names: Names, pairs: Iterable[tuple[Outputs, Made]]) -> tuple[
 
 def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Iterator[Made]:
     """Yields what each step of a sample gives, on a new state where the model keeps one.
-
-    Args:
-        interpreter: of the model.
-        sample: what to predict from.
-        number: of the sample, by which an error names it.
 
     Raises:
         InputError: the sample does not fit the model.

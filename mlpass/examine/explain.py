@@ -118,12 +118,7 @@ def _cost(site: Site, seen: _Seen | None) -> WeightCost:
 
 
 def _findings(seen: _Seen, command: str) -> Iterator[Finding]:
-    """Yields what is to be said of one weight.
-
-    Args:
-        seen: the weight.
-        command: the beginning of one that mends it.
-    """
+    """Yields what is to be said of one weight."""
     site = seen.step.site
     name, now = site.name, file_nbytes(seen.sizes)
     here, newest = file_nbytes(seen.here.sizes), file_nbytes(seen.newest.sizes)

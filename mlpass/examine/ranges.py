@@ -64,10 +64,6 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
     Each op is judged on what fp32 gives it: an overflow is told of the op that makes it, not of
     those after it.
 
-    Args:
-        interpreter: of the model.
-        samples: as for calibration.
-
     Raises:
         ExecutionError: an op failed.
         InputError: a sample does not fit.

@@ -147,11 +147,7 @@ def _has_outliers(step: Step) -> bool:
 
 
 def _with_outliers(step: Step) -> Step:
-    """Returns a step whose weight is to have outliers, skipped where its op has two weights.
-
-    Raises:
-        ConfigError: an op is not a sum over the parts of its weight.
-    """
+    """Returns a step whose weight is to have outliers, skipped where its op has two weights."""
     check_sums(step.site)
     if step.site.adds_up:
         return step

@@ -138,11 +138,7 @@ def _folded(op: Op, known: Mapping[Value, Constant]) -> Constant | None:
 
 
 def _settings(op: Op, known: Mapping[Value, Constant]) -> Settings:
-    """Returns the other parameters of an op, as Python values.
-
-    Raises:
-        LookupError: one is not a constant.
-    """
+    """Returns the other parameters of an op, as Python values."""
     settings = {}
     for parameter, arguments in op.inputs.items():
         if parameter not in ("x", "values"):

@@ -73,10 +73,6 @@ class HostedPackage(Package):
     def __init__(self, path: Path, delegate: str = "") -> None:
         """Opens and checks the package in a delegate.
 
-        Args:
-            path: of the `.pte`.
-            delegate: its name, "forward/0"; "" where there is only one model.
-
         Raises:
             ModelFormatError: there is no such delegate, or its model is not a package.
             OSError: it cannot be read.
@@ -131,13 +127,6 @@ def write_hosts(
     pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force: bool, keep: bool = False
 ) -> None:
     """Writes a program with other packages in the place of its own.
-
-    Args:
-        pte: the program.
-        packages: by where the models are that they replace.
-        target: of the `.pte`.
-        force: whether to replace one that exists.
-        keep: whether one that may not take its place is kept beside it.
 
     Raises:
         ModelFormatError: the program is broken.

@@ -36,12 +36,6 @@ class MilProto:
     ) -> None:
         """Decodes `message`, a MIL.proto Program.
 
-        Args:
-            message: kept, and edited by `replace`.
-            name: which part of a pipeline it is.
-            open_blobs: opens the weight file that a message names.
-            prefix: goes before the names of weight files in the constants' `storage`.
-
         Raises:
             ModelFormatError: the message is not a program that can be read; nothing is half-read.
         """

@@ -73,11 +73,7 @@ def _record(step: Step, stored: Encoded) -> LayerRecord:
 
 
 def _keep(step: Step, weight: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Returns the keep mask of a weight by its magnitude.
-
-    Raises:
-        NotApplicable: the step's mode does not fit the weight.
-    """
+    """Returns the keep mask of a weight by its magnitude."""
     score = magnitude(weight)
     if step.cut is not None:
         return keep_by_cut(score, step.cut)

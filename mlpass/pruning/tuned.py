@@ -112,11 +112,7 @@ class _Solved:
         self.package = folder / f"{_SOLVED}{output.suffix}"
 
     def report(self) -> Report | None:
-        """Returns the report of the package, None where it is not there yet.
-
-        Raises:
-            CalibrationError: it is broken.
-        """
+        """Returns the report of the package, None where it is not there yet."""
         path = self._ledger.folder / _REPORT
         if not (path.is_file() and self.package.exists()):
             return None

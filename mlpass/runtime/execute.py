@@ -134,14 +134,7 @@ class Run:
         xp: Namespace,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        """Has run nothing yet.
-
-        Args:
-            values: the inputs of the function, once it runs.
-            wanted: values to keep after their last use.
-            xp: the array namespace.
-            listeners: called before and after each op.
-        """
+        """Has run nothing yet."""
         self.values = values
         self.wanted = frozenset(wanted)
         self.xp = xp

@@ -44,11 +44,7 @@ class Functions(Interpreter):
     """Runs several functions of a model: each step the one that it names."""
 
     def __init__(self, runners: Mapping[str | None, Interpreter]) -> None:
-        """Lays their programs side by side.
-
-        Args:
-            runners: of one model on one backend, each of the function that steps call so.
-        """
+        """Lays their programs side by side."""
         self.runners = dict(runners)
         first = next(iter(self.runners.values()))
         assert first.backend is not None  # Core ML shows no activations

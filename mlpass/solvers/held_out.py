@@ -170,14 +170,7 @@ def choose(
 
 
 def _alone(parts: HeldOut, learnt: Gram, columns: int, *, ranks: bool) -> str | None:
-    """Returns why a sample alone is not to be trusted; None where it may be.
-
-    Args:
-        parts: what its rows tell.
-        learnt: Gram of most of them.
-        columns: of the weight.
-        ranks: whether the method leaves what is kept as it is.
-    """
+    """Returns why a sample alone is not to be trusted; None where it may be."""
     if ranks and parts.rows < columns:
         return f"one sample gives {parts.rows} rows for {columns} columns"
     powers = host(learnt.diagonal)

@@ -66,11 +66,7 @@ def measure_layers(
 
 
 def _error_of(step: Step | None, weight: NDArray[np.generic], gram: Gram, layout: Layout) -> float:
-    """Returns the relative output error of a weight that is pruned as a step says.
-
-    Raises:
-        NotApplicable: it is not pruned.
-    """
+    """Returns the relative output error of a weight that is pruned as a step says."""
     if step is None or step.skipped or step.mode is None:
         raise NotApplicable("it is not pruned")
     mode = mode_of(step, magnitude(weight))
@@ -86,11 +82,6 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
     """Returns the setting with what layers meet in the model as it is, where several ask for it.
 
     Candidates that solve for a layer on what the pruned ones before it make have their own Grams.
-
-    Args:
-        setting: of the study.
-        candidates: that will be tried.
-        folder: where to keep it.
 
     Raises:
         CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.

@@ -229,10 +229,6 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
 def weight_bytes(package: Package, functions: Sequence[str | None] = (None,)) -> int:
     """Returns the stored bytes of the weights that one inference reads: see `read_bytes`.
 
-    Args:
-        package: the model.
-        functions: of which the one counts that reads most.
-
     Raises:
         ConfigError: there is no such function.
     """

@@ -32,12 +32,6 @@ class TrialJournal:
     ) -> None:
         """Opens the journal of a sweep.
 
-        Args:
-            folder: where it is kept.
-            files: of the model.
-            setting: of the trials.
-            resume: whether to keep what is there.
-
         Raises:
             CalibrationError: what is there was written by another version.
             OutputBusyError: another run is using it.

@@ -136,11 +136,7 @@ def _is_low_rank(down: Reading, up: Reading) -> bool:
 
 
 def _sizes(reading: Reading) -> tuple[int, int, int, int]:
-    """Returns the groups, rows, channels and positions of a weight as its op reads it.
-
-    Raises:
-        NotApplicable: it is not read as a matrix of dot products.
-    """
+    """Returns the groups, rows, channels and positions of a weight as its op reads it."""
     site, use = reading
     if is_gathered(use.op.type, use.parameter):
         return 1, site.shape[-1], prod(site.shape[:-1]), 1  # of a table, as from one hot

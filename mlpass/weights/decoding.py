@@ -127,11 +127,7 @@ class _Rows:
         given: Mapping[str, Argument],
         kept: _Kept | None,
     ) -> _Argument:
-        """Returns what reads an argument for some rows.
-
-        Raises:
-            _NotByRowsError: rows alone cannot be read of it.
-        """
+        """Returns what reads an argument for some rows."""
         if name in _ELEMENTS + _MASKS + _KEPT and constant.part is None:
             raise _NotByRowsError
         if name in _ELEMENTS + _MASKS:

@@ -34,13 +34,6 @@ def encode_in_bands(
 
     Of all elements codes and two bits are held.
 
-    Args:
-        site: whose weight it is.
-        storage: to round to.
-        keep: the bits of what is kept.
-        kept: how many elements are.
-        layout: of the weight.
-
     Raises:
         ModelFormatError: the model is too old for it.
         NotApplicable: the form cannot say it.
@@ -72,12 +65,6 @@ def encode_exact_in_bands(
     """Returns a weight in a file in its smallest form, values as they are; None where held whole.
 
     Where that is the dense or the sparse form, which have no codes, it is only named.
-
-    Args:
-        site: whose weight it is.
-        mask: the bits of what is kept and not zero.
-        kept: how many elements are.
-        whole: whether all are kept.
 
     Raises:
         NotApplicable: it is stored in as few bytes already.

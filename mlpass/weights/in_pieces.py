@@ -109,14 +109,7 @@ def encode_in_pieces(
 def _marked(
     constant: Constant, rule: Rule, bounds: Sequence[tuple[int, int]], *, live: bool
 ) -> tuple[Raw, bool]:
-    """Returns the mask bits of what is kept, and whether the rule keeps all elements.
-
-    Args:
-        constant: the weight.
-        rule: what keeps.
-        bounds: of the pieces.
-        live: whether an element that is kept but zero is left out.
-    """
+    """Returns the mask bits of what is kept, and whether the rule keeps all elements."""
     mask: Raw = empty((-(-constant.size // 8),), np.uint8)
     tied: Raw = empty(mask.shape if rule.ties else (0,), np.uint8)
 

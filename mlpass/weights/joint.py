@@ -146,13 +146,7 @@ def joint_ops(
 
 
 def _kept_pieces(stored: Constant, mask: Raw, codes: NDArray[np.generic] | None) -> Iterator[Raw]:
-    """Yields the codes that a mask has, packed.
-
-    Args:
-        stored: all that there are, where these are kept.
-        mask: its bits.
-        codes: others in their place.
-    """
+    """Yields the codes that a mask has, packed."""
     if codes is None and stored.part is None:
         codes = stored.read()
     flat = None if codes is None else np.asarray(codes, stored.dtype.numpy).reshape(-1)

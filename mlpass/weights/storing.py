@@ -109,12 +109,6 @@ def encode_joint_mask(
 ) -> Encoded:
     """Returns the same of the bits of what is kept and not zero, least significant first.
 
-    Args:
-        site: whose weight it is.
-        mask: the bits.
-        kept: how many elements are.
-        codes: as for `encode_joint`.
-
     Raises:
         NotApplicable: its joint form does not exist, or would not be smaller.
     """
@@ -218,11 +212,6 @@ def with_outliers(encoded: Encoded, site: Site, apart: Raw, rest: NDArray[np.gen
 def encode_exact(site: Site, weight: HeldRows, exact: Exact) -> Encoded:
     """Returns a weight as it will be stored in a form that decodes to exactly its values.
 
-    Args:
-        site: whose weight it is; one that is not compressed.
-        weight: its rows.
-        exact: the form.
-
     Raises:
         NotApplicable: the form cannot say it.
     """
@@ -238,16 +227,7 @@ def encode_exact(site: Site, weight: HeldRows, exact: Exact) -> Encoded:
 def _encoded(
     site: Site, parts: Parts, form: Form, layout: Layout, nonzero: Mask, masked: bool
 ) -> Encoded:
-    """Returns the parts of a weight as they will be stored, in every function that has it.
-
-    Args:
-        site: whose weight it is.
-        parts: that stand for it.
-        form: that they are stored in.
-        layout: of the weight.
-        nonzero: which of its elements are not zero.
-        masked: whether codes of those alone are stored, beside a mask.
-    """
+    """Returns the parts of a weight as they will be stored, in every function that has it."""
 
     def made(element: DType, dtype: str, shape: tuple[int, ...]) -> Constant:
         codes = parts["codes"][nonzero] if masked else parts["codes"]
