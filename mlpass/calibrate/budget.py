@@ -157,7 +157,7 @@ def divide_budget(
             f"budget: {budget} is {allowed} bytes, and the weights take {before} as they are: "
             "there is nothing to do"
         )
-    members = [step for step in steps if step.skipped is None and step.mode is not None]
+    members = [step for step in steps if step.prunes]
     exact = exact_constants(programs)
     makers = [step.site.parts or step.site.makers for step in members]
     makers += [each.step.site.makers for each in exact]

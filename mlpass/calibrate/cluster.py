@@ -93,7 +93,7 @@ def walk_divided(
     cohorts = cohorts_of(len(samples))
     plans = [part.plan for part in interpreter.parts]
     grams = SiteGrams(steps, plans, interpreter.backend, known, cohorts)
-    wanted = {step.site.name: step for step in steps if step.skipped is None and step.mode}
+    wanted = {step.site.name: step for step in steps if step.prunes}
     task = Task(
         [(str(path.relative_to(model.path)), path.stat().st_size) for path in model.files],
         model.spec.SerializeToString() if model.edited else None,

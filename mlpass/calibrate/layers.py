@@ -114,7 +114,7 @@ class _Pruning:
         self._calibration = calibration
         self._editor = editor
         self._journal = journal
-        count = sum(step.skipped is None and step.mode is not None for step in steps)
+        count = sum(step.prunes for step in steps)
         self.bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
 
     def solve(

@@ -137,8 +137,8 @@ def prices_of(
             offer.form: offer
             for kind in _PROBES
             for offer in _as_solved(
-                [offer for offer in every[1:] if _has_zeros(offer.form) == kind],
-                [form for form in near if _has_zeros(form) == kind],
+                [offer for offer in every[1:] if offer.form.has_zeros == kind],
+                [form for form in near if form.has_zeros == kind],
                 partial(_mode_in, site),
                 some,
                 used,
@@ -164,7 +164,7 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     found = solve(weight, used, how.mode, method=how.method, storage=how.storage, layout=layout)
     if step.storage is not None and step.storage.exact:
         encoded = encode_lossless(step.site, found.weight, found.keep)
-        nbytes = footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
+        nbytes = footprint(encoded.ops)
     else:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error, found.error)
@@ -227,7 +227,7 @@ def _as_solved(
     if not near:
         yield from offers
         return
-    probe = _PROBES[_has_zeros(near[0])]
+    probe = _PROBES[near[0].has_zeros]
     choice = _choice(probe, mode_in(probe), some, parts, method)
     tried = [*dict.fromkeys([probe, *near])]
 
@@ -285,10 +285,6 @@ def _mode_in(site: Site, form: Form) -> Mode:
 def _keeps_codes(site: Site, form: Form) -> bool:
     """Returns whether a form is a weight's own with zeros: of some rows alone it has no grid."""
     return form.storage is None and site.has_codes
-
-
-def _has_zeros(form: Form) -> bool:
-    return form.mode is not None and bool(form.mode.target)
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:

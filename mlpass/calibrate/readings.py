@@ -109,9 +109,7 @@ def find_readings(
     found: list[Reading] = []
     alike: dict[Hashable, list[Reading]] = {}
     for step in steps:
-        if step.skipped or step.mode is None:
-            continue
-        for use in (use for use in step.site.uses if use.op in homes):
+        for use in (use for use in step.site.uses if step.prunes and use.op in homes):
             found.append(reading := Reading(step, use))
             key = homes[use.op], *_what_it_meets(reading, makers)
             alike.setdefault(key, []).append(reading)

@@ -50,7 +50,7 @@ def allocate(model: ModelLike, steps: Sequence[Step], calibration: Calibration) 
         OSError: the disk is full.
     """
     how, method = calibration.allocate, calibration.method
-    members = [step for step in steps if step.skipped is None and step.mode is not None]
+    members = [step for step in steps if step.prunes]
     if how == "uniform" or not members:
         return list(steps)
     mode = members[0].mode

@@ -57,6 +57,11 @@ class Step:
     storage: Storage | None = None
     spared: Mode | None = None
 
+    @property
+    def prunes(self) -> bool:
+        """Whether its site gets what its mode and storage say."""
+        return self.skipped is None and self.mode is not None
+
 
 class SiteCut(NamedTuple):
     """A cut through the scores of one weight, and the float type whose keys it is stated in."""

@@ -11,6 +11,7 @@ from functools import cache
 
 from mlpass.arrays import Array, Namespace
 from mlpass.program.ir import Block, Constant, Function, Op, TensorType, Value
+from mlpass.program.reads import values_of
 from mlpass.runtime.checks import Problems
 from mlpass.runtime.control import CONTROL
 from mlpass.runtime.kernels.arguments import Kinds, Reader, kinds_of, read
@@ -189,8 +190,7 @@ def _in_declared_type(function: Callable[..., object], op: Op) -> Callable[..., 
 
 def reads(op: Op) -> Iterator[Value]:
     """Yields every value that an op reads, those that its nested blocks read included."""
-    for sources in op.inputs.values():
-        yield from (source for source in sources if isinstance(source, Value))
+    yield from values_of(op)
     for block in op.blocks:
         for inner in block.ops:
             yield from reads(inner)

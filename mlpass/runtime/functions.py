@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mlpass.errors import CalibrationError
 from mlpass.program.ir import Block, Constant, Function, Op
+from mlpass.program.reads import arguments_of
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.calls import function_of
 from mlpass.runtime.constants import Constants
@@ -174,7 +175,7 @@ def _merged(first: list[_Group], second: list[_Group]) -> list[_Group]:
 
 def _weight(step: OpPlan, plan: FunctionPlan) -> Hashable:
     """Returns where the largest constant of a file is stored that a step reads; None without."""
-    sources = [] if step.blocks else [one for each in step.op.inputs.values() for one in each]
+    sources = [] if step.blocks else [*arguments_of(step.op)]
     found = [constant for source in sources for constant in _stored(source, plan)]
     largest = max(found, key=lambda constant: constant.nbytes, default=None)
     return None if largest is None else largest.storage
@@ -185,5 +186,5 @@ def _stored(source: Source, plan: FunctionPlan) -> list[Constant]:
     if isinstance(source, Constant):
         return [source] if source.in_file and source.storage is not None else []
     maker = plan.makers.get(source)
-    read = [] if maker is None else [one for each in maker.inputs.values() for one in each]
+    read = [] if maker is None else [*arguments_of(maker)]
     return [constant for one in read for constant in _stored(one, plan)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlpass.errors import ExecutionError
 from mlpass.program.ir import Op, Value
+from mlpass.program.reads import values_of
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import title_of
 from mlpass.runtime.given import steps_for
@@ -82,8 +83,7 @@ def origin_of(interpreter: Interpreter, sample: Sample, number: int, op: Op) -> 
 def _source(op: Op, made_by: Mapping[Value, Op]) -> Op | None:
     """Returns the op that made what is not finite among what an op reads, or nests."""
     inner = (one for block in op.blocks for one in block.outputs)
-    read = (one for sources in op.inputs.values() for one in sources if isinstance(one, Value))
-    return next((made_by[one] for one in (*read, *inner) if one in made_by), None)
+    return next((made_by[one] for one in (*values_of(op), *inner) if one in made_by), None)
 
 
 def _cure(op: Op, kind: str) -> str:

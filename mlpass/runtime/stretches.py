@@ -8,6 +8,7 @@ from math import prod
 from typing import NamedTuple
 
 from mlpass.program.ir import Block, Op, StateType, TensorType, Value
+from mlpass.program.reads import arguments_of
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, reads
 from mlpass.runtime.ops import Source
@@ -161,8 +162,7 @@ def _constant_nbytes(op: Op, constants: Constants) -> int:
     """Returns the bytes in fp32 of the constants that an op reads."""
     return sum(
         4 * prod(length or 0 for length in source.type.shape)
-        for sources in op.inputs.values()
-        for source in sources
+        for source in arguments_of(op)
         if source in constants and isinstance(source.type, TensorType)
     )
 
@@ -206,8 +206,7 @@ def last_reads(plan: FunctionPlan, constants: Constants) -> Mapping[int, Iterabl
     last: dict[Source, int] = {}
     for index, step in enumerate(plan.block.steps):
         for op in ops_of(step):
-            for sources in op.inputs.values():
-                last.update((source, index) for source in sources if source in constants)
+            last.update((source, index) for source in arguments_of(op) if source in constants)
     steps: dict[int, list[Source]] = {}
     for source, index in last.items():
         steps.setdefault(index, []).append(source)

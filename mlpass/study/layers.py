@@ -67,7 +67,7 @@ def measure_layers(
 
 def _error_of(step: Step | None, weight: NDArray[np.generic], gram: Gram, layout: Layout) -> float:
     """Returns the relative output error of a weight that is pruned as a step says."""
-    if step is None or step.skipped or step.mode is None:
+    if step is None or not step.prunes:
         raise NotApplicable("it is not pruned")
     mode = mode_of(step, magnitude(weight))
     if step.storage is None:
@@ -132,5 +132,5 @@ def _pruned_somewhere(sites: Sequence[Site], plans: Sequence[dict[Site, Step]]) 
     found: list[Step] = []
     for site in sites:
         steps = [steps[site] for steps in plans if site in steps]
-        found += [step for step in steps if step.skipped is None and step.mode is not None][:1]
+        found += [step for step in steps if step.prunes][:1]
     return found

@@ -11,6 +11,7 @@ from math import prod
 
 from mlpass.errors import NotApplicable
 from mlpass.program.ir import Op, Program, Value
+from mlpass.program.reads import values_of
 from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.site import Site, Use
 
@@ -70,12 +71,7 @@ class _Way:
 
     def given(self, op: Op) -> list[Value]:
         """Returns what an op is given that is not made of constants alone."""
-        return [
-            one
-            for sources in op.inputs.values()
-            for one in sources
-            if isinstance(one, Value) and one not in self._stated
-        ]
+        return [value for value in values_of(op) if value not in self._stated]
 
     def _before(self, value: Value | None) -> tuple[Reading | None, Value | None]:
         """Returns the weight whose op makes a value, and what that op meets; None without one."""

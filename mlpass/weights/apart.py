@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlpass.errors import ConfigError
 from mlpass.program import encode
 from mlpass.program.ir import Argument, Constant, Op, Program, Raw, TensorType, Value
+from mlpass.program.reads import arguments_of
 from mlpass.weights.ops.record import find_record
 from mlpass.weights.site import Apart, Site, Use
 
@@ -88,7 +89,7 @@ def joined(programs: Iterable[Program], sites: Sequence[Site]) -> list[Site]:
         producers: dict[Argument, Op] = {}
         for op in block.walk():
             producers.update((value, op) for value in op.outputs)
-            read = [one for arguments in op.inputs.values() for one in arguments]
+            read = [*arguments_of(op)]
             readers.update(read)
             if op.type == "add":
                 terms = [producers.get(one) for one in read]

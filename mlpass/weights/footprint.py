@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 
 from mlpass.program.blobs import FILE_HEADER_NBYTES, blob_nbytes
 from mlpass.program.ir import Constant, Op, Program
+from mlpass.program.reads import constants_of
 
 
 def footprint(ops: Iterable[Op]) -> int:
@@ -37,7 +38,6 @@ def _in_files(ops: Iterable[Op]) -> dict[Hashable, Constant]:
     return {
         constant.storage: constant
         for op in ops
-        for arguments in op.inputs.values()
-        for constant in arguments
-        if isinstance(constant, Constant) and constant.in_file
+        for constant in constants_of(op)
+        if constant.in_file
     }

@@ -55,6 +55,11 @@ class Encoded(NamedTuple):
     nbytes: int
     replacements: Replacements
 
+    @property
+    def ops(self) -> list[Op]:
+        """The ops that stand in for others, each once."""
+        return [*dict.fromkeys(op for _, ops in self.replacements for op in ops)]
+
 
 def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encoded:
     """Returns a pruned weight as it will be stored: sparse where that is smaller.
