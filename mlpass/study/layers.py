@@ -49,33 +49,35 @@ def measure_layers(
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
         plans = [_plan(sites, candidate) for candidate in candidates]
-        errors: list[dict[Site, float]] = [{} for _ in candidates]
+        errors: list[dict[Site, float | None]] = [{} for _ in candidates]
         steps = _pruned_somewhere(sites, plans)
-        calibration = calibration_of(setting, setting.judged)
         try:
-            with observe_dense(package, steps, calibration) as found:
+            with observe_dense(package, steps, calibration_of(setting, setting.judged)) as found:
                 for step, observed in found:
                     with suppress(NotApplicable):  # then it has no error
                         layer = calibrated(step.site, observed)
                         for planned, known in zip(plans, errors, strict=True):
-                            with suppress(NotApplicable):
-                                known[step.site] = _error_of(planned.get(step.site), *layer)
+                            known[step.site] = _error_of(planned.get(step.site), *layer)
         except CalibrationError as error:
             return [], f"no errors by layer: {error}"
         return [tuple(known.get(site) for site in sites) for known in errors], None
 
 
-def _error_of(step: Step | None, weight: NDArray[np.generic], gram: Gram, layout: Layout) -> float:
-    """Returns the relative output error of a weight that is pruned as a step says."""
+def _error_of(
+    step: Step | None, weight: NDArray[np.generic], gram: Gram, layout: Layout
+) -> float | None:
+    """Returns the relative output error of a weight that is pruned as a step says; None without."""
     if step is None or not step.prunes:
-        raise NotApplicable("it is not pruned")
-    mode = mode_of(step, magnitude(weight))
-    if step.storage is None:
-        return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
-    keep = mode.keep(magnitude(weight), layout)
-    found = nearest(weight, keep, step.storage, layout).weight
-    whole = Percentile(0.0)  # it is measured as it is
-    return solve(found, gram, whole, method=Magnitude(), target=weight, layout=layout).error
+        return None
+    with suppress(NotApplicable):
+        mode = mode_of(step, magnitude(weight))
+        if step.storage is None:
+            return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
+        keep = mode.keep(magnitude(weight), layout)
+        found = nearest(weight, keep, step.storage, layout).weight
+        whole = Percentile(0.0)  # it is measured as it is
+        return solve(found, gram, whole, method=Magnitude(), target=weight, layout=layout).error
+    return None
 
 
 def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path) -> Setting:

@@ -196,39 +196,39 @@ def _run(
     folder: Path,
 ) -> tuple[list[Trial], list[str]]:
     """Returns a trial for each candidate, in their order, and what could not be measured."""
-    trials: dict[int, Trial] = {}
-    timed = can_measure()
+    timed, trials = can_measure(), dict[int, Trial]()
     for number, candidate in enumerate(candidates):
         known = journal.get(candidate) if journal else None
         if known is not None and (known.latency is not None or not timed):
             trials[number] = known
+
+    def add(number: int, trial: Trial) -> None:
+        trials[number] = trial
+        if journal:
+            journal.add(candidates[number], trial)
+
     left = [number for number in range(len(candidates)) if number not in trials]
     setting = share_grams(setting, [candidates[number] for number in left], folder)
     packages = {number: str(folder / f"{number}.mlpackage") for number in left if timed}
-    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (run_trial, (setting, candidates[number], packages.get(number))) for number in left
-    ]
     free = [number for number, candidate in enumerate(candidates) if candidate.data_free]
-    measured = setting.test_data is not None and free
-    if measured:
-        calls.insert(0, (measure_layers, (setting, [candidates[number] for number in free])))
+    calls: dict[int | None, tuple[Callable[..., Any], tuple[Any, ...]]] = {}  # by the trial
+    if setting.test_data is not None and free:
+        calls[None] = measure_layers, (setting, [candidates[number] for number in free])
+    for number in left:
+        calls[number] = run_trial, (setting, candidates[number], packages.get(number))
+    given, of_trials = [*calls.values()], [*calls]
     errors, note = [], None
     bar = tqdm(total=len(calls), desc="sweeping", unit="job", disable=None)
-    with open_executor(executor, len(calls), calls, jobs, folder) as workers, bar:
-        for place, result in run_all(workers, calls):
+    with open_executor(executor, len(calls), given, jobs, folder) as workers, bar:
+        for place, result in run_all(workers, given):
             bar.update()
-            if measured and place == 0:
+            if (which := of_trials[place]) is None:
                 errors, note = result
-                continue
-            number = left[place - bool(measured)]
-            trials[number] = result
-            if journal:
-                journal.add(candidates[number], result)
+            else:
+                add(which, result)
     for number, package in packages.items():  # one after another, with nothing beside them
         if trials[number].failed is None:
-            trials[number] = replace(trials[number], latency=_latency(setting, package))
-            if journal:
-                journal.add(candidates[number], trials[number])
+            add(number, replace(trials[number], latency=_latency(setting, package)))
     for number, layer_errors in zip(free, errors, strict=False):
         if trials[number].failed is None:
             trials[number] = replace(trials[number], layer_errors=layer_errors)
