@@ -116,21 +116,24 @@ def walk_divided(
             members.append(_Member(team, wire, model, share, past))
         for member in members:
             member.begin()
-        while True:
-            done: Sequence[str] | None = None
-            for member in members:  # in the order of their cohorts
-                for found in member.at_stop():
-                    if isinstance(found, dict):
-                        grams.take(found)
-                    else:
-                        done = found
-            if done is None:
-                return
+        while (done := _next_stop(members, grams)) is not None:
             weights: Weights = {}
             yield Met(grams.whole([wanted[name] for name in done]), partial(_note, weights))
             past.add(weights)
             for member in members:
                 member.go_on(weights)
+
+
+def _next_stop(members: Sequence[_Member], grams: SiteGrams) -> list[str] | None:
+    """Sums what all bring at the next stop; returns the whole sites, None past the last."""
+    done = None
+    for member in members:  # in the order of their cohorts
+        for found in member.at_stop():
+            if isinstance(found, dict):
+                grams.take(found)
+            else:
+                done = found
+    return done
 
 
 def _note(weights: Weights, site: Site, weight: NDArray[np.generic]) -> None:

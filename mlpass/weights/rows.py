@@ -193,9 +193,9 @@ class FileRows:
         for strip in self.strips(1 if bands.fitted else bands.rows):
             yield from map_items(partial(done, strip), self.bands_of(strip, bands))
 
-    def stored(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
-        """Yields what `read` does of the weight, in the type in which it is stored."""
-        for values, _ in self.read(start, stop):
+    def stored(self) -> Iterator[NDArray[np.generic]]:
+        """Yields runs of all rows as `read` does, in the type in which the weight is stored."""
+        for values, _ in self.read(0, self.axes.blocks * self.axes.rows):
             yield cast_like(values, self.like)
 
     def rows_of(self, strip: Strip, part: slice) -> tuple[Floats, Mask]:
@@ -288,11 +288,13 @@ class HeldRows:
 
     def read(self, start: int, stop: int) -> Iterator[tuple[Floats, Mask]]:
         """Yields runs of the rows from one to another, (rows, columns), and what is not zero."""
-        for values in self.stored(start, stop):
+        for values in self._runs(start, stop):
             yield widened(values), values != 0
 
-    def stored(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
-        """Yields what `read` does of the weight, in the type in which it is stored."""
+    def stored(self) -> Iterator[NDArray[np.generic]]:
+        """Yields runs of all rows, (rows, columns), as they are stored."""
+        return self._runs(0, len(self.matrix))
+
+    def _runs(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
         step = max(1, SLAB // max(1, self.matrix.shape[1]))
-        for first in range(start, stop, step):
-            yield self.matrix[first : min(first + step, stop)]
+        return (self.matrix[at : min(at + step, stop)] for at in range(start, stop, step))

@@ -221,7 +221,7 @@ def encode_exact(site: Site, weight: HeldRows, exact: Exact) -> Encoded:
         NotApplicable: the form cannot say it.
     """
     layout, start, codes = weight.layout, 0, []
-    for rows in weight.stored(0, len(weight.matrix)):
+    for rows in weight.stored():
         codes.append(exact.codes(start, rows))
         start += len(rows)
     joined = layout.join(np.concatenate(codes).reshape(layout.sizes))
