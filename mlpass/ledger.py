@@ -38,11 +38,7 @@ def close_all(error: BaseException) -> None:
 
 
 class Ledger:
-    """A folder that belongs to this run until it is closed or forgotten, or this process is gone.
-
-    Attributes:
-        folder: where it is.
-    """
+    """A folder that belongs to this run until it is closed or forgotten, or the process ends."""
 
     def __init__(self, folder: Path, finished: str) -> None:
         """Claims a folder; it is made where it is not there, and keeps what is in it.

@@ -37,12 +37,7 @@ _TAKEN = """
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered class.
-
-    Attributes:
-        kind: the class.
-        words: what else its decorator says of it, by name.
-    """
+    """A registered class."""
 
     kind: Any
     words: Mapping[str, str]

@@ -45,9 +45,6 @@ def exact_constants(programs: Sequence[Program]) -> list[Exact]:
     """Returns the constants that take less in another form of the very same values.
 
     An attention mask is one: thousands of elements, and two values.
-
-    Args:
-        programs: of a model.
     """
     found = []
     for site in find_constants(programs):

@@ -20,13 +20,7 @@ _SMALL = 8  # elements that a text shows
 def differences(
     first: Interpreter, second: Interpreter, like: Mapping[Value, Value]
 ) -> dict[Op, tuple[str, ...]]:
-    """Returns what differs, by op of the second model.
-
-    Args:
-        first: the reference.
-        second: the other.
-        like: the first model's values by those of the second.
-    """
+    """Returns what differs, by op of the second model."""
     makers = {
         output: (op, part)
         for part in first.parts

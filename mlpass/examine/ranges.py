@@ -38,13 +38,7 @@ _SUMS: dict[str, Callable[[NDArray[np.generic], float], NDArray[np.generic]]] = 
 
 @dataclass
 class _Range:
-    """What was seen of what one op makes, in fp32.
-
-    Attributes:
-        largest: magnitude of a number that is finite.
-        summed: of a sum on the way.
-        nans: how many there were.
-    """
+    """What was seen of what one op makes, in fp32."""
 
     largest: float = 0.0
     summed: float = 0.0

@@ -39,12 +39,7 @@ class _Shadow(NamedTuple):
 
 @dataclass
 class _End:
-    """What was seen of an output, or of what a state is given.
-
-    Attributes:
-        signal: the squares of its elements, summed.
-        noise: those of what the zeros of some ops change.
-    """
+    """What was seen of an output, or of what a state is given."""
 
     signal: float = 0.0
     noise: dict[frozenset[Op], float] = field(default_factory=lambda: defaultdict(float))

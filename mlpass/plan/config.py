@@ -123,12 +123,7 @@ DEFAULT_WEIGHT_THRESHOLD = Config.weight_threshold
 
 
 def op_config_of(entry: OpConfigLike, weight_threshold: int | None = None) -> OpConfig | None:
-    """Returns an entry of a config as an `OpConfig`.
-
-    Args:
-        entry: of the config.
-        weight_threshold: where the entry states none.
-    """
+    """Returns an entry of a config as an `OpConfig`."""
     if isinstance(entry, OpConfig):
         known = weight_threshold is None or entry.weight_threshold is not None
         return entry if known else replace(entry, weight_threshold=weight_threshold)

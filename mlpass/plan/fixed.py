@@ -81,9 +81,6 @@ def may_be_transform(head: NDArray[np.generic]) -> bool:
 
     Their first rows are of few frequencies, or few numbers, or have no negative elements. Few
     trained weights begin like that, and the rules tell them apart.
-
-    Args:
-        head: its first elements, of about two rows.
     """
     values = head.astype(np.float64)
     power = float(values @ values)

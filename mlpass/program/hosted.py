@@ -63,12 +63,7 @@ def models_of(source: object) -> dict[str, str]:
 
 
 class HostedPackage(Package):
-    """A package in a `.pte`, unpacked to a temporary folder until it is closed.
-
-    Attributes:
-        pte: the ExecuTorch program.
-        blob: where in it the model is.
-    """
+    """A package in a `.pte`, unpacked to a temporary folder until it is closed."""
 
     def __init__(self, path: Path, delegate: str = "") -> None:
         """Opens and checks the package in a delegate.

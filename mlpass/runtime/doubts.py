@@ -27,11 +27,7 @@ _PASSING = ("cast", "identity", "select", "add", "expand_dims", "squeeze", "resh
 
 
 class Runner(Keeping, Protocol):
-    """Something that runs samples: an `Interpreter`, or a module of torch.
-
-    Attributes:
-        parts: its programs; none where Core ML runs them.
-    """
+    """Something that runs samples: an `Interpreter`, or a module of torch."""
 
     parts: tuple[Part, ...]
 

@@ -28,11 +28,7 @@ class Listener(Protocol):
 
 
 class Recording:
-    """A listener that keeps the arguments of wanted ops, each time that they run.
-
-    Attributes:
-        found: those of each wanted op.
-    """
+    """A listener that keeps the arguments of wanted ops, each time that they run."""
 
     def __init__(self, wanted: Sequence[Op]) -> None:
         """Has kept nothing yet."""
@@ -48,11 +44,7 @@ class Recording:
 
 
 class Values(dict[Source, Any]):
-    """The values at hand, arrays and what else kernels make, and behind them the constants.
-
-    Attributes:
-        constants: of the function.
-    """
+    """The values at hand, arrays and what else kernels make, and behind them the constants."""
 
     def __init__(self, constants: Constants) -> None:
         """Holds nothing yet."""
@@ -119,13 +111,7 @@ def steps_to(block: BlockPlan, wanted: Collection[Value]) -> Sequence[OpPlan]:
 
 
 class Run:
-    """One run of a function.
-
-    Attributes:
-        values: what is at hand.
-        wanted: values that are kept after their last use.
-        xp: the array namespace.
-    """
+    """One run of a function."""
 
     def __init__(
         self,

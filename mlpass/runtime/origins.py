@@ -51,12 +51,6 @@ def origin_of(interpreter: Interpreter, sample: Sample, number: int, op: Op) -> 
 
     It is followed back from that op, so that what goes elsewhere does not count. Nothing is said
     where it comes with the sample, or no op is seen to make it.
-
-    Args:
-        interpreter: of the model.
-        sample: on which it does so.
-        number: of the sample.
-        op: that it reaches.
     """
     assert interpreter.backend is not None  # Core ML shows nothing
     makers = _Makers(interpreter.backend)

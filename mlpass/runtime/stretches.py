@@ -146,12 +146,7 @@ def given_to(steps: Sequence[OpPlan]) -> list[Value]:
 
 
 def rehearsals(wanted: Sequence[Sequence[Op]], bounds: Bounds) -> list[int]:
-    """Returns where to stop within linked steps: at the first, then before some wanted ops each.
-
-    Args:
-        wanted: the wanted ops of each step of the function.
-        bounds: of the linked ones.
-    """
+    """Returns where to stop within linked steps: at the first, then before some wanted ops each."""
     start, end = bounds
     found = [index for index in range(start, end) if wanted[index]]
     some = max(1, -(-len(found) // _REHEARSALS))

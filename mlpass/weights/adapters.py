@@ -21,12 +21,7 @@ Reading = tuple[Site, Use]
 
 
 def find_adapters(programs: Iterable[Program], sites: Sequence[Site]) -> set[Site]:
-    """Returns the weights that are halves of adapters.
-
-    Args:
-        programs: of a model.
-        sites: in them.
-    """
+    """Returns the weights that are halves of adapters."""
     shared = {site.functions for site in sites}
     if len(shared) < 2:
         return set()  # all functions have all weights

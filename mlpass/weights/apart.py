@@ -72,12 +72,7 @@ def check_sums(site: Site) -> None:
 
 
 def joined(programs: Iterable[Program], sites: Sequence[Site]) -> list[Site]:
-    """Returns the sites of a model, those that are two parts of one weight as one.
-
-    Args:
-        programs: of the model.
-        sites: in them.
-    """
+    """Returns the sites of a model, those that are two parts of one weight as one."""
     kinds = {site.is_sparse for site in sites if site.is_compressed}
     if kinds != {True, False}:  # codes and a sparse rest
         return [*sites]

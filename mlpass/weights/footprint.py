@@ -15,12 +15,7 @@ def footprint(ops: Iterable[Op]) -> int:
 
 
 def rest_of_files(programs: Sequence[Program], replaced: Collection[Op]) -> int:
-    """Returns what the weight files of programs hold besides the constants of some of their ops.
-
-    Args:
-        programs: of a model.
-        replaced: ops that make weights.
-    """
+    """Returns what the weight files of programs hold besides the constants of some of their ops."""
     own = set(_in_files(replaced))
     every = _in_files(
         op

@@ -89,13 +89,7 @@ def encode_exact_in_bands(
 
 @dataclass(frozen=True)
 class _Exactly:
-    """How an exact form rounds bands of rows: not at all.
-
-    Attributes:
-        exact: the form.
-        weight: that it is for.
-        rows: of it.
-    """
+    """How an exact form rounds bands of rows: not at all."""
 
     exact: Exact
     weight: FileRows

@@ -54,10 +54,6 @@ def bands_beside_outliers(pruned: FileRows, storage: Storage) -> Bands | None:
 
     The outliers are those that it would choose with the whole weight before it: of each element
     two bits are held meanwhile.
-
-    Args:
-        pruned: the weight.
-        storage: that keeps some elements apart.
     """
     count = outlier_count(storage.apart, pruned.constant.size, pruned.kept)
     apart = _largest(pruned, _Rows(), count, lambda _, values: np.square(values))

@@ -20,11 +20,7 @@ from mlpass.weights.sites import Site
 
 @dataclass(frozen=True, eq=False)
 class AsCoded(Storage):
-    """The storage that a site has, to round to: its codes may change, nothing else does.
-
-    Attributes:
-        site: of one of the joint forms.
-    """
+    """The storage that a site has, to round to: its codes may change, nothing else does."""
 
     site: Site
 

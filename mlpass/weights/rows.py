@@ -214,13 +214,7 @@ class FileRows:
         return [slice(*pair) for pair in pairwise(sorted(ends))]
 
     def strips(self, unit: int, start: int = 0, stop: int | None = None) -> Iterator[Strip]:
-        """Yields the rows from one to another, those of a block that are read together.
-
-        Args:
-            unit: rows that no strip cuts.
-            start: the first row of all.
-            stop: the one after the last.
-        """
+        """Yields the rows from one to another, those of a block that are read together."""
         rows = self.axes.rows
         stop = self.axes.blocks * rows if stop is None else stop
         unit = math.lcm(unit, 8)  # so that the bits of a strip begin with a byte
