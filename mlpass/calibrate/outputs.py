@@ -31,17 +31,13 @@ def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
         ConfigError: samples name a function that there is not.
         UnsupportedOpError: ops without kernels, all named at once.
     """
-
-    def runner(function: str | None) -> Interpreter:
-        return Interpreter(
-            model,
-            backend=calibration.backend,
-            device=calibration.device,
-            function_name=function or calibration.function_name,
-            partial=True,
-        )
-
-    return runner_of(calibration.functions, runner)
+    return runner_of(
+        model,
+        calibration.functions,
+        backend=calibration.backend,
+        device=calibration.device,
+        function_name=calibration.function_name,
+    )
 
 
 def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -66,12 +65,7 @@ def compare(
             f"sample_data: names functions ({', '.join(map(str, functions))}), and Core ML runs "
             "one at a time; give the samples of one, or the backend numpy or torch"
         )
-
-    def opened(each: object, function: str | None) -> Interpreter:
-        some = backend != "coreml"
-        return Interpreter(each, backend=backend, function_name=function, partial=some)
-
-    first, second = (runner_of(functions, partial(opened, each)) for each in (model, other))
+    first, second = (runner_of(each, functions, backend=backend) for each in (model, other))
     common = _common(output_names(first, functions), output_names(second, functions))
     warn_of_each(first, samples)
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)

@@ -6,13 +6,14 @@ neighbours, so that a replay has all samples, of whatever function, come to a we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from mlpass.errors import CalibrationError
+from mlpass.literals import Runner
 from mlpass.program.ir import Block, Constant, Function, Op
 from mlpass.program.reads import arguments_of
 from mlpass.runtime.backends.base import Backend
@@ -28,17 +29,39 @@ from mlpass.runtime.stretches import Bounds
 
 
 def runner_of(
-    functions: Sequence[str | None], open_one: Callable[[str | None], Interpreter]
+    model: object,
+    functions: Sequence[str | None],
+    *,
+    backend: Runner,
+    device: str | None = None,
+    function_name: str | None = None,
 ) -> Interpreter:
-    """Returns what runs samples that name these functions: one alone, or several.
+    """Returns what runs a model on samples that name these functions: one alone, or several.
+
+    Of a pipeline with other parts that is what comes before them, unless Core ML runs it all.
 
     Args:
+        model: in any form that an `Interpreter` takes, and so for the others.
         functions: that the samples name, as `functions_in`; None for the one that needs no name.
-        open_one: opens the model to run a function.
+        backend: that it runs on.
+        device: torch's.
+        function_name: the one that needs no name.
+
+    Raises:
+        ConfigError: there is no such function.
+        UnsupportedOpError: ops without kernels, all named at once.
     """
-    if len(functions) == 1:
-        return open_one(*functions)
-    return Functions({function: open_one(function) for function in functions})
+    runners = {
+        function: Interpreter(
+            model,
+            backend=backend,
+            device=device,
+            function_name=function or function_name,
+            partial=backend != "coreml",
+        )
+        for function in functions
+    }
+    return Functions(runners) if len(runners) > 1 else next(iter(runners.values()))
 
 
 class Functions(Interpreter):

@@ -27,6 +27,7 @@ from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
 from mlpass.runtime.calls import function_of
+from mlpass.runtime.functions import runner_of
 from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import SampleData, functions_in, listed
@@ -43,7 +44,6 @@ from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
 from mlpass.study.trial import (
     Setting,
     given_as,
-    open_runner,
     run_trial,
     weight_bytes,
 )
@@ -251,7 +251,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
         )
     if setting.function_name is not None and functions != (None,):
         raise ConfigError("function_name: the samples name their functions themselves; drop it")
-    interpreter = open_runner(setting, package, functions)
+    name = setting.function_name
+    interpreter = runner_of(package, functions, backend=setting.backend, function_name=name)
     place = folder / "reference"
     place.mkdir()
     try:

@@ -29,7 +29,6 @@ from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
 from mlpass.runtime.functions import runner_of
-from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import Sample, SampleData, functions_in, load_samples
 from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
@@ -241,26 +240,12 @@ def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
     if setting.reference is None or setting.judged is None:
         return ()
     functions = functions_in(setting.judged)
-    interpreter = open_runner(setting, package, functions)
+    name = setting.function_name
+    interpreter = runner_of(package, functions, backend=setting.backend, function_name=name)
     folder = Path(setting.reference)
     made = reproducible_outputs(interpreter, setting.judged)
     pairs = ((read_reference(folder, number), each) for number, each in enumerate(made))
     return tally_outputs(output_names(interpreter, functions), pairs)
-
-
-def open_runner(setting: Setting, package: Package, functions: Sequence[str | None]) -> Interpreter:
-    """Returns what runs a package on samples that name these functions.
-
-    Raises:
-        ConfigError: there is no such function.
-        UnsupportedOpError: ops without kernels, all named at once.
-    """
-
-    def opened(function: str | None) -> Interpreter:
-        named = function or setting.function_name
-        return Interpreter(package, backend=setting.backend, function_name=named, partial=True)
-
-    return runner_of(functions, opened)
 
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:
