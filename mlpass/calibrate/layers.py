@@ -166,14 +166,8 @@ class _Pruning:
         for old, new in encoded.replacements:
             self._editor.replace(old, new)
         self.records[site] = replace(
-            untouched_record(site, counted=False),
-            mode=str(step.mode),
-            storage=None if step.storage is None else str(step.storage),
+            encoded.record(site, step.mode, step.storage),
             method=_name(solution),
-            zeros=encoded.zeros,
-            sparsity=encoded.zeros / solution.keep.size,
-            encoding=encoded.encoding,
-            bytes_after=encoded.nbytes,
             error=solution.error,
             error_before=solution.error_before,
             error_held=solution.error_held,
