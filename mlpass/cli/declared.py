@@ -43,13 +43,13 @@ def declared_by(module: str, kind: str) -> tuple[Option, ...]:
     """Returns the options that a dataclass of mlpass declares, without its other fields."""
     if module in sys.modules or _source(module) is None:
         return options_of(getattr(import_module(module), kind), declared=True)
-    return _read(module)[kind].options
+    return read_declared(module)[kind].options
 
 
 def _of_registry(registry: Registry, name: str) -> Declared:
     entry = registry.loaded(name)
     if entry is None and _source(registry.homes[name]) is not None:
-        return _read(registry.homes[name])[f"{registry.what} {name}"]
+        return read_declared(registry.homes[name])[f"{registry.what} {name}"]
     entry = registry[name]
     return Declared(options_of(entry.kind), entry.words)
 
@@ -65,7 +65,7 @@ def _source(module: str) -> str | None:
 
 
 @cache
-def _read(module: str) -> dict[str, Declared]:
+def read_declared(module: str) -> dict[str, Declared]:
     """Returns what the classes of a module declare, by "mode block" where registered, or name."""
     found: dict[str, Declared] = {}
     homes: dict[str, str] = {}  # where what the module imports is defined
@@ -82,8 +82,9 @@ def _read(module: str) -> dict[str, Declared]:
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
         parts: dict[str, Any] = {}
         for base in map(ast.unparse, node.bases):
-            home = _read(homes[base]) if homes.get(base, "").startswith("mlpass.") else found
-            inherited = home[base].options if base in home else ()
+            home = homes.get(base, "")
+            known = read_declared(home) if home.startswith("mlpass.") else found
+            inherited = known[base].options if base in known else ()
             parts |= {part.name: part for option in inherited for part in option.parts}
         read = (_part(each, every) for each in fields)
         parts |= {part.name: part for part in read if part is not None}
