@@ -13,7 +13,7 @@ from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.failures import failure, title_of
-from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan
+from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, made_in
 from mlpass.runtime.ops import Source
 
 
@@ -102,9 +102,8 @@ def steps_to(block: BlockPlan, wanted: Collection[Value]) -> Sequence[OpPlan]:
     last = 0
     for number, step in enumerate(block.steps, 1):
         made = set(step.op.outputs)
-        for nested in (inner for outer in step.op.blocks for inner in outer.walk_blocks()):
-            made.update(nested.inputs)
-            made.update(output for op in nested.ops for output in op.outputs)
+        for nested in step.op.blocks:
+            made.update(made_in(nested))
         if not made.isdisjoint(wanted):
             last = number
     return block.steps[:last]

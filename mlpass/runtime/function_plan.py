@@ -96,7 +96,7 @@ def plan_function(function: Function, backend: str) -> FunctionPlan:
         return find_kinds(op_type, function.opset, backend)
 
     block = _plan_block(function.block, makers, function.opset, backend, kinds)
-    names = {value.name: value for value in _values(function.block)}
+    names = {value.name: value for value in made_in(function.block)}
     return FunctionPlan(function, block, makers, _find_attributes(function.block, kinds), names)
 
 
@@ -197,7 +197,8 @@ def reads(op: Op) -> Iterator[Value]:
         yield from block.outputs
 
 
-def _values(block: Block) -> Iterator[Value]:
+def made_in(block: Block) -> Iterator[Value]:
+    """Yields every value that a block is given or makes, those of nested blocks included."""
     for nested in block.walk_blocks():
         yield from nested.inputs
     for op in block.walk():

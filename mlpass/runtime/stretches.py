@@ -7,10 +7,10 @@ from itertools import accumulate, pairwise
 from math import prod
 from typing import NamedTuple
 
-from mlpass.program.ir import Block, Op, StateType, TensorType, Value
+from mlpass.program.ir import Op, StateType, TensorType, Value
 from mlpass.program.reads import arguments_of
 from mlpass.runtime.constants import Constants
-from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, reads
+from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, made_in, reads
 from mlpass.runtime.ops import Source
 
 Bounds = tuple[int, int]  # of neighbours: the first, and the one after the last
@@ -175,14 +175,6 @@ def kernels_of(block: BlockPlan) -> Iterator[tuple[Op, Callable[..., object]]]:
         yield step.op, step.function
         for nested in step.blocks:
             yield from kernels_of(nested)
-
-
-def made_in(block: Block) -> Iterator[Value]:
-    """Yields every value that a block is given or makes, those of nested blocks included."""
-    for nested in block.walk_blocks():
-        yield from nested.inputs
-    for op in block.walk():
-        yield from op.outputs
 
 
 def uses_of(plan: FunctionPlan) -> Mapping[Value, Sequence[int]]:
