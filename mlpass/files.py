@@ -31,11 +31,6 @@ _TEMPORARY = re.compile(r"mlpass-[0-9a-f]{12}")
 def whole_file(target: Path, *, force: bool, keep: bool = False) -> Iterator[Path]:
     """Yields the path of an empty file to fill, put at `target` once the caller is done.
 
-    Args:
-        target: of the file.
-        force: whether to replace one that is there.
-        keep: as for `whole_folder`.
-
     Raises:
         OutputExistsError: something is there, then or at the end, and `force` is False.
         OSError: it cannot be written; or a folder is there.
@@ -166,11 +161,6 @@ def check_apart(target: Path, source: Path, what: str) -> None:
     Folders are compared by what they are, so that links and spelling do not matter. `target` may be
     `source` itself: it takes its place as a whole.
 
-    Args:
-        target: a file or folder to be written.
-        source: a folder.
-        what: it is, for the message.
-
     Raises:
         ModelFormatError: `target` is within `source`, or holds it.
     """
@@ -298,11 +288,7 @@ def _make_file(path: Path) -> None:
 
 
 def _keep_beside(building: Path, target: Path) -> None:
-    """Renames `building` to the first free name like the target's, and raises with that.
-
-    Raises:
-        OutputExistsError: it is kept.
-    """
+    """Renames `building` to the first free name like the target's, and raises with that."""
     room = _LONGEST_NAME - len(os.fsencode(f"-12345{target.suffix}"))
     stem = os.fsencode(target.stem)[:room].decode(errors="ignore")
     for number in count(1):

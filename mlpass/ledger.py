@@ -38,18 +38,10 @@ def close_all(error: BaseException) -> None:
 
 
 class Ledger:
-    """A folder that belongs to this run until it is closed or forgotten, or this process is gone.
-
-    Attributes:
-        folder: where it is.
-    """
+    """A folder that belongs to this run until it is closed or forgotten, or the process ends."""
 
     def __init__(self, folder: Path, finished: str) -> None:
         """Claims a folder; it is made where it is not there, and keeps what is in it.
-
-        Args:
-            folder: to claim.
-            finished: a pattern for the files in it that a later run can go on with.
 
         Raises:
             OutputBusyError: another run has it; or there is something else than a folder.
@@ -146,12 +138,6 @@ def _let_go(locks: list[int], folder: Path, gone: Path, finished: str) -> None:
     """Closes a lock, and deletes the folder where nothing in it is finished.
 
     It may be called again where it was cut short.
-
-    Args:
-        locks: the descriptor; none where it was not opened yet, or is closed.
-        folder: that is claimed.
-        gone: its name from the moment on that it is given up.
-        finished: as for `Ledger`.
     """
     if not os.path.lexists(gone):
         with contextlib.suppress(OSError):
@@ -196,23 +182,14 @@ def _claim(folder: Path, locks: list[int]) -> None:
 
 
 def _open(folder: Path) -> int:
-    """Returns the descriptor of a folder's lock, which nobody holds by that.
-
-    Raises:
-        OutputBusyError: it is not a folder.
-        OSError: it cannot be opened.
-    """
+    """Returns the descriptor of a folder's lock, which nobody holds by that."""
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
         raise OutputBusyError(f"{folder}: is not a folder of mlpass's own; delete it")
     return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def _holds(lock: int, path: Path) -> bool:
-    """Returns whether a lock is held now, and still has its path.
-
-    Raises:
-        OSError: another run holds it; or there are no locks here.
-    """
+    """Returns whether a lock is held now, and still has its path."""
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return is_at(lock, path)
 

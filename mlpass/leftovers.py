@@ -52,10 +52,6 @@ def make_locked(path: Path, make: Callable[[Path], object]) -> int:
 
     Where the file system has no locks it is not locked, and nobody takes it for a dead run's.
 
-    Args:
-        path: of what is not there yet.
-        make: makes a file or a folder at a path.
-
     Raises:
         OSError: it cannot be made.
     """

@@ -76,13 +76,9 @@ def _threads() -> int:
     return 1 if getattr(_here, "worker", False) else thread_count()
 
 
-def slab_number(start: int, elements_each: int = 1) -> int:
+def slab_number(start: int) -> int:
     """Returns the place of the slab that begins at `start` among the results of `map_slabs`."""
-    return start // _step(elements_each)
-
-
-def _step(elements_each: int) -> int:
-    return max(1, SLAB // max(1, elements_each))
+    return start // SLAB
 
 
 def map_slabs(
@@ -97,7 +93,7 @@ def map_slabs(
         length: how many items (elements, rows) there are.
         elements_each: how many elements one item stands for; sets how many items make a slab.
     """
-    step = _step(elements_each)
+    step = max(1, SLAB // max(1, elements_each))
     if 0 < length <= step:
         return [function(0, length)]
     bounds = [(start, min(start + step, length)) for start in range(0, length, step)]

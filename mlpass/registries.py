@@ -37,12 +37,7 @@ _TAKEN = """
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered class.
-
-    Attributes:
-        kind: the class.
-        words: what else its decorator says of it, by name.
-    """
+    """A registered class."""
 
     kind: Any
     words: Mapping[str, str]
@@ -52,12 +47,7 @@ class Registry:
     """Classes by name. Those of mlpass are imported when they are first asked for."""
 
     def __init__(self, what: str, homes: Mapping[str, str]) -> None:
-        """Notes the modules of mlpass' own.
-
-        Args:
-            what: "mode", "method" or "storage".
-            homes: the module of each by name; the order is that of messages.
-        """
+        """Notes the modules of mlpass' own."""
         self.what = what
         self.homes = dict(homes)
         self._entries: dict[str, Entry] = {}

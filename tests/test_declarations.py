@@ -11,10 +11,11 @@ import pytest
 import mlpass
 from mlpass import literals
 from mlpass.calibrate.calibration import Calibration
-from mlpass.cli import _parser, main
-from mlpass.cli.declared import _read, declared, declared_by
+from mlpass.cli import main, make_parser
+from mlpass.cli.declared import declared, declared_by, read_declared
 from mlpass.options import options_of
 from mlpass.plan.config import Config
+from mlpass.plan.polish import Polish
 from mlpass.plan.regions import Regions
 from mlpass.registries import METHODS, MODES, STORAGES, taken_names
 from mlpass.storage.given import storage_words
@@ -23,7 +24,7 @@ COMMANDS = ["prune", "finetune", "sweep", "choose", "compare", "predict", "inspe
 
 
 def flags_of(command: str) -> list[str]:
-    (commands,) = (each for each in _parser()._actions if each.dest == "command" or each.choices)
+    (commands,) = (each for each in make_parser()._actions if each.choices)
     return [flag for action in commands.choices[command]._actions for flag in action.option_strings]
 
 
@@ -74,7 +75,7 @@ def test_what_the_commands_use_themselves_is_taken():
 def test_what_is_read_is_what_is_declared(registry):
     """Help reads declarations from the text of modules: they must be those that are run."""
     for name, home in registry.homes.items():
-        live, read = options_of(registry[name].kind), _read(home)[f"{registry.what} {name}"]
+        live, read = options_of(registry[name].kind), read_declared(home)[f"{registry.what} {name}"]
         assert read.options == live
         assert read.words == registry[name].words
         assert declared(registry)[name] == (live, registry[name].words)
@@ -102,6 +103,15 @@ def test_what_is_read_of_other_dataclasses(monkeypatch):
     assert [(each.name, each.help) for each in read] == [(each.name, each.help) for each in live]
     known = [each for each in read if each.name != "memory_budget"]  # its default has a name
     assert known == [each for each in live if each.name != "memory_budget"]
+
+
+@pytest.mark.parametrize("kind", [Polish, Regions])
+def test_what_is_inherited_from_another_module_is_read(kind, monkeypatch):
+    monkeypatch.delitem(sys.modules, kind.__module__)
+    read = declared_by(kind.__module__, kind.__name__)
+    live = options_of(kind, declared=True)
+    assert [(each.name, each.help) for each in read] == [(each.name, each.help) for each in live]
+    assert "seed" in {each.name for each in read}
 
 
 def test_prune_is_written_with_the_fields_of_a_calibration():

@@ -23,7 +23,7 @@ from PIL import Image
 import mlpass
 import mlpass.plugin
 from mlpass import Percentile
-from mlpass.cli import _parser, main
+from mlpass.cli import main, make_parser
 from mlpass.leftovers import discard
 from mlpass.registries import METHODS, MODES
 from mlpass.runtime.doubts import doubts
@@ -260,7 +260,7 @@ def test_samples_are_made_as_shown(code, model, given):
 
 
 def test_every_command_that_takes_samples_shows_how_they_are_made():
-    (choices,) = (each.choices for each in _parser()._actions if isinstance(each.choices, dict))
+    (choices,) = (each.choices for each in make_parser()._actions if isinstance(each.choices, dict))
     taking = {name for name, each in choices.items() if "--sample-data" in each.format_usage()}
     assert taking == {"prune", "tune", "finetune", "sweep", "choose", "compare", "check"}
     for name in taking:
@@ -277,7 +277,7 @@ def test_python_examples_are_found_and_can_fail(given):
 
 @pytest.mark.parametrize("command", [*STORY, *(command for _, command in COMMANDS)])
 def test_commands_parse(command):
-    options = _parser().parse_args(shlex.split(command)[1:])
+    options = make_parser().parse_args(shlex.split(command)[1:])
     assert callable(options.run)
 
 
@@ -290,7 +290,7 @@ def test_commands_parse(command):
 )
 def test_commands_run(command, shell, capsys):
     words = shlex.split(command)[1:]
-    output = getattr(_parser().parse_args(words), "output", None) or []
+    output = getattr(make_parser().parse_args(words), "output", None) or []
     places = [output] if isinstance(output, str) else output
     for name in places:
         if (shell / name).exists():
@@ -301,7 +301,7 @@ def test_commands_run(command, shell, capsys):
 
 def test_all_commands_are_shown():
     shown = {command.split()[1] for command in STORY + [command for _, command in COMMANDS]}
-    (choices,) = (each.choices for each in _parser()._actions if isinstance(each.choices, dict))
+    (choices,) = (each.choices for each in make_parser()._actions if isinstance(each.choices, dict))
     assert shown == set(choices)
 
 

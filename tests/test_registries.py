@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipelineMana
 import mlpass
 import mlpass.plugin
 from mlpass import ConfigError, Percentile
-from mlpass.cli import _parser, main
+from mlpass.cli import main, make_parser
 from mlpass.options import option
 from mlpass.plan.config import Config
 from mlpass.plan.mode_options import mode_from_options
@@ -215,7 +215,7 @@ def test_a_command_makes_what_it_shows(toys):
     from mlpass.cli.modes import config_of
 
     line = prune_command("m", candidate)
-    options = _parser().parse_args(line.split()[1:])
+    options = make_parser().parse_args(line.split()[1:])
     assert config_of(options) == candidate.config
     assert calibration_of(options)["method"] == candidate.method
     alone = prune_command("m", Candidate("x", Config(toys[0](0.5))))

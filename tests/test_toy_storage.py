@@ -16,7 +16,7 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipelineMana
 import mlpass
 import mlpass.plugin
 from mlpass import Config, ConfigError, OpConfig, Percentile, SparseGPT
-from mlpass.cli import _parser, main
+from mlpass.cli import main, make_parser
 from mlpass.cli.calibration import calibration_of
 from mlpass.cli.modes import config_of
 from mlpass.errors import NotApplicable
@@ -238,12 +238,12 @@ def test_a_sweep(model, data, tmp_path, toy, capsys):
         assert all(0 < error < 1 for error in trial["layer_errors"])
     for candidate in make_candidates(grid):
         line = shlex.split(prune_command("m", candidate) or "")
-        options = _parser().parse_args(line[1:])
+        options = make_parser().parse_args(line[1:])
         assert config_of(options) == candidate.config
         if not candidate.data_free:
             assert calibration_of(options)["method"] == candidate.method
     kept = Candidate("x", Config(OpConfig(None, toy(3, 0.5, "none"), 7)), SparseGPT())
-    read = _parser().parse_args(shlex.split(prune_command("m", kept) or "")[1:])
+    read = make_parser().parse_args(shlex.split(prune_command("m", kept) or "")[1:])
     assert config_of(read) == Config(OpConfig(storage=toy(3, 0.5, "none")), weight_threshold=7)
 
 

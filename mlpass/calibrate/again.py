@@ -19,9 +19,6 @@ class Further(Mode):
     """Zeroes what another mode does, and leaves what is zero already.
 
     The mask is decided before anything changes, while scores still say what is zero.
-
-    Attributes:
-        mode: the other.
     """
 
     mode: Mode

@@ -120,13 +120,6 @@ def aim_of(
 ) -> Aim:
     """Returns what a site is to aim at.
 
-    Args:
-        site: a weight.
-        crossed: the sums of each activation that it meets.
-        known: the same for another site that meets just these.
-        gram: of all samples.
-        parts: of most samples, and of those kept back.
-
     Raises:
         NotApplicable: it cannot aim at the dense model; the text says why.
     """

@@ -99,11 +99,10 @@ class Division:
             layers: a record for each of the steps, then the constants.
             nbytes: of the weight files that were written.
         """
+        own = zip(self.steps, layers, strict=False)  # the constants' records come last
         errors = [
             self.influences[step.site] * (layer.error or 0.0)
-            for step, layer in zip(
-                self.steps, layers, strict=False
-            )  # the constants' records come last
+            for step, layer in own
             if step.site in self.influences
         ]
         known = any(layer.error is not None for layer in layers)
@@ -157,7 +156,7 @@ def divide_budget(
             f"budget: {budget} is {allowed} bytes, and the weights take {before} as they are: "
             "there is nothing to do"
         )
-    members = [step for step in steps if step.skipped is None and step.mode is not None]
+    members = [step for step in steps if step.prunes]
     exact = exact_constants(programs)
     makers = [step.site.parts or step.site.makers for step in members]
     makers += [each.step.site.makers for each in exact]
@@ -168,29 +167,13 @@ def divide_budget(
     said = _Said(budget, allowed, before, _MORE if old else None)
     free = [step.site for step in members if step.mode is _FREE]
     _check_least(rest + sum(map(menu.least, free)), said)  # before anything runs
-    method = calibration.method if calibration is not None else SparseGPT()
-    prices: dict[Site, Prices] = {}
-    if calibration is None:
-        seen: Iterable[tuple[Step, Observed | None]] = [(step, None) for step in members]
-        prices |= _priced(seen, len(members), method, menu, 1)
-    else:
-        samples = len(calibration.sample_data)
-        with observe_dense(model, steps, calibration) as sites:
-            prices |= _priced(sites, len(members), method, menu, samples)
-        for step in (step for step in members if step.site not in prices):
-            if calibration.fallback == "magnitude":
-                prices |= _priced([(step, None)], 1, method, menu, 1)
-            else:
-                prices[step.site] = Prices([untouched(step.site, menu)])
-    factors = (
-        dict.fromkeys(prices, 1.0)
-        if calibration is None
-        else influences(model, prices, calibration)
-    )
+    prices = _prices(model, steps, members, calibration, menu)
+    factors = dict.fromkeys(prices, 1.0)
+    if calibration is not None:
+        factors = influences(model, prices, calibration)
     menus = {step.site: prices[step.site].offers for step in members}
     least = sum(min(each.nbytes for each in menu) for menu in menus.values())
     _check_least(rest + least, said)
-    picked = least_risk(menus, factors, allowed - rest)
     elements = sum(prod(step.site.shape) for step in steps)
 
     def division(
@@ -202,13 +185,35 @@ def divide_budget(
         chosen = [_picked(step, picked) for step in steps]
         return Division(chosen, factors, record, [each.step for each in exact], name, rival)
 
-    same = None if calibration is None else best_uniform(prices, factors, allowed - rest)
     rival = None
+    same = None if calibration is None else best_uniform(prices, factors, allowed - rest)
     if same is not None:
         more = spent(same, prices, factors, allowed - rest)
         name = f"all weights in {same.form}"
         rival = division(more, name if more == same.offers else f"{name}, some in more bytes")
+    picked = least_risk(menus, factors, allowed - rest)
     return division(picked, "a form for each weight", rival)
+
+
+def _prices(
+    model: ModelLike,
+    steps: Sequence[Step],
+    members: Sequence[Step],
+    calibration: Calibration | None,
+    menu: Menu,
+) -> dict[Site, Prices]:
+    """Returns the prices of all weights of a plan, on what samples show of their inputs."""
+    if calibration is None:
+        return _priced(((step, None) for step in members), len(members), SparseGPT(), menu, 1)
+    method, samples = calibration.method, len(calibration.sample_data)
+    with observe_dense(model, steps, calibration) as sites:
+        prices = _priced(sites, len(members), method, menu, samples)
+    for step in (step for step in members if step.site not in prices):
+        if calibration.fallback == "magnitude":
+            prices |= _priced([(step, None)], 1, method, menu, 1)
+        else:
+            prices[step.site] = Prices([untouched(step.site, menu)])
+    return prices
 
 
 class _Said(NamedTuple):

@@ -15,7 +15,6 @@ from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import Sample, functions_in, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
-from mlpass.solvers.wanda import Magnitude
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def make_calibration(
     if sample_data is None:
         if options.get("executor") is not None:
             raise ConfigError("executor: divides samples among workers; needs sample_data")
-        if method not in (None, Magnitude()):
+        if method is not None and method.needs_samples:
             raise ConfigError(f"method: {method!r} needs sample_data")
         return None
     samples = load_samples(sample_data, functions=True)

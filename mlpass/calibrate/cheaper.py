@@ -29,12 +29,6 @@ def int8_instead(
     That is where int8 takes no more bytes, and its error is smaller; else None. Of a large weight
     some rows tell both errors.
 
-    Args:
-        site: whose weight it is.
-        gram: of its inputs.
-        found: what the weight came to.
-        nbytes: that this is stored in.
-
     Raises:
         NotApplicable: the weight has no matrix.
     """

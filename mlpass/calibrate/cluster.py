@@ -93,7 +93,7 @@ def walk_divided(
     cohorts = cohorts_of(len(samples))
     plans = [part.plan for part in interpreter.parts]
     grams = SiteGrams(steps, plans, interpreter.backend, known, cohorts)
-    wanted = {step.site.name: step for step in steps if step.skipped is None and step.mode}
+    wanted = {step.site.name: step for step in steps if step.prunes}
     task = Task(
         [(str(path.relative_to(model.path)), path.stat().st_size) for path in model.files],
         model.spec.SerializeToString() if model.edited else None,
@@ -116,21 +116,24 @@ def walk_divided(
             members.append(_Member(team, wire, model, share, past))
         for member in members:
             member.begin()
-        while True:
-            done: Sequence[str] | None = None
-            for member in members:  # in the order of their cohorts
-                for found in member.at_stop():
-                    if isinstance(found, dict):
-                        grams.take(found)
-                    else:
-                        done = found
-            if done is None:
-                return
+        while (done := _next_stop(members, grams)) is not None:
             weights: Weights = {}
             yield Met(grams.whole([wanted[name] for name in done]), partial(_note, weights))
             past.add(weights)
             for member in members:
                 member.go_on(weights)
+
+
+def _next_stop(members: Sequence[_Member], grams: SiteGrams) -> list[str] | None:
+    """Sums what all bring at the next stop; returns the whole sites, None past the last."""
+    done = None
+    for member in members:  # in the order of their cohorts
+        for found in member.at_stop():
+            if isinstance(found, dict):
+                grams.take(found)
+            else:
+                done = found
+    return done
 
 
 def _note(weights: Weights, site: Site, weight: NDArray[np.generic]) -> None:
@@ -173,10 +176,6 @@ class _Member:
         """Yields what each cohort brings at the next stop, then the names of sites that are whole.
 
         Only None comes after the last stop.
-
-        Raises:
-            MlpassError: the replay failed.
-            ExecutionError: likewise; or workers die of it.
         """
         taken = seen = 0
         while True:
@@ -217,11 +216,7 @@ class _Member:
             moved.weights += self._wire.send(weights)
 
     def _follow(self, error: BaseException) -> None:
-        """Has another worker take the place of one that died.
-
-        Raises:
-            ExecutionError: too many have died.
-        """
+        """Has another worker take the place of one that died."""
         while self._lives:
             self._lives -= 1
             self._wire.close()
@@ -252,11 +247,7 @@ class _Team:
         Thread(target=self._accept, daemon=True).start()
 
     def gather(self, count: int) -> list[Wire]:
-        """Returns connections to as many workers, or to those that began in time.
-
-        Raises:
-            ExecutionError: none began.
-        """
+        """Returns connections to as many workers, or to those that began in time."""
         problem: BaseException | None = None
         try:
             for _ in range(count):

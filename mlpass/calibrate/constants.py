@@ -45,9 +45,6 @@ def exact_constants(programs: Sequence[Program]) -> list[Exact]:
     """Returns the constants that take less in another form of the very same values.
 
     An attention mask is one: thousands of elements, and two values.
-
-    Args:
-        programs: of a model.
     """
     found = []
     for site in find_constants(programs):
@@ -57,6 +54,6 @@ def exact_constants(programs: Sequence[Program]) -> list[Exact]:
             encoded = encode_lossless(site, weight_of(site), np.ones(site.shape, bool))
         except NotApplicable:
             continue
-        nbytes = footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
+        nbytes = footprint(encoded.ops)
         found.append(Exact(Step(site, Percentile(0.0), None, storage=Lossless()), nbytes))
     return found

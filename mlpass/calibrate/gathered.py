@@ -64,10 +64,6 @@ class Gathered:
 
         Rows are summed where they are: numpy's arrays, or torch's on their device.
 
-        Args:
-            inputs: those of one sample after another.
-            op: that meets them.
-
         Raises:
             CalibrationError: there is NaN or inf among them.
         """

@@ -36,7 +36,7 @@ class GramFolder:
         """
         for number, step in enumerate(steps):
             path = self._path(number)
-            if step.skipped is None and step.mode is not None and path.is_file():
+            if step.prunes and path.is_file():
                 yield step, pickle.loads(path.read_bytes())
 
     def _path(self, number: int) -> Path:

@@ -36,11 +36,6 @@ def influences(
 
     Of weights that cannot be measured it is the median of the others; 1 where none can.
 
-    Args:
-        model: to run: an open package, or a program's graph.
-        prices: of each weight, in the program's order.
-        calibration: what to run it on, and how.
-
     Raises:
         ExecutionError: an op failed.
     """

@@ -46,11 +46,6 @@ class Journal:
     def __init__(self, folder: Path | None = None, digest: str = "", *, resume: bool = False):
         """Opens the journal of a run.
 
-        Args:
-            folder: where it is kept.
-            digest: of all that the result depends on.
-            resume: whether to go on with what is there, rather than anew.
-
         Raises:
             CalibrationError: what is there is of another run, or of another version.
             OutputBusyError: another run is using it.
@@ -130,11 +125,6 @@ def digest_of_run(
     package: Package, settings: Mapping[str, object], calibration: Calibration
 ) -> str:
     """Returns a digest of all that what becomes of a package depends on.
-
-    Args:
-        package: that is pruned.
-        settings: what is asked for besides the calibration.
-        calibration: that it is pruned with.
 
     Raises:
         OSError: a file is gone.

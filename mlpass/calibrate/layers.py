@@ -114,7 +114,7 @@ class _Pruning:
         self._calibration = calibration
         self._editor = editor
         self._journal = journal
-        count = sum(step.skipped is None and step.mode is not None for step in steps)
+        count = sum(step.prunes for step in steps)
         self.bar = tqdm(total=count, desc="pruning", unit="layer", disable=None)
 
     def solve(
@@ -146,12 +146,7 @@ class _Pruning:
             return reason
 
     def _kept(self, step: Step, known: Finished) -> _Solved:
-        """Returns what an earlier run had finished.
-
-        Raises:
-            NotApplicable: it came to nothing.
-            CalibrationError: its file is broken.
-        """
+        """Returns what an earlier run had finished."""
         try:
             return _Solved(known, _encoded(step, known.solution))
         except (LookupError, ValueError, TypeError, AttributeError) as error:
@@ -171,14 +166,8 @@ class _Pruning:
         for old, new in encoded.replacements:
             self._editor.replace(old, new)
         self.records[site] = replace(
-            untouched_record(site, counted=False),
-            mode=str(step.mode),
-            storage=None if step.storage is None else str(step.storage),
+            encoded.record(site, step.mode, step.storage),
             method=_name(solution),
-            zeros=encoded.zeros,
-            sparsity=encoded.zeros / solution.keep.size,
-            encoding=encoded.encoding,
-            bytes_after=encoded.nbytes,
             error=solution.error,
             error_before=solution.error_before,
             error_held=solution.error_held,
@@ -199,19 +188,13 @@ class _Pruning:
     def _wanted(self, site: Site, samples: int, tokens: int) -> int | None:
         """Returns how many samples would do; None where these bring as many rows as columns."""
         use = site.uses[0]
-        if not self._calibration.method.reads_gram or is_gathered(use.op.type, use.parameter):
+        if not self._calibration.method.needs_samples or is_gathered(use.op.type, use.parameter):
             return None
-        _, _, channels, positions = layout_to_solve(site).sizes
-        columns = channels * positions
+        columns = layout_to_solve(site).columns
         return None if tokens >= columns else ceil(ENOUGH * columns * samples / tokens)
 
     def _solve(self, step: Step, observed: Observed) -> tuple[Solution[HostArray], str | None]:
-        """Returns the solution for a site, and what it aims at, where that was a question.
-
-        Raises:
-            NotApplicable: it cannot be solved for; the text says why.
-            CalibrationError: the Gram is not positive semidefinite.
-        """
+        """Returns the solution for a site, and what it aims at, where that was a question."""
         if observed.gram is None:
             raise NotApplicable(observed.refusal or "no sample reaches it")
         weight = weight_of(step.site)
@@ -260,17 +243,12 @@ class _Pruning:
 def _target(
     site: Site, observed: Observed, weight: NDArray[np.generic], layout: Layout
 ) -> tuple[NDArray[np.generic], NDArray[np.generic] | None, str | None]:
-    """Returns the weight to prune, exactly what it is to be, and what it aims at as text.
-
-    Raises:
-        CalibrationError: a Gram is not positive semidefinite.
-    """
+    """Returns the weight to prune, exactly what it is to be, and what it aims at as text."""
     if site.is_masked and observed.aim is not None:
         return weight, None, "own: its zeros stay where they are"
     if observed.aim is None:
         return weight, None, observed.own and f"own: {observed.own}"
-    groups, rows, channels, positions = layout.sizes
-    matrix = layout.split(weight).reshape(groups, rows, channels * positions)
+    matrix = layout.matrix(weight)
     learnt, held, whole = observed.aim
     found, share = aimed(in_fp32(placed(matrix, whole.gram.diagonal)), learnt, held, whole)
     if not share:

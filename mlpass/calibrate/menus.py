@@ -38,11 +38,16 @@ class Form(NamedTuple):
     mode: Mode | None
     storage: Storage | None
 
+    @property
+    def has_zeros(self) -> bool:
+        """Whether its mode makes any."""
+        return self.mode is not None and bool(self.mode.target)
+
     def __str__(self) -> str:
         """How a report shows it."""
         if self.mode is None:
             return "dense"
-        shown = [str(self.mode)] if self.mode.target else []
+        shown = [str(self.mode)] if self.has_zeros else []
         return " + ".join([*shown, *([] if self.storage is None else [str(self.storage)])])
 
 
@@ -96,10 +101,7 @@ def opens_more(site: Site) -> bool:
 
 
 def _fits_old(form: Form) -> bool:
-    if form.storage is None:
-        return True
-    zeros = form.mode is not None and bool(form.mode.target)
-    return form.storage.needs_ios18 is None and not zeros
+    return form.storage is None or (form.storage.needs_ios18 is None and not form.has_zeros)
 
 
 def form_nbytes(site: Site, form: Form, zeros: int = 0) -> int:
@@ -130,11 +132,6 @@ def form_nbytes(site: Site, form: Form, zeros: int = 0) -> int:
 def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
     """Returns what a weight takes in a weight file where all that is kept is not zero.
 
-    Args:
-        site: whose weight it is.
-        keep: its mask.
-        storage: None where values stay as they come.
-
     Raises:
         NotApplicable: the form cannot say it, or makes nothing smaller.
     """
@@ -148,8 +145,7 @@ def kept_nbytes(site: Site, keep: Mask, storage: Storage | None) -> int:
         parts = _blank_parts(layout_to_solve(site), keep, storage, dtype)
         solution = Solution(weight, keep, 0.0, 0.0, parts=parts)
         encoded = encode_stored(decoded(site), solution, storage)
-    made = dict.fromkeys(op for _, ops in encoded.replacements for op in ops)
-    return footprint(op for op in made if is_constant(op))
+    return footprint(op for op in encoded.ops if is_constant(op))
 
 
 def _blank_parts(

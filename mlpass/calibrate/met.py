@@ -46,11 +46,6 @@ def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
 def naming_origin(model: ModelLike, calibration: Calibration, first: int = 0) -> Iterator[None]:
     """Has an error of NaN or inf within it say where they come from.
 
-    Args:
-        model: that runs.
-        calibration: what it is run on.
-        first: the number of the first of its samples.
-
     Raises:
         CalibrationError: there were such.
     """
@@ -61,5 +56,5 @@ def naming_origin(model: ModelLike, calibration: Calibration, first: int = 0) ->
             raise
         sample, op = error.whose
         runner = interpreter_of(model, calibration)
-        origin = origin_of(runner, calibration.sample_data[sample - first], op)
+        origin = origin_of(runner, calibration.sample_data[sample - first], sample, op)
         raise CalibrationError(f"{error}{origin}") from None

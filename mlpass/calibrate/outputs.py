@@ -31,17 +31,13 @@ def interpreter_of(model: ModelLike, calibration: Calibration) -> Interpreter:
         ConfigError: samples name a function that there is not.
         UnsupportedOpError: ops without kernels, all named at once.
     """
-
-    def runner(function: str | None) -> Interpreter:
-        return Interpreter(
-            model,
-            backend=calibration.backend,
-            device=calibration.device,
-            function_name=function or calibration.function_name,
-            partial=True,
-        )
-
-    return runner_of(calibration.functions, runner)
+    return runner_of(
+        model,
+        calibration.functions,
+        backend=calibration.backend,
+        device=calibration.device,
+        function_name=calibration.function_name,
+    )
 
 
 def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
@@ -53,15 +49,17 @@ def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
         ExecutionError: an op failed.
     """
 
-    def predict(sample: Sample) -> Outputs:
+    def predict(number: int) -> Outputs:
+        sample = samples[number]
         state = interpreter.new_state(sample)
-        given = [interpreter.take(step, state) for step in steps_for(sample, interpreter)]
+        given = [interpreter.take(step, state) for step in steps_for(sample, interpreter, number)]
         return [{name: _as_array(value) for name, value in one.items()} for one in given]
 
+    numbers = range(len(samples))
     if interpreter.backend is not None and interpreter.backend.name == "numpy":
-        found = map_items(predict, samples)
+        found = map_items(predict, numbers)
     else:
-        found = [predict(one) for one in samples]
+        found = [*map(predict, numbers)]
     return [step for steps in found for step in steps]
 
 

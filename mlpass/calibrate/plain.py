@@ -7,7 +7,7 @@ option of that name, as `block_size`, by the longer one alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mlpass.calibrate.calibration import Calibration
@@ -36,10 +36,10 @@ def method_words() -> dict[str, str]:
     return words | {f"method_{name}": name for name in names}
 
 
-def calibration_words(*, without: Collection[str] = ()) -> list[str]:
-    """Returns every word that `plain_arguments` takes, but for some of `Calibration`."""
-    options = [name for name in calibration_options() if name not in without]
-    return ["sample_data", "method", *method_words(), *every_storage_word(), *options]
+def calibration_words() -> list[str]:
+    """Returns every word that `plain_arguments` takes."""
+    words = [*method_words(), *every_storage_word(), *calibration_options()]
+    return ["sample_data", "method", *words]
 
 
 def method_of(method: object, given: Mapping[str, object] | None = None) -> Method:

@@ -77,11 +77,6 @@ def least_risk(
 ) -> dict[Site, Offer]:
     """Returns the offer that each weight takes where together they risk least.
 
-    Args:
-        menus: of each weight.
-        factors: what a unit of its error costs.
-        nbytes: that all weights may take.
-
     Raises:
         ConfigError: the smallest offers take more.
     """
@@ -142,8 +137,8 @@ def prices_of(
             offer.form: offer
             for kind in _PROBES
             for offer in _as_solved(
-                [offer for offer in every[1:] if _has_zeros(offer.form) == kind],
-                [form for form in near if _has_zeros(form) == kind],
+                [offer for offer in every[1:] if offer.form.has_zeros == kind],
+                [form for form in near if form.has_zeros == kind],
                 partial(_mode_in, site),
                 some,
                 used,
@@ -169,7 +164,7 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     found = solve(weight, used, how.mode, method=how.method, storage=how.storage, layout=layout)
     if step.storage is not None and step.storage.exact:
         encoded = encode_lossless(step.site, found.weight, found.keep)
-        nbytes = footprint(dict.fromkeys(op for _, ops in encoded.replacements for op in ops))
+        nbytes = footprint(encoded.ops)
     else:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error, found.error)
@@ -199,8 +194,7 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
     magnitude(weight)  # refuses NaN and inf
     if gram is not None:
         return weight, layout, gram
-    groups, _, channels, positions = layout.sizes
-    ones = np.ones(channels * positions, np.float32)
+    groups, ones = layout.sizes[0], np.ones(layout.columns, np.float32)
     if groups == 1:
         return weight, layout, Gram(ones)
     return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
@@ -233,7 +227,7 @@ def _as_solved(
     if not near:
         yield from offers
         return
-    probe = _PROBES[_has_zeros(near[0])]
+    probe = _PROBES[near[0].has_zeros]
     choice = _choice(probe, mode_in(probe), some, parts, method)
     tried = [*dict.fromkeys([probe, *near])]
 
@@ -291,10 +285,6 @@ def _mode_in(site: Site, form: Form) -> Mode:
 def _keeps_codes(site: Site, form: Form) -> bool:
     """Returns whether a form is a weight's own with zeros: of some rows alone it has no grid."""
     return form.storage is None and site.has_codes
-
-
-def _has_zeros(form: Form) -> bool:
-    return form.mode is not None and bool(form.mode.target)
 
 
 def _near(offers: Sequence[Offer]) -> list[int]:

@@ -81,8 +81,7 @@ class Reading:
         """Raises ValueError where inputs (groups, rows, columns) do not fit the weight."""
         if self.layout is None:
             return
-        groups, _, channels, positions = self.layout.sizes
-        wanted = groups, channels * positions
+        wanted = self.layout.sizes[0], self.layout.columns
         if (shape[0], shape[2]) != wanted:
             raise ValueError(
                 f"it is given (groups, columns) {(shape[0], shape[2])}, its {self.use.parameter} "
@@ -110,9 +109,7 @@ def find_readings(
     found: list[Reading] = []
     alike: dict[Hashable, list[Reading]] = {}
     for step in steps:
-        if step.skipped or step.mode is None:
-            continue
-        for use in (use for use in step.site.uses if use.op in homes):
+        for use in (use for use in step.site.uses if step.prunes and use.op in homes):
             found.append(reading := Reading(step, use))
             key = homes[use.op], *_what_it_meets(reading, makers)
             alike.setdefault(key, []).append(reading)

@@ -50,7 +50,7 @@ def allocate(model: ModelLike, steps: Sequence[Step], calibration: Calibration) 
         OSError: the disk is full.
     """
     how, method = calibration.allocate, calibration.method
-    members = [step for step in steps if step.skipped is None and step.mode is not None]
+    members = [step for step in steps if step.prunes]
     if how == "uniform" or not members:
         return list(steps)
     mode = members[0].mode
@@ -90,9 +90,7 @@ def allocate(model: ModelLike, steps: Sequence[Step], calibration: Calibration) 
 
 def _outliers(site: Site, observed: Observed) -> float:
     weight, gram, layout = calibrated(site, observed)
-    groups, rows, channels, positions = layout.sizes
-    matrix = layout.split(weight).reshape(groups, rows, channels * positions)
-    return outlier_share(matrix.astype(np.float32), gram.matrix)
+    return outlier_share(layout.matrix(weight).astype(np.float32), gram.matrix)
 
 
 def layer_curve(

@@ -214,11 +214,7 @@ class SiteGrams:
         return drifts
 
     def _drift(self, reading: Reading, before: Array, now: Array, arguments: Arguments) -> Array:
-        """Returns what a stream of the dense model has over the pruned one's, as rows of outputs.
-
-        Raises:
-            NotApplicable: they have other shapes.
-        """
+        """Returns what a stream of the dense model has over the other, as rows of outputs."""
         outputs = reading.record.outputs
         if outputs is None or now.shape != before.shape:
             raise NotApplicable("its stream is not of the outputs' shape")
@@ -231,11 +227,7 @@ class SiteGrams:
         kernel: Kernel,
         arguments: Arguments,
     ) -> Iterator[Array]:
-        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's.
-
-        Raises:
-            ExecutionError: the op's arguments do not fit together.
-        """
+        """Yields the inputs of a use in the backend's arrays, where they are; counts in numpy's."""
         use, record = reading.use, reading.record
         try:
             for chunk in record.inputs(self._backend.xp, arguments, kernel, use.position):
@@ -285,11 +277,7 @@ class SiteGrams:
         return Observed(gram, None, len(samples), known.rows, aim, own, known)
 
     def _aim(self, site: Site, met: Sequence[Gathered], gram: Gram, parts: HeldOut) -> Aim:
-        """Returns what a site is to aim at.
-
-        Raises:
-            NotApplicable: it is not to; the text says why.
-        """
+        """Returns what a site is to aim at."""
         crossed = [one.crossed for one in met if one.crossed is not None]
         found = aim_of(site, crossed, met[0].aim if len(met) == 1 else None, gram, parts)
         if len(met) == 1:

@@ -25,13 +25,7 @@ class Uniform(NamedTuple):
 def best_uniform(
     prices: Mapping[Site, Prices], factors: Mapping[Site, float], nbytes: int
 ) -> Uniform | None:
-    """Returns the form for all weights that fits at the least estimated risk; None without one.
-
-    Args:
-        prices: of each weight.
-        factors: what a unit of its error costs.
-        nbytes: that all weights may take.
-    """
+    """Returns the form for all weights that fits at the least estimated risk; None without one."""
     forms = {offer.form for each in prices.values() for offer in each.every}
     found = [
         (sum(factors[site] * offer.risk for site, offer in tried.offers.items()), str(form), tried)
@@ -49,12 +43,6 @@ def spent(
     """Returns what weights of one form come to where what it leaves of the bytes is spent as well.
 
     Each gets that form, or one of more bytes and less risk: those for which it pays most.
-
-    Args:
-        uniform: that fits.
-        prices: of each weight.
-        factors: what a unit of its error costs.
-        nbytes: that all weights may take.
     """
 
     def menu(site: Site, own: Offer) -> list[Offer]:

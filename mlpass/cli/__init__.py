@@ -63,7 +63,7 @@ def run() -> NoReturn:
 def _main(arguments: Sequence[str] | None) -> int:
     try:
         with ended_by_signals(), warnings_told():
-            options = _parser().parse_args(arguments)
+            options = make_parser().parse_args(arguments)
             given = sys.argv[1:] if arguments is None else arguments
             options.command = shlex.join(["mlpass", *given])
             options.out = sys.stdout
@@ -149,7 +149,8 @@ def warnings_told() -> Iterator[None]:
         yield
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Returns what reads the command line."""
     parser = _Parser(
         prog="mlpass",
         description="Prune Core ML models after conversion.",

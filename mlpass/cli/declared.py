@@ -26,7 +26,7 @@ class Declared(NamedTuple):
     """What a class declares.
 
     Attributes:
-        options: its own; inherited fields are not among them.
+        options: its own, and those that it inherits.
         words: what its decorator says besides its name.
     """
 
@@ -43,13 +43,13 @@ def declared_by(module: str, kind: str) -> tuple[Option, ...]:
     """Returns the options that a dataclass of mlpass declares, without its other fields."""
     if module in sys.modules or _source(module) is None:
         return options_of(getattr(import_module(module), kind), declared=True)
-    return _read(module)[kind].options
+    return read_declared(module)[kind].options
 
 
 def _of_registry(registry: Registry, name: str) -> Declared:
     entry = registry.loaded(name)
     if entry is None and _source(registry.homes[name]) is not None:
-        return _read(registry.homes[name])[f"{registry.what} {name}"]
+        return read_declared(registry.homes[name])[f"{registry.what} {name}"]
     entry = registry[name]
     return Declared(options_of(entry.kind), entry.words)
 
@@ -65,10 +65,13 @@ def _source(module: str) -> str | None:
 
 
 @cache
-def _read(module: str) -> dict[str, Declared]:
+def read_declared(module: str) -> dict[str, Declared]:
     """Returns what the classes of a module declare, by "mode block" where registered, or name."""
-    found = {}
+    found: dict[str, Declared] = {}
+    homes: dict[str, str] = {}  # where what the module imports is defined
     for node in ast.parse(_source(module) or "").body:
+        if isinstance(node, ast.ImportFrom):
+            homes |= {each.name: str(node.module) for each in node.names}
         if not isinstance(node, ast.ClassDef):
             continue
         name, words, every = node.name, {}, False
@@ -77,8 +80,15 @@ def _read(module: str) -> dict[str, Declared]:
                 name = f"{ast.unparse(decorator.func)} {ast.literal_eval(decorator.args[0])}"
                 words, every = _keywords(decorator), True
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-        parts = [part for each in fields if (part := _part(each, every)) is not None]
-        found[name] = Declared(gathered(parts), words)
+        parts: dict[str, Any] = {}
+        for base in map(ast.unparse, node.bases):
+            home = homes.get(base, "")
+            known = read_declared(home) if home.startswith("mlpass.") else found
+            inherited = known[base].options if base in known else ()
+            parts |= {part.name: part for option in inherited for part in option.parts}
+        read = (_part(each, every) for each in fields)
+        parts |= {part.name: part for part in read if part is not None}
+        found[name] = found[node.name] = Declared(gathered([*parts.values()]), words)
     return found
 
 

@@ -43,15 +43,7 @@ def add_flags(
 def add_flag(
     parser: Parser, flag: str, dest: str, options: Sequence[Option], suffix: str = ""
 ) -> None:
-    """Adds one flag.
-
-    Args:
-        parser: that gets it.
-        flag: with its dashes.
-        dest: where argparse notes it.
-        options: that it stands for: all of one name.
-        suffix: of its help.
-    """
+    """Adds one flag."""
     first = options[0].parts[0]
     text = _help(options) + suffix
     settings: dict[str, object] = {"dest": dest, "help": text.replace("%", "%%"), "default": None}

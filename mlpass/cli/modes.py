@@ -49,24 +49,12 @@ def config_of(options: argparse.Namespace, *, budget: bool = False) -> Any:
     from mlpass.plan.config import Config, as_config, configured
     from mlpass.plan.mode_options import mode_from_options
 
-    storage = storage_of(options)
-    given = given_modes(options)
+    storage, given = storage_of(options), given_modes(options)
     given.pop("config", None)
     if options.config is not None and given:
         flags = ", ".join(flag_of("mode", name, taken_names() - set(_WORDS)) for name in given)
         options.parser.error(f"--config and {flags} do not go together; put it all in the file")
-    if options.config is not None:
-        config = as_config(options.config)
-    elif given:
-        try:
-            config = Config(global_config=mode_from_options(given))
-        except ConfigError as error:
-            options.parser.error(str(error))
-    elif storage is not None:
-        config = None
-    elif budget:
-        config = Config()
-    else:
+    if options.config is None and not given and storage is None and not budget:
         within = ""
         if hasattr(options, "max_size"):
             within = "; or what all may take: --max-size or --bits"
@@ -74,9 +62,13 @@ def config_of(options: argparse.Namespace, *, budget: bool = False) -> Any:
             "say what to prune: --target-sparsity, --n-m-ratio, --threshold or --config; or how to "
             f"keep what is there: --quantize, --palettize or --lossless{within}"
         )
+    config = Config() if storage is None else None
+    if options.config is not None:
+        config = as_config(options.config)
     try:
-        config = configured(config, storage)
-        return replace(config, **given_flags(options, "config"))
+        if given:
+            config = Config(global_config=mode_from_options(given))
+        return replace(configured(config, storage), **given_flags(options, "config"))
     except ConfigError as error:
         options.parser.error(str(error))
 

@@ -16,6 +16,7 @@ from mlpass.program.ir import Constant, Function, Op, StateType, TensorType, Val
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.targets import specification_version
+from mlpass.program.reads import constants_of, values_of
 from mlpass.report.check import SEVERITIES, Check, Hazard
 from mlpass.report.gathered import gathered
 from mlpass.runtime.doubts import warn_of
@@ -173,11 +174,10 @@ def _of_constants(functions: list[Function]) -> Iterator[Hazard]:
     for function in functions:
         used = _used(function)
         for op in function.block.walk():
-            for sources in op.inputs.values():
-                for one in sources:
-                    if isinstance(one, Constant) and one.in_file:
-                        read = not op.outputs or used.intersection(op.outputs)
-                        (stored if read else unread).setdefault(one.storage, (label_of(op), one))
+            read = not op.outputs or used.intersection(op.outputs)
+            for one in constants_of(op):
+                if one.in_file:
+                    (stored if read else unread).setdefault(one.storage, (label_of(op), one))
     for storage, (name, constant) in unread.items():
         if storage not in stored:
             text = f"nothing reads it: {constant.stored_nbytes:,} bytes in the file for nothing"
@@ -198,7 +198,7 @@ def _used(function: Function) -> set[Value]:
     """Returns the values that an op or an output of any block reads."""
     used = {value for block in function.block.walk_blocks() for value in block.outputs}
     for op in function.block.walk():
-        used |= {one for each in op.inputs.values() for one in each if isinstance(one, Value)}
+        used.update(values_of(op))
     return used
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -66,12 +65,7 @@ def compare(
             f"sample_data: names functions ({', '.join(map(str, functions))}), and Core ML runs "
             "one at a time; give the samples of one, or the backend numpy or torch"
         )
-
-    def opened(each: object, function: str | None) -> Interpreter:
-        some = backend != "coreml"
-        return Interpreter(each, backend=backend, function_name=function, partial=some)
-
-    first, second = (runner_of(functions, partial(opened, each)) for each in (model, other))
+    first, second = (runner_of(each, functions, backend=backend) for each in (model, other))
     common = _common(output_names(first, functions), output_names(second, functions))
     warn_of_each(first, samples)
     bar = tqdm(samples, desc="comparing", unit="sample", disable=None)
@@ -100,11 +94,7 @@ def output_names(runner: Interpreter, functions: Sequence[str | None]) -> Names:
 
 
 def _common(names: Names, others: Names) -> Names:
-    """Returns the outputs that functions of two models both have.
-
-    Raises:
-        CalibrationError: a function has none.
-    """
+    """Returns the outputs that functions of two models both have."""
     found = {
         function: [name for name in own if name in others[function]]
         for function, own in names.items()
@@ -148,18 +138,12 @@ def tally_outputs(names: Names, pairs: Iterable[tuple[Outputs, Made]]) -> tuple[
 def predict_each(interpreter: Interpreter, sample: Sample, number: int) -> Iterator[Made]:
     """Yields what each step of a sample gives, on a new state where the model keeps one.
 
-    Args:
-        interpreter: of the model.
-        sample: what to predict from.
-        number: of the sample, by which an error names it.
-
     Raises:
         InputError: the sample does not fit the model.
         ExecutionError: an op failed.
     """
     state = interpreter.new_state(sample)
-    with of_sample(number):
-        steps = steps_for(sample, interpreter)
+    steps = steps_for(sample, interpreter, number)
     for place, step in enumerate(steps):
         function = function_of(step)
         with of_sample(number, place, len(steps)):

@@ -10,6 +10,7 @@ import numpy as np
 from mlpass.examine.compare import Tally
 from mlpass.examine.matching import PASSED_ON, running
 from mlpass.program.ir import Constant, Op, TensorType, Value
+from mlpass.program.reads import values_of
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.ops import Source, label_of
 
@@ -19,13 +20,7 @@ _SMALL = 8  # elements that a text shows
 def differences(
     first: Interpreter, second: Interpreter, like: Mapping[Value, Value]
 ) -> dict[Op, tuple[str, ...]]:
-    """Returns what differs, by op of the second model.
-
-    Args:
-        first: the reference.
-        second: the other.
-        like: the first model's values by those of the second.
-    """
+    """Returns what differs, by op of the second model."""
     makers = {
         output: (op, part)
         for part in first.parts
@@ -48,10 +43,9 @@ def differences(
 
 
 def _added(op: Op, alone: Mapping[Value, Op]) -> Iterator[str]:
-    for sources in op.inputs.values():
-        for source in sources:
-            if isinstance(source, Value) and source in alone and alone[source] is not op:
-                yield f"after {alone[source].type} {label_of(alone[source])}, which is new"
+    for value in values_of(op):
+        if value in alone and alone[value] is not op:
+            yield f"after {alone[value].type} {label_of(alone[value])}, which is new"
 
 
 def _read(op: Op, part: Part, like: Mapping[Value, Value]) -> dict[str, list[str]]:

@@ -68,7 +68,7 @@ def explain(source: ModelLike, *, processor: str | None = None) -> Explanation:
     check_processor(processor)
     weights, found = [], []
     with open_single(source) as package:
-        command = _command(package.name)
+        command = command_for(package.name)
         sites = find_sites(package.programs)
         estimates = tuple(latency_estimates(package.programs, sites, processor))
         steps = plan(sites, configured(None, "lossless"))
@@ -118,12 +118,7 @@ def _cost(site: Site, seen: _Seen | None) -> WeightCost:
 
 
 def _findings(seen: _Seen, command: str) -> Iterator[Finding]:
-    """Yields what is to be said of one weight.
-
-    Args:
-        seen: the weight.
-        command: the beginning of one that mends it.
-    """
+    """Yields what is to be said of one weight."""
     site = seen.step.site
     name, now = site.name, file_nbytes(seen.sizes)
     here, newest = file_nbytes(seen.here.sizes), file_nbytes(seen.newest.sizes)
@@ -181,7 +176,7 @@ def _left(step: Step) -> Finding:
     return Finding("left", None, f"left as it is by mlpass: {reason}", None, (step.site.name,))
 
 
-def _command(name: str) -> str:
+def command_for(name: str) -> str:
     """Returns the beginning of a command that mends the package of a name."""
     whole, _ = host_of(name) or (Path(name), "")
     return shlex.join(["mlpass", "prune", name, "-o", output_name(name, f"{whole.stem}-smaller")])

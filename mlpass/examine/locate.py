@@ -137,11 +137,7 @@ class _Reference:
 
 
 def _reference(model: object, suspect: Interpreter, samples: int, backend: Runner) -> _Reference:
-    """Returns what the values of `suspect` should be.
-
-    Raises:
-        CalibrationError: values are given for several samples, or for nothing that is in the model.
-    """
+    """Returns what the values of `suspect` should be."""
     if isinstance(model, str | Path) and Path(model).suffix == ".npz":
         model = read_arrays(Path(model))
     if not isinstance(model, Mapping):
@@ -241,12 +237,7 @@ class _Suspect:
                 tally.add(backend.to_numpy(like), backend.to_numpy(result))
 
     def records(self, like: Mapping[Value, Value], first: Interpreter | None) -> Iterator[OpRecord]:
-        """Yields what was seen of each op that has a match.
-
-        Args:
-            like: the first model's values by those of the second.
-            first: the first model, where there is one.
-        """
+        """Yields what was seen of each op that has a match."""
         told = differences(first, self.interpreter, like) if first is not None else {}
         for op in self.ops:
             if op not in self.own:

@@ -40,11 +40,7 @@ Makers = Mapping[Value, Op]
 
 
 def _shape(of: Value | Constant) -> Shape:
-    """Returns the shape of a value.
-
-    Raises:
-        _UnknownShapeError: it varies.
-    """
+    """Returns the shape of a value."""
     if not isinstance(of.type, TensorType) or None in of.type.shape:
         raise _UnknownShapeError
     return tuple(size or 0 for size in of.type.shape)

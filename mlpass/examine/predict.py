@@ -60,11 +60,7 @@ def predict_to_file(
 
 
 def _stacked(made: Sequence[Mapping[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
-    """Returns what steps have made with a leading axis for them.
-
-    Raises:
-        ExecutionError: an output differs in its shape.
-    """
+    """Returns what steps have made with a leading axis for them."""
     stacked = {}
     for name in made[0]:
         arrays = [one[name] for one in made]

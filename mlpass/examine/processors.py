@@ -32,12 +32,7 @@ def check_processor(processor: str | None) -> None:
 
 
 def facts(site: Site, weight: Rows) -> Iterator[Finding]:
-    """Yields what is known of how processors take a weight as it is stored.
-
-    Args:
-        site: whose weight it is.
-        weight: its rows.
-    """
+    """Yields what is known of how processors take a weight as it is stored."""
     names = (site.name,)
     rows = _rows_a_table(site)
     if rows is not None and rows < _ROWS:

@@ -38,13 +38,7 @@ _SUMS: dict[str, Callable[[NDArray[np.generic], float], NDArray[np.generic]]] = 
 
 @dataclass
 class _Range:
-    """What was seen of what one op makes, in fp32.
-
-    Attributes:
-        largest: magnitude of a number that is finite.
-        summed: of a sum on the way.
-        nans: how many there were.
-    """
+    """What was seen of what one op makes, in fp32."""
 
     largest: float = 0.0
     summed: float = 0.0
@@ -63,10 +57,6 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
 
     Each op is judged on what fp32 gives it: an overflow is told of the op that makes it, not of
     those after it.
-
-    Args:
-        interpreter: of the model.
-        samples: as for calibration.
 
     Raises:
         ExecutionError: an op failed.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlpass.errors import ExecutionError
 from mlpass.examine.compare import Tally
 from mlpass.program.ir import Op, TensorType, Value
+from mlpass.program.reads import values_of
 from mlpass.runtime.declared import Results, is_fp16
 from mlpass.runtime.function_plan import OpPlan
 from mlpass.runtime.interpreter import Interpreter
@@ -38,12 +39,7 @@ class _Shadow(NamedTuple):
 
 @dataclass
 class _End:
-    """What was seen of an output, or of what a state is given.
-
-    Attributes:
-        signal: the squares of its elements, summed.
-        noise: those of what the zeros of some ops change.
-    """
+    """What was seen of an output, or of what a state is given."""
 
     signal: float = 0.0
     noise: dict[frozenset[Op], float] = field(default_factory=lambda: defaultdict(float))
@@ -126,10 +122,7 @@ class Vanishing:
 
 def _read_by(op: Op) -> Iterator[Value]:
     """Yields the values that an op reads, but for states."""
-    for sources in op.inputs.values():
-        for one in sources:
-            if isinstance(one, Value) and isinstance(one.type, TensorType):
-                yield one
+    return (value for value in values_of(op) if isinstance(value.type, TensorType))
 
 
 def _vanishes(values: NDArray[np.generic]) -> NDArray[np.bool_]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from mlpass.program.ir import TensorType, Value
 from mlpass.runtime.control import CONTROL
-from mlpass.runtime.function_plan import FunctionPlan, OpPlan, reads
-from mlpass.runtime.stretches import linked, made_in, ops_of, uses_of
+from mlpass.runtime.function_plan import FunctionPlan, OpPlan, made_in, reads
+from mlpass.runtime.stretches import linked, ops_of, uses_of
 
 _NAMES = """
 relu relu6 clamped_relu leaky_relu prelu thresholded_relu elu gelu sigmoid silu sigmoid_hard

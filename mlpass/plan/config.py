@@ -123,12 +123,7 @@ DEFAULT_WEIGHT_THRESHOLD = Config.weight_threshold
 
 
 def op_config_of(entry: OpConfigLike, weight_threshold: int | None = None) -> OpConfig | None:
-    """Returns an entry of a config as an `OpConfig`.
-
-    Args:
-        entry: of the config.
-        weight_threshold: where the entry states none.
-    """
+    """Returns an entry of a config as an `OpConfig`."""
     if isinstance(entry, OpConfig):
         known = weight_threshold is None or entry.weight_threshold is not None
         return entry if known else replace(entry, weight_threshold=weight_threshold)
@@ -251,16 +246,7 @@ def _is_entry(content: Mapping[str, object]) -> bool:
 
 
 def _entry(where: str, value: object, kind: object) -> OpConfigLike:
-    """Returns the entry that a mapping describes: its mode alone where it says no more.
-
-    Args:
-        where: it stands.
-        value: the mapping; anything else as it is.
-        kind: the `config_type` of the whole file.
-
-    Raises:
-        ConfigError: it describes nothing.
-    """
+    """Returns the entry that a mapping describes: its mode alone where it says no more."""
     if value is None or isinstance(value, Mode | Storage | OpConfig):
         return value
     if not isinstance(value, Mapping):
@@ -281,11 +267,7 @@ def _entry(where: str, value: object, kind: object) -> OpConfigLike:
 
 
 def _op_config(options: dict[str, object]) -> OpConfig:
-    """Returns what options without a threshold describe.
-
-    Raises:
-        ConfigError: that is nothing.
-    """
+    """Returns what options without a threshold describe."""
     kind = options.get("config_type")
     if isinstance(kind, str) and kind in COMPRESSORS:
         options.pop("config_type")

@@ -103,11 +103,7 @@ def _must_be(name: str, given: Mapping[str, object], values: tuple[object, ...])
 
 
 def _bits(dtype: Any) -> int:
-    """Returns the bits of an integer type in any of coremltools' forms.
-
-    Raises:
-        ConfigError: it is not one of 4 or 8 bits.
-    """
+    """Returns the bits of an integer type in any of coremltools' forms."""
     if hasattr(dtype, "get_bitwidth"):  # a type of MIL
         return int(dtype.get_bitwidth())
     names = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4}

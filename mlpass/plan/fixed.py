@@ -61,13 +61,7 @@ def is_position_table(table: NDArray[np.generic], fewest: int = _SHORTEST) -> bo
 def _are_sinusoids(
     windows: list[NDArray[np.generic]], told: NDArray[np.bool_], change: float
 ) -> bool | None:
-    """Returns whether one of some columns turns; None where one of them is not a sinusoid.
-
-    Args:
-        windows: of some of a table's rows each.
-        told: which rows of these, but for the first and the last, can tell.
-        change: how much the table's rows change, at most.
-    """
+    """Returns whether one of some columns turns; None where one of them is not a sinusoid."""
     rows = [window.astype(np.float64) for window in windows]
     centre = np.concatenate([each[1:-1] for each in rows])[told]
     neighbours = np.concatenate([each[2:] + each[:-2] for each in rows])[told]
@@ -87,9 +81,6 @@ def may_be_transform(head: NDArray[np.generic]) -> bool:
 
     Their first rows are of few frequencies, or few numbers, or have no negative elements. Few
     trained weights begin like that, and the rules tell them apart.
-
-    Args:
-        head: its first elements, of about two rows.
     """
     values = head.astype(np.float64)
     power = float(values @ values)

@@ -65,13 +65,7 @@ def look_up(config: Config, names: tuple[str, ...], op_types: tuple[str, ...]) -
 
 
 def unmatched(config: Config, names: set[str], op_types: set[str]) -> str | None:
-    """Returns what is wrong with the first entry that can never match, None where all can.
-
-    Args:
-        config: the config.
-        names: every name in the model.
-        op_types: every op type that has weights in MIL.
-    """
+    """Returns what is wrong with the first entry that can never match, None where all can."""
     for pattern in config.op_name_configs:
         if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
             return f"op_name_configs: no weight or op is named {brief(pattern)}" + (

@@ -65,9 +65,6 @@ def _described(options: Mapping[str, object]) -> str:
 
     Where none takes all of them, it is the one that lacks nothing, so that the error names what is
     too much.
-
-    Raises:
-        ConfigError: every mode lacks something.
     """
     given = set(options)
     needs: dict[str, int] = {}

@@ -57,6 +57,11 @@ class Step:
     storage: Storage | None = None
     spared: Mode | None = None
 
+    @property
+    def prunes(self) -> bool:
+        """Whether its site gets what its mode and storage say."""
+        return self.skipped is None and self.mode is not None
+
 
 class SiteCut(NamedTuple):
     """A cut through the scores of one weight, and the float type whose keys it is stated in."""
@@ -147,11 +152,7 @@ def _has_outliers(step: Step) -> bool:
 
 
 def _with_outliers(step: Step) -> Step:
-    """Returns a step whose weight is to have outliers, skipped where its op has two weights.
-
-    Raises:
-        ConfigError: an op is not a sum over the parts of its weight.
-    """
+    """Returns a step whose weight is to have outliers, skipped where its op has two weights."""
     check_sums(step.site)
     if step.site.adds_up:
         return step

@@ -12,6 +12,7 @@ from mlpass.errors import ConfigError, brief
 from mlpass.files import check_regular, naming
 
 if TYPE_CHECKING:
+    from yaml import SafeLoader
     from yaml.nodes import Node
 
 _MOST_VALUES = 1_000_000
@@ -30,36 +31,33 @@ def read_yaml(path: str | os.PathLike[str]) -> object:
     check_regular(Path(path), ConfigError)
     with naming(Path(path)), open(path, "rb") as file:  # its encoding is told by its first bytes
         try:
-            loader = yaml.SafeLoader(file)
-            try:
-                node = loader.get_single_node()
-                if _expanded(node, {}) > _MOST_VALUES:
-                    raise ConfigError(
-                        f"{os.fspath(path)}: its anchors (&, *) repeat values too often, or "
-                        "within themselves"
-                    )
-                for key, first, other in _repeated(node):
-                    raise ConfigError(
-                        f"{os.fspath(path)}: {brief(key)} is there twice, in lines {first} and "
-                        f"{other}; keep one of them"
-                    )
-                return None if node is None else loader.construct_document(node)
-            finally:
-                loader.dispose()
-        except ConfigError:
-            raise
+            return _content(yaml.SafeLoader(file))
+        except ConfigError as error:
+            raise ConfigError(f"{os.fspath(path)}: {error}") from None
         except RecursionError:
-            raise ConfigError(f"{os.fspath(path)}: is not YAML: it nests too deeply") from None
+            reason = "it nests too deeply"
         except _BAD_YAML as error:
             # A scalar that is not of its kind is told in Python's words, or in none.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(
-                f"{os.fspath(path)}: is not YAML: a value is not of the kind that it has by its "
-                f"looks or its tag ({reason})"
-            ) from None
+            words = " ".join(str(error).split()) or type(error).__name__
+            reason = f"a value is not of the kind that it has by its looks or its tag ({words})"
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}") from None
+    raise ConfigError(f"{os.fspath(path)}: is not YAML: {reason}")
+
+
+def _content(loader: SafeLoader) -> object:
+    """Returns what a document says; raises ConfigError where that is too much, or twice."""
+    try:
+        node = loader.get_single_node()
+        if _expanded(node, {}) > _MOST_VALUES:
+            raise ConfigError("its anchors (&, *) repeat values too often, or within themselves")
+        for key, first, other in _repeated(node):
+            raise ConfigError(
+                f"{brief(key)} is there twice, in lines {first} and {other}; keep one of them"
+            )
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _repeated(root: Node | None) -> Iterator[tuple[str, int, int]]:

@@ -146,12 +146,7 @@ def pass_options(
 ) -> tuple[str, dict[str, object]]:
     """Returns which pass does what `pipeline` is asked for, and the options that it needs.
 
-    Args:
-        config: as for `pipeline`, like all others.
-        method: likewise.
-        sample_data: likewise; read here, once.
-        storage: likewise.
-        **options: likewise.
+    All is as for `pipeline`; samples are read here, once.
 
     Raises:
         ConfigError: an option or the config is not valid.
@@ -160,9 +155,10 @@ def pass_options(
     stored = take_storage(options if storage is None else {**options, "storage": storage})
     given: dict[str, object] = {"config": configured(config, stored)}
     arguments = {"method": None, **plain_arguments({"method": method, **options})}
-    if make_calibration(sample_data=sample_data, **arguments) is None:
+    calibration = make_calibration(sample_data=sample_data, **arguments)
+    if calibration is None:
         return "prune", given
-    return "sparsegpt", {**given, **arguments, "sample_data": load_samples(sample_data)}
+    return "sparsegpt", {**given, **arguments, "sample_data": load_samples(calibration.sample_data)}
 
 
 def with_pruning(base: PassPipeline, kind: str, options: Mapping[str, object]) -> PassPipeline:

@@ -31,9 +31,6 @@ class Chunks(Package):
     def __init__(self, packages: Sequence[Package]) -> None:
         """Takes packages, which are closed with it.
 
-        Args:
-            packages: open, each with a prefix of its own.
-
         Raises:
             ModelFormatError: one of them is not an ML Program by itself.
         """
@@ -85,11 +82,7 @@ class Chunks(Package):
         return self._check_targets(target, force=force)[0]
 
     def _check_targets(self, target: Targets, *, force: bool) -> list[Path]:
-        """Returns the absolute path of each target.
-
-        Raises:
-            ConfigError: they are not as many as the packages, or not all different.
-        """
+        """Returns the absolute path of each target."""
         targets = each_of(target)
         if len(targets) != len(self._chunks):
             raise ConfigError(
@@ -141,10 +134,6 @@ class Rewriters(Rewriter):
 
 def open_chunks(sources: Sequence[object], open_one: Callable[[object, str], Package]) -> Chunks:
     """Returns packages in a row as one.
-
-    Args:
-        sources: one or more.
-        open_one: opens one, given a prefix for its names.
 
     Raises:
         ModelFormatError: the list is empty, or one is not a package with an ML Program.

@@ -35,14 +35,7 @@ class BlobReader(Protocol):
 
 
 class Place(NamedTuple):
-    """Where the message of an op is.
-
-    Attributes:
-        ops: the list that it is in.
-        number: its own there.
-        message: the message.
-        function: by name, that it is in.
-    """
+    """Where the message of an op is."""
 
     ops: OpList
     number: int

@@ -46,11 +46,7 @@ class _OpenFile:
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, start: int, size: int) -> bytes:
-        """Returns so many bytes from a place on.
-
-        Raises:
-            ModelFormatError: the file became shorter.
-        """
+        """Returns so many bytes from a place on."""
         found = bytearray()
         with naming(self._path):
             while piece := os.pread(self._descriptor, size - len(found), start + len(found)):

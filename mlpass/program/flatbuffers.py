@@ -28,12 +28,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table in a flatbuffer.
-
-    Attributes:
-        data: the buffer.
-        at: where the table begins.
-    """
+    """A table in a flatbuffer."""
 
     data: memoryview
     at: int

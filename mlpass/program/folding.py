@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlpass.program.dtypes import BY_NAME, pack_elements
 from mlpass.program.ir import Argument, Block, Constant, Op, Program, Raw, TensorType, Value
+from mlpass.program.reads import constants_of, values_of
 
 Settings = Mapping[str, Any]  # the parameters of an op that are not data, as Python values
 Arrays = list[NDArray[Any]]
@@ -41,8 +42,7 @@ def _foldable(block: Block) -> dict[Op, Constant]:
     made: dict[Op, Constant] = {}
     for op in block.walk():
         if op.type == "const":
-            stated = (one for arguments in op.inputs.values() for one in arguments)
-            known.update((op.outputs[0], one) for one in stated if isinstance(one, Constant))
+            known.update((op.outputs[0], one) for one in constants_of(op))
         elif op.type in _FOLDS and (constant := _folded(op, known)) is not None:
             made[op] = known[op.outputs[0]] = constant
     if not made:
@@ -50,9 +50,8 @@ def _foldable(block: Block) -> dict[Op, Constant]:
     outputs = {value for nested in block.walk_blocks() for value in nested.outputs}
     readers: dict[Value, list[Op]] = {}
     for op in block.walk():
-        for arguments in op.inputs.values():
-            for value in (one for one in arguments if isinstance(one, Value)):
-                readers.setdefault(value, []).append(op)
+        for value in values_of(op):
+            readers.setdefault(value, []).append(op)
 
     def is_apart(value: Value) -> bool:
         return value not in outputs and all(op in made for op in readers.get(value, ()))
@@ -138,11 +137,7 @@ def _folded(op: Op, known: Mapping[Value, Constant]) -> Constant | None:
 
 
 def _settings(op: Op, known: Mapping[Value, Constant]) -> Settings:
-    """Returns the other parameters of an op, as Python values.
-
-    Raises:
-        LookupError: one is not a constant.
-    """
+    """Returns the other parameters of an op, as Python values."""
     settings = {}
     for parameter, arguments in op.inputs.items():
         if parameter not in ("x", "values"):

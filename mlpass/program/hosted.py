@@ -63,19 +63,10 @@ def models_of(source: object) -> dict[str, str]:
 
 
 class HostedPackage(Package):
-    """A package in a `.pte`, unpacked to a temporary folder until it is closed.
-
-    Attributes:
-        pte: the ExecuTorch program.
-        blob: where in it the model is.
-    """
+    """A package in a `.pte`, unpacked to a temporary folder until it is closed."""
 
     def __init__(self, path: Path, delegate: str = "") -> None:
         """Opens and checks the package in a delegate.
-
-        Args:
-            path: of the `.pte`.
-            delegate: its name, "forward/0"; "" where there is only one model.
 
         Raises:
             ModelFormatError: there is no such delegate, or its model is not a package.
@@ -131,13 +122,6 @@ def write_hosts(
     pte: Pte, packages: Mapping[Blob, Path], target: Path, *, force: bool, keep: bool = False
 ) -> None:
     """Writes a program with other packages in the place of its own.
-
-    Args:
-        pte: the program.
-        packages: by where the models are that they replace.
-        target: of the `.pte`.
-        force: whether to replace one that exists.
-        keep: whether one that may not take its place is kept beside it.
 
     Raises:
         ModelFormatError: the program is broken.

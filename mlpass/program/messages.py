@@ -169,11 +169,7 @@ def stated_tensor(message: Message, value_type: ir.TensorType, where: str) -> ob
 
 
 def _cast(values: NDArray[np.generic], dtype: DType) -> NDArray[np.generic]:
-    """Returns stated values as elements of `dtype`, which floats may round to.
-
-    Raises:
-        ArithmeticError: one is beyond its range.
-    """
+    """Returns stated values as elements of `dtype`, which floats may round to."""
     with np.errstate(over="raise"):
         elements: NDArray[np.generic] = values.astype(dtype.numpy)
     lost = elements.dtype.kind in "iu" and not np.array_equal(elements, values)

@@ -12,6 +12,7 @@ from mlpass.program.decode import BlobReader, decode
 from mlpass.program.folding import fold_program
 from mlpass.program.messages import encode_op
 from mlpass.program.names import names_in, with_free_names
+from mlpass.program.reads import constants_of, values_of
 
 if TYPE_CHECKING:
     from mlpass.program.proto import Message
@@ -35,12 +36,6 @@ class MilProto:
         prefix: str = "",
     ) -> None:
         """Decodes `message`, a MIL.proto Program.
-
-        Args:
-            message: kept, and edited by `replace`.
-            name: which part of a pipeline it is.
-            open_blobs: opens the weight file that a message names.
-            prefix: goes before the names of weight files in the constants' `storage`.
 
         Raises:
             ModelFormatError: the message is not a program that can be read; nothing is half-read.
@@ -77,9 +72,8 @@ class MilProto:
             opset: that they are written for; None for the function's own.
         """
         listed, number, message, function = self._places.pop(op)
-        for arguments in op.inputs.values():
-            for argument in arguments:
-                self.blobs.pop(argument, None)  # type: ignore[arg-type]
+        for constant in constants_of(op):
+            self.blobs.pop(constant, None)
         self._readers.update(_reads(new_ops))
         self._let_go(self._origins.get(op, op))
         if any(new.type != "const" for new in new_ops):
@@ -98,8 +92,8 @@ class MilProto:
         found = []
         for op, origin in self._origins.items():
             (made,) = op.inputs.get("val", (None,))
-            reads = {one for arguments in origin.inputs.values() for one in arguments}
-            if isinstance(made, ir.Constant) and op in self._places and reads & self._halves:
+            half = not self._halves.isdisjoint(values_of(origin))
+            if isinstance(made, ir.Constant) and op in self._places and half:
                 found += [(op, made)] if made.nbytes <= made.stored_nbytes else []
         return found
 
@@ -128,26 +122,21 @@ class MilProto:
         """Takes what an op that was replaced reads out of the message, where nothing else does."""
         waiting = [op]
         while waiting:
-            for arguments in waiting.pop().inputs.values():
-                for argument in arguments:
-                    self.blobs.pop(argument, None)  # type: ignore[arg-type]
-                    if not isinstance(argument, ir.Value):
-                        continue
-                    self._readers[argument] -= 1
-                    if getattr(argument.type, "dtype", "").startswith("fp"):
-                        self._halves.add(argument)
-                    maker = self._makers.get(argument)
-                    if maker in self._places and not any(map(self._readers.get, maker.outputs)):
-                        place = self._places.pop(maker)
-                        self._places.pop(self._stand_ins.get(maker, maker), None)
-                        place.ops.remove(place.number)
-                        waiting.append(maker)
+            given = waiting.pop()
+            for constant in constants_of(given):
+                self.blobs.pop(constant, None)
+            for value in values_of(given):
+                self._readers[value] -= 1
+                if getattr(value.type, "dtype", "").startswith("fp"):
+                    self._halves.add(value)
+                maker = self._makers.get(value)
+                if maker in self._places and not any(map(self._readers.get, maker.outputs)):
+                    place = self._places.pop(maker)
+                    self._places.pop(self._stand_ins.get(maker, maker), None)
+                    place.ops.remove(place.number)
+                    waiting.append(maker)
 
 
 def _reads(ops: Iterable[ir.Op]) -> Iterator[ir.Value]:
     """Yields the values that ops read, each as often as they do."""
-    for op in ops:
-        for arguments in op.inputs.values():
-            for argument in arguments:
-                if isinstance(argument, ir.Value):
-                    yield argument
+    return (value for op in ops for value in values_of(op))

@@ -51,11 +51,6 @@ class OpenPackage:
     ) -> None:
         """Opens and checks the package at `path`.
 
-        Args:
-            path: of the package.
-            spec: a model message to take in the place of the one that is stored there.
-            prefix: see the attributes.
-
         Raises:
             ModelFormatError: it is not a package with an ML Program, or is broken.
             OSError: it cannot be read.

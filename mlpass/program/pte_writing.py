@@ -41,11 +41,6 @@ class _Moved(NamedTuple):
 def write_pte(pte: Pte, file: IO[bytes], images: Mapping[Blob, Image]) -> None:
     """Writes a program; whatever is not a model's data or tells of its place stays as it is.
 
-    Args:
-        pte: the program.
-        file: to write to.
-        images: the folders that take the place of models.
-
     Raises:
         ModelFormatError: the program is broken.
         OSError: it cannot be written, or a file in a folder cannot be read.

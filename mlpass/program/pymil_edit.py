@@ -33,9 +33,6 @@ def edit_program(program: PymilProgram) -> Iterator[PymilEditor]:
     What the caller replaces meanwhile is replaced at once; that what it leads to is not a
     plain constant any more is noted in the program as each block is left.
 
-    Args:
-        program: a coremltools pymil `Program`.
-
     Raises:
         ModelFormatError: its op set has no sparse weights, its functions differ in it, or it has a
             type that MIL does not.

@@ -54,11 +54,6 @@ def preprocess(image: Image, variable: Variable, value: Value) -> Iterator[Op]:
 
     It yields none where the program has them already, as that of a finished model has.
 
-    Args:
-        image: the `ImageType`.
-        variable: of the input.
-        value: which stands for it.
-
     Source: `mil_backend::insert_image_preprocessing_ops` of coremltools.
     """
     if not isinstance(value.type, TensorType):

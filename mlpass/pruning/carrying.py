@@ -64,7 +64,7 @@ def carry_out_all(
     beyond = unreached(model)
 
     def undecided(step: Step) -> LayerRecord:
-        if step.skipped or step.mode is None:
+        if not step.prunes:
             return untouched_record(step.site, step.skipped)
         if calibration.fallback == "skip":
             reasons = (beyond[use.op] for use in step.site.uses if use.op in beyond)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.errors import NotApplicable, visible
@@ -44,42 +40,24 @@ def _pruned(step: Step) -> tuple[LayerRecord, Replacements]:
     if step.skipped or step.mode is None:
         return untouched_record(site, step.skipped), []
     try:
-        pieces = encode_in_pieces(site, step.mode, step.cut, step.storage)
-        if pieces is not None:
-            return _record(step, pieces), pieces.replacements
-        weight = weight_of(site)
-        keep = _keep(step, weight)
-        if step.storage is not None:
-            stored = encode_nearest(site, weight, keep, step.mode, step.storage)
-        else:
-            check_zeroes(step, weight, keep)
-            stored = encode_weight(site, weight, keep)
+        stored = encode_in_pieces(site, step.mode, step.cut, step.storage)
+        if stored is None:
+            stored = _encoded(step)
     except NotApplicable as reason:
         return untouched_record(site, str(reason)), []
-    return _record(step, stored), stored.replacements
+    return stored.record(site, step.mode, step.storage), stored.replacements
 
 
-def _record(step: Step, stored: Encoded) -> LayerRecord:
-    return replace(
-        untouched_record(step.site, counted=False),
-        mode=str(step.mode),
-        storage=None if step.storage is None else str(step.storage),
-        method="magnitude",
-        zeros=stored.zeros,
-        sparsity=stored.zeros / math.prod(step.site.shape),
-        encoding=stored.encoding,
-        bytes_after=stored.nbytes,
-    )
-
-
-def _keep(step: Step, weight: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Returns the keep mask of a weight by its magnitude.
-
-    Raises:
-        NotApplicable: the step's mode does not fit the weight.
-    """
+def _encoded(step: Step) -> Encoded:
+    """Returns a weight that is held as a whole as it will be stored."""
+    assert step.mode is not None  # asked before
+    weight, mode = weight_of(step.site), step.mode
     score = magnitude(weight)
     if step.cut is not None:
-        return keep_by_cut(score, step.cut)
-    assert step.mode is not None
-    return step.mode.keep(score, layout_for(step.site, step.mode))
+        keep = keep_by_cut(score, step.cut)
+    else:
+        keep = mode.keep(score, layout_for(step.site, mode))
+    if step.storage is not None:
+        return encode_nearest(step.site, weight, keep, mode, step.storage)
+    check_zeroes(step, weight, keep)
+    return encode_weight(step.site, weight, keep)

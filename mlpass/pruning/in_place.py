@@ -42,22 +42,8 @@ def prune_program(
 
     Sizes in the report are those of the constants that go to a weight file.
 
-    Args:
-        program: for iOS16 or later.
-        config: which mode each weight gets, in any form that `prune` takes.
-        method: as for `prune`, and so are all that follow.
-        sample_data: samples, keyed by the names of the program's inputs.
-        storage: how values are kept.
-        allocate: how one target sparsity is divided among layers.
-        max_nbytes: with allocate="error", what the pruned weights may take together.
-        propagate: whether a layer meets what the pruned layers before it make.
-        target: whether it aims at its own dense outputs, or at the dense model's.
-        fallback: what becomes of a weight that no sample reaches.
-        memory_budget: bytes of activations that may stay in memory.
-        backend: that the program runs on.
-        device: torch's.
-        function_name: of several functions, the one that the samples are for.
-        joint_compression: whether weights that are quantized or palettized already are pruned, too.
+    `program` is for iOS16 or later; all else is as for `prune`, and samples are keyed by the names
+    of the program's inputs.
 
     Raises:
         ConfigError: `program` is not a `Program`; or the config or the options are wrong.
@@ -96,19 +82,14 @@ def prune_in_place(
 ) -> Report:
     """Prunes the weights of a pymil `Program` in place and returns what was done.
 
-    Sizes in the report are those of the constants that go to a weight file.
-
     Args:
-        program: for iOS16 or later.
-        config: as for `prune`.
+        program: as for `prune_program`, and so are the others.
+        config: which mode each weight gets.
         calibration: how weights are solved for on samples; None where they are not.
-        joint_compression: as for `prune`.
+        joint_compression: whether compressed weights are pruned, too.
 
     Raises:
-        ConfigError: the config is not valid.
-        CalibrationError: the samples do not fit.
-        ModelFormatError: the program is older than iOS16; than iOS18 for joint forms.
-        UnsupportedOpError: samples are given, and the program has ops without kernels.
+        MlpassError: as `prune_program`.
     """
     config = as_config(config)
     with edit_program(program) as editor:

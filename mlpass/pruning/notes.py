@@ -89,12 +89,7 @@ def _listed(names: Collection[str]) -> str:
 
 
 def whole_outputs(steps: Sequence[Step], layers: Sequence[LayerRecord]) -> tuple[str, ...]:
-    """Returns notes on weights whose outputs are the model's, and on a mode that zeroes whole ones.
-
-    Args:
-        steps: what was to become of each weight.
-        layers: a record for each.
-    """
+    """Returns notes on weights whose outputs are the model's, and on those that are all zero."""
     spared = [step for step in steps if step.spared is not None]
     gone = [
         step.site.name

@@ -95,11 +95,7 @@ def prune_and_tune(
 
 
 class _Solved:
-    """The pruned package of a run that is not tuned yet, and the report of it, in a folder.
-
-    Attributes:
-        package: where it is to be.
-    """
+    """The pruned package of a run that is not tuned yet, and the report of it, in a folder."""
 
     def __init__(self, output: Path, digest: str, *, resume: bool) -> None:
         """Opens the folder of a run; deletes what is in it where that is not gone on with."""
@@ -112,11 +108,7 @@ class _Solved:
         self.package = folder / f"{_SOLVED}{output.suffix}"
 
     def report(self) -> Report | None:
-        """Returns the report of the package, None where it is not there yet.
-
-        Raises:
-            CalibrationError: it is broken.
-        """
+        """Returns the report of the package, None where it is not there yet."""
         path = self._ledger.folder / _REPORT
         if not (path.is_file() and self.package.exists()):
             return None

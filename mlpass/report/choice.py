@@ -10,13 +10,15 @@ from mlpass.errors import visible
 from mlpass.report.plain import plain
 from mlpass.report.shown import Shown, Table
 from mlpass.report.study import (
+    Column,
     Trial,
     cautions_text,
     failures,
-    functions_told,
     marks,
     meanings,
+    mind_column,
     number_text,
+    quality_columns,
 )
 from mlpass.report.table import bytes_text, sizes_apart
 
@@ -126,34 +128,29 @@ class Choice(Shown):
 
     def parts(self) -> Sequence[Table | str]:
         """Returns what was wanted, what was tried, and what came of it."""
-        valued = any(attempt.trial.value is not None for attempt in self.attempts)
-        named = functions_told([attempt.trial for attempt in self.attempts])
-        headers = ["step", "config", "bytes", "ratio", "SNR (dB)", *named, "top-1"]
-        headers += ["value"] if valued else []
-        warned = any(attempt.trial.cautions for attempt in self.attempts)
-        headers += ["mind"] if warned else []
-        rows, marked = [], self.marks
-        for attempt, mark in zip(self.attempts, marked, strict=True):
-            trial = attempt.trial
-            row = [
-                attempt.rung,
-                trial.label,
-                "-" if trial.nbytes is None else bytes_text(trial.nbytes),
-                number_text(trial.ratio, 2),
-                number_text(trial.snr, 2),
-                *(number_text(trial.by_function.get(name), 2) for name in named),
-                number_text(trial.top1, 4),
+        trials, marked = [attempt.trial for attempt in self.attempts], self.marks
+        columns: list[Column] = [
+            ("config", lambda trial: trial.label),
+            ("bytes", lambda trial: "-" if trial.nbytes is None else bytes_text(trial.nbytes)),
+            ("ratio", lambda trial: number_text(trial.ratio, 2)),
+            *quality_columns(trials),
+            *mind_column(trials),
+        ]
+        rows = [
+            [
+                each.rung,
+                *(text(each.trial) for _, text in columns),
+                "; ".join(filter(None, [*(each.misses or ["holds"]), mark])),
             ]
-            row += [number_text(trial.value, 4)] if valued else []
-            row += [", ".join(trial.cautions)] if warned else []
-            rows.append([*row, "; ".join(filter(None, [*(attempt.misses or ["holds"]), mark]))])
-        tried = Table([*headers, "target"], rows)
+            for each, mark in zip(self.attempts, marked, strict=True)
+        ]
+        tried = Table(["step", *(name for name, _ in columns), "target"], rows)
         head = f"{visible(self.model)}: {bytes_text(self.bytes_before)}; wanted: {self.target}"
         end = self.reason if self.output is None else f"{self.reason}: {self.output}"
-        told = cautions_text([attempt.trial for attempt in self.attempts])
+        told = cautions_text(trials)
         command = self.picked.command if self.picked else None
         notes = [f"the same by: {command}"] if command else []
-        notes = [end, *failures([each.trial for each in self.attempts]), *notes, *self.notes]
+        notes = [end, *failures(trials), *notes, *self.notes]
         below = "\n".join(visible(note) for note in notes if note) + meanings(marked) + told
         return [head, *([tried] if rows else []), *([below] if below else [])]
 

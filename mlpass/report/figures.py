@@ -184,12 +184,7 @@ def _titled(svg: str, trials: Mapping[int, Trial]) -> str:
 
 
 def _themed(svg: str, prefix: str) -> str:
-    """Returns SVG whose colours are the page's, dark or light, and whose names are its own.
-
-    Args:
-        svg: as matplotlib writes it, with the same names in every figure.
-        prefix: of the names, a word.
-    """
+    """Returns SVG whose colours are the page's, dark or light, and whose names are its own."""
     svg = re.sub(r'( id="|url\(#|<use xlink:href="#)', rf"\1{prefix}-", svg)
     for color, name in _NAMES.items():
         svg = svg.replace(color, f"var({name})")

@@ -40,11 +40,6 @@ def check_target(path: Path) -> None:
 def write_report(report: SweepReport, path: Path, *, force: bool = False) -> None:
     """Writes a sweep as a page, or as JSON where the name ends so; it appears whole or not at all.
 
-    Args:
-        report: to write.
-        path: of the file.
-        force: whether to replace one that is there.
-
     Raises:
         OutputExistsError: something is there, and `force` is False.
         ConfigError: the name ends in neither .html nor .json.

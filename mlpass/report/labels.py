@@ -20,14 +20,7 @@ _RIM = 5  # points from the middle of a marker to its rim
 
 @dataclass(frozen=True)
 class Label:
-    """A name for a point.
-
-    Attributes:
-        point: x and y.
-        name: of it.
-        size: of the letters, in points.
-        color: of the letters.
-    """
+    """A name for a point."""
 
     point: Point
     name: str

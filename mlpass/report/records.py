@@ -13,6 +13,8 @@ from mlpass.report.shown import Shown, Table
 from mlpass.report.table import bytes_text
 from mlpass.report.typed import check_types
 
+_SHOWN = 6  # op types of a function
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -293,9 +295,9 @@ def _how(layer: LayerRecord) -> str:
     return f"{layer.mode}{kept}{method}{damped}{target}"
 
 
-def _most(ops: Mapping[str, int], shown: int = 6) -> str:
+def _most(ops: Mapping[str, int]) -> str:
     """Returns the most frequent op types with their counts, as text."""
     ranked = sorted(ops.items(), key=lambda item: (-item[1], item[0]))
-    rest = len(ranked) - shown
-    texts = [f"{count} {op_type}" for op_type, count in ranked[:shown]]
+    rest = len(ranked) - _SHOWN
+    texts = [f"{count} {op_type}" for op_type, count in ranked[:_SHOWN]]
     return ", ".join(texts) + (f", {rest} more types" if rest > 0 else "")

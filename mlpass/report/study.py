@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -173,6 +173,9 @@ class Trial:
         }
 
 
+Column = tuple[str, Callable[[Trial], str]]  # of a table: its header, and the text of a trial
+
+
 @dataclass(frozen=True)
 class SweepReport(Shown):
     """A sweep over a model.
@@ -247,36 +250,27 @@ class SweepReport(Shown):
 
     def parts(self) -> Sequence[Table | str]:
         """Returns the trials, and what was swept."""
-        valued = any(trial.value is not None for trial in self.trials)
-        named = functions_told(self.trials)
-        headers = ["config", "method", "bytes", "ratio", "sparsity", "SNR (dB)", *named, "top-1"]
-        headers += ["value"] if valued else []
         timed = any(trial.latency is not None for trial in self.trials)
-        warned = any(trial.cautions for trial in self.trials)
-        headers += ["weights read", "latency" if timed else "estimated latency"]
-        headers += [*(["mind"] if warned else []), "front"]
+        columns: list[Column] = [
+            ("config", lambda trial: trial.name),
+            ("method", _how),
+            ("bytes", lambda trial: bytes_text(trial.nbytes or 0)),
+            ("ratio", lambda trial: number_text(trial.ratio, 2)),
+            ("sparsity", lambda trial: number_text(trial.sparsity, 4)),
+            *quality_columns(self.trials),
+            ("weights read", lambda trial: bytes_text(trial.weight_bytes or 0)),
+            ("latency", lambda trial: latency_text(trial.latency))
+            if timed
+            else ("estimated latency", lambda trial: str(self.estimate_of(trial) or "-")),
+            *mind_column(self.trials),
+        ]
         rows, marked = [], marks(self.trials)
         for trial, mark in zip(self.trials, marked, strict=True):
             if trial.failed is not None:
                 rows.append([trial.name, _how(trial), "failed"])
-                continue
-            row = [
-                trial.name,
-                _how(trial),
-                bytes_text(trial.nbytes or 0),
-                number_text(trial.ratio, 2),
-                number_text(trial.sparsity, 4),
-                number_text(trial.snr, 2),
-                *(number_text(trial.by_function.get(name), 2) for name in named),
-                number_text(trial.top1, 4),
-            ]
-            row += [number_text(trial.value, 4)] if valued else []
-            guess = self.estimate_of(trial)
-            quick = "-" if guess is None else str(guess)
-            row += [bytes_text(trial.weight_bytes or 0)]
-            row += [latency_text(trial.latency) if timed else quick]
-            row += [", ".join(trial.cautions)] if warned else []
-            rows.append([*row, mark or ("*" if trial.front else "")])
+            else:
+                end = mark or ("*" if trial.front else "")
+                rows.append([*(text(trial) for _, text in columns), end])
         guessed = (
             "\nestimated latency: not measured, which needs macOS; against the model as it is, on "
             f"the Neural Engine of an {CHIP} by its claimed peaks, with the range that measured "
@@ -291,12 +285,30 @@ class SweepReport(Shown):
             + cautions_text(self.trials)
             + "".join(f"\n{visible(note)}" for note in (*failures(self.trials), *self.notes))
         )
-        return [Table(headers, rows), told]
+        return [Table([*(name for name, _ in columns), "front"], rows), told]
 
 
-def functions_told(trials: Sequence[Trial]) -> list[str]:
-    """Returns the functions that samples name, which a table has a column for."""
-    return [*dict.fromkeys(name for trial in trials for name in trial.by_function)]
+def quality_columns(trials: Sequence[Trial]) -> list[Column]:
+    """Returns the columns of what trials are judged by; each function that is told of has one."""
+    named = dict.fromkeys(name for trial in trials for name in trial.by_function)
+
+    def snr_of(name: str) -> Column:
+        return name, lambda trial: number_text(trial.by_function.get(name), 2)
+
+    columns: list[Column] = [
+        ("SNR (dB)", lambda trial: number_text(trial.snr, 2)),
+        *map(snr_of, named),
+        ("top-1", lambda trial: number_text(trial.top1, 4)),
+    ]
+    if any(trial.value is not None for trial in trials):
+        columns.append(("value", lambda trial: number_text(trial.value, 4)))
+    return columns
+
+
+def mind_column(trials: Sequence[Trial]) -> list[Column]:
+    """Returns the column of what speaks against forms on a processor, where anything does."""
+    warned = any(trial.cautions for trial in trials)
+    return [("mind", lambda trial: ", ".join(trial.cautions))] if warned else []
 
 
 def failures(trials: Sequence[Trial]) -> list[str]:

@@ -34,14 +34,7 @@ def run_abreast(steps: Sequence[OpPlan], runs: Sequence[Run], naming: Naming) ->
 def _run_together(
     steps: Sequence[OpPlan], runs: Sequence[Run], parameter: str, naming: Naming
 ) -> None:
-    """Runs ops that work row by row on the rows of several samples: a large product for each.
-
-    Args:
-        steps: neighbours.
-        runs: of some samples.
-        parameter: whose rows the ops see.
-        naming: has an error name the sample.
-    """
+    """Runs ops that work row by row on the rows of several samples: a large product for each."""
     xp = runs[0].xp
     joined: Joined | None = None
     for step in steps:

@@ -12,11 +12,6 @@ from mlpass.runtime.description import Description, Feature
 def check_agreement(description: Description, function: Function, where: str) -> None:
     """Checks that a function can be given what a model says it takes, and gives what it says.
 
-    Args:
-        description: of the function, by the model.
-        function: the function.
-        where: it is, for the message.
-
     Raises:
         ModelFormatError: they differ; all that does is said at once.
     """

@@ -11,11 +11,7 @@ _NAMED = re.compile(r"(?:^|[-_. ])function=(?P<function>.+)$")
 
 
 class Call(dict[str, object]):
-    """What one prediction of a function takes.
-
-    Attributes:
-        function: its name.
-    """
+    """What one prediction of a function takes."""
 
     def __init__(self, function: str, inputs: Mapping[str, object]) -> None:
         """Holds the inputs by name."""

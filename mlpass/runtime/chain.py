@@ -14,9 +14,6 @@ def in_a_row(models: Sequence[tuple[str, Description]]) -> Description:
 
     It takes what none before makes, and gives what none after takes.
 
-    Args:
-        models: the name and the description of each.
-
     Raises:
         ConfigError: one takes nothing that the one before it makes, or something else under its
             name.

@@ -25,13 +25,7 @@ class Constants:
     """
 
     def __init__(self, plan: FunctionPlan, backend: Backend, shared: dict[Hashable, Array]) -> None:
-        """Reads nothing yet.
-
-        Args:
-            plan: of the function.
-            backend: whose arrays these are.
-            shared: arrays by the blob they come from; the functions of a program may share it.
-        """
+        """Reads nothing yet."""
         self._plan = plan
         self._backend = backend
         self._arrays: dict[Source, Array] = {}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlpass.errors import InputError, SampleWarning
 from mlpass.program.ir import Constant, TensorType, Value
+from mlpass.program.reads import values_of
 from mlpass.runtime.description import Feature
 from mlpass.runtime.features import as_array, is_picture
 from mlpass.runtime.function_plan import FunctionPlan
@@ -26,11 +27,7 @@ _PASSING = ("cast", "identity", "select", "add", "expand_dims", "squeeze", "resh
 
 
 class Runner(Keeping, Protocol):
-    """Something that runs samples: an `Interpreter`, or a module of torch.
-
-    Attributes:
-        parts: its programs; none where Core ML runs them.
-    """
+    """Something that runs samples: an `Interpreter`, or a module of torch."""
 
     parts: tuple[Part, ...]
 
@@ -122,7 +119,7 @@ def _rows_of_tables(plan: FunctionPlan, name: str) -> list[int]:
     rows = []
     for step in plan.block.steps:
         op = step.op
-        if op.type in _PASSING and any(s in handed_on for each in op.inputs.values() for s in each):
+        if op.type in _PASSING and handed_on.intersection(values_of(op)):
             handed_on.update(op.outputs)
         elif op.type == "gather" and handed_on.intersection(op.inputs.get("indices", ())):
             table, axis = op.inputs["x"][0], _axis(plan, op.inputs.get("axis", ()))

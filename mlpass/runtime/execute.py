@@ -13,7 +13,7 @@ from mlpass.program.ir import Op, Value
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.constants import Constants
 from mlpass.runtime.failures import failure, title_of
-from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan
+from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, made_in
 from mlpass.runtime.ops import Source
 
 
@@ -28,11 +28,7 @@ class Listener(Protocol):
 
 
 class Recording:
-    """A listener that keeps the arguments of wanted ops, each time that they run.
-
-    Attributes:
-        found: those of each wanted op.
-    """
+    """A listener that keeps the arguments of wanted ops, each time that they run."""
 
     def __init__(self, wanted: Sequence[Op]) -> None:
         """Has kept nothing yet."""
@@ -48,11 +44,7 @@ class Recording:
 
 
 class Values(dict[Source, Any]):
-    """The values at hand, arrays and what else kernels make, and behind them the constants.
-
-    Attributes:
-        constants: of the function.
-    """
+    """The values at hand, arrays and what else kernels make, and behind them the constants."""
 
     def __init__(self, constants: Constants) -> None:
         """Holds nothing yet."""
@@ -110,22 +102,15 @@ def steps_to(block: BlockPlan, wanted: Collection[Value]) -> Sequence[OpPlan]:
     last = 0
     for number, step in enumerate(block.steps, 1):
         made = set(step.op.outputs)
-        for nested in (inner for outer in step.op.blocks for inner in outer.walk_blocks()):
-            made.update(nested.inputs)
-            made.update(output for op in nested.ops for output in op.outputs)
+        for nested in step.op.blocks:
+            made.update(made_in(nested))
         if not made.isdisjoint(wanted):
             last = number
     return block.steps[:last]
 
 
 class Run:
-    """One run of a function.
-
-    Attributes:
-        values: what is at hand.
-        wanted: values that are kept after their last use.
-        xp: the array namespace.
-    """
+    """One run of a function."""
 
     def __init__(
         self,
@@ -134,14 +119,7 @@ class Run:
         xp: Namespace,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        """Has run nothing yet.
-
-        Args:
-            values: the inputs of the function, once it runs.
-            wanted: values to keep after their last use.
-            xp: the array namespace.
-            listeners: called before and after each op.
-        """
+        """Has run nothing yet."""
         self.values = values
         self.wanted = frozenset(wanted)
         self.xp = xp

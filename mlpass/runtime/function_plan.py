@@ -11,6 +11,7 @@ from functools import cache
 
 from mlpass.arrays import Array, Namespace
 from mlpass.program.ir import Block, Constant, Function, Op, TensorType, Value
+from mlpass.program.reads import values_of
 from mlpass.runtime.checks import Problems
 from mlpass.runtime.control import CONTROL
 from mlpass.runtime.kernels.arguments import Kinds, Reader, kinds_of, read
@@ -95,7 +96,7 @@ def plan_function(function: Function, backend: str) -> FunctionPlan:
         return find_kinds(op_type, function.opset, backend)
 
     block = _plan_block(function.block, makers, function.opset, backend, kinds)
-    names = {value.name: value for value in _values(function.block)}
+    names = {value.name: value for value in made_in(function.block)}
     return FunctionPlan(function, block, makers, _find_attributes(function.block, kinds), names)
 
 
@@ -189,15 +190,15 @@ def _in_declared_type(function: Callable[..., object], op: Op) -> Callable[..., 
 
 def reads(op: Op) -> Iterator[Value]:
     """Yields every value that an op reads, those that its nested blocks read included."""
-    for sources in op.inputs.values():
-        yield from (source for source in sources if isinstance(source, Value))
+    yield from values_of(op)
     for block in op.blocks:
         for inner in block.ops:
             yield from reads(inner)
         yield from block.outputs
 
 
-def _values(block: Block) -> Iterator[Value]:
+def made_in(block: Block) -> Iterator[Value]:
+    """Yields every value that a block is given or makes, those of nested blocks included."""
     for nested in block.walk_blocks():
         yield from nested.inputs
     for op in block.walk():

@@ -6,14 +6,16 @@ neighbours, so that a replay has all samples, of whatever function, come to a we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from mlpass.errors import CalibrationError
+from mlpass.literals import Runner
 from mlpass.program.ir import Block, Constant, Function, Op
+from mlpass.program.reads import arguments_of
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.calls import function_of
 from mlpass.runtime.constants import Constants
@@ -27,28 +29,46 @@ from mlpass.runtime.stretches import Bounds
 
 
 def runner_of(
-    functions: Sequence[str | None], open_one: Callable[[str | None], Interpreter]
+    model: object,
+    functions: Sequence[str | None],
+    *,
+    backend: Runner,
+    device: str | None = None,
+    function_name: str | None = None,
 ) -> Interpreter:
-    """Returns what runs samples that name these functions: one alone, or several.
+    """Returns what runs a model on samples that name these functions: one alone, or several.
+
+    Of a pipeline with other parts that is what comes before them, unless Core ML runs it all.
 
     Args:
+        model: in any form that an `Interpreter` takes, and so for the others.
         functions: that the samples name, as `functions_in`; None for the one that needs no name.
-        open_one: opens the model to run a function.
+        backend: that it runs on.
+        device: torch's.
+        function_name: the one that needs no name.
+
+    Raises:
+        ConfigError: there is no such function.
+        UnsupportedOpError: ops without kernels, all named at once.
     """
-    if len(functions) == 1:
-        return open_one(*functions)
-    return Functions({function: open_one(function) for function in functions})
+    runners = {
+        function: Interpreter(
+            model,
+            backend=backend,
+            device=device,
+            function_name=function or function_name,
+            partial=backend != "coreml",
+        )
+        for function in functions
+    }
+    return Functions(runners) if len(runners) > 1 else next(iter(runners.values()))
 
 
 class Functions(Interpreter):
     """Runs several functions of a model: each step the one that it names."""
 
     def __init__(self, runners: Mapping[str | None, Interpreter]) -> None:
-        """Lays their programs side by side.
-
-        Args:
-            runners: of one model on one backend, each of the function that steps call so.
-        """
+        """Lays their programs side by side."""
         self.runners = dict(runners)
         first = next(iter(self.runners.values()))
         assert first.backend is not None  # Core ML shows no activations
@@ -178,7 +198,7 @@ def _merged(first: list[_Group], second: list[_Group]) -> list[_Group]:
 
 def _weight(step: OpPlan, plan: FunctionPlan) -> Hashable:
     """Returns where the largest constant of a file is stored that a step reads; None without."""
-    sources = [] if step.blocks else [one for each in step.op.inputs.values() for one in each]
+    sources = [] if step.blocks else [*arguments_of(step.op)]
     found = [constant for source in sources for constant in _stored(source, plan)]
     largest = max(found, key=lambda constant: constant.nbytes, default=None)
     return None if largest is None else largest.storage
@@ -189,5 +209,5 @@ def _stored(source: Source, plan: FunctionPlan) -> list[Constant]:
     if isinstance(source, Constant):
         return [source] if source.in_file and source.storage is not None else []
     maker = plan.makers.get(source)
-    read = [] if maker is None else [one for each in maker.inputs.values() for one in each]
+    read = [] if maker is None else [*arguments_of(maker)]
     return [constant for one in read for constant in _stored(one, plan)]

@@ -7,11 +7,11 @@ from itertools import islice
 
 from mlpass.errors import CalibrationError, InputError
 from mlpass.runtime.doubts import LOOKED_AT, warn_of
-from mlpass.runtime.failures import of_sample, sample_label
+from mlpass.runtime.failures import sample_label
 from mlpass.runtime.features import check_names
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.samples import Inputs, Sample
-from mlpass.runtime.steps import steps_of
+from mlpass.runtime.steps import numbered_steps
 
 
 def given_steps(samples: Sequence[Sample], interpreter: Interpreter) -> list[Sequence[Inputs]]:
@@ -23,17 +23,17 @@ def given_steps(samples: Sequence[Sample], interpreter: Interpreter) -> list[Seq
     given = []
     for number, sample in enumerate(samples):
         try:
-            given.append(steps_for(sample, interpreter))
+            given.append(steps_for(sample, interpreter, number))
         except InputError as error:
-            raise CalibrationError(f"sample_data: {sample_label(number)}: {error}") from None
+            raise CalibrationError(f"sample_data: {error}") from None
     _check_given(given, interpreter)
     return given
 
 
-def steps_for(sample: Sample, interpreter: Interpreter) -> Sequence[Inputs]:
-    """Returns the steps of a sample, as `steps_of` for the function that it names."""
+def steps_for(sample: Sample, interpreter: Interpreter, number: int) -> Sequence[Inputs]:
+    """Returns the steps of a sample, as `numbered_steps` for the function that it names."""
     runner = interpreter.runner(sample) if isinstance(sample, Mapping) else interpreter
-    return steps_of(sample, runner)
+    return numbered_steps(sample, runner, number)
 
 
 def _check_given(given: Sequence[Sequence[Inputs]], interpreter: Interpreter) -> None:
@@ -71,10 +71,8 @@ def warn_of_each(interpreter: Interpreter, samples: Sequence[Sample]) -> None:
     Raises:
         InputError: a sample has not as many steps in all arrays.
     """
-    given = []
-    for number, sample in enumerate(islice(samples, LOOKED_AT)):
-        with of_sample(number):
-            given.append(steps_for(sample, interpreter))
+    some = enumerate(islice(samples, LOOKED_AT))
+    given = [steps_for(sample, interpreter, number) for number, sample in some]
     for runner, steps in by_runner(given, interpreter):
         warn_of(runner, steps)
 

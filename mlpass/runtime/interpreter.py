@@ -216,7 +216,6 @@ class Interpreter:
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs: must be a dict by name. Got {type(inputs).__name__}.")
         check_names(inputs, self.inputs)
-        assert self.backend is not None
         given = dict(inputs)
         made: Outputs = {}
         for number, part in enumerate(self._stages):
@@ -225,34 +224,47 @@ class Interpreter:
                 given.update(kept)
                 made.update(kept if wanted is None else {})
                 continue
-            arrays = {
-                feature.name: read_input(feature, given.get(feature.name))
-                for feature in part.description.inputs
-            }
             last = number == len(self._stages) - 1
             names = part.plan.names
             keep = [names[name] for name in wanted or () if name in names]
-            with self.backend.session(False):
-                results = execute(
-                    part.plan,
-                    part.constants,
-                    self.backend,
-                    dict(bind(part, arrays, state, self.backend)),
-                    wanted=keep,
-                    stop_early=wanted is not None and last and not self.states,
-                    listeners=self.listeners,
-                )
-            for value, result in results.items():
-                array = result if _is_plain(result) else self.backend.to_numpy(result)
-                if wanted is not None and value in keep:
-                    made[value.name] = _declared(value, array)
-                elif wanted is None:
+            early = wanted is not None and last and not self.states
+            for value, array in self._run_part(part, given, state, keep, early):
+                if wanted is None:
                     made[value.name] = array
+                elif value in keep:
+                    made[value.name] = _declared(value, array)
                 if not last and value in part.plan.block.outputs:
                     given[value.name] = array
             for feature in part.description.outputs if not last else ():
                 given[feature.name] = write_output(feature, given[feature.name])
         return made
+
+    def _run_part(
+        self, part: Part, given: Inputs, state: State | None, keep: Sequence[Value], early: bool
+    ) -> list[tuple[Value, Any]]:
+        """Returns the outputs of a part, and the values to keep, as numpy arrays.
+
+        Where it may end `early` it does so once these are there.
+        """
+        assert self.backend is not None
+        arrays = {
+            feature.name: read_input(feature, given.get(feature.name))
+            for feature in part.description.inputs
+        }
+        with self.backend.session(False):
+            results = execute(
+                part.plan,
+                part.constants,
+                self.backend,
+                dict(bind(part, arrays, state, self.backend)),
+                wanted=keep,
+                stop_early=early,
+                listeners=self.listeners,
+            )
+        return [
+            (value, result if _is_plain(result) else self.backend.to_numpy(result))
+            for value, result in results.items()
+        ]
 
     def _check_state(self, state: object) -> None:
         if self.states and state is None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlpass.errors import ExecutionError
 from mlpass.program.ir import Op, Value
+from mlpass.program.reads import values_of
 from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import title_of
 from mlpass.runtime.given import steps_for
@@ -45,23 +46,18 @@ class _Makers:
         return [any(holds(array).any() for array in floats) for holds in (np.isnan, np.isinf)]
 
 
-def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
+def origin_of(interpreter: Interpreter, sample: Sample, number: int, op: Op) -> str:
     """Returns which op first makes the NaN that reaches an op, or else the infinity, in words.
 
     It is followed back from that op, so that what goes elsewhere does not count. Nothing is said
     where it comes with the sample, or no op is seen to make it.
-
-    Args:
-        interpreter: of the model.
-        sample: on which it does so.
-        op: that it reaches.
     """
     assert interpreter.backend is not None  # Core ML shows nothing
     makers = _Makers(interpreter.backend)
     interpreter.listeners.append(makers)
     state = interpreter.new_state(sample)
     try:
-        for step in steps_for(sample, interpreter):
+        for step in steps_for(sample, interpreter, number):
             interpreter.take(step, state)
     except ExecutionError:
         pass  # what was seen before is enough
@@ -81,8 +77,7 @@ def origin_of(interpreter: Interpreter, sample: Sample, op: Op) -> str:
 def _source(op: Op, made_by: Mapping[Value, Op]) -> Op | None:
     """Returns the op that made what is not finite among what an op reads, or nests."""
     inner = (one for block in op.blocks for one in block.outputs)
-    read = (one for sources in op.inputs.values() for one in sources if isinstance(one, Value))
-    return next((made_by[one] for one in (*read, *inner) if one in made_by), None)
+    return next((made_by[one] for one in (*values_of(op), *inner) if one in made_by), None)
 
 
 def _cure(op: Op, kind: str) -> str:

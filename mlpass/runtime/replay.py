@@ -181,9 +181,6 @@ class _Replay:
             samples: the steps of each.
             members: for each of them this part, or of several functions the one that it is for.
             states: of each sample.
-
-        Raises:
-            CalibrationError: they do not fit.
         """
         count = 0
         with _working(self._backend):
@@ -223,12 +220,7 @@ class _Replay:
         return steps if own is None else [step for step in steps if step in own]
 
     def stops(self, wanted: Callable[[Op], bool], *, to_the_end: bool) -> Iterator[Stop]:
-        """Yields every stop, and runs what is between them.
-
-        Args:
-            wanted: whether to stop at an op.
-            to_the_end: whether to run what comes after the last of them, too.
-        """
+        """Yields every stop, and runs what is between them."""
         plan, constants = self._part.plan, self._part.constants
         steps, forgotten = plan.block.steps, last_reads(plan, constants)
         asked = [[op for op in ops_of(step) if wanted(op)] for step in steps]
@@ -260,13 +252,7 @@ class _Replay:
                     constants.forget(source)
 
     def _showing(self, steps: Sequence[OpPlan], wanted: Sequence[Op], linked: bool) -> Show:
-        """Returns what shows the arguments of wanted ops, by the number of the sample.
-
-        Args:
-            steps: that hold them.
-            wanted: the ops.
-            linked: whether a step needs what those before it make.
-        """
+        """Returns what shows the arguments of wanted ops, by the number of the sample."""
         count = 1 if len(steps) == 1 else thread_count()
         if not linked and not any(step.blocks for step in steps):
             at_hand = {step.op: step for step in steps}
@@ -294,11 +280,7 @@ class _Replay:
         return show
 
     def _values(self, value: Value, number: int) -> Sequence[Array]:
-        """Returns what a value is of a sample, at each step of a sequence.
-
-        Raises:
-            CalibrationError: it is not there.
-        """
+        """Returns what a value is of a sample, at each step of a sequence."""
         try:
             return [
                 run.values[value]
@@ -318,13 +300,7 @@ class _Replay:
         return [function(item) for item in items]
 
     def _run(self, steps: Sequence[OpPlan], last: int, *, step_by_step: bool) -> None:
-        """Runs steps for all samples; some of them on each core, where that is up to us.
-
-        Args:
-            steps: neighbours.
-            last: the index of the last of them.
-            step_by_step: whether each step of a sequence comes through before the next.
-        """
+        """Runs steps for all samples; some of them on each core, where that is up to us."""
         made = [value for step in steps for value in step.op.outputs]
 
         def run_some(runs: Sequence[Run]) -> None:

@@ -174,11 +174,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
-    """Returns one array of an `.npz`.
-
-    Raises:
-        CalibrationError: it is not an array, or cannot be read.
-    """
+    """Returns one array of an `.npz`."""
     name = info.filename
     try:
         with archive.open(info) as member:
@@ -299,11 +295,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _is_sequence(path: Path) -> bool:
-    """Returns whether a sub-folder is a sample, as all must be.
-
-    Raises:
-        CalibrationError: there is nothing in it.
-    """
+    """Returns whether a sub-folder is a sample, as all must be."""
     if not any(path.glob("*.npz")):
         raise CalibrationError(
             f"{path}: a folder among samples is a sequence, one .npz a step, and this one holds "

@@ -133,13 +133,7 @@ def _count_replayed(kinds: Sequence[str]) -> int:
 def _of_stages(
     whole: Description, run: Sequence[Description], left: Sequence[Message]
 ) -> Description:
-    """Returns the description of what is run of a pipeline.
-
-    Args:
-        whole: of the pipeline.
-        run: those of the parts that are run.
-        left: the messages of those that are not.
-    """
+    """Returns the description of what is run of a pipeline."""
     needed = {each.name for part in run for each in part.inputs if not each.optional}
     made = {each.name: each for part in run for each in part.outputs}
     inputs = tuple(

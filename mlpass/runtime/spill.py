@@ -72,13 +72,7 @@ class Spill:
     """
 
     def __init__(self, budget: int, backend: Backend, uses: Mapping[Value, Sequence[int]]) -> None:
-        """Holds nothing yet.
-
-        Args:
-            budget: bytes of values that may stay in memory.
-            backend: whose arrays they are.
-            uses: at which steps each value is read, ascending.
-        """
+        """Holds nothing yet."""
         self._budget = budget
         self._backend = backend
         self._uses = uses

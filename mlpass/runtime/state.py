@@ -15,11 +15,7 @@ from mlpass.runtime.kernels.states import Cell
 
 
 class State:
-    """Made by `Interpreter.make_state`; predictions given it read and write it.
-
-    Attributes:
-        cells: the states by name, as kernels see them.
-    """
+    """Made by `Interpreter.make_state`; predictions given it read and write it."""
 
     def __init__(self, features: Mapping[str, Feature], backend: Backend) -> None:
         """Makes states of all zeros."""

@@ -7,9 +7,10 @@ from itertools import accumulate, pairwise
 from math import prod
 from typing import NamedTuple
 
-from mlpass.program.ir import Block, Op, StateType, TensorType, Value
+from mlpass.program.ir import Op, StateType, TensorType, Value
+from mlpass.program.reads import arguments_of
 from mlpass.runtime.constants import Constants
-from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, reads
+from mlpass.runtime.function_plan import BlockPlan, FunctionPlan, OpPlan, made_in, reads
 from mlpass.runtime.ops import Source
 
 Bounds = tuple[int, int]  # of neighbours: the first, and the one after the last
@@ -145,12 +146,7 @@ def given_to(steps: Sequence[OpPlan]) -> list[Value]:
 
 
 def rehearsals(wanted: Sequence[Sequence[Op]], bounds: Bounds) -> list[int]:
-    """Returns where to stop within linked steps: at the first, then before some wanted ops each.
-
-    Args:
-        wanted: the wanted ops of each step of the function.
-        bounds: of the linked ones.
-    """
+    """Returns where to stop within linked steps: at the first, then before some wanted ops each."""
     start, end = bounds
     found = [index for index in range(start, end) if wanted[index]]
     some = max(1, -(-len(found) // _REHEARSALS))
@@ -161,8 +157,7 @@ def _constant_nbytes(op: Op, constants: Constants) -> int:
     """Returns the bytes in fp32 of the constants that an op reads."""
     return sum(
         4 * prod(length or 0 for length in source.type.shape)
-        for sources in op.inputs.values()
-        for source in sources
+        for source in arguments_of(op)
         if source in constants and isinstance(source.type, TensorType)
     )
 
@@ -182,14 +177,6 @@ def kernels_of(block: BlockPlan) -> Iterator[tuple[Op, Callable[..., object]]]:
             yield from kernels_of(nested)
 
 
-def made_in(block: Block) -> Iterator[Value]:
-    """Yields every value that a block is given or makes, those of nested blocks included."""
-    for nested in block.walk_blocks():
-        yield from nested.inputs
-    for op in block.walk():
-        yield from op.outputs
-
-
 def uses_of(plan: FunctionPlan) -> Mapping[Value, Sequence[int]]:
     """Returns at which steps each value is read; outputs after the last."""
     uses: dict[Value, list[int]] = {}
@@ -206,8 +193,7 @@ def last_reads(plan: FunctionPlan, constants: Constants) -> Mapping[int, Iterabl
     last: dict[Source, int] = {}
     for index, step in enumerate(plan.block.steps):
         for op in ops_of(step):
-            for sources in op.inputs.values():
-                last.update((source, index) for source in sources if source in constants)
+            last.update((source, index) for source in arguments_of(op) if source in constants)
     steps: dict[int, list[Source]] = {}
     for source, index in last.items():
         steps.setdefault(index, []).append(source)

@@ -24,13 +24,7 @@ Kernel = Callable[["Message", Sequence[object]], object]
 
 @dataclass(frozen=True, eq=False)
 class Tabular:
-    """A part of one of `KERNELS` or `CLASSIFIERS`.
-
-    Attributes:
-        description: its inputs and outputs.
-        kind: what the message calls it.
-        model: the message that it is in.
-    """
+    """A part of one of `KERNELS` or `CLASSIFIERS`."""
 
     description: Description
     kind: str

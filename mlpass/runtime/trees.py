@@ -21,10 +21,6 @@ def scores_of_trees(message: Message, vector: NDArray[np.floating]) -> NDArray[n
 
     Source: TreeEnsemble.proto of Core ML.
 
-    Args:
-        message: TreeEnsembleParameters.
-        vector: of features.
-
     Raises:
         ValueError: a tree has no root, no leaf on the way, or more nodes than one on a way.
         LookupError: a node names another, a feature or a score that is not there.

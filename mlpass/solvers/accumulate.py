@@ -76,9 +76,6 @@ class GramSum:
     def add_all(self, inputs: Iterable[tuple[Array, object]]) -> None:
         """Takes in many portions, and copies them on all cores.
 
-        Args:
-            inputs: as for `add`, each with what an error is to say of it.
-
         Raises:
             CalibrationError: as `add`.
         """
@@ -237,9 +234,6 @@ class ArraySum:
 
         Returns:
             Whether it just did.
-
-        Raises:
-            NotFiniteError: there is NaN or inf.
         """
         for (rows, whose), power in zip(portions, powers, strict=True):
             if not np.isfinite(power) and not np.isfinite(rows).all():
@@ -278,13 +272,7 @@ class ArraySum:
 
 
 def _batches(portions: Iterable[Portion], size: int, held: int) -> Iterator[list[Portion]]:
-    """Yields portions, cut so that those in a list fill up `size` rows; the last may be fewer.
-
-    Args:
-        portions: however many rows each has.
-        size: rows that are taken in together.
-        held: of them there already, which the first list goes with.
-    """
+    """Yields portions, cut so that those in a list fill up `size` rows; the last may be fewer."""
     batch: list[Portion] = []
     room = size - held
     for rows, whose in portions:

@@ -18,6 +18,8 @@ from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Percentile
 
+_SPREAD = 0.08  # how far a layer's sparsity may be from that of all, either way
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -81,9 +83,7 @@ def outlier_share(weight: Array, gram: Array | Gram, times: float = 5.0) -> floa
     return outliers / size
 
 
-def owl(
-    sizes: Sequence[int], outliers: Sequence[float], sparsity: float, spread: float = 0.08
-) -> list[float]:
+def owl(sizes: Sequence[int], outliers: Sequence[float], sparsity: float) -> list[float]:
     """Returns sparsities that spare layers with many outliers, and average to the wanted one.
 
     Source: Yin et al. 2024, "Outlier Weighed Layerwise Sparsity (OWL)", arXiv 2310.05175.
@@ -92,14 +92,13 @@ def owl(
         sizes: weights of each layer.
         outliers: from `outlier_share`, one a layer.
         sparsity: of all layers together, 0 to 1.
-        spread: how far a layer may be from it, either way.
 
     Raises:
         ConfigError: the sparsity is not in [0, 1].
     """
     _check(sparsity)
     shares = np.asarray(outliers, np.float64)
-    room = min(spread, sparsity, 1 - sparsity)
+    room = min(_SPREAD, sparsity, 1 - sparsity)
     extent = shares.max() - shares.min() if shares.size else 0.0
     if extent == 0:
         return [sparsity] * len(sizes)

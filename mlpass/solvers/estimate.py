@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, host, in_fp32, on_host, placed, reshaped, row_dots
+from mlpass.arrays import Array, host, in_fp32, on_host, placed, row_dots
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import make_problem
 from mlpass.solvers.wanda import Uncorrelated
@@ -77,11 +77,11 @@ def excerpt(
         gram: of its inputs.
         fewest: runs of a large weight.
     """
-    groups, rows, channels, positions = layout.sizes
+    groups, rows = layout.sizes[:2]
     matrix = _matrix(weight, layout)
     powers = _row_powers(matrix, gram)
     whole = float(powers.sum())
-    count = max(fewest, _ENOUGH // max(1, channels * positions * _RUN))
+    count = max(fewest, _ENOUGH // max(1, layout.columns * _RUN))
     if groups > 1 or rows <= count * _RUN:
         return Excerpt(weight, layout, np.ones((groups, rows)), whole)
     lost = powers[0]
@@ -141,11 +141,8 @@ def relative_error(
 
 
 def _matrix(weight: Array, layout: Layout) -> Array:
-    groups, rows, channels, positions = layout.sizes
-    shape = (groups, rows, channels * positions)
-    if tuple(weight.shape) == shape:
-        return in_fp32(weight)
-    return in_fp32(reshaped(layout.split(weight), shape))
+    is_matrix = tuple(weight.shape) == (*layout.sizes[:2], layout.columns)
+    return in_fp32(weight if is_matrix else layout.matrix(weight))
 
 
 def _row_powers(matrix: Array, gram: Gram) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
-from mlpass.solvers.wanda import Magnitude, Wanda
+from mlpass.solvers.wanda import Magnitude, Ranking
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.storage import Storage
@@ -110,22 +110,22 @@ def choose(
     Raises:
         CalibrationError: a Gram is not positive semidefinite.
     """
-    columns = layout.sizes[2] * layout.sizes[3]
-    ranks = isinstance(method, Magnitude | Wanda) and not method.refit
+    columns, learnt, held = layout.columns, parts.learnt, parts.held
+    ranks = isinstance(method, Ranking) and not method.refit
     refits = storage is not None or not ranks
     plenty = parts.rows >= PLENTY * columns
     # A mode without a target leaves each another number of zeros: nothing to compare.
     compared = mode.target is not None
     shares = SHARES if refits and compared and not plenty else SHARES[:1]
     safe = Magnitude() if compared else method
-    learnt, held = parts.learnt, parts.held
     if learnt is None or held is None:
         if plenty:
             return Choice(method)
         few = f"none of its {parts.rows} input rows could be kept back, for {columns} columns"
         return Choice(safe, shares[-1], None if safe == method else f"not {method}: {few}")
 
-    def chosen(runs: int) -> Choice:
+    def losses(runs: int) -> tuple[list[tuple[float, float]], float, float]:
+        """Returns what is lost with each share, by magnitude, and by the safe method."""
         some = excerpt(weight if target is None else target, None, layout, held, runs)
         part: Array = placed(some.like(weight, layout), held.diagonal)
         aim = None if target is None else some.weight
@@ -149,35 +149,30 @@ def choose(
             if len(tried) > 1 and tried[-1][0] > tried[-2][0]:  # more does more harm
                 break
         before = lost(Magnitude(), 0.0, None)
-        least = before if storage is None or safe == method else lost(safe, shares[-1], storage)
-        best, first = min(tried), tried[0]
-        known = parts.rows >= (PLENTY if refits else 1) * columns and not parts.alone
-        apart = 1 if parts.alone else parts.held_rows  # rows of one sample are much alike
-        doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(apart) - _NOISE)
-        bound = least * (1 - doubt)
-        why = _alone(parts, learnt, columns, ranks=ranks) if parts.alone else None
-        if safe != method and (why or best[0] > bound):
-            why = why or _SAFER
-            return Choice(safe, shares[-1], f"not {method}: {why}", least, before)
-        if parts.rows >= columns and first[0] <= min(_AS_GOOD * best[0], bound):
-            best = first
-        return Choice(method, best[1], None, best[0], before)
+        same = storage is None or safe == method
+        return tried, before, before if same else lost(safe, shares[-1], storage)
 
     for runs in (_RUNS, layout.sizes[1]):  # a storage may have tables for more rows than some
         with suppress(NotApplicable):
-            return chosen(runs)
-    return Choice(method)  # the solve itself says what does not fit, if it does not
+            tried, before, least = losses(runs)
+            break
+    else:
+        return Choice(method)  # the solve itself says what does not fit, if it does not
+    best, first = min(tried), tried[0]
+    known = parts.rows >= (PLENTY if refits else 1) * columns and not parts.alone
+    apart = 1 if parts.alone else parts.held_rows  # rows of one sample are much alike
+    doubt = 0.0 if known else max(0.0, _DOUBT / sqrt(apart) - _NOISE)
+    bound = least * (1 - doubt)
+    why = _alone(parts, learnt, columns, ranks=ranks) if parts.alone else None
+    if safe != method and (why or best[0] > bound):
+        return Choice(safe, shares[-1], f"not {method}: {why or _SAFER}", least, before)
+    if parts.rows >= columns and first[0] <= min(_AS_GOOD * best[0], bound):
+        best = first
+    return Choice(method, best[1], None, best[0], before)
 
 
 def _alone(parts: HeldOut, learnt: Gram, columns: int, *, ranks: bool) -> str | None:
-    """Returns why a sample alone is not to be trusted; None where it may be.
-
-    Args:
-        parts: what its rows tell.
-        learnt: Gram of most of them.
-        columns: of the weight.
-        ranks: whether the method leaves what is kept as it is.
-    """
+    """Returns why a sample alone is not to be trusted; None where it may be."""
     if ranks and parts.rows < columns:
         return f"one sample gives {parts.rows} rows for {columns} columns"
     powers = host(learnt.diagonal)

@@ -26,13 +26,11 @@ def nearest(
         storage: to round to.
         layout: of the weight.
     """
-    groups, rows, channels, positions = layout.sizes
-    shape = (groups, rows, channels * positions)
-    matrix = layout.split(weight).reshape(shape).astype(np.float32)
-    kept = layout.split(keep).reshape(shape)
+    matrix, kept = layout.matrix(weight).astype(np.float32), layout.matrix(keep)
     whole = bool(kept.all())
     masked = matrix if whole else np.where(kept, matrix, np.float32(0))
-    grid = storage.grid(layout, np.ones((groups, shape[2]), np.float32), weight.dtype)
+    loudness = np.ones((layout.sizes[0], layout.columns), np.float32)
+    grid = storage.grid(layout, loudness, weight.dtype)
     grid.fit(masked, kept)
     found = grid.nearest(masked)
     if not whole:

@@ -108,8 +108,8 @@ class Method:
         return self
 
     @property
-    def reads_gram(self) -> bool:
-        """Whether what it makes of a weight depends on the inputs that the weight meets."""
+    def needs_samples(self) -> bool:
+        """Whether it depends on the inputs; else it is what weights are pruned by without any."""
         return True
 
     def rivals(self, problem: Problem) -> tuple[Method, ...]:

@@ -45,10 +45,6 @@ def jobs(values: Array, work_each: int) -> list[Part]:
     """Returns jobs over (groups, rows, ...): slabs of groups, and of rows where groups are few.
 
     A device divides its work itself: there it is one job.
-
-    Args:
-        values: whose groups and rows.
-        work_each: multiplications that one row stands for.
     """
     groups, rows = values.shape[:2]
     count = groups * rows * work_each // _WORK if on_host(values) else 1
@@ -83,12 +79,6 @@ def pairs(
     """Returns jobs over the upper half of symmetric matrices: (groups, rows, columns) of blocks.
 
     Blocks on the diagonal come last, since they take half as long.
-
-    Args:
-        groups: how many matrices.
-        columns: of each.
-        work_each: multiplications that one element stands for.
-        block: columns of a block at most.
     """
     count = -(-columns // block)
     edges = [columns * index // count for index in range(count + 1)]

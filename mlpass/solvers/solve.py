@@ -19,7 +19,6 @@ from mlpass.arrays import (
     namespace,
     on_host,
     placed,
-    reshaped,
     taken,
 )
 from mlpass.blas import one_blas_thread
@@ -28,7 +27,7 @@ from mlpass.parallel import begin
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by
 from mlpass.solvers.rounding import prune_rounded
-from mlpass.solvers.wanda import Magnitude, Uncorrelated, Wanda
+from mlpass.solvers.wanda import Magnitude, Ranking, Uncorrelated
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.plain import rounding_of
@@ -167,10 +166,7 @@ def usable(problem: Problem, method: Method) -> tuple[Method, str | None]:
         chosen, why = Magnitude(), "no sample gives it an input"
     elif problem.gram.is_diagonal:
         why = "its inputs do not correlate"
-        if isinstance(method, Magnitude | Wanda):
-            chosen = replace(method, refit=False)
-        else:
-            chosen = Uncorrelated()
+        chosen = replace(method, refit=False) if isinstance(method, Ranking) else Uncorrelated()
     return chosen, None if chosen == method else f"not {method}: {why}"
 
 
@@ -247,8 +243,7 @@ def make_problem(
         raise CalibrationError(
             f"target: must have the weight's shape, {shape}. Got {tuple(target.shape)}."
         )
-    groups, rows, channels, positions = used.sizes
-    columns = channels * positions
+    groups, columns = used.sizes[0], used.columns
     shared = gram if isinstance(gram, Gram) else Gram(gram)
     if tuple(shared.diagonal.shape) != (groups, columns):
         got = tuple(shared.diagonal.shape)
@@ -262,8 +257,7 @@ def make_problem(
         xp = namespace(values)
         if not xp.all(xp.isfinite(values)):
             raise CalibrationError(f"{name}: holds NaN or inf.")
-        split = used.split(placed(values, shared.diagonal))
-        return in_fp32(reshaped(split, (groups, rows, columns)))
+        return in_fp32(used.matrix(placed(values, shared.diagonal)))
 
     wanted = None if target is None else brought("target", target)
     return Problem(brought("weight", weight), shared, grouped_layout(used), mode, wanted)

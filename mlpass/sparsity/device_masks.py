@@ -51,15 +51,14 @@ def _threshold(mode: Threshold, score: Array, layout: Layout | None) -> Array:
 def _percentile(mode: Percentile, score: Array, layout: Layout | None) -> Array:
     if mode.scope != "row":
         return _keep_highest(score, mode.target_sparsity)
-    groups, rows, channels, positions = needed(mode, layout).sizes
-    zeros = row_zeros(mode.target_sparsity, groups * rows, channels * positions)
+    used = needed(mode, layout)
+    zeros = row_zeros(mode.target_sparsity, used.all_rows, used.columns)
     return _row_zeros(RowZeros(tuple(zeros.tolist())), score, layout)
 
 
 def _row_zeros(mode: RowZeros, score: Array, layout: Layout | None) -> Array:
     used = needed(mode, layout)
-    groups, rows, channels, positions = used.sizes
-    matrix = reshaped(used.split(score), (groups * rows, channels * positions))
+    matrix = reshaped(used.split(score), (used.all_rows, used.columns))
     keep = _outside_lowest(matrix, placed(np.array(mode.zeros, np.int64)[:, None], score))
     return used.join(reshaped(keep, used.sizes))
 

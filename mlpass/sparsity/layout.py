@@ -50,6 +50,16 @@ class Layout:
         )
         return groups, rows, channels, positions
 
+    @property
+    def columns(self) -> int:
+        """How many columns the weight matrix has: channels times positions."""
+        return self.sizes[2] * self.sizes[3]
+
+    @property
+    def all_rows(self) -> int:
+        """How many rows all groups have together."""
+        return self.sizes[0] * self.sizes[1]
+
     def reduced(self, blocks: int) -> Layout:
         """Returns the layout of one value for each row and block of input channels.
 
@@ -79,7 +89,7 @@ class Layout:
             NotApplicable: the rows of one table are not a block of the stored axes.
         """
         sizes = [1] * len(self.split_shape)
-        rows = self.sizes[0] * self.sizes[1] // tables
+        rows = self.all_rows // tables
         for axis in reversed((*self.axes[0], *self.axes[1])):  # the last one counts the fastest
             size = self.split_shape[axis]
             if rows % size == 0:
@@ -100,6 +110,10 @@ class Layout:
         """Returns a stored-shape array as (groups, rows, channels, positions)."""
         return reshaped(permuted(reshaped(array, self.split_shape), self.order), self.sizes)
 
+    def matrix(self, array: Kind) -> Kind:
+        """Returns a stored-shape array as the weight matrix, (groups, rows, columns)."""
+        return reshaped(self.split(array), (*self.sizes[:2], self.columns))
+
     def join(self, array: Kind) -> Kind:
         """Returns an array of (groups, rows, channels, positions) in the stored shape."""
         split = reshaped(array, [self.split_shape[axis] for axis in self.order])
@@ -113,11 +127,10 @@ def matrix_layout(rows: int, columns: int) -> Layout:
 
 def grouped_layout(layout: Layout) -> Layout:
     """Returns the layout of the same weight as (groups, rows, columns), positions last."""
-    groups, rows, channels, positions = layout.sizes
-    shape = (groups, rows, channels * positions)
+    shape = (*layout.sizes[:2], layout.columns)
     if not layout.axes[3]:
         return Layout(shape, shape, ((0,), (1,), (2,), ()))
-    return Layout(shape, (groups, rows, channels, positions), ((0,), (1,), (2,), (3,)))
+    return Layout(shape, layout.sizes, ((0,), (1,), (2,), (3,)))
 
 
 def transposed_layout(groups: int, rows: int, channels: int, positions: int) -> Layout:

@@ -73,7 +73,7 @@ class Mode:
         Raises:
             NotApplicable: the mode does not fit this weight; the text says why.
         """
-        every = np.arange(layout.sizes[2] * layout.sizes[3])
+        every = np.arange(layout.columns)
         return [Window(every, transposed_layout(*layout.sizes), self)]
 
     def exchanges(self, layout: Layout) -> list[NDArray[np.intp]]:

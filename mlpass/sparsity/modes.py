@@ -120,22 +120,21 @@ class Percentile(Mode):
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of one weight; a global ranking is cut by the pass instead."""
         if self.scope == "row":
-            groups, rows, channels, positions = needed(self, layout).sizes
-            zeros = row_zeros(self.target_sparsity, groups * rows, channels * positions)
+            used = needed(self, layout)
+            zeros = row_zeros(self.target_sparsity, used.all_rows, used.columns)
             return RowZeros(tuple(zeros.tolist())).keep(score, layout)
         return keep_highest(score, self.target_sparsity)
 
     def windows(self, layout: Layout, width: int) -> list[Window]:
         """Returns windows of `width` columns, each with its share of the zeros."""
-        groups, rows, _, _ = layout.sizes
         parts = column_windows(self, layout, width)
         if self.scope == "row":
             return with_row_zeros(self.target_sparsity, layout, parts)
-        return with_shares(self, parts, [groups * rows * part.columns.size for part in parts])
+        return with_shares(self, parts, [layout.all_rows * part.columns.size for part in parts])
 
     def exchanges(self, layout: Layout) -> list[NDArray[np.intp]]:
         """Returns all columns: any elements will do, as long as they are as many."""
-        return [np.arange(layout.sizes[2] * layout.sizes[3])]
+        return [np.arange(layout.columns)]
 
     def per_row(self) -> Mode:
         """Returns this mode with each row ranked by itself; a global ranking stays global."""

@@ -32,6 +32,7 @@ from mlpass.sparsity.norms import mean_squares, norm_dtype, widened
 from mlpass.sparsity.ranking import (
     Mask,
     Score,
+    around_axis,
     around_channels,
     keep_highest,
     keep_rows,
@@ -153,14 +154,13 @@ def rule_of(mode: Mode, scores: Scores, layout: Layout | None) -> Rule | None:
             return _n_of_m(mode, around) if isinstance(mode, NM) else _block(mode, scores, around)
     if list(layout.order) != sorted(layout.order):
         return None
-    groups, rows, channels, positions = layout.sizes
     if isinstance(mode, Percentile) and mode.scope == "row":
-        return _rows(mode, groups * rows, channels * positions)
+        return _rows(mode, layout.all_rows, layout.columns)
     if isinstance(mode, Kernel):
         check_kernels(layout)
-        return _slices(mode.target_sparsity, scores, positions)
+        return _slices(mode.target_sparsity, scores, layout.sizes[3])
     if isinstance(mode, Channel):
-        return _slices(mode.target_sparsity, scores, channels * positions)
+        return _slices(mode.target_sparsity, scores, layout.columns)
     return None
 
 
@@ -320,13 +320,6 @@ def _around(layout: Layout, dim: int) -> tuple[int, int, int] | None:
 
     None where they do not lie so.
     """
-    groups, rows, channels, positions = layout.sizes
     if dim == 1 and len(layout.axes[2]) == 1:
         return around_channels(layout)
-    if list(layout.order) != sorted(layout.order):
-        return None
-    return (
-        (1, groups * rows, channels * positions)
-        if dim == 0
-        else (groups * rows, channels, positions)
-    )
+    return around_axis(layout, dim) if list(layout.order) == sorted(layout.order) else None

@@ -122,11 +122,14 @@ def channels_first(array: Kind, layout: Layout, dim: int) -> Kind:
     """Returns `array` as (outer, channels, inner), with the channels of `dim` in the middle."""
     if dim == 1 and len(layout.axes[2]) == 1:
         return reshaped(array, around_channels(layout))
-    groups, rows, channels, positions = layout.sizes
-    shape = (groups * rows, channels, positions)
+    return reshaped(layout.split(array), around_axis(layout, dim))
+
+
+def around_axis(layout: Layout, dim: int) -> tuple[int, int, int]:
+    """Returns the shape (outer, channels, inner) of a split array, around the channels of `dim`."""
     if dim == 0:
-        shape = (1, groups * rows, channels * positions)
-    return reshaped(layout.split(array), shape)
+        return 1, layout.all_rows, layout.columns
+    return layout.all_rows, *layout.sizes[2:]
 
 
 def channels_back(array: Kind, layout: Layout, dim: int) -> Kind:

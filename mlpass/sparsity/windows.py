@@ -25,8 +25,7 @@ class RowZeros(Mode):
     def keep(self, score: Score, layout: Layout | None = None) -> Mask:
         """Returns the keep mask of one weight, or of a window."""
         used = needed(self, layout)
-        groups, rows, channels, positions = used.sizes
-        matrix = used.split(score).reshape(groups * rows, channels * positions)
+        matrix = used.matrix(score).reshape(used.all_rows, used.columns)
         zeros = np.array(self.zeros, np.int64)
         return used.join(keep_rows(matrix, zeros).reshape(used.sizes))
 
@@ -34,7 +33,7 @@ class RowZeros(Mode):
 def column_windows(mode: Mode, layout: Layout, width: int, positions: int = 1) -> list[Window]:
     """Returns windows of `width` neighbouring columns, seen as channels of `positions` each."""
     groups, rows = layout.sizes[:2]
-    columns = np.arange(layout.sizes[2] * layout.sizes[3])
+    columns = np.arange(layout.columns)
     return [
         Window(part, transposed_layout(groups, rows, part.size // positions, positions), mode)
         for part in np.split(columns, range(width, columns.size, width))
@@ -46,9 +45,8 @@ def with_row_zeros(share: float, layout: Layout, parts: list[Window]) -> list[Wi
 
     Over all windows a row loses exactly what it would if all its columns were ranked at once.
     """
-    groups, rows, channels, positions = layout.sizes
-    columns = max(1, channels * positions)
-    whole = row_zeros(share, groups * rows, columns)
+    columns = max(1, layout.columns)
+    whole = row_zeros(share, layout.all_rows, columns)
     ends = np.cumsum([0, *(part.columns.size for part in parts)])
     zeros = np.diff(whole * ends[:, None] // columns, axis=0)
     modes = [RowZeros(tuple(each.tolist())) for each in zeros]

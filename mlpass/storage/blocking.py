@@ -79,7 +79,7 @@ class Blocking(NamedTuple):
 
 def row_blockings(layout: Layout) -> Iterator[Blocking]:
     """Yields the runs of whole rows that a weight divides into, the shortest first."""
-    rows = layout.sizes[0] * layout.sizes[1]
+    rows = layout.all_rows
     for size in divisors(rows):
         try:
             yield Blocking(layout, layout.tabled(rows // size))

@@ -69,7 +69,7 @@ def _picked(weight: Rows, places: Sequence[NDArray[np.intp]]) -> list[NDArray[np
     """Returns the elements of a weight at some places, ascending, in the order of its matrix."""
     found = [np.zeros(each.shape, weight.dtype) for each in places]
     start = 0
-    for values in weight.stored(0, weight.layout.sizes[0] * weight.layout.sizes[1]):
+    for values in weight.stored():
         stop = start + values.size
         for wanted, into in zip(places, found, strict=True):
             here = slice(*np.searchsorted(wanted.reshape(-1), (start, stop)))
@@ -125,7 +125,7 @@ def _of_parts(weight: Rows, blocking: Blocking, numbers: Sequence[int]) -> _Fitt
     scale = np.ones(blocking.number, weight.dtype)
     low, high = (np.zeros(blocking.number, np.int16) for _ in range(2))
     length, start = prod(weight.layout.shape) // blocking.number, 0
-    for values in weight.stored(0, weight.layout.sizes[0] * weight.layout.sizes[1]):
+    for values in weight.stored():
         found = _steps(values.reshape(-1, length), numbers)
         if found is None:
             return None
@@ -139,7 +139,7 @@ def _of_whole(weight: Rows, numbers: Sequence[int], first: NDArray[np.generic]) 
     """Returns the only scale of a weight, with its lowest and highest step, one of each."""
 
     def parts() -> Iterator[NDArray[np.generic]]:
-        for values in weight.stored(0, weight.layout.sizes[0] * weight.layout.sizes[1]):
+        for values in weight.stored():
             yield values.reshape(1, -1)
 
     largest = np.max([np.abs(part).max(keepdims=True)[0] for part in parts()], axis=0)

@@ -60,7 +60,7 @@ def _few_in_rows(weight: Rows, masked: bool) -> Iterator[tuple[Blocking, int]]:
     """Yields what `few_valued` does of runs of whole rows, the shortest first."""
     counters = [_Counter(blocking) for blocking in row_blockings(weight.layout)]
     start = 0
-    for numbers in _numbers(weight, 0, _row_count(weight)):
+    for numbers in map(numbered, weight.stored()):
         lists = _distinct(_without_zeros(numbers) if masked else numbers)
         values = np.unique(lists)
         for place, counter in enumerate(counters):
@@ -77,7 +77,7 @@ def _few_in_rows(weight: Rows, masked: bool) -> Iterator[tuple[Blocking, int]]:
 def _most_in_parts(weight: Rows, blocking: Blocking, masked: bool) -> int | None:
     """Returns the most values that a block of input channels has; None where one has too many."""
     step, most, number = max(1, blocking.number // _SAMPLE), 0, 0
-    for numbers in _numbers(weight, 0, _row_count(weight)):
+    for numbers in map(numbered, weight.stored()):
         blocks = _parts(numbers, blocking)
         counts = _counts(_without_zeros(blocks) if masked else blocks)
         most = max(most, int(counts.max()))
@@ -100,7 +100,7 @@ def tables_of(weight: Rows, blocking: Blocking, entries: int, masked: bool) -> N
     tables = np.zeros((blocking.number, entries), f"u{weight.dtype.itemsize}")
     (size, _), start, number = blocking.runs, 0, 0
     begun = np.zeros(0, tables.dtype)
-    for numbers in _numbers(weight, 0, _row_count(weight)):
+    for numbers in map(numbered, weight.stored()):
         for at, end, whole in _cut(start, start + len(numbers), size):
             here = numbers[at - start : end - start]
             if whole:
@@ -178,16 +178,6 @@ def valued(numbers: Numbers, dtype: np.dtype[np.generic]) -> NDArray[np.generic]
     """Returns what `numbered` made integers of."""
     top = numbers.dtype.type(1 << (8 * numbers.dtype.itemsize - 1))
     return np.where(numbers & top, numbers ^ top, ~numbers).view(dtype)
-
-
-def _row_count(weight: Rows) -> int:
-    return weight.layout.sizes[0] * weight.layout.sizes[1]
-
-
-def _numbers(weight: Rows, start: int, stop: int) -> Iterator[Numbers]:
-    """Yields some rows from one to another as `numbered`."""
-    for values in weight.stored(start, stop):
-        yield numbered(values)
 
 
 def _parts(rows: NDArray[np.unsignedinteger], blocking: Blocking) -> Numbers:

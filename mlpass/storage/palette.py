@@ -15,7 +15,7 @@ from mlpass.errors import NotApplicable
 from mlpass.options import option, phrase_of
 from mlpass.parallel import map_items
 from mlpass.registries import storage
-from mlpass.sparsity.layout import Layout, grouped_layout
+from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.ranking import Mask
 from mlpass.storage.kmeans import fitted_in_pieces, fitted_tables, is_large, tables_together
 from mlpass.storage.normal_float import normal_float
@@ -121,7 +121,7 @@ class Palette(Storage):
 
     def rows_a_table(self, layout: Layout) -> int:
         """Returns how many rows of a weight share a table."""
-        rows = layout.sizes[0] * layout.sizes[1]
+        rows = layout.all_rows
         wanted = min(self.group_size or rows, rows)
         for size in range(wanted, (wanted - 1) // 2, -1):
             if rows % size == 0:
@@ -134,7 +134,7 @@ class Palette(Storage):
 
     def note(self, layout: Layout) -> str | None:
         """Returns how many rows share a table where that is not `group_size`."""
-        rows, size = layout.sizes[0] * layout.sizes[1], self.rows_a_table(layout)
+        rows, size = layout.all_rows, self.rows_a_table(layout)
         if size == min(self.group_size or rows, rows):
             return None
         found = "one table" if size == rows else f"a table for {size} rows"
@@ -146,7 +146,7 @@ class Palette(Storage):
 
     def bands(self, weight: Rows) -> Bands | None:
         """Returns how rows are rounded: those of some tables, or a part of a large one's."""
-        size, columns = self.rows_a_table(weight.layout), prod(weight.layout.sizes[2:])
+        size, columns = self.rows_a_table(weight.layout), weight.layout.columns
         total = prod(weight.layout.shape)
         zero = weight.kept < total and not self.masked(total, weight.kept)
         power = np.ones((1, columns), np.float32)
@@ -174,7 +174,7 @@ class Palette(Storage):
 
     def _large(self, weight: Rows, size: int, zero: bool) -> Iterator[Floats]:
         """Yields tables of `size` rows each, as (1, entries), which no band holds as a whole."""
-        rows = weight.layout.sizes[0] * weight.layout.sizes[1]
+        rows = weight.layout.all_rows
         for start in range(0, rows, size):
             pieces = partial(weight.read, start, start + size)
             if self.table == "normal_float":
@@ -206,8 +206,7 @@ class Palette(Storage):
 
     def others_nbytes(self, layout: Layout, itemsize: int, opset: int) -> int:
         """Returns the bytes of the tables."""
-        rows = layout.sizes[0] * layout.sizes[1]
-        return rows // self.rows_a_table(layout) * self.entries * itemsize
+        return layout.all_rows // self.rows_a_table(layout) * self.entries * itemsize
 
 
 class _Tables:
@@ -217,10 +216,9 @@ class _Tables:
         self, palette: Palette, layout: Layout, power: Floats, dtype: np.dtype[np.generic]
     ) -> None:
         self.palette, self.layout, self.power, self.dtype = palette, layout, power, dtype
-        groups, rows, channels, positions = grouped_layout(layout).sizes
         self.size = palette.rows_a_table(layout)
-        self.entries = np.zeros((groups * rows // self.size, palette.entries), np.float32)
-        self.codes = np.zeros((groups, rows, channels * positions), np.uint8)
+        self.entries = np.zeros((layout.all_rows // self.size, palette.entries), np.float32)
+        self.codes = np.zeros((*layout.sizes[:2], layout.columns), np.uint8)
         self.zero: bool | None = None  # whether a table has a zero; None asks the weight's sizes
         self.fixed = False  # whether tables stay as they are
 

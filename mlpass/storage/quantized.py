@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -135,7 +134,7 @@ class Quantized(Storage):
     def bands(self, weight: Rows) -> Bands | None:
         """Returns how rows are rounded, each by itself."""
         blocks = self.blocks(weight.layout)
-        power = np.ones((1, prod(weight.layout.sizes[2:])), np.float32)
+        power = np.ones((1, weight.layout.columns), np.float32)
 
         def grid(start: int, layout: Layout) -> _Grid:
             return _Grid(self, layout, power, blocks, weight.dtype)
@@ -173,7 +172,7 @@ class Quantized(Storage):
 
     def others_nbytes(self, layout: Layout, itemsize: int, opset: int) -> int:
         """Returns the bytes of scales and offsets."""
-        count = layout.sizes[0] * layout.sizes[1] * self.blocks(layout)
+        count = layout.all_rows * self.blocks(layout)
         offset = not self.symmetric or is_old(opset)
         return count * itemsize + (packed_nbytes(count, self.code_bits) if offset else 0)
 
@@ -197,7 +196,7 @@ class _Grid:
         self.scale = np.ones((groups, rows, blocks), np.float32)
         self.offset = np.zeros((groups, rows, blocks), np.float32)
         self.power = power.reshape(groups, 1, *self.shape[2:])
-        self.codes = np.zeros((groups, rows, channels * positions), np.float32)
+        self.codes = np.zeros((groups, rows, layout.columns), np.float32)
 
     def fit(self, weight: Array, keep: Array, apart: Mask | None = None) -> MakeRounding:
         """Fixes scales and offsets to the kept weights: least squares, by input power.

@@ -86,8 +86,8 @@ class Rows(Protocol):
         """Yields runs of the rows from one to another, (rows, columns), zero where not kept."""
         ...
 
-    def stored(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
-        """Yields what `read` does of the weight, in the type in which it is stored."""
+    def stored(self) -> Iterator[NDArray[np.generic]]:
+        """Yields runs of all rows as `read` does, in the type in which the weight is stored."""
         ...
 
 

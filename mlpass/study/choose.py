@@ -24,7 +24,7 @@ from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
 from mlpass.study.sweep import check_backend, write_outputs
-from mlpass.study.trial import Setting, functions_run, given_as
+from mlpass.study.trial import Setting, given_as
 
 _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
@@ -109,7 +109,6 @@ def choose(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name or named,
-            functions=functions_run(judged, function_name or named),
             processor=processor,
             **given_as(shown, sample_data, minimum_deployment_target),
         )

@@ -69,16 +69,7 @@ _VARIANTS: dict[str, tuple[Variant, ...]] = {
 
 @dataclass
 class Climb:
-    """A climb on its way.
-
-    Attributes:
-        setting: of the trials.
-        target: to be met.
-        folder: for packages.
-        attempts: so far.
-        packages: the pruned package of each attempt.
-        sparsities: the sparsity of each attempt.
-    """
+    """A climb on its way."""
 
     setting: Setting
     target: Target

@@ -73,7 +73,7 @@ class Candidate:
     @property
     def data_free(self) -> bool:
         """Whether it prunes without samples."""
-        return self.method == Magnitude() and not self.options
+        return not self.method.needs_samples and not self.options
 
     @property
     def looks_at_dense(self) -> bool:

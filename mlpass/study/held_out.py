@@ -46,13 +46,7 @@ def divided(
 
 
 def told_of(samples: Any, judged: Any, test_data: SampleData | None) -> str | None:
-    """Returns what is to be borne in mind of figures; None where `test_data` was given.
-
-    Args:
-        samples: that methods were calibrated on.
-        judged: that outputs were compared on.
-        test_data: as it was given.
-    """
+    """Returns what is to be borne in mind of figures; None where `test_data` was given."""
     if test_data is not None or samples is None:
         return None
     if samples is judged:

@@ -30,13 +30,6 @@ def measure_latency(
 ) -> dict[str, float]:
     """Returns the milliseconds of a prediction by compute unit: each the median of twenty.
 
-    Args:
-        path: of a package.
-        inputs: what is predicted from.
-        function_name: of a model with several.
-        load: makes the model of a path, a compute unit and a function's name.
-        clock: in seconds.
-
     Raises:
         BackendError: Core ML cannot load it.
     """

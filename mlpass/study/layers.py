@@ -20,7 +20,7 @@ from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import CalibrationError, ConfigError, NotApplicable
 from mlpass.plan.steps import Step, plan, rank_globally
 from mlpass.program.mlpackage import Package
-from mlpass.runtime.samples import functions_in, load_samples
+from mlpass.runtime.samples import Sample, functions_in
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.nearest import nearest
 from mlpass.solvers.solve import solve
@@ -49,48 +49,41 @@ def measure_layers(
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
         plans = [_plan(sites, candidate) for candidate in candidates]
-        errors: list[dict[Site, float]] = [{} for _ in candidates]
+        errors: list[dict[Site, float | None]] = [{} for _ in candidates]
         steps = _pruned_somewhere(sites, plans)
-        calibration = calibration_of(setting, setting.test_data)
         try:
-            with observe_dense(package, steps, calibration) as found:
+            with observe_dense(package, steps, calibration_of(setting, setting.judged)) as found:
                 for step, observed in found:
                     with suppress(NotApplicable):  # then it has no error
                         layer = calibrated(step.site, observed)
                         for planned, known in zip(plans, errors, strict=True):
-                            with suppress(NotApplicable):
-                                known[step.site] = _error_of(planned.get(step.site), *layer)
+                            known[step.site] = _error_of(planned.get(step.site), *layer)
         except CalibrationError as error:
             return [], f"no errors by layer: {error}"
         return [tuple(known.get(site) for site in sites) for known in errors], None
 
 
-def _error_of(step: Step | None, weight: NDArray[np.generic], gram: Gram, layout: Layout) -> float:
-    """Returns the relative output error of a weight that is pruned as a step says.
-
-    Raises:
-        NotApplicable: it is not pruned.
-    """
-    if step is None or step.skipped or step.mode is None:
-        raise NotApplicable("it is not pruned")
-    mode = mode_of(step, magnitude(weight))
-    if step.storage is None:
-        return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
-    keep = mode.keep(magnitude(weight), layout)
-    found = nearest(weight, keep, step.storage, layout).weight
-    whole = Percentile(0.0)  # it is measured as it is
-    return solve(found, gram, whole, method=Magnitude(), target=weight, layout=layout).error
+def _error_of(
+    step: Step | None, weight: NDArray[np.generic], gram: Gram, layout: Layout
+) -> float | None:
+    """Returns the relative output error of a weight that is pruned as a step says; None without."""
+    if step is None or not step.prunes:
+        return None
+    with suppress(NotApplicable):
+        mode = mode_of(step, magnitude(weight))
+        if step.storage is None:
+            return solve(weight, gram, mode, method=Magnitude(), layout=layout).error
+        keep = mode.keep(magnitude(weight), layout)
+        found = nearest(weight, keep, step.storage, layout).weight
+        whole = Percentile(0.0)  # it is measured as it is
+        return solve(found, gram, whole, method=Magnitude(), target=weight, layout=layout).error
+    return None
 
 
 def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path) -> Setting:
     """Returns the setting with what layers meet in the model as it is, where several ask for it.
 
     Candidates that solve for a layer on what the pruned ones before it make have their own Grams.
-
-    Args:
-        setting: of the study.
-        candidates: that will be tried.
-        folder: where to keep it.
 
     Raises:
         CalibrationError: the samples do not fit, or a layer's inputs hold NaN or inf.
@@ -104,15 +97,17 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
         steps = _pruned_somewhere(sites, [_plan(sites, candidate) for candidate in asking])
-        calibration = calibration_of(setting, setting.sample_data)
+        calibration = calibration_of(setting, setting.learnt)
         with observe_dense(package, steps, calibration) as found:
             GramFolder(place).write(sites, found)
     return replace(setting, grams=str(place))
 
 
-def calibration_of(setting: Setting, samples: object, **options: Any) -> Calibration:
+def calibration_of(
+    setting: Setting, samples: Sequence[Sample] | None, **options: Any
+) -> Calibration:
     """Returns how a study runs a model on samples, only to look at it."""
-    given = load_samples(samples, functions=True)
+    given = samples or ()
     return Calibration(
         Magnitude(),
         given,
@@ -139,5 +134,5 @@ def _pruned_somewhere(sites: Sequence[Site], plans: Sequence[dict[Site, Step]]) 
     found: list[Step] = []
     for site in sites:
         steps = [steps[site] for steps in plans if site in steps]
-        found += [step for step in steps if step.skipped is None and step.mode is not None][:1]
+        found += [step for step in steps if step.prunes][:1]
     return found

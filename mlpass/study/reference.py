@@ -51,10 +51,6 @@ def write_reference(interpreter: Interpreter, samples: Sequence[Sample], folder:
 def read_reference(folder: Path, number: int) -> Outputs:
     """Returns the outputs of one prediction as `Interpreter.predict` gave them.
 
-    Args:
-        folder: that `write_reference` wrote to.
-        number: of the prediction, from 0 on.
-
     Raises:
         OSError: the file cannot be read; where others removed it, that names it.
     """

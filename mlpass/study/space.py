@@ -60,12 +60,6 @@ def default_candidates(
     That is the whole space, from half the size to 0.15 of it; by methods of the user's own each of
     its forms; in a storage of the user's own all kinds of patterns.
 
-    Args:
-        old: whether only forms of iOS16 and 17 can be written.
-        sampled: whether there are samples to solve on.
-        method: as for `make_candidates`.
-        storage: likewise.
-
     Raises:
         ConfigError: as `make_candidates`.
     """

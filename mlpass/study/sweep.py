@@ -27,9 +27,10 @@ from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
 from mlpass.runtime.calls import function_of
+from mlpass.runtime.functions import runner_of
 from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import SampleData, functions_in, listed, load_samples
+from mlpass.runtime.samples import SampleData, functions_in, listed
 from mlpass.runtime.sources import functions_of
 from mlpass.runtime.steps import steps_of
 from mlpass.storage.given import StorageLike
@@ -42,9 +43,7 @@ from mlpass.study.reference import write_reference
 from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
 from mlpass.study.trial import (
     Setting,
-    functions_run,
     given_as,
-    open_runner,
     run_trial,
     weight_bytes,
 )
@@ -151,7 +150,6 @@ def sweep(
             evaluate=evaluate,
             backend=backend,
             function_name=function_name,
-            functions=functions_run(tested, function_name),
             processor=processor,
             weight=weight,
             **given_as(name, sample_data, minimum_deployment_target),
@@ -173,7 +171,7 @@ def sweep(
             model=name,
             bytes_before=package.nbytes,
             weight_bytes_before=weight_bytes(package, setting.functions),
-            samples=0 if tested is None else len(load_samples(tested, functions=True)),
+            samples=len(setting.judged or ()),
             value_before=value,
             latency_before=_latency(setting, path) if can_measure() else None,
             trials=with_front(trials),
@@ -198,39 +196,39 @@ def _run(
     folder: Path,
 ) -> tuple[list[Trial], list[str]]:
     """Returns a trial for each candidate, in their order, and what could not be measured."""
-    trials: dict[int, Trial] = {}
-    timed = can_measure()
+    timed, trials = can_measure(), dict[int, Trial]()
     for number, candidate in enumerate(candidates):
         known = journal.get(candidate) if journal else None
         if known is not None and (known.latency is not None or not timed):
             trials[number] = known
+
+    def add(number: int, trial: Trial) -> None:
+        trials[number] = trial
+        if journal:
+            journal.add(candidates[number], trial)
+
     left = [number for number in range(len(candidates)) if number not in trials]
     setting = share_grams(setting, [candidates[number] for number in left], folder)
     packages = {number: str(folder / f"{number}.mlpackage") for number in left if timed}
-    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (run_trial, (setting, candidates[number], packages.get(number))) for number in left
-    ]
     free = [number for number, candidate in enumerate(candidates) if candidate.data_free]
-    measured = setting.test_data is not None and free
-    if measured:
-        calls.insert(0, (measure_layers, (setting, [candidates[number] for number in free])))
+    calls: dict[int | None, tuple[Callable[..., Any], tuple[Any, ...]]] = {}  # by the trial
+    if setting.test_data is not None and free:
+        calls[None] = measure_layers, (setting, [candidates[number] for number in free])
+    for number in left:
+        calls[number] = run_trial, (setting, candidates[number], packages.get(number))
+    given, of_trials = [*calls.values()], [*calls]
     errors, note = [], None
     bar = tqdm(total=len(calls), desc="sweeping", unit="job", disable=None)
-    with open_executor(executor, len(calls), calls, jobs, folder) as workers, bar:
-        for place, result in run_all(workers, calls):
+    with open_executor(executor, len(calls), given, jobs, folder) as workers, bar:
+        for place, result in run_all(workers, given):
             bar.update()
-            if measured and place == 0:
+            if (which := of_trials[place]) is None:
                 errors, note = result
-                continue
-            number = left[place - bool(measured)]
-            trials[number] = result
-            if journal:
-                journal.add(candidates[number], result)
+            else:
+                add(which, result)
     for number, package in packages.items():  # one after another, with nothing beside them
         if trials[number].failed is None:
-            trials[number] = replace(trials[number], latency=_latency(setting, package))
-            if journal:
-                journal.add(candidates[number], trials[number])
+            add(number, replace(trials[number], latency=_latency(setting, package)))
     for number, layer_errors in zip(free, errors, strict=False):
         if trials[number].failed is None:
             trials[number] = replace(trials[number], layer_errors=layer_errors)
@@ -243,10 +241,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
     Raises:
         CalibrationError: a sample does not fit the model.
     """
-    judged = load_samples(setting.test_data, functions=True)
-    given = judged
-    if setting.sample_data is not None and setting.sample_data is not setting.test_data:
-        given = load_samples(setting.sample_data, functions=True)
+    judged = setting.judged or ()
+    given = judged if setting.learnt is None else setting.learnt
     functions, others = functions_in(judged), functions_in(given)
     if set(functions) != set(others):
         raise CalibrationError(
@@ -255,7 +251,8 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
         )
     if setting.function_name is not None and functions != (None,):
         raise ConfigError("function_name: the samples name their functions themselves; drop it")
-    interpreter = open_runner(setting, package, functions)
+    name = setting.function_name
+    interpreter = runner_of(package, functions, backend=setting.backend, function_name=name)
     place = folder / "reference"
     place.mkdir()
     try:
@@ -281,9 +278,9 @@ def _most_multiplications(package: Package, functions: Sequence[str | None]) -> 
 
 def _latency(setting: Setting, path: str) -> dict[str, float] | None:
     """Returns a package's latency on the first step of the first sample; None without samples."""
-    if setting.test_data is None:
+    if setting.judged is None:
         return None
-    sample = load_samples(setting.test_data, functions=True)[0]
+    sample = setting.judged[0]
     named = function_of(listed(sample)[0]) or setting.function_name
     interpreter = Interpreter(path, function_name=named, partial=True)
     first, *_ = steps_of(sample, interpreter)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TypedDict
@@ -28,8 +29,7 @@ from mlpass.report.comparison import OutputRecord
 from mlpass.report.records import Report
 from mlpass.report.study import Pattern, Trial
 from mlpass.runtime.functions import runner_of
-from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import SampleData, functions_in, load_samples
+from mlpass.runtime.samples import Sample, SampleData, functions_in, load_samples
 from mlpass.runtime.sources import functions_of
 from mlpass.study.commands import prune_command
 from mlpass.study.evaluate import Evaluate, evaluated
@@ -38,8 +38,6 @@ from mlpass.study.reference import read_reference, reproducible_outputs
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, find_sites
 from mlpass.weights.traffic import read_bytes
-
-Functions = tuple[str | None, ...]
 
 _CORNER = 64  # rows and columns of a pattern's picture
 
@@ -56,7 +54,6 @@ class Setting:
         evaluate: the user's own measure of the package at a path; higher is better.
         backend: what runs the model.
         function_name: of a model with several.
-        functions: all that are run: that one, or those that samples name.
         weight: whose pattern to picture; the largest where None.
         grams: the folder with what the layers meet in the model as it was on `sample_data`.
         source: the model as its user named it, for what is told; None for `model`.
@@ -72,13 +69,36 @@ class Setting:
     evaluate: Evaluate | None = None
     backend: Backend = "numpy"
     function_name: str | None = None
-    functions: Functions = (None,)
     weight: str | None = None
     grams: str | None = None
     source: str | None = None
     samples: tuple[str, ...] | None = None
     minimum_deployment_target: str | None = None
     processor: str | None = None
+
+    @cached_property
+    def learnt(self) -> Sequence[Sample] | None:
+        """The samples to calibrate on, read once."""
+        return _loaded(self.sample_data)
+
+    @cached_property
+    def judged(self) -> Sequence[Sample] | None:
+        """The samples to compare outputs on, read once."""
+        return self.learnt if self.test_data is self.sample_data else _loaded(self.test_data)
+
+    @property
+    def functions(self) -> tuple[str | None, ...]:
+        """All functions that are run: those that samples name, or the one it is told."""
+        named = (None,) if self.judged is None else functions_in(self.judged)
+        return tuple(function or self.function_name for function in named)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Returns what another process is given, which reads samples itself."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+def _loaded(samples: SampleData | None) -> Sequence[Sample] | None:
+    return None if samples is None else load_samples(samples, functions=True)
 
 
 class GivenAs(TypedDict):
@@ -161,7 +181,7 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
     if not candidate.data_free:
         calibration = make_calibration(
             candidate.method,
-            setting.sample_data,
+            setting.learnt,
             **plain_arguments(options),
             backend=setting.backend,
             function_name=setting.function_name,
@@ -208,10 +228,6 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
 def weight_bytes(package: Package, functions: Sequence[str | None] = (None,)) -> int:
     """Returns the stored bytes of the weights that one inference reads: see `read_bytes`.
 
-    Args:
-        package: the model.
-        functions: of which the one counts that reads most.
-
     Raises:
         ConfigError: there is no such function.
     """
@@ -221,36 +237,15 @@ def weight_bytes(package: Package, functions: Sequence[str | None] = (None,)) ->
 
 
 def _compare(setting: Setting, package: Package) -> tuple[OutputRecord, ...]:
-    if setting.reference is None:
+    if setting.reference is None or setting.judged is None:
         return ()
-    samples = load_samples(setting.test_data, functions=True)
-    functions = functions_in(samples)
-    interpreter = open_runner(setting, package, functions)
+    functions = functions_in(setting.judged)
+    name = setting.function_name
+    interpreter = runner_of(package, functions, backend=setting.backend, function_name=name)
     folder = Path(setting.reference)
-    made = reproducible_outputs(interpreter, samples)
+    made = reproducible_outputs(interpreter, setting.judged)
     pairs = ((read_reference(folder, number), each) for number, each in enumerate(made))
     return tally_outputs(output_names(interpreter, functions), pairs)
-
-
-def open_runner(setting: Setting, package: Package, functions: Sequence[str | None]) -> Interpreter:
-    """Returns what runs a package on samples that name these functions.
-
-    Raises:
-        ConfigError: there is no such function.
-        UnsupportedOpError: ops without kernels, all named at once.
-    """
-
-    def opened(function: str | None) -> Interpreter:
-        named = function or setting.function_name
-        return Interpreter(package, backend=setting.backend, function_name=named, partial=True)
-
-    return runner_of(functions, opened)
-
-
-def functions_run(samples: SampleData | None, function_name: str | None) -> Functions:
-    """Returns the functions that a study runs: those that samples name, or the one it is told."""
-    named = (None,) if samples is None else functions_in(load_samples(samples, functions=True))
-    return tuple(function or function_name for function in named)
 
 
 def _pattern(sites: list[Site], name: str | None) -> Pattern | None:

@@ -15,7 +15,6 @@ from mlpass.report.plain import keep, kept
 from mlpass.report.records import LayerRecord, Report
 from mlpass.report.study import Trial, trial_from_record
 from mlpass.runtime.digests import digest_of
-from mlpass.runtime.samples import load_samples
 from mlpass.study.grid import Candidate
 from mlpass.study.trial import Setting
 from mlpass.version import __version__
@@ -32,12 +31,6 @@ class TrialJournal:
         self, folder: Path, files: Sequence[Path], setting: Setting, *, resume: bool
     ) -> None:
         """Opens the journal of a sweep.
-
-        Args:
-            folder: where it is kept.
-            files: of the model.
-            setting: of the trials.
-            resume: whether to keep what is there.
 
         Raises:
             CalibrationError: what is there was written by another version.
@@ -87,8 +80,8 @@ class TrialJournal:
 def _digest(files: Sequence[Path], setting: Setting) -> str:
     """Returns a digest of the model, the samples, and how they are measured."""
     samples: list[Any] = []
-    for data in (setting.sample_data, setting.test_data):
-        samples += [{}] if data is None else load_samples(data, functions=True)
+    for some in (setting.learnt, setting.judged):
+        samples += [{}] if some is None else some
     how = setting.evaluate
     settings = {
         "mlpass": __version__,

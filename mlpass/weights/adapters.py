@@ -11,6 +11,7 @@ from math import prod
 
 from mlpass.errors import NotApplicable
 from mlpass.program.ir import Op, Program, Value
+from mlpass.program.reads import values_of
 from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.site import Site, Use
 
@@ -20,12 +21,7 @@ Reading = tuple[Site, Use]
 
 
 def find_adapters(programs: Iterable[Program], sites: Sequence[Site]) -> set[Site]:
-    """Returns the weights that are halves of adapters.
-
-    Args:
-        programs: of a model.
-        sites: in them.
-    """
+    """Returns the weights that are halves of adapters."""
     shared = {site.functions for site in sites}
     if len(shared) < 2:
         return set()  # all functions have all weights
@@ -70,12 +66,7 @@ class _Way:
 
     def given(self, op: Op) -> list[Value]:
         """Returns what an op is given that is not made of constants alone."""
-        return [
-            one
-            for sources in op.inputs.values()
-            for one in sources
-            if isinstance(one, Value) and one not in self._stated
-        ]
+        return [value for value in values_of(op) if value not in self._stated]
 
     def _before(self, value: Value | None) -> tuple[Reading | None, Value | None]:
         """Returns the weight whose op makes a value, and what that op meets; None without one."""
@@ -136,11 +127,7 @@ def _is_low_rank(down: Reading, up: Reading) -> bool:
 
 
 def _sizes(reading: Reading) -> tuple[int, int, int, int]:
-    """Returns the groups, rows, channels and positions of a weight as its op reads it.
-
-    Raises:
-        NotApplicable: it is not read as a matrix of dot products.
-    """
+    """Returns the groups, rows, channels and positions of a weight as its op reads it."""
     site, use = reading
     if is_gathered(use.op.type, use.parameter):
         return 1, site.shape[-1], prod(site.shape[:-1]), 1  # of a table, as from one hot

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlpass.errors import ConfigError
 from mlpass.program import encode
 from mlpass.program.ir import Argument, Constant, Op, Program, Raw, TensorType, Value
+from mlpass.program.reads import arguments_of
 from mlpass.weights.ops.record import find_record
 from mlpass.weights.site import Apart, Site, Use
 
@@ -71,12 +72,7 @@ def check_sums(site: Site) -> None:
 
 
 def joined(programs: Iterable[Program], sites: Sequence[Site]) -> list[Site]:
-    """Returns the sites of a model, those that are two parts of one weight as one.
-
-    Args:
-        programs: of the model.
-        sites: in them.
-    """
+    """Returns the sites of a model, those that are two parts of one weight as one."""
     kinds = {site.is_sparse for site in sites if site.is_compressed}
     if kinds != {True, False}:  # codes and a sparse rest
         return [*sites]
@@ -88,7 +84,7 @@ def joined(programs: Iterable[Program], sites: Sequence[Site]) -> list[Site]:
         producers: dict[Argument, Op] = {}
         for op in block.walk():
             producers.update((value, op) for value in op.outputs)
-            read = [one for arguments in op.inputs.values() for one in arguments]
+            read = [*arguments_of(op)]
             readers.update(read)
             if op.type == "add":
                 terms = [producers.get(one) for one in read]

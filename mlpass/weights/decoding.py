@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mlpass.parallel import SLAB, map_items
 from mlpass.program.dtypes import unpack_elements
 from mlpass.program.ir import Argument, Constant, Op, Raw, TensorType, Value
+from mlpass.program.reads import constants_of
 from mlpass.runtime.materialize import decompress
 from mlpass.sparsity.pieces import WHOLE
 from mlpass.weights.site import Site
@@ -66,9 +67,7 @@ class _Rows:
             op.outputs[0]: argument
             for op in site.parts
             if op.type == "const"
-            for arguments in op.inputs.values()
-            for argument in arguments
-            if isinstance(argument, Constant)
+            for argument in constants_of(op)
         }
         self.ops: list[tuple[Op, Mapping[str, Value | _Argument], _Kept | None]] = []
         for op in site.parts:
@@ -127,11 +126,7 @@ class _Rows:
         given: Mapping[str, Argument],
         kept: _Kept | None,
     ) -> _Argument:
-        """Returns what reads an argument for some rows.
-
-        Raises:
-            _NotByRowsError: rows alone cannot be read of it.
-        """
+        """Returns what reads an argument for some rows."""
         if name in _ELEMENTS + _MASKS + _KEPT and constant.part is None:
             raise _NotByRowsError
         if name in _ELEMENTS + _MASKS:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 
 from mlpass.program.blobs import FILE_HEADER_NBYTES, blob_nbytes
 from mlpass.program.ir import Constant, Op, Program
+from mlpass.program.reads import constants_of
 
 
 def footprint(ops: Iterable[Op]) -> int:
@@ -14,12 +15,7 @@ def footprint(ops: Iterable[Op]) -> int:
 
 
 def rest_of_files(programs: Sequence[Program], replaced: Collection[Op]) -> int:
-    """Returns what the weight files of programs hold besides the constants of some of their ops.
-
-    Args:
-        programs: of a model.
-        replaced: ops that make weights.
-    """
+    """Returns what the weight files of programs hold besides the constants of some of their ops."""
     own = set(_in_files(replaced))
     every = _in_files(
         op
@@ -37,7 +33,6 @@ def _in_files(ops: Iterable[Op]) -> dict[Hashable, Constant]:
     return {
         constant.storage: constant
         for op in ops
-        for arguments in op.inputs.values()
-        for constant in arguments
-        if isinstance(constant, Constant) and constant.in_file
+        for constant in constants_of(op)
+        if constant.in_file
     }

@@ -22,7 +22,7 @@ from mlpass.storage.storage import Bands, Floats, Form, Parts, Storage
 from mlpass.weights.lossless import Smallest, check_smaller, exact_layout, smallest_form
 from mlpass.weights.outliers_in_bands import bands_beside_outliers
 from mlpass.weights.reading import decoded
-from mlpass.weights.rows import Axes, FileRows, axes_of, band_ends
+from mlpass.weights.rows import Axes, FileRows, Strip, axes_of
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Encoded, check_storage, encode_codes, with_outliers
 
@@ -33,13 +33,6 @@ def encode_in_bands(
     """Returns a weight in a file as it will be stored; None where it has to be held as a whole.
 
     Of all elements codes and two bits are held.
-
-    Args:
-        site: whose weight it is.
-        storage: to round to.
-        keep: the bits of what is kept.
-        kept: how many elements are.
-        layout: of the weight.
 
     Raises:
         ModelFormatError: the model is too old for it.
@@ -73,12 +66,6 @@ def encode_exact_in_bands(
 
     Where that is the dense or the sparse form, which have no codes, it is only named.
 
-    Args:
-        site: whose weight it is.
-        mask: the bits of what is kept and not zero.
-        kept: how many elements are.
-        whole: whether all are kept.
-
     Raises:
         NotApplicable: it is stored in as few bytes already.
     """
@@ -102,13 +89,7 @@ def encode_exact_in_bands(
 
 @dataclass(frozen=True)
 class _Exactly:
-    """How an exact form rounds bands of rows: not at all.
-
-    Attributes:
-        exact: the form.
-        weight: that it is for.
-        rows: of it.
-    """
+    """How an exact form rounds bands of rows: not at all."""
 
     exact: Exact
     weight: FileRows
@@ -144,48 +125,20 @@ def _encoded(
 def _rounded(pruned: FileRows, bands: Bands | _Exactly) -> _Rounded:
     """Returns all bands, rounded."""
     axes, size = pruned.axes, pruned.constant.size
-    outer, rows, inner = axes.outer, axes.rows, axes.inner
-    codes: Raw = empty((axes.blocks, outer, rows, inner), np.uint8)
+    codes: Raw = empty((axes.blocks, axes.outer, axes.rows, axes.inner), np.uint8)
     kind: np.dtype[np.generic] = codes.dtype
     bits, far = (_Bits(axes) for _ in range(2))
     found: dict[str, list[NDArray[np.generic]]] = {}
     rests = []
-    for block, start, stop in pruned.strips(1 if bands.fitted else bands.rows):
-        weight, keep = pruned.strip(block, start, stop)
-        nonzero, apart = (np.zeros(weight.shape, bool) for _ in range(2))
-        rest: NDArray[np.generic] = np.zeros(weight.shape, weight.dtype)
-
-        def round_band(
-            ends: tuple[int, int],
-            strip: tuple[NDArray[np.generic], Mask] = (weight, keep),
-            marks: tuple[Mask, Mask] = (nonzero, apart),
-            rest: NDArray[np.generic] = rest,
-            block: int = block,
-            start: int = start,
-        ) -> dict[str, NDArray[np.generic]]:
-            here = slice(ends[0] - start, ends[1] - start)
-            values, kept = pruned.rows_of(*strip, here)
-            first = block * rows + ends[0]
-            parts, values = bands.rounded(first, values, kept, pruned.layout)
-            values *= kept
-            marks[0][:, here] = axes.strip(cast_like(values, pruned.like) != 0)
-            if "apart" in parts:  # codes and rest make up an element together
-                own = parts.pop("apart").reshape(values.shape) != 0
-                marks[1][:, here] = axes.strip(own)
-                spread = np.zeros(values.shape, rest.dtype)
-                spread[own] = parts.pop("rest")
-                rest[:, here] = axes.strip(spread)
-            codes[block, :, slice(*ends)] = axes.strip(parts["codes"]).view(np.uint8)
-            return parts
-
-        before = block * rows
-        for parts in map_items(round_band, band_ends(bands, pruned.columns, before, start, stop)):
+    for strip in pruned.strips(1 if bands.fitted else bands.rows):
+        every, nonzero, apart, rest = _rounded_strip(pruned, bands, strip, codes)
+        for parts in every:
             kind = parts.pop("codes").dtype
             for name, part in parts.items():
                 found.setdefault(name, []).append(part)
-        bits.put(nonzero | apart, block, start, stop)
-        far.put(apart, block, start, stop)
-        rests.append((block, apart.reshape(outer, -1).sum(axis=1), rest[apart]))
+        bits.put(nonzero | apart, strip)
+        far.put(apart, strip)
+        rests.append((strip.block, apart.reshape(axes.outer, -1).sum(axis=1), rest[apart]))
     return _Rounded(
         codes.view(kind).reshape(pruned.constant.shape),
         bits.joined(size),
@@ -193,6 +146,35 @@ def _rounded(pruned: FileRows, bands: Bands | _Exactly) -> _Rounded:
         far.joined(size),
         _in_order(rests, axes),
     )
+
+
+def _rounded_strip(
+    pruned: FileRows, bands: Bands | _Exactly, strip: Strip, codes: Raw
+) -> tuple[list[dict[str, NDArray[np.generic]]], Mask, Mask, NDArray[np.generic]]:
+    """Fills in the codes of a strip; returns the parts of its bands, and what is told by element.
+
+    That is which are not zero, which are apart, and what these are more than their codes.
+    """
+    axes, shape = pruned.axes, strip.weight.shape
+    nonzero, apart = (np.zeros(shape, bool) for _ in range(2))
+    rest: NDArray[np.generic] = np.zeros(shape, strip.weight.dtype)
+    own_codes = codes[strip.block, :, strip.start : strip.start + strip.rows]
+
+    def round_band(here: slice) -> dict[str, NDArray[np.generic]]:
+        values, kept = pruned.rows_of(strip, here)
+        parts, values = bands.rounded(strip.before + here.start, values, kept, pruned.layout)
+        values *= kept
+        nonzero[:, here] = axes.strip(cast_like(values, pruned.like) != 0)
+        if "apart" in parts:  # codes and rest make up an element together
+            own = parts.pop("apart").reshape(values.shape) != 0
+            apart[:, here] = axes.strip(own)
+            spread = np.zeros(values.shape, rest.dtype)
+            spread[own] = parts.pop("rest")
+            rest[:, here] = axes.strip(spread)
+        own_codes[:, here] = axes.strip(parts["codes"]).view(np.uint8)
+        return parts
+
+    return map_items(round_band, pruned.bands_of(strip, bands)), nonzero, apart, rest
 
 
 class _Rounded(NamedTuple):
@@ -221,11 +203,11 @@ class _Bits:
         self.inner = axes.inner
         self.bits: Raw = empty((axes.blocks, axes.outer, -(-self.length // 8)), np.uint8)
 
-    def put(self, mask: Mask, block: int, start: int, stop: int) -> None:
+    def put(self, mask: Mask, strip: Strip) -> None:
         """Puts the mask of a strip, (outer, rows, inner), in its place."""
-        here = slice(start * self.inner // 8, -(-stop * self.inner // 8))
         packed = np.packbits(mask.reshape(len(mask), -1), axis=1, bitorder="little")
-        self.bits[block, :, here] = packed
+        first = strip.start * self.inner // 8
+        self.bits[strip.block, :, first : first + packed.shape[1]] = packed
 
     def joined(self, size: int) -> Raw:
         """Returns the bits of all in one run."""

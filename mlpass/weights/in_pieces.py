@@ -62,40 +62,42 @@ def encode_in_pieces(
     if exact:
         check_decoded(site)
     dense = decoded(site)
-    given, masked = site, site.is_masked
-    if site.is_sparse:
-        site = dense
     constant = dense.constant
     if constant is None or constant.part is None:
         return None
+    used = dense if site.is_sparse else site
     scores = scores_of(dense)
-    rule = _rule(site, mode, cut, scores)
+    rule = _rule(used, mode, cut, scores)
     if rule is None:
         return None
     bounds = scores.bounds(rule.unit)
-    live = storage is None or exact or masked  # what is zero stays so
+    live = storage is None or exact or site.is_masked  # what is zero stays so
     mask, untouched = _marked(constant, rule, bounds, live=live)
     stored = int(np.bitwise_count(mask).sum(dtype=np.int64))
     if rule.check is not None:
         rule.check(constant.size - stored)
     if exact:
-        encoded = encode_exact_in_bands(given, mask, stored, whole=untouched)
-        if not isinstance(encoded, Smallest):
-            return encoded
-        site = dense
-    elif storage is not None:
-        return encode_in_bands(dense, storage, mask, stored, layout_to_solve(site, mode))
-    elif untouched:
+        encoded = encode_exact_in_bands(site, mask, stored, whole=untouched)
+        return _masked(dense, mask, stored, bounds) if isinstance(encoded, Smallest) else encoded
+    if storage is not None:
+        return encode_in_bands(dense, storage, mask, stored, layout_to_solve(used, mode))
+    if untouched:
         raise NotApplicable(f"{mode} zeroes nothing in it")
-    elif masked and stored == constant.size - (zeros_of(dense) or 0):
+    if site.is_masked and stored == constant.size - (zeros_of(dense) or 0):
         raise NotApplicable(f"{mode} zeroes nothing more in it")
-    if site.constant is None:
-        return encode_joint_mask(site, mask, stored)
+    if used.constant is None:
+        return encode_joint_mask(used, mask, stored)
+    return _masked(used, mask, stored, bounds)
+
+
+def _masked(site: Site, mask: Raw, stored: int, bounds: Sequence[tuple[int, int]]) -> Encoded:
+    """Returns a weight as it will be stored, its elements as they are, read as they are written."""
+    constant = site.constant
+    assert constant is not None  # asked before
 
     def made(dense: bool) -> Constant:
         def elements(ends: tuple[int, int]) -> Raw:
-            start, stop = ends
-            values, keep = part_of(constant, start, stop), mask_part(mask, start, stop)
+            values, keep = part_of(constant, *ends), mask_part(mask, *ends)
             values = zero_out(values, keep) if dense else np.compress(keep, values)
             return pack_elements(values, constant.dtype)
 
@@ -109,14 +111,7 @@ def encode_in_pieces(
 def _marked(
     constant: Constant, rule: Rule, bounds: Sequence[tuple[int, int]], *, live: bool
 ) -> tuple[Raw, bool]:
-    """Returns the mask bits of what is kept, and whether the rule keeps all elements.
-
-    Args:
-        constant: the weight.
-        rule: what keeps.
-        bounds: of the pieces.
-        live: whether an element that is kept but zero is left out.
-    """
+    """Returns the mask bits of what is kept, and whether the rule keeps all elements."""
     mask: Raw = empty((-(-constant.size // 8),), np.uint8)
     tied: Raw = empty(mask.shape if rule.ties else (0,), np.uint8)
 

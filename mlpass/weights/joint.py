@@ -92,16 +92,17 @@ def _coding(site: Site) -> tuple[Op, str] | None:
     return next(((op, plain[op.type]) for op in ops), None)
 
 
-def check_opset(sites: Sequence[Site], option: str = "joint_compression") -> None:
-    """Raises ModelFormatError where a function is too old for the joint forms `option` asks for."""
+def check_opset(sites: Sequence[Site]) -> None:
+    """Raises ModelFormatError where a function is too old for joint forms."""
     newest = max((opset for site in sites for opset in site.opsets), default=0)
     for site in sites:
         if site.opset < JOINT_OPSET:
             what = "this" if newest < JOINT_OPSET else f"a function that has {site.name!r}"
             raise ModelFormatError(
-                f"{option} needs an iOS18 model, {what} is iOS{site.opset}: raise a package with "
-                "--minimum-deployment-target iOS18 (minimum_deployment_target='iOS18' in Python); "
-                "convert with minimum_deployment_target=coremltools.target.iOS18 otherwise"
+                f"joint_compression needs an iOS18 model, {what} is iOS{site.opset}: raise a "
+                "package with --minimum-deployment-target iOS18 "
+                "(minimum_deployment_target='iOS18' in Python); convert with "
+                "minimum_deployment_target=coremltools.target.iOS18 otherwise"
             )
 
 
@@ -146,13 +147,7 @@ def joint_ops(
 
 
 def _kept_pieces(stored: Constant, mask: Raw, codes: NDArray[np.generic] | None) -> Iterator[Raw]:
-    """Yields the codes that a mask has, packed.
-
-    Args:
-        stored: all that there are, where these are kept.
-        mask: its bits.
-        codes: others in their place.
-    """
+    """Yields the codes that a mask has, packed."""
     if codes is None and stored.part is None:
         codes = stored.read()
     flat = None if codes is None else np.asarray(codes, stored.dtype.numpy).reshape(-1)

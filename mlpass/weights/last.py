@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from mlpass.program.ir import Op, Program, Value
+from mlpass.program.reads import values_of
 
 # What they give is not zero where one of their inputs is.
 _JOINING = {"add", "sub", "maximum", "minimum", "select", "where"}
@@ -29,12 +30,7 @@ def last_readers(programs: Iterable[Program], readers: Collection[Op]) -> set[Op
                     found.add(op)
                 if not follows and op.type not in _JOINING:
                     continue
-                given = {
-                    value
-                    for values in op.inputs.values()
-                    for value in values
-                    if isinstance(value, Value)
-                }
+                given = {*values_of(op)}
                 if follows or len(given - constants) > 1:
                     followed |= given
     return found

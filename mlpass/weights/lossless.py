@@ -95,8 +95,7 @@ def smallest_form(weight: Rows, opset: int) -> Smallest:
         NotApplicable: it holds NaN or inf.
     """
     size, itemsize = math.prod(weight.layout.shape), weight.dtype.itemsize
-    rows = weight.layout.sizes[0] * weight.layout.sizes[1]
-    if not all(np.isfinite(part).all() for part in weight.stored(0, rows)):
+    if not all(np.isfinite(part).all() for part in weight.stored()):
         raise NotApplicable("it holds NaN or inf")
     found = [Smallest("dense", (size * itemsize,))]
     if weight.kept < size:

@@ -6,12 +6,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.parallel import map_items
 from mlpass.program.ir import Raw
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.packing import mask_part, unmark_first
@@ -19,11 +18,7 @@ from mlpass.sparsity.ranking import Mask
 from mlpass.sparsity.select import Keys, digits_of, keys_of, keys_type, lowest_by
 from mlpass.storage.outliers import ROUNDS, Divided, Trimmed
 from mlpass.storage.storage import Bands, Floats, Grid, Storage, outlier_count
-from mlpass.weights.rows import Banded, FileRows, band_ends
-
-_Made = TypeVar("_Made")
-# Given the first of some rows, their values and what is kept of them.
-_Job = Callable[[int, Floats, Mask], _Made]
+from mlpass.weights.rows import Banded, FileRows
 
 
 @dataclass(frozen=True)
@@ -59,10 +54,6 @@ def bands_beside_outliers(pruned: FileRows, storage: Storage) -> Bands | None:
 
     The outliers are those that it would choose with the whole weight before it: of each element
     two bits are held meanwhile.
-
-    Args:
-        pruned: the weight.
-        storage: that keeps some elements apart.
     """
     count = outlier_count(storage.apart, pruned.constant.size, pruned.kept)
     apart = _largest(pruned, _Rows(), count, lambda _, values: np.square(values))
@@ -124,7 +115,7 @@ def _errors(pruned: FileRows, bands: Bands, apart: Outliers) -> Callable[[int, F
         grid.fit(np.where(here, np.float32(0), values)[None], kept[None], here[None])
         grid.forget()
 
-    for _ in _each(pruned, bands, fit):
+    for _ in pruned.each_band(bands, fit):
         pass
 
     def error(start: int, values: Floats) -> Floats:
@@ -149,7 +140,7 @@ def _largest(
         def digits(start: int, values: Floats, kept: Mask) -> NDArray[np.int64]:
             return digits_of(keys(start, values, kept), prefix, shift)
 
-        return cast("NDArray[np.int64]", sum(_each(pruned, bands, digits)))
+        return cast("NDArray[np.int64]", sum(pruned.each_band(bands, digits)))
 
     cut = lowest_by(histogram, pruned.constant.size - count, dtype)
 
@@ -159,27 +150,8 @@ def _largest(
         return start, pack(own >= dtype.type(cut.key)), pack(own == dtype.type(cut.key))
 
     starts, bits, left = [], [], cut.ties
-    for start, marked, tied in _each(pruned, bands, mark):
+    for start, marked, tied in pruned.each_band(bands, mark):
         left = unmark_first(left, tied, marked)
         starts.append(start)
         bits.append(marked)
     return Outliers(pruned.columns, starts, bits)
-
-
-def _each(pruned: FileRows, bands: Banded, job: _Job[_Made]) -> Iterator[_Made]:
-    """Yields what a job makes of each band."""
-    for block, start, stop in pruned.strips(1 if bands.fitted else bands.rows):
-        weight, keep = pruned.strip(block, start, stop)
-        before = block * pruned.axes.rows
-
-        def done(
-            ends: tuple[int, int],
-            weight: NDArray[np.generic] = weight,
-            keep: Mask = keep,
-            start: int = start,
-            before: int = before,
-        ) -> _Made:
-            here = slice(ends[0] - start, ends[1] - start)
-            return job(before + ends[0], *pruned.rows_of(weight, keep, here))
-
-        yield from map_items(done, band_ends(bands, pruned.columns, before, start, stop))

@@ -14,6 +14,7 @@ from mlpass.errors import ModelFormatError, NotApplicable
 from mlpass.parallel import map_items, map_slabs
 from mlpass.program.dtypes import BY_NAME, pack_elements, unpack_elements
 from mlpass.program.ir import Constant, Raw
+from mlpass.program.reads import constants_of
 from mlpass.runtime.materialize import materialize
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
@@ -23,7 +24,7 @@ from mlpass.sparsity.select import keys_of
 from mlpass.weights.decoding import by_rows
 from mlpass.weights.ops.gather import table_layout
 from mlpass.weights.ops.record import is_gathered, layout_of
-from mlpass.weights.sites import Site, constants_of
+from mlpass.weights.sites import Site
 
 
 def weight_of(site: Site) -> NDArray[np.generic]:

@@ -20,11 +20,7 @@ from mlpass.weights.sites import Site
 
 @dataclass(frozen=True, eq=False)
 class AsCoded(Storage):
-    """The storage that a site has, to round to: its codes may change, nothing else does.
-
-    Attributes:
-        site: of one of the joint forms.
-    """
+    """The storage that a site has, to round to: its codes may change, nothing else does."""
 
     site: Site
 
@@ -62,8 +58,7 @@ class _Fixed:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        groups, rows, channels, positions = layout.sizes
-        self.shape = groups, rows, channels * positions
+        self.shape = (*layout.sizes[:2], layout.columns)
         self.codes = np.zeros(self.shape, np.int16)
 
     def fit(self, weight: Array, keep: Array) -> MakeRounding:

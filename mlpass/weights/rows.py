@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from mlpass.sparsity.packing import mask_part
 from mlpass.sparsity.ranking import Mask
 from mlpass.storage.storage import Floats
 from mlpass.weights.reading import count_nonzero, part_of
+
+Made = TypeVar("Made")
 
 # Strips of a weight, of which one is held at a time; where rows lie across it, each takes a reading
 # of all of it.
@@ -115,6 +117,29 @@ class Banded(Protocol):
         ...
 
 
+class Strip(NamedTuple):
+    """Rows of a block that are read together.
+
+    Attributes:
+        block: the block.
+        start: the first of the rows, in it.
+        before: how many rows of the weight come before.
+        weight: (outer, rows, inner), as they lie.
+        keep: which of these elements are kept.
+    """
+
+    block: int
+    start: int
+    before: int
+    weight: NDArray[np.generic]
+    keep: Mask
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+        return int(self.weight.shape[1])
+
+
 @dataclass(frozen=True)
 class FileRows:
     """A pruned weight in a file, read by rows.
@@ -154,34 +179,42 @@ class FileRows:
 
     def read(self, start: int, stop: int) -> Iterator[tuple[Floats, Mask]]:
         """Yields runs of the rows from one to another, (rows, columns), zero where not kept."""
-        for block, first, last in self.strips(1, start, stop):
-            weight, keep = self.strip(block, first, last)
-            step = max(1, SLAB * weight.shape[1] // max(1, weight.size))
+        for strip in self.strips(1, start, stop):
+            step = max(1, SLAB * strip.rows // max(1, strip.weight.size))
+            parts = [slice(at, at + step) for at in range(0, strip.rows, step)]
+            yield from map_ahead(partial(self.rows_of, strip), parts)
 
-            parts = [slice(at, at + step) for at in range(0, weight.shape[1], step)]
-            yield from map_ahead(partial(self.rows_of, weight, keep), parts)
+    def each_band(self, bands: Banded, job: Callable[[int, Floats, Mask], Made]) -> Iterator[Made]:
+        """Yields what a job makes of each band: of its first row, its values, and what is kept."""
 
-    def stored(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
-        """Yields what `read` does of the weight, in the type in which it is stored."""
-        for values, _ in self.read(start, stop):
+        def done(strip: Strip, here: slice) -> Made:
+            return job(strip.before + here.start, *self.rows_of(strip, here))
+
+        for strip in self.strips(1 if bands.fitted else bands.rows):
+            yield from map_items(partial(done, strip), self.bands_of(strip, bands))
+
+    def stored(self) -> Iterator[NDArray[np.generic]]:
+        """Yields runs of all rows as `read` does, in the type in which the weight is stored."""
+        for values, _ in self.read(0, self.axes.blocks * self.axes.rows):
             yield cast_like(values, self.like)
 
-    def rows_of(self, weight: NDArray[np.generic], keep: Mask, part: slice) -> tuple[Floats, Mask]:
+    def rows_of(self, strip: Strip, part: slice) -> tuple[Floats, Mask]:
         """Returns some rows of a strip, and of its mask, as (rows, columns)."""
-        values = self.axes.matrix(weight[:, part]).astype(np.float32)
-        kept = self.axes.matrix(keep[:, part])
+        values = self.axes.matrix(strip.weight[:, part]).astype(np.float32)
+        kept = self.axes.matrix(strip.keep[:, part])
         return (values if kept.all() else np.where(kept, values, np.float32(0))), kept
 
-    def strips(
-        self, unit: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, int, int]]:
-        """Yields a block, the first of its rows that are read together and the one after the last.
+    def bands_of(self, strip: Strip, bands: Banded) -> list[slice]:
+        """Returns the rows of each band within a strip."""
+        unit = 1 if bands.fitted else bands.rows
+        step = max(1, SLAB // max(1, unit * self.columns)) * unit
+        ends = {*range(0, strip.rows, step), strip.rows}
+        if bands.fitted:
+            ends.update(range(-strip.before % bands.rows, strip.rows, bands.rows))
+        return [slice(*pair) for pair in pairwise(sorted(ends))]
 
-        Args:
-            unit: rows that no strip cuts.
-            start: the first row of all.
-            stop: the one after the last.
-        """
+    def strips(self, unit: int, start: int = 0, stop: int | None = None) -> Iterator[Strip]:
+        """Yields the rows from one to another, those of a block that are read together."""
         rows = self.axes.rows
         stop = self.axes.blocks * rows if stop is None else stop
         unit = math.lcm(unit, 8)  # so that the bits of a strip begin with a byte
@@ -190,10 +223,10 @@ class FileRows:
         while start < stop:
             block, first = divmod(start, rows)
             last = min(first // unit * unit + step, rows, first + stop - start)
-            yield block, first, last
+            yield Strip(block, first, start, *self._read(block, first, last))
             start += last - first
 
-    def strip(self, block: int, start: int, stop: int) -> tuple[NDArray[np.generic], Mask]:
+    def _read(self, block: int, start: int, stop: int) -> tuple[NDArray[np.generic], Mask]:
         """Returns some rows of a block, and which of their elements are kept, as they lie."""
         axes, whole = self.axes, self.kept == self.constant.size
         outer, inner = axes.outer, axes.inner
@@ -244,36 +277,18 @@ class HeldRows:
     @cached_property
     def matrix(self) -> NDArray[np.generic]:
         """It as (rows, columns), those of all groups in one order."""
-        groups, rows, channels, positions = self.layout.sizes
-        return self.layout.split(self.weight).reshape(groups * rows, channels * positions)
+        used = self.layout
+        return used.matrix(self.weight).reshape(used.all_rows, used.columns)
 
     def read(self, start: int, stop: int) -> Iterator[tuple[Floats, Mask]]:
         """Yields runs of the rows from one to another, (rows, columns), and what is not zero."""
-        for values in self.stored(start, stop):
+        for values in self._runs(start, stop):
             yield widened(values), values != 0
 
-    def stored(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
-        """Yields what `read` does of the weight, in the type in which it is stored."""
+    def stored(self) -> Iterator[NDArray[np.generic]]:
+        """Yields runs of all rows, (rows, columns), as they are stored."""
+        return self._runs(0, len(self.matrix))
+
+    def _runs(self, start: int, stop: int) -> Iterator[NDArray[np.generic]]:
         step = max(1, SLAB // max(1, self.matrix.shape[1]))
-        for first in range(start, stop, step):
-            yield self.matrix[first : min(first + step, stop)]
-
-
-def band_ends(
-    bands: Banded, columns: int, before: int, start: int, stop: int
-) -> list[tuple[int, int]]:
-    """Returns the ends of the bands of a strip.
-
-    Args:
-        bands: how they are rounded.
-        columns: elements of a row.
-        before: how many rows there are before the block of the strip.
-        start: the strip's first row in its block.
-        stop: the one after the last.
-    """
-    unit = 1 if bands.fitted else bands.rows
-    step = max(1, SLAB // max(1, unit * columns)) * unit
-    ends = {*range(start, stop, step), stop}
-    if bands.fitted:
-        ends.update(end for end in range(start, stop) if (before + end) % bands.rows == 0)
-    return [*pairwise(sorted(ends))]
+        return (self.matrix[at : min(at + step, stop)] for at in range(start, stop, step))

@@ -15,13 +15,14 @@ import numpy as np
 from mlpass.collector import paused_collector
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
+from mlpass.program.reads import constants_of, values_of
 from mlpass.weights.adapters import find_adapters
 from mlpass.weights.apart import is_sum, joined
 from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.site import Site, Use
 
-__all__ = ["Site", "Use", "constants_of", "find_sites", "gather_sites"]
+__all__ = ["Site", "Use", "find_sites", "gather_sites"]
 
 # Ops that make another value at each run, or keep one: never a constant, whatever they read.
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
@@ -89,16 +90,6 @@ def gather_sites(
         for site in sites
     ]
     return joined(programs, found)
-
-
-def constants_of(op: Op) -> list[Constant]:
-    """Returns the constants that an op states."""
-    return [
-        argument
-        for arguments in op.inputs.values()
-        for argument in arguments
-        if isinstance(argument, Constant)
-    ]
 
 
 @dataclass
@@ -197,10 +188,8 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
 
 def _is_of_constants(op: Op, graph: _Graph) -> bool:
     """Returns whether an op makes the same at every run, from nothing but constants."""
-    for arguments in op.inputs.values():
-        for one in arguments:
-            if isinstance(one, Value) and one not in graph.producers:
-                return False
+    if any(value not in graph.producers for value in values_of(op)):
+        return False
     return any(op.inputs.values()) and not op.blocks and not op.type.startswith(_CHANGING)
 
 
@@ -272,12 +261,7 @@ def _parts(op: Op, graph: _Graph) -> Iterator[Op]:
     done: set[Op] = set()
     waiting = [op]
     while waiting:
-        producers = (
-            graph.producers.get(argument)
-            for arguments in waiting[-1].inputs.values()
-            for argument in arguments
-            if isinstance(argument, Value)
-        )
+        producers = map(graph.producers.get, values_of(waiting[-1]))
         before = [producer for producer in producers if producer and producer not in done]
         if before:
             waiting += before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,16 +16,23 @@ from mlpass.program import encode
 from mlpass.program.dtypes import BY_NAME, DType, pack_elements
 from mlpass.program.ir import Constant, Op, Raw
 from mlpass.registries import STORAGES
+from mlpass.report.records import LayerRecord
 from mlpass.solvers.solve import Solution
 from mlpass.sparsity.layout import Layout
-from mlpass.sparsity.modes import Mask
+from mlpass.sparsity.modes import Mask, Mode
 from mlpass.sparsity.packing import pack, zero_out
 from mlpass.storage.exact import Exact
 from mlpass.storage.storage import NEEDS_IOS18, Form, Parts, Storage
 from mlpass.weights.apart import rest_ops
 from mlpass.weights.joint import joint_ops
 from mlpass.weights.reading import decoded, layout_to_solve
-from mlpass.weights.record import ATTRIBUTES, WITH_OUTLIERS, encoding_of, nbytes_of
+from mlpass.weights.record import (
+    ATTRIBUTES,
+    WITH_OUTLIERS,
+    encoding_of,
+    nbytes_of,
+    untouched_record,
+)
 from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site
 
@@ -54,6 +62,29 @@ class Encoded(NamedTuple):
     zeros: int
     nbytes: int
     replacements: Replacements
+
+    @property
+    def ops(self) -> list[Op]:
+        """The ops that stand in for others, each once."""
+        return ops_in(self.replacements)
+
+    def record(self, site: Site, mode: Mode | None, storage: Storage | None) -> LayerRecord:
+        """Returns the record of a site that is written so; by magnitude where nobody says more."""
+        return replace(
+            untouched_record(site, counted=False),
+            mode=str(mode),
+            storage=None if storage is None else str(storage),
+            method="magnitude",
+            zeros=self.zeros,
+            sparsity=self.zeros / math.prod(site.shape),
+            encoding=self.encoding,
+            bytes_after=self.nbytes,
+        )
+
+
+def ops_in(replacements: Replacements) -> list[Op]:
+    """Returns the ops that stand in for others, each once."""
+    return [*dict.fromkeys(op for _, ops in replacements for op in ops)]
 
 
 def encode_weight(site: Site, weight: NDArray[np.generic], keep: Mask) -> Encoded:
@@ -108,12 +139,6 @@ def encode_joint_mask(
     site: Site, mask: Raw, kept: int, codes: NDArray[np.generic] | None = None
 ) -> Encoded:
     """Returns the same of the bits of what is kept and not zero, least significant first.
-
-    Args:
-        site: whose weight it is.
-        mask: the bits.
-        kept: how many elements are.
-        codes: as for `encode_joint`.
 
     Raises:
         NotApplicable: its joint form does not exist, or would not be smaller.
@@ -218,16 +243,11 @@ def with_outliers(encoded: Encoded, site: Site, apart: Raw, rest: NDArray[np.gen
 def encode_exact(site: Site, weight: HeldRows, exact: Exact) -> Encoded:
     """Returns a weight as it will be stored in a form that decodes to exactly its values.
 
-    Args:
-        site: whose weight it is; one that is not compressed.
-        weight: its rows.
-        exact: the form.
-
     Raises:
         NotApplicable: the form cannot say it.
     """
     layout, start, codes = weight.layout, 0, []
-    for rows in weight.stored(0, len(weight.matrix)):
+    for rows in weight.stored():
         codes.append(exact.codes(start, rows))
         start += len(rows)
     joined = layout.join(np.concatenate(codes).reshape(layout.sizes))
@@ -238,16 +258,7 @@ def encode_exact(site: Site, weight: HeldRows, exact: Exact) -> Encoded:
 def _encoded(
     site: Site, parts: Parts, form: Form, layout: Layout, nonzero: Mask, masked: bool
 ) -> Encoded:
-    """Returns the parts of a weight as they will be stored, in every function that has it.
-
-    Args:
-        site: whose weight it is.
-        parts: that stand for it.
-        form: that they are stored in.
-        layout: of the weight.
-        nonzero: which of its elements are not zero.
-        masked: whether codes of those alone are stored, beside a mask.
-    """
+    """Returns the parts of a weight as they will be stored, in every function that has it."""
 
     def made(element: DType, dtype: str, shape: tuple[int, ...]) -> Constant:
         codes = parts["codes"][nonzero] if masked else parts["codes"]
@@ -281,62 +292,39 @@ def encode_codes(
     Raises:
         NotApplicable: the form cannot say it.
     """
-    forms = {
-        opset: _stored_op(opset, site, parts, form, layout, kept, mask, made)
-        for opset in sorted({encode.form_of(opset) for opset in site.opsets})
-    }
-    replacements: Replacements = [
-        (maker, forms[encode.form_of(opset)](maker))
-        for maker, opset in zip(site.makers, site.opsets, strict=True)
-    ]
-    new = tuple(dict.fromkeys(op for _, ops in replacements for op in ops))
-    zeros = math.prod(site.shape) - kept
-    return Encoded(encoding_of(new), zeros, nbytes_of(new), replacements)
-
-
-def _stored_op(
-    opset: int,
-    site: Site,
-    parts: Parts,
-    form: Form,
-    layout: Layout,
-    kept: int,
-    mask: Raw | None,
-    made: MakeCodes,
-) -> Callable[[Op], list[Op]]:
-    """Returns what makes the ops that stand in for a maker; all of them share their constants.
-
-    Args:
-        opset: that brought the form.
-        site: whose weight it is.
-        parts: that stand for it.
-        form: that they are stored in.
-        layout: of the weight.
-        kept: how many of its elements are not zero.
-        mask: the bits of those; None where codes of all are stored.
-        made: makes the constant of the codes that are.
-    """
-    stored = form.stored(parts, layout, opset)
     beside = site.constant
     assert beside is not None  # asked before
 
-    def other(name: str, array: NDArray[np.generic]) -> Constant:
+    def other(name: str, array: NDArray[np.generic], code: str) -> Constant:
         if name in ATTRIBUTES:
             return Constant.of(array)
-        element = beside.dtype.name if array.dtype.kind == "f" else stored.element
+        element = beside.dtype.name if array.dtype.kind == "f" else code
         raw = pack_elements(array, BY_NAME[element])
         return Constant.packed(raw, element, array.shape, beside)
 
-    others = {name: (other(name, array),) for name, array in stored.others.items()}
-    element, shape = BY_NAME[stored.element], site.shape if mask is None else (kept,)
-    if stored.packed:  # as the bytes that they make
-        codes = made(element, "uint8", (element.nbytes(math.prod(shape)),))
-    else:
-        codes = made(element, element.name, shape)
-    if mask is None:
-        return lambda maker: [encode.whole(maker, stored.form, {stored.codes: (codes,), **others})]
-    bits = encode.mask_constant(mask, site.shape, opset, beside)
-    return lambda maker: encode.sparse_joint(maker, stored.form, bits, codes, others)
+    def form_in(opset: int) -> Callable[[Op], list[Op]]:
+        """Returns what makes the ops that stand in for a maker; all share their constants."""
+        stored = form.stored(parts, layout, opset)
+        code = stored.element
+        others = {name: (other(name, each, code),) for name, each in stored.others.items()}
+        element, shape = BY_NAME[code], site.shape if mask is None else (kept,)
+        if stored.packed:  # as the bytes that they make
+            codes = made(element, "uint8", (element.nbytes(math.prod(shape)),))
+        else:
+            codes = made(element, element.name, shape)
+        if mask is None:
+            given = {stored.codes: (codes,), **others}
+            return lambda maker: [encode.whole(maker, stored.form, given)]
+        bits = encode.mask_constant(mask, site.shape, opset, beside)
+        return lambda maker: encode.sparse_joint(maker, stored.form, bits, codes, others)
+
+    opsets = [encode.form_of(opset) for opset in site.opsets]
+    forms = {opset: form_in(opset) for opset in sorted({*opsets})}
+    replacements: Replacements = [
+        (maker, forms[opset](maker)) for maker, opset in zip(site.makers, opsets, strict=True)
+    ]
+    new = ops_in(replacements)
+    return Encoded(encoding_of(new), math.prod(site.shape) - kept, nbytes_of(new), replacements)
 
 
 def check_storage(sites: Sequence[Site], storage: Storage, *, zeros: bool | None = None) -> None:

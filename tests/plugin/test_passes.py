@@ -262,6 +262,12 @@ def test_a_pipeline_with_samples_solves_on_them():
         mlpass.pipeline(Percentile(0.5), base=made)
 
 
+def test_samples_that_can_be_gone_through_once_are_read_once():
+    made = mlpass.pipeline(Percentile(0.5), sample_data=iter(samples()))
+    given = {each.option_name: each.option_val for each in made.get_options("mlpass::sparsegpt")}
+    assert len(given["sample_data"]) == 80
+
+
 def test_a_pipeline_checks_what_goes_with_samples():
     with pytest.raises(ConfigError, match="needs sample_data"):
         mlpass.pipeline(Percentile(0.5), method=SparseGPT())

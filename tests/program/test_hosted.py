@@ -12,7 +12,7 @@ import pytest
 import mlpass
 from mlpass import Interpreter, ModelFormatError, Percentile, Threshold
 from mlpass.errors import BackendError, OutputExistsError
-from mlpass.examine.explain import _command
+from mlpass.examine.explain import command_for
 from mlpass.program.hosted import HostedPackage, output_name, write_hosts
 from mlpass.program.inmemoryfs import digest
 from mlpass.program.mlmodel import open_package
@@ -200,7 +200,7 @@ def test_core_ml_loads_what_is_unpacked(monkeypatch):
 
 def test_commands_in_reports_write_a_program():
     path = f"{METHODS}/prefill/0"
-    assert _command(path) == f"mlpass prune {path} -o methods-smaller.pte"
+    assert command_for(path) == f"mlpass prune {path} -o methods-smaller.pte"
     assert output_name(path, "int8") == output_name(str(METHODS), "int8") == "int8.pte"
     assert output_name("model.mlpackage", "int8") == "int8.mlpackage"
 

@@ -15,8 +15,9 @@ import pytest
 
 from mlpass import NM, ModelFormatError, Percentile, prune
 from mlpass.program.mlpackage import Package
+from mlpass.program.reads import constants_of
 from mlpass.weights.reading import weight_of
-from mlpass.weights.sites import constants_of, find_sites
+from mlpass.weights.sites import find_sites
 from tests.program.packages import linear_stack, tree
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,9 @@ from mlpass import Config, Percentile, inspect, prune
 from mlpass.program.ir import Constant
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
+from mlpass.program.reads import constants_of
 from mlpass.weights.reading import weight_of
-from mlpass.weights.sites import constants_of, find_sites
+from mlpass.weights.sites import find_sites
 from tests.program.packages import (
     FIXTURES,
     MODEL,

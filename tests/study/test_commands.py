@@ -21,7 +21,7 @@ from mlpass import (
     SparseGPT,
     Threshold,
 )
-from mlpass.cli import _parser
+from mlpass.cli import make_parser
 from mlpass.cli.calibration import calibration_of
 from mlpass.cli.modes import config_of
 from mlpass.solvers.wanda import Uncorrelated
@@ -34,7 +34,7 @@ MODES = [*patterns(), Kernel(0.5), Threshold(0.01), Threshold(0.1, 0.2)]
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_every_mode(mode):
     words = shlex.split(prune_command("a b.mlpackage", Candidate("x", Config(mode))) or "")
-    options = _parser().parse_args(words[1:])
+    options = make_parser().parse_args(words[1:])
     assert options.model == ["a b.mlpackage"]
     assert config_of(options) == Config(mode)
 
@@ -42,7 +42,7 @@ def test_every_mode(mode):
 def test_methods_options_and_the_weight_threshold():
     config = Config(Percentile(0.5), weight_threshold=7)
     candidate = Candidate("x", config, ADMM(), {"allocate": "error"})
-    options = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
+    options = make_parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
     assert config_of(options) == config
     given = calibration_of(options)
     assert given["method"] == ADMM()
@@ -60,7 +60,7 @@ def test_methods_options_and_the_weight_threshold():
 )
 def test_every_option_of_a_method(method):
     candidate = Candidate("x", Config(Percentile(0.5)), method)
-    options = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
+    options = make_parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
     assert calibration_of(options)["method"] == method
 
 
@@ -73,7 +73,7 @@ def test_every_option_of_a_method(method):
 @pytest.mark.parametrize("method", [Magnitude(), SparseGPT()], ids=str)
 def test_every_option_of_a_storage(mode, storage, method):
     candidate = Candidate("x", Config(OpConfig(mode, storage)), method)
-    read = _parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
+    read = make_parser().parse_args(shlex.split(prune_command("m", candidate) or "")[1:])
     assert config_of(read) == candidate.config
     assert (read.sample_data is None) == candidate.data_free == (method == Magnitude())
 
@@ -82,7 +82,7 @@ def test_a_storage_without_options_is_a_flag():
     candidate = Candidate("x", Config(OpConfig(None, Lossless())))
     command = prune_command("m", candidate) or ""
     assert command == "mlpass prune m -o pruned.mlpackage --lossless"
-    assert config_of(_parser().parse_args(shlex.split(command)[1:])) == candidate.config
+    assert config_of(make_parser().parse_args(shlex.split(command)[1:])) == candidate.config
 
 
 def test_values_as_they_come_need_no_flag():
@@ -108,7 +108,7 @@ def test_how_samples_are_run_and_what_the_model_is_raised_to(options):
     candidate = Candidate("x", Config(Percentile(0.5)), SparseGPT(), options)
     how = {"backend": "torch", "function_name": "second"}
     command = prune_command("m", candidate, **how, minimum_deployment_target="iOS18") or ""
-    read = _parser().parse_args(shlex.split(command)[1:])
+    read = make_parser().parse_args(shlex.split(command)[1:])
     given = calibration_of(read)
     assert {name: given[name] for name in how} == how
     assert read.minimum_deployment_target == "iOS18"

@@ -12,6 +12,7 @@ from mlpass.program.milproto import MilProto
 from mlpass.program.opsets.building import Facts, Refused
 from mlpass.program.opsets.changes import check, raised
 from mlpass.program.opsets.targets import opset_name, specification_version
+from mlpass.program.reads import values_of
 
 if TYPE_CHECKING:
     from mlpass.program.proto import Message
@@ -75,8 +76,7 @@ def raise_functions(
 
 def _read(ops: Sequence[Op]) -> set[Value]:
     """Returns the values that ops read."""
-    arguments = (one for op in ops for some in op.inputs.values() for one in some)
-    return {one for one in arguments if isinstance(one, Value)}
+    return {value for op in ops for value in values_of(op)}
 
 
 def _drop(block: Message, names: set[str]) -> None:

@@ -15,11 +15,6 @@ COMPUTE_UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 def load_on(path: str, compute_unit: str, function_name: str | None = None) -> object:
     """Returns the model at `path` as Core ML runs it on some of the processors: an `MLModel`.
 
-    Args:
-        path: of a package.
-        compute_unit: one of `COMPUTE_UNITS`.
-        function_name: of a model with several.
-
     Raises:
         BackendError: Core ML cannot load it.
     """

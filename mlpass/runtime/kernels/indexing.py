@@ -151,7 +151,7 @@ def combine_rows(xp: Namespace, data: Array, rows: Array, updates: Array, mode: 
     if is_torch(xp):
         tensors = cast("tuple[Tensor, Tensor, Tensor]", (data, rows, updates))
         return _combine_torch(xp, *tensors, mode)
-    return _combine_standard(xp, data, rows, updates, mode)
+    return combine_standard(xp, data, rows, updates, mode)
 
 
 def _combine_numpy(data: Numbers, rows: NDArray[np.int64], updates: Numbers, mode: str) -> Numbers:
@@ -180,7 +180,7 @@ def _combine_torch(xp: Namespace, data: Tensor, rows: Tensor, updates: Tensor, m
     return data.index_copy(0, rows[keep], updates[keep])
 
 
-def _combine_standard(xp: Namespace, data: Array, rows: Array, updates: Array, mode: str) -> Array:
+def combine_standard(xp: Namespace, data: Array, rows: Array, updates: Array, mode: str) -> Array:
     """The nth update of every row, all rows at once, for each n."""
     if rows.shape[0] == 0:
         return data

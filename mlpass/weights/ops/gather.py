@@ -43,10 +43,6 @@ def row_counts(xp: Namespace, arguments: Arguments) -> Array:
 
     Negative indices count from the end; those out of range, which read nothing, do not count.
 
-    Args:
-        xp: the backend's array namespace.
-        arguments: what the op's kernel is given.
-
     Raises:
         NotApplicable: it does not gather along the table's first axis.
     """

@@ -6,7 +6,7 @@ import torch
 from array_api_compat import torch as torch_namespace
 from harness import Record, check, over, run
 
-from mlpass.runtime.kernels.indexing import MODES, _combine_standard, combine_rows
+from mlpass.runtime.kernels.indexing import MODES, combine_rows, combine_standard
 from mlpass.runtime.kernels.scatter import scatter, scatter_along_axis, scatter_nd
 
 RNG = np.random.default_rng(0)
@@ -201,7 +201,7 @@ def test_every_backend_combines_alike(mode, count):
         combine_rows(torch_namespace, *tensors, mode).numpy(),
     ]
     if mode != "div":
-        results.append(_combine_standard(torch_namespace, *tensors, mode).numpy())
+        results.append(combine_standard(torch_namespace, *tensors, mode).numpy())
     for result in results:
         np.testing.assert_allclose(result, expected, rtol=1e-5)
 
