@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from mlpass.options import Option, Rule, gathered, options_of, part_of
+from mlpass.options import Option, Part, Rule, gathered, options_of, part_of
 from mlpass.registries import Registry
 
 # A default that is worked out by the module: help does not show it.
@@ -80,7 +80,7 @@ def read_declared(module: str) -> dict[str, Declared]:
                 name = f"{ast.unparse(decorator.func)} {ast.literal_eval(decorator.args[0])}"
                 words, every = _keywords(decorator), True
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-        parts: dict[str, Any] = {}
+        parts: dict[str, Part] = {}
         for base in map(ast.unparse, node.bases):
             home = homes.get(base, "")
             known = read_declared(home) if home.startswith("mlpass.") else found

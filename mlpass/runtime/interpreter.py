@@ -241,7 +241,7 @@ class Interpreter:
 
     def _run_part(
         self, part: Part, given: Inputs, state: State | None, keep: Sequence[Value], early: bool
-    ) -> list[tuple[Value, Any]]:
+    ) -> list[tuple[Value, object]]:
         """Returns the outputs of a part, and the values to keep, as numpy arrays.
 
         Where it may end `early` it does so once these are there.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mlpass.errors import ConfigError, brief, close_matches
@@ -115,7 +114,7 @@ def choose(
         with Package(path) as package:
             check_copy(model, package, output, force=force)
             before = package.nbytes
-            setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
+            setting = setting.having(reference=str(write_outputs(package, setting, folder)))
         nbytes = None if max_size is None else parse_size("max_size", max_size, before)
         value = None if evaluate is None else evaluated(evaluate, path)
         climb = Climb(setting, Target(nbytes, min_snr, min_accuracy), folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
         calibration = calibration_of(setting, setting.learnt)
         with observe_dense(package, steps, calibration) as found:
             GramFolder(place).write(sites, found)
-    return replace(setting, grams=str(place))
+    return setting.having(grams=str(place))
 
 
 def calibration_of(

@@ -162,7 +162,7 @@ def sweep(
                 journal = TrialJournal(place, package.files, setting, resume=resume)
             closing.enter_context(journal)
         if tested is not None:
-            setting = replace(setting, reference=str(write_outputs(package, setting, folder)))
+            setting = setting.having(reference=str(write_outputs(package, setting, folder)))
         value = None if evaluate is None else evaluated(evaluate, path)
         trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
         notes += filter(None, [told_of(samples, tested, test_data) if solved else None])

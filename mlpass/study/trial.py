@@ -92,6 +92,12 @@ class Setting:
         named = (None,) if self.judged is None else functions_in(self.judged)
         return tuple(function or self.function_name for function in named)
 
+    def having(self, **changes: str) -> Setting:
+        """Returns the same with other fields, and with the samples that are read already."""
+        other = replace(self, **changes)  # type: ignore[arg-type]
+        vars(other).update(learnt=self.learnt, judged=self.judged)
+        return other
+
     def __getstate__(self) -> dict[str, object]:
         """Returns what another process is given, which reads samples itself."""
         return {each.name: getattr(self, each.name) for each in fields(self)}

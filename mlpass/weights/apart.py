@@ -77,20 +77,8 @@ def joined(programs: Iterable[Program], sites: Sequence[Site]) -> list[Site]:
     if kinds != {True, False}:  # codes and a sparse rest
         return [*sites]
     uses = {use.op: (site, use) for site in sites for use in site.uses}
+    adds, readers = _sums(programs)
     found: dict[Site, list[tuple[Use, Site, Op]]] = {}
-    readers: Counter[Argument] = Counter()
-    adds: list[tuple[Op, Op, Op]] = []
-    for block in (f.block for program in programs for f in program.functions.values()):
-        producers: dict[Argument, Op] = {}
-        for op in block.walk():
-            producers.update((value, op) for value in op.outputs)
-            read = [*arguments_of(op)]
-            readers.update(read)
-            if op.type == "add":
-                terms = [producers.get(one) for one in read]
-                adds += [(op, *terms)] if len(terms) == 2 and None not in terms else []  # type: ignore[list-item]
-        for nested in block.walk_blocks():
-            readers.update(nested.outputs)
     for add, first, second in adds:
         for codes, rest in ((first, second), (second, first)):
             if codes not in uses or rest not in uses or _shared(codes, rest, readers):
@@ -109,6 +97,23 @@ def joined(programs: Iterable[Program], sites: Sequence[Site]) -> list[Site]:
             reason = f"its outliers are kept apart, in {other.name!r}"
             whole[site] = replace(site, apart=apart, other_use=reason)
     return [whole.get(site, site) for site in sites if site not in gone]
+
+
+def _sums(programs: Iterable[Program]) -> tuple[list[tuple[Op, Op, Op]], Counter[Argument]]:
+    """Returns each sum with the two ops whose results it adds, and how often values are read."""
+    adds: list[tuple[Op, Op, Op]] = []
+    readers: Counter[Argument] = Counter()
+    for block in (f.block for program in programs for f in program.functions.values()):
+        producers: dict[Argument, Op] = {}
+        for op in block.walk():
+            producers.update((value, op) for value in op.outputs)
+            read = [*arguments_of(op)]
+            readers.update(read)
+            if op.type == "add" and len(read) == 2 and producers.keys() >= {*read}:
+                adds.append((op, producers[read[0]], producers[read[1]]))
+        for nested in block.walk_blocks():
+            readers.update(nested.outputs)
+    return adds, readers
 
 
 def _added(use: Use, rest: Value) -> list[Op]:
