@@ -144,8 +144,8 @@ def taken(array: Array) -> Array:
     return host(tensor) if tensor.device.type in _SHARED else tensor.detach()
 
 
-def host(array: Array) -> HostArray:
-    """Returns a numpy array of an array's values; it may share their memory."""
+def host(array: object) -> HostArray:
+    """Returns a numpy array of the values of an array, or nested lists; it may share memory."""
     if not array_api_compat.is_torch_array(array):
         return np.asarray(array)
     tensor: Any = array

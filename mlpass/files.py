@@ -84,7 +84,8 @@ def temporary_folder() -> Iterator[Path]:
     Raises:
         OSError: it cannot be made.
     """
-    place = Path(tempfile.gettempdir())
+    with naming_temporary():
+        place = Path(tempfile.gettempdir())
     folder = place / f"mlpass-{uuid.uuid4().hex[:12]}"
     for dead in _dead(place, _TEMPORARY):
         discard(dead)
@@ -102,7 +103,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_temporary(folder: Path | None = None) -> Iterator[None]:
-    """Makes the OSError of a full disk name the temporary folder, and the cure.
+    """Makes the OSError of a full disk name the temporary folder, and the cure; or of none.
 
     Args:
         folder: what is written to, within that; where an error names nothing, it is meant, too.
@@ -115,6 +116,8 @@ def naming_temporary(folder: Path | None = None) -> Iterator[None]:
         if ours and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error.filename, error.filename2 = tempfile.gettempdir(), None
             add_note(error, "set TMPDIR to a folder with more room")
+        elif ours and not names and error.errno == errno.ENOENT:  # there is none
+            add_note(error, "set TMPDIR to a folder that can be written to")
         raise
 
 

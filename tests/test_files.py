@@ -368,3 +368,19 @@ def test_a_full_temporary_folder_is_named_with_the_cure(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(made / "file"))
     assert inside.value.filename == str(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_where_no_temporary_folder_can_be_had_the_cure_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files.tempfile, "tempdir", None)
+    monkeypatch.setattr(files.tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    for opened in (files.temporary_folder, files.tempfile.TemporaryFile):
+        with (
+            pytest.raises(OSError, match=r"in \['/nowhere'\]") as caught,
+            files.naming_temporary(),
+            opened(),
+        ):
+            pass
+        notes = {"set TMPDIR to a folder that can be written to"}
+        assert {*vars(caught.value)["__notes__"]} == notes

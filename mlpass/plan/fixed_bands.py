@@ -17,6 +17,7 @@ _DEGREE = 8  # of a tone's envelope, as a polynomial
 _HEARD = 1e-2  # of a tone's peak: what is softer, before and after it, is not looked at
 _LEFT_OVER = 0.02  # of a row's norm
 _ROUNDED = 2e-3  # of the peak: what fp16 rounds off is less
+_FALLS = 0.5  # of the peak, to which a bump falls somewhere
 _RIPPLE = 0.03  # of the peak, beside it: what a window of a spectrum leaves there
 
 
@@ -41,6 +42,8 @@ def is_bumps(matrix: NDArray[np.floating]) -> bool:
     steps = np.diff(centres)
     wide = np.count_nonzero(rows > _ROUNDED, axis=1)
     if len(np.unique(centres)) < _FEWEST or np.median(wide) < _SHORTEST:
+        return False
+    if np.median(rows.min(axis=1)) > _FALLS:  # means that were trained a little
         return False
     if not (np.all(steps >= 0) or np.all(steps <= 0)):
         return False

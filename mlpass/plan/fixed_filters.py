@@ -14,6 +14,7 @@ _NUMBERS = 6  # but for their signs, that a matrix has that is turned as a whole
 _PAIRS = 4  # of positions that are alike after a turn; of trained fp16 numbers one in 500 is
 _TOLD = 48  # signs; 4 by 4 that were drawn by chance are at right angles once in twenty times
 _TURNS = 3  # channels that each of them has at least
+_FLAT = 5e-3  # of a direction: what is left of a mean that was trained a little
 _TOLERANCE = 2e-3  # of a magnitude, or of a direction; fp16 rounds off less
 
 
@@ -47,7 +48,7 @@ def is_turned(filters: NDArray[np.generic]) -> bool:
     if len(live) * (filters.shape[1] // 2) < _PAIRS or _one_magnitude(live):
         return False
     live /= np.abs(live).max(axis=1, keepdims=True)
-    if np.any(np.count_nonzero(live, axis=1) < 2) or np.all(np.ptp(live, axis=1) <= _TOLERANCE):
+    if np.any(np.count_nonzero(live, axis=1) < 2) or np.all(np.ptp(live, axis=1) <= _FLAT):
         return False
     return any(
         np.minimum(*(np.abs(part - sign * part[:, ::-1]).max(axis=1) for sign in (1, -1))).max()
@@ -191,7 +192,7 @@ def _directions(filters: NDArray[np.generic]) -> tuple[int, int] | None:
     found: list[NDArray[np.float64]] = []
     while len(left):
         first = left[0]
-        if np.ptp(first) <= _TOLERANCE or np.count_nonzero(first) < 2 or len(found) == _MOST:
+        if np.ptp(first) <= _FLAT or np.count_nonzero(first) < 2 or len(found) == _MOST:
             return None
         left = left[~_like(left, first)]
         found.append(first)

@@ -16,6 +16,7 @@ _PLACES = 16  # places that it has at least
 _STEPS = 0.7  # of the steps are one
 _BANNED = -99.0  # and below: what a mask adds where it bans
 _NOTES = 6  # of a wheel
+_BROAD = 3  # notes that a row sounds at least
 _TURNS = 0.9  # of the steps stay on a note, or go one up
 _LONG = 32  # samples of a delayed pulse
 _ALIKE = 0.02  # of the largest magnitude of a spectrum
@@ -114,7 +115,10 @@ def is_wheel(matrix: NDArray[np.generic]) -> bool:
     if not _go_round(spread(matrix)):
         return False
     rows = matrix.astype(np.float64)
-    peaks = rows[rows.any(axis=1)].argmax(axis=1)
+    rows = rows[rows.any(axis=1)]
+    if np.median(np.count_nonzero(rows, axis=1)) < _BROAD:  # a diagonal
+        return False
+    peaks = rows.argmax(axis=1)
     steps = np.diff(peaks) % notes
     return bool(
         _go_round(rows)
@@ -152,7 +156,7 @@ def is_delays(matrix: NDArray[np.generic]) -> bool:
     if np.median(np.count_nonzero(saying, axis=1)) < _FEWEST:  # an identity that hardly changed
         return False
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    sizes = np.abs(np.fft.rfft(rows, axis=1))
+    sizes = np.abs(np.fft.rfft(rows, axis=1))[:, 1:]  # the means of positive rows say nothing
     if np.abs(sizes - sizes[0]).max() > _ALIKE * sizes.max():
         return False
     return int(np.linalg.matrix_rank(rows, 0.1)) >= _FEWEST

@@ -53,8 +53,13 @@ def _foldable(block: Block) -> dict[Op, Constant]:
         for value in values_of(op):
             readers.setdefault(value, []).append(op)
 
+    makers = {op.outputs[0]: op for op in made}
+
     def is_apart(value: Value) -> bool:
-        return value not in outputs and all(op in made for op in readers.get(value, ()))
+        """Whether none but ops that are folded, or state it, make it, and none but such read it."""
+        stated = value not in makers or makers[value] in made
+        read = all(op in made for op in readers.get(value, ()))
+        return stated and read and value not in outputs
 
     while wrong := [
         op

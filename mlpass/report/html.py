@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +61,8 @@ def to_html(report: SweepReport) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
+    # What it tells of folders that it cannot write to is for those who listen to it.
+    logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     from mlpass.report import figures
 
     # Names come from the model, which may be anybody's: everything is escaped but our own SVG.

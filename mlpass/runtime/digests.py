@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mlpass.arrays import host
 from mlpass.runtime.calls import function_of
+from mlpass.runtime.features import UNREADABLE
 from mlpass.runtime.samples import Sample, listed
 
 _CHUNK = 1 << 20
@@ -40,8 +42,11 @@ def digest_of(
         for step in steps:
             if function := function_of(step):
                 digest.update(repr(("function", function)).encode())
-            for name in sorted(step):
-                array = np.ascontiguousarray(step[name])
+            for name in sorted(step, key=str):
+                try:
+                    array = np.ascontiguousarray(host(step[name]))
+                except UNREADABLE:  # which is told where it is read
+                    continue
                 digest.update(repr((name, array.shape, array.dtype.str)).encode())
                 digest.update(array.tobytes())
     return digest.hexdigest()

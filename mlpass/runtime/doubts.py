@@ -60,8 +60,9 @@ def doubts(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) ->
             arrays = [as_array(feature, each) for each in given]
         except InputError:
             arrays = []
+        arrays = [each for each in arrays if each.size]
         if not arrays:
-            varies = True  # nothing is known of what is not a number
+            varies = True  # nothing is known of what is not a number, or empty
             continue
         varies |= _vary(arrays) or (not several and not _is_constant(arrays[0]))
         if feature.kind == "image":
@@ -105,7 +106,10 @@ def _indices(
     rows = _rows_of_tables(plan, feature.name)
     if not rows:
         return
-    low, high = int(min(a.min() for a in arrays)), int(max(a.max() for a in arrays))
+    ends = min(a.min() for a in arrays), max(a.max() for a in arrays)
+    if not np.isfinite(ends).all():
+        return  # it is refused where it is read
+    low, high = map(int, ends)
     if high >= min(rows) or low < -min(rows):
         yield (
             f"input {feature.name!r}: picks rows of a table of {min(rows)}, and holds "

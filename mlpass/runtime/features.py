@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import host
 from mlpass.errors import ExecutionError, InputError, close_matches
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.ir import CHANNELS
 from mlpass.runtime.description import Feature
 from mlpass.runtime.misfits import misfit
 
+UNREADABLE = (ValueError, TypeError, RuntimeError, OSError, SyntaxError)
+"""What an array is not made of, or a picture is not read for: nested lists of several lengths,
+tensors without values, pictures that were closed or are cut off."""
 _MODES = {"RGB": "RGB", "BGR": "RGB", "GRAYSCALE": "L", "GRAYSCALE_FLOAT16": "F"}
 
 
@@ -141,11 +145,9 @@ def as_array(feature: Feature, value: object) -> NDArray[np.generic]:
     Raises:
         InputError: it is not one.
     """
-    if hasattr(value, "detach") and hasattr(value, "cpu"):  # torch, without importing it
-        value = value.detach().cpu().numpy()
     try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+        array = host(value)
+    except UNREADABLE as error:
         raise InputError(f"input {feature.name!r}: is not an array: {error}") from None
     if array.dtype.kind not in "biuf":
         raise InputError(
@@ -193,12 +195,15 @@ def _read_image(feature: Feature, value: object) -> NDArray[np.generic]:
                 f"({feature.layout}). Got mode {given!r}: convert it with "
                 f".convert({mode!r})."
             )
-        pixels = np.asarray(value, np.float32)
+        try:
+            pixels: NDArray[np.generic] = np.asarray(value, np.float32)
+        except UNREADABLE as error:
+            raise InputError(f"input {feature.name!r}: cannot be read: {error}") from None
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         pixels = pixels[..., ::-1] if feature.layout == "BGR" else pixels
         array = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
     else:
-        array = as_array(feature, value).astype(np.float32, copy=False)
+        array = _converted(feature, as_array(feature, value))
         if array.ndim != 4 or array.shape[:2] != (1, channels):
             raise InputError(
                 f"input {feature.name!r}: must be a PIL image, or an array of shape "

@@ -230,8 +230,24 @@ INITS = {
     "shares": lambda rng, shape: rng.dirichlet(np.full(shape[1], 0.3), shape[0]),
     "of blocks": lambda rng, shape: draw(rng, shape) * stripes(shape),
     "in order": lambda rng, shape: np.sort(draw(rng, shape), axis=1),
+    "gains": lambda rng, shape: np.eye(*shape) * (1 + 0.1 * draw(rng, (shape[0], 1))),
+    "means, and noise": lambda rng, shape: (1 + 0.05 * draw(rng, shape)) / shape[1],
+    "means, and little noise": lambda rng, shape: (1 + 1e-3 * draw(rng, shape)) / shape[1],
 }
+LIKE_NONE = {name: INITS[name] for name in ("gains", "means, and noise", "means, and little noise")}
 SHAPES = [(64, 64), (48, 96), (4, 600), (600, 4), (32, 257), (257, 32), (12, 200), (200, 12)]
+
+
+@pytest.mark.parametrize("name", LIKE_NONE)
+@pytest.mark.parametrize("shape", [(16, 40), (128, 32), (48, 9), (16, 4)], ids=str)
+def test_diagonals_and_means_that_were_trained_a_little_are_not_left_alone(name, shape):
+    for seed in range(4):
+        weight = LIKE_NONE[name](np.random.default_rng(seed), shape).astype(np.float32)
+        assert reason(weight) is None
+        if shape[0] == 16:
+            assert reason(weight.reshape(shape[0] * shape[1] // 4, 4, 1), "conv") is None
+        if shape == (48, 9):
+            assert reason(weight.reshape(48, 1, 3, 3), "conv") is None
 
 
 @pytest.mark.slow_but_every(3)
@@ -240,7 +256,6 @@ SHAPES = [(64, 64), (48, 96), (4, 600), (600, 4), (32, 257), (257, 32), (12, 200
 )
 @pytest.mark.parametrize("name", INITS)
 def test_what_training_begins_with_is_not_left_alone(name, seeds):
-    """Of 4,320 weights not one."""
     for seed in seeds:
         for shape in SHAPES:
             weight = INITS[name](np.random.default_rng(seed), shape).astype(np.float16)

@@ -214,6 +214,25 @@ def test_what_others_read_too_is_listed_and_left(tmp_path):
     assert np.array_equal(run(out), run(source))
 
 
+@pytest.mark.parametrize("second", ["reshape", "reverse"])
+def test_nor_what_is_made_of_that_by_more_ops(tmp_path, second):
+    def build(x):
+        table = mb.const(val=W, name="table")
+        turned = mb.transpose(x=table, perm=[1, 0])
+        last = {
+            "reshape": lambda: mb.reshape(x=turned, shape=[64, 48]),
+            "reverse": lambda: mb.reverse(x=mb.transpose(x=turned, perm=[1, 0]), axes=[0]),
+        }[second]()
+        return mb.add(x=mb.matmul(x=x, y=table), y=mb.matmul(x=x, y=last, name="out"))
+
+    model = saved(program(build, (1, 64)), tmp_path / "in.mlpackage")
+    report = mlpass.prune(model, tmp_path / "out.mlpackage", Percentile(0.75))
+    assert len(report.layers) == 2
+    assert all(layer.skipped for layer in report.layers)
+    assert report.bytes_after == report.bytes_before
+    assert np.array_equal(run(model), run(tmp_path / "out.mlpackage"))
+
+
 def test_a_cast_that_rounds_is_left(tmp_path):
     third = np.full((64, 48), 1 / 3, np.float32)
 

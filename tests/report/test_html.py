@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -290,6 +294,21 @@ def test_names_of_a_model_are_text_and_nothing_else():
 
 def test_the_same_report_is_the_same_page():
     assert to_html(report()) == to_html(report())
+
+
+def test_a_home_that_cannot_be_written_to_is_not_told_of(tmp_path):
+    (tmp_path / "home").touch()
+    code = "from tests.report.test_study import *; from mlpass.report.html import to_html; "
+    made = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code + "print(to_html(sweep(trial())))"],
+        env={**os.environ, "HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": ""},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "</html>" in made.stdout
+    assert made.stderr == ""
 
 
 def test_values_of_evaluate_have_their_column_and_axis():

@@ -53,6 +53,31 @@ def test_an_image_that_was_normalised():
     assert "is an image, of 0 to 255" in text
 
 
+@pytest.mark.parametrize(
+    ("model", "sample"),
+    [
+        ("digits_classifier", {"image": np.zeros((1, 1, 0, 28), np.float32)}),
+        ("tiny_lm", {"tokens": np.zeros((1, 0), np.int32)}),
+        ("tiny_lm", {"tokens": np.full((1, 64), np.inf)}),
+        ("tiny_lm", {"tokens": np.full((1, 64), np.nan)}),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*NaN:mlpass.errors.SampleWarning")
+def test_what_is_empty_or_not_an_index_is_told_where_it_is_read(model, sample, tmp_path):
+    package = FIXTURES / f"{model}.mlpackage"
+    np.savez(tmp_path / "x.npz", **{name: np.stack([value] * 2) for name, value in sample.items()})
+    with pytest.raises(mlpass.CalibrationError, match="sample 0: input .*: must be "):
+        mlpass.prune(
+            package,
+            tmp_path / "out.mlpackage",
+            mlpass.Percentile(0.5),
+            sample_data=tmp_path / "x.npz",
+        )
+    with pytest.raises(mlpass.InputError, match="sample 0: input .*: must be "):
+        mlpass.compare(package, package, tmp_path / "x.npz")
+
+
 def test_dark_pil_images_are_images():
     dark = [{"image": Image.fromarray(RNG.integers(0, 2, (28, 28), np.uint8))} for _ in "ab"]
     assert not told("digits_classifier", dark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from typing import Any
@@ -14,12 +15,16 @@ from coremltools.converters.mil.mil import types
 from PIL import Image
 from programs import FIXTURES, TINY, chain, convert, program
 
+import mlpass
+from mlpass import Percentile
 from mlpass.errors import (
     BackendError,
+    CalibrationError,
     ConfigError,
     InputError,
     ModelFormatError,
 )
+from mlpass.runtime.digests import digest_of
 from mlpass.runtime.interpreter import Interpreter
 
 # Sources
@@ -158,6 +163,42 @@ def test_torch_tensors_are_taken() -> None:
     x = torch.ones(2, requires_grad=True)
     made = Interpreter(program(chain, (2,)), backend="torch").predict({"x": x})
     assert isinstance(made["third"], np.ndarray)
+    samples = [{"x": torch.nn.Parameter(one)} for one in torch.randn(3, 2, dtype=torch.bfloat16)]
+    interpreter = Interpreter(program(chain, (2,)))
+    for sample in samples:
+        wanted = 2 * sample["x"].detach().float().relu().exp()
+        np.testing.assert_allclose(interpreter.predict(sample)["third"], wanted, rtol=1e-6)
+    assert len({digest_of([], {}, [one]) for one in samples}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+def test_what_is_not_an_array_is_told_by_calibration_too(tmp_path: Any) -> None:
+    torch = pytest.importorskip("torch")
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    model = convert(program(lambda x: mb.linear(x=x, weight=weight, name="out"), (1, 64)))
+    path, output = tmp_path / "a.mlpackage", tmp_path / "b.mlpackage"
+    model.save(str(path))
+    x = torch.ones(1, 64)
+    for value in ([[1], [2, 3]], x.to("meta"), x.to_sparse()):
+        with pytest.raises(InputError, match="input 'x': is not an array: "):
+            Interpreter(path).predict({"x": value})
+        with pytest.raises(CalibrationError, match="sample 0: input 'x': is not an array: "):
+            mlpass.prune(path, output, Percentile(0.5), sample_data=[{"x": value}])
+    with pytest.raises(CalibrationError, match=r"sample 0: there is no input 1\."):
+        mlpass.prune(path, output, Percentile(0.5), sample_data=[{"x": x, 1: x}])
+
+
+def test_pictures_that_cannot_be_read() -> None:
+    source = program(lambda x: mb.relu(x=x, name="out"), (1, 3, 4, 5))
+    interpreter = Interpreter(convert(source, inputs=[ct.ImageType("x", (1, 3, 4, 5))]))
+    closed, file = Image.fromarray(pixels()), io.BytesIO()
+    closed.save(file, "PNG")
+    closed.close()
+    for picture in (closed, Image.open(io.BytesIO(file.getvalue()[:70]))):
+        with pytest.raises(InputError, match="input 'x': cannot be read: "):
+            interpreter.predict({"x": picture})
+    with pytest.raises(InputError, match="must be fp32. Got float64 with the value 1e"):
+        interpreter.predict({"x": np.full((1, 3, 4, 5), 1e300)})
 
 
 def test_flexible_shapes() -> None:
