@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     axis: int = -1
 
 
-Kinds = Mapping[str | None, Mapping[str, Kind]]  # by function, None where none is named, and output
+Kinds = Mapping[str | None, Mapping[str, Kind]]  # by function, as samples call it, and output
 
 
 def kinds_of(
