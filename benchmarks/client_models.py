@@ -59,6 +59,18 @@ def images(name: str, *shape: int) -> list[dict[str, np.ndarray]]:
     return [{name: normal(*shape)} for _ in range(8)]
 
 
+def named(
+    samples: Sequence[dict[str, np.ndarray]],
+    convert: Callable[..., None],
+    suffix: str = ".mlpackage",
+) -> list[dict[str, np.ndarray]]:
+    """Returns samples of one array by the name of the program's input: the client's affair."""
+    with tempfile.TemporaryDirectory() as folder:
+        convert(path := Path(folder, f"named{suffix}"))
+        (feature,) = mlpass.Interpreter(path).inputs
+    return [{feature.name: array} for sample in samples for array in sample.values()]
+
+
 def drawn(*shape: int) -> np.ndarray:
     """Returns a weight with its rows first, of a size that keeps activations at theirs."""
     return normal(*shape) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
@@ -94,11 +106,8 @@ def stablehlo() -> Case:
         )
         model.save(str(path))
 
-    # What the program calls its input is the client's affair.
-    to_coreml(path := Path(tempfile.mkdtemp()) / "named.mlpackage")
-    (name,) = [feature.name for feature in mlpass.Interpreter(path).inputs]
     expected = [np.asarray(run(sample["x"])) for sample in samples]
-    return Case(to_coreml, [{name: sample["x"]} for sample in samples], expected, "pass_pipeline")
+    return Case(to_coreml, named(samples, to_coreml), expected, "pass_pipeline")
 
 
 def onnx2coreml() -> Case:
@@ -189,7 +198,7 @@ def executorch() -> Case:
 
     with torch.no_grad():
         expected = [network(torch.from_numpy(sample["x"])).numpy() for sample in samples]
-    return Case(convert, samples, expected, "pass_names", ".pte")
+    return Case(convert, named(samples, convert, ".pte"), expected, "pass_names", ".pte")
 
 
 def torch_network() -> Any:

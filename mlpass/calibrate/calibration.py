@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlpass.calibrate.gram_folder import GramFolder
-from mlpass.errors import CalibrationError, ConfigError, brief
+from mlpass.errors import ConfigError, brief
 from mlpass.options import check_options, option
 from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import Sample, functions_in, load_samples
+from mlpass.runtime.samples import Sample, check_functions, functions_in, load_samples
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 
@@ -94,11 +94,7 @@ class Calibration:
             raise ConfigError("max_nbytes: needs allocate='error', which divides it among layers")
         if self.executor is not None:
             _check_divided(self)
-        if len(self.functions) > 1 and None in self.functions:
-            raise CalibrationError(
-                "sample_data: some samples name the function that they are for and others do not; "
-                "name it for all"
-            )
+        check_functions(self.functions)
         if self.function_name is not None and self.functions != (None,):
             raise ConfigError("function_name: the samples name their functions themselves; drop it")
         if self.target == "dense" and self.propagate == "dense":

@@ -51,7 +51,7 @@ def add_finetune(commands: Subparsers) -> None:
     )
     add_model(finetune)
     add_output(finetune)
-    add_samples(finetune, required=True)
+    add_samples(finetune, required=True, functions=True)
     add_dense(finetune)
     add_modes(finetune)
     add_flags(finetune, "polish", {"": declared_by("mlpass.plan.polish", "Polish")})

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from mlpass.examine.matching import match_values
 from mlpass.finetune.cutting import Region, cut_alike, windows
+from mlpass.finetune.entry import Stage
 from mlpass.finetune.features import write_value
 from mlpass.finetune.feeding import Named, Outputs
 from mlpass.finetune.judging import Judged, Pair, judged
-from mlpass.finetune.losses import Kind
-from mlpass.finetune.module import ProgramModule, Stage
+from mlpass.finetune.losses import Kinds
+from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.streams import Stream
 from mlpass.finetune.tuning import Goal, goal_of
@@ -139,9 +140,7 @@ class Abreast:
         """Returns what is known by name after the stage, for each of the models."""
         return [one.all_results() for one in (self.tuned, self._dense, self._first)]
 
-    def outputs(
-        self, held: Sequence[int], kinds: Mapping[str, Kind]
-    ) -> tuple[Judged, Judged] | None:
+    def outputs(self, held: Sequence[int], kinds: Kinds) -> tuple[Judged, Judged] | None:
         """Returns how near the model's outputs were to the dense one's, and are, on some samples.
 
         None where not one of them is a float of both models.
@@ -156,8 +155,8 @@ class Abreast:
                 for step, like in zip(one.results(mine), self._dense.results(its), strict=True):
                     yield Pair(_written(step), _written(like), 1)
 
-        made, wanted, _ = next(pairs(self.tuned, held))
-        shared = (wanted[name] for name in kinds if name in made and name in wanted)
+        made, wanted, *_ = next(pairs(self.tuned, held))
+        shared = (wanted[name] for name in kinds[None] if name in made and name in wanted)
         if not any(value.is_floating_point() for value in shared):
             return None
         before = judged(kinds, pairs(self._first, range(len(held))))

@@ -17,7 +17,7 @@ from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.options import check_count
 from mlpass.plan.training import LEARNING_RATE
 from mlpass.runtime.backends.threads import fixed_threads
-from mlpass.runtime.doubts import warn_of
+from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.samples import load_samples
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def distill(
     Args:
         module: to train.
         dense: the model to come close to: a path, an `MLModel` or a module.
-        samples: inputs without labels, as for calibration; the loss of a sequence is the mean over
-            its steps.
+        samples: inputs without labels, as for calibration, for the functions that both modules run;
+            the loss of a sequence is the mean over its steps.
         steps: how many batches to train on; the samples are drawn in random order, again and again.
         optimizer: over the module's parameters; where None Adam.
         learning_rate: of that Adam; it falls to zero along a half cosine.
@@ -90,9 +90,10 @@ def distill(
     number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
     if not number or not learning_rate > 0:
         raise ConfigError(f"learning_rate: must be a number above 0. Got {learning_rate!r}.")
-    teacher = dense if isinstance(dense, ProgramModule) else to_module(dense)
-    drawn = load_samples(samples)
-    warn_of(module, drawn)
+    if not isinstance(dense, ProgramModule):
+        dense = to_module(dense, function_name=list(module.entries))
+    drawn = load_samples(samples, functions=True)
+    warn_of_each(module, drawn)
     batches = batches_of(module, drawn, batch_size, seed)
     decay = None
     if optimizer is None:
@@ -105,7 +106,7 @@ def distill(
         losses.append(0.0)
         for batch in next(batches):
             with torch.no_grad():
-                wanted = outputs_of(teacher, batch)
+                wanted = outputs_of(dense, batch)
             pairs = zip(outputs_of(module, batch), wanted, strict=True)
             error = torch.stack([loss(*pair) for pair in pairs]).mean() * batch.share
             losses[-1] += float(error.detach())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mlpass.finetune.features import read_feature
 from mlpass.finetune.module import ProgramModule
+from mlpass.runtime.calls import function_of
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.features import read_input
+from mlpass.runtime.given import steps_for
 from mlpass.runtime.samples import Sample
-from mlpass.runtime.steps import numbered_steps
 
 T = TypeVar("T")
 
@@ -23,9 +24,21 @@ Outputs = Mapping[str, Tensor]
 Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
 
 
+class Step(NamedTuple):
+    """What a prediction takes, of one sample or of several.
+
+    Attributes:
+        function: that it is for; None where the samples name none.
+        inputs: by name.
+    """
+
+    function: str | None
+    inputs: dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one shape and length.
+    """Samples of one shape and length, for one function or the same ones in the same order.
 
     Attributes:
         count: how many they are.
@@ -35,15 +48,13 @@ class Batch:
 
     count: int
     share: float
-    steps: Sequence[Mapping[str, Tensor]]
+    steps: Sequence[Step]
 
 
 def outputs_of(module: ProgramModule, batch: Batch) -> list[Outputs]:
     """Returns a module's outputs for each step of a batch, on one state."""
-    if len(batch.steps) == 1:
-        return [module(**batch.steps[0])]
-    state = module.make_state()
-    return [module(state, **step) for step in batch.steps]
+    state = module.make_state() if len(batch.steps) > 1 else None
+    return [module(state, step.function, **step.inputs) for step in batch.steps]
 
 
 def batches_of(
@@ -94,10 +105,11 @@ def batches(
     Raises:
         InputError: a sample does not fit the module.
     """
-    alike: dict[Hashable, list[list[dict[str, Tensor]]]] = {}
+    alike: dict[Hashable, list[list[Step]]] = {}
     for number in numbers:
         read = read_sample(module, samples[number], number)
-        alike.setdefault(shapes_of(read), []).append(read)
+        key = shapes_of([step.inputs for step in read]), tuple(step.function for step in read)
+        alike.setdefault(key, []).append(read)
     return [
         Batch(len(some), len(some) / len(numbers), [*map(_joined, zip(*some, strict=True))])
         for every in alike.values()
@@ -105,19 +117,21 @@ def batches(
     ]
 
 
-def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[dict[str, Tensor]]:
-    """Returns the inputs of each step of a sample.
+def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[Step]:
+    """Returns the steps of a sample.
 
     Raises:
         InputError: it does not fit the module.
     """
-    steps = numbered_steps(sample, module, number)
+    steps = steps_for(sample, module, number)
     read = []
     for place, inputs in enumerate(steps):
         with of_sample(number, place, len(steps)):
-            taken = module.taken(inputs)
-            arrays = {each.name: read_input(each, taken.get(each.name)) for each in module.inputs}
-        read.append({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+            entry = module.runner(inputs)
+            taken = entry.taken(inputs)
+            arrays = {each.name: read_input(each, taken.get(each.name)) for each in entry.inputs}
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        read.append(Step(function_of(inputs), tensors))
     return read
 
 
@@ -130,7 +144,7 @@ def inputs_of(module: ProgramModule, samples: Sequence[Sample]) -> Named:
     return [
         [
             {
-                each.name: read_feature(each, step[each.name], module.device)
+                each.name: read_feature(each, step.inputs[each.name], module.device)
                 for each in module.inputs
             }
             for step in read_sample(module, sample, number)
@@ -149,12 +163,12 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _joined(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns samples of one shape as a batch."""
+def _joined(samples: Sequence[Step]) -> Step:
+    """Returns a step of samples of one shape as that of a batch."""
     joined = {}
-    for name, first in samples[0].items():
-        parts = [sample[name] for sample in samples]
+    for name, first in samples[0].inputs.items():
+        parts = [sample.inputs[name] for sample in samples]
         joined[name] = first
         if len(parts) > 1:
             joined[name] = torch.cat(parts) if first.ndim else torch.stack(parts)
-    return joined
+    return Step(samples[0].function, joined)

@@ -52,9 +52,11 @@ class HeldOut:
         module.eval()
         self._file.seek(0)
         for batch, steps in zip(self._batches, self._names, strict=True):
-            for made, names in zip(outputs_of(module, batch), steps, strict=True):
+            made = outputs_of(module, batch)
+            for one, names, step in zip(made, steps, batch.steps, strict=True):
                 wanted = {name: torch.from_numpy(np.load(self._file)) for name in names}
-                yield Pair(made, {n: w.to(made[n].device) for n, w in wanted.items()}, batch.count)
+                wanted = {name: each.to(one[name].device) for name, each in wanted.items()}
+                yield Pair(one, wanted, batch.count, step.function)
 
     @torch.no_grad()
     def _written(self, teacher: ProgramModule, batch: Batch) -> Iterator[list[str]]:

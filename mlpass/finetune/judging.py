@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from mlpass.examine.compare import Tally
 from mlpass.finetune.feeding import Outputs
-from mlpass.finetune.losses import Kind, output_loss
+from mlpass.finetune.losses import Kinds, output_loss
 from mlpass.report.comparison import OutputRecord
 
 
@@ -22,11 +22,13 @@ class Pair(NamedTuple):
         made: by the one that is judged.
         wanted: the dense one's.
         samples: how many are in a batch of both.
+        function: whose outputs they are; None where the samples name none.
     """
 
     made: Outputs
     wanted: Outputs
     samples: int
+    function: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,34 +52,42 @@ class Judged:
                 parts.append(f"SNR {old.snr:.2f} -> {new.snr:.2f} dB")
             if old.top1 is not None and new.top1 is not None:
                 parts.append(f"agreement {old.top1:.2%} -> {new.top1:.2%}")
-            lines += [f"{old.name}: {', '.join(parts)}"] if parts else []
+            name = old.name if old.function is None else f"{old.function} {old.name}"
+            lines += [f"{name}: {', '.join(parts)}"] if parts else []
         return lines
 
 
-def judged(kinds: Mapping[str, Kind], pairs: Iterable[Pair]) -> Judged:
+def judged(kinds: Kinds, pairs: Iterable[Pair]) -> Judged:
     """Returns how near outputs are to the dense model's.
 
     Args:
         kinds: of the outputs.
         pairs: of some samples.
     """
-    tallies: dict[str, Tally] = {}
+    tallies: dict[tuple[str | None, str], Tally] = {}
 
     def tallied() -> Iterator[Pair]:
-        for made, wanted, samples in pairs:
-            for name in kinds:
-                if name in made and name in wanted:
-                    arrays = (outputs[name].cpu().numpy() for outputs in (wanted, made))
-                    tallies.setdefault(name, Tally()).add(*arrays)
-            yield Pair(made, wanted, samples)
+        for pair in pairs:
+            for name in kinds[pair.function]:
+                if name in pair.made and name in pair.wanted:
+                    arrays = (outputs[name].cpu().numpy() for outputs in (pair.wanted, pair.made))
+                    tallies.setdefault((pair.function, name), Tally()).add(*arrays)
+            yield pair
 
     loss = mean_loss(kinds, tallied())
-    return Judged(loss, tuple(tally.record(name) for name, tally in tallies.items()))
+    records = [
+        replace(tally.record(name), function=function)
+        for (function, name), tally in tallies.items()
+    ]
+    return Judged(loss, tuple(records))
 
 
 @torch.no_grad()
-def mean_loss(kinds: Mapping[str, Kind], pairs: Iterable[Pair]) -> float:
+def mean_loss(kinds: Kinds, pairs: Iterable[Pair]) -> float:
     """Returns the mean loss over samples, which takes much less time than all of `judged`."""
-    losses = [(float(output_loss(kinds, *pair)), pair.samples) for pair in pairs]
+    losses = [
+        (float(output_loss(kinds[function], made, wanted, samples)), samples)
+        for made, wanted, samples, function in pairs
+    ]
     values, counts = zip(*losses, strict=True)
     return float(np.average(values, weights=counts))

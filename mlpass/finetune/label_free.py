@@ -13,12 +13,13 @@ from mlpass.finetune.module import to_module
 from mlpass.finetune.polishing import polish
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.schedules import PolynomialDecay
+from mlpass.finetune.training import functions_run, unheard
 from mlpass.plan.polish import Polish
 from mlpass.plan.training import LEARNING_RATE
 from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.program.opsets.packages import path_of
 from mlpass.report.records import Report
-from mlpass.runtime.samples import SampleData
+from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
 
 _UPDATES = 20
@@ -52,7 +53,8 @@ def finetune(
         output: path of the `.mlpackage` to write. It appears whole or not at all.
         config: which mode and storage each weight gets; None, and no storage, to keep those that
             `model` has: see `polish`.
-        sample_data: inputs without labels, as for calibration.
+        sample_data: inputs without labels, as for calibration, of one function or, as for `prune`,
+            of several.
         steps: how many batches to train on.
         dense: the model to come close to; `model` itself where None.
         storage: of weights whose entry names none, rounded to as the result is written.
@@ -99,8 +101,12 @@ def finetune(
     with open_single(model) as package:
         package.check_target(output, force=force)  # now, not after an hour of work
     check_outside(output, model if dense is None else dense, "the model to learn from")
-    module = to_module(model, device=device)
-    teacher = to_module(model if dense is None else dense, device=device)
+    samples = load_samples(sample_data, functions=True)
+    functions = functions_run(samples)
+    module, teacher = (
+        to_module(each, device=device, function_name=functions)
+        for each in (model, model if dense is None else dense)
+    )
     half = max(1, steps // 2) if isinstance(steps, int) else 1
     updates = sorted({1 + half * number // _UPDATES for number in range(_UPDATES)})
     pruner = MagnitudePruner(module, config, PolynomialDecay(updates), storage=storage)
@@ -108,16 +114,15 @@ def finetune(
     losses = distill(
         module,
         teacher,
-        sample_data,
+        samples,
         steps,
         learning_rate=learning_rate,
         pruner=pruner,
         batch_size=batch_size,
         seed=seed,
     )
-    return replace(
-        pruner.finalize(output, force=force, keep=True), notes=(_learned(losses, updates[-1]),)
-    )
+    notes = (_learned(losses, updates[-1]), *unheard(module, module.sites))
+    return replace(pruner.finalize(output, force=force, keep=True), notes=notes)
 
 
 def _learned(losses: Sequence[float], last_update: int) -> str:

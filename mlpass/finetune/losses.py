@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mlpass.errors import CalibrationError, ConfigError, close_matches
+from mlpass.finetune.entry import Entry, Stage
 from mlpass.finetune.feeding import Outputs
-from mlpass.finetune.module import ProgramModule, Stage
+from mlpass.finetune.module import ProgramModule
 from mlpass.program.ir import Op, TensorType, Value
 
 _SAME = frozenset({"cast", "identity"})  # what they give is of the kind of what they are given
@@ -31,8 +32,13 @@ class Kind(NamedTuple):
     axis: int = -1
 
 
-def kinds_of(module: ProgramModule, logits: str | None = None) -> dict[str, Kind]:
-    """Returns the kind of each output of a module.
+Kinds = Mapping[str | None, Mapping[str, Kind]]  # by function, as samples call it, and output
+
+
+def kinds_of(
+    module: ProgramModule, logits: str | None = None, functions: Sequence[str | None] = (None,)
+) -> Kinds:
+    """Returns the kind of each output of a module's functions.
 
     Logits are what a softmax reads, or the logarithm of what it gives; probabilities are what it
     gives, those of a classifier among them.
@@ -40,22 +46,21 @@ def kinds_of(module: ProgramModule, logits: str | None = None) -> dict[str, Kind
     Args:
         module: the module.
         logits: names of outputs that are logits whatever the program says, with commas between.
+        functions: as samples call them.
 
     Raises:
         ConfigError: there is no such output.
     """
-    found: dict[str, Kind] = {}
-    for stage in module.stages:
-        for name, result in stage.results.items():
-            found[name] = _kind(stage, result) if isinstance(result, Value) else Kind("values")
-    names = [feature.name for feature in module.outputs if feature.name in found]
+    found = {function: _kinds(module.entry(function)) for function in functions}
+    names = list(dict.fromkeys(name for own in found.values() for name in own))
     told = [] if logits is None else [name.strip() for name in logits.split(",")]
     for name in told:
         if name not in names:
             others = close_matches(name, names) or f"; there are {', '.join(names)}"
             raise ConfigError(f"logits: there is no output {name!r}{others}")
-        found[name] = Kind("logits")
-    return {name: found[name] for name in names}
+        for own in found.values():
+            own.update({name: Kind("logits")} if name in own else {})
+    return found
 
 
 def output_loss(kinds: Mapping[str, Kind], outputs: Outputs, wanted: Outputs, count: int) -> Tensor:
@@ -115,6 +120,14 @@ _LOSSES = {
     "probabilities": _between_probabilities,
     "values": _between_values,
 }
+
+
+def _kinds(entry: Entry) -> dict[str, Kind]:
+    found: dict[str, Kind] = {}
+    for stage in entry.stages:
+        for name, result in stage.results.items():
+            found[name] = _kind(stage, result) if isinstance(result, Value) else Kind("values")
+    return {each.name: found[each.name] for each in entry.outputs if each.name in found}
 
 
 def _kind(stage: Stage, result: Value) -> Kind:

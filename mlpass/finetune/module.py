@@ -5,65 +5,51 @@ from __future__ import annotations
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpass.errors import InputError, ModelFormatError, UnsupportedOpError
-from mlpass.finetune.batching import Batch, mapped
+from mlpass.errors import ConfigError, InputError, ModelFormatError, close_matches
+from mlpass.finetune.batching import Batch
+from mlpass.finetune.entry import Entry, Stage, entry_of
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_trained, is_weight, opened
-from mlpass.program.ir import Argument, StateType, Value
+from mlpass.program.ir import StateType, Value
 from mlpass.program.mlmodel import ModelLike, open_single
 from mlpass.runtime.backends.base import Backend
+from mlpass.runtime.calls import function_of
 from mlpass.runtime.execute import execute
-from mlpass.runtime.features import check_names
-from mlpass.runtime.function_plan import FunctionPlan, OpPlan
-from mlpass.runtime.interpreter import Interpreter, Part
+from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.kernels.states import Cell
+from mlpass.runtime.samples import Inputs
 from mlpass.runtime.sources import close_with
 from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import Site
 
+Names = str | Sequence[str] | None  # of a function, or of several
+
 
 def to_module(
-    model: ModelLike, *, device: str | None = None, function_name: str | None = None
+    model: ModelLike, *, device: str | None = None, function_name: Names = None
 ) -> ProgramModule:
     """Returns a model as a module to train.
 
     Args:
         model: path of an `.mlpackage`, or an `MLModel`; it is not changed.
         device: torch's: "cpu", "mps" or "cuda".
-        function_name: of a model with several functions; its default one where None.
+        function_name: of a model with several functions, the one to run, or a list of those; its
+            default one where None.
 
     Raises:
-        ConfigError: there is no such function.
+        ConfigError: there is no such function; or two keep different states of one name.
         BackendError: torch has no such device here.
         ModelFormatError: the model cannot be read.
         UnsupportedOpError: it has ops without kernels, all named at once.
         OSError: its files cannot be read.
     """
     return ProgramModule(model, device=device, function_name=function_name)
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """A program of the model, ready to train.
-
-    Attributes:
-        part: of the Interpreter.
-        plan: its plan with ops that take batches, without classifiers.
-        results: the value of each output by name.
-        single: the steps of the plan as they take one sample.
-    """
-
-    part: Part
-    plan: FunctionPlan
-    results: Mapping[str, Argument]
-    single: Sequence[OpPlan]
 
 
 class ProgramModule(nn.Module):
@@ -74,14 +60,15 @@ class ProgramModule(nn.Module):
     batch_norm are those of the conversion (mostly it is folded into a convolution): training and
     evaluation are the same.
 
+    Of several functions the parameters are those that any of them reads.
+
     Attributes:
         source: the model.
-        inputs: what `forward` takes.
-        ignored: names of a pipeline's other inputs, for parts that are not run.
+        entries: the functions that are run, by name.
+        inputs: what the first of them takes.
         outputs: what it gives.
-        states: the shape of each state by its name.
-        parts: its programs, as an Interpreter has them.
-        stages: the same, ready to train.
+        stages: its programs.
+        states: the shape of each state, of all functions, by its name.
         backend: that they run on.
         device: where that is.
         sites: the site of each parameter, by the parameter's name; sparse ones opened.
@@ -89,38 +76,35 @@ class ProgramModule(nn.Module):
         sparse: names of the parameters that are stored sparse: they keep their zeros.
     """
 
-    def __init__(self, model: ModelLike, *, device: str | None, function_name: str | None) -> None:
+    def __init__(self, model: ModelLike, *, device: str | None, function_name: Names) -> None:
         """Reads the model: see `to_module`."""
         super().__init__()
         self.source = model
-        self._options = {"device": device, "function_name": function_name}
+        self._device_name, self._function_names = device, function_name
         package = open_single(model)
         close_with(self, package)
-        runner = Interpreter(
-            package, backend="torch", device=device, function_name=function_name, partial=True
-        )
-        if kinds := sorted({each.kind for part in runner.parts for each in part.before}):
-            raise UnsupportedOpError(
-                f"{package.path}: has programs behind parts of kind {', '.join(kinds)}, which have "
-                "no gradients; prune it on samples without fine-tuning"
+        self.entries: dict[str, Entry] = {}
+        self.states: dict[str, tuple[int, ...]] = {}
+        names: Sequence[str | None] = [None]
+        if function_name:
+            names = [function_name] if isinstance(function_name, str) else function_name
+        for name in names:
+            runner = Interpreter(
+                package, backend="torch", device=device, function_name=name, partial=True
             )
-        read = {each.name for part in runner.parts for each in part.description.inputs}
-        self.inputs = tuple(each for each in runner.inputs if each.name in read)
-        self.ignored = {each.name for each in runner.inputs} - read
-        self.outputs = runner.outputs
-        self.states = {name: state.shape for name, state in runner.states.items()}
-        assert runner.backend is not None  # Core ML runs nothing here
-        self.backend = runner.backend
+            assert runner.backend is not None  # Core ML runs nothing here
+            self.backend = runner.backend
+            self._enter(name, entry_of(runner, package))
         self.device = torch.device(device or "cpu")
-        self.parts = runner.parts
-        self.stages = [stage_of(part) for part in self.parts]
+        first = self.entry()
+        self.inputs, self.outputs, self.stages = first.inputs, first.outputs, first.stages
         self.sites: dict[str, Site] = {}
         self.sparse: set[str] = set()
         found = find_trained(package.programs)
         self.weights = [site for site in found if is_weight(site)]
-        made = {value for part in runner.parts for value in part.plan.makers}
+        run = self.run_values
         for stored in found:
-            if not made.isdisjoint(values_of(stored)):
+            if not run.isdisjoint(values_of(stored)):
                 self._take(stored)
         if not self.sites:
             raise ModelFormatError(f"{package.name}: has no float weights to train")
@@ -133,7 +117,11 @@ class ProgramModule(nn.Module):
         }
 
     def forward(
-        self, state: dict[str, Cell] | None = None, /, **inputs: object
+        self,
+        state: dict[str, Cell] | None = None,
+        function: str | None = None,
+        /,
+        **inputs: object,
     ) -> dict[str, Tensor]:
         """Returns the outputs by name, floats as fp32.
 
@@ -144,16 +132,18 @@ class ProgramModule(nn.Module):
         Args:
             state: from `make_state`, for the steps of a sequence, which read and write it, and
                 through which gradients flow from step to step; all zeros where None.
+            function: the one to run of those of the module; its first where None.
             inputs: by name, tensors or arrays; images as (samples, channels, height, width) in the
                 model's order. One that is as a single sample's while others are a batch is shared.
 
         Raises:
-            InputError: names or shapes that do not fit.
+            InputError: names or shapes that do not fit, or a function that is not the module's.
             ExecutionError: an op failed, or cannot run on a batch.
         """
-        values: dict[str, Any] = self.taken(inputs)
+        entry = self.entry(function)
+        values: dict[str, Any] = entry.taken(inputs)
         sizes: dict[str, int | None] = {}
-        for feature in self.inputs:
+        for feature in entry.inputs:
             values[feature.name] = read_feature(feature, values.get(feature.name), self.device)
             sizes[feature.name] = batch_size(feature, values[feature.name])
         count = _agreed(sizes)
@@ -163,13 +153,13 @@ class ProgramModule(nn.Module):
                 values[name] = Batch(samples.unflatten(0, (size, -1)) if samples.ndim else samples)
         cells = self.make_state() if state is None else state
         with running(self.backend):
-            for stage in self.stages:
+            for stage in entry.stages:
                 values.update(self._run(stage, values, cells))
-        wanted = [feature.name for feature in self.outputs if feature.name in values]
+        wanted = [feature.name for feature in entry.outputs if feature.name in values]
         return {name: write_value(values[name], count) for name in wanted}
 
     def __deepcopy__(self, memo: dict[int, object]) -> ProgramModule:
-        twin = type(self)(self.source, **self._options)
+        twin = type(self)(self.source, device=self._device_name, function_name=self._function_names)
         for name in self.sites:
             if (mask := self.mask_of(name)) is not None:
                 twin.set_mask(name, mask.clone())
@@ -193,21 +183,47 @@ class ProgramModule(nn.Module):
         """Lets a parameter be multiplied with a keep mask from now on."""
         self.register_buffer(f"{name}_mask", mask.to(self.device))
 
-    def taken(self, inputs: Mapping[str, object]) -> dict[str, object]:
-        """Returns what the programs take of inputs by name.
+    def entry(self, function: str | None = None) -> Entry:
+        """Returns a function that the module runs; its first where None.
 
         Raises:
-            InputError: names that are not the model's.
+            InputError: it does not run that one.
         """
-        taken = {name: value for name, value in inputs.items() if name not in self.ignored}
-        check_names(taken, self.inputs)
-        return taken
+        if function is None:
+            return next(iter(self.entries.values()))
+        if function not in self.entries:
+            raise InputError(
+                f"is for the function {function!r}{close_matches(function, self.entries)}: the "
+                f"module runs {', '.join(self.entries)}"
+            )
+        return self.entries[function]
+
+    def runner(self, step: Inputs) -> Entry:
+        """Returns the function that a step of a sample is for; raises as `entry`."""
+        return self.entry(function_of(step))
+
+    @property
+    def run_values(self) -> set[Value]:
+        """What the ops of all functions that are run make."""
+        parts = (part for entry in self.entries.values() for part in entry.parts)
+        return {value for part in parts for value in part.plan.makers}
 
     def weight(self, name: str) -> Tensor:
         """Returns a parameter as the program reads it: times its mask, where it has one."""
         master, mask = self._parameters[name], self.mask_of(name)
         assert master is not None
         return master if mask is None else master * mask
+
+    def _enter(self, name: str | None, entry: Entry) -> None:
+        """Adds a function to those that are run."""
+        for state, shape in entry.states.items():
+            if self.states.setdefault(state, shape) != shape:
+                raise ConfigError(
+                    f"function_name: {name!r} keeps a state {state!r} of shape {shape}, and "
+                    f"another function one of shape {self.states[state]}: run one of them alone"
+                )
+        first = (part.plan.function.name for part in entry.parts)
+        self.entries[name or next(first, "")] = entry
 
     def _take(self, stored: Site) -> None:
         """Makes a site a parameter, where it may train."""
@@ -279,22 +295,6 @@ def running(backend: Backend) -> Iterator[None]:
         # vmap says so where it goes sample by sample within an op, which is what it is for.
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
-
-
-def stage_of(part: Part) -> Stage:
-    """Returns a part ready to train: a classifier's probabilities are an output of their own."""
-    block = part.plan.block
-    results: dict[str, Argument] = {value.name: value for value in block.outputs}
-    for step in block.steps:
-        if step.op.type == "classify":
-            label, probabilities = step.op.outputs
-            results.pop(label.name, None)
-            if probabilities.name in results:
-                (results[probabilities.name],) = step.op.inputs["probabilities"]
-    steps = tuple(step for step in block.steps if step.op.type != "classify")
-    outputs = tuple(value for value in results.values() if isinstance(value, Value))
-    trimmed = mapped(replace(block, steps=steps, outputs=outputs))
-    return Stage(part, replace(part.plan, block=trimmed), results, steps)
 
 
 def _bind(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlpass.finetune.cutting import Region, cut
-from mlpass.finetune.module import Stage, values_of
+from mlpass.finetune.entry import Stage
+from mlpass.finetune.module import values_of
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.streams import values_read
 from mlpass.finetune.training import trained_of

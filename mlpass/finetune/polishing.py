@@ -7,7 +7,7 @@ on those is kept, the untouched model being step 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 
@@ -18,17 +18,26 @@ from mlpass.errors import ExecutionError
 from mlpass.finetune.feeding import Batch, batches, batches_of, outputs_of
 from mlpass.finetune.held_out import HeldOut
 from mlpass.finetune.judging import Judged, judged, mean_loss
-from mlpass.finetune.losses import Kind, kinds_of, output_loss
+from mlpass.finetune.losses import Kinds, kinds_of, output_loss
 from mlpass.finetune.module import ProgramModule
 from mlpass.finetune.stored import StoredModule, to_stored_module
 from mlpass.finetune.stored_writing import write_stored
-from mlpass.finetune.training import Descent, divided, put_back, trained_of, values_of_parameters
+from mlpass.finetune.training import (
+    Descent,
+    by_functions,
+    divided_by_functions,
+    functions_run,
+    put_back,
+    trained_of,
+    unheard,
+    values_of_parameters,
+)
 from mlpass.plan.polish import Polish
 from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.report.records import Report
 from mlpass.runtime.backends.threads import fixed_threads
-from mlpass.runtime.doubts import warn_of
-from mlpass.runtime.samples import Sample, SampleData, load_samples
+from mlpass.runtime.given import warn_of_each
+from mlpass.runtime.samples import Sample, SampleData, functions_in, load_samples
 
 _ROOM = 1 << 29  # bytes kept for the gradient of the samples that go through at once
 _LOOKS = 16  # at the held-out samples in the course of a run
@@ -82,7 +91,8 @@ def polish(
         model: path of an `.mlpackage`, or an `MLModel`: pruned, quantized, palettized or several.
         output: path of the `.mlpackage` to write. It appears whole or not at all.
         dense: the model to come close to.
-        sample_data: two inputs or more without labels, as for calibration.
+        sample_data: two inputs or more without labels, as for calibration; of several functions,
+            as for `prune`, each gets two or more.
         options: of the training.
         device: torch's.
         force: whether to replace an `output` that exists.
@@ -101,13 +111,15 @@ def polish(
     with open_single(model) as package:
         package.check_target(output, force=force)  # now, not after an hour of work
     check_outside(output, dense, "the model to learn from")
-    module = to_stored_module(model, device=device)
-    teacher = StoredModule(dense, device=device, function_name=None, held=False)
-    done = polish_module(module, teacher, load_samples(sample_data), options)
-    report = write_stored(
-        module, output, trained=trained_of(module, weights_only=options.weights_only), force=force
-    )
-    return replace(report, notes=tuple(str(done).split("\n")))
+    samples = load_samples(sample_data, functions=True)
+    functions = functions_run(samples)
+    module = to_stored_module(model, device=device, function_name=functions)
+    teacher = StoredModule(dense, device=device, function_name=functions, held=False)
+    done = polish_module(module, teacher, samples, options)
+    trained = trained_of(module, weights_only=options.weights_only)
+    report = write_stored(module, output, trained=trained, force=force)
+    silent = unheard(module, trained if done.kept else ())
+    return replace(report, notes=(*str(done).split("\n"), *silent))
 
 
 @fixed_threads()
@@ -128,10 +140,10 @@ def polish_module(
         InputError: a sample does not fit the models.
         ExecutionError: the module's outputs are not finite, or an op failed.
     """
-    warn_of(module, samples)
-    held, drawn = divided(len(samples), options.held_out, options.seed)
-    kinds = kinds_of(module, options.logits)
-    most = _together(module, samples, drawn[0])
+    warn_of_each(module, samples)
+    held, drawn = divided_by_functions(samples, options.held_out, options.seed)
+    kinds = kinds_of(module, options.logits, functions_in(samples))
+    most = min(_together(module, samples, some[0]) for some in by_functions(samples, drawn))
     names = trained_of(module, weights_only=options.weights_only)
     descent = Descent(module, names, options.learning_rate, options.steps)
     with HeldOut(teacher, batches(module, samples, held, most)) as judges:
@@ -187,7 +199,7 @@ def _descend(
     module: StoredModule,
     teacher: ProgramModule,
     batches: Sequence[Batch],
-    kinds: Mapping[str, Kind],
+    kinds: Kinds,
 ) -> bool:
     """Takes a step, where the loss of some batches is finite; returns whether it is."""
     module.train()
@@ -196,8 +208,10 @@ def _descend(
     for batch in batches:
         with torch.no_grad():
             wanted = outputs_of(teacher, batch)
-        pairs = zip(outputs_of(module, batch), wanted, strict=True)
-        losses = [output_loss(kinds, *pair, batch.count) for pair in pairs]
+        both = zip(batch.steps, outputs_of(module, batch), wanted, strict=True)
+        losses = [
+            output_loss(kinds[step.function], made, like, batch.count) for step, made, like in both
+        ]
         loss = torch.stack(losses).mean() * batch.share  # the mean over its steps
         loss.backward()  # type: ignore[no-untyped-call]
         error += float(loss.detach())

@@ -23,7 +23,7 @@ from mlpass.finetune.training import divided, put_back
 from mlpass.finetune.tuning import Tuned, Tuning, shares_of, tune_region
 from mlpass.plan.regions import Regions
 from mlpass.runtime.backends.threads import fixed_threads
-from mlpass.runtime.doubts import warn_of
+from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import Sample
 
@@ -61,7 +61,7 @@ def tune_module(
         CalibrationError: there are too few samples.
         ModelFormatError: the teacher is another model.
     """
-    warn_of(module, samples)
+    warn_of_each(module, samples)
     parts = divided(len(samples), options.held_out, options.seed)
     _check_alike(module, teacher)
     models = Models(module, teacher, solved or deepcopy(module))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlpass.finetune.module import ProgramModule, values_of
+from mlpass.finetune.module import Names, ProgramModule, values_of
 from mlpass.finetune.places import floats_of, places_of, slots_of
 from mlpass.finetune.weights import is_trained, is_weight
 from mlpass.program.ir import Constant, Value
@@ -21,9 +21,11 @@ from mlpass.weights.reading import decoded
 from mlpass.weights.sites import Site
 
 
-def to_stored_module(model: ModelLike, *, device: str | None = None) -> StoredModule:
+def to_stored_module(
+    model: ModelLike, *, device: str | None = None, function_name: Names = None
+) -> StoredModule:
     """Returns a compressed model as a module to polish; raises as `to_module` does."""
-    return StoredModule(model, device=device, function_name=None)
+    return StoredModule(model, device=device, function_name=function_name)
 
 
 class _Made(NamedTuple):
@@ -66,7 +68,7 @@ class StoredModule(ProgramModule):
         model: ModelLike,
         *,
         device: str | None,
-        function_name: str | None,
+        function_name: Names,
         held: bool = True,
     ) -> None:
         """Reads the model: see `to_stored_module`.
@@ -74,7 +76,7 @@ class StoredModule(ProgramModule):
         Args:
             model: as for `to_module`, and so are `device` and `function_name`.
             device: torch's.
-            function_name: of a model with several functions.
+            function_name: of a model with several functions, or a list of those.
             held: whether all parameters are held from the start.
         """
         self.floats: dict[str, Constant] = {}
@@ -146,8 +148,7 @@ class StoredModule(ProgramModule):
 
     def is_elsewhere(self, parameter: str) -> bool:
         """Returns whether functions read a parameter that this module does not run."""
-        run = {value for part in self.parts for value in part.plan.makers}
-        sites = map(self.sites.__getitem__, self._sites_of(parameter))
+        run, sites = self.run_values, map(self.sites.__getitem__, self._sites_of(parameter))
         return any(not run.issuperset(values_of(site)) for site in sites)
 
     def _take(self, stored: Site) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 from mlpass.errors import ExecutionError
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import Region
+from mlpass.finetune.entry import Stage
 from mlpass.finetune.feeding import Named, chunks
-from mlpass.finetune.module import ProgramModule, Stage, running
+from mlpass.finetune.module import ProgramModule, running
 from mlpass.finetune.stretch import Made, differing, run_mapped, run_stretch
 from mlpass.program.ir import Argument, StateType, Value
 from mlpass.runtime.failures import of_sample

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mlpass.finetune.batching import Batch
 from mlpass.finetune.cutting import Region
-from mlpass.finetune.module import ProgramModule, Stage
+from mlpass.finetune.entry import Stage
+from mlpass.finetune.module import ProgramModule
 from mlpass.program.ir import Argument, StateType, Value
 from mlpass.runtime.execute import Run, Values
 from mlpass.runtime.function_plan import OpPlan, reads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from math import ceil
 
 import numpy as np
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from mlpass.errors import CalibrationError
+from mlpass.finetune.module import Names, ProgramModule, values_of
 from mlpass.finetune.stored import StoredModule
+from mlpass.runtime.samples import Sample, check_functions, functions_in
 
 _WARM = 8  # one in so many steps warms up
 _BETAS = (0.9, 0.95)
@@ -21,7 +23,38 @@ def trained_of(module: StoredModule, *, weights_only: bool) -> list[str]:
     return [name for name in module.floats if not (weights_only and module.is_beside(name))]
 
 
-def divided(count: int, held_out: float, seed: int) -> tuple[list[int], list[int]]:
+Parts = tuple[list[int], list[int]]
+
+
+def by_functions(samples: Sequence[Sample], numbers: Sequence[int]) -> list[list[int]]:
+    """Returns numbers of samples, those together that are for the same functions."""
+    if len(functions_in(samples)) == 1:
+        return [list(numbers)]
+    found: dict[Hashable, list[int]] = {}
+    for number in numbers:
+        found.setdefault(functions_in([samples[number]]), []).append(number)
+    return list(found.values())
+
+
+def divided_by_functions(samples: Sequence[Sample], held_out: float, seed: int) -> Parts:
+    """Returns what `divided` does, with some held out of the samples of every function.
+
+    Raises:
+        CalibrationError: there are too few of a function.
+    """
+    held: list[int] = []
+    drawn: list[int] = []
+    for numbers in by_functions(samples, range(len(samples))):
+        named = [name for name in functions_in([samples[numbers[0]]]) if name is not None]
+        first, second = divided(
+            len(numbers), held_out, seed, " for " * bool(named) + ", ".join(named)
+        )
+        held += [numbers[place] for place in first]
+        drawn += [numbers[place] for place in second]
+    return sorted(held), sorted(drawn)
+
+
+def divided(count: int, held_out: float, seed: int, of: str = "") -> Parts:
     """Returns the numbers of the samples that are held out, and of those to train on.
 
     Raises:
@@ -29,8 +62,8 @@ def divided(count: int, held_out: float, seed: int) -> tuple[list[int], list[int
     """
     if count < 2:
         raise CalibrationError(
-            "sample_data: training needs two samples or more, one to train on and one to judge by. "
-            f"Got {count}."
+            f"sample_data: training needs two samples or more{of}, one to train on and one to "
+            f"judge by. Got {count}."
         )
     order = np.random.default_rng(seed).permutation(count).tolist()
     held = min(max(1, round(count * held_out)), count - 1)
@@ -85,3 +118,38 @@ def put_back(module: StoredModule, values: Mapping[str, Tensor]) -> None:
     """Sets parameters to what they were."""
     for name, value in values.items():
         module.get_parameter(name).copy_(value)
+
+
+def functions_run(samples: Sequence[Sample]) -> Names:
+    """Returns the functions that a module is to run for samples, as `to_module` takes them.
+
+    Raises:
+        CalibrationError: some samples name one and others do not.
+    """
+    functions = functions_in(samples)
+    check_functions(functions)
+    return [name for name in functions if name is not None] or None
+
+
+def unheard(module: ProgramModule, trained: Collection[str]) -> tuple[str, ...]:
+    """Returns a note where functions without samples read what was trained on those of others.
+
+    Args:
+        module: that was trained.
+        trained: names of the parameters.
+    """
+    run, sites = module.run_values, module.sites.items()
+    others = [
+        {place.rpartition("/")[2] for place in site.functions} - module.entries.keys()
+        for name, site in sites
+        if module.parameter_of(name) in trained and not run.issuperset(values_of(site))
+    ]
+    if not (silent := set().union(*others)):
+        return ()
+    heard, told = (", ".join(sorted(names)) for names in (module.entries, silent))
+    text = (
+        f"{sum(map(bool, others))} of what was trained on samples of {heard} alone are read by "
+        f"{told} as well: sample_data={{function: samples}} (--sample-data FUNCTION=PATH, once for "
+        "each) has all of them heard"
+    )
+    return (text,)

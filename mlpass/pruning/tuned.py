@@ -41,7 +41,8 @@ def check_tune(source: object, calibration: Calibration | None) -> None:
     if calibration.functions != (None,):
         raise ConfigError(
             "tune: learns from samples of one function: give those without its name, and "
-            "function_name"
+            "function_name; or prune without tune, and polish the result on samples of all "
+            "(mlpass.finetune.polish)"
         )
     if calibration.executor is not None:
         raise ConfigError(

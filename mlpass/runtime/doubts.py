@@ -27,9 +27,11 @@ _PASSING = ("cast", "identity", "select", "add", "expand_dims", "squeeze", "resh
 
 
 class Runner(Keeping, Protocol):
-    """Something that runs samples: an `Interpreter`, or a module of torch."""
+    """Something that runs samples: an `Interpreter`, or a function of a module of torch."""
 
-    parts: tuple[Part, ...]
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Its programs; none where Core ML runs them."""
 
 
 def warn_of(runner: Runner, samples: Sequence[Sample], *, alone: bool = False) -> None:

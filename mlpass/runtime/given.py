@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Protocol, TypeVar
 
 from mlpass.errors import CalibrationError, InputError
-from mlpass.runtime.doubts import LOOKED_AT, warn_of
+from mlpass.runtime.doubts import LOOKED_AT, Runner, warn_of
 from mlpass.runtime.failures import sample_label
 from mlpass.runtime.features import check_names
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.samples import Inputs, Sample
-from mlpass.runtime.steps import numbered_steps
+from mlpass.runtime.steps import Keeping, numbered_steps
+
+R = TypeVar("R", bound=Runner, covariant=True)
+
+
+class Several(Keeping, Protocol[R]):
+    """Something that runs samples which may name functions: an `Interpreter`, or a module."""
+
+    def runner(self, step: Inputs) -> R:
+        """Returns what runs the function that a step is for."""
 
 
 def given_steps(samples: Sequence[Sample], interpreter: Interpreter) -> list[Sequence[Inputs]]:
@@ -30,7 +40,7 @@ def given_steps(samples: Sequence[Sample], interpreter: Interpreter) -> list[Seq
     return given
 
 
-def steps_for(sample: Sample, interpreter: Interpreter, number: int) -> Sequence[Inputs]:
+def steps_for(sample: Sample, interpreter: Several[Runner], number: int) -> Sequence[Inputs]:
     """Returns the steps of a sample, as `numbered_steps` for the function that it names."""
     runner = interpreter.runner(sample) if isinstance(sample, Mapping) else interpreter
     return numbered_steps(sample, runner, number)
@@ -52,12 +62,12 @@ def _check_given(given: Sequence[Sequence[Inputs]], interpreter: Interpreter) ->
 
 
 def by_runner(
-    given: Sequence[Sequence[Inputs]], interpreter: Interpreter
-) -> Iterable[tuple[Interpreter, Sequence[Sequence[Inputs]]]]:
+    given: Sequence[Sequence[Inputs]], interpreter: Several[R]
+) -> Iterable[tuple[R, Sequence[Sequence[Inputs]]]]:
     """Returns what runs the steps of samples, each with those of its function, sample by sample."""
-    found: dict[Interpreter, list[list[Inputs]]] = {}
+    found: dict[R, list[list[Inputs]]] = {}
     for sample in given:
-        own: dict[Interpreter, list[Inputs]] = {}
+        own: dict[R, list[Inputs]] = {}
         for step in sample:
             own.setdefault(interpreter.runner(step), []).append(step)
         for runner, steps in own.items():
@@ -65,7 +75,7 @@ def by_runner(
     return found.items()
 
 
-def warn_of_each(interpreter: Interpreter, samples: Sequence[Sample]) -> None:
+def warn_of_each(interpreter: Several[Runner], samples: Sequence[Sample]) -> None:
     """Warns, as `warn_of`, of samples that can hardly be meant for the function that they name.
 
     Raises:

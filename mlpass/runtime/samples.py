@@ -82,7 +82,8 @@ def load_samples(source: object, *, functions: bool = False) -> Sequence[Sample]
     if not functions and (named := [one for one in functions_in(samples) if one is not None]):
         raise CalibrationError(
             f"sample_data: names functions ({', '.join(named)}), and samples for several are for "
-            "prune, compare, sweep, choose and sensitivity; give those of one, without its name"
+            "prune, compare, sweep, choose, sensitivity and finetune; give those of one, without "
+            "its name"
         )
     return samples
 
@@ -92,6 +93,15 @@ def functions_in(samples: Sequence[Sample]) -> tuple[str | None, ...]:
     if isinstance(samples, _Sequence):
         return samples.functions
     return tuple(dict.fromkeys(function_of(step) for one in samples for step in listed(one)))
+
+
+def check_functions(functions: Sequence[str | None]) -> None:
+    """Raises CalibrationError where some samples name a function and others do not."""
+    if len(functions) > 1 and None in functions:
+        raise CalibrationError(
+            "sample_data: some samples name the function that they are for and others do not; "
+            "name it for all"
+        )
 
 
 def _loaded(source: object) -> Sequence[Sample]:

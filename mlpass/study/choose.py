@@ -168,10 +168,7 @@ def _go(climb: Climb, rungs: Sequence[str], finetune: Finetune | None, finetune_
     for rung in rungs:
         if rung != "fine-tuning":
             climb.try_rung(rung, sparsity)
-        elif finetune is None and len(climb.setting.functions) > 1:
-            told = ", ".join(map(str, climb.setting.functions))
-            note = f"; fine-tuning was not tried, it trains one function, and samples name {told}"
-        elif train := finetune or built_in_finetune(finetune_steps):
+        elif train := finetune or built_in_finetune(finetune_steps, climb.setting.function_name):
             climb.train(train)
         else:
             note = "; fine-tuning was not tried, it needs torch"

@@ -315,14 +315,20 @@ def _stored(storage: Storage, method: Method | None = None) -> Candidate:
     return candidate
 
 
-def built_in_finetune(steps: int) -> Finetune | None:
-    """Returns label-free fine-tuning with the torch extra, None where that is not there."""
+def built_in_finetune(steps: int, function_name: str | None = None) -> Finetune | None:
+    """Returns label-free fine-tuning with the torch extra, None where that is not there.
+
+    Args:
+        steps: batches that it trains on.
+        function_name: the one that the samples are for; None where they say so, or for the default.
+    """
     if find_spec("torch") is None or find_spec("mlpass.finetune") is None:
         return None
 
     def finetune(package: str, output: str, samples: object, dense: str) -> Report:
         train = import_module("mlpass.finetune").finetune
-        report: Report = train(package, output, None, samples, steps=steps, dense=dense, force=True)
+        given = samples if function_name is None else {function_name: samples}
+        report: Report = train(package, output, None, given, steps=steps, dense=dense, force=True)
         return report
 
     return finetune

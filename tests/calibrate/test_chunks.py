@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mlpass
-from mlpass import NM, ConfigError, ModelFormatError, Percentile, Quantized
+from mlpass import NM, ConfigError, ModelFormatError, Palette, Percentile, Quantized
 from mlpass.calibrate import layers as calibrated
 from mlpass.ledger import journal_path
 from mlpass.program.mlmodel import open_package
@@ -57,6 +57,8 @@ def size(path):
         (Percentile(0.5, scope="global"), {}),
         (NM(2, 4), {"storage": Quantized("int4")}),
         (Percentile(0.5), {"allocate": "error"}),
+        (Percentile(0.5), {"storage": Palette(3, group_size=8), "target": "dense"}),
+        (Percentile(0), {"storage": Palette(2, outliers=0.02)}),
     ],
     ids=str,
 )
@@ -83,6 +85,18 @@ def test_a_budget_is_for_all_together(models, tmp_path):
     assert len(files) == 3
     assert report.budget.used == sum(file.stat().st_size for file in files)
     assert report.budget.used <= report.budget.nbytes
+
+
+@pytest.mark.parametrize("options", [{}, {"sample_data": SAMPLES, "target": "dense"}])
+def test_a_budget_is_divided_as_that_of_one_package(models, options, tmp_path):
+    """Each file begins with 64 bytes that are not weights."""
+    one, three = models
+    alone, outputs = tmp_path / "one.mlpackage", [tmp_path / f"{n}.mlpackage" for n in range(3)]
+    mlpass.prune(one, alone, budget=9000, **options)
+    mlpass.prune(three, outputs, budget=9000 + 2 * 64, **options)
+    found = stored(outputs)
+    assert found == stored(alone)
+    assert len({len(weight) for weight in found.values()}) > 1 and found != stored(three)
 
 
 @pytest.fixture(scope="module")

@@ -84,9 +84,9 @@ def test_all_samples_come_before_any_again():
     module, seen = to_module(DIGITS), []
 
     class Teacher(type(module)):
-        def forward(self, **inputs):
+        def forward(self, *given, **inputs):
             seen.extend(inputs["image"][:, 0, 0, 0].tolist())
-            return super().forward(**inputs)
+            return super().forward(*given, **inputs)
 
     teacher = to_module(DIGITS)
     teacher.__class__ = Teacher

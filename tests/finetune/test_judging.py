@@ -11,7 +11,7 @@ from mlpass.finetune.judging import Pair, judged, mean_loss
 from mlpass.finetune.losses import Kind, kinds_of
 from tests.finetune.networks import FIXTURES, images
 
-KINDS = {"x": Kind("values")}
+KINDS = {None: {"x": Kind("values")}}
 
 
 def test_samples_count_alike_whatever_their_batches():

@@ -93,14 +93,14 @@ def test_kinds_show_in_the_program(tmp_path):
 
     convert(program(build, (1, 3, 5), (2, 6))).save(str(tmp_path / "m.mlpackage"))
     module = to_module(tmp_path / "m.mlpackage")
-    assert kinds_of(module) == {
+    assert kinds_of(module)[None] == {
         "logits": Kind("logits", -2),
         "most": Kind("probabilities", -2),
         "log": LOGITS,
         "values": VALUES,
     }
-    assert kinds_of(module, "values, most")["values"] == LOGITS
-    assert kinds_of(module, "values, most")["most"] == LOGITS
+    assert kinds_of(module, "values, most")[None]["values"] == LOGITS
+    assert kinds_of(module, "values, most")[None]["most"] == LOGITS
     with pytest.raises(ConfigError, match=r"logits: there is no output 'value', did you mean"):
         kinds_of(module, "value")
 
@@ -110,5 +110,5 @@ def test_kinds_show_in_the_program(tmp_path):
     [("digits_classifier", PROBABILITIES), ("tiny_lm", VALUES), ("silero_vad", VALUES)],
 )
 def test_kinds_of_fixtures(name, kind):
-    found = kinds_of(to_module(FIXTURES / f"{name}.mlpackage"))
+    found = kinds_of(to_module(FIXTURES / f"{name}.mlpackage"))[None]
     assert next(iter(found.values())) == kind

@@ -127,7 +127,7 @@ def test_outputs_that_are_logits_are_judged_as_such(pruned, monkeypatch):
     for logits, kind in ((None, "values"), ("logits", "logits")):
         options = replace(OPTIONS, epochs=1, logits=logits)
         tune_module(to_stored_module(pruned), to_module(TINY), SAMPLES, options)
-        assert {one["logits"].name for one in kinds} == {kind}
+        assert {one[None]["logits"].name for one in kinds} == {kind}
         kinds.clear()
     options = replace(OPTIONS, logits="logit")
     with pytest.raises(ConfigError, match="logits: there is no output 'logit'"):

@@ -224,7 +224,7 @@ def test_training_that_fails_is_a_step_that_failed(model, samples, tmp_path):
 def test_fine_tuning_that_is_not_there_is_said(model, samples, tmp_path, monkeypatch):
     from mlpass.study import choose as module
 
-    monkeypatch.setattr(module, "built_in_finetune", lambda steps: None)
+    monkeypatch.setattr(module, "built_in_finetune", lambda *_: None)
     choice = mlpass.choose(
         model, tmp_path / "out.mlpackage", sample_data=samples, max_size="0.3x", min_snr=60
     )

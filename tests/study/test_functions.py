@@ -14,7 +14,7 @@ from mlpass.cli import main
 from mlpass.errors import CalibrationError, ConfigError
 from mlpass.report.comparison import OutputRecord
 from mlpass.runtime.samples import functions_in
-from mlpass.study.climb import Climb
+from mlpass.study.climb import built_in_finetune
 from mlpass.study.held_out import FITTED, divided
 from tests.multifunction import save_lm, talks
 from tests.program.packages import FIXTURES
@@ -108,7 +108,7 @@ def test_compare_says_what_it_cannot(pruned):
         mlpass.compare(BOTH, pruned, given(), backend="coreml")
     with pytest.raises(ConfigError, match="Got 'shorts', did you mean 'short'"):
         mlpass.compare(BOTH, pruned, {"prefill": given()["prefill"], "shorts": given()["short"]})
-    with pytest.raises(CalibrationError, match="prune, compare, sweep, choose and sensitivity"):
+    with pytest.raises(CalibrationError, match="prune, compare, .* and finetune; give"):
         mlpass.check(BOTH, given())
 
 
@@ -148,13 +148,16 @@ def test_choose_picks_by_the_worst_function(tmp_path, capsys):
     assert all(each["snr"] == min(each["by_function"].values()) for each in tried)
 
 
-def test_fine_tuning_is_left_out_where_samples_are_for_several(tmp_path, monkeypatch):
-    monkeypatch.setattr(Climb, "try_rung", lambda *_: None)
-    choice = mlpass.choose(BOTH, tmp_path / "out.mlpackage", sample_data=given(2), min_snr=200)
-    assert choice.output is None
-    assert choice.reason.endswith(
-        "fine-tuning was not tried, it trains one function, and samples name prefill, short"
-    )
+def test_fine_tuning_learns_from_all_functions(tmp_path):
+    """And from those of the one that is named, where that is not the default."""
+    out, plain = tmp_path / "out.mlpackage", tmp_path / "plain.mlpackage"
+    mlpass.prune(BOTH, plain, Percentile(0.6))
+    report = built_in_finetune(4)(str(plain), str(out), given(4), str(BOTH))
+    before, after = (mlpass.compare(BOTH, one, given(4)).outputs for one in (plain, out))
+    assert all(new.snr > old.snr for old, new in zip(before, after, strict=True))
+    assert not any("as well" in note for note in report.notes)
+    alone = built_in_finetune(4, "short")(str(plain), str(out), given(4)["short"], str(BOTH))
+    assert "samples of short alone are read by prefill as well" in alone.notes[-1]
 
 
 def test_commands_name_the_paths_of_all_functions(tmp_path):
