@@ -103,7 +103,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_temporary(folder: Path | None = None) -> Iterator[None]:
-    """Makes the OSError of a full disk name the temporary folder, and the cure; or of none.
+    """Makes the OSError of a temporary folder that is full, or not to be had, name the cure.
 
     Args:
         folder: what is written to, within that; where an error names nothing, it is meant, too.
@@ -116,7 +116,7 @@ def naming_temporary(folder: Path | None = None) -> Iterator[None]:
         if ours and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error.filename, error.filename2 = tempfile.gettempdir(), None
             add_note(error, "set TMPDIR to a folder with more room")
-        elif ours and not names and error.errno == errno.ENOENT:  # there is none
+        elif ours and not names and error.errno == errno.ENOENT:  # none was found
             add_note(error, "set TMPDIR to a folder that can be written to")
         raise
 
