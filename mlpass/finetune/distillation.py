@@ -67,7 +67,8 @@ def distill(
 
     Args:
         module: to train.
-        dense: the model to come close to: a path, an `MLModel` or a module.
+        dense: the model to come close to: a path, an `MLModel` or a module; of a model, what is run
+            is called as in `module`.
         samples: inputs without labels, as for calibration, for the functions that both modules run;
             the loss of a sequence is the mean over its steps.
         steps: how many batches to train on; the samples are drawn in random order, again and again.
@@ -91,7 +92,7 @@ def distill(
     if not number or not learning_rate > 0:
         raise ConfigError(f"learning_rate: must be a number above 0. Got {learning_rate!r}.")
     if not isinstance(dense, ProgramModule):
-        dense = to_module(dense, function_name=list(module.entries))
+        dense = to_module(dense, function_name=module.function_name)
     drawn = load_samples(samples, functions=True)
     warn_of_each(module, drawn)
     batches = batches_of(module, drawn, batch_size, seed)

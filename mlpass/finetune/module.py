@@ -64,6 +64,7 @@ class ProgramModule(nn.Module):
 
     Attributes:
         source: the model.
+        function_name: as it was given.
         entries: the functions that are run, by name.
         inputs: what the first of them takes.
         outputs: what it gives.
@@ -80,7 +81,7 @@ class ProgramModule(nn.Module):
         """Reads the model: see `to_module`."""
         super().__init__()
         self.source = model
-        self._device_name, self._function_names = device, function_name
+        self.function_name, self._device_name = function_name, device
         package = open_single(model)
         close_with(self, package)
         self.entries: dict[str, Entry] = {}
@@ -159,7 +160,7 @@ class ProgramModule(nn.Module):
         return {name: write_value(values[name], count) for name in wanted}
 
     def __deepcopy__(self, memo: dict[int, object]) -> ProgramModule:
-        twin = type(self)(self.source, device=self._device_name, function_name=self._function_names)
+        twin = type(self)(self.source, device=self._device_name, function_name=self.function_name)
         for name in self.sites:
             if (mask := self.mask_of(name)) is not None:
                 twin.set_mask(name, mask.clone())

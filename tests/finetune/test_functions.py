@@ -16,6 +16,7 @@ from mlpass.finetune.entry import Entry
 from mlpass.finetune.feeding import batches, outputs_of
 from mlpass.finetune.training import divided, divided_by_functions
 from tests import peer
+from tests.finetune.networks import FIXTURES
 from tests.multifunction import WIDTH, save_adapters, save_lm, talks
 
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"
@@ -214,3 +215,19 @@ def test_what_cannot_be_is_refused(adapters, lm, tmp_path, monkeypatch):
     monkeypatch.setattr(Entry, "__init__", odd)
     with pytest.raises(ConfigError, match=r"'decode' keeps a state 'keys' of shape \(2, 2\), and"):
         to_module(lm[0], function_name=["prefill", "decode"])
+
+
+def test_the_dense_model_runs_what_the_module_was_made_for(lm):
+    """The default function of each, however it is called; of a pipeline, all of it."""
+    decode = lm[0].parent / "decode_alone.mlpackage"
+    module = to_module(decode)
+    assert list(module.entries) == ["main"]
+    steps = [step for name, step in talks(1)[0] if name == "decode"]
+    assert distill(module, decode, steps[:1], 1) == [0.0]
+    named = to_module(lm[0], function_name="decode")
+    assert distill(named, to_module(decode), steps[:1], 1) == [0.0]
+    assert distill(named, lm[0], steps[:1], 1) == [0.0]
+    pipeline = FIXTURES / "digits_pipeline.mlpackage"
+    module = to_module(pipeline)
+    sample = {each.name: np.zeros(each.shape, np.float32) for each in module.inputs}
+    assert distill(module, pipeline, [sample], 1) == [0.0]
