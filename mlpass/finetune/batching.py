@@ -1,7 +1,7 @@
 """Batches: a program for one sample runs on many.
 
 A converted program has its batch size everywhere: in the shapes that it reshapes to, in slices, in
-initial states. So it is not edited. What depends on the samples goes through it as a `Batch`, and
+initial states. So it is not edited. What depends on the samples goes through it as `PerSample`, and
 each op is mapped over that: by a rule where one is known, else by `torch.func.vmap`, else sample by
 sample. A batch of B is B single runs by construction.
 """
@@ -30,7 +30,7 @@ _STRUCTURAL = frozenset(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Batch:
+class PerSample:
     """A value that differs from sample to sample.
 
     Attributes:
@@ -67,7 +67,7 @@ def _over_samples(function: Kernel, rule: Rule | None) -> Kernel:
 
     def run(xp: Namespace, **arguments: object) -> object:
         nonlocal one_by_one
-        batches = [item.samples for item in _items(arguments) if isinstance(item, Batch)]
+        batches = [item.samples for item in _items(arguments) if isinstance(item, PerSample)]
         if not batches:
             return function(xp, **arguments)
         if rule is not None and (made := rule(function, xp, arguments)) is not None:
@@ -79,7 +79,7 @@ def _over_samples(function: Kernel, rule: Rule | None) -> Kernel:
         if not one_by_one:
             try:
                 made = torch.func.vmap(run_one)(*batches)
-                return _each(Batch, made)
+                return _each(PerSample, made)
             except (RuntimeError, TypeError, ValueError):
                 # It reads a value, writes in place, or has no batching rule: or it is wrong, and
                 # says so again.
@@ -100,7 +100,7 @@ def _filled(arguments: Mapping[str, object], samples: Iterator[Tensor]) -> dict[
     def fill(value: object) -> object:
         if isinstance(value, tuple):
             return tuple(map(fill, value))
-        return next(samples) if isinstance(value, Batch) else value
+        return next(samples) if isinstance(value, PerSample) else value
 
     return {parameter: fill(value) for parameter, value in arguments.items()}
 
@@ -120,40 +120,42 @@ def _stacked(made: list[Any]) -> Any:
             f"its results differ from sample to sample ({listed}), so it cannot run on a batch: "
             "train with batches of one"
         )
-    return Batch(torch.stack(made))
+    return PerSample(torch.stack(made))
 
 
 def _gather(function: Kernel, xp: Namespace, arguments: Mapping[str, Any]) -> Any:
     """Returns rows of one table for all samples, which a check of the indices keeps from vmap."""
     table, indices = arguments["x"], arguments["indices"]
     plain = integer(arguments.get("axis", 0)) == 0 == integer(arguments.get("batch_dims", 0))
-    if isinstance(table, Batch) or not plain:
+    if isinstance(table, PerSample) or not plain:
         return None
-    return Batch(function(xp, **{**arguments, "indices": indices.samples}))
+    return PerSample(function(xp, **{**arguments, "indices": indices.samples}))
 
 
 def _pad(function: Kernel, xp: Namespace, arguments: Mapping[str, object]) -> object:
     """Returns all samples padded, which counts axes from the last one."""
-    if not isinstance(arguments["x"], Batch) or isinstance(arguments["pad"], Batch):
+    if not isinstance(arguments["x"], PerSample) or isinstance(arguments["pad"], PerSample):
         return None
-    return Batch(function(xp, **{**arguments, "x": arguments["x"].samples}))
+    return PerSample(function(xp, **{**arguments, "x": arguments["x"].samples}))
 
 
 def _recur(function: Kernel, xp: Namespace, arguments: Mapping[str, object]) -> object:
     """Returns what a recurrent layer makes of all samples side by side on its batch axis."""
-    given = {name: value for name, value in arguments.items() if isinstance(value, Batch)}
+    given = {name: value for name, value in arguments.items() if isinstance(value, PerSample)}
     states = [name for name in ("initial_h", "initial_c") if name in arguments]
     if not set(given) <= {"x", *states}:
         return None
     count = len(next(iter(given.values())).samples)
 
     def side_by_side(value: Any) -> Tensor:
-        samples = value.samples if isinstance(value, Batch) else value.expand(count, *value.shape)
+        samples = (
+            value.samples if isinstance(value, PerSample) else value.expand(count, *value.shape)
+        )
         return samples.movedim(0, -3).flatten(-3, -2)  # (..., batch, width), sample by sample
 
     joined = {name: side_by_side(arguments[name]) for name in ("x", *states)}
     made = function(xp, **{**arguments, **joined})
-    return tuple(Batch(part.unflatten(-2, (count, -1)).movedim(-3, 0)) for part in made)
+    return tuple(PerSample(part.unflatten(-2, (count, -1)).movedim(-3, 0)) for part in made)
 
 
 _RULES: dict[str, Rule] = {

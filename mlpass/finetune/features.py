@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlpass.errors import InputError
-from mlpass.finetune.batching import Batch
+from mlpass.finetune.batching import PerSample
 from mlpass.program.ir import CHANNELS
 from mlpass.runtime.description import Feature
 from mlpass.runtime.features import expected, read_input, shape_misfit, takes
@@ -58,7 +58,7 @@ def batch_size(feature: Feature, tensor: Tensor) -> int | None:
 
 def write_value(value: object, count: int | None) -> Tensor:
     """Returns an output: of a batch of `count`, all samples along the leading axis."""
-    if isinstance(value, Batch):
+    if isinstance(value, PerSample):
         samples = value.samples
     elif count is None:
         return torch.as_tensor(value)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpass.errors import ConfigError, InputError, ModelFormatError, close_matches
-from mlpass.finetune.batching import Batch
+from mlpass.finetune.batching import PerSample
 from mlpass.finetune.entry import Entry, Stage, entry_of
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_trained, is_weight, opened
@@ -151,7 +151,9 @@ class ProgramModule(nn.Module):
         for name, size in sizes.items():
             if size is not None:
                 samples = values[name]
-                values[name] = Batch(samples.unflatten(0, (size, -1)) if samples.ndim else samples)
+                values[name] = PerSample(
+                    samples.unflatten(0, (size, -1)) if samples.ndim else samples
+                )
         cells = self.make_state() if state is None else state
         with running(self.backend):
             for stage in entry.stages:

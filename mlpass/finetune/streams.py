@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlpass.errors import ExecutionError
-from mlpass.finetune.batching import Batch
+from mlpass.finetune.batching import PerSample
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.entry import Stage
 from mlpass.finetune.feeding import Named, chunks
@@ -113,7 +113,7 @@ class Stream:
         if value in self.shared:
             return self.shared[value]
         found = [values[value] for values in samples]
-        return found[0] if self.size == 1 else Batch(torch.stack(found))
+        return found[0] if self.size == 1 else PerSample(torch.stack(found))
 
     def run(self, region: Region, given: Sequence[Mapping[Value, object]]) -> Made:
         """Returns a region's outputs: see `run_stretch`. It is mapped as a whole where it can be.
@@ -172,7 +172,7 @@ class Stream:
             for place, number in enumerate(numbers):
                 values = self._values[number][step]
                 for value, one in found.items():
-                    if self.size > 1 and not isinstance(one, Batch):
+                    if self.size > 1 and not isinstance(one, PerSample):
                         self.shared[value] = one
                     else:
                         values[value] = one.samples[place].clone() if self.size > 1 else one

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpass.finetune.batching import Batch
+from mlpass.finetune.batching import PerSample
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.entry import Stage
 from mlpass.finetune.module import ProgramModule
@@ -29,7 +29,7 @@ def run_stretch(
         module: whose region it is, its parameters lent to the stage.
         stage: that it is part of.
         region: to run.
-        given: its inputs other than states, by step; a `Batch` where they differ by sample.
+        given: its inputs other than states, by step; a `PerSample` where they differ by sample.
     """
     return _run(module, stage, region, given, stage.plan.block.steps)
 
@@ -67,7 +67,7 @@ def run_mapped(
         (step, value, one.samples)
         for step, values in enumerate(given)
         for value, one in values.items()
-        if isinstance(one, Batch)
+        if isinstance(one, PerSample)
     ]
     made: Made = []
 
@@ -80,7 +80,7 @@ def run_mapped(
 
     mapped = iter(torch.func.vmap(run_one)(*(samples for _, _, samples in batches)))
     for values in made:
-        values.update((value, Batch(next(mapped))) for value in outputs)
+        values.update((value, PerSample(next(mapped))) for value in outputs)
     return made
 
 

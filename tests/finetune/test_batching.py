@@ -7,7 +7,7 @@ import torch
 from array_api_compat import torch as xp
 
 from mlpass.finetune import batching
-from mlpass.finetune.batching import Batch
+from mlpass.finetune.batching import PerSample
 from mlpass.runtime.backends.base import load_kernels
 from tests.finetune.kernel_cases import (
     CASES,
@@ -40,7 +40,7 @@ def check(op, arguments, opset, places):
     given = {name: placed(value) for name, value in arguments.items()}
     parts = [given[n] if place is None else given[n][place] for n, place in places]
     samples = [[part.float() * share for part in parts] for share in (1.0, 0.9, 0.8)]
-    batches = [Batch(torch.stack(several)) for several in zip(*samples, strict=True)]
+    batches = [PerSample(torch.stack(several)) for several in zip(*samples, strict=True)]
     shared = {
         name: value.float() if getattr(value, "dtype", None) == torch.float64 else value
         for name, value in given.items()
@@ -85,7 +85,7 @@ def test_an_embedding_is_looked_up_at_once():
         return kernel_of("gather", 18)(xp, **arguments)
 
     mapped = batching._over_samples(gather, batching._RULES["gather"])
-    indices = Batch(torch.tensor([[[0, 1]], [[3, 2]]]))
+    indices = PerSample(torch.tensor([[[0, 1]], [[3, 2]]]))
     table = torch.from_numpy(ROWS["x"])
     assert mapped(xp, x=table, indices=indices, axis=0).samples.shape == (2, 1, 2, 3)
     assert len(calls) == 1
@@ -93,37 +93,39 @@ def test_an_embedding_is_looked_up_at_once():
 
 def test_indices_may_be_batches():
     table, indices = torch.from_numpy(ROWS["x"]), torch.tensor([[0, 1], [2, 2]])
-    made = over_samples("gather")(xp, x=table, indices=Batch(indices), axis=1)
+    made = over_samples("gather")(xp, x=table, indices=PerSample(indices), axis=1)
     torch.testing.assert_close(made.samples, torch.stack([table[:, some] for some in indices]))
 
 
 def test_attributes_may_differ_from_sample_to_sample():
     x = torch.arange(12.0).reshape(2, 6)
-    begin = Batch(torch.tensor([[0], [3]], dtype=torch.int32))
+    begin = PerSample(torch.tensor([[0], [3]], dtype=torch.int32))
     made = over_samples("slice_by_size")(xp, x=x[0], begin=begin, size=torch.tensor([2]))
     assert made.samples.tolist() == [[0, 1], [3, 4]]
 
 
 def test_results_of_different_shapes_are_refused():
-    x = Batch(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    x = PerSample(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     text = r"its results differ from sample to sample \(\(1, 1\), \(2, 1\)\).*batches of one"
     with pytest.raises(ValueError, match=text):
         over_samples("non_zero")(xp, x=x)
 
 
 def test_results_that_are_no_tensors_are_refused():
-    x = Batch(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    x = PerSample(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     with pytest.raises(ValueError, match=r"differ from sample to sample \(str\)"):
         over_samples("classify")(xp, probabilities=x, classes=["a", "b"])
 
 
 def test_what_is_wrong_with_an_op_is_said():
     with pytest.raises(ValueError, match=r"axis: must be in \[-2, 2\)"):
-        over_samples("gather")(xp, x=Batch(torch.ones(2, 3, 3)), indices=torch.tensor([0]), axis=5)
+        over_samples("gather")(
+            xp, x=PerSample(torch.ones(2, 3, 3)), indices=torch.tensor([0]), axis=5
+        )
 
 
 def test_a_batch_says_what_it_is_and_decides_nothing():
-    batch = Batch(torch.zeros(8, 1, 3))
+    batch = PerSample(torch.zeros(8, 1, 3))
     assert repr(batch) == "8 x (1, 3)"
     with pytest.raises(ValueError, match="depends on the sample, so it cannot run on a batch"):
         bool(batch)

@@ -12,7 +12,7 @@ import mlpass
 from mlpass import Percentile
 from mlpass.examine.matching import match_values
 from mlpass.finetune import Regions, to_module, to_stored_module
-from mlpass.finetune.batching import Batch
+from mlpass.finetune.batching import PerSample
 from mlpass.finetune.cutting import cut, cut_alike
 from mlpass.finetune.feeding import inputs_of
 from mlpass.finetune.losses import Kind
@@ -85,7 +85,7 @@ def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp
                 for number in range(len(samples)):
                     for step, made in enumerate(stream.of([number], region.outputs)):
                         for value, one in made.items():
-                            array = one.samples[0] if isinstance(one, Batch) else one
+                            array = one.samples[0] if isinstance(one, PerSample) else one
                             expected = wanted[number][step][value.name]
                             np.testing.assert_allclose(
                                 array.numpy().astype(expected.dtype), expected, rtol=2e-2, atol=2e-2
@@ -166,8 +166,8 @@ def doubled(function):
 
 
 def _double(value):
-    if isinstance(value, Batch):
-        return Batch(_double(value.samples))
+    if isinstance(value, PerSample):
+        return PerSample(_double(value.samples))
     floating = isinstance(value, torch.Tensor) and value.is_floating_point()
     return value.double() if floating else value
 
@@ -207,7 +207,7 @@ def test_a_token_counts_by_its_own_size(tmp_path):
                     for each in wanted & set(step):
                         samples = step[each].samples.clone()
                         samples[:, :, 0] *= 20_000
-                        step[each] = Batch(samples)
+                        step[each] = PerSample(samples)
                 return found
 
             return called
