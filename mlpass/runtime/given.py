@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from mlpass.errors import CalibrationError, InputError
 from mlpass.runtime.doubts import LOOKED_AT, Runner, warn_of
-from mlpass.runtime.failures import sample_label
+from mlpass.runtime.failures import of_sample, sample_label
 from mlpass.runtime.features import check_names
 from mlpass.runtime.interpreter import Interpreter, Part
 from mlpass.runtime.samples import Inputs, Sample
@@ -42,7 +42,8 @@ def given_steps(samples: Sequence[Sample], interpreter: Interpreter) -> list[Seq
 
 def steps_for(sample: Sample, interpreter: Several[Runner], number: int) -> Sequence[Inputs]:
     """Returns the steps of a sample, as `numbered_steps` for the function that it names."""
-    runner = interpreter.runner(sample) if isinstance(sample, Mapping) else interpreter
+    with of_sample(number):
+        runner = interpreter.runner(sample) if isinstance(sample, Mapping) else interpreter
     return numbered_steps(sample, runner, number)
 
 
