@@ -81,7 +81,7 @@ def run(client: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as made:
         target = Path(made, "row.json")
         try:
-            script = [str(ROOT / "benchmarks/client_models.py"), client, str(target), *names]
+            script = [str(ROOT / "benchmarks/client_worker.py"), client, str(target), *names]
             _quietly([str(environment(packages)), "-W", "ignore", *script])
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if line.strip()]

@@ -46,9 +46,8 @@ def divided_by_functions(samples: Sequence[Sample], held_out: float, seed: int) 
     drawn: list[int] = []
     for numbers in by_functions(samples, range(len(samples))):
         named = [name for name in functions_in([samples[numbers[0]]]) if name is not None]
-        first, second = divided(
-            len(numbers), held_out, seed, " for " * bool(named) + ", ".join(named)
-        )
+        of = f" for {', '.join(named)}" if named else ""
+        first, second = divided(len(numbers), held_out, seed, of)
         held += [numbers[place] for place in first]
         drawn += [numbers[place] for place in second]
     return sorted(held), sorted(drawn)
