@@ -57,6 +57,7 @@ def is_levels(matrix: NDArray[np.generic]) -> bool:
     if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
     rows = matrix[:_ROWS].astype(np.float64)
+    rows -= np.median(rows)  # of nearly equal elements all say nothing
     tolerance = _TOLERANCE * np.abs(rows).max()
     saying = np.count_nonzero(np.abs(rows) > tolerance, axis=1) >= _SAYING
     return any(_follow(rows, down, saying, tolerance) for down in (1, 2))
