@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.arrays import HostArray, cast_like, host, in_fp32, limit_of, placed
+from mlpass.blas import one_blas_thread
 from mlpass.calibrate.again import approach
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.cheaper import int8_instead
@@ -71,9 +72,10 @@ def prune_calibrated(
     pruning = _Pruning(steps, calibration, editor, journal)
     with pruning.bar:
         if calibration.dense_grams and calibration.propagate == "dense":
-            for observed in calibration.dense_grams.read(steps):
-                solved = pruning.solve([observed])
-                _note(solved, found)
+            with one_blas_thread():
+                for observed in calibration.dense_grams.read(steps):
+                    solved = pruning.solve([observed])
+                    _note(solved, found)
             return pruning.records
         with walk(model, steps, calibration, journal.__contains__) as way:
             for met in way:

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING
 
+from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.met import Met, naming_origin, put
 from mlpass.calibrate.outputs import interpreter_of
@@ -91,7 +92,8 @@ def observe_dense(
         OSError: the disk is full.
     """
     if calibration.dense_grams:
-        yield calibration.dense_grams.read(steps)
+        with one_blas_thread():
+            yield calibration.dense_grams.read(steps)
         return
     with walk(model, steps, replace(calibration, target="own")) as way:
         yield (site for met in way for site in met.sites)
