@@ -60,7 +60,7 @@ def weights_of(package):
 def test_a_run_on_torch_comes_out_as_numpys(
     fixtures, tmp_path, monkeypatch, model, method, mode, tolerance, name
 ):
-    options = {"method": method, "sample_data": SAMPLES[model]}
+    options = {"method": method, "sample_data": SAMPLES[model], "target": "own"}
     source, ours, theirs = fixtures / f"{model}.mlpackage", tmp_path / "a", tmp_path / "b"
     wanted = mlpass.prune(source, ours.with_suffix(".mlpackage"), mode, **options)
     with place(name, monkeypatch) as (device, _):
@@ -82,8 +82,11 @@ def test_a_run_on_torch_comes_out_as_numpys(
 
 
 @pytest.mark.slow_but_every(2)
+@pytest.mark.parametrize("target", ["own", "dense"])
 @pytest.mark.parametrize("model", SAMPLES)
-def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeypatch, model):
+def test_no_activation_and_no_gram_leaves_the_device(
+    fixtures, tmp_path, monkeypatch, model, target
+):
     source = fixtures / f"{model}.mlpackage"
     shapes = [weight.shape for weight in weights_of(source).values()]
     with place("device", monkeypatch) as (device, context):
@@ -93,13 +96,17 @@ def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeyp
             Percentile(0.5),
             method=SparseGPT(),
             sample_data=SAMPLES[model],
+            target=target,
             backend="torch",
             device=device,
         )
     pruned = [layer for layer in report.layers if layer.skipped is None]
-    # Weights and masks do, to be written; and vectors: diagonals, and how often rows are read.
+    # Weights and masks do, to be written; what weights aim at, which is of their shape; and
+    # vectors: diagonals, and how often rows are read.
     matrices = [shape for shape in context.fetched if len(shape) > 1 and min(shape) > 1]
-    assert len(matrices) == 2 * len(pruned)
+    aimed = sum((layer.target or "").startswith("dense") for layer in report.layers)
+    assert aimed or target == "own"
+    assert len(matrices) == 2 * len(pruned) + aimed
     assert set(matrices) <= set(shapes)
     columns = max(max(shape[-1], np.prod(shape[1:])) for shape in shapes)
     assert max(np.prod(shape) for shape in context.fetched if shape not in matrices) <= columns
