@@ -109,8 +109,8 @@ class Method:
 
     @property
     def updates(self) -> bool:
-        """Whether what is kept may change, to make up for what is not."""
-        return True
+        """Whether what is kept changes, to make up for what is not."""
+        return False
 
     @property
     def needs_samples(self) -> bool:
