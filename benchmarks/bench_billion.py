@@ -65,7 +65,7 @@ def memory():
 source, target, size, samples, resume = sys.argv[1], sys.argv[2], *map(eval, sys.argv[3:])
 top = blas_meter.peak()
 open("/proc/self/clear_refs", "w").write("5")  # the peak of memory is what it is now
-given = dict(sample_data=windows(samples, size), resume=resume) if samples else {{}}
+given = dict(sample_data=windows(samples, size), resume=resume, target="own") if samples else {{}}
 before, began = memory(), time.perf_counter()
 cpu, products = time.process_time(), blas_meter.products()
 report = mlpass.prune(source, target, {config}, force=True, **given)

@@ -79,6 +79,9 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", default=forms, choices=forms, metavar="FORM")
     parser.add_argument("--tools", nargs="+", default=[*TOOLS[:2]], choices=TOOLS)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="that mlpass solves on")
+    parser.add_argument(
+        "--target", choices=("own", "dense"), default="dense", help="that mlpass aims at"
+    )
     parser.add_argument("--limit", type=float, default=3600, help="seconds for one form")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", metavar="FILE", help="kept after each run, and gone on with")
@@ -110,7 +113,7 @@ def measure(model: str, options: argparse.Namespace, done: Sequence[Run]) -> Ite
         CASES[name]().package(18)  # made once, so in no run
         kept = {"worker": "bytes_worker.py", "threads": options.threads, "limit": options.limit}
         try:
-            measured = run(name, tool, form, str(options.samples), **kept)
+            measured = run(name, tool, form, f"{options.samples}:{options.target}", **kept)
         except subprocess.TimeoutExpired:
             measured = {"model": name, "tool": tool, "method": form, "limit": options.limit}
         print(f"{name}, {tool}, {form}: {' '.join(cells(measured))}", file=sys.stderr, flush=True)

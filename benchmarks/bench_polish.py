@@ -19,7 +19,7 @@ from typing import Any
 import models_tiny
 
 import mlpass
-from mlpass import Palette, Percentile, Quantized, SparseGPT
+from mlpass import Palette, Percentile, Quantized
 from mlpass.finetune import Polish, polish
 
 FORMS: dict[str, tuple[Percentile, Any]] = {
@@ -51,7 +51,7 @@ def main() -> None:
         for name in options.forms:
             mode, storage = FORMS[name]
             solved, done = Path(folder, "solved.mlpackage"), Path(folder, "done.mlpackage")
-            given = {"storage": storage, "sample_data": samples, "method": SparseGPT()}
+            given = {"storage": storage, "sample_data": samples, "target": "own"}
             mlpass.prune(dense, solved, mode, force=True, **given)
             began = time.perf_counter()
             report = polish(solved, done, dense, samples, training, force=True)

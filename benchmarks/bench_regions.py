@@ -165,7 +165,7 @@ def measured(model: Model, form: str, options: argparse.Namespace) -> dict[str, 
         )
         first = next(iter(tuned.values()))
         steps: dict[str, tuple[Path, Callable[[], Any]]] = {
-            "own": (own, lambda: mlpass.prune(model.package, own, config, **given)),
+            "own": (own, lambda: mlpass.prune(model.package, own, config, target="own", **given)),
             "dense": (
                 dense,
                 lambda: mlpass.prune(model.package, dense, config, target="dense", **given),

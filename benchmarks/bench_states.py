@@ -169,7 +169,9 @@ def main() -> None:
             config = Config(
                 global_config=Percentile(0.5), op_name_configs=dict.fromkeys(DENSE, None)
             )
-            given = {} if name == "magnitude" else {"sample_data": samples, "backend": "torch"}
+            given: dict[str, Any] = {}
+            if name != "magnitude":
+                given = {"sample_data": samples, "backend": "torch", "target": "own"}
             mlpass.prune(package(), path, config, method=METHODS[name], force=True, **given)
         seconds = time.perf_counter() - began
         found = [smollm2.perplexity(by_steps(path, prompt), windows) for prompt in (1, PLACES)]

@@ -52,9 +52,11 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
             chosen = mlpass.Config(global_config=mode_of(config), op_name_configs=spared)
             calibrated: dict[str, Any] = {}
             if method != "magnitude":
-                calibrated = {"sample_data": case.samples(SAMPLES), "backend": backend}
+                target = "dense" if method in AIMED else "own"
+                calibrated = {"sample_data": case.samples(SAMPLES), "target": target}
+                calibrated["backend"] = backend
                 if method in AIMED:
-                    calibrated |= {"method": AIMED[method], "target": "dense"}
+                    calibrated["method"] = AIMED[method]
                 else:
                     calibrated |= JOINT.get(method) or {"method": METHODS[method]}
             output = Path(folder, "pruned.mlpackage")

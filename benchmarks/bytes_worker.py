@@ -1,6 +1,6 @@
 """One run of bench_bytes.py: writes a package in a form, judges it, and prints JSON.
 
-python benchmarks/bytes_worker.py MODEL TOOL FORM SAMPLES BACKEND
+python benchmarks/bytes_worker.py MODEL TOOL FORM SAMPLES:TARGET BACKEND
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import mlpass
 
 def main() -> None:
     """Runs what the arguments say."""
-    name, tool, form, samples, backend = sys.argv[1:]
+    name, tool, form, calibrated, backend = sys.argv[1:]
+    samples, aim = calibrated.split(":")
     case = CASES[name]()
     source = case.package(18)
     result: dict[str, Any] = {"dense_bytes": weight_bytes(source)}
@@ -34,7 +35,11 @@ def main() -> None:
         elif tool == "coremltools":
             by_coremltools(source, target, FORMS[form])
         else:
-            result |= by_mlpass(case, source, target, form, int(samples), tool, backend)
+            given: dict[str, Any] = {}
+            if tool == "mlpass":  # and none for "mlpass, no data"
+                given = {"sample_data": case.samples(int(samples)), "target": aim}
+                given["backend"] = backend
+            result |= by_mlpass(case, source, target, form, given)
         result["seconds"] = time.perf_counter() - began
         result["weight_bytes"] = weight_bytes(target)
         result["package_bytes"] = sum(
@@ -45,15 +50,9 @@ def main() -> None:
 
 
 def by_mlpass(
-    case: Case, source: Path, target: Path, form: str, samples: int, tool: str, backend: str
+    case: Case, source: Path, target: Path, form: str, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the package by mlpass, and returns what its report says of a budget.
-
-    The tool "mlpass, no data" is given no samples.
-    """
-    given: dict[str, Any] = {}
-    if tool == "mlpass":
-        given = {"sample_data": case.samples(samples), "backend": backend}
+    """Writes the package by mlpass, and returns what its report says of a budget."""
     if form in BUDGETS:
         report = mlpass.prune(source, target, **BUDGETS[form], **given)
         return {"budget": asdict(report.budget)}

@@ -141,24 +141,36 @@ def runs(folder: Path, quick: bool) -> Iterator[tuple[str, str]]:
     for name in ("efficientnet_lite0", "tiny_lm", "stateful_lm", "silero_vad"):
         source, samples = FIXTURES / f"{name}.mlpackage", samples_of(name, 2 if quick else 6)
         for label, (mode, options) in METHODS.items():
-            yield f"{name} {label}", pruned(source, mode, sample_data=samples, **options)
+            yield (
+                f"{name} {label}",
+                pruned(source, mode, sample_data=samples, target="own", **options),
+            )
         joint = mlpass.inspect(source).functions[0].opset >= 18
         for label, (mode, options) in JOINT.items() if joint else ():
-            yield f"{name} {label}", pruned(source, mode, sample_data=samples, **options)
+            yield (
+                f"{name} {label}",
+                pruned(source, mode, sample_data=samples, target="own", **options),
+            )
     model, samples = small_model(small)
     for label, (mode, options) in JOINT.items():
-        yield f"iOS18 {label}", pruned(small, mode, sample_data=samples, **options)
+        yield f"iOS18 {label}", pruned(small, mode, sample_data=samples, target="own", **options)
     sweep = mlpass.sweep(
         FIXTURES / "tiny_lm.mlpackage",
         samples_of("tiny_lm", 4),
-        [Percentile(0.3), NM(2, 4), {"target_sparsity": 0.5, "method": "sparsegpt"}],
+        [
+            Percentile(0.3),
+            NM(2, 4),
+            {"target_sparsity": 0.5, "method": "sparsegpt", "target": "own"},
+        ],
     )
     yield "sweep", hashlib.sha256(figures(sweep.to_dict(), folder).encode()).hexdigest()[:16]
     converted = ct.convert(
         model,
         inputs=[ct.TensorType("x", shape=(1, 3, 16, 16))],
         minimum_deployment_target=ct.target.iOS18,
-        pass_pipeline=mlpass.pipeline(NM(2, 4), method=SparseGPT(), sample_data=samples),
+        pass_pipeline=mlpass.pipeline(
+            NM(2, 4), method=SparseGPT(), sample_data=samples, target="own"
+        ),
         skip_model_load=True,
     )
     shutil.rmtree(out, ignore_errors=True)

@@ -20,7 +20,7 @@ import data_images
 import torch
 
 import mlpass
-from mlpass import Config, Percentile, SparseGPT
+from mlpass import Config, Percentile
 from mlpass.finetune import finetune
 from mlpass.report.comparison import Comparison
 
@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pruned, tuned = Path(folder, "pruned.mlpackage"), Path(folder, "tuned.mlpackage")
         began = time.perf_counter()
-        report = mlpass.prune(MODEL, pruned, config, method=SparseGPT(), sample_data=samples)
+        report = mlpass.prune(MODEL, pruned, config, sample_data=samples, target="own")
         results.append(row("SparseGPT", pruned, evaluation, report.sparsity, began))
         began = time.perf_counter()
         report = finetune(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from mlpass.arrays import Array
 from mlpass.errors import NotApplicable
-from mlpass.program.ir import Value
 from mlpass.solvers.aim import Moved
 from mlpass.solvers.cross_sum import CrossSum, plus
 from mlpass.solvers.gram import Gram
@@ -38,30 +37,52 @@ class Crossed:
     Sums are pairs: of most samples, and of those that are kept back.
 
     Attributes:
-        streams: of the sites that read it, what their outputs are added to.
+        followed: names of the sites that read it whose outputs are added to a stream.
         refusal: why there are no such sums.
     """
 
-    streams: dict[Site, Value]
+    followed: set[str]
     refusal: str | None = None
     _inputs: tuple[CrossSum, CrossSum] = field(default_factory=_two)
-    _drifts: dict[Site, tuple[CrossSum, CrossSum]] = field(default_factory=dict)
+    _drifts: dict[str, tuple[CrossSum, CrossSum]] = field(default_factory=dict)
+
+    def fresh(self) -> Crossed:
+        """Returns what the next samples go into, to be taken in then."""
+        return Crossed(set(self.followed), self.refusal)
+
+    def take(self, other: Crossed) -> None:
+        """Takes in what the next samples brought; `other` is not to be used any more."""
+        if other.refusal:
+            self.refuse(other.refusal)
+        for name in self.followed - other.followed:
+            self.leave(name)
+        if self.refusal:
+            return
+        for mine, others in self._beside(other):
+            mine.take(others)
+
+    def _beside(self, other: Crossed) -> Iterator[tuple[CrossSum, CrossSum]]:
+        """Yields all sums, each beside another's."""
+        yield from zip(self._inputs, other._inputs, strict=True)
+        for name in self.followed & other._drifts.keys():
+            mine = self._drifts.setdefault(name, _two())
+            yield from zip(mine, other._drifts[name], strict=True)
 
     def refuse(self, reason: str) -> None:
         """Gives up, and lets go of what is summed."""
         self.refusal = self.refusal or reason
-        self.streams, self._inputs, self._drifts = {}, _two(), {}
+        self.followed, self._inputs, self._drifts = set(), _two(), {}
 
-    def leave(self, site: Site) -> None:
+    def leave(self, name: str) -> None:
         """Lets go of a site's stream."""
-        self.streams.pop(site)
-        self._drifts.pop(site, None)
+        self.followed.discard(name)
+        self._drifts.pop(name, None)
 
     def watched(
         self,
         chunks: Iterator[Array],
         dense: Iterator[Array],
-        drifts: Mapping[Site, Array],
+        drifts: Mapping[str, Array],
         is_held: Callable[[], bool],
     ) -> Iterator[Array]:
         """Yields the inputs that an op meets, and sums what those of the dense model have over.
@@ -69,7 +90,8 @@ class Crossed:
         Args:
             chunks: in the pruned model, (groups, samples, columns).
             dense: the same in the dense one.
-            drifts: what the streams of the dense model have over, (groups, samples, rows) each.
+            drifts: what the streams of the dense model have over, by the name of the site that is
+                added to each, (groups, samples, rows).
             is_held: returns whether the sample is kept back, once its first chunk is there.
         """
         start = 0
@@ -80,8 +102,8 @@ class Crossed:
                 if other is None or other.shape != chunk.shape:
                     raise NotApplicable("its inputs are of other shapes in the dense model")
                 self._inputs[held].add(chunk, other - chunk)
-                for site, drift in drifts.items():
-                    self._add_drift(site, chunk, drift[:, start:stop, ...], held)
+                for name, drift in drifts.items():
+                    self._add_drift(name, chunk, drift[:, start:stop, ...], held)
             except NotApplicable as reason:
                 self.refuse(str(reason))
             start = stop
@@ -90,12 +112,12 @@ class Crossed:
                 break
         yield from chunks
 
-    def _add_drift(self, site: Site, chunk: Array, drift: Array, held: bool) -> None:
+    def _add_drift(self, name: str, chunk: Array, drift: Array, held: bool) -> None:
         """Takes in what a stream has over; one that is not of the outputs' size is let go of."""
         if drift.shape[:2] != chunk.shape[:2]:  # one that is broadcast as it is added
-            self.leave(site)
-        if site in self.streams:
-            self._drifts.setdefault(site, _two())[held].add(chunk, drift)
+            self.leave(name)
+        if name in self.followed:
+            self._drifts.setdefault(name, _two())[held].add(chunk, drift)
 
     def flush(self) -> None:
         """Sums what is held back: activations that may change now."""
@@ -110,9 +132,9 @@ class Crossed:
         """Returns the sum for the inputs: 0 of most samples, 1 of those kept back."""
         return self._inputs[part].total()
 
-    def drift(self, site: Site, part: int) -> Array | None:
+    def drift(self, name: str, part: int) -> Array | None:
         """Returns the sum for what a site is added to, likewise."""
-        return self._drifts[site][part].total() if site in self._drifts else None
+        return self._drifts[name][part].total() if name in self._drifts else None
 
 
 def aim_of(
@@ -127,7 +149,7 @@ def aim_of(
         if one.refusal:
             raise NotApplicable(one.refusal)
     plain = known or _aim(crossed, gram, parts)
-    drifts = [reduce(plus, [one.drift(site, number) for one in crossed]) for number in (0, 1)]
+    drifts = [reduce(plus, [one.drift(site.name, number) for one in crossed]) for number in (0, 1)]
     several = (*drifts, plus(*drifts))
     return Aim(
         *(

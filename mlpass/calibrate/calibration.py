@@ -30,7 +30,8 @@ class Calibration:
         propagate: "pruned" where a layer meets what the pruned layers before it make, "dense"
             where it meets what the model made before.
         target: what a layer's outputs are to be: "own", those of its dense weight on what it meets;
-            or "dense", those of the dense model, so that it makes up for the layers before it.
+            "dense", those of the dense model, so that it makes up for the layers before it; None is
+            "dense" where something can make up for anything.
         fallback: what becomes of a weight that no sample reaches: "skip", or "magnitude".
         memory_budget: bytes of activations that may stay in memory.
         backend: that the program runs on, "numpy" or "torch".
@@ -58,10 +59,11 @@ class Calibration:
         choices=("pruned", "dense"),
         help="what a layer meets: the outputs of pruned layers, or of dense ones",
     )
-    target: str = option(
-        default="own",
+    target: str | None = option(
+        default=None,
         choices=("own", "dense"),
-        help="what a layer aims at: its own weight's outputs, or the dense model's",
+        help="what a layer aims at: its own weight's outputs, or the dense model's, which is the "
+        "default of methods that change what they keep",
     )
     fallback: str = option(
         default="skip",
@@ -87,6 +89,13 @@ class Calibration:
         """The options that the result depends on, by name; samples left out."""
         others = ("sample_data", "memory_budget", "executor", "dense_grams")
         return {name: value for name, value in vars(self).items() if name not in others}
+
+    @property
+    def aims_at_dense(self) -> bool:
+        """Whether layers make up for what pruning changes before them."""
+        if self.target is None:
+            return self.method.updates and self.propagate == "pruned"
+        return self.target == "dense"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -141,10 +150,10 @@ def _check_divided(calibration: Calibration) -> None:
             "executor: must be a concurrent.futures.Executor, such as client.get_executor() of "
             f"dask. Got {brief(calibration.executor)}."
         )
-    for name, wanted in (("target", "own"), ("backend", "numpy")):
-        if getattr(calibration, name) != wanted:
-            given = getattr(calibration, name)
-            raise ConfigError(f"executor: goes with {name}={wanted!r} alone. Got {given!r}.")
+    if calibration.backend != "numpy":
+        raise ConfigError(
+            f"executor: goes with backend='numpy' alone. Got {calibration.backend!r}."
+        )
     if calibration.functions != (None,):
         raise ConfigError("executor: goes with samples that name no functions; drop it")
 

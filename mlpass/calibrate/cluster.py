@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.met import Met
-from mlpass.calibrate.outputs import interpreter_of
+from mlpass.calibrate.replays import interpreters_of
 from mlpass.calibrate.sums import Brought, SiteGrams
 from mlpass.calibrate.wire import LOST, Moved, Task, Weights, Wire, serve
 from mlpass.errors import ConfigError, ExecutionError, MlpassError, told
@@ -85,21 +85,25 @@ def walk_divided(
             "that is raised on the way, drop it"
         )
     assert calibration.executor is not None
-    interpreter = interpreter_of(model, calibration)
-    assert interpreter.backend is not None
+    interpreter, *dense = interpreters_of(model, calibration)
     samples = calibration.sample_data
     given = given_steps(samples, interpreter)
     warn_of(interpreter, samples)
     cohorts = cohorts_of(len(samples))
-    plans = [part.plan for part in interpreter.parts]
-    grams = SiteGrams(steps, plans, interpreter.backend, known, cohorts)
+    grams = SiteGrams(steps, [interpreter, *dense], known, cohorts)
     wanted = {step.site.name: step for step in steps if step.prunes}
     task = Task(
         [(str(path.relative_to(model.path)), path.stat().st_size) for path in model.files],
         model.spec.SerializeToString() if model.edited else None,
         list(wanted),
         frozenset(name for name, step in wanted.items() if known(step.site)),
-        replace(calibration, method=Magnitude(), executor=None, dense_grams=None),
+        replace(
+            calibration,
+            method=Magnitude(),
+            target="dense" if dense else "own",
+            executor=None,
+            dense_grams=None,
+        ),
         Among(0, [len(one) for one in given]),
         0,
     )

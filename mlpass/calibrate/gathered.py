@@ -70,6 +70,10 @@ class Gathered:
         for held, some in groupby(inputs, key=attrgetter("held")):
             self.sums[held].add_all(self._rows(some, op))
 
+    def fresh(self) -> Gathered:
+        """Returns what the next samples go into, to be taken in then."""
+        return Gathered(None if self.crossed is None else self.crossed.fresh())
+
     def take(self, other: Gathered) -> None:
         """Takes in what the next samples brought; `other` is not to be used any more.
 
@@ -77,6 +81,8 @@ class Gathered:
             CalibrationError: the columns are others.
         """
         self.refusal = self.refusal or other.refusal
+        if self.crossed is not None and other.crossed is not None:
+            self.crossed.take(other.crossed)
         for sample in other.samples:
             self.samples.setdefault(sample, len(self.samples))
         for held, (mine, others) in enumerate(zip(self.sums, other.sums, strict=True)):

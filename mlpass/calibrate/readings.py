@@ -29,12 +29,14 @@ class Activation:
         feeder: the first op that meets them, at whose stop they are summed.
         users: the sites whose Grams they go into, and that are not given out yet.
         gathered: the sums.
+        streams: of users, what their outputs are added to, where the dense model's is followed.
     """
 
     number: int
     feeder: Op
     users: set[Site]
     gathered: Gathered
+    streams: Mapping[Site, Value]
 
     def forget(self, site: Site) -> None:
         """Lets go of the sums where no other site needs them."""
@@ -130,7 +132,8 @@ def find_readings(
         before = {
             site: stream for site, stream in there.items() if made.get(stream, -1) < order[feeder]
         }
-        activation = Activation(count, feeder, sites, Gathered(Crossed(before) if dense else None))
+        crossed = Crossed({site.name for site in before}) if dense else None
+        activation = Activation(count, feeder, sites, Gathered(crossed), before)
         count += 1
         for reading in some:
             reading.activation = activation

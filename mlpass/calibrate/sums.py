@@ -15,9 +15,8 @@ from mlpass.calibrate.readings import Activation, Reading, find_readings
 from mlpass.errors import CalibrationError, MlpassError, NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Op
-from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.failures import failure, of_sample
-from mlpass.runtime.function_plan import FunctionPlan
+from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.kernels.registry import Arguments, Kernel
 from mlpass.runtime.stop import Stop
 from mlpass.solvers.gram import Gram
@@ -64,28 +63,28 @@ class SiteGrams:
     def __init__(
         self,
         steps: Iterable[Step],
-        plans: Sequence[FunctionPlan],
-        backend: Backend,
+        interpreters: Sequence[Interpreter],
         known: Callable[[Site], bool],
         cohorts: Sequence[range],
-        dense: bool = False,
     ) -> None:
         """Has seen nothing yet.
 
         Args:
             steps: what is to become of each site; skipped ones are not looked at.
-            plans: of the functions that will run.
-            backend: that they run on.
+            interpreters: of the model; a second where sites aim at the dense one, whose stops are
+                then given as well.
             known: whether a site's Gram is not needed.
             cohorts: of the samples: each is summed by itself.
-            dense: whether sites aim at the dense model, whose stops are then given as well.
         """
+        backend = interpreters[0].backend
+        assert backend is not None  # Calibration refuses Core ML itself
         self._backend = backend
-        self._dense = dense
+        self._dense = len(interpreters) > 1
         self._cohorts = cohorts
         self._readings: dict[Op, list[Reading]] = {}
         self._open: Counter[Site] = Counter()  # how many readings of a site are still to come
-        readings = find_readings(steps, plans, known, dense)
+        plans = [part.plan for part in interpreters[0].parts]
+        readings = find_readings(steps, plans, known, self._dense)
         for reading in readings:
             self._readings.setdefault(reading.use.op, []).append(reading)
             self._open[reading.step.site] += 1
@@ -126,7 +125,7 @@ class SiteGrams:
         alone = stop.wanted == stop.ops[:1]
         # Control flow is rehearsed anew for each sample, so one after another is shown to all.
         for cohort in self._cohorts if feeding else ():
-            fresh = {each: Gathered(each.gathered.crossed) for each in feeding}
+            fresh = {each: each.gathered.fresh() for each in feeding}
             for some in [cohort] if alone else [[one] for one in cohort]:
                 for each, reading in feeding.items():
                     self._feed(fresh[each], reading, (stop, dense), some)
@@ -176,8 +175,8 @@ class SiteGrams:
                 beside = dense.arguments(use.op)[sample]
                 if len(beside) != len(turns):
                     crossed.refuse("it runs another number of times in the dense model")
-            drifts: Sequence[Mapping[Site, Array]] = [{} for _ in turns]
-            if dense is not None and crossed is not None and crossed.streams:
+            drifts: Sequence[Mapping[str, Array]] = [{} for _ in turns]
+            if dense is not None and crossed is not None and crossed.followed:
                 drifts = self._drifts(crossed, reading, turns, (stop, dense), sample)
             for number, arguments in enumerate(turns):
                 chunks = self._inputs(sample, reading, kernel, arguments)
@@ -198,19 +197,21 @@ class SiteGrams:
         turns: Sequence[Arguments],
         stops: tuple[Stop, Stop],
         sample: int,
-    ) -> list[dict[Site, Array]]:
+    ) -> list[dict[str, Array]]:
         """Returns what streams of the dense model have over the pruned one's, each time of a use.
 
         One that is not there, or has another shape, is let go of.
         """
-        drifts: list[dict[Site, Array]] = [{} for _ in turns]
-        for site, stream in list(crossed.streams.items()):
+        drifts: list[dict[str, Array]] = [{} for _ in turns]
+        assert reading.activation is not None  # it is summed
+        streams = reading.activation.streams.items()
+        for site, stream in (each for each in streams if each[0].name in crossed.followed):
             try:
                 now, before = (stop.values(stream)[sample] for stop in stops)
                 for number, pair in enumerate(zip(before, now, turns, strict=True)):
-                    drifts[number][site] = self._drift(reading, *pair)
+                    drifts[number][site.name] = self._drift(reading, *pair)
             except (CalibrationError, NotApplicable):
-                crossed.leave(site)
+                crossed.leave(site.name)
         return drifts
 
     def _drift(self, reading: Reading, before: Array, now: Array, arguments: Arguments) -> Array:

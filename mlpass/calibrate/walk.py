@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 from mlpass.blas import one_blas_thread
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.met import Met, naming_origin, put
-from mlpass.calibrate.outputs import interpreter_of
+from mlpass.calibrate.replays import interpreters_of, side_by_side
 from mlpass.calibrate.sums import Observed, SiteGrams
 from mlpass.plan.steps import Step
-from mlpass.runtime.replay import stops
-from mlpass.runtime.stop import Stop
 from mlpass.runtime.stretches import cohorts_of
 from mlpass.weights.sites import Site
 
@@ -54,24 +51,14 @@ def walk(
         with closing(walk_divided(model, steps, calibration, known)) as way:
             yield way
         return
-    dense = calibration.target == "dense"
-    interpreters = [interpreter_of(model, calibration) for _ in range(1 + dense)]
-    backend = interpreters[0].backend
-    assert backend is not None  # Calibration refuses Core ML itself
-    plans = [part.plan for part in interpreters[0].parts]
-    samples, budget = calibration.sample_data, calibration.memory_budget // len(interpreters)
-    grams = SiteGrams(steps, plans, backend, known, cohorts_of(len(samples)), dense)
-    with backend.held(), backend.session(False), ExitStack() as open_replays:
-        first, *second = [
-            open_replays.enter_context(
-                closing(stops(each, samples, grams.wants, memory_budget=budget))
-            )
-            for each in interpreters
-        ]
-        beside: Iterable[Stop | None] = second[0] if dense else repeat(None)
-        with naming_origin(model, calibration):
-            pairs = zip(first, beside, strict=dense)
-            yield (Met(grams.add(stop, other), partial(put, stop)) for stop, other in pairs)
+    interpreters = interpreters_of(model, calibration)
+    cohorts = cohorts_of(len(calibration.sample_data))
+    grams = SiteGrams(steps, interpreters, known, cohorts)
+    with (
+        side_by_side(interpreters, calibration, grams.wants) as pairs,
+        naming_origin(model, calibration),
+    ):
+        yield (Met(grams.add(stop, other), partial(put, stop)) for stop, other in pairs)
 
 
 @contextmanager

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.met import naming_origin, put
-from mlpass.calibrate.outputs import interpreter_of
+from mlpass.calibrate.replays import interpreters_of, side_by_side
 from mlpass.calibrate.sums import SiteGrams
 from mlpass.errors import MlpassError, SampleWarning
 from mlpass.files import temporary_folder
 from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
-from mlpass.runtime.replay import stops
 from mlpass.runtime.stretches import Among, cohorts_of
 from mlpass.sparsity.modes import Percentile
 from mlpass.weights.sites import find_sites
@@ -170,31 +169,27 @@ def _walk(wire: Wire, package: Package, task: Task) -> None:
     """
     calibration, among = task.calibration, task.among
     sites = {site.name: site for site in find_sites(package.programs)}
-    interpreter = interpreter_of(package, calibration)
-    assert interpreter.backend is not None
-    samples = calibration.sample_data
-    own = range(among.first, among.first + len(samples))
+    interpreters = interpreters_of(package, calibration)
+    own = range(among.first, among.first + len(calibration.sample_data))
     grams = SiteGrams(
         [Step(sites[name], Percentile(0), None) for name in task.names],
-        [part.plan for part in interpreter.parts],
-        interpreter.backend,
+        interpreters,
         lambda site: site.name in task.known,
         [cohort for cohort in cohorts_of(len(among.steps)) if cohort.start in own],
     )
-    budget = calibration.memory_budget
-    replay = stops(interpreter, samples, grams.wants, memory_budget=budget, among=among)
-    with interpreter.backend.held(), interpreter.backend.session(False):
-        with naming_origin(package, calibration, among.first):
-            for number, stop in enumerate(replay):
-                done = [step.site for step in grams.done(stop.ops)]
-                if number >= task.past:
-                    for brought in grams.bring(stop):
-                        wire.send(brought)
-                    wire.send([site.name for site in done])
-                weights, _ = wire.receive()
-                assert isinstance(weights, dict)
-                for name, weight in weights.items():
-                    put(stop, sites[name], weight)
-                for site in done:
-                    grams.forget(site)
-        replay.close()
+    with (
+        side_by_side(interpreters, calibration, grams.wants, among) as pairs,
+        naming_origin(package, calibration, among.first),
+    ):
+        for number, (stop, dense) in enumerate(pairs):
+            done = [step.site for step in grams.done(stop.ops)]
+            if number >= task.past:
+                for brought in grams.bring(stop, dense):
+                    wire.send(brought)
+                wire.send([site.name for site in done])
+            weights, _ = wire.receive()
+            assert isinstance(weights, dict)
+            for name, weight in weights.items():
+                put(stop, sites[name], weight)
+            for site in done:
+                grams.forget(site)

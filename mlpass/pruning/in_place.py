@@ -30,7 +30,7 @@ def prune_program(
     allocate: Allocate = "uniform",
     max_nbytes: int | None = None,
     propagate: Propagate = "pruned",
-    target: Target = "own",
+    target: Target | None = None,
     fallback: Fallback = "skip",
     memory_budget: int = MEMORY_BUDGET,
     backend: Backend = "numpy",

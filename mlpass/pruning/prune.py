@@ -35,7 +35,7 @@ def prune(
     allocate: Allocate = "uniform",
     max_nbytes: int | None = None,
     propagate: Propagate = "pruned",
-    target: Target = "own",
+    target: Target | None = None,
     fallback: Fallback = "skip",
     memory_budget: int = MEMORY_BUDGET,
     backend: Backend = "numpy",
@@ -81,7 +81,8 @@ def prune(
             which spares layers with many outliers; "error", for the least summed output error.
         max_nbytes: with "error": what pruned weights may take, in place of the target sparsity.
         propagate: whether a layer meets what the "pruned" layers before it make, or the "dense".
-        target: the outputs to come near: "own", its dense weight's, or "dense", the dense model's.
+        target: the outputs to come near: "own", its dense weight's, or "dense", the dense model's:
+            the default of methods that change what they keep.
         fallback: what becomes of a weight that no sample reaches: "skip", or "magnitude".
         memory_budget: bytes of activations in memory; the rest goes to temporary files.
         backend: that the program runs on, "numpy" or "torch".

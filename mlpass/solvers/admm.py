@@ -70,6 +70,11 @@ class ADMM(Method):
     )
     tensors: ClassVar[bool] = True
 
+    @property
+    def updates(self) -> bool:
+        """Always."""
+        return True
+
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned weight, solved for on its mask."""
         lengths, gram = problem.gram.conditional(self.dampening)

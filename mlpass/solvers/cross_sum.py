@@ -41,6 +41,14 @@ class CrossSum:
         if self._rows >= max(256, min(_ROWS, _HELD // max(1, elements))):
             self.flush()
 
+    def take(self, other: CrossSum) -> None:
+        """Adds another's sum; `other` is not to be used any more.
+
+        Raises:
+            NotApplicable: as `add`.
+        """
+        self._sum = plus(self.total(), other.total())
+
     def total(self) -> Array | None:
         """Returns the sum, (groups, columns, others), fp32 or where it must fp64; None for zero.
 

@@ -108,6 +108,11 @@ class Method:
         return self
 
     @property
+    def updates(self) -> bool:
+        """Whether what is kept changes, to make up for what is not."""
+        return False
+
+    @property
     def needs_samples(self) -> bool:
         """Whether it depends on the inputs; else it is what weights are pruned by without any."""
         return True

@@ -60,6 +60,11 @@ class SparseGPT(Method):
     )
     tensors: ClassVar[bool] = True
 
+    @property
+    def updates(self) -> bool:
+        """Always."""
+        return True
+
     def prune(self, problem: Problem) -> Pruned:
         """Returns the pruned and updated weight."""
         found, factored = self.swept(problem)

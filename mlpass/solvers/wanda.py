@@ -34,6 +34,11 @@ class Ranking(Method):
     tensors: ClassVar[bool] = True
     by_row: ClassVar[bool] = False  # whether each row is ranked by itself, where it may
 
+    @property
+    def updates(self) -> bool:
+        """Only where kept weights are solved for."""
+        return self.refit or self.swaps > 0
+
     def score(self, problem: Problem) -> Array:
         """Returns what to rank by, like the weight: its magnitude."""
         score: Array = namespace(problem.weight).abs(problem.weight)
@@ -44,7 +49,7 @@ class Ranking(Method):
         mode = problem.mode.per_row() if self.by_row else problem.mode
         keep = keep_mask(mode, self.score(problem), problem.layout)
         weight = masked(problem.weight, keep)
-        if self.refit or self.swaps:
+        if self.updates:
             weight = refit(problem, keep, weight, dampening=_DAMPENING)
         return swapped(problem, Pruned(weight, keep), self.swaps, _DAMPENING)
 
@@ -56,7 +61,7 @@ class Magnitude(Ranking):
     @property
     def needs_samples(self) -> bool:
         """Only where kept weights are solved for."""
-        return self.refit or self.swaps > 0
+        return self.updates
 
 
 @method("wanda")

@@ -23,10 +23,14 @@ COUNT = 72  # samples: four cohorts
 
 @pytest.fixture
 def alone(mlp, tmp_path):
-    """What one process makes of it."""
-    out = tmp_path / "alone.mlpackage"
-    mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(COUNT))
-    return tree(out)
+    """Returns what one process makes of it."""
+
+    def made(**options):
+        out = tmp_path / "alone.mlpackage"
+        mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(COUNT), force=True, **options)
+        return tree(out)
+
+    return made
 
 
 def divided(mlp, tmp_path, executor, **options):
@@ -43,10 +47,11 @@ def divided(mlp, tmp_path, executor, **options):
     return tree(out)
 
 
+@pytest.mark.parametrize("options", [{}, {"target": "own"}], ids=str)
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_the_same_bytes_on_any_number_of_workers(mlp, tmp_path, alone, workers):
+def test_the_same_bytes_on_any_number_of_workers(mlp, tmp_path, alone, workers, options):
     with ThreadPoolExecutor(workers) as executor:
-        assert divided(mlp, tmp_path, executor) == alone
+        assert divided(mlp, tmp_path, executor, **options) == alone(**options)
 
 
 def test_the_sums_are_those_of_all_samples(mlp, tmp_path):
@@ -88,7 +93,7 @@ class Dying(Executor):
 @pytest.mark.parametrize("deaths", [1, 3])
 def test_a_worker_that_dies_is_followed_by_another(mlp, tmp_path, alone, monkeypatch, deaths):
     executor = Dying(monkeypatch, deaths)
-    assert divided(mlp, tmp_path, executor) == alone
+    assert divided(mlp, tmp_path, executor) == alone()
     assert executor.begun == 2 + deaths
     executor.pool.shutdown()
 
@@ -131,7 +136,7 @@ def test_a_call_that_is_run_again_ends_at_once():
 def test_processes_and_a_pool_that_breaks(mlp, tmp_path, alone, monkeypatch):
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, context) as executor:
-        assert divided(mlp, tmp_path, executor) == alone
+        assert divided(mlp, tmp_path, executor) == alone()
     receive, killed = wire.Wire.receive, []
     with ProcessPoolExecutor(2, context) as executor:
 
@@ -143,7 +148,7 @@ def test_processes_and_a_pool_that_breaks(mlp, tmp_path, alone, monkeypatch):
             return found
 
         monkeypatch.setattr(wire.Wire, "receive", killing)
-        assert divided(mlp, tmp_path, executor) == alone
+        assert divided(mlp, tmp_path, executor) == alone()
     assert killed
 
 
@@ -170,7 +175,6 @@ def test_an_error_of_a_worker_is_told_as_here(mlp, tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"target": "dense"}, "executor: goes with target='own' alone. Got 'dense'."),
         ({"backend": "torch"}, "executor: goes with backend='numpy' alone. Got 'torch'."),
         ({"executor": 3}, "executor: must be a concurrent.futures.Executor.* Got 3."),
         ({"sample_data": None}, "executor: divides samples among workers; needs sample_data"),

@@ -252,6 +252,28 @@ def test_without_it_nothing_is_said(mlp, tmp_path):
     assert "target" not in str(report)
 
 
+@pytest.mark.parametrize(
+    "method", [SparseGPT(), ADMM(), Wanda(refit=True), Wanda(swaps=1)], ids=str
+)
+def test_it_is_the_default_of_methods_that_change_what_they_keep(mlp, tmp_path, method):
+    asked, found = prune(mlp, tmp_path, method=method)
+    alone, same = prune(mlp, tmp_path, method=method, target=None)
+    assert alone.layers == asked.layers
+    assert max(shares(alone)) > 0
+    for name, weight in found.items():
+        np.testing.assert_array_equal(same[name], weight)
+
+
+@pytest.mark.parametrize("options", [{"method": Wanda()}, {"propagate": "dense"}], ids=str)
+def test_it_is_not_where_nothing_could_make_up_for_anything(mlp, tmp_path, options):
+    report, found = prune(mlp, tmp_path, target=None, **options)
+    assert targets(report) == [None] * 3
+    if "method" in options:  # what stays is as it came
+        for name, weight in weights_of(mlp).items():
+            kept = found[name] != 0
+            np.testing.assert_array_equal(found[name][kept], weight[kept])
+
+
 def test_dense_inputs_leave_nothing_to_make_up_for(mlp, tmp_path):
     with pytest.raises(ConfigError, match="with propagate='dense' none meets that; give one of"):
         prune(mlp, tmp_path, propagate="dense")

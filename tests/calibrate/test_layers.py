@@ -43,7 +43,13 @@ def reference(mode, method, propagate):
 def test_each_layer_is_solved_on_what_it_meets(mlp, tmp_path, method, mode, propagate):
     out, named = tmp_path / "out.mlpackage", Config(op_name_configs={"*": mode})
     report = mlpass.prune(
-        mlp, out, named, method=method, sample_data=samples(PLENTY), propagate=propagate
+        mlp,
+        out,
+        named,
+        method=method,
+        sample_data=samples(PLENTY),
+        propagate=propagate,
+        target="own",
     )
     found = weights_of(out)
     for name, layer, expected in zip(
@@ -149,7 +155,8 @@ def test_sites_of_one_activation_are_solved_side_by_side(threads, tmp_path, monk
     monkeypatch.setattr(Meeting, "begun", [])
     monkeypatch.setenv("MLPASS_THREADS", threads)
     path, out = save(build, tmp_path), tmp_path / "o.mlpackage"
-    report = mlpass.prune(path, out, Percentile(0.5), method=Meeting(), sample_data=samples(PLENTY))
+    given = {"method": Meeting(), "sample_data": samples(PLENTY), "target": "own"}
+    report = mlpass.prune(path, out, Percentile(0.5), **given)
     assert len(Meeting.begun) == 2 * 3  # without the samples kept back, then on all
     rows = np.concatenate([sample["x"] for sample in samples(PLENTY)])
     solved = [

@@ -60,7 +60,7 @@ def weights_of(package):
 def test_a_run_on_torch_comes_out_as_numpys(
     fixtures, tmp_path, monkeypatch, model, method, mode, tolerance, name
 ):
-    options = {"method": method, "sample_data": SAMPLES[model]}
+    options = {"method": method, "sample_data": SAMPLES[model], "target": "own"}
     source, ours, theirs = fixtures / f"{model}.mlpackage", tmp_path / "a", tmp_path / "b"
     wanted = mlpass.prune(source, ours.with_suffix(".mlpackage"), mode, **options)
     with place(name, monkeypatch) as (device, _):
@@ -82,8 +82,11 @@ def test_a_run_on_torch_comes_out_as_numpys(
 
 
 @pytest.mark.slow_but_every(2)
+@pytest.mark.parametrize("target", ["own", "dense"])
 @pytest.mark.parametrize("model", SAMPLES)
-def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeypatch, model):
+def test_no_activation_and_no_gram_leaves_the_device(
+    fixtures, tmp_path, monkeypatch, model, target
+):
     source = fixtures / f"{model}.mlpackage"
     shapes = [weight.shape for weight in weights_of(source).values()]
     with place("device", monkeypatch) as (device, context):
@@ -93,6 +96,7 @@ def test_no_activation_and_no_gram_leaves_the_device(fixtures, tmp_path, monkeyp
             Percentile(0.5),
             method=SparseGPT(),
             sample_data=SAMPLES[model],
+            target=target,
             backend="torch",
             device=device,
         )

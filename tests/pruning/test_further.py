@@ -69,7 +69,7 @@ def test_every_form_to_every_form(sources, tmp_path, opset, target, calibrated):
     (source, before), out = sources(opset), tmp_path / "out.mlpackage"
     given = samples()
     what = TARGETS[target]
-    options = {"sample_data": given} if calibrated else {}
+    options = {"sample_data": given, "target": "own"} if calibrated else {}
     if what.mode is not None or opset < 18:
         options["minimum_deployment_target"] = "iOS18"
     report = pruned(source, out, what, **options)

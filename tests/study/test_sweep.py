@@ -18,7 +18,7 @@ import pytest
 import mlpass
 from mlpass import ADMM, NM, Block, Channel, Config, ConfigError, Percentile, SparseGPT
 from mlpass.blas import one_blas_thread
-from mlpass.calibrate import walk
+from mlpass.calibrate import replays
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.replay import stops
 from mlpass.study.grid import make_candidates
@@ -55,13 +55,13 @@ def test_results_are_those_of_single_runs(model, samples, tmp_path):
 
 
 def test_what_the_dense_model_shows_is_gathered_once(model, samples, tmp_path, monkeypatch):
-    replays = []
+    begun = []
 
     def counting(*arguments, **options):
-        replays.append(arguments)
+        begun.append(arguments)
         return stops(*arguments, **options)
 
-    monkeypatch.setattr(walk, "stops", counting)
+    monkeypatch.setattr(replays, "stops", counting)
     dense = {"propagate": "dense"}
     configs = [
         {"target_sparsity": 0.5, **dense},
@@ -71,7 +71,8 @@ def test_what_the_dense_model_shows_is_gathered_once(model, samples, tmp_path, m
     ]
     with ThreadPoolExecutor(1) as here:
         report = mlpass.sweep(model, samples, configs, method="sparsegpt", executor=here)
-    assert len(replays) == 2  # for all of them once, and what the last one's pruned layers make
+    # For all of them once, and what the last one's pruned layers make, beside the dense ones.
+    assert len(begun) == 1 + 2
     assert [trial.failed for trial in report.trials] == [None] * 4
     modes = [Percentile(0.5), NM(2, 4), Percentile(0.5), Percentile(0.5)]
     for trial, config, entry in zip(report.trials, modes, configs, strict=True):
