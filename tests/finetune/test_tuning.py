@@ -159,7 +159,8 @@ def test_gradients_are_slopes(name, tmp_path, monkeypatch):
 def doubled(function):
     def called(*arguments):
         return [
-            {value: _double(one) for value, one in step.items()} for step in function(*arguments)
+            step._replace(values={value: _double(one) for value, one in step.values.items()})
+            for step in function(*arguments)
         ]
 
     return called
