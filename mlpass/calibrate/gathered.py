@@ -49,6 +49,7 @@ class Gathered:
         sums: likewise of most samples, and of those that are kept back.
         counts: likewise of a table that is gathered from, how often each row was read.
         aim: what a site that meets only these inputs is to aim at, once that was asked for.
+        neighbours: whether the rows of a sample are places of one picture.
     """
 
     crossed: Crossed | None = None
@@ -58,6 +59,7 @@ class Gathered:
     sums: tuple[GramSum, GramSum] = field(default_factory=lambda: (GramSum(), GramSum()))
     counts: list[Any] = field(default_factory=lambda: [None, None])
     aim: Aim | None = None
+    neighbours: bool = False
 
     def add(self, inputs: Iterable[Chunk], op: Op) -> None:
         """Takes the input rows of some samples, in chunks.
@@ -83,6 +85,7 @@ class Gathered:
         self.refusal = self.refusal or other.refusal
         if self.crossed is not None and other.crossed is not None:
             self.crossed.take(other.crossed)
+        self.neighbours |= other.neighbours
         for sample in other.samples:
             self.samples.setdefault(sample, len(self.samples))
         for held, (mine, others) in enumerate(zip(self.sums, other.sums, strict=True)):
@@ -196,7 +199,8 @@ def _grams(
     assert whole is not None  # there are rows
     rows, held = sum(sum(one.tokens) for one in met), sum(one.tokens[1] for one in met)
     alone = len(set().union(*(one.samples for one in met))) == 1
-    return whole, HeldOut(gram(0), gram(1), rows, held, alone)
+    neighbours = alone and any(one.neighbours for one in met)
+    return whole, HeldOut(gram(0), gram(1), rows, held, alone, neighbours)
 
 
 def _with_reads(

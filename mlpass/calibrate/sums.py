@@ -160,10 +160,10 @@ class SiteGrams:
         self, gathered: Gathered, reading: Reading, stops: Stops, samples: Iterable[int]
     ) -> Iterator[Chunk]:
         """Yields what some samples bring."""
-        (stop, dense), use = stops, reading.use
+        (stop, dense), use, record = stops, reading.use, reading.record
         shown, kernel, crossed = stop.arguments(use.op), stop.kernel(use.op), gathered.crossed
         alone = len(stop.samples) == 1
-        if crossed is not None and reading.record.gathered:
+        if crossed is not None and record.gathered:
             crossed.refuse("its rows are gathered")
         for sample in samples:
             turns, count = shown[sample], itertools.count()
@@ -186,6 +186,7 @@ class SiteGrams:
                     chunks = crossed.watched(chunks, others, drifts[number], is_held)
                 for chunk in chunks:
                     if alone:
+                        gathered.neighbours |= record.neighbours(arguments)
                         yield from halves(sample, next(count), chunk)
                     else:
                         yield Chunk(sample, chunk, is_held())

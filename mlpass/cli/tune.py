@@ -26,7 +26,8 @@ model has at the end of each. Needs the torch extra.
 MODEL keeps its forms and bytes: masks and codes stay; kept values, scales, tables, biases and gains
 train. The program is cut where few values cross, as at the end of a block, so that no more than one
 region is held at a time. A region that comes no nearer on samples that are held out keeps what it
-had. 'mlpass finetune' then polishes all of it, where the memory is there.
+had. 'mlpass finetune' then polishes all of it, where the memory is there. Of samples for several
+functions, as prefill and decode on one state, a region trains on those of all that read it.
 
 If such a run dies, the same command with --resume goes on from its last finished region.
 """
@@ -42,7 +43,7 @@ def add_tune(commands: Subparsers) -> None:
     )
     add_model(tune)
     add_output(tune, "OUT", "the .mlpackage or .pte to write")
-    add_samples(tune, required=True)
+    add_samples(tune, required=True, functions=True)
     add_dense(tune, required=True)
     add_flags(tune, "regions", {"": declared_by("mlpass.plan.regions", "Regions")})
     add_runtime(tune, "memory_budget", "device", "function_name")

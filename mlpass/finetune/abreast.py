@@ -5,15 +5,17 @@ The dense model is a window of regions ahead: what it has at the end of that is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import NamedTuple
+
+from torch import Tensor
 
 from mlpass.examine.matching import match_values
 from mlpass.finetune.cutting import Region, cut_alike, windows
 from mlpass.finetune.entry import Stage
 from mlpass.finetune.features import write_value
-from mlpass.finetune.feeding import Named, Outputs
+from mlpass.finetune.feeding import Given, Step
 from mlpass.finetune.judging import Judged, Pair, judged
 from mlpass.finetune.losses import Kinds
 from mlpass.finetune.module import ProgramModule
@@ -62,7 +64,7 @@ class Abreast:
         models: Models,
         number: int,
         cuts: tuple[Sequence[Region], Sequence[Region]],
-        given: Sequence[Named],
+        given: Sequence[Given],
         count: int,
         held: Sequence[int] | None,
         *,
@@ -136,7 +138,7 @@ class Abreast:
         """Returns whether a window is the last of the stage."""
         return window is self.windows[-1]
 
-    def results(self) -> list[Named]:
+    def results(self) -> list[Given]:
         """Returns what is known by name after the stage, for each of the models."""
         return [one.all_results() for one in (self.tuned, self._dense, self._first)]
 
@@ -153,11 +155,12 @@ class Abreast:
         def pairs(one: Stream, numbers: Sequence[int]) -> Iterator[Pair]:
             for mine, its in zip(numbers, held, strict=True):
                 for step, like in zip(one.results(mine), self._dense.results(its), strict=True):
-                    yield Pair(_written(step), _written(like), 1)
+                    made, wanted = _written(step), _written(like)
+                    shared = (kinds[step.function].keys() & made.keys()) & wanted.keys()
+                    if any(wanted[name].is_floating_point() for name in shared):
+                        yield Pair(made, wanted, 1, step.function)
 
-        made, wanted, *_ = next(pairs(self.tuned, held))
-        shared = (wanted[name] for name in kinds[None] if name in made and name in wanted)
-        if not any(value.is_floating_point() for value in shared):
+        if next(pairs(self.tuned, held), None) is None:
             return None
         before = judged(kinds, pairs(self._first, range(len(held))))
         return before, judged(kinds, pairs(self.tuned, held))
@@ -165,9 +168,13 @@ class Abreast:
 
 def _likes(stage: Stage, dense: Stage) -> dict[Value, Value]:
     """Returns for values of a stage those of the dense one."""
-    blocks = [each.part.plan.function.block for each in (stage, dense)]
-    return {like: value for value, like in match_values([(blocks[0], blocks[1])]).items()}
+    mine, its = (list(each.members.values()) or [each] for each in (stage, dense))
+    blocks = [
+        (one.part.plan.function.block, other.part.plan.function.block)
+        for one, other in zip(mine, its, strict=True)
+    ]
+    return {like: value for value, like in match_values(blocks).items()}
 
 
-def _written(step: Mapping[str, object]) -> Outputs:
-    return {name: write_value(value, None) for name, value in step.items()}
+def _written(step: Step) -> dict[str, Tensor]:
+    return {name: write_value(value, None) for name, value in step.inputs.items()}

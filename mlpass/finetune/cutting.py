@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mlpass.program.ir import TensorType, Value
 from mlpass.runtime.control import CONTROL
 from mlpass.runtime.function_plan import FunctionPlan, OpPlan, made_in, reads
-from mlpass.runtime.stretches import linked, ops_of, uses_of
+from mlpass.runtime.stretches import Bounds, linked, ops_of, uses_of
 
 _NAMES = """
 relu relu6 clamped_relu leaky_relu prelu thresholded_relu elu gelu sigmoid silu sigmoid_hard
@@ -48,7 +48,11 @@ class Region(NamedTuple):
 
 
 def cut(
-    plan: FunctionPlan, weights: Mapping[Value, int], budget: int, batch_size: int = 1
+    plan: FunctionPlan,
+    weights: Mapping[Value, int],
+    budget: int,
+    batch_size: int = 1,
+    whole: Sequence[Bounds] = (),
 ) -> list[Region]:
     """Returns a function's steps as regions, each step in one.
 
@@ -61,11 +65,13 @@ def cut(
         weights: how many elements train for each constant value that is a weight.
         budget: bytes that the training of a region may take, where it can be cut that small.
         batch_size: samples a batch.
+        whole: bounds of steps that are in one region, as those of functions that read one weight.
     """
     steps = plan.block.steps
     live = _live(plan)
     widths = [sum(_size(value) for value in values) for values in live]
-    inner = {at for start, end in linked(plan) for at in range(start + 1, end)}
+    kept = [*linked(plan), *whole]
+    inner = {at for start, end in kept for at in range(start + 1, end)}
     places = [
         at
         for at in range(1, len(steps))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from mlpass.errors import UnsupportedOpError
 from mlpass.finetune.batching import mapped
-from mlpass.program.ir import Argument, Value
+from mlpass.program.ir import Argument, Op, Value
 from mlpass.program.mlpackage import Package
+from mlpass.runtime.backends.base import Backend
 from mlpass.runtime.description import Feature
 from mlpass.runtime.features import check_names
 from mlpass.runtime.function_plan import FunctionPlan, OpPlan
+from mlpass.runtime.functions import lay_beside
 from mlpass.runtime.interpreter import Interpreter, Part
 
 
@@ -24,12 +27,28 @@ class Stage:
         plan: its plan with ops that take batches, without classifiers.
         results: the value of each output by name.
         single: the steps of the plan as they take one sample.
+        members: of several functions beside each other, the stage of each by its name.
     """
 
     part: Part
     plan: FunctionPlan
     results: Mapping[str, Argument]
     single: Sequence[OpPlan]
+    members: Mapping[str | None, Stage] = field(default_factory=dict)
+
+    def of(self, function: str | None) -> Stage:
+        """Returns what a step for a function runs of it."""
+        return self.members[function] if self.members else self
+
+    @cached_property
+    def ops(self) -> frozenset[Op]:
+        """The ops that it runs."""
+        return frozenset(step.op for step in self.plan.block.steps)
+
+    @cached_property
+    def values(self) -> frozenset[Value]:
+        """The values that it is given, and those that it makes."""
+        return frozenset(self.plan.block.inputs).union(*(op.outputs for op in self.ops))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +102,23 @@ def entry_of(runner: Interpreter, package: Package) -> Entry:
         runner.parts,
         tuple(map(_stage_of, runner.parts)),
     )
+
+
+def beside(entries: Mapping[str, Entry], backend: Backend) -> tuple[Stage, ...]:
+    """Returns the stages of functions, those of several beside each other."""
+    if len(entries) == 1:
+        (entry,) = entries.values()
+        return entry.stages
+    stages = zip(*(entry.stages for entry in entries.values()), strict=True)
+    return tuple(_beside(dict(zip(entries, some, strict=True)), backend) for some in stages)
+
+
+def _beside(members: Mapping[str | None, Stage], backend: Backend) -> Stage:
+    parts = [replace(stage.part, plan=stage.plan) for stage in members.values()]
+    part = lay_beside(parts, backend)
+    single = {step.op: step for stage in members.values() for step in stage.single}
+    steps = tuple(single[step.op] for step in part.plan.block.steps)
+    return Stage(part, part.plan, {}, steps, members)
 
 
 def _stage_of(part: Part) -> Stage:

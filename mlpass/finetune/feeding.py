@@ -21,7 +21,6 @@ from mlpass.runtime.samples import Sample
 T = TypeVar("T")
 
 Outputs = Mapping[str, Tensor]
-Named = Sequence[Sequence[Mapping[str, Tensor]]]  # by sample, step and name
 
 
 class Step(NamedTuple):
@@ -29,11 +28,14 @@ class Step(NamedTuple):
 
     Attributes:
         function: that it is for; None where the samples name none.
-        inputs: by name.
+        inputs: by name; of the stages of a model also what those before have made.
     """
 
     function: str | None
     inputs: dict[str, Tensor]
+
+
+Given = Sequence[Sequence[Step]]  # by sample and step
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,7 @@ def batches(
     alike: dict[Hashable, list[list[Step]]] = {}
     for number in numbers:
         read = read_sample(module, samples[number], number)
-        key = shapes_of([step.inputs for step in read]), tuple(step.function for step in read)
-        alike.setdefault(key, []).append(read)
+        alike.setdefault(tuple(map(shapes_of, read)), []).append(read)
     return [
         Batch(len(some), len(some) / len(numbers), [*map(_joined, zip(*some, strict=True))])
         for every in alike.values()
@@ -135,7 +136,7 @@ def read_sample(module: ProgramModule, sample: Sample, number: int) -> list[Step
     return read
 
 
-def inputs_of(module: ProgramModule, samples: Sequence[Sample]) -> Named:
+def inputs_of(module: ProgramModule, samples: Sequence[Sample]) -> Given:
     """Returns what a module is given on its device.
 
     Raises:
@@ -143,19 +144,22 @@ def inputs_of(module: ProgramModule, samples: Sequence[Sample]) -> Named:
     """
     return [
         [
-            {
-                each.name: read_feature(each, step.inputs[each.name], module.device)
-                for each in module.inputs
-            }
+            Step(
+                step.function,
+                {
+                    each.name: read_feature(each, step.inputs[each.name], module.device)
+                    for each in module.entry(step.function).inputs
+                },
+            )
             for step in read_sample(module, sample, number)
         ]
         for number, sample in enumerate(samples)
     ]
 
 
-def shapes_of(steps: Sequence[Mapping[str, Tensor]]) -> Hashable:
-    """Returns what is equal for samples that can run at once: the shapes of all their steps."""
-    return tuple((name, each.shape) for step in steps for name, each in step.items())
+def shapes_of(step: Step) -> Hashable:
+    """Returns what is equal for steps that can run at once: their function, and all shapes."""
+    return step.function, *((name, each.shape) for name, each in step.inputs.items())
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

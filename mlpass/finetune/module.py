@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mlpass.errors import ConfigError, InputError, ModelFormatError, close_matches
 from mlpass.finetune.batching import PerSample
-from mlpass.finetune.entry import Entry, Stage, entry_of
+from mlpass.finetune.entry import Entry, Stage, beside, entry_of
 from mlpass.finetune.features import batch_size, read_feature, write_value
 from mlpass.finetune.weights import find_trained, is_trained, is_weight, opened
 from mlpass.program.ir import StateType, Value
@@ -68,7 +68,7 @@ class ProgramModule(nn.Module):
         entries: the functions that are run, by name.
         inputs: what the first of them takes.
         outputs: what it gives.
-        stages: its programs.
+        stages: the programs; of several functions, theirs beside each other.
         states: the shape of each state, of all functions, by its name.
         backend: that they run on.
         device: where that is.
@@ -98,7 +98,8 @@ class ProgramModule(nn.Module):
             self._enter(name, entry_of(runner, package))
         self.device = torch.device(device or "cpu")
         first = self.entry()
-        self.inputs, self.outputs, self.stages = first.inputs, first.outputs, first.stages
+        self.inputs, self.outputs = first.inputs, first.outputs
+        self.stages = beside(self.entries, self.backend)
         self.sites: dict[str, Site] = {}
         self.sparse: set[str] = set()
         found = find_trained(package.programs)

@@ -19,7 +19,13 @@ def regions_of(module: StoredModule, options: Regions, memory_budget: int) -> li
     """Returns the regions of each stage, small enough for as many as train together."""
     budget = memory_budget // options.window
     return [
-        cut(stage.plan, weights_of(module, stage), budget, options.batch_size)
+        cut(
+            stage.plan,
+            weights_of(module, stage),
+            budget,
+            options.batch_size,
+            stage.part.groups,
+        )
         for stage in module.stages
     ]
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mlpass.errors import ModelFormatError
 from mlpass.finetune.abreast import Abreast, Models, Window
-from mlpass.finetune.feeding import Named, inputs_of, shapes_of
+from mlpass.finetune.feeding import Given, inputs_of, shapes_of
 from mlpass.finetune.judging import Judged
 from mlpass.finetune.losses import kinds_of
 from mlpass.finetune.module import ProgramModule
@@ -19,13 +19,13 @@ from mlpass.finetune.region_journal import RegionJournal
 from mlpass.finetune.region_notes import region_notes
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.streams import values_read
-from mlpass.finetune.training import divided, put_back
+from mlpass.finetune.training import divided_by_functions, put_back
 from mlpass.finetune.tuning import Tuned, Tuning, shares_of, tune_region
 from mlpass.plan.regions import Regions
 from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import Sample
+from mlpass.runtime.samples import Sample, functions_in
 
 
 class Done(NamedTuple):
@@ -62,7 +62,7 @@ def tune_module(
         ModelFormatError: the teacher is another model.
     """
     warn_of_each(module, samples)
-    parts = divided(len(samples), options.held_out, options.seed)
+    parts = divided_by_functions(samples, options.held_out, options.seed)
     _check_alike(module, teacher)
     models = Models(module, teacher, solved or deepcopy(module))
     run = _Run(models, samples, parts, options, journal or RegionJournal(), memory_budget)
@@ -85,7 +85,7 @@ class _Run:
         memory_budget: int,
     ) -> None:
         """Says what each window of regions is to train; nothing runs yet."""
-        self._kinds = kinds_of(models.tuned, options.logits)
+        self._kinds = kinds_of(models.tuned, options.logits, functions_in(samples))
         self._models, self._options, self._journal = models, options, journal
         self._parts, self._memory_budget = parts, memory_budget
         self._regions, self._firsts = (
@@ -94,7 +94,7 @@ class _Run:
         self._readers = readers_of(models.tuned, self._regions)
         self._owned = owned_by_windows(models.tuned, self._regions, self._readers, options)
         tuned, dense, first = (inputs_of(one, samples) for one in models)
-        self._given: list[Named] = [tuned, dense, [first[number] for number in parts[0]]]
+        self._given: list[Given] = [tuned, dense, [first[number] for number in parts[0]]]
         self._together = _together(tuned, options)
         self._found: dict[int, Tuned | None] = {}
         self._outputs: tuple[Judged, Judged] | None = None
@@ -140,7 +140,7 @@ class _Run:
     def _tuned(self, tuning: Tuning) -> Tuned | None:
         """Returns what a window came to: tuned now, or by the run that this one goes on with.
 
-        None where it has nothing to train, or nothing to aim at.
+        None where it has nothing to train, or nothing to aim at for it.
         """
         module, names, number = tuning.module, tuning.names, tuning.number
 
@@ -150,7 +150,7 @@ class _Run:
             self.bar.set_postfix_str(f"region {number + 1}, held-out loss {losses}")
 
         found = self._journal.get(number, module, names)
-        if found is None and names and tuning.goal.values:
+        if found is None and tuning.heard(self._parts[0]):
             found = tune_region(tuning, self._options, self._parts, tell)
             self._journal.add(number, found, module, names)
         if found is not None and found.kept:
@@ -175,9 +175,11 @@ class _Run:
         return Done((notes[0], told, *before.told(after), *notes[1:]), better)
 
 
-def _together(given: Named, options: Regions) -> int:
-    """Returns how many samples run at once: one at a time where they differ in shape or length."""
-    return options.batch_size if len(set(map(shapes_of, given))) == 1 else 1
+def _together(given: Given, options: Regions) -> int:
+    """Returns how many samples run at once: one at a time where those of a function differ."""
+    shapes = {shapes_of(step) for steps in given for step in steps}
+    functions = {step.function for steps in given for step in steps}
+    return options.batch_size if len(shapes) == len(functions) else 1
 
 
 def _put_back(module: StoredModule, first: StoredModule, names: Collection[str]) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 
+from mlpass.errors import ConfigError
 from mlpass.finetune.region_journal import RegionJournal
 from mlpass.finetune.region_run import tune_module
 from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.stored_writing import write_stored
+from mlpass.finetune.training import functions_run
 from mlpass.ledger import journal_path
 from mlpass.plan.regions import Regions
 from mlpass.program.mlmodel import ModelLike, check_outside, open_single
@@ -44,12 +46,14 @@ def tune(
         model: path of an `.mlpackage`, or an `MLModel`: pruned, quantized, palettized or several.
         output: path of the `.mlpackage` to write. It appears whole or not at all.
         dense: the model to come close to.
-        sample_data: two inputs or more without labels, as for calibration.
+        sample_data: two inputs or more without labels, as for calibration; of several functions,
+            as for `prune`, each gets two or more.
         options: of the training.
         memory_budget: bytes that the training of a region may take, where the model can be cut that
             small, and bytes of activations that may stay in memory; the rest goes to files.
         device: torch's.
-        function_name: of a model with several functions, the one that the samples are for.
+        function_name: of a model with several functions, the one that samples without a name are
+            for.
         force: whether to replace an `output` that exists.
         resume: whether to go on with the regions that a run that died had finished.
 
@@ -68,19 +72,24 @@ def tune(
         OSError: a file cannot be read or written.
     """
     options = options or Regions()
-    places = {"device": device, "function_name": function_name}
-    settings: dict[str, object] = {**places, "memory_budget": memory_budget}
+    settings: dict[str, object] = {"device": device, "function_name": function_name}
+    settings["memory_budget"] = memory_budget
     with open_single(model) as package, open_single(dense) as whole:
         package.check_target(output, force=force)  # now, not after an hour of work
         check_outside(output, dense, "the model to learn from")
         for name, one in (("message", package), ("dense", whole)):
             if one.edited:  # then its files do not tell all
                 settings[name] = one.message_digest()
-        samples, files = load_samples(sample_data), [*package.files, *whole.files]
+        samples = load_samples(sample_data, functions=True)
+        functions = functions_run(samples)
+        if functions and function_name is not None:
+            raise ConfigError("function_name: the samples name their functions themselves; drop it")
+        files = [*package.files, *whole.files]
         digest = digest_of(files, {**settings, **asdict(options)}, samples)
     with RegionJournal(journal_path(output), digest, resume=resume) as journal:
         module, solved, teacher = (
-            StoredModule(one, **places, held=False) for one in (model, model, dense)
+            StoredModule(one, device=device, function_name=functions or function_name, held=False)
+            for one in (model, model, dense)
         )
         done = tune_module(module, teacher, samples, options, journal, memory_budget, solved)
         report = write_stored(module, output, trained=done.trained, force=force)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -12,9 +12,9 @@ from mlpass.errors import ExecutionError
 from mlpass.finetune.batching import PerSample
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.entry import Stage
-from mlpass.finetune.feeding import Named, chunks
+from mlpass.finetune.feeding import Given, Step, chunks
 from mlpass.finetune.module import ProgramModule, running
-from mlpass.finetune.stretch import Made, differing, run_mapped, run_stretch
+from mlpass.finetune.stretch import Live, Made, differing, run_mapped, run_stretch
 from mlpass.program.ir import Argument, StateType, Value
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import reads
@@ -30,6 +30,7 @@ class Stream:
     Attributes:
         module: whose stage it is.
         stage: that they go through.
+        given: what is known of them by name before it.
         shared: what is live and the same for all samples.
         size: how many samples run together.
     """
@@ -39,7 +40,7 @@ class Stream:
         module: ProgramModule,
         stage: Stage,
         regions: Sequence[Region],
-        given: Named,
+        given: Given,
         *,
         batch_size: int,
         memory_budget: int,
@@ -58,7 +59,7 @@ class Stream:
         """
         self.module, self.stage = module, stage
         self.shared: dict[Argument, Tensor] = {}
-        self._regions, self._given, self.size = regions, given, batch_size
+        self._regions, self.given, self.size = regions, given, batch_size
         ends = [region.end for region in regions]
         crossing = {*stage.plan.block.inputs, *(one for each in regions for one in each.outputs)}
         uses = {
@@ -75,11 +76,11 @@ class Stream:
         count = 0
         for steps in given:
             self._values.append([])
-            for named in steps:
+            for step in steps:
                 values = SampleValues(stage.part.constants, self._spill, count)
                 bound = {
-                    value: named[value.name]
-                    for value in stage.plan.block.inputs
+                    value: step.inputs[value.name]
+                    for value in stage.of(step.function).plan.block.inputs
                     if not isinstance(value.type, StateType)
                 }
                 values.update(bound.items())
@@ -92,21 +93,31 @@ class Stream:
         self._values.clear()
         self._spill.__exit__()
 
-    def of(self, numbers: Sequence[int], wanted: Sequence[Value]) -> Made:
+    def chunks(self, numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+        """Yields numbers of samples, so many at a time, those of the same functions together."""
+        alike: dict[Hashable, list[int]] = {}
+        for number in numbers:
+            alike.setdefault(tuple(map(_function_of, self.given[number])), []).append(number)
+        return (part for some in alike.values() for part in chunks(some, size))
+
+    def of(self, numbers: Sequence[int], wanted: Sequence[Value]) -> list[Live]:
         """Returns values that are live, for each step of some samples.
 
         Args:
-            numbers: of the samples, of one shape and length.
-            wanted: the values; states are left out.
+            numbers: of the samples, as from `chunks`.
+            wanted: the values; states are left out, and what the step's function has nothing of.
         """
-        steps = range(len(self._values[numbers[0]]))
         return [
-            {
-                value: self._joined(value, [self._values[number][step] for number in numbers])
-                for value in wanted
-                if not isinstance(value.type, StateType)
-            }
-            for step in steps
+            Live(
+                step.function,
+                {
+                    value: self._joined(value, [self._values[number][place] for number in numbers])
+                    for value in wanted
+                    if value in self.stage.of(step.function).values
+                    and not isinstance(value.type, StateType)
+                },
+            )
+            for place, step in enumerate(self.given[numbers[0]])
         ]
 
     def _joined(self, value: Value, samples: Sequence[SampleValues]) -> object:
@@ -115,7 +126,7 @@ class Stream:
         found = [values[value] for values in samples]
         return found[0] if self.size == 1 else PerSample(torch.stack(found))
 
-    def run(self, region: Region, given: Sequence[Mapping[Value, object]]) -> Made:
+    def run(self, region: Region, given: Sequence[Live]) -> Made:
         """Returns a region's outputs: see `run_stretch`. It is mapped as a whole where it can be.
 
         The region must be lent to.
@@ -142,7 +153,7 @@ class Stream:
         region = self._regions[self._at]
         wanted = range(len(self._values)) if numbers is None else numbers
         with torch.no_grad(), self.lent(region):
-            for part in chunks(wanted, wide(self.size)):
+            for part in self.chunks(wanted, wide(self.size)):
                 with of_samples(part):
                     self._keep(part, self.run(region, self.of(part, region.inputs)))
         self.forget(region)
@@ -185,23 +196,30 @@ class Stream:
         with running(self.module.backend), self.module.lending(self.stage, read):
             yield
 
-    def results(self, number: int) -> Sequence[Mapping[str, Tensor]]:
+    def results(self, number: int) -> Sequence[Step]:
         """Returns what is known of a sample by name after the last region, for each step."""
-        results, shared = self.stage.results, self.shared
+        shared = self.shared
         return [
-            {
-                **named,
-                **{
-                    name: shared[value] if value in shared else values[value]
-                    for name, value in results.items()
+            Step(
+                step.function,
+                {
+                    **step.inputs,
+                    **{
+                        name: shared[value] if value in shared else values[value]
+                        for name, value in self.stage.of(step.function).results.items()
+                    },
                 },
-            }
-            for named, values in zip(self._given[number], self._values[number], strict=True)
+            )
+            for step, values in zip(self.given[number], self._values[number], strict=True)
         ]
 
-    def all_results(self) -> Named:
+    def all_results(self) -> Given:
         """Returns the same for all samples."""
         return [self.results(number) for number in range(len(self._values))]
+
+
+def _function_of(step: Step) -> str | None:
+    return step.function
 
 
 def values_read(stage: Stage, region: Region) -> set[Value]:

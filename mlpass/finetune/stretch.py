@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +20,26 @@ from mlpass.runtime.kernels.states import Cell
 Made = list[dict[Value, Any]]  # by step
 
 
-def run_stretch(
-    module: ProgramModule, stage: Stage, region: Region, given: Sequence[Mapping[Value, object]]
-) -> Made:
+class Live(NamedTuple):
+    """What a step of a sequence gives to a region.
+
+    Attributes:
+        function: that the step is for.
+        values: the inputs other than states; a `PerSample` where they differ by sample.
+    """
+
+    function: str | None
+    values: dict[Value, Any]
+
+
+def run_stretch(module: ProgramModule, stage: Stage, region: Region, given: Sequence[Live]) -> Made:
     """Returns a region's outputs for each step of a sequence, which share its states.
 
     Args:
         module: whose region it is, its parameters lent to the stage.
         stage: that it is part of.
         region: to run.
-        given: its inputs other than states, by step; a `PerSample` where they differ by sample.
+        given: its inputs, by step.
     """
     return _run(module, stage, region, given, stage.plan.block.steps)
 
@@ -47,7 +57,7 @@ def run_mapped(
     module: ProgramModule,
     stage: Stage,
     region: Region,
-    given: Sequence[Mapping[Value, object]],
+    given: Sequence[Live],
     outputs: Sequence[Value],
 ) -> Made:
     """Returns what `run_stretch` does, mapped over the samples as a whole rather than op by op.
@@ -65,22 +75,27 @@ def run_mapped(
     """
     batches = [
         (step, value, one.samples)
-        for step, values in enumerate(given)
-        for value, one in values.items()
+        for step, live in enumerate(given)
+        for value, one in live.values.items()
         if isinstance(one, PerSample)
     ]
     made: Made = []
 
     def run_one(*samples: Tensor) -> list[Tensor]:
-        single = [dict(values) for values in given]
+        single = [live._replace(values=dict(live.values)) for live in given]
         for (step, value, _), sample in zip(batches, samples, strict=True):
-            single[step][value] = sample
+            single[step].values[value] = sample
         made[:] = _run(module, stage, region, single, stage.single)
-        return [values.pop(value) for values in made for value in outputs]
+        return [values.pop(value) for values in made for value in outputs if value in values]
 
+    own = [
+        [value for value in outputs if value in stage.of(live.function).values] for live in given
+    ]
+    if not any(own):
+        return _run(module, stage, region, given, stage.plan.block.steps)
     mapped = iter(torch.func.vmap(run_one)(*(samples for _, _, samples in batches)))
-    for values in made:
-        values.update((value, PerSample(next(mapped))) for value in outputs)
+    for values, some in zip(made, own, strict=True):
+        values.update((value, PerSample(next(mapped))) for value in some)
     return made
 
 
@@ -88,19 +103,19 @@ def _run(
     module: ProgramModule,
     stage: Stage,
     region: Region,
-    given: Sequence[Mapping[Value, object]],
+    given: Sequence[Live],
     steps: Sequence[OpPlan],
 ) -> Made:
-    cells = {
-        value: Cell(torch.zeros(module.states[value.name], device=module.device))
-        for value in region.inputs
-        if isinstance(value.type, StateType)
-    }
+    states = [value for value in region.inputs if isinstance(value.type, StateType)]
+    shapes = {value.name: module.states[value.name] for value in states}
+    cells = {name: Cell(torch.zeros(shape, device=module.device)) for name, shape in shapes.items()}
     made: Made = []
-    for values in given:
-        run = Run(Values(stage.part.constants), region.outputs, module.backend.xp)
+    for function, values in given:
+        member = stage.of(function)
+        outputs = [value for value in region.outputs if value in member.values]
+        run = Run(Values(stage.part.constants), outputs, module.backend.xp)
         run.values.update(values.items())
-        run.values.update(cells.items())
-        run.steps(steps[region.start : region.end])
-        made.append({value: run.values[value] for value in region.outputs})
+        run.values.update((value, cells[value.name]) for value in states)
+        run.steps([s for s in steps[region.start : region.end] if s.op in member.ops])
+        made.append({value: run.values[value] for value in outputs})
     return made

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from mlpass.finetune.cutting import Region
 from mlpass.finetune.features import write_value
-from mlpass.finetune.feeding import Outputs, chunks
+from mlpass.finetune.feeding import chunks
 from mlpass.finetune.losses import Kind, output_loss
 from mlpass.finetune.stored import StoredModule
-from mlpass.finetune.streams import Stream, wide
-from mlpass.finetune.stretch import Made
+from mlpass.finetune.streams import Stream, values_read, wide
+from mlpass.finetune.stretch import Live, Made
 from mlpass.finetune.training import Descent, put_back, values_of_parameters
 from mlpass.plan.regions import Regions
 from mlpass.program.ir import TensorType, Value
@@ -44,14 +44,14 @@ class Goal(NamedTuple):
         region: of it, the same.
         inputs: for its inputs those that the tuned region has, which it is given as well.
         values: for outputs of the region those of the dense model.
-        kinds: of these outputs, by name.
+        kinds: of these outputs.
     """
 
     stream: Stream
     region: Region
     inputs: Mapping[Value, Value]
     values: Mapping[Value, Value]
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[Value, Kind]
 
 
 class Tuning(NamedTuple):
@@ -77,6 +77,18 @@ class Tuning(NamedTuple):
         module = self.stream.module
         assert isinstance(module, StoredModule)  # what trains is stored
         return module
+
+    def heard(self, numbers: Sequence[int]) -> list[int]:
+        """Returns those samples of some that train the region, by functions that read it."""
+        stage, given = self.stream.stage, self.stream.given
+        read = values_read(stage, self.region)
+        heard = set()
+        for function in {step.function for number in numbers for step in given[number]}:
+            member = stage.of(function)
+            trains = self.module.read_as(read & member.plan.makers.keys())
+            if not (trains.isdisjoint(self.names) or member.values.isdisjoint(self.goal.values)):
+                heard.add(function)
+        return [n for n in numbers if any(step.function in heard for step in given[n])]
 
 
 class Tuned(NamedTuple):
@@ -117,7 +129,7 @@ def goal_of(stream: Stream, mine: Region, its: Region, likes: Mapping[Value, Val
         for value in (*step.op.inputs.get("x", ()), *step.op.outputs)
     }
     kinds = {
-        value.name: Kind("values", 1 - _rank(like) if like in square and _rank(like) > 1 else -1)
+        value: Kind("values", 1 - _rank(like) if like in square and _rank(like) > 1 else -1)
         for value, like in values.items()
     }
     own = {likes[value]: value for value in mine.inputs if likes.get(value) in its.inputs}
@@ -143,7 +155,8 @@ def tune_region(
         samples: the numbers of those that are held out, and of those to train on.
         tell: is given what an epoch came to.
     """
-    module, names, (held, drawn) = tuning.module, tuning.names, samples
+    module, names = tuning.module, tuning.names
+    held, drawn = (tuning.heard(numbers) for numbers in samples)
     size = min(options.batch_size, len(drawn))
     steps = options.epochs * ceil(len(drawn) / size)
     judge = 0.0 if options.target == "own" else 1.0
@@ -159,7 +172,7 @@ def tune_region(
             order = [drawn[place] for place in generator.permutation(len(drawn))]
             for numbers in chunks(order, size):
                 descent.clear()
-                for some in chunks(numbers, tuning.stream.size):
+                for some in tuning.stream.chunks(numbers, tuning.stream.size):
                     loss = region_loss(tuning, some, share) * (len(some) / len(numbers))
                     loss.backward()  # type: ignore[no-untyped-call]
                 descent.step()
@@ -178,7 +191,10 @@ def tune_region(
 
 
 def region_loss(tuning: Tuning, numbers: Sequence[int], share: float = 1.0) -> Tensor:
-    """Returns how far a region's outputs for samples are from those wanted, the mean over steps."""
+    """Returns how far a region's outputs for samples are from those wanted, the mean over steps.
+
+    Steps for a function that the region has nothing to give of do not count.
+    """
     stream, region, goal, _, _ = tuning
     given = stream.of(numbers, region.inputs)
     wanted = _wanted(goal, numbers, given, share)
@@ -186,25 +202,30 @@ def region_loss(tuning: Tuning, numbers: Sequence[int], share: float = 1.0) -> T
         made = stream.run(region, given)
         losses = [
             output_loss(
-                goal.kinds,
-                {value.name: write_value(one[value], len(numbers)) for value in goal.values},
-                other,
+                {value.name: goal.kinds[value] for value in other},
+                {value.name: write_value(one[value], len(numbers)) for value in other},
+                {value.name: like for value, like in other.items()},
                 len(numbers),
             )
             for one, other in zip(made, wanted, strict=True)
+            if other
         ]
     return torch.stack(losses).mean()
 
 
 @torch.no_grad()
-def _wanted(goal: Goal, numbers: Sequence[int], given: Made, share: float) -> list[Outputs]:
-    """Returns what a region is to give, by name, for each step of some samples."""
-    likes, found = goal.values, []
+def _wanted(
+    goal: Goal, numbers: Sequence[int], given: Sequence[Live], share: float
+) -> list[dict[Value, Tensor]]:
+    """Returns what a region is to give for each step of some samples."""
+    likes = goal.values
+    found: list[tuple[float, Made]] = []
     if share > 0:
-        found.append((share, goal.stream.of(numbers, list(likes.values()))))
+        live = goal.stream.of(numbers, list(likes.values()))
+        found.append((share, [step.values for step in live]))
     if share < 1:
         others = goal.stream.of(numbers, goal.region.inputs)
-        for theirs, mine in zip(others, given, strict=True):
+        for (_, theirs), (_, mine) in zip(others, given, strict=True):
             theirs.update(
                 (like, mine[value]) for like, value in goal.inputs.items() if value in mine
             )
@@ -212,13 +233,17 @@ def _wanted(goal: Goal, numbers: Sequence[int], given: Made, share: float) -> li
             found.append((1 - share, goal.stream.run(goal.region, others)))
     parts = [
         [
-            {v.name: weight * write_value(step[like], len(numbers)) for v, like in likes.items()}
+            {
+                value: weight * write_value(step[like], len(numbers))
+                for value, like in likes.items()
+                if like in step
+            }
             for step in made
         ]
         for weight, made in found
     ]
     return [
-        {name: torch.stack([part[name] for part in step]).sum(0) for name in step[0]}
+        {value: torch.stack([part[value] for part in step]).sum(0) for value in step[0]}
         for step in zip(*parts, strict=True)
     ]
 
@@ -227,7 +252,7 @@ def _wanted(goal: Goal, numbers: Sequence[int], given: Made, share: float) -> li
 def _judged(tuning: Tuning, held: Sequence[int], share: float) -> float:
     """Returns the loss on samples of what would be written."""
     tuning.module.eval()
-    parts = list(chunks(held, wide(tuning.stream.size)))
+    parts = list(tuning.stream.chunks(held, wide(tuning.stream.size)))
     losses = [float(region_loss(tuning, part, share)) for part in parts]
     return float(np.average(losses, weights=list(map(len, parts))))
 

@@ -38,12 +38,6 @@ def check_tune(source: object, calibration: Calibration | None) -> None:
         raise ConfigError("tune: is for one package; give no list, or do without tune")
     if calibration is None:
         raise ConfigError("tune: learns from samples; give sample_data")
-    if calibration.functions != (None,):
-        raise ConfigError(
-            "tune: learns from samples of one function: give those without its name, and "
-            "function_name; or prune without tune, and polish the result on samples of all "
-            "(mlpass.finetune.polish)"
-        )
     if calibration.executor is not None:
         raise ConfigError(
             "tune: trains in one process, and an executor divides samples among several; prune "

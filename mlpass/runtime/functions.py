@@ -6,7 +6,7 @@ neighbours, so that a replay has all samples, of whatever function, come to a we
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
@@ -79,7 +79,7 @@ class Functions(Interpreter):
             runner.listeners = self.listeners
             self.states |= runner.states
         beside = zip(*(runner.parts for runner in self.runners.values()), strict=True)
-        self.parts = tuple(_beside(parts, self.backend) for parts in beside)
+        self.parts = tuple(lay_beside(parts, self.backend) for parts in beside)
 
     def runner(self, step: Inputs) -> Interpreter:
         """Returns what runs the function that a step is for."""
@@ -145,7 +145,7 @@ class _Group(NamedTuple):
     weight: Hashable
 
 
-def _beside(parts: Sequence[Part], backend: Backend) -> Beside:
+def lay_beside(parts: Sequence[Part], backend: Backend) -> Beside:
     """Returns the program of several functions' parts."""
     plans = [part.plan for part in parts]
     groups: list[_Group] = []
@@ -174,26 +174,43 @@ def _beside(parts: Sequence[Part], backend: Backend) -> Beside:
 
 
 def _merged(first: list[_Group], second: list[_Group]) -> list[_Group]:
-    """Returns two functions' steps in one order, those that read one weight beside each other."""
+    """Returns two functions' steps in one order, those that read one weight beside each other.
+
+    Between those, what is alike follows each other: few values are live where both end a block.
+    """
+    merged: list[_Group] = []
+    done = (0, 0)
+    for one, other in _alike(first, second, lambda group: group.weight):
+        merged += _between(first[done[0] : one], second[done[1] : other])
+        merged.append(_Group(first[one].steps + second[other].steps, first[one].weight))
+        done = (one + 1, other + 1)
+    return [*merged, *_between(first[done[0] :], second[done[1] :])]
+
+
+def _between(first: list[_Group], second: list[_Group]) -> list[_Group]:
+    """Returns two functions' steps in one order, those of one type after each other."""
+    ordered: list[_Group] = []
+    done = (0, 0)
+    for one, other in _alike(first, second, lambda group: group.steps[0].op.type):
+        ordered += [*first[done[0] : one + 1], *second[done[1] : other + 1]]
+        done = (one + 1, other + 1)
+    return [*ordered, *first[done[0] :], *second[done[1] :]]
+
+
+def _alike(
+    first: list[_Group], second: list[_Group], key: Callable[[_Group], Hashable]
+) -> Iterator[tuple[int, int]]:
+    """Yields the places of what is one by a key in both, in order; None is nothing."""
     places = [
-        [index for index, group in enumerate(groups) if group.weight is not None]
+        [index for index, group in enumerate(groups) if key(group) is not None]
         for groups in (first, second)
     ]
-    weights = [
-        [groups[index].weight for index in some]
+    mine, its = (
+        [key(groups[index]) for index in some]
         for groups, some in zip((first, second), places, strict=True)
-    ]
-    merged: list[_Group] = []
-    done = [0, 0]
-    for a, b, size in SequenceMatcher(
-        None, weights[0], weights[1], autojunk=False
-    ).get_matching_blocks():
-        for offset in range(size):
-            one, other = places[0][a + offset], places[1][b + offset]
-            merged += [*first[done[0] : one], *second[done[1] : other]]
-            merged.append(_Group(first[one].steps + second[other].steps, first[one].weight))
-            done = [one + 1, other + 1]
-    return [*merged, *first[done[0] :], *second[done[1] :]]
+    )
+    for a, b, size in SequenceMatcher(None, mine, its, autojunk=False).get_matching_blocks():
+        yield from zip(places[0][a : a + size], places[1][b : b + size], strict=True)
 
 
 def _weight(step: OpPlan, plan: FunctionPlan) -> Hashable:

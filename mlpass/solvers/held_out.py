@@ -10,7 +10,9 @@ keep the method as it is.
 A method that only ranks has little to gain by a sample, and may lose by it: rows of one sample are
 much alike, so that even those kept back do not tell of other samples. Where they are fewer than
 columns, it is magnitude. So is any method where one sample of few rows leaves many inputs silent:
-other samples will need what it would prune there first, and no row of this one says so.
+other samples will need what it would prune there first, and no row of this one says so. Places of
+one picture are so much alike that what those kept back promise says nothing of other pictures, with
+however many rows: there a method that makes up for what it prunes gives way to one that only ranks.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
-from mlpass.solvers.wanda import Magnitude, Ranking
+from mlpass.solvers.wanda import Magnitude, Ranking, Wanda
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.storage import Storage
@@ -40,6 +42,7 @@ ENOUGH = 4  # for each column: so many usually do
 _AS_GOOD = 1.25  # times the least error, with as many rows as columns: it stays as asked
 _NOISE = 0.05  # of an error, which is neither here nor there
 _DOUBT = 0.4  # over the root of the rows kept back: by that share errors on them may be off
+_PICTURE = "places of a single picture are much alike"
 _SAFER = "it loses no more on rows kept back"
 _SILENT = 1e-3  # of the mean power: an input below that is silent
 _MANY = 0.05  # of the inputs
@@ -56,6 +59,7 @@ class HeldOut:
         rows: how many both have.
         held_rows: how many were kept back.
         alone: whether those are of the one sample that the others are of as well.
+        neighbours: whether all are places of one picture.
     """
 
     learnt: Gram | None
@@ -63,6 +67,7 @@ class HeldOut:
     rows: int
     held_rows: int
     alone: bool = False
+    neighbours: bool = False
 
 
 class Choice(NamedTuple):
@@ -112,6 +117,11 @@ def choose(
     """
     columns, learnt, held = layout.columns, parts.learnt, parts.held
     ranks = isinstance(method, Ranking) and not method.refit
+    if parts.neighbours and mode.target is not None and not ranks:
+        found = choose(
+            weight, parts, mode, method=Wanda(), storage=storage, target=target, layout=layout
+        )
+        return found._replace(reason=f"not {method}: {_PICTURE}")
     refits = storage is not None or not ranks
     plenty = parts.rows >= PLENTY * columns
     # A mode without a target leaves each another number of zeros: nothing to compare.

@@ -61,8 +61,7 @@ def choose(
         model: path of an `.mlpackage`, or an `MLModel`.
         output: path of the `.mlpackage` to write; or, of a model in an ExecuTorch `.pte`, of a
             `.pte` with what is chosen in its place.
-        sample_data: to calibrate on, as for `prune`. Of several functions, the worst counts, and
-            fine-tuning is left out, unless it is your own.
+        sample_data: to calibrate on, as for `prune`. Of several functions, the worst counts.
         max_size: of all files: bytes, a text such as "3.5MB", or a share such as "0.4x".
         min_snr: in dB, of the worst output, against the model as it is.
         min_accuracy: what `evaluate` must give at least.

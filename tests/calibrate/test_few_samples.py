@@ -160,3 +160,29 @@ def test_windows_of_convolutions_and_their_groups(tmp_path, groups):
         return 10 ** (-output.snr / 10)
 
     assert harm(out) <= 1.05 * harm(free)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (1, 64)], ids=["picture", "line"])
+def test_of_a_picture_alone_a_method_only_ranks(tmp_path, sizes):
+    """Places of a line are tokens, as of a language model made of 1x1 convolutions."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 40, 1, 1)).astype(np.float32)
+    mix = rng.standard_normal((40, 8)).astype(np.float32)
+    path = save(lambda x: mb.conv(x=x, weight=weight), tmp_path, (1, 40, *sizes))
+    data = [
+        {
+            "x": np.einsum("ij,jhw->ihw", mix, rng.standard_normal((8, *sizes)))[None].astype(
+                np.float32
+            )
+        }
+        for _ in range(2)
+    ]
+    found = [
+        mlpass.prune(
+            path, tmp_path / "o.mlpackage", HALF, method=SparseGPT(), sample_data=some, force=True
+        ).layers[0]
+        for some in (data[:1], data)
+    ]
+    picture = sizes == (8, 8)
+    told = "not sparsegpt: places of a single picture are much alike"
+    assert [layer.method.endswith(told) for layer in found] == [picture, False]

@@ -83,8 +83,8 @@ def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp
             for region in some:
                 stream.advance()
                 for number in range(len(samples)):
-                    for step, made in enumerate(stream.of([number], region.outputs)):
-                        for value, one in made.items():
+                    for step, live in enumerate(stream.of([number], region.outputs)):
+                        for value, one in live.values.items():
                             array = one.samples[0] if isinstance(one, PerSample) else one
                             expected = wanted[number][step][value.name]
                             np.testing.assert_allclose(
@@ -159,7 +159,8 @@ def test_gradients_are_slopes(name, tmp_path, monkeypatch):
 def doubled(function):
     def called(*arguments):
         return [
-            {value: _double(one) for value, one in step.items()} for step in function(*arguments)
+            step._replace(values={value: _double(one) for value, one in step.values.items()})
+            for step in function(*arguments)
         ]
 
     return called
@@ -181,12 +182,12 @@ def test_what_is_aimed_at_lies_between_the_dense_model_and_the_dense_region(tmp_
             for share in (0.0, 0.5, 1.0)
         ]
         (own, half, dense), (value,) = (step for (step,) in aims), task.goal.values
-        torch.testing.assert_close(half[value.name], (own[value.name] + dense[value.name]) / 2)
+        torch.testing.assert_close(half[value], (own[value] + dense[value]) / 2)
         # The dense model's own region, given what the dense model has, is the dense model.
         goal = task.goal._replace(inputs={})
         (same,) = _wanted(goal, [0, 1], task.stream.of([0, 1], task.region.inputs), 0.0)
-        torch.testing.assert_close(same[value.name], dense[value.name], rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(own[value.name], dense[value.name], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(same[value], dense[value], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(own[value], dense[value], rtol=1e-2, atol=1e-2)
 
 
 def test_a_token_counts_by_its_own_size(tmp_path):
@@ -196,14 +197,14 @@ def test_a_token_counts_by_its_own_size(tmp_path):
     with streams("tiny_lm", compressed, 2, 2) as made:
         task = tuning_of(*made[:5], 2)
         (value,), (like,) = task.goal.values, task.goal.values.values()
-        assert task.goal.kinds == {value.name: Kind("values", -1)}
+        assert task.goal.kinds == {value: Kind("values", -1)}
         before = float(region_loss(task, [0, 1]).detach())
         once = task.goal.stream.of
 
         def large(function, wanted):
             def called(numbers, values):
                 found = function(numbers, values)
-                for step in found:
+                for _, step in found:
                     for each in wanted & set(step):
                         samples = step[each].samples.clone()
                         samples[:, :, 0] *= 20_000
@@ -213,7 +214,7 @@ def test_a_token_counts_by_its_own_size(tmp_path):
             return called
 
         task.goal.stream.of = large(once, {like})
-        wanted = task.goal.stream.of([0, 1], [like])[0][like].samples
+        wanted = task.goal.stream.of([0, 1], [like])[0].values[like].samples
         plain = wanted.square().sum(-1)
         assert float(plain[:, :, 0].sum() / plain.sum()) > 0.999
         after = float(region_loss(task, [0, 1]).detach())

@@ -16,7 +16,6 @@ from mlpass.calibrate.walk import observe_dense
 from mlpass.cli import main
 from mlpass.errors import CalibrationError, ConfigError
 from mlpass.plan.config import as_config
-from mlpass.plan.regions import Regions
 from mlpass.plan.steps import plan
 from mlpass.program.blobs import blob_nbytes
 from mlpass.program.mlpackage import Package
@@ -273,8 +272,6 @@ def test_functions_are_named_for_all_samples_or_for_none_and_are_there(tmp_path)
         prune({"prefill": [step], "shorts": [step]})
     with pytest.raises(ConfigError, match="executor: goes with samples that name no functions"):
         prune([("prefill", step)], executor=ThreadPoolExecutor(1))
-    with pytest.raises(ConfigError, match="tune: learns from samples of one function"):
-        prune([("prefill", step)], tune=Regions())
     with pytest.raises(CalibrationError, match="sample 1: .*short|sample 1: .*tokens"):
         prune([("prefill", step), ("short", step)])
 

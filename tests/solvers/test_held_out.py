@@ -39,6 +39,9 @@ def inputs_of(kind, count, seed=0, columns=COLUMNS):
     return rows @ mixing(kind, columns)
 
 
+HALF = Percentile(0.5)
+
+
 def weight_of(rows=ROWS, columns=COLUMNS):
     return np.random.default_rng(5).standard_normal((rows, columns), np.float32)
 
@@ -165,6 +168,27 @@ def test_a_sample_alone_in_which_inputs_are_silent_is_not_trusted():
     assert reason(128, 3) is None  # a few may be of no use to anyone
     assert reason(256, 8) is None
     assert reason(128, 8, alone=False) is None
+
+
+def test_of_a_picture_alone_a_method_only_ranks():
+    """However many places it has: they promise much, and other pictures know nothing of it."""
+    weight, layout = weight_of(), matrix_layout(ROWS, COLUMNS)
+    options = {"storage": None, "target": None, "layout": layout}
+
+    def of(rows, method, mode=HALF, *, neighbours=True):
+        parts = replace(parted(inputs_of("strong", rows)), alone=True, neighbours=neighbours)
+        return choose(weight, parts, mode, method=method, **options)
+
+    told = "not sparsegpt: places of a single picture are much alike"
+    picture = of(32 * COLUMNS, SparseGPT())
+    assert picture == of(32 * COLUMNS, Wanda())._replace(reason=told)
+    assert picture.method == Wanda()
+    tokens = of(32 * COLUMNS, SparseGPT(), neighbours=False)
+    assert (tokens.method, tokens.reason) == (SparseGPT(), None)
+    few = of(48, SparseGPT())
+    assert (few.method, few.reason) == (Magnitude(), told)
+    assert of(48, SparseGPT(), neighbours=False).reason is None
+    assert of(32 * COLUMNS, SparseGPT(), Threshold(0.8)).method == SparseGPT()
 
 
 def test_a_mode_without_a_target_keeps_its_method():

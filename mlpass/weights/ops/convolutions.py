@@ -141,6 +141,17 @@ def conv_outputs(xp: Namespace, made: Array, arguments: Arguments, position: int
     return xp.reshape(samples, (groups, batch * prod(counts), channels // groups))
 
 
+def are_neighbours(arguments: Arguments) -> bool:
+    """Returns whether windows are places of one picture: more than a line of it, and no patches.
+
+    Patches lie side by side, and are what a transformer makes its tokens of.
+    """
+    sizes, kernel = arguments["x"].shape[2:], arguments["weight"].shape[2:]
+    strides = [integer(step) for step in arguments.get("strides", [1] * len(sizes))]
+    patches = prod(kernel) > 1 and strides == list(kernel)
+    return sum(size > 1 for size in sizes) > 1 and not patches
+
+
 def _points(xp: Namespace, x: Array, groups: int) -> Iterator[Array]:
     """Yields each image of x, as it is, as (groups, positions, channels of one)."""
     batch, channels, *counts = x.shape
@@ -200,6 +211,7 @@ def _register(
             outputs=conv_outputs,
             adds=True,
             beside=beside,
+            neighbours=are_neighbours,
         )
     )
 

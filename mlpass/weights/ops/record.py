@@ -47,6 +47,8 @@ class WeightOp:
         adds: whether what the op makes with the sum of two weights, its parameter `bias` aside, is
             the sum of what it makes with each.
         beside: the op's other parameters that training moves.
+        neighbours: given the arguments, returns whether the rows of a sample are places of one
+            picture, which are much alike.
     """
 
     op_type: str
@@ -59,6 +61,7 @@ class WeightOp:
     trains: bool = True
     adds: bool = False
     beside: frozenset[str] = frozenset()
+    neighbours: Callable[[Arguments], bool] = lambda _: False
 
 
 # By op type and parameter: a mapping of the parameters that hold weights, too.

@@ -99,3 +99,20 @@ def test_the_law_can_fail():
     arguments = {"x": normal(2, 3, 7, 7), "weight": normal(4, 3, 3, 3)}
     with pytest.raises(AssertionError, match="Not equal"):
         check("conv", "weight", arguments, "numpy", lambda y: by_channel_groups(1)(y)[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "strides", "expected"),
+    [
+        ((1, 3, 9, 8), (4, 3, 3, 3), [1, 1], True),
+        ((1, 3, 9, 8), (4, 3, 1, 1), None, True),
+        ((1, 3, 8, 8), (4, 3, 4, 4), [4, 4], False),  # patches
+        ((1, 3, 1, 8), (4, 3, 1, 1), None, False),  # tokens
+        ((1, 3, 8), (4, 3, 3), [1], False),
+    ],
+)
+def test_windows_of_a_picture_are_neighbours(x, weight, strides, expected):
+    arguments = {"x": np.zeros(x), "weight": np.zeros(weight)}
+    if strides is not None:
+        arguments["strides"] = np.array(strides)
+    assert convolutions.are_neighbours(arguments) is expected
