@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import reduce
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -28,6 +29,8 @@ _SHARED = frozenset({"cpu"})
 _SINGLE = frozenset({"mps"})
 # Columns of a triangle that LAPACK inverts as fast as anything.
 _SMALL = 32
+# Elements of a sum that every numpy adds in one order; of longer ones, 2.3 has another than 2.2.
+_PIECE = 8192
 
 
 HostArray: TypeAlias = NDArray[Any]  # one in this process' own memory
@@ -277,9 +280,34 @@ def inner(first: NDArray[np.generic], second: Array) -> float:
 
 
 def total(values: Array) -> float:
-    """Returns the sum, in fp64 where the device has it."""
+    """Returns the sum, in fp64 where the device has it; the same with every numpy."""
+    if isinstance(values, np.ndarray):
+        flat = values.reshape(-1)
+        places = range(0, flat.size, _PIECE)
+        return sum((float(flat[at : at + _PIECE].sum(dtype=np.float64)) for at in places), 0.0)
     xp = namespace(values)
     return float(xp.sum(values, dtype=xp.float64 if has_double(values) else xp.float32))
+
+
+def summed(values: Array, axes: tuple[int, ...], keep: bool = True) -> Array:
+    """Returns the sums over some axes, the same with every numpy.
+
+    Args:
+        values: of any shape.
+        axes: which, not negative.
+        keep: whether they stay, of length 1.
+    """
+    xp = namespace(values)
+    count = math.prod(values.shape[axis] for axis in axes)
+    if not isinstance(values, np.ndarray) or count <= _PIECE:
+        return cast(Array, xp.sum(values, axis=axes, keepdims=keep, dtype=values.dtype))
+    longest = max(axes, key=lambda axis: int(values.shape[axis]))
+    length = values.shape[longest]
+    step = max(1, _PIECE * length // count)
+    before = (slice(None),) * longest
+    parts = (values[(*before, slice(at, at + step))] for at in range(0, length, step))
+    sums = reduce(np.add, (host(summed(part, axes)) for part in parts))
+    return cast(Array, sums if keep else sums.squeeze(axes))
 
 
 def largest(values: Array) -> float:
@@ -299,6 +327,19 @@ def row_dots(first: Array, second: Array) -> Array:
     if not hasattr(xp, "einsum"):
         return cast(Array, xp.vecdot(first, second))
     return cast(Array, xp.einsum("...c,...c->...", first, second))
+
+
+def as_factor(values: Array) -> Array:
+    """Returns what is to be multiplied as BLAS takes it; the same where that is so already.
+
+    Before 2.3 numpy multiplies arrays of other strides itself, slowly and in an order of its own.
+    """
+    if not isinstance(values, np.ndarray) or values.ndim < 2:
+        return values
+    rows, columns = values.shape[-2:]
+    down, across = (step / values.itemsize for step in values.strides[-2:])
+    as_rows, as_columns = across == 1 and down >= columns, down == 1 and across >= rows
+    return values if as_rows or as_columns else cast(Array, np.ascontiguousarray(values))
 
 
 def add_product(target: Array, left: Array, right: Array) -> None:

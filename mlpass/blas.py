@@ -3,6 +3,10 @@
 How a BLAS divides a product depends on its number of threads, and the order of a sum with it. The
 number is set through threadpoolctl and then read back: a library that does not follow is named in
 one warning, which says what then does not hold.
+
+One thread of another BLAS, or on another kind of processor, adds in another order too, and nothing
+here can change that. What numpy itself adds is the same with every release: arrays come to BLAS as
+it takes them (`arrays.as_factor`), and long sums are taken in pieces (`arrays.summed`).
 """
 
 from __future__ import annotations

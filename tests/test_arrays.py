@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from itertools import combinations
+
 import array_api_strict as strict
 import numpy as np
 import pytest
@@ -110,3 +113,45 @@ def test_factors_tell_which_have_none(make):
     assert not arrays.host(failed).any()
     np.testing.assert_allclose(arrays.host(lower), np.linalg.cholesky(good), rtol=1e-3, atol=1e-4)
     assert arrays.host(arrays.cholesky(make(-good))[1]).all()
+
+
+def test_sums_over_axes_are_those_of_numpy(make):
+    values = make(VALUES)
+    for axes in ((0,), (1,), (2,), (0, 2), (0, 1, 2)):
+        for keep in (True, False):
+            wanted = VALUES.sum(axis=axes, keepdims=keep)
+            found = arrays.host(arrays.summed(values, axes, keep))
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+            assert found.shape == wanted.shape and found.dtype == np.float32
+
+
+def test_a_long_sum_is_the_same_with_every_numpy():
+    """Recorded with numpy 2.0, 2.2, 2.3 and 2.4, whose own sums of these differ."""
+    values = np.random.default_rng(0).integers(-999, 999, (3, 140, 150)).astype(np.float32) / 997
+    content = hashlib.sha256()
+    for given in (values, values.astype(np.float64), values.T, values[:, ::-1, ::2]):
+        for count in (1, 2, 3):
+            for axes in combinations(range(3), count):
+                found = arrays.host(arrays.summed(given, axes))
+                exact = given.sum(axis=axes, keepdims=True, dtype=np.float64)
+                np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-3)
+                content.update(found.tobytes())
+        content.update(repr(arrays.total(given)).encode())
+    assert content.hexdigest()[:16] == "fe822fc15b8fec9a"
+
+
+def test_sums_of_integers_stay_integers():
+    values = np.arange(30_000, dtype=np.int32)
+    found = arrays.summed(values, (0,), False)
+    assert found.dtype == np.int32 and int(found) == 30_000 * 29_999 // 2
+
+
+def test_factors_are_copied_only_where_blas_does_not_take_them():
+    square = np.zeros((2, 6, 6), np.float32)
+    for taken in (square, square.mT, square[:, 1:, 2:4], square[0, 2:].T, square[0, 0]):
+        assert arrays.as_factor(taken) is taken
+    for other in (square[:, ::-1, ::-1], square[:, :, ::2]):
+        found = arrays.as_factor(other)
+        assert found.flags.c_contiguous and np.array_equal(found, other)
+    tensor = torch.zeros(3, 3)
+    assert arrays.as_factor(tensor) is tensor

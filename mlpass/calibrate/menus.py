@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import total
 from mlpass.errors import NotApplicable
 from mlpass.program.dtypes import BY_NAME
 from mlpass.program.encode import SUB_BYTE_OPSET
@@ -91,8 +92,8 @@ def has_tails(weight: NDArray[np.generic]) -> bool:
     """Returns whether a few elements outweigh the others so far that tables are bent by them."""
     squares = np.square(weight.reshape(-1).astype(np.float32))
     rest = squares.size - max(1, int(_LARGEST * squares.size))
-    largest = float(np.partition(squares, rest)[rest:].sum())
-    return largest > _TAIL * float(squares.sum())
+    largest = total(np.partition(squares, rest)[rest:])
+    return largest > _TAIL * total(squares)
 
 
 def opens_more(site: Site) -> bool:

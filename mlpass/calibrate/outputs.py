@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import total
 from mlpass.calibrate.calibration import Calibration
 from mlpass.halves import widened
 from mlpass.parallel import map_items
@@ -107,7 +108,7 @@ def error_of(dense: Outputs, other: Outputs) -> float:
             if second.shape != first.shape:
                 second = np.zeros(first.shape)
             finite = np.isfinite(first) & np.isfinite(second)
-            changed += float(np.square(second[finite] - first[finite]).sum())
-            whole += float(np.square(first[finite]).sum())
+            changed += total(np.square(second[finite] - first[finite]))
+            whole += total(np.square(first[finite]))
         errors.append(changed / whole if whole else 0.0)
     return float(np.mean(errors)) if errors else 0.0

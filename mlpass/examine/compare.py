@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mlpass.arrays import total
 from mlpass.errors import CalibrationError, ConfigError
 from mlpass.literals import Runner
 from mlpass.report.comparison import Comparison, OutputRecord
@@ -203,9 +204,9 @@ class Tally:
         with np.errstate(over="ignore", invalid="ignore"):
             difference = _differences(wanted, made)
             finite = wanted[np.isfinite(wanted)]
-            self.signal += float(np.sum(finite * finite))
-            self.noise += float(np.sum(difference * difference))
-            self.total += float(difference.sum())
+            self.signal += total(finite * finite)
+            self.noise += total(difference * difference)
+            self.total += total(difference)
         self.largest = max(self.largest, float(difference.max(initial=0.0)))
         self.elements += difference.size
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, host, in_fp32, on_host, placed, row_dots
+from mlpass.arrays import Array, host, in_fp32, on_host, placed, row_dots, total
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import make_problem
 from mlpass.solvers.wanda import Uncorrelated
@@ -80,7 +80,7 @@ def excerpt(
     groups, rows = layout.sizes[:2]
     matrix = _matrix(weight, layout)
     powers = _row_powers(matrix, gram)
-    whole = float(powers.sum())
+    whole = total(powers)
     count = max(fewest, _ENOUGH // max(1, layout.columns * _RUN))
     if groups > 1 or rows <= count * _RUN:
         return Excerpt(weight, layout, np.ones((groups, rows)), whole)
@@ -92,7 +92,7 @@ def excerpt(
     starts[np.abs(starts - loudest).argmin()] = loudest
     picked = (starts[:, None] + np.arange(_RUN)).reshape(-1)
     itself = np.repeat(starts == loudest, _RUN)
-    own, rest = lost[picked][~itself].sum(), lost.sum() - lost[picked][itself].sum()
+    own, rest = total(lost[picked][~itself]), total(lost) - total(lost[picked][itself])
     counts = np.where(itself, 1.0, rest / own if own > 0 else rows / len(picked))
     some = layout.split(weight)[0][picked]
     used = Layout(some.shape, some.shape, ((), (0,), (1,), (2,)))
@@ -135,8 +135,8 @@ def relative_error(
         layout: of the weight.
     """
     matrix = _matrix(weight, layout)
-    whole = float(_row_powers(matrix, gram).sum())
-    changed = float(_row_powers(_matrix(other, layout) - matrix, gram).sum())
+    whole = total(_row_powers(matrix, gram))
+    changed = total(_row_powers(_matrix(other, layout) - matrix, gram))
     return changed / whole if whole > 0 else 0.0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import triangular_inverse
+from mlpass.arrays import as_factor, host, triangular_inverse
 from mlpass.parallel import map_items
 from mlpass.solvers.products import Float, mirror, pairs, product
 
@@ -32,6 +32,7 @@ def factor_in_place(gram: NDArray[np.float64]) -> None:
         panel, known = gram[None, :stop, start:stop], gram[None, :stop, stop:]
         panel -= product(known, known[:, start:].swapaxes(1, 2))
         corner = np.linalg.cholesky(panel[0, start:, ::-1][::-1])[::-1, ::-1]
+        corner = host(as_factor(corner))
         panel[:, :start] = product(panel[:, :start], triangular_inverse(corner[None]).mT)
         panel[:, start:] = corner
         gram[stop:, start:stop] = 0

@@ -15,6 +15,7 @@ from mlpass.arrays import (
     namespace,
     on_host,
     placed,
+    summed,
     triangular_inverse,
     zeros,
 )
@@ -100,7 +101,7 @@ def _factor(matrix: Array, order: NDArray[np.intp], dampening: float) -> Factore
     used, diagonal = np.array(each), host(diagonals(gram))
     live = diagonal > 0
     scale = column_scale(host(diagonals(upper)) * live)
-    mean = diagonal.sum(axis=1) / np.maximum(1, live.sum(axis=1))
+    mean = host(summed(diagonal, (1,), False)) / np.maximum(1, live.sum(axis=1))
     added = (used * mean).astype(np.float32)
     return Factored(
         order,

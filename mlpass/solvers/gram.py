@@ -22,6 +22,7 @@ from mlpass.arrays import (
     placed,
     ratio,
     row_dots,
+    summed,
     taken,
     total,
     with_diagonals,
@@ -105,7 +106,8 @@ class Gram:
 
     def _means(self) -> Array:
         diagonal = host(self.diagonal)
-        means = diagonal.sum(axis=1) / np.maximum(1, np.count_nonzero(diagonal, axis=1))
+        live = np.maximum(1, np.count_nonzero(diagonal, axis=1))
+        means = host(summed(diagonal, (1,), False)) / live
         if len(means) == 1:
             means[:] = 1
         return placed(np.where(means > 0, means, 1).astype(np.float32), self.diagonal)

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, host, on_host, placed
+from mlpass.arrays import Array, host, on_host, placed, total
 from mlpass.options import check_options
 from mlpass.registries import METHODS
 from mlpass.solvers.gram import Gram
@@ -148,6 +148,6 @@ def column_scale(lengths: NDArray[np.floating]) -> NDArray[np.float32]:
     live = lengths > 0
     if not live.any():
         return np.ones(lengths.shape, np.float32)
-    norm = np.sqrt(np.mean(np.square(lengths[live], dtype=np.float64)))
+    norm = np.sqrt(total(np.square(lengths[live], dtype=np.float64)) / np.count_nonzero(live))
     floor = 1e-6 * lengths[live].min() / norm
     return np.where(live, lengths / norm, floor).astype(np.float32)

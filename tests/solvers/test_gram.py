@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from mlpass.arrays import as_factor, triangular_inverse
 from mlpass.errors import CalibrationError
 from mlpass.solvers.dampening import dampened_factor
 from mlpass.solvers.factor import factor_in_place, inverse
@@ -32,6 +33,19 @@ def test_the_factor_and_its_inverse(columns, dtype):
     assert np.allclose(upper @ upper.T, gram, rtol=1e-10, atol=1e-10 * gram.max())
     tolerance = 1e-2 if dtype == np.float32 else 1e-8
     assert np.allclose(inverse(upper.astype(dtype)) @ gram, np.eye(columns), atol=tolerance)
+
+
+def test_all_that_a_factor_is_made_of_is_multiplied_by_blas(monkeypatch):
+    """Otherwise numpy before 2.3 adds in an order of its own, and the last bits are others."""
+    corners = []
+
+    def inverted(upper):
+        corners.append(upper)
+        return triangular_inverse(upper)
+
+    monkeypatch.setattr("mlpass.solvers.factor.triangular_inverse", inverted)
+    factor_in_place(np.eye(300) + 1)
+    assert len(corners) == 3 and all(as_factor(corner) is corner for corner in corners)
 
 
 def test_a_penalty_is_the_same_for_loud_groups_and_quiet_ones():

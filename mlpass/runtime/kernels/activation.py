@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mlpass.arrays import Array, Namespace
+from mlpass.arrays import Array, Namespace, summed
 from mlpass.runtime.kernels.elementwise_unary import (
     CHUNK,
     ERF_BOUND,
@@ -190,7 +190,7 @@ def softmax(xp: Namespace, *, x: Array, axis: int = -1) -> Array:
     if isinstance(x, np.ndarray) and along == x.ndim - 1 and x.size:
         return _softmax_rows(x)
     powers = reuse(xp.exp, x - xp.max(x, axis=along, keepdims=True))
-    return reuse(xp.divide, powers, xp.sum(powers, axis=along, keepdims=True))
+    return reuse(xp.divide, powers, summed(powers, (along,)))
 
 
 def _softmax_rows(x: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlpass.arrays import Array, Namespace, host
+from mlpass.arrays import Array, Namespace, as_factor, host, summed
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import Floats
 
@@ -59,6 +59,7 @@ def _in_parts(
     value = np.broadcast_to(value, (*lead, source, value.shape[-1])).reshape(
         -1, source, value.shape[-1]
     )
+    query, key, value = (host(as_factor(each)) for each in (query, key, value))
     heads = query.shape[0]
     result = np.empty((heads, length, value.shape[-1]), query.dtype)
     step = max(1, _SCORES // max(1, length * source))
@@ -72,7 +73,7 @@ def _in_parts(
         highest[banned] = 0
         scores -= highest
         np.exp(scores, out=scores)
-        sums = scores.sum(axis=-1, keepdims=True)
+        sums = host(summed(scores, (scores.ndim - 1,)))
         sums[banned] = 1
         # The result is smaller than the scores: divided there.
         np.matmul(scores, value[part], out=result[part])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpass.arrays import Array, Namespace, host
+from mlpass.arrays import Array, Namespace, as_factor, host
 from mlpass.parallel import SLAB
 from mlpass.runtime.kernels.cores import on_all_cores
 from mlpass.runtime.kernels.elementwise_unary import reuse
@@ -187,7 +187,8 @@ def _by_position(xp: Namespace, x: Array, weight: Array, shape: Geometry) -> Arr
             x[(slice(None), slice(None), *slices)],
             (batch, groups, x.shape[1] // groups, prod(counts)),
         )
-        y = y + xp.matmul(weight[(slice(None), slice(None), slice(None), *at)], taken)
+        part = weight[(slice(None), slice(None), slice(None), *at)]
+        y = y + xp.matmul(as_factor(part), as_factor(taken))
     return xp.reshape(y, (batch, out, *counts))
 
 
@@ -196,7 +197,7 @@ def _pointwise(x: Floats, weight: Floats, groups: int) -> Floats:
     batch, channels, *counts = x.shape
     matrix = weight.reshape(groups, -1, channels // groups)
     columns = x.reshape(batch, groups, channels // groups, prod(counts))
-    product: Floats = np.matmul(matrix, columns)
+    product: Floats = np.matmul(host(as_factor(matrix)), host(as_factor(columns)))
     return product.reshape(batch, weight.shape[0], *counts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from mlpass.arrays import Array, Namespace
+from mlpass.arrays import Array, Namespace, as_factor
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import Pads, padded, positions, resolve_pads, spans_of
 
@@ -121,7 +121,8 @@ def _scattered(xp: Namespace, x: Array, weight: Array, shape: Transposed) -> Arr
     parts = xp.permute_dims(parts, (0, 2, 1, *range(3, parts.ndim)))
     y = xp.zeros((batch, weight.shape[1] * groups, *shape.whole), dtype=x.dtype)
     for at, slices in positions(weight.shape[2:], shape.dilations, shape.strides, sizes):
-        product = xp.matmul(parts[(slice(None), slice(None), slice(None), *at)], columns)
+        part = parts[(slice(None), slice(None), slice(None), *at)]
+        product = xp.matmul(as_factor(part), as_factor(columns))
         where = (slice(None), slice(None), *slices)
         y[where] += xp.reshape(product, (batch, y.shape[1], *sizes))
     return y

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mlpass.arrays import Array, Namespace
+from mlpass.arrays import Array, Namespace, as_factor
 from mlpass.runtime.kernels.elementwise_unary import is_integral, reuse
 from mlpass.runtime.kernels.registry import by_rows, kernel
 
@@ -58,6 +58,7 @@ def einsum(xp: Namespace, *, values: Sequence[Array], equation: str) -> Array:
 
 def _product(xp: Namespace, x: Array, y: Array) -> Array:
     """Returns matmul(x, y); leading axes of x alone are folded into one product."""
+    x, y = as_factor(x), as_factor(y)
     if x.ndim < 3 or y.ndim != 2:
         return xp.matmul(x, y)
     rows = xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mlpass.arrays import Array, Namespace, host
+from mlpass.arrays import Array, Namespace, host, summed
 from mlpass.runtime.kernels.elementwise_unary import CHUNK, reuse
 from mlpass.runtime.kernels.reduction import sum_of_squares
 from mlpass.runtime.kernels.registry import kernel
@@ -119,8 +119,9 @@ def _normalize(
     inner = x.ndim - len(axes)
     if isinstance(x, np.ndarray) and axes == tuple(range(inner, x.ndim)) and x.size:
         return _normalize_rows(x, inner, epsilon, gamma, beta)
-    centered = x - xp.mean(x, axis=axes, keepdims=True)
-    variance = xp.mean(xp.square(centered), axis=axes, keepdims=True)
+    count = math.prod(x.shape[axis] for axis in axes)
+    centered = x - summed(x, axes) / count
+    variance = summed(xp.square(centered), axes) / count
     result = reuse(xp.multiply, centered, 1 / xp.sqrt(variance + epsilon))
     if gamma is not None:
         result = reuse(xp.multiply, result, gamma)

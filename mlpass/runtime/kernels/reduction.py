@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlpass.arrays import Array, Namespace
+from mlpass.arrays import Array, Namespace, summed
 from mlpass.runtime.kernels.elementwise_unary import is_integral, reuse
 from mlpass.runtime.kernels.registry import kernel
 from mlpass.runtime.kernels.windows import Floats
@@ -20,7 +20,7 @@ def sum_of_squares(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -
     """x (...) -> its squares, summed over `axes`, which are not negative and in order."""
     rows = _rows(x, axes)
     if rows is None:
-        return xp.sum(xp.square(x), axis=axes, keepdims=keep, dtype=x.dtype)
+        return summed(xp.square(x), axes, keep)
     # A dot product of each row with itself needs no array of squares.
     return _unfold(np.vecdot(rows, rows), x, axes, keep)
 
@@ -44,7 +44,7 @@ def _unfold(result: Floats, x: Array, axes: tuple[int, ...], keep: bool) -> Arra
 def _sum(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     rows = _rows(x, axes)
     if rows is None:
-        return xp.sum(x, axis=axes, keepdims=keep, dtype=x.dtype)
+        return summed(x, axes, keep)
     return _unfold(rows @ np.ones(rows.shape[1], rows.dtype), x, axes, keep)
 
 
@@ -55,7 +55,7 @@ def _prod(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
 def _mean(xp: Namespace, x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     rows = _rows(x, axes)
     if rows is None:
-        return xp.mean(x, axis=axes, keepdims=keep)
+        return summed(x, axes, keep) / math.prod(x.shape[axis] for axis in axes)
     return _unfold(rows @ np.full(rows.shape[1], 1 / rows.shape[1], rows.dtype), x, axes, keep)
 
 
