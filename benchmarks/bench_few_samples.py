@@ -52,12 +52,17 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--samples", nargs="+", type=int, default=(1, 2, 4, 8, 32, 128))
     parser.add_argument("--target-sparsity", type=float, default=0.5)
+    parser.add_argument(
+        "--target",
+        choices=("own", "dense"),
+        help="that layers aim at; the default as a user has it",
+    )
     parser.add_argument("--json", metavar="FILE", help="write all figures")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models:
-            rows = measure(model, options.samples, options.target_sparsity, Path(folder))
+            rows = measure(model, options, Path(folder))
             results.extend(rows)
             print(table(model, rows), flush=True)
     if options.json:
@@ -134,16 +139,16 @@ def language_model(kind: str, folder: Path) -> Path:
     return package
 
 
-def measure(
-    model: str, counts: Sequence[int], target_sparsity: float, folder: Path
-) -> list[dict[str, Any]]:
+def measure(model: str, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Returns a record a run: by magnitude first, then each method with each number of samples."""
+    counts, target_sparsity = options.samples, options.target_sparsity
     case = case_of(model, max(counts), folder)
     out, mode = folder / "out.mlpackage", Percentile(target_sparsity)
+    given: dict[str, Any] = {"backend": "torch", "target": options.target}
 
-    def judged(name: str, count: int, **options: Any) -> dict[str, Any]:
+    def judged(name: str, count: int, **how: Any) -> dict[str, Any]:
         began = time.perf_counter()
-        report = mlpass.prune(case.package, out, mode, force=True, **options)
+        report = mlpass.prune(case.package, out, mode, force=True, **how)
         seconds = time.perf_counter() - began
         (output,) = mlpass.compare(case.package, out, case.judges, backend="torch").outputs
         few = sum(layer.samples_wanted is not None for layer in report.layers)
@@ -158,7 +163,7 @@ def measure(
         places = np.linspace(0, len(case.samples) - 1, count).astype(int)
         some = [case.samples[place] for place in places]
         for name, method in METHODS.items():
-            rows.append(judged(name, count, method=method, sample_data=some, backend="torch"))
+            rows.append(judged(name, count, method=method, sample_data=some, **given))
     return rows
 
 
