@@ -41,7 +41,7 @@ def test_what_spills_makes_no_difference(pruned, monkeypatch):
     modules = [to_stored_module(pruned) for _ in range(2)]
     few = []
     made = owning.cut
-    monkeypatch.setattr(owning, "cut", lambda plan, weights, _, size: made(plan, weights, 1, size))
+    monkeypatch.setattr(owning, "cut", lambda plan, sizes, _, *rest: made(plan, sizes, 1, *rest))
     for module, budget in zip(modules, (1 << 30, 1), strict=True):
         few.append(tune_module(module, to_module(TINY), SAMPLES, OPTIONS, None, budget))
     assert few[0] == few[1]
