@@ -128,7 +128,9 @@ def test_prune_is_written_with_the_fields_of_a_calibration():
         if choices is None:
             assert annotation == fields[each.name].annotation
         else:  # a type checker knows its words
-            assert set(choices) <= {*get_args(getattr(literals, annotation))}
+            words = getattr(literals, annotation.removesuffix(" | None"))
+            assert annotation.endswith("None") == (fields[each.name].default is None)
+            assert set(choices) <= {*get_args(words)}
         assert f"        {each.name}: " in mlpass.prune.__doc__
     assert inspect.signature(mlpass.prune_program).parameters.items() >= {
         (name, each) for name, each in written.items() if name in {*fields, "storage"}
