@@ -121,8 +121,9 @@ def test_a_transformer_that_coremltools_cut_gets_the_same_weights(cut, tmp_path)
     config = mlpass.Config(Percentile(0.5), op_name_configs={"embedding_weight_to_fp16": None})
     draw = np.random.default_rng(7)
     samples = [{"tokens": draw.integers(0, 256, (1, 64)).astype(np.int32)} for _ in range(3)]
-    mlpass.prune(TINY_LM, alone, config, sample_data=samples)
-    report = mlpass.prune(cut, outputs, config, sample_data=samples)
+    own = {"sample_data": samples, "target": "own"}  # the cut is between an output and its stream
+    mlpass.prune(TINY_LM, alone, config, **own)
+    report = mlpass.prune(cut, outputs, config, **own)
     wanted = stored(alone)
     assert stored(outputs) == wanted
     dense = stored(cut)
