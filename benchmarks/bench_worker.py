@@ -52,9 +52,8 @@ def own(case: Case, method: str, config: str, backend: str) -> dict[str, Any]:
             chosen = mlpass.Config(global_config=mode_of(config), op_name_configs=spared)
             calibrated: dict[str, Any] = {}
             if method != "magnitude":
-                target = "dense" if method in AIMED else "own"
-                calibrated = {"sample_data": case.samples(SAMPLES), "target": target}
-                calibrated["backend"] = backend
+                calibrated = {"sample_data": case.samples(SAMPLES), "backend": backend}
+                calibrated["target"] = "dense" if method in AIMED else "own"
                 if method in AIMED:
                     calibrated["method"] = AIMED[method]
                 else:

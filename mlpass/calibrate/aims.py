@@ -58,15 +58,12 @@ class Crossed:
             self.leave(name)
         if self.refusal:
             return
-        for mine, others in self._beside(other):
-            mine.take(others)
-
-    def _beside(self, other: Crossed) -> Iterator[tuple[CrossSum, CrossSum]]:
-        """Yields all sums, each beside another's."""
-        yield from zip(self._inputs, other._inputs, strict=True)
+        for mine, its in zip(self._inputs, other._inputs, strict=True):
+            mine.take(its)
         for name in self.followed & other._drifts.keys():
-            mine = self._drifts.setdefault(name, _two())
-            yield from zip(mine, other._drifts[name], strict=True)
+            own = self._drifts.setdefault(name, _two())
+            for mine, its in zip(own, other._drifts[name], strict=True):
+                mine.take(its)
 
     def refuse(self, reason: str) -> None:
         """Gives up, and lets go of what is summed."""

@@ -12,7 +12,13 @@ from mlpass.errors import ConfigError, brief
 from mlpass.options import check_options, option
 from mlpass.registries import METHODS
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import Sample, check_functions, functions_in, load_samples
+from mlpass.runtime.samples import (
+    Sample,
+    check_functions,
+    check_unnamed,
+    functions_in,
+    load_samples,
+)
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 
@@ -104,8 +110,7 @@ class Calibration:
         if self.executor is not None:
             _check_divided(self)
         check_functions(self.functions)
-        if self.function_name is not None and self.functions != (None,):
-            raise ConfigError("function_name: the samples name their functions themselves; drop it")
+        check_unnamed(self.functions, self.function_name)
         if self.target == "dense" and self.propagate == "dense":
             raise ConfigError(
                 "target: 'dense' makes up for what pruning changed before a layer, and with "

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.met import Met
-from mlpass.calibrate.replays import interpreters_of
+from mlpass.calibrate.outputs import interpreter_of
 from mlpass.calibrate.sums import Brought, SiteGrams
 from mlpass.calibrate.wire import LOST, Moved, Task, Weights, Wire, serve
 from mlpass.errors import ConfigError, ExecutionError, MlpassError, told
@@ -85,12 +85,13 @@ def walk_divided(
             "that is raised on the way, drop it"
         )
     assert calibration.executor is not None
-    interpreter, *dense = interpreters_of(model, calibration)
+    interpreter = interpreter_of(model, calibration)
     samples = calibration.sample_data
     given = given_steps(samples, interpreter)
     warn_of(interpreter, samples)
     cohorts = cohorts_of(len(samples))
-    grams = SiteGrams(steps, [interpreter, *dense], known, cohorts)
+    dense = calibration.aims_at_dense
+    grams = SiteGrams(steps, interpreter, known, cohorts, dense)
     wanted = {step.site.name: step for step in steps if step.prunes}
     task = Task(
         [(str(path.relative_to(model.path)), path.stat().st_size) for path in model.files],

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlpass.arrays import HostArray, cast_like, host, in_fp32, limit_of, placed
-from mlpass.blas import one_blas_thread
 from mlpass.calibrate.again import approach
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.cheaper import int8_instead
 from mlpass.calibrate.journal import Finished, Journal
 from mlpass.calibrate.shares import allocate
 from mlpass.calibrate.sums import Observed
-from mlpass.calibrate.walk import walk
+from mlpass.calibrate.walk import observe_dense, walk
 from mlpass.errors import CalibrationError, MlpassError, NotApplicable, visible
 from mlpass.parallel import map_items, thread_count
 from mlpass.plan.steps import Step, check_zeroes, keep_by_cut
@@ -72,10 +71,9 @@ def prune_calibrated(
     pruning = _Pruning(steps, calibration, editor, journal)
     with pruning.bar:
         if calibration.dense_grams and calibration.propagate == "dense":
-            with one_blas_thread():
-                for observed in calibration.dense_grams.read(steps):
-                    solved = pruning.solve([observed])
-                    _note(solved, found)
+            with observe_dense(model, steps, calibration) as sites:
+                for observed in sites:
+                    _note(pruning.solve([observed]), found)
             return pruning.records
         with walk(model, steps, calibration, journal.__contains__) as way:
             for met in way:

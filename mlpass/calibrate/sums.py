@@ -63,28 +63,28 @@ class SiteGrams:
     def __init__(
         self,
         steps: Iterable[Step],
-        interpreters: Sequence[Interpreter],
+        interpreter: Interpreter,
         known: Callable[[Site], bool],
         cohorts: Sequence[range],
+        dense: bool,
     ) -> None:
         """Has seen nothing yet.
 
         Args:
             steps: what is to become of each site; skipped ones are not looked at.
-            interpreters: of the model; a second where sites aim at the dense one, whose stops are
-                then given as well.
+            interpreter: that runs the model.
             known: whether a site's Gram is not needed.
             cohorts: of the samples: each is summed by itself.
+            dense: whether sites aim at the dense model, whose stops are then given as well.
         """
-        backend = interpreters[0].backend
-        assert backend is not None  # Calibration refuses Core ML itself
-        self._backend = backend
-        self._dense = len(interpreters) > 1
+        assert interpreter.backend is not None  # Calibration refuses Core ML itself
+        self._backend = interpreter.backend
+        self._dense = dense
         self._cohorts = cohorts
         self._readings: dict[Op, list[Reading]] = {}
         self._open: Counter[Site] = Counter()  # how many readings of a site are still to come
-        plans = [part.plan for part in interpreters[0].parts]
-        readings = find_readings(steps, plans, known, self._dense)
+        plans = [part.plan for part in interpreter.parts]
+        readings = find_readings(steps, plans, known, dense)
         for reading in readings:
             self._readings.setdefault(reading.use.op, []).append(reading)
             self._open[reading.step.site] += 1

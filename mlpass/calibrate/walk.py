@@ -53,7 +53,7 @@ def walk(
         return
     interpreters = interpreters_of(model, calibration)
     cohorts = cohorts_of(len(calibration.sample_data))
-    grams = SiteGrams(steps, interpreters, known, cohorts)
+    grams = SiteGrams(steps, interpreters[0], known, cohorts, calibration.aims_at_dense)
     with (
         side_by_side(interpreters, calibration, grams.wants) as pairs,
         naming_origin(model, calibration),

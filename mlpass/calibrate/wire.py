@@ -173,9 +173,10 @@ def _walk(wire: Wire, package: Package, task: Task) -> None:
     own = range(among.first, among.first + len(calibration.sample_data))
     grams = SiteGrams(
         [Step(sites[name], Percentile(0), None) for name in task.names],
-        interpreters,
+        interpreters[0],
         lambda site: site.name in task.known,
         [cohort for cohort in cohorts_of(len(among.steps)) if cohort.start in own],
+        calibration.aims_at_dense,
     )
     with (
         side_by_side(interpreters, calibration, grams.wants, among) as pairs,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 
-from mlpass.errors import ConfigError
 from mlpass.finetune.region_journal import RegionJournal
 from mlpass.finetune.region_run import tune_module
 from mlpass.finetune.stored import StoredModule
@@ -21,7 +20,7 @@ from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.report.records import Report
 from mlpass.runtime.digests import digest_of
 from mlpass.runtime.replay import MEMORY_BUDGET
-from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.samples import SampleData, check_unnamed, load_samples
 
 
 def tune(
@@ -82,8 +81,7 @@ def tune(
                 settings[name] = one.message_digest()
         samples = load_samples(sample_data, functions=True)
         functions = functions_run(samples)
-        if functions and function_name is not None:
-            raise ConfigError("function_name: the samples name their functions themselves; drop it")
+        check_unnamed(functions or (None,), function_name)
         files = [*package.files, *whole.files]
         digest = digest_of(files, {**settings, **asdict(options)}, samples)
     with RegionJournal(journal_path(output), digest, resume=resume) as journal:

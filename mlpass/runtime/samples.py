@@ -22,7 +22,7 @@ from typing import IO, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import CalibrationError, brief
+from mlpass.errors import CalibrationError, ConfigError, brief
 from mlpass.files import check_regular, naming
 from mlpass.runtime.calls import Call, called, function_in, function_of, is_pair
 
@@ -102,6 +102,12 @@ def check_functions(functions: Sequence[str | None]) -> None:
             "sample_data: some samples name the function that they are for and others do not; "
             "name it for all"
         )
+
+
+def check_unnamed(functions: Sequence[str | None], function_name: str | None) -> None:
+    """Raises ConfigError where a function is named, and samples name theirs."""
+    if function_name is not None and tuple(functions) != (None,):
+        raise ConfigError("function_name: the samples name their functions themselves; drop it")
 
 
 def _loaded(source: object) -> Sequence[Sample]:

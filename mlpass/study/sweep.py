@@ -30,7 +30,7 @@ from mlpass.runtime.calls import function_of
 from mlpass.runtime.functions import runner_of
 from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.interpreter import Interpreter
-from mlpass.runtime.samples import SampleData, functions_in, listed
+from mlpass.runtime.samples import SampleData, check_unnamed, functions_in, listed
 from mlpass.runtime.sources import functions_of
 from mlpass.runtime.steps import steps_of
 from mlpass.storage.given import StorageLike
@@ -249,8 +249,7 @@ def write_outputs(package: Package, setting: Setting, folder: Path) -> Path:
             f"test_data: is for {_listed(functions)}, and sample_data for {_listed(others)}; give "
             "samples of the same functions"
         )
-    if setting.function_name is not None and functions != (None,):
-        raise ConfigError("function_name: the samples name their functions themselves; drop it")
+    check_unnamed(functions, setting.function_name)
     name = setting.function_name
     interpreter = runner_of(package, functions, backend=setting.backend, function_name=name)
     place = folder / "reference"

@@ -60,6 +60,27 @@ def inputs(*functions, count=4, seed=0):
     }
 
 
+def changed_of(before, after):
+    """The function and name of each linear weight that two packages do not share."""
+    first, last = weights_of(before), weights_of(after)
+    return {
+        (function, name)
+        for function, own in last.items()
+        for name, weight in own.items()
+        if weight.tobytes() != first[function][name].tobytes()
+    }
+
+
+def sample_flags(folder, samples):
+    """What a command is told of samples by function, which are written."""
+    flags = []
+    for name, some in samples.items():
+        path = folder / f"{name}.npz"
+        np.savez(path, x=np.stack([each["x"] for each in some]))
+        flags += ["--sample-data", f"{name}={path}"]
+    return flags
+
+
 def weights_of(package):
     """What the linear ops of each function read, decoded by coremltools."""
     (program,) = peer.load_programs(package)
@@ -136,13 +157,7 @@ def test_only_adapters_of_functions_with_samples_are_trained(adapters, tmp_path)
     dense, pruned = adapters
     out = tmp_path / "out.mlpackage"
     report = polish(pruned, out, dense, inputs("base", "first", count=16), OPTIONS)
-    before, after = weights_of(pruned), weights_of(out)
-    changed = {
-        (function, name)
-        for function, own in after.items()
-        for name, weight in own.items()
-        if weight.tobytes() != before[function][name].tobytes()
-    }
+    changed = changed_of(pruned, out)
     assert {name for function, name in changed if function == "second"} == {"base_0", "base_1", "y"}
     assert {name for function, name in changed if function == "base"} == {"base_0", "base_1", "y"}
     low_rank = {"down_0", "down_1", "up_0", "up_1"}
@@ -156,11 +171,7 @@ def test_only_adapters_of_functions_with_samples_are_trained(adapters, tmp_path)
 
 def test_the_command_prunes_while_functions_train(adapters, tmp_path, capsys):
     dense, _ = adapters
-    flags = []
-    for name, samples in inputs("base", "first", "second").items():
-        path = tmp_path / f"{name}.npz"
-        np.savez(path, x=np.stack([each["x"] for each in samples]))
-        flags += ["--sample-data", f"{name}={path}"]
+    flags = sample_flags(tmp_path, inputs("base", "first", "second"))
     out, plain = tmp_path / "out.mlpackage", tmp_path / "plain.mlpackage"
     flags += ["--steps", "12", "--learning-rate", "2e-3", "--batch-size", "6", "--json"]
     prune = ["--target-sparsity", "0.5", "--weight-threshold", "256"]

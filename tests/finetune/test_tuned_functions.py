@@ -12,7 +12,15 @@ from mlpass import Config, Palette, Percentile
 from mlpass.cli import main
 from mlpass.errors import CalibrationError, ConfigError
 from mlpass.finetune import Regions, tune
-from tests.finetune.test_functions import SMALL, inputs, size, snr_of, weights_of
+from tests.finetune.test_functions import (
+    SMALL,
+    changed_of,
+    inputs,
+    sample_flags,
+    size,
+    snr_of,
+    weights_of,
+)
 from tests.finetune.test_functions import adapters as adapters
 from tests.finetune.test_functions import lm as lm
 from tests.finetune.tuned import losses_of
@@ -83,13 +91,7 @@ def test_only_adapters_of_functions_with_samples_are_tuned(adapters, tmp_path):
     dense, pruned = adapters
     out = tmp_path / "out.mlpackage"
     report = tune(pruned, out, dense, inputs("base", "first", count=12), OPTIONS)
-    before, after = weights_of(pruned), weights_of(out)
-    changed = {
-        (function, name)
-        for function, own in after.items()
-        for name, weight in own.items()
-        if weight.tobytes() != before[function][name].tobytes()
-    }
+    changed = changed_of(pruned, out)
     assert {name for function, name in changed if function == "second"} == {"base_0", "base_1", "y"}
     assert {"down_0", "down_1"} <= {name for function, name in changed if function == "first"}
     assert size(out) == size(pruned)
@@ -103,11 +105,8 @@ def test_only_adapters_of_functions_with_samples_are_tuned(adapters, tmp_path):
 
 def test_the_command_and_a_run_of_both(adapters, tmp_path, capsys):
     dense, pruned = adapters
-    flags, samples = [], inputs("base", "first")
-    for name, some in samples.items():
-        path = tmp_path / f"{name}.npz"
-        np.savez(path, x=np.stack([each["x"] for each in some]))
-        flags += ["--sample-data", f"{name}={path}"]
+    samples = inputs("base", "first")
+    flags = sample_flags(tmp_path, samples)
     out, same = tmp_path / "out.mlpackage", tmp_path / "same.mlpackage"
     epochs = ["--epochs", "2", "--batch-size", "4", "--learning-rate", "3e-3"]
     assert (
