@@ -29,14 +29,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     seen: Counter[str] = Counter()
+    alike: Counter[tuple[str, bool]] = Counter()  # what is slow is counted apart
     kept, left_out = [], []
     for item in items:
         test = item.nodeid.partition("[")[0]
         mark = item.get_closest_marker("slow_but_every")
         if mark is not None and seen[test] % mark.args[0]:
             item.add_marker("slow")
-        (left_out if seen[test] % config.getoption("every") else kept).append(item)
         seen[test] += 1
+        kind = test, item.get_closest_marker("slow") is not None
+        (left_out if alike[kind] % config.getoption("every") else kept).append(item)
+        alike[kind] += 1
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept

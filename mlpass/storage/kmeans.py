@@ -36,7 +36,7 @@ _CELLS = 4  # of the lattice, for each entry
 _WINDOW = 24  # cells to each side that an edge may begin at
 _ROUNDS = 60
 _PHASES = 3  # of places that are far
-_ENDS = 6  # places near either end that an edge may go to
+_ENDS = 6  # edges next to either end that may go near it, and places that they may go to
 _AT_ONCE = 1 << 20  # values of the tables that are counted together
 _SORTED = 1 << 18  # likewise, put in order: that takes 60 bytes each
 
@@ -249,7 +249,7 @@ def _first_edges(line: _Line, entries: int) -> Places:
     if entries < 2:
         return lattice[:, middle]
     window = middle[:, None] + np.arange(-_WINDOW, _WINDOW + 1)
-    places = lattice[:, np.clip(window, 0, entries * _CELLS)]
+    places = [lattice[:, each] for each in np.clip(window, 0, entries * _CELLS)]
     return _moved(line, lattice[:, middle], places, None)
 
 
@@ -289,8 +289,10 @@ def _improved(line: _Line, edges: Places, zero: Places | None) -> Places:
     return edges
 
 
-def _places(edges: Places, last: int, phase: float) -> Places:
-    """Returns (tables, edges, places) where each may go: near, far, and where its neighbours are.
+def _places(edges: Places, last: int, phase: float) -> list[Places]:
+    """Returns where each edge may go, (tables, places): near, far, and where its neighbours are.
+
+    Those next to an end of the line may also go near it.
 
     Args:
         edges: (tables, edges).
@@ -298,43 +300,51 @@ def _places(edges: Places, last: int, phase: float) -> Places:
         phase: 0 to 1, by which far ones differ from round to round.
     """
     padded = np.pad(edges, ((0, 0), (1, 1)), constant_values=(0, last))
-    left, right = padded[:, :-2], padded[:, 2:]
     far = np.unique((2 ** (np.arange(0, np.log2(last) - 2) + phase)).astype(np.intp))
-    steps = np.clip(edges[:, :, None] + np.concatenate([-far, [0], far]), 0, last)
-    others = np.stack([left, right, (left + edges) // 2, (right + edges) // 2], axis=2)
-    ends = np.minimum(last, 1 << np.arange(_ENDS))
-    ends = np.broadcast_to(np.concatenate([ends, last - ends]), (*edges.shape, 2 * _ENDS))
-    return np.concatenate([steps, others, ends], axis=2)
+    steps = np.concatenate([-far, [0], far])
+    ends = np.tile(np.minimum(last, 1 << np.arange(_ENDS)), (len(edges), 1))
+    found = []
+    for number in range(edges.shape[1]):
+        left, own, right = (padded[:, [number + side]] for side in range(3))
+        places = [np.clip(own + steps, 0, last), left, right, (left + own) // 2, (right + own) // 2]
+        if number < _ENDS:
+            places.append(ends)
+        if number >= edges.shape[1] - _ENDS:
+            places.append(last - ends)
+        found.append(np.concatenate(places, axis=1))
+    return found
 
 
-def _moved(line: _Line, edges: Places, places: Places, zero: Places | None) -> Places:
-    """Returns the best choice of edges among the places of each."""
+def _moved(line: _Line, edges: Places, places: Sequence[Places], zero: Places | None) -> Places:
+    """Returns the best choice of edges among the places of each, (tables, places)."""
     tables, count = edges.shape
     last = line.weight.shape[1] - 1
     weight, moment = line.weight.reshape(-1), line.moment.reshape(-1)
     origin = (np.arange(tables) * (last + 1))[:, None]
-    places = line.first.reshape(-1)[origin[:, :, None] + places]
+    first = line.first.reshape(-1)
+    places = [first[origin + each] for each in places]
     before: Places = np.zeros((tables, 1), np.intp)
     best = np.zeros((tables, 1))
     start = weight[origin + before], moment[origin + before]
-    came = np.zeros((count + 1, tables, places.shape[2]), np.int8)
+    came = np.zeros((count + 1, tables, max(each.shape[1] for each in places)), np.int8)
     for number in range(count + 1):
-        after = places[:, number] if number < count else np.full((tables, 1), last)
+        after = places[number] if number < count else np.full((tables, 1), last)
         stop = weight[origin + after], moment[origin + after]
-        mass = stop[0][:, None, :] - start[0][:, :, None]
-        gain = stop[1][:, None, :] - start[1][:, :, None]
+        mass = stop[0][:, :, None] - start[0][:, None, :]
+        gain = stop[1][:, :, None] - start[1][:, None, :]
         np.square(gain, out=gain)
-        gain /= np.where(mass > 0, mass, np.inf)
+        mass[mass <= 0] = np.inf
+        gain /= mass
         if zero is not None:
             gain[zero == number] = 0
-        gain[after[:, None, :] < before[:, :, None]] = -np.inf
-        gain += best[:, :, None]
-        came[number, :, : after.shape[1]] = gain.argmax(axis=1)
-        best, before, start = gain.max(axis=1), after, stop
+        gain[after[:, :, None] < before[:, None, :]] = -np.inf
+        gain += best[:, None, :]
+        came[number, :, : after.shape[1]] = gain.argmax(axis=2)
+        best, before, start = gain.max(axis=2), after, stop
     rows = np.arange(tables)
     chosen: Places = came[count, :, 0].astype(np.intp)
     found = np.empty_like(edges)
     for number in range(count - 1, -1, -1):
-        found[:, number] = places[rows, number, chosen]
+        found[:, number] = places[number][rows, chosen]
         chosen = came[number, rows, chosen].astype(np.intp)
     return found
