@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ PACKAGES = sorted(path.name for path in FIXTURES.glob("*.mlpackage"))
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_coremltools() -> None:
     logging.getLogger("coremltools").setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay() -> Iterator[None]:
+    """Fails a test that leaves signals other than they were, which what is started inherits."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.fixture

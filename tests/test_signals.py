@@ -255,6 +255,7 @@ def test_what_a_signal_raises_is_found_within_what_was_made_from_it(number):
     assert ended.value.__notes__ == ["what was finished is kept"]
 
 
+@pytest.mark.usefixtures("_own_signals")
 def test_an_error_of_another_cause_is_that_error():
     error = ExecutionError("an op")
     with pytest.raises(ExecutionError) as ended, ended_by_signals():
