@@ -11,6 +11,7 @@ _FEWEST = 4  # filters, and centres that they have
 _SHORTEST = 8  # frequencies of a bump
 _WAVELENGTHS = 64  # samples of a filter in time
 _BAND = 0.3  # of the spectrum, at most
+_NOTHING = 1e-6  # of the largest element: a row of less is what rounding left of zeros
 _OUTSIDE = 4e-3  # of a filter's power; of trained ones a hundred times that is
 _CENTRES = 0.4  # of the rows have a centre of their own, where each is there twice, or nearly so
 _DEGREE = 8  # of a tone's envelope, as a polynomial
@@ -22,10 +23,10 @@ _RIPPLE = 0.03  # of the peak, beside it: what a window of a spectrum leaves the
 
 
 def is_bumps(matrix: NDArray[np.floating]) -> bool:
-    """Returns whether each row rises to one peak and falls, and the peaks come one after the other.
+    """Returns whether each row rises to one peak and falls, and the peaks are at several places.
 
-    So are triangles, bells, bands and the responses of an ear, of any width, scaled at will. Half
-    of the rows have several elements; rows of zeros do not count.
+    So are triangles, bells, bands and the responses of an ear, of any width, scaled at will, in any
+    order. Half of the rows have several elements; rows of zeros do not count.
 
     Args:
         matrix: (filters, frequencies), floats.
@@ -39,13 +40,10 @@ def is_bumps(matrix: NDArray[np.floating]) -> bool:
         return False
     rows /= rows.max(axis=1, keepdims=True)
     centres = rows.argmax(axis=1)
-    steps = np.diff(centres)
     wide = np.count_nonzero(rows > _ROUNDED, axis=1)
     if len(np.unique(centres)) < _FEWEST or np.median(wide) < _SHORTEST:
         return False
     if np.median(rows.min(axis=1)) > _FALLS:  # means that were trained a little
-        return False
-    if not (np.all(steps >= 0) or np.all(steps <= 0)):
         return False
     change = np.diff(rows, axis=1)
     rising = np.arange(change.shape[1]) < centres[:, None]
@@ -67,7 +65,8 @@ def is_narrow_bands(matrix: NDArray[np.floating]) -> bool:
     rows = spread(matrix)
     if not np.isfinite(rows).all():
         return False
-    rows = rows[rows.any(axis=1)]
+    sizes = np.abs(rows).max(axis=1, initial=0)
+    rows = rows[sizes > _NOTHING * sizes.max(initial=0)]
     if len(rows) < _FEWEST:
         return False
     power = np.abs(np.fft.rfft(rows / np.abs(rows).max(axis=1, keepdims=True), axis=1)) ** 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,8 @@ _NUMBERS = 6  # but for their signs, that a matrix has that is turned as a whole
 _PAIRS = 4  # of positions that are alike after a turn; of trained fp16 numbers one in 500 is
 _TOLD = 48  # signs; 4 by 4 that were drawn by chance are at right angles once in twenty times
 _TURNS = 3  # channels that each of them has at least
+_KINDS = 16  # filters, but for their scale, that may be of all frequencies
+_WIDE = 1e-2  # of the power of a filter of few frequencies, that the weaker half of them has
 _FLAT = 5e-3  # of a direction: what is left of a mean that was trained a little
 _TOLERANCE = 2e-3  # of a magnitude, or of a direction; fp16 rounds off less
 
@@ -37,7 +41,8 @@ def is_turned(filters: NDArray[np.generic]) -> bool:
     """Returns whether each filter turned by half is itself, but for its sign: Gabors, edges, bells.
 
     Of an even number the first position may lie before the turn. Means, single elements and weights
-    of one magnitude say nothing; nor do few positions. One filter of 3 by 3 is enough.
+    of one magnitude say nothing; nor do few positions. One filter of 3 by 3 is enough. Filters that
+    were trained to be symmetric are so, too; but there are many of them, and of all frequencies.
 
     Args:
         filters: (channels, positions), floats.
@@ -50,11 +55,28 @@ def is_turned(filters: NDArray[np.generic]) -> bool:
     live /= np.abs(live).max(axis=1, keepdims=True)
     if np.any(np.count_nonzero(live, axis=1) < 2) or np.all(np.ptp(live, axis=1) <= _FLAT):
         return False
+    if len(live) > _KINDS and not _is_narrow(live):
+        return False
     return any(
         np.minimum(*(np.abs(part - sign * part[:, ::-1]).max(axis=1) for sign in (1, -1))).max()
         <= _TOLERANCE
         for part in ((live, live[:, 1:]) if live.shape[1] % 2 == 0 else (live,))
     )
+
+
+def _is_narrow(filters: NDArray[np.float64]) -> bool:
+    """Returns whether each filter has few frequencies, or there are few but for their scale."""
+    power = np.sort(np.abs(np.fft.rfft(filters, axis=1)) ** 2, axis=1)
+    weaker = power[:, : power.shape[1] // 2].sum(axis=1)
+    wide = filters[weaker > _WIDE * power.sum(axis=1)]
+    kinds = 0
+    while len(wide):
+        kinds += 1
+        if kinds > _KINDS:
+            return False
+        first = wide[0]
+        wide = wide[~_like(wide, first)]
+    return True
 
 
 def is_turned_whole(matrix: NDArray[np.generic]) -> bool:
@@ -197,10 +219,20 @@ def _directions(filters: NDArray[np.generic]) -> tuple[int, int] | None:
         left = left[~_like(left, first)]
         found.append(first)
     known = np.stack(found)
-    pairs = np.stack([known, known * (-1.0) ** np.arange(known.shape[1])])
+    pairs = np.stack([known * signs for signs in _alternating(known.shape[1])])
     if not all(_like(pairs, one[::-1]).any() for one in found):
         return None
     return len(found), len(live)
+
+
+def _alternating(positions: int) -> list[NDArray[np.float64]]:
+    """Returns signs that take turns along a filter, or along one side or both of a square one."""
+    places = np.arange(positions)
+    side = math.isqrt(positions)
+    turns = [np.zeros(positions), places]
+    if side * side == positions:
+        turns += [places // side, places % side, places // side + places % side]
+    return [1.0 - 2 * (turn % 2) for turn in turns]
 
 
 def _like(filters: NDArray[np.float64], one: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -33,14 +33,12 @@ def is_shifted(matrix: NDArray[np.generic]) -> bool:
         return False
     start = max(0, (len(matrix) - _ROWS) // 2)
     rows = matrix[start : start + _ROWS].astype(np.float64)
-    told = np.abs(rows - np.median(rows))
-    largest = told.max()
-    if largest == 0 or np.linalg.matrix_rank(rows, 1e-2 * np.linalg.norm(rows)) < 2:
+    tells, tolerance = _saying(rows)
+    if not tells.any() or np.linalg.matrix_rank(rows, 1e-2 * np.linalg.norm(rows)) < 2:
         return False
-    tells = told > _TOLERANCE * largest
     steps = range(1, _STEP + 1)
     return any(
-        _is_shift(rows, tells, down, across, _TOLERANCE * largest)
+        _is_shift(rows, tells, down, across, tolerance)
         for down in steps
         for across in (*steps, *(-step for step in steps))
     )
@@ -57,10 +55,19 @@ def is_levels(matrix: NDArray[np.generic]) -> bool:
     if min(matrix.shape) < _FEWEST or not all_finite(matrix):
         return False
     rows = matrix[:_ROWS].astype(np.float64)
-    rows -= np.median(rows)  # of nearly equal elements all say nothing
-    tolerance = _TOLERANCE * np.abs(rows).max()
-    saying = np.count_nonzero(np.abs(rows) > tolerance, axis=1) >= _SAYING
+    tells, tolerance = _saying(rows)
+    saying = np.count_nonzero(tells, axis=1) >= _SAYING
     return any(_follow(rows, down, saying, tolerance) for down in (1, 2))
+
+
+def _saying(rows: NDArray[np.float64]) -> tuple[NDArray[np.bool_], float]:
+    """Returns which elements are not what most are, and how far two that are alike may be apart.
+
+    Both are measured by the largest difference: nearly equal elements would all be alike.
+    """
+    apart = np.abs(rows - np.median(rows))
+    tolerance = _TOLERANCE * float(apart.max())
+    return apart > tolerance, tolerance
 
 
 def _follow(

@@ -18,14 +18,12 @@ from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 from mlpass.program.reads import constants_of, values_of
 from mlpass.weights.adapters import find_adapters
 from mlpass.weights.apart import is_sum, joined
+from mlpass.weights.chosen import chosen_values, is_of_constants
 from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.site import Site, Use
 
 __all__ = ["Site", "Use", "find_sites", "gather_sites"]
-
-# Ops that make another value at each run, or keep one: never a constant, whatever they read.
-_CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
 
 
 @paused_collector()
@@ -104,7 +102,7 @@ class _Graph:
         opsets: the opset of the function that each of them is in.
         places: the part of a pipeline and the function that each of them is in, as text.
         constants: what const ops make.
-        computed: the values that other ops make of constants alone.
+        computed: the values that other ops make of constants alone, or choose among such.
         readings: who reads a value as a weight.
         others: who reads it as something else, or that it is an output: as a reason.
     """
@@ -127,12 +125,17 @@ def _gather(
     graph: _Graph,
     parameters: Mapping[str, Collection[str]],
 ) -> None:
+    chosen = chosen_values(block)
+    graph.computed.update(chosen)
+    graph.producers.update(chosen)
     for op in block.walk():
         if op.type == "const" or op.type.startswith("constexpr_"):
             _note_maker(op, opset, graph)
             graph.places[op] = place
             continue
-        if _is_of_constants(op, graph):
+        if is_of_constants(op, graph.producers.__contains__) and chosen.keys().isdisjoint(
+            op.outputs
+        ):
             # One op for each result, since a site has one.
             singles = (replace(op, outputs=(value,)) for value in op.outputs)
             made = dict(zip(op.outputs, singles, strict=True))
@@ -184,13 +187,6 @@ def _note_maker(op: Op, opset: int, graph: _Graph) -> None:
     for value in op.outputs:
         graph.producers[value] = op
     graph.firsts[op] = makers[0]
-
-
-def _is_of_constants(op: Op, graph: _Graph) -> bool:
-    """Returns whether an op makes the same at every run, from nothing but constants."""
-    if any(value not in graph.producers for value in values_of(op)):
-        return False
-    return any(op.inputs.values()) and not op.blocks and not op.type.startswith(_CHANGING)
 
 
 def _note_computed(value: Value, opset: int, place: str, graph: _Graph) -> None:

@@ -13,6 +13,7 @@ from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import Config, Percentile
+from mlpass.plan.fixed import is_filterbank
 from mlpass.plan.fixed_bands import is_bumps, is_narrow_bands, is_tones
 from mlpass.plan.fixed_bases import is_mirrored_basis, is_plane_waves, is_short_waves
 from mlpass.plan.fixed_filters import is_means
@@ -211,6 +212,26 @@ def through_conv(weight, groups=1):
 
 PLANES = np.einsum("ux,vy->uvxy", cosine(4), cosine(4)).reshape(16, 1, 4, 4)
 ANGLES = np.outer(np.arange(128), 10000 ** (-np.arange(32) / 32))
+
+
+@pytest.mark.parametrize(("rule", "rows"), [(is_bumps, BELLS), (is_filterbank, mel(40, 257))])
+def test_banks_are_known_in_any_order(rule, rows):
+    for dtype in (np.float16, np.float32):
+        for order in (
+            slice(None),
+            slice(None, None, -1),
+            np.random.default_rng(3).permutation(len(rows)),
+        ):
+            assert rule(rows[order].astype(dtype))
+
+
+def test_rows_of_what_rounding_left_do_not_count():
+    """As of the sine of no frequency, and of half the rate."""
+    bank = constant_q(24)
+    bank[[0, -1]] = 1e-16 * np.random.default_rng(0).standard_normal((2, bank.shape[1]))
+    assert is_narrow_bands(bank.astype(np.float32))
+
+
 WAVES, BANK, BAND = "cosine transform", "a filterbank, as mel's is", "of a narrow band"
 MODELS = {
     "planes": (through_linear(np.kron(cosine(8), cosine(8))), WAVES),

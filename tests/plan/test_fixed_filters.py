@@ -127,6 +127,34 @@ def test_they_are_known_by_their_numbers(dtype):
         assert may_repeat(in_rows(weight, dtype)[:8])
 
 
+DAUBECHIES = np.array([0.48296291, 0.83651630, 0.22414387, -0.12940952])
+PAIR = [DAUBECHIES, DAUBECHIES[::-1] * (-1) ** np.arange(4)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_wavelets_of_two_directions_are_known(dtype):
+    planes = np.stack([np.outer(down, across) for down in PAIR for across in PAIR])
+    assert is_repeated_filter(in_rows(np.tile(planes[:, None], (16, 1, 1, 1)), dtype))
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_many_filters_that_were_trained_to_be_symmetric_are_trained(size):
+    for seed in range(20):
+        weight = np.random.default_rng(seed).standard_normal((32, 1, size, size))
+        weight += weight[..., ::-1]
+        weight += weight[..., ::-1, :]
+        for dtype in (np.float16, np.float32):
+            assert not is_turned(in_rows(weight, dtype))
+            assert not is_turned(in_rows(weight.reshape(32, 1, -1), dtype))
+
+
+def test_many_gabors_are_known():
+    steps = np.linspace(0.4, 1.6, 8)[:, None, None]
+    waves = np.concatenate([BELL * np.cos(step * ALONG) for step in steps])
+    assert len(waves) == 64
+    assert is_turned(in_rows(waves[:, None], np.float16))
+
+
 TRAINED = {
     "random": lambda w: w,
     "sparse": lambda w: np.where(abs(w) < 1.2, 0, w),
