@@ -94,6 +94,6 @@ def in_a_loop(x):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_an_output_is_added_to(build, expected):
-    (part,) = Interpreter(program(build, (2, 8))).parts
-    found = {op.name: stream.name for op, stream in find_streams(part.plan).items()}
+    runner = Interpreter(program(build, (2, 8)))
+    found = {op.name: stream[0].name for op, stream in find_streams(runner).items()}
     assert {name: stream for name, stream in found.items() if name in ("a", "b")} == expected
