@@ -44,7 +44,8 @@ def _remembered(x: Any, state: Any) -> Any:
 
 
 def _added(makes: str, takes: str, *others: str) -> _Op:
-    return _Op(makes, (takes, *others), lambda x, y=_BIAS: mb.add(x=x, y=y))
+    name = f"{makes}_made"
+    return _Op(makes, (takes, *others), lambda x, y=_BIAS: mb.add(x=x, y=y, name=name))
 
 
 OPS = (
@@ -111,3 +112,12 @@ def _cast(x: Any, dtype: str, name: str | None = None) -> Any:
 
 def _type(dtype: str) -> Any:
     return types.string_to_builtin(dtype)
+
+
+def talks(*lengths: int) -> list[list[dict[str, Any]]]:
+    """Returns sequences of so many steps."""
+    draw = np.random.default_rng(3)
+    return [
+        [{"x": draw.standard_normal(SHAPE).astype(np.float32)} for _ in range(length)]
+        for length in lengths
+    ]
