@@ -10,11 +10,11 @@ import numpy as np
 
 from mlpass.calibrate.aims import Crossed
 from mlpass.calibrate.gathered import Gathered
-from mlpass.calibrate.skips import find_streams
+from mlpass.calibrate.skips import Stream, find_streams
 from mlpass.errors import NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Constant, Op, TensorType, Value
-from mlpass.runtime.function_plan import FunctionPlan
+from mlpass.runtime.interpreter import Interpreter
 from mlpass.sparsity.layout import Layout
 from mlpass.weights.ops.record import WEIGHT_OPS, WeightOp, layout_of
 from mlpass.weights.sites import Site, Use
@@ -36,7 +36,7 @@ class Activation:
     feeder: Op
     users: set[Site]
     gathered: Gathered
-    streams: Mapping[Site, Value]
+    streams: Mapping[Site, Stream]
 
     def forget(self, site: Site) -> None:
         """Lets go of the sums where no other site needs them."""
@@ -93,7 +93,7 @@ class Reading:
 
 def find_readings(
     steps: Iterable[Step],
-    plans: Sequence[FunctionPlan],
+    interpreter: Interpreter,
     known: Callable[[Site], bool],
     dense: bool,
 ) -> list[Reading]:
@@ -101,10 +101,11 @@ def find_readings(
 
     Args:
         steps: what is to become of each site; skipped ones are not looked at.
-        plans: of the functions that will run.
+        interpreter: that runs the model.
         known: whether a site's Gram is not needed.
         dense: whether sites aim at the dense model.
     """
+    plans = [part.plan for part in interpreter.parts]
     blocks = [block for plan in plans for block in plan.function.block.walk_blocks()]
     homes = {op: block for block in blocks for op in block.ops}
     makers = {value: op for plan in plans for value, op in plan.makers.items()}
@@ -116,7 +117,8 @@ def find_readings(
             key = homes[use.op], *_what_it_meets(reading, makers)
             alike.setdefault(key, []).append(reading)
     order = {op: number for number, op in enumerate(homes)}  # within each block
-    streams = {op: one for plan in plans if dense for op, one in find_streams(plan).items()}
+    runners = interpreter.members if dense else ()
+    streams = {op: one for runner in runners for op, one in find_streams(runner).items()}
     made = {value: number for op, number in order.items() for value in op.outputs}
     count = 0
     for some in alike.values():
@@ -130,7 +132,9 @@ def find_readings(
             if reading.step.site in sites and reading.use.op in streams
         }
         before = {
-            site: stream for site, stream in there.items() if made.get(stream, -1) < order[feeder]
+            site: stream
+            for site, stream in there.items()
+            if made.get(stream[0], -1) < order[feeder]
         }
         crossed = Crossed({site.name for site in before}) if dense else None
         activation = Activation(count, feeder, sites, Gathered(crossed), before)

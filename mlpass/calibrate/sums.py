@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +13,7 @@ from mlpass.arrays import Array
 from mlpass.calibrate.aims import TOO_FEW, Aim, Crossed, aim_of
 from mlpass.calibrate.gathered import Chunk, Gathered, grams_of, halves
 from mlpass.calibrate.readings import Activation, Reading, find_readings
+from mlpass.calibrate.skips import Stream
 from mlpass.errors import CalibrationError, MlpassError, NotApplicable
 from mlpass.plan.steps import Step
 from mlpass.program.ir import Op
@@ -83,8 +85,7 @@ class SiteGrams:
         self._cohorts = cohorts
         self._readings: dict[Op, list[Reading]] = {}
         self._open: Counter[Site] = Counter()  # how many readings of a site are still to come
-        plans = [part.plan for part in interpreter.parts]
-        readings = find_readings(steps, plans, known, dense)
+        readings = find_readings(steps, interpreter, known, dense)
         for reading in readings:
             self._readings.setdefault(reading.use.op, []).append(reading)
             self._open[reading.step.site] += 1
@@ -208,7 +209,7 @@ class SiteGrams:
         streams = reading.activation.streams.items()
         for site, stream in (each for each in streams if each[0].name in crossed.followed):
             try:
-                now, before = (stop.values(stream)[sample] for stop in stops)
+                now, before = (_stream_at(stop, stream, sample) for stop in stops)
                 for number, pair in enumerate(zip(before, now, turns, strict=True)):
                     drifts[number][site.name] = self._drift(reading, *pair)
             except (CalibrationError, NotApplicable):
@@ -290,3 +291,16 @@ class SiteGrams:
         """Lets go of all that only one site needs."""
         for each in self._activations:
             each.forget(site)
+
+
+def _stream_at(stop: Stop, stream: Stream, sample: int) -> Sequence[Array]:
+    """Returns what a stream is of a sample, at each step of a sequence.
+
+    Raises:
+        CalibrationError: it is not there.
+    """
+    *others, last = stream
+    for value in others:
+        with suppress(CalibrationError):  # not made yet under that name, or not read any more
+            return stop.values(value)[sample]
+    return stop.values(last)[sample]

@@ -81,6 +81,11 @@ class Functions(Interpreter):
         beside = zip(*(runner.parts for runner in self.runners.values()), strict=True)
         self.parts = tuple(lay_beside(parts, self.backend) for parts in beside)
 
+    @property
+    def members(self) -> Sequence[Interpreter]:
+        """What runs a function each."""
+        return tuple(self.runners.values())
+
     def runner(self, step: Inputs) -> Interpreter:
         """Returns what runs the function that a step is for."""
         return self.runners[function_of(step)]

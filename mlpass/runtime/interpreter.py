@@ -198,6 +198,11 @@ class Interpreter:
             raise InputError("make_state: this model keeps no state")
         return State(self.states, self.backend)
 
+    @property
+    def members(self) -> Sequence[Interpreter]:
+        """What runs a function each: this alone, where that is not of several functions."""
+        return (self,)
+
     def runner(self, step: Inputs) -> Interpreter:
         """Returns what runs a step of a sample: this, where that is not of several functions."""
         return self

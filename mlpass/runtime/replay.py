@@ -18,8 +18,12 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby, pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlpass.arrays import Array
 from mlpass.errors import CalibrationError, InputError
+from mlpass.halves import widened
 from mlpass.parallel import Item, Result, map_items, thread_count
 from mlpass.program.ir import Op, Value
 from mlpass.runtime.abreast import run_abreast
@@ -51,6 +55,9 @@ from mlpass.runtime.stretches import (
 )
 
 MEMORY_BUDGET = 2 << 30
+
+# What parts make for those after them, as these are given it.
+Handed = dict[Value, NDArray[np.generic]]
 
 
 def stops(
@@ -106,12 +113,13 @@ def _stops(
     if among is None:
         among = Among(0, [len(steps) for steps in given])
     states = [interpreter.new_state(sample) for sample in given]
+    handed: list[list[Handed]] = [[{} for _ in steps] for steps in given]
     for number, part in enumerate(interpreter.parts[: last + 1]):
         replay = _Replay(part, backend, memory_budget, among)
         try:
             given = prepared(part, given)
             members = [[interpreter.runner(step).parts[number] for step in one] for one in given]
-            replay.begin(given, members, states)
+            replay.begin(given, members, states, handed)
             yield from replay.stops(wanted, to_the_end=number < last)
             given = replay.outputs(given) if number < last else []
         finally:
@@ -148,6 +156,7 @@ class _Replay:
         self._samples: list[Sequence[Run]] = []  # a run for each step of a sequence
         self._places: dict[Run, tuple[int, int, int]] = {}  # sample, step, how many it has
         self._members: dict[Run, Part] = {}  # of several functions, the one that it is of
+        self._handed: dict[Run, Handed] = {}
         self._steps: dict[Part, Collection[OpPlan]] = {}
         self._spill = Spill(memory_budget, backend, uses_of(part.plan))
 
@@ -156,6 +165,7 @@ class _Replay:
         self._samples.clear()
         self._places.clear()
         self._members.clear()
+        self._handed.clear()
         self._spill.__exit__()
 
     @property
@@ -174,6 +184,7 @@ class _Replay:
         samples: Sequence[Sequence[Inputs]],
         members: Sequence[Sequence[Part]],
         states: Sequence[State | None],
+        handed: Sequence[Sequence[Handed]],
     ) -> None:
         """Reads the inputs of all samples.
 
@@ -181,6 +192,7 @@ class _Replay:
             samples: the steps of each.
             members: for each of them this part, or of several functions the one that it is for.
             states: of each sample.
+            handed: for each step what the parts before this one make, to which it adds its own.
         """
         count = 0
         with _working(self._backend):
@@ -193,6 +205,7 @@ class _Replay:
                     label = step_label(number, place, sample)
                     runs.append(self._begin(values, part, inputs, state, label))
                     self._places[runs[-1]] = number, place, len(sample)
+                    self._handed[runs[-1]] = handed[number - self._among.first][place]
                     count += 1
                 self._samples.append(runs)
 
@@ -281,17 +294,19 @@ class _Replay:
 
     def _values(self, value: Value, number: int) -> Sequence[Array]:
         """Returns what a value is of a sample, at each step of a sequence."""
+        found = []
         try:
-            return [
-                run.values[value]
-                for run in self._runs_of(number)
-                if self._members[run].plan.names.get(value.name) is value
-            ]
+            for run in self._runs_of(number):
+                if self._members[run].plan.names.get(value.name) is value:
+                    found.append(run.values[value])
+                elif (array := self._handed[run].get(value)) is not None:
+                    found.append(self._backend.from_numpy(widened(array)))
         except KeyError:
             raise CalibrationError(
                 f"replay: {value.name!r} is not there at this stop: it is not made yet, or nothing "
                 "reads it any more"
             ) from None
+        return found
 
     def _map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Returns `function(item)` for each item; on all cores, where that is up to us."""
@@ -337,9 +352,13 @@ class _Replay:
         part = self._members[run]
         outputs = {value.name: value for value in part.plan.block.outputs}
         with self._naming(run):
-            return {
+            made = {
                 feature.name: write_output(
                     feature, self._backend.to_numpy(run.values[outputs[feature.name]])
                 )
                 for feature in part.description.outputs
             }
+        self._handed[run].update(
+            (outputs[name], array) for name, array in made.items() if isinstance(array, np.ndarray)
+        )
+        return made

@@ -80,6 +80,8 @@ class Stop:
     def values(self, value: Value) -> Mapping[int, Sequence[Any]]:
         """Returns what a value is, at each step of a sequence, by the number of the sample.
 
+        Outputs of the programs before are there too, as they are handed on.
+
         Raises:
             CalibrationError: the stop is over; or, once it is read, it is not made yet, or nothing
                 reads it any more; or steps of a sequence hang together there.

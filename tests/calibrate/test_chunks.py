@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import coremltools as ct
 import numpy as np
@@ -22,6 +23,7 @@ from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import find_sites
 from tests.conftest import FIXTURES
 from tests.program.packages import tree
+from tests.runtime import cuts
 from tests.runtime.chains import chunk, chunks, talks, whole
 
 TINY_LM = FIXTURES / "tiny_lm.mlpackage"
@@ -121,9 +123,8 @@ def test_a_transformer_that_coremltools_cut_gets_the_same_weights(cut, tmp_path)
     config = mlpass.Config(Percentile(0.5), op_name_configs={"embedding_weight_to_fp16": None})
     draw = np.random.default_rng(7)
     samples = [{"tokens": draw.integers(0, 256, (1, 64)).astype(np.int32)} for _ in range(3)]
-    own = {"sample_data": samples, "target": "own"}  # the cut is between an output and its stream
-    mlpass.prune(TINY_LM, alone, config, **own)
-    report = mlpass.prune(cut, outputs, config, **own)
+    mlpass.prune(TINY_LM, alone, config, sample_data=samples)
+    report = mlpass.prune(cut, outputs, config, sample_data=samples)
     wanted = stored(alone)
     assert stored(outputs) == wanted
     dense = stored(cut)
@@ -131,6 +132,55 @@ def test_a_transformer_that_coremltools_cut_gets_the_same_weights(cut, tmp_path)
     assert len(report.layers) == len(wanted) + 1
     (output,) = mlpass.compare(alone, outputs, samples).outputs
     assert output.max_error == 0
+
+
+PLACES = [(3, 4), (10, 11), (1, 2), (5, 6), (7, 8), (2, 9)]
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory):
+    """What has branches: one package, and for a method its weights and what they aim at."""
+    folder = tmp_path_factory.mktemp("residual")
+    (one,) = cuts.cut(folder)
+
+    @cache
+    def pruned(method):
+        out = folder / f"{method}.mlpackage"
+        report = mlpass.prune(one, out, Percentile(0.5), sample_data=STEPS, method=method)
+        return stored(out), [layer.target for layer in report.layers]
+
+    return pruned
+
+
+STEPS = cuts.talks(*[3] * 12)
+
+
+@pytest.mark.slow_but_every(3)
+@pytest.mark.parametrize("places", PLACES, ids=str)
+@pytest.mark.parametrize("method", [mlpass.SparseGPT(), mlpass.ADMM()], ids=str)
+def test_wherever_it_is_cut_a_model_gets_the_weights_that_one_gets(
+    residual, method, places, tmp_path
+):
+    """Between a weight's output, its bias and its stream; after that; between two weights."""
+    wanted, targets = residual(method)
+    assert len([each for each in targets if each.startswith("dense stream")]) > 0
+    outputs = [tmp_path / f"{number}.mlpackage" for number in range(3)]
+    options = {"sample_data": STEPS, "method": method}
+    report = mlpass.prune(cuts.cut(tmp_path / "cut", *places), outputs, Percentile(0.5), **options)
+    assert stored(outputs) == wanted
+    assert [layer.target for layer in report.layers] == targets
+
+
+def test_a_stream_is_followed_where_fp16_is_handed_on(residual, tmp_path):
+    _, targets = residual(mlpass.SparseGPT())
+    outputs = [tmp_path / f"{number}.mlpackage" for number in range(3)]
+    three = cuts.cut(tmp_path / "cut", 3, 10, handed="fp16")
+    report = mlpass.prune(three, outputs, Percentile(0.5), sample_data=STEPS)
+    followed = [
+        [target.startswith("dense stream") for target in some]
+        for some in (targets, [layer.target for layer in report.layers])
+    ]
+    assert followed == [[False, True, False, False, True, False]] * 2
 
 
 def test_fp16_that_is_handed_on_is_rounded(models, tmp_path):

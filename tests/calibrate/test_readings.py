@@ -31,8 +31,7 @@ def readings(tmp_path):
         with Package(path) as package:
             steps = plan(find_sites(package.programs), as_config(Percentile(0.5)))
             interpreter = interpreter_of(package, Calibration(SparseGPT(), samples(2)))
-            plans = [part.plan for part in interpreter.parts]
-            made = find_readings(steps, plans, lambda site: site.name in known, dense=False)
+            made = find_readings(steps, interpreter, lambda site: site.name in known, dense=False)
         return {one.use.op.name: one for one in made}
 
     return found

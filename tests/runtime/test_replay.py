@@ -12,6 +12,7 @@ from mlpass.errors import CalibrationError
 from mlpass.runtime.execute import Run
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.replay import stops
+from tests.runtime import cuts
 from tests.runtime.programs import FIXTURES, program, truth
 from tests.runtime.replays import (
     FIRST,
@@ -288,3 +289,28 @@ def test_a_stop_shows_values_that_are_made_and_still_needed():
         stop.values(active)
     with pytest.raises(CalibrationError, match="this stop is over"):
         found[0]
+
+
+@pytest.mark.parametrize("handed", ["fp32", "fp16"])
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_stop_shows_what_programs_before_have_handed_on(handed, backend, tmp_path):
+    if backend == "torch":
+        pytest.importorskip("torch")
+    paths = cuts.cut(tmp_path, 1, 4, handed=handed)
+    three = Interpreter(paths, backend=backend)
+    first = Interpreter(paths[0], backend=backend)
+    talks = cuts.talks(2, 3)
+    (made,) = three.parts[0].plan.block.outputs
+    (later,) = three.parts[2].plan.block.outputs
+    walk = stops(three, talks, named("down_made"))
+    stop = next(each for each in walk if each.wanted)
+    for number, talk in enumerate(talks):
+        found = stop.values(made)[number]
+        assert len(found) == len(talk)
+        for value, step in zip(found, talk, strict=True):
+            expected = first.predict(step)["stream"]
+            assert expected.dtype == {"fp32": np.float32, "fp16": np.float16}[handed]
+            np.testing.assert_array_equal(three.backend.to_numpy(value), expected)
+            assert three.backend.to_numpy(value).dtype == np.float32
+    with pytest.raises(CalibrationError, match="is not there at this stop"):
+        stop.values(later)[0]
