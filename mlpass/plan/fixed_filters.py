@@ -227,7 +227,7 @@ def _directions(filters: NDArray[np.generic]) -> tuple[int, int] | None:
 
 def _alternating(positions: int) -> list[NDArray[np.float64]]:
     """Returns signs that take turns along a filter, or along one side or both of a square one."""
-    places = np.arange(positions)
+    places = np.arange(positions, dtype=np.float64)
     side = math.isqrt(positions)
     turns = [np.zeros(positions), places]
     if side * side == positions:
