@@ -66,7 +66,7 @@ def _stream_of(value: Value, row: Row) -> Stream:
     """Returns a value under each of its names: what it is a cast of, and so on."""
     names = [value]
     while (maker := row.makers.get(names[0])) is not None and maker.type in _SAME:
-        (source,) = map(row.origin, maker.inputs["x"])
+        source = next(map(row.origin, maker.inputs.get("x", ())), None)
         if not isinstance(source, Value) or not is_float(source.type):
             break
         names.insert(0, source)

@@ -75,13 +75,21 @@ def _note(
 
 def _carried(op: Op, known: Known) -> Iterator[tuple[Value, Sequence[Argument]]]:
     """Yields what a loop carries along without a change, in its blocks and behind it."""
+    if len(op.blocks) != 2:  # to run it says so
+        return
     test, body = op.blocks
     for before, *inside, after, result in zip(
-        op.inputs["loop_vars"], test.inputs, body.inputs, body.outputs, op.outputs, strict=False
+        op.inputs.get("loop_vars", ()),
+        test.inputs,
+        body.inputs,
+        body.outputs,
+        op.outputs,
+        strict=False,
     ):
         same = {inside[-1]}
         for step in body.ops:
-            if step.type == "identity" and same.issuperset(step.inputs["x"]):
+            sources = step.inputs.get("x")
+            if step.type == "identity" and sources and same.issuperset(sources):
                 same.update(step.outputs)
         if known(before) and after in same:
             yield from ((value, [before]) for value in (*inside, result))

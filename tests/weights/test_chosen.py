@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
 import coremltools as ct
 import numpy as np
@@ -11,6 +12,8 @@ from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import Config, Percentile
+from mlpass.errors import MlpassError
+from mlpass.program.proto import Model
 from tests.runtime.programs import convert, program
 
 GENERATOR = np.random.default_rng(0)
@@ -143,3 +146,69 @@ def test_what_attention_scales_is_no_weight(tmp_path):
     source = tmp_path / "in.mlpackage"
     convert(program(build, (1, 64)), pass_pipeline=ct.PassPipeline.EMPTY).save(str(source))
     assert mlpass.inspect(source).layers == ()
+
+
+def _operations(block):
+    for op in block.operations:
+        yield op
+        for nested in op.blocks:
+            yield from _operations(nested)
+
+
+def _broken(spec):
+    """Yields the same with an input, a block or the ends of a block of one op missing."""
+
+    def op_of(changed, place):
+        (block,) = changed.mlProgram.functions["main"].block_specializations.values()
+        return [*_operations(block)][place]
+
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    for place, op in enumerate(_operations(block)):
+        edits = [lambda one, name=name: one.inputs.pop(name) for name in op.inputs]
+        edits += [lambda one, name=name: one.inputs[name].Clear() for name in op.inputs]
+        for number in range(len(op.blocks)):
+            edits.append(lambda one, number=number: one.blocks.pop(number))
+            edits.append(lambda one, number=number: one.blocks[number].ClearField("inputs"))
+            edits.append(lambda one, number=number: one.blocks[number].ClearField("outputs"))
+        edits += [
+            lambda one, other=other: setattr(one, "type", other)
+            for other in ("while_loop", "cond", "select", "identity", "slice_by_index", "cast")
+        ]
+        for edit in edits:
+            changed = deepcopy(spec)
+            edit(op_of(changed, place))
+            yield changed
+
+
+def carried(x):
+    """A weight that a branch chooses goes through a loop as it is."""
+    return mb.while_loop(
+        _cond=lambda count, *_: mb.less(x=count, y=np.float32(3)),
+        _body=lambda count, made, weight: (
+            mb.add(x=count, y=ONE),
+            mb.add(x=made, y=mb.matmul(x=x, y=weight)),
+            mb.identity(x=weight),
+        ),
+        loop_vars=(np.float32(0), np.zeros((1, 48), np.float32), by_branch(x)),
+    )[1]
+
+
+@pytest.mark.slow
+def test_a_program_that_lacks_something_ends_in_a_result_or_an_error_of_ours(tmp_path):
+    source, out = tmp_path / "in.mlpackage", tmp_path / "out.mlpackage"
+    convert(program(carried, (1, 64)), pass_pipeline=ct.PassPipeline.EMPTY).save(str(source))
+    (layer,) = mlpass.inspect(source).layers
+    assert layer.shape == (64, 48)
+    (path,) = source.rglob("*.mlmodel")
+    spec = Model()
+    spec.ParseFromString(path.read_bytes())
+    calibrated = {"method": mlpass.SparseGPT(), "sample_data": [{"x": normal(1, 64)}]}
+    refused = 0
+    for changed in _broken(spec):
+        path.write_bytes(changed.SerializeToString())
+        for options in ({}, calibrated):
+            try:
+                mlpass.prune(source, out, Percentile(0.5), force=True, **options)
+            except MlpassError:
+                refused += 1
+    assert refused
