@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
 from mlpass.finetune.feeding import Outputs, batches_of, outputs_of
+from mlpass.finetune.losses import masked_places
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.options import check_count
@@ -30,7 +31,7 @@ _LARGEST_SEED = (1 << 64) - 1
 def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
     """Returns the mean over float outputs of ||output - wanted||^2 / ||wanted||^2.
 
-    Places where infinities are wanted, such as masked logits, do not count.
+    Places that are masked do not count: where infinity is wanted, or minus infinity is given.
 
     Raises:
         CalibrationError: there is no float output to compare.
@@ -38,7 +39,7 @@ def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
     parts = []
     for name, target in wanted.items():
         if target.is_floating_point() and name in outputs:
-            infinite = target.isinf()
+            infinite = masked_places(outputs[name], target)
             power = target.masked_fill(infinite, 0).square().sum()
             error = (outputs[name] - target).masked_fill(infinite, 0).square().sum()
             parts.append(error / power.clamp_min(torch.finfo(target.dtype).tiny))

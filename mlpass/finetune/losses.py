@@ -69,7 +69,8 @@ def output_loss(kinds: Mapping[str, Kind], outputs: Outputs, wanted: Outputs, co
     Of logits and probabilities it is the Kullback-Leibler divergence in nats, the mean over tokens;
     of others the mean over tokens of ||output - wanted||^2 / ||wanted||^2, a token being what lies
     along the last axis. A token counts by its own size, since a few may be a thousand times as
-    large as the others, and would be all that is learned. Infinities that are wanted do not count.
+    large as the others, and would be all that is learned. Places that are masked do not count: see
+    `masked_places`.
 
     Args:
         kinds: of the outputs.
@@ -94,8 +95,18 @@ def output_loss(kinds: Mapping[str, Kind], outputs: Outputs, wanted: Outputs, co
     return torch.stack(parts).mean()
 
 
-def _between_logits(made: Tensor, target: Tensor, axis: int) -> Tensor:
+def masked_places(made: Tensor, target: Tensor) -> Tensor:
+    """Returns where outputs do not count: infinity is wanted, or minus infinity made, as by a mask.
+
+    Where that is all that is made, it is not a mask, and counts.
+    """
     infinite = target.isinf()
+    masked = infinite | made.isneginf()
+    return infinite if masked.all() else masked
+
+
+def _between_logits(made: Tensor, target: Tensor, axis: int) -> Tensor:
+    infinite = masked_places(made, target)
     if infinite.any():
         made, target = (each.masked_fill(infinite, _FAR) for each in (made, target))
     wanted, given = target.log_softmax(axis), made.log_softmax(axis)
@@ -108,7 +119,7 @@ def _between_probabilities(made: Tensor, target: Tensor, axis: int) -> Tensor:
 
 
 def _between_values(made: Tensor, target: Tensor, axis: int) -> Tensor:
-    error, infinite = made - target, target.isinf()
+    error, infinite = made - target, masked_places(made, target)
     if infinite.any():
         target, error = (each.masked_fill(infinite, 0) for each in (target, error))
     power, error = (each.square().sum(axis) for each in (target, error))

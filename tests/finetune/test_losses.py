@@ -6,7 +6,7 @@ from coremltools.converters.mil.mil import Builder as mb
 from torch.nn import functional
 
 from mlpass.errors import CalibrationError, ConfigError
-from mlpass.finetune import to_module
+from mlpass.finetune import distillation_loss, to_module
 from mlpass.finetune.losses import Kind, kinds_of, output_loss
 from tests.finetune.networks import FIXTURES
 from tests.runtime.programs import convert, program
@@ -57,6 +57,25 @@ def test_masked_logits_do_not_count():
     torch.testing.assert_close(found, loss(LOGITS, made[:, :4], wanted[:, :4], 2))
     assert torch.isfinite(made.grad).all()
     assert loss(VALUES, masked, masked, 2) == 0
+
+
+def test_what_the_model_masks_by_itself_does_not_count():
+    """Where it masks by what it computes, it may mask other places than the dense one."""
+    made, wanted = pair(2, 6)
+    made.requires_grad_()
+    mask = torch.arange(6) >= 4
+    for kind in (LOGITS, VALUES):
+        made.grad = None
+        found = loss(kind, made.masked_fill(mask, -torch.inf), wanted, 2)
+        found.backward()
+        torch.testing.assert_close(found, loss(kind, made[:, :4], wanted[:, :4], 2))
+        assert torch.isfinite(made.grad).all()
+    masked = {"a": made.masked_fill(mask, -torch.inf)}
+    expected = distillation_loss({"a": made[:, :4]}, {"a": wanted[:, :4]})
+    torch.testing.assert_close(distillation_loss(masked, {"a": wanted}), expected)
+    nothing = {"a": torch.full_like(wanted, -torch.inf)}
+    assert not torch.isfinite(distillation_loss(nothing, {"a": wanted}))
+    assert not torch.isfinite(distillation_loss({"a": -masked["a"]}, {"a": wanted}))
 
 
 def test_a_token_counts_by_its_own_size():
