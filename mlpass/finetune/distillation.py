@@ -39,9 +39,9 @@ def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
     parts = []
     for name, target in wanted.items():
         if target.is_floating_point() and name in outputs:
-            infinite = masked_places(outputs[name], target)
-            power = target.masked_fill(infinite, 0).square().sum()
-            error = (outputs[name] - target).masked_fill(infinite, 0).square().sum()
+            masked = masked_places(outputs[name], target)
+            power = target.masked_fill(masked, 0).square().sum()
+            error = (outputs[name] - target).masked_fill(masked, 0).square().sum()
             parts.append(error / power.clamp_min(torch.finfo(target.dtype).tiny))
     if not parts:
         raise CalibrationError(

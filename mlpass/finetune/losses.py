@@ -106,9 +106,9 @@ def masked_places(made: Tensor, target: Tensor) -> Tensor:
 
 
 def _between_logits(made: Tensor, target: Tensor, axis: int) -> Tensor:
-    infinite = masked_places(made, target)
-    if infinite.any():
-        made, target = (each.masked_fill(infinite, _FAR) for each in (made, target))
+    masked = masked_places(made, target)
+    if masked.any():
+        made, target = (each.masked_fill(masked, _FAR) for each in (made, target))
     wanted, given = target.log_softmax(axis), made.log_softmax(axis)
     return (wanted.exp() * (wanted - given)).sum(axis).mean()
 
@@ -119,9 +119,9 @@ def _between_probabilities(made: Tensor, target: Tensor, axis: int) -> Tensor:
 
 
 def _between_values(made: Tensor, target: Tensor, axis: int) -> Tensor:
-    error, infinite = made - target, masked_places(made, target)
-    if infinite.any():
-        target, error = (each.masked_fill(infinite, 0) for each in (target, error))
+    error, masked = made - target, masked_places(made, target)
+    if masked.any():
+        target, error = (each.masked_fill(masked, 0) for each in (target, error))
     power, error = (each.square().sum(axis) for each in (target, error))
     return (error / (power + _SMALL * power.mean()).clamp_min(_TINY)).mean()
 

@@ -12,6 +12,7 @@ from math import prod
 from mlpass.errors import NotApplicable
 from mlpass.program.ir import Op, Program, Value
 from mlpass.program.reads import values_of
+from mlpass.runtime.ops import is_constant
 from mlpass.weights.ops.record import is_gathered, layout_of
 from mlpass.weights.site import Site, Use
 
@@ -43,11 +44,7 @@ class _Way:
 
     def __init__(self, ops: Sequence[Op], readings: Mapping[Op, Reading]) -> None:
         self._makers = {value: op for op in ops for value in op.outputs}
-        self._stated = {
-            value
-            for value, op in self._makers.items()
-            if op.type == "const" or op.type.startswith("constexpr_")
-        }
+        self._stated = {value for value, op in self._makers.items() if is_constant(op)}
         self._readings = readings
 
     def pair(self, made: Value, other: Value) -> set[Site]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlpass.program.ir import Constant, Op, TensorType
-from mlpass.weights.chosen import AMONG
+from mlpass.weights.computed import AMONG
 
 _FLOATS = {"fp16", "fp32", "fp64", "bf16", "fp8e4m3fn", "fp8e5m2"}
 
@@ -50,7 +50,7 @@ class Site:
             has several of that name.
         names: of all values that share the storage, without those.
         makers: the ops that make them: `const`, or a `constexpr_*` where it is compressed, or any
-            op that makes it of constants as the model runs, see `chosen_values`.
+            op that makes it of constants as the model runs, see `computed_values`.
         parts: where it is not `const` that makes it, every op that takes part, the maker last.
         constant: the stored constant; None where the makers are others.
         uses: every reading, by an op that takes it as a weight.

@@ -16,9 +16,10 @@ from mlpass.collector import paused_collector
 from mlpass.program.encode import form_of
 from mlpass.program.ir import Block, Constant, Op, Program, TensorType, Value
 from mlpass.program.reads import constants_of, values_of
+from mlpass.runtime.ops import is_constant
 from mlpass.weights.adapters import find_adapters
 from mlpass.weights.apart import is_sum, joined
-from mlpass.weights.chosen import chosen_values, is_of_constants
+from mlpass.weights.computed import computed_values
 from mlpass.weights.last import last_readers
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.site import Site, Use
@@ -102,7 +103,7 @@ class _Graph:
         opsets: the opset of the function that each of them is in.
         places: the part of a pipeline and the function that each of them is in, as text.
         constants: what const ops make.
-        computed: the values that other ops make of constants alone, or choose among such.
+        computed: the values that other ops make of constants, see `computed_values`.
         readings: who reads a value as a weight.
         others: who reads it as something else, or that it is an output: as a reason.
     """
@@ -125,22 +126,14 @@ def _gather(
     graph: _Graph,
     parameters: Mapping[str, Collection[str]],
 ) -> None:
-    chosen = chosen_values(block)
-    graph.computed.update(chosen)
-    graph.producers.update(chosen)
+    computed = computed_values(block)
+    graph.computed.update(computed)
+    graph.producers.update(computed)
     for op in block.walk():
-        if op.type == "const" or op.type.startswith("constexpr_"):
+        if is_constant(op):
             _note_maker(op, opset, graph)
             graph.places[op] = place
             continue
-        if is_of_constants(op, graph.producers.__contains__) and chosen.keys().isdisjoint(
-            op.outputs
-        ):
-            # One op for each result, since a site has one.
-            singles = (replace(op, outputs=(value,)) for value in op.outputs)
-            made = dict(zip(op.outputs, singles, strict=True))
-            graph.computed.update(made)
-            graph.producers.update(made)
         wanted = parameters.get(op.type, ())
         settings = _settings(op, graph.constants) if wanted else {}
         for parameter, arguments in op.inputs.items():

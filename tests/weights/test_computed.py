@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil import Builder as mb
 import mlpass
 from mlpass import Config, Percentile
 from mlpass.errors import MlpassError
-from mlpass.program.proto import Model
+from tests.program.packages import operations, read_spec, write_spec
 from tests.runtime.programs import convert, program
 
 GENERATOR = np.random.default_rng(0)
@@ -148,22 +148,10 @@ def test_what_attention_scales_is_no_weight(tmp_path):
     assert mlpass.inspect(source).layers == ()
 
 
-def _operations(block):
-    for op in block.operations:
-        yield op
-        for nested in op.blocks:
-            yield from _operations(nested)
-
-
 def _broken(spec):
     """Yields the same with an input, a block or the ends of a block of one op missing."""
 
-    def op_of(changed, place):
-        (block,) = changed.mlProgram.functions["main"].block_specializations.values()
-        return [*_operations(block)][place]
-
-    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
-    for place, op in enumerate(_operations(block)):
+    for place, op in enumerate(operations(spec)):
         edits = [lambda one, name=name: one.inputs.pop(name) for name in op.inputs]
         edits += [lambda one, name=name: one.inputs[name].Clear() for name in op.inputs]
         for number in range(len(op.blocks)):
@@ -176,7 +164,7 @@ def _broken(spec):
         ]
         for edit in edits:
             changed = deepcopy(spec)
-            edit(op_of(changed, place))
+            edit(operations(changed)[place])
             yield changed
 
 
@@ -199,13 +187,10 @@ def test_a_program_that_lacks_something_ends_in_a_result_or_an_error_of_ours(tmp
     convert(program(carried, (1, 64)), pass_pipeline=ct.PassPipeline.EMPTY).save(str(source))
     (layer,) = mlpass.inspect(source).layers
     assert layer.shape == (64, 48)
-    (path,) = source.rglob("*.mlmodel")
-    spec = Model()
-    spec.ParseFromString(path.read_bytes())
     calibrated = {"method": mlpass.SparseGPT(), "sample_data": [{"x": normal(1, 64)}]}
     refused = 0
-    for changed in _broken(spec):
-        path.write_bytes(changed.SerializeToString())
+    for changed in _broken(read_spec(source)):
+        write_spec(source, changed)
         for options in ({}, calibrated):
             try:
                 mlpass.prune(source, out, Percentile(0.5), force=True, **options)

@@ -1,13 +1,18 @@
-"""Weights that hang on what a model is given: chosen among constants, or a constant scaled."""
+"""Values that ops make of constants as a model runs: of them alone, or of what it is given as well.
+
+Of the second kind are weights that are chosen among constants, or a constant that is scaled.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from mlpass.program.ir import Argument, Block, Constant, Op, TensorType, Value
 from mlpass.program.reads import values_of
+from mlpass.runtime.ops import is_constant
 
-AMONG = "among"  # the parameter of what stands for such an op: the constants that it is made of
+AMONG = "among"  # the parameter of what stands for an op that inputs steer: what it makes it of
 
 # Ops that make another value at each run, or keep one: never a constant, whatever they read.
 _CHANGING = ("random_", "read_state", "coreml_update_state", "make_list")
@@ -16,64 +21,62 @@ _CUT = {"slice_by_index", "slice_by_size", "gather_nd", "gather_along_axis", "re
 _SCALED = {"mul", "real_div"}
 
 Known = Callable[[Argument], bool]
+_Ways = Iterator[tuple[Value, Sequence[Argument]]]
 
 
-def is_of_constants(op: Op, known: Known) -> bool:
-    """Returns whether an op makes the same at every run, from nothing but constants.
+def computed_values(block: Block) -> dict[Value, Op]:
+    """Returns the values that are made of constants, each with what stands for its op.
+
+    That is the op with this one result; where it hangs on inputs as well, with nothing but `AMONG`:
+    the constants, or what is made of such, that it chooses among, cuts or scales.
 
     Args:
-        op: that is asked for.
-        known: whether a value is made of constants.
+        block: of a function.
     """
+    found: dict[Value, Op] = {}
+    _find(block, set(), found)
+    return found
+
+
+def _find(block: Block, stated: set[Value], found: dict[Value, Op]) -> None:
+    def known(argument: Argument) -> bool:
+        return isinstance(argument, Constant) or argument in stated or argument in found
+
+    def note(op: Op, ways: _Ways) -> None:
+        for value, among in ways:
+            found[value] = Op(op.type, op.name, {AMONG: tuple(among)}, (value,))
+
+    for op in block.ops:
+        if op.type == "while_loop":
+            note(op, _carried(op, known))
+        for nested in op.blocks:
+            _find(nested, stated, found)
+        if is_constant(op):
+            stated.update(op.outputs if isinstance(op.outputs[-1].type, TensorType) else ())
+        elif _is_of_constants(op, known):
+            found.update((value, replace(op, outputs=(value,))) for value in op.outputs)
+        else:
+            note(op, _steered(op, known))
+
+
+def _is_of_constants(op: Op, known: Known) -> bool:
+    """Returns whether an op makes the same at every run, from nothing but constants."""
     if not all(known(value) for value in values_of(op)):
         return False
     return any(op.inputs.values()) and not op.blocks and not op.type.startswith(_CHANGING)
 
 
-def chosen_values(block: Block) -> dict[Value, Op]:
-    """Returns the values that are of constants, but hang on inputs, with what stands for their op.
-
-    That has one parameter, `AMONG`: the constants, or what is made of such, that it is of.
-
-    Args:
-        block: of a function.
-    """
-    made: set[Value] = set()
-    found: dict[Value, Op] = {}
-    _find(block, made, found)
-    return found
+def _steered(op: Op, known: Known) -> _Ways:
+    """Yields what an op that inputs steer makes of constants, and of which."""
+    if op.type == "cond":
+        for value, *ways in zip(op.outputs, *(each.outputs for each in op.blocks), strict=False):
+            if all(map(known, ways)):
+                yield value, ways
+    elif len(op.outputs) == 1 and (among := _among(op, known)):
+        yield op.outputs[0], among
 
 
-def _find(block: Block, made: set[Value], found: dict[Value, Op]) -> None:
-    def known(argument: Argument) -> bool:
-        return isinstance(argument, Constant) or argument in made
-
-    for op in block.ops:
-        if op.type == "while_loop":
-            _note(op, _carried(op, known), made, found)
-        for nested in op.blocks:
-            _find(nested, made, found)
-        if op.type == "const" or op.type.startswith("constexpr_") or is_of_constants(op, known):
-            made.update(op.outputs)
-        elif op.type == "cond":
-            ways = zip(op.outputs, *(nested.outputs for nested in op.blocks), strict=False)
-            _note(op, ((one, each) for one, *each in ways if all(map(known, each))), made, found)
-        elif len(op.outputs) == 1 and (among := _among(op, known)):
-            _note(op, [(op.outputs[0], among)], made, found)
-
-
-def _note(
-    op: Op,
-    values: Iterator[tuple[Value, Sequence[Argument]]] | list[tuple[Value, Sequence[Argument]]],
-    made: set[Value],
-    found: dict[Value, Op],
-) -> None:
-    for value, among in values:
-        made.add(value)
-        found[value] = Op(op.type, op.name, {AMONG: tuple(among)}, (value,))
-
-
-def _carried(op: Op, known: Known) -> Iterator[tuple[Value, Sequence[Argument]]]:
+def _carried(op: Op, known: Known) -> _Ways:
     """Yields what a loop carries along without a change, in its blocks and behind it."""
     if len(op.blocks) != 2:  # to run it says so
         return
