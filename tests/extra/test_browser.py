@@ -234,8 +234,7 @@ def test_a_command_is_copied(open_page):
     page.select_option("#picked", "2")
     page.focus("#copy")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('copied').textContent !== ''")
-    assert page.inner_text("#copied") == "Copied"
+    playwright.expect(page.locator("#copied")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == "mlpass prune c3.mlpackage"
 
 
@@ -248,7 +247,7 @@ def test_a_browser_that_shuts_the_clipboard_selects_the_command(open_page):
         }"""
     )
     page.click("#copy")
-    assert page.inner_text("#copied") == "Selected: copy it from here"
+    playwright.expect(page.locator("#copied")).to_have_text("Selected: copy it from here")
     assert page.evaluate("getSelection().toString()") == page.inner_text("#command")
 
 
