@@ -26,7 +26,7 @@ from mlpass.report.records import BudgetRecord, LayerRecord
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.modes import Percentile
-from mlpass.weights.footprint import rest_of_files
+from mlpass.weights.footprint import footprint, rest_of_files
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -167,7 +167,9 @@ def divide_budget(
     said = _Said(budget, allowed, before, _MORE if old else None)
     free = [step.site for step in members if step.mode is _FREE]
     _check_least(rest + sum(map(menu.least, free)), said)  # before anything runs
-    prices = _prices(model, steps, members, calibration, menu)
+    own = sum(footprint(site.parts or site.makers) for site in free)
+    share = max(0.0, allowed - rest) / max(1, own)
+    prices = _prices(model, steps, members, calibration, menu, share)
     factors = dict.fromkeys(prices, 1.0)
     if calibration is not None:
         factors = influences(model, prices, calibration)
@@ -201,16 +203,17 @@ def _prices(
     members: Sequence[Step],
     calibration: Calibration | None,
     menu: Menu,
+    share: float,
 ) -> dict[Site, Prices]:
     """Returns the prices of all weights of a plan, on what samples show of their inputs."""
     if calibration is None:
-        return _priced(((step, None) for step in members), len(members), SparseGPT(), menu, 1)
+        return _priced(((step, None) for step in members), len(members), SparseGPT(), menu, share)
     method, samples = calibration.method, len(calibration.sample_data)
     with observe_dense(model, steps, calibration) as sites:
-        prices = _priced(sites, len(members), method, menu, samples)
+        prices = _priced(sites, len(members), method, menu, share, samples)
     for step in (step for step in members if step.site not in prices):
         if calibration.fallback == "magnitude":
-            prices |= _priced([(step, None)], 1, method, menu, 1)
+            prices |= _priced([(step, None)], 1, method, menu, share)
         else:
             prices[step.site] = Prices([untouched(step.site, menu)])
     return prices
@@ -240,7 +243,8 @@ def _priced(
     count: int,
     method: Method,
     menu: Menu,
-    samples: int,
+    share: float,
+    samples: int = 1,
 ) -> dict[Site, Prices]:
     """Returns the prices of weights, one after another as samples show their inputs."""
     found: dict[Site, Prices] = {}
@@ -252,7 +256,7 @@ def _priced(
         tokens = 0 if observed is None else observed.tokens
         try:
             prices = (
-                prices_of(step, gram, method, menu, parts)
+                prices_of(step, gram, method, menu, parts, share=share)
                 if step.mode is _FREE
                 else fixed_prices(step, gram, method)
             )

@@ -1,7 +1,7 @@
 """What an error of one weight does to the model's outputs, measured on a few samples.
 
-For small errors the outputs' error is the sum of the weights' own, each times a factor that does
-not depend on how the weight came by it: its influence. So one coarse rounding tells it.
+For small errors the outputs' error is the sum of the weights' own, each times a factor, its
+influence, that one trial tells: the weight as a solve leaves it in one form, or some of its rows.
 
 Source: Malinovskii et al. 2024, "Pushing the Limits of Large Language Model Quantization via the
 Linearity Theorem", arXiv 2411.17525.
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
-from mlpass.calibrate.prices import Prices, coarse
+from mlpass.calibrate.prices import Prices, Trial, tried
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ def influences(
     Raises:
         ExecutionError: an op failed.
     """
-    measured = [site for site, each in prices.items() if each.noise > 0]
+    trials: dict[Site, Trial] = {
+        site: each.trial for site, each in prices.items() if each.trial and each.trial.noise > 0
+    }
+    measured = [*trials]
     samples, together = _affordable(measured, prices, len(calibration.sample_data))
     chosen = np.linspace(0, len(calibration.sample_data) - 1, samples).astype(int).tolist()
     inputs = [calibration.sample_data[number] for number in chosen]
@@ -52,9 +55,10 @@ def influences(
             dense = outputs_of(interpreter, inputs)
             for start in range(0, len(measured), together):
                 sites = measured[start : start + together]
-                with other_weights(interpreter, {site: coarse(site) for site in sites}):
+                changed = {site: tried(site, trials[site]) for site in sites}
+                with other_weights(interpreter, changed):
                     error = error_of(dense, outputs_of(interpreter, inputs))
-                noise = sum(prices[site].noise for site in sites)
+                noise = sum(trials[site].noise for site in sites)
                 found |= dict.fromkeys(sites, error / noise)
                 bar.update(len(sites))
     if not any(found.values()):  # without an output of floats, say

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -56,18 +56,32 @@ class Offer(NamedTuple):
     risk: float
 
 
+class Trial(NamedTuple):
+    """A change of a weight by which its influence is measured.
+
+    Attributes:
+        noise: relative output error of the weight that it makes.
+        values: of the weight then; None where each element is rounded coarsely by itself.
+        rows: the numbers of those that change, which the values are of; None for all.
+    """
+
+    noise: float
+    values: NDArray[np.generic] | None = None
+    rows: NDArray[np.intp] | None = None
+
+
 class Prices(NamedTuple):
     """What is known of a weight before the budget is divided.
 
     Attributes:
         offers: of forms; one where nothing is left to choose.
-        noise: relative output error of the weight rounded coarsely; 0 where that is not measured.
+        trial: by which its influence is measured; None where it is not.
         work: multiplications of a sample.
         every: form, also those not worth a solve: they are taken to gain as others do by one.
     """
 
     offers: list[Offer]
-    noise: float = 0.0
+    trial: Trial | None = None
     work: float = 0.0
     every: Sequence[Offer] = ()
 
@@ -96,7 +110,13 @@ def untouched(site: Site, menu: Menu) -> Offer:
 
 
 def prices_of(
-    step: Step, gram: Gram | None, method: Method, menu: Menu, parts: HeldOut | None = None
+    step: Step,
+    gram: Gram | None,
+    method: Method,
+    menu: Menu,
+    parts: HeldOut | None = None,
+    *,
+    share: float = 0.25,
 ) -> Prices:
     """Returns what each form that is worth it costs a weight.
 
@@ -109,6 +129,9 @@ def prices_of(
         method: that solves.
         menu: of bytes.
         parts: of the Gram; None where nothing is kept back.
+        share: of its bytes that it may come to keep: the solve that comes nearest to that is its
+            trial. What solves leave does something else to the model's outputs than plain rounding,
+            which is largest where the inputs are, and which a solver sees to first.
 
     Raises:
         NotApplicable: it cannot be solved for; the text says why.
@@ -131,12 +154,13 @@ def prices_of(
 
     every = [own, *map_items(estimate, forms)]
     front = _near(every)
+    trial = Trial(relative_error(weight, rounded, used, layout))
     if gram is not None and not gram.is_diagonal:
         near = [form for n in front if not _keeps_codes(site, form := every[n].form)]
-        found = {
-            offer.form: offer
-            for kind in _PROBES
-            for offer in _as_solved(
+        found: dict[Form, Offer] = {}
+        solved: dict[Form, NDArray[np.generic]] = {}
+        for kind in _PROBES:
+            offers, weights = _as_solved(
                 [offer for offer in every[1:] if offer.form.has_zeros == kind],
                 [form for form in near if form.has_zeros == kind],
                 partial(_mode_in, site),
@@ -145,10 +169,16 @@ def prices_of(
                 parts,
                 method.still if site.is_masked else method,
             )
-        }
+            found |= {offer.form: offer for offer in offers}
+            solved |= weights
         every = [own, *(found[offer.form] for offer in every[1:])]
-    noise = relative_error(weight, rounded, used, layout)
-    return Prices(_unbeaten([own, *(every[number] for number in front)]), noise, every=every)
+        if solved:
+            wanted = share * own.nbytes
+            sizes = dict(forms)
+            form = min(solved, key=lambda form: abs(sizes.get(form, own.nbytes) - wanted))
+            noise = some.error(solved[form], used, alone=True)
+            trial = Trial(noise, solved[form], some.picked)
+    return Prices(_unbeaten([own, *(every[number] for number in front)]), trial, every=every)
 
 
 def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
@@ -169,16 +199,23 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error, found.error)
     noise = relative_error(weight, _coarse(step.site, weight, layout), used, layout)
-    return Prices([offer], noise)
+    return Prices([offer], Trial(noise))
 
 
-def coarse(site: Site) -> NDArray[np.generic]:
-    """Returns a weight rounded coarsely, each element by itself.
+def tried(site: Site, trial: Trial) -> NDArray[np.generic]:
+    """Returns a weight with a change.
 
     Raises:
         NotApplicable: it has no layout.
     """
-    return _coarse(site, weight_of(site), layout_to_solve(site))
+    weight, layout = weight_of(site), layout_to_solve(site)
+    if trial.values is None:
+        return _coarse(site, weight, layout)
+    if trial.rows is None:
+        return trial.values
+    changed = layout.split(weight).copy()
+    changed[0, trial.rows] = trial.values
+    return layout.join(changed)
 
 
 def _coarse(site: Site, weight: NDArray[np.generic], layout: Layout) -> NDArray[np.generic]:
@@ -208,11 +245,12 @@ def _as_solved(
     gram: Gram,
     parts: HeldOut | None,
     method: Method,
-) -> Iterator[Offer]:
-    """Yields the offers of one kind, with or without zeros, with what a solve makes of them.
+) -> tuple[list[Offer], dict[Form, NDArray[np.generic]]]:
+    """Returns the offers of one kind, with or without zeros, with what a solve makes of them.
 
     How a weight will be solved for, and what is lost so on rows kept back, hardly depends on more
     than that: one form tells it of all. A solve gains as much on the forms that are not near.
+    Returned are also the rows as solves leave them, by form.
 
     Args:
         offers: as they are estimated.
@@ -225,24 +263,26 @@ def _as_solved(
         method: that solves.
     """
     if not near:
-        yield from offers
-        return
+        return [*offers], {}
     probe = _PROBES[near[0].has_zeros]
     choice = _choice(probe, mode_in(probe), some, parts, method)
-    tried = [*dict.fromkeys([probe, *near])]
+    forms = [*dict.fromkeys([probe, *near])]
 
-    def lost(form: Form) -> float:
+    def solved(form: Form) -> NDArray[np.generic]:
         return _solved(form, mode_in(form), some, gram, choice)
 
-    solved = map_items(lost, tried)
-    errors = dict(zip(tried, solved, strict=True))
+    weights = dict(zip(forms, map_items(solved, forms), strict=True))
+    errors = {form: some.error(found, gram) for form, found in weights.items()}
     seen, unseen = errors[probe], choice.error
     growth = None if unseen is None or seen <= 0 else unseen / seen
     gains = [errors[one.form] / one.error for one in offers if one.form in errors and one.error > 0]
     gain = float(np.median(gains or [1.0]))
-    for offer in offers:
+
+    def as_solved(offer: Offer) -> Offer:
         error = errors.get(offer.form, gain * offer.error)
-        yield offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
+        return offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
+
+    return [*map(as_solved, offers)], weights
 
 
 def _choice(
@@ -262,8 +302,10 @@ def _choice(
     )
 
 
-def _solved(form: Form, mode: Mode, some: Excerpt, gram: Gram, choice: Choice) -> float:
-    """Returns the error of a form that is solved for."""
+def _solved(
+    form: Form, mode: Mode, some: Excerpt, gram: Gram, choice: Choice
+) -> NDArray[np.generic]:
+    """Returns rows that are solved for in a form."""
     found = solve(
         some.weight,
         gram,
@@ -273,7 +315,7 @@ def _solved(form: Form, mode: Mode, some: Excerpt, gram: Gram, choice: Choice) -
         layout=some.layout,
         shrinkage=choice.shrinkage,
     )
-    return some.error(found.weight, gram)
+    return found.weight
 
 
 def _mode_in(site: Site, form: Form) -> Mode:

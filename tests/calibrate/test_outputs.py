@@ -11,7 +11,7 @@ import mlpass
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.influence import influences
 from mlpass.calibrate.outputs import error_of, outputs_of
-from mlpass.calibrate.prices import Prices
+from mlpass.calibrate.prices import Prices, Trial
 from mlpass.program.mlpackage import Package
 from mlpass.solvers.wanda import Magnitude
 from mlpass.weights.sites import find_sites
@@ -35,7 +35,7 @@ IMAGES = [{"image": np.full((1, 1, 28, 28), grey, np.float32)} for grey in (0, 9
 def influences_of(package, limit=2048):
     with Package(package) as opened:
         sites = [site for site in find_sites(opened.programs) if np.prod(site.shape) > limit]
-        prices = {site: Prices([], noise=0.01, work=1.0) for site in sites}
+        prices = {site: Prices([], Trial(0.01), work=1.0) for site in sites}
         found = influences(opened, prices, Calibration(Magnitude(), IMAGES))
         return {site.name: factor for site, factor in found.items()}
 

@@ -1,0 +1,62 @@
+"""What a weight's error does to the model's outputs, told before any is decided."""
+
+from __future__ import annotations
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil.mil import Builder as mb
+
+from mlpass import SparseGPT
+from mlpass.calibrate.calibration import Calibration
+from mlpass.calibrate.influence import influences
+from mlpass.calibrate.menus import Menu
+from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
+from mlpass.calibrate.prices import prices_of
+from mlpass.plan.steps import Step
+from mlpass.program.mlpackage import Package
+from mlpass.solvers.gram import Gram
+from mlpass.solvers.solve import solve
+from mlpass.sparsity.modes import Percentile
+from mlpass.weights.sites import find_sites
+from tests.calibrate.layers import save
+
+ROWS = 64
+
+
+@pytest.fixture(params=[128, 1024], ids=["all-rows", "some-rows"])
+def towering(request, tmp_path):
+    """A linear layer, one of whose tokens is a thousand times the others, and a normalization."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((request.param, 64)).astype(np.float32)
+    inputs = rng.standard_normal((ROWS * 8, 64)).astype(np.float32)
+    inputs[::ROWS] *= 1000
+
+    def build(x):
+        y = mb.linear(x=x, weight=weight, name="one")
+        return mb.layer_norm(x=y, axes=[-1], epsilon=np.float32(1e-6), name="normed")
+
+    path = save(build, tmp_path, (ROWS, 64), minimum_deployment_target=ct.target.iOS18)
+    return path, weight, inputs
+
+
+def test_what_solves_do_to_the_outputs_is_predicted_whatever_tokens_tower_over_others(towering):
+    path, weight, inputs = towering
+    gram = Gram(inputs.T @ inputs)
+    samples = [{"x": part} for part in inputs.reshape(8, ROWS, 64)]
+    calibration = Calibration(SparseGPT(), samples)
+    with Package(path) as package:
+        (site,) = find_sites(package.programs)
+        step = Step(site, Percentile(0.0), None)
+        prices = prices_of(step, gram, SparseGPT(), Menu())
+        (factor,) = influences(package, {site: prices}, calibration).values()
+        interpreter = interpreter_of(package, calibration)
+        dense = outputs_of(interpreter, samples)
+        tried = [each for each in prices.offers if each.form.storage and each.error < 0.1]
+        assert len(tried) > 3
+        for offer in tried:
+            mode, storage = offer.form.mode, offer.form.storage
+            found = solve(weight, gram, mode, method=SparseGPT(), storage=storage)
+            with other_weights(interpreter, {site: found.weight}):
+                changed = error_of(dense, outputs_of(interpreter, samples))
+            assert 0.5 < factor * offer.error / changed < 2, str(offer.form)
