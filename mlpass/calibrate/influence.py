@@ -1,7 +1,8 @@
 """What an error of one weight does to the model's outputs, measured on a few samples.
 
 For small errors the outputs' error is the sum of the weights' own, each times a factor, its
-influence, that one trial tells: the weight as a solve leaves it in one form, or some of its rows.
+influence, that one trial tells: the weight as a solve leaves it in one form. Plain rounding would
+not do: its error is largest where the inputs are, which a solver sees to first.
 
 Source: Malinovskii et al. 2024, "Pushing the Limits of Large Language Model Quantization via the
 Linearity Theorem", arXiv 2411.17525.

@@ -61,12 +61,13 @@ class Trial(NamedTuple):
 
     Attributes:
         noise: relative output error of the weight that it makes.
-        values: of the weight then; None where each element is rounded coarsely by itself.
-        rows: the numbers of those that change, which the values are of; None for all.
+        solved: the weight as a solve leaves it; None where each element is rounded by itself.
+        rows: the numbers of those that were solved for; None for all. To the others these lend
+            their errors.
     """
 
     noise: float
-    values: NDArray[np.generic] | None = None
+    solved: NDArray[np.generic] | None = None
     rows: NDArray[np.intp] | None = None
 
 
@@ -176,7 +177,8 @@ def prices_of(
             wanted = share * own.nbytes
             sizes = dict(forms)
             form = min(solved, key=lambda form: abs(sizes.get(form, own.nbytes) - wanted))
-            noise = some.error(solved[form], used, alone=True)
+            changed = _tried(weight, layout, solved[form], some.picked)
+            noise = relative_error(weight, changed, used, layout)
             trial = Trial(noise, solved[form], some.picked)
     return Prices(_unbeaten([own, *(every[number] for number in front)]), trial, every=every)
 
@@ -209,13 +211,32 @@ def tried(site: Site, trial: Trial) -> NDArray[np.generic]:
         NotApplicable: it has no layout.
     """
     weight, layout = weight_of(site), layout_to_solve(site)
-    if trial.values is None:
+    if trial.solved is None:
         return _coarse(site, weight, layout)
-    if trial.rows is None:
-        return trial.values
-    changed = layout.split(weight).copy()
-    changed[0, trial.rows] = trial.values
-    return layout.join(changed)
+    return _tried(weight, layout, trial.solved, trial.rows)
+
+
+def _tried(
+    weight: NDArray[np.generic],
+    layout: Layout,
+    solved: NDArray[np.generic],
+    rows: NDArray[np.intp] | None,
+) -> NDArray[np.generic]:
+    """Returns a weight with the errors of some rows that were solved for, and like ones elsewhere.
+
+    What a solve leaves of a row depends on the inputs and on how large the row is.
+    """
+    if rows is None:
+        return solved
+    every = layout.split(weight)[0].astype(np.float32)
+    sizes = np.sqrt(np.square(every).sum(axis=(1, 2), keepdims=True))
+    own = sizes[rows]
+    errors = np.divide(solved - every[rows], own, where=own > 0, out=np.zeros_like(every[rows]))
+    turns, lender = np.divmod(np.arange(len(every)), len(rows))
+    signs = np.where(turns % 2, -1, 1)[:, None, None]
+    changed = (every + signs * sizes * errors[lender]).astype(weight.dtype)
+    changed[rows] = solved
+    return layout.join(changed[None])
 
 
 def _coarse(site: Site, weight: NDArray[np.generic], layout: Layout) -> NDArray[np.generic]:

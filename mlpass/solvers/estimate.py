@@ -41,20 +41,18 @@ class Excerpt(NamedTuple):
         """Returns the same rows of another weight of the whole one's `layout`."""
         return other if self.picked is None else layout.split(other)[0][self.picked]
 
-    def error(self, other: Array, gram: Gram, *, alone: bool = False) -> float:
+    def error(self, other: Array, gram: Gram) -> float:
         """Returns the relative output error of the whole weight, from that of these rows.
 
         Args:
             other: in the place of `weight`: in its shape, or as (groups, rows, columns).
             gram: of the inputs.
-            alone: whether no other rows are changed.
         """
         if self.whole <= 0:
             return 0.0
         before = placed(_matrix(self.weight, self.layout), other)
         changed = _matrix(other, self.layout) - before
-        counts = np.ones_like(self.counts) if alone else self.counts
-        return float(np.vdot(_row_powers(changed, gram), counts)) / self.whole
+        return float(np.vdot(_row_powers(changed, gram), self.counts)) / self.whole
 
 
 def excerpt(
