@@ -175,8 +175,8 @@ def prices_of(
         every = [own, *(found[offer.form] for offer in every[1:])]
         if solved:
             wanted = share * own.nbytes
-            sizes = dict(forms)
-            form = min(solved, key=lambda form: abs(sizes.get(form, own.nbytes) - wanted))
+            taken = dict(forms)
+            form = min(solved, key=lambda form: abs(taken.get(form, own.nbytes) - wanted))
             changed = _tried(weight, layout, solved[form], some.picked)
             noise = relative_error(weight, changed, used, layout)
             trial = Trial(noise, solved[form], some.picked)
