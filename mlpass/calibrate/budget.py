@@ -26,7 +26,7 @@ from mlpass.report.records import BudgetRecord, LayerRecord
 from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.modes import Percentile
-from mlpass.weights.footprint import footprint, rest_of_files
+from mlpass.weights.footprint import rest_of_files
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def divide_budget(
     said = _Said(budget, allowed, before, _MORE if old else None)
     free = [step.site for step in members if step.mode is _FREE]
     _check_least(rest + sum(map(menu.least, free)), said)  # before anything runs
-    own = sum(footprint(site.parts or site.makers) for site in free)
+    own = sum(untouched(site, menu).nbytes for site in free)
     share = max(0.0, allowed - rest) / max(1, own)
     prices = _prices(model, steps, members, calibration, menu, share)
     factors = dict.fromkeys(prices, 1.0)

@@ -155,11 +155,10 @@ def prices_of(
 
     every = [own, *map_items(estimate, forms)]
     front = _near(every)
-    trial = Trial(relative_error(weight, rounded, used, layout))
+    solved: dict[Form, NDArray[np.generic]] = {}
     if gram is not None and not gram.is_diagonal:
         near = [form for n in front if not _keeps_codes(site, form := every[n].form)]
         found: dict[Form, Offer] = {}
-        solved: dict[Form, NDArray[np.generic]] = {}
         for kind in _PROBES:
             offers, weights = _as_solved(
                 [offer for offer in every[1:] if offer.form.has_zeros == kind],
@@ -173,13 +172,15 @@ def prices_of(
             found |= {offer.form: offer for offer in offers}
             solved |= weights
         every = [own, *(found[offer.form] for offer in every[1:])]
-        if solved:
-            wanted = share * own.nbytes
-            taken = dict(forms)
-            form = min(solved, key=lambda form: abs(taken.get(form, own.nbytes) - wanted))
-            changed = _tried(weight, layout, solved[form], some.picked)
-            noise = relative_error(weight, changed, used, layout)
-            trial = Trial(noise, solved[form], some.picked)
+    if solved:
+        wanted = share * own.nbytes
+        taken = dict(forms)
+        form = min(solved, key=lambda form: abs(taken.get(form, own.nbytes) - wanted))
+        changed = _tried(weight, layout, solved[form], some.picked)
+        noise = relative_error(weight, changed, used, layout)
+        trial = Trial(noise, solved[form], some.picked)
+    else:
+        trial = Trial(relative_error(weight, rounded, used, layout))
     return Prices(_unbeaten([own, *(every[number] for number in front)]), trial, every=every)
 
 
@@ -289,11 +290,12 @@ def _as_solved(
     choice = _choice(probe, mode_in(probe), some, parts, method)
     forms = [*dict.fromkeys([probe, *near])]
 
-    def solved(form: Form) -> NDArray[np.generic]:
-        return _solved(form, mode_in(form), some, gram, choice)
+    def solved(form: Form) -> tuple[NDArray[np.generic], float]:
+        found = _solved(form, mode_in(form), some, gram, choice)
+        return found, some.error(found, gram)
 
-    weights = dict(zip(forms, map_items(solved, forms), strict=True))
-    errors = {form: some.error(found, gram) for form, found in weights.items()}
+    both = dict(zip(forms, map_items(solved, forms), strict=True))
+    errors = {form: error for form, (_, error) in both.items()}
     seen, unseen = errors[probe], choice.error
     growth = None if unseen is None or seen <= 0 else unseen / seen
     gains = [errors[one.form] / one.error for one in offers if one.form in errors and one.error > 0]
@@ -303,7 +305,7 @@ def _as_solved(
         error = errors.get(offer.form, gain * offer.error)
         return offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
 
-    return [*map(as_solved, offers)], weights
+    return [*map(as_solved, offers)], {form: found for form, (found, _) in both.items()}
 
 
 def _choice(
