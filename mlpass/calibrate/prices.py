@@ -176,9 +176,7 @@ def prices_of(
         wanted = share * own.nbytes
         taken = dict(forms)
         form = min(solved, key=lambda form: abs(taken.get(form, own.nbytes) - wanted))
-        changed = _tried(weight, layout, solved[form], some.picked)
-        noise = relative_error(weight, changed, used, layout)
-        trial = Trial(noise, solved[form], some.picked)
+        trial = _trial(weight, layout, used, solved[form], some.picked)
     else:
         trial = Trial(relative_error(weight, rounded, used, layout))
     return Prices(_unbeaten([own, *(every[number] for number in front)]), trial, every=every)
@@ -201,8 +199,9 @@ def fixed_prices(step: Step, gram: Gram | None, method: Method) -> Prices:
     else:
         nbytes = kept_nbytes(step.site, found.keep, step.storage)
     offer = Offer(Form(mode, step.storage), nbytes, found.error, found.error)
-    noise = relative_error(weight, _coarse(step.site, weight, layout), used, layout)
-    return Prices([offer], Trial(noise))
+    some = excerpt(weight, None, layout, used)
+    changed = some.like(found.weight, layout)
+    return Prices([offer], _trial(weight, layout, used, changed, some.picked))
 
 
 def tried(site: Site, trial: Trial) -> NDArray[np.generic]:
@@ -215,6 +214,18 @@ def tried(site: Site, trial: Trial) -> NDArray[np.generic]:
     if trial.solved is None:
         return _coarse(site, weight, layout)
     return _tried(weight, layout, trial.solved, trial.rows)
+
+
+def _trial(
+    weight: NDArray[np.generic],
+    layout: Layout,
+    gram: Gram,
+    solved: NDArray[np.generic],
+    rows: NDArray[np.intp] | None,
+) -> Trial:
+    """Returns the trial of a weight that was solved for, or some of whose rows were."""
+    changed = _tried(weight, layout, solved, rows)
+    return Trial(relative_error(weight, changed, gram, layout), solved, rows)
 
 
 def _tried(

@@ -12,12 +12,13 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.influence import influences
 from mlpass.calibrate.menus import Menu
 from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
-from mlpass.calibrate.prices import prices_of
+from mlpass.calibrate.prices import fixed_prices, prices_of
 from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.modes import Percentile
+from mlpass.storage.palette import Palette
 from mlpass.weights.sites import find_sites
 from tests.calibrate.layers import save
 
@@ -60,3 +61,22 @@ def test_what_solves_do_to_the_outputs_is_predicted_whatever_tokens_tower_over_o
             with other_weights(interpreter, {site: found.weight}):
                 changed = error_of(dense, outputs_of(interpreter, samples))
             assert 0.5 < factor * offer.error / changed < 2, str(offer.form)
+
+
+@pytest.mark.parametrize("storage", [None, Palette(3)])
+def test_a_form_that_is_said_is_tried_as_it_is_solved_for(storage, towering):
+    path, weight, inputs = towering
+    gram, mode = Gram(inputs.T @ inputs), Percentile(0.5)
+    samples = [{"x": part} for part in inputs.reshape(8, ROWS, 64)]
+    calibration = Calibration(SparseGPT(), samples)
+    with Package(path) as package:
+        (site,) = find_sites(package.programs)
+        prices = fixed_prices(Step(site, mode, storage), gram, SparseGPT())
+        (factor,) = influences(package, {site: prices}, calibration).values()
+        interpreter = interpreter_of(package, calibration)
+        dense = outputs_of(interpreter, samples)
+        found = solve(weight, gram, mode, method=SparseGPT(), storage=storage)
+        with other_weights(interpreter, {site: found.weight}):
+            changed = error_of(dense, outputs_of(interpreter, samples))
+    (offer,) = prices.offers
+    assert 0.5 < factor * offer.error / changed < 2
