@@ -299,6 +299,7 @@ def test_what_is_passed_over_already_stays_so_and_handlers_come_back():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_not_matter(closed, tmp_path):
     alone, out = tmp_path / "alone.mlpackage", tmp_path / "out.mlpackage"

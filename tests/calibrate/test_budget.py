@@ -144,6 +144,7 @@ def test_an_older_model_gets_what_it_can_say_and_is_told_what_more_there_is(lm, 
     assert max(opsets) < 18
 
 
+@pytest.mark.slow
 def test_what_the_config_names_is_kept(lm, tmp_path):
     with Package(lm) as package:
         first, second, third, *_ = (
@@ -231,7 +232,7 @@ def compressed(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(8)
 @pytest.mark.parametrize(
     ("share", "calibrated"), [(0.4, True), (0.4, False), (0.35, True), (0.7, True), (0.35, False)]
 )
@@ -280,6 +281,7 @@ def test_a_compressed_weight_has_the_form_that_the_config_says(compressed, tmp_p
         assert size_of(out) <= 0.6 * size_of(compressed)
 
 
+@pytest.mark.slow
 def test_no_form_of_a_compressed_weight_takes_more_than_told(compressed, tmp_path):
     out = tmp_path / "out.mlpackage"
     with Package(compressed) as package:

@@ -51,6 +51,7 @@ def size(path):
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+@pytest.mark.slow_but_every(7)
 @pytest.mark.parametrize(
     ("config", "options"),
     [
@@ -89,6 +90,7 @@ def test_a_budget_is_for_all_together(models, tmp_path):
     assert report.budget.used <= report.budget.nbytes
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("options", [{}, {"sample_data": SAMPLES, "target": "dense"}])
 def test_a_budget_is_divided_as_that_of_one_package(models, options, tmp_path):
     """Each file begins with 64 bytes that are not weights."""
@@ -155,7 +157,7 @@ def residual(tmp_path_factory):
 STEPS = cuts.talks(*[3] * 12)
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(9)
 @pytest.mark.parametrize("places", PLACES, ids=str)
 @pytest.mark.parametrize("method", [mlpass.SparseGPT(), mlpass.ADMM()], ids=str)
 def test_wherever_it_is_cut_a_model_gets_the_weights_that_one_gets(

@@ -47,6 +47,7 @@ def divided(mlp, tmp_path, executor, **options):
     return tree(out)
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("options", [{}, {"target": "own"}], ids=str)
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_the_same_bytes_on_any_number_of_workers(mlp, tmp_path, alone, workers, options):

@@ -70,6 +70,7 @@ def errors(path, out, count=16):
     return lost / whole
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
 @pytest.mark.parametrize(
     "method", [Magnitude(), Wanda(), SparseGPT(), SparseGPT(refit=True), ADMM()], ids=str
@@ -93,6 +94,7 @@ def test_a_layer_is_pruned_towards_numpys_least_squares(mlp, tmp_path, method, m
         now = np.maximum(now @ found[name].T, 0)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("method", [SparseGPT(), ADMM()], ids=str)
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
 def test_the_outputs_of_unseen_samples_are_nearer(mlp, tmp_path, method, mode):
@@ -281,6 +283,7 @@ def test_dense_inputs_leave_nothing_to_make_up_for(mlp, tmp_path):
         prune(mlp, tmp_path, target="both")
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("name", ["digits_ios15", "tiny_lm", "silero_vad", "stateful_lm"])
 def test_every_kind_of_model_goes_through(name, tmp_path):
     inputs, _ = truth(name)

@@ -68,7 +68,7 @@ def test_of_a_single_sample_the_last_quarter_of_its_rows_is_kept_back(tmp_path):
     assert layer.error_held == pytest.approx(relative(first - weight, weight, held), rel=0.02)
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.parametrize("method", [Wanda(), SparseGPT(), SparseGPT(refit=True), ADMM()], ids=str)
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
@@ -135,6 +135,7 @@ def test_a_table_whose_rows_are_gathered_is_judged_by_what_others_read(tmp_path)
     assert 0 < layer.error_held < layer.error_before_held
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_windows_of_convolutions_and_their_groups(tmp_path, groups):
     rng = np.random.default_rng(5)

@@ -41,6 +41,7 @@ def towering(request, tmp_path):
     return path, weight, inputs
 
 
+@pytest.mark.slow_but_every(2)
 def test_what_solves_do_to_the_outputs_is_predicted_whatever_tokens_tower_over_others(towering):
     path, weight, inputs = towering
     gram = Gram(inputs.T @ inputs)

@@ -83,6 +83,7 @@ def test_a_broken_journal_is_told(mlp, tmp_path, monkeypatch):
         mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples(), resume=True)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize(
     "change",
     [

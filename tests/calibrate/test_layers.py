@@ -36,7 +36,7 @@ def reference(mode, method, propagate):
     return found
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(10)
 @pytest.mark.parametrize("propagate", ["pruned", "dense"])
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4), Block(0.5, 4), Channel(0.5)], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -264,6 +264,7 @@ def test_a_weight_in_a_loop_meets_every_turn(tmp_path):
     np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("name", ["digits_ios15", "silero_vad", "tiny_lm"])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_real_models_on_both_backends(name, backend, tmp_path):
@@ -320,6 +321,7 @@ def test_an_allocation_keeps_to_bytes(mlp, tmp_path):
     assert 0.8 * budget < sum(layer.bytes_after for layer in report.layers) <= budget
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize(
     ("options", "encoding", "share"),
     [

@@ -53,7 +53,7 @@ def weights_of(package):
         return {site.name: np.array(weight_of(site)) for site in find_sites(opened.programs)}
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(24)
 @pytest.mark.parametrize("name", ["shared", APART, DEVICE])
 @pytest.mark.parametrize(("method", "mode", "tolerance"), TOLERANCES, ids=str)
 @pytest.mark.parametrize("model", SAMPLES)
@@ -81,7 +81,7 @@ def test_a_run_on_torch_comes_out_as_numpys(
             assert np.mean((weight != 0) != (kept[site] != 0)) <= 1e-3
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("target", ["own", "dense"])
 @pytest.mark.parametrize("model", SAMPLES)
 def test_no_activation_and_no_gram_leaves_the_device(
@@ -112,6 +112,7 @@ def test_no_activation_and_no_gram_leaves_the_device(
     assert max(np.prod(shape) for shape in context.fetched if shape not in matrices) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [

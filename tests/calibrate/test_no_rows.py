@@ -38,6 +38,7 @@ def reaching(count, tokens):
     return found
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("method", [Wanda(), SparseGPT(), ADMM()], ids=str)
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_samples_without_tokens_add_nothing(expert, tmp_path, backend, method):

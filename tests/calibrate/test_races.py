@@ -197,7 +197,7 @@ def test_a_prediction_keeps_what_came_meanwhile(tmp_path, monkeypatch):
     assert hidden(tmp_path) == []
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("command", ["prune", "sweep"])
 @pytest.mark.parametrize(
     ("number", "status", "last"),

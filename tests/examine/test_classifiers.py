@@ -191,6 +191,7 @@ def test_models_with_other_labels(tmp_path):
         shutil.rmtree(other)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("kind", ["int", "words"])
 def test_studies(tmp_path, kind):
     path = saved(tmp_path, LABELS[kind])

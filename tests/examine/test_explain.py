@@ -179,6 +179,7 @@ def test_the_command_prints_a_table_or_json(tmp_path, capsys):
     assert {"kind", "processor", "text", "cure", "weights"} == content["findings"][0].keys()
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(
     "mode", [mlpass.NM(2, 4), mlpass.Block(0.5, 2), mlpass.Percentile(0.8)], ids=str
 )

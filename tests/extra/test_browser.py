@@ -73,7 +73,7 @@ def names(page):
     )
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.parametrize("width", [320, 390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_any_width_and_asks_the_network_for_nothing(open_page, width, scheme):
@@ -103,6 +103,7 @@ def contrast(page, selector):
     return (light + 0.05) / (dark + 0.05)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(open_page, scheme):
     page = open_page(color_scheme=scheme)
@@ -144,7 +145,7 @@ def test_a_point_leads_to_its_row(open_page):
 SCREENS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_what_matters_is_on_the_screen(open_page, width, scheme):
     page = open_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
@@ -164,6 +165,7 @@ def test_what_matters_is_on_the_screen(open_page, width, scheme):
     assert figures[0].bounding_box()["width"] == pytest.approx(section)
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_the_verdict_is_the_tables(open_page, width, scheme):
     page = open_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
@@ -176,6 +178,7 @@ def test_the_verdict_is_the_tables(open_page, width, scheme):
         assert wanted in " ".join(claim.inner_text().split())
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_name_of_a_point_is_on_another(open_page, width):
     page = open_page(viewport={"width": width, "height": 844})
@@ -191,6 +194,7 @@ def test_no_name_of_a_point_is_on_another(open_page, width):
         assert apart, (one, other)
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_all_is_reached_by_keyboard_in_order(open_page, width, scheme):
     page = open_page(viewport={"width": width, "height": 844}, color_scheme=scheme)

@@ -66,6 +66,7 @@ def test_every_step_is_in_one_region_that_says_what_crosses(name, budget):
         assert again == regions
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", PACKAGES)
 def test_one_after_another_they_give_what_the_whole_does(name):
     interpreter = mlpass.Interpreter(FIXTURES / name)

@@ -203,6 +203,7 @@ def test_a_result_whose_place_was_taken_meanwhile_is_kept_beside_it(tmp_path, ca
     assert tree(kept) == tree(alone)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_the_target_is_reached_whatever_the_steps(tmp_path, steps):
     samples = SAMPLES[:2]

@@ -29,6 +29,7 @@ def as_array(output):
     return np.asarray(list(output.values()) if isinstance(output, dict) else output)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", [*TRUTHS, "branches"])
 @pytest.mark.parametrize("training", [True, False])
 def test_outputs_are_the_interpreters(name, training):

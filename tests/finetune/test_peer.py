@@ -41,6 +41,7 @@ def package(tmp_path_factory):
     return modules, save_layers(modules, tmp_path_factory.mktemp("peer") / "layers.mlpackage")
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize(("mode", "options", "compared"), MODES, ids=lambda v: str(v)[:30])
 @pytest.mark.parametrize(("ours", "theirs"), SCHEDULES)
 @pytest.mark.parametrize("initial", [0.0, 0.25])

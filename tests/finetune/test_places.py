@@ -50,7 +50,7 @@ def test_slots_are_where_floats_and_zeros_are_all(levels, places, count, wanted)
     assert found is None or found.tolist() == wanted
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(21)
 @pytest.mark.parametrize("form", FORMS)
 def test_weights_and_their_gradients(form, tmp_path):
     module = to_stored_module(compressed(form, tmp_path))

@@ -63,7 +63,7 @@ def test_it_comes_nearer_in_the_same_form(pruned, tmp_path):
     assert tree(again) != tree(output)
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.parametrize(
     ("mode", "storage"),
     [
@@ -241,6 +241,7 @@ def test_what_a_sample_takes_is_not_held_on_to(pruned, monkeypatch):
     assert not any(value() is not None for value in made)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize(("worst", "steps"), [(1.9, 16), (2.1, 13)])
 def test_a_run_ends_early_where_it_is_lost_alone(pruned, monkeypatch, worst, steps):
     """Whatever the first thirteen looks show, the last ones may be the best."""

@@ -55,6 +55,7 @@ def test_what_is_pruned_may_come_back_unless_it_is_frozen():
         assert bool((second & ~first).any()) == (not frozen)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize(
     ("mode", "sparsity"),
     [

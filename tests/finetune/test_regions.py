@@ -163,6 +163,7 @@ def test_what_another_function_reads_is_told_of(tmp_path):
     assert report.notes[-1].startswith(told)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(
     ("mode", "storage"),

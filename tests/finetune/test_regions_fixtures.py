@@ -20,6 +20,7 @@ from tests.program.packages import tree
 LARGE = ("basic_pitch.mlpackage", "efficientnet_lite0.mlpackage")
 
 
+@pytest.mark.slow_but_every(10)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in PACKAGES]
 )

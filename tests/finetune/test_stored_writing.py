@@ -46,7 +46,7 @@ def constants(path):
         ), Counter(op.type for op in ops)
 
 
-@pytest.mark.slow_but_every(6)
+@pytest.mark.slow_but_every(24)
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_and_bytes_stay(form, tmp_path):
     path, output = compressed(form, tmp_path), tmp_path / "out.mlpackage"

@@ -58,6 +58,7 @@ def test_sequences_of_two_functions_on_one_state(lm, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_region_minds_what_each_function_alone_would(lm, tmp_path):
     """Before anything is trained, its loss is the mean of theirs."""
     dense, pruned = lm

@@ -60,7 +60,7 @@ def stages(name, compressed, count, size, budget=1 << 30, cut_at=1 << 30):
             given, wanted = mine.all_results(), dense.all_results()
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(21)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("budget", [1, 1 << 30])
 def test_at_the_end_of_each_region_are_the_interpreters_values(name, budget, tmp_path):
@@ -115,6 +115,7 @@ SLOW = ["stateful_lm"]
 SHARES = {"tiny_lm": 0.5}  # of the dense model's values; else all
 
 
+@pytest.mark.slow_but_every(10)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES]
 )

@@ -102,6 +102,7 @@ def test_a_sparse_model_keeps_its_zeros_and_trains_the_rest(tmp_path):
             assert not torch.equal(again.get_parameter(name), to_module(sparse).get_parameter(name))
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", ["basic_pitch", "multifunction_lm", "branches"])
 def test_sparse_weights_of_any_opset_are_opened_and_written_back(tmp_path, name):
     sparse, output = tmp_path / "sparse.mlpackage", tmp_path / "out.mlpackage"

@@ -107,7 +107,7 @@ def recognised(matrix, rule):
 WINDOWS = ["boxcar", "hann", "hamming", "blackman", "bartlett", "flattop", ("kaiser", 12.0)]
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(14)
 @pytest.mark.parametrize("samples", [32, 400, 512])
 @pytest.mark.parametrize("window", [*WINDOWS, "padded"], ids=str)
 def test_fourier_bases_are_known_under_any_window(samples, window):

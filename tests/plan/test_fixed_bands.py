@@ -173,6 +173,7 @@ def draws(make):
         yield make(np.random.default_rng(seed).standard_normal((64, 64)))
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_trained_ones_are_not(name):
@@ -263,6 +264,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("name", MODELS)
 def test_they_are_left_alone_and_told(name, tmp_path):
     build, reason = MODELS[name]

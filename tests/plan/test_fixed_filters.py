@@ -248,6 +248,7 @@ def complex_fourier(samples):
     return np.block([[spectrum.real, -spectrum.imag], [spectrum.imag, spectrum.real]])
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", FIXED)
 def test_they_are_left_alone_and_told(name, tmp_path):
     build, reason = FIXED[name]

@@ -187,6 +187,7 @@ def reason(weight, op="linear"):
     )
 
 
+@pytest.mark.slow_but_every(11)
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_they_are_left_alone_either_way(name, dtype):
@@ -238,6 +239,7 @@ LIKE_NONE = {name: INITS[name] for name in ("gains", "means, and noise", "means,
 SHAPES = [(64, 64), (48, 96), (4, 600), (600, 4), (32, 257), (257, 32), (12, 200), (200, 12)]
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", LIKE_NONE)
 @pytest.mark.parametrize("shape", [(16, 40), (128, 32), (48, 9), (16, 4)], ids=str)
 def test_diagonals_and_means_that_were_trained_a_little_are_not_left_alone(name, shape):
@@ -250,7 +252,7 @@ def test_diagonals_and_means_that_were_trained_a_little_are_not_left_alone(name,
             assert reason(weight.reshape(48, 1, 3, 3), "conv") is None
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(21)
 @pytest.mark.parametrize(
     "seeds", [range(2), pytest.param(range(2, 8), marks=pytest.mark.slow)], ids=len
 )

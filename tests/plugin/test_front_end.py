@@ -33,6 +33,7 @@ def reconverted(path, pipeline=None, **options):
     return mil_convert(str(path), **settings)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.usefixtures("_installed", "_swept")
 @pytest.mark.parametrize("name", ["tiny_lm", "multifunction_lm"])
 def test_a_finished_package_goes_through_a_pipeline_again(fixtures, tmp_path, name):

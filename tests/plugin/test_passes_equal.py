@@ -125,7 +125,7 @@ def _installed():
     mlpass.plugin.uninstall()
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda one: one.value)
 @pytest.mark.parametrize("target", TARGETS, ids=lambda one: one.name)
@@ -139,6 +139,7 @@ def test_each_pass(plain, tmp_path, name, options, mode, target, precision):
     assert_same(model, plain(target, precision), config, SAMPLE, tmp_path)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("mode", OTHER_MODES, ids=str)
 def test_each_other_mode(plain, tmp_path, mode):
     number = OTHER_MODES.index(mode)  # all targets and precisions have their turn
@@ -159,7 +160,7 @@ def samples_like(sample, count=48):
     return [{name: like(array) for name, array in sample.items()} for _ in range(count)]
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(10)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda one: one.value)
 @pytest.mark.parametrize("target", TARGETS, ids=lambda one: one.name)
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
@@ -169,7 +170,7 @@ def test_solving_on_samples(plain, tmp_path, mode, target, precision):
     assert_same(model, plain(target, precision), mode, SAMPLE, tmp_path, **options)
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda one: one.value)
 @pytest.mark.parametrize(
     "joint", [{"storage": "int4"}, {"storage": {"palettize": 4, "group_size": 4}}], ids=str
@@ -181,7 +182,7 @@ def test_joint_results(plain, tmp_path, joint, precision):
     assert_same(model, plain(target, precision), NM(2, 4), SAMPLE, tmp_path, **options)
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.conversion
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_of_model_on_samples(tmp_path, name):
@@ -213,7 +214,7 @@ def test_configs_go_by_the_names_of_the_finished_package(plain, tmp_path):
 FORMS = [(name, export) for name, kind in KINDS.items() for export in (False, kind.exported)]
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.conversion
 @pytest.mark.parametrize(
     ("name", "export"),
@@ -247,6 +248,7 @@ def test_tied_weights_are_stored_once(tmp_path):
     assert sorted(readers) == ["gather", "linear"]
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.conversion
 @pytest.mark.parametrize("export", [False, True], ids=["trace", "export"])
 def test_weights_that_training_made_sparse_are_encoded_exactly(export):

@@ -80,7 +80,7 @@ def dtype_of(name):
     return types.fp16 if IMAGES[name][0].endswith("FLOAT16") else types.fp32
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(16)
 @pytest.mark.parametrize("precision", ["FLOAT32", "FLOAT16"])
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_conversion_prunes_as_afterwards(tmp_path, name, precision):
@@ -119,6 +119,7 @@ def weights_of(program):
     return [peer.value_of(op) for op in sparse]
 
 
+@pytest.mark.slow_but_every(13)
 @pytest.mark.parametrize("first", [True, None])
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_program_is_pruned_as_its_package(tmp_path, name, first):
@@ -185,6 +186,7 @@ def test_a_finished_program_is_not_scaled_twice():
     np.testing.assert_array_equal(made, wanted)
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("name", ["rgb", "bgr", "gray"])
 def test_samples_may_be_pictures(tmp_path, name):
     image, channels = image_type(name)
@@ -256,6 +258,7 @@ class _Net(torch.nn.Module):
         return self.second(torch.relu(self.first(x)))
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.conversion
 @pytest.mark.parametrize("target", [ct.target.iOS16, ct.target.iOS18], ids=str)
 def test_a_torch_model_with_a_name_that_is_sanitized(tmp_path, target):

@@ -107,6 +107,7 @@ def run(model):
     return next(iter(mlpass.Interpreter(model).predict({"x": X}).values()))
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("name", FOLDS)
 def test_they_are_sites_of_the_very_values(tmp_path, name):
     _, wanted = FOLDS[name]
@@ -120,7 +121,7 @@ def test_they_are_sites_of_the_very_values(tmp_path, name):
             assert weight.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("name", FOLDS)
 def test_they_are_pruned_to_a_valid_package(tmp_path, name):
     _, wanted = FOLDS[name]
@@ -142,7 +143,7 @@ def test_they_are_pruned_to_a_valid_package(tmp_path, name):
     assert np.allclose(run(out), (x @ expected).reshape(run(out).shape), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(10)
 @pytest.mark.parametrize("name", FOLDS)
 def test_they_are_pruned_in_a_program(tmp_path, name):
     made = built(name)

@@ -243,6 +243,7 @@ def test_what_is_no_package_is_refused_inone_line(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("command", ["prune", "inspect"])
 def test_the_command_itself_ends_without_a_traceback(command: str, tmp_path: Path) -> None:
     package = copy_fixture("digits_ios15", tmp_path)

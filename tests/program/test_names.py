@@ -160,7 +160,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return package(tmp_path_factory.mktemp("old"), ct.target.iOS15)
 
 
-@pytest.mark.slow_but_every(5)
+@pytest.mark.slow_but_every(10)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("case", RAISED)
 def test_raising_an_opset_takes_names_that_are_free(
@@ -244,7 +244,7 @@ def joint(
     return request.param, weight, run(out)
 
 
-@pytest.mark.slow_but_every(5)
+@pytest.mark.slow_but_every(25)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("taken", INVENTED)
 def test_joint_forms_take_names_that_are_free(
@@ -260,7 +260,7 @@ def test_joint_forms_take_names_that_are_free(
     assert same(run(out), outputs)
 
 
-@pytest.mark.slow_but_every(5)
+@pytest.mark.slow_but_every(25)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("taken", INVENTED)
 def test_programs_in_memory_take_names_that_are_free(

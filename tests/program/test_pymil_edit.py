@@ -64,6 +64,7 @@ CASES = [
 ] + [(name, Percentile(0.6), True) for name in ("palettized_digits", "quantized_digits")]
 
 
+@pytest.mark.slow_but_every(7)
 @pytest.mark.parametrize(("name", "config", "joint"), CASES, ids=str)
 def test_a_program_is_pruned_as_its_package_is(fixtures, tmp_path, name, config, joint):
     path, out = fixtures / f"{name}.mlpackage", tmp_path / "out.mlpackage"
@@ -97,6 +98,7 @@ def deduplicate(source):
     PASS_REGISTRY["common::const_deduplication"]._deduplicate_const_across_functions(source)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", FIXTURES)
 def test_the_graph_of_a_pruned_program_is_that_of_the_package(fixtures, tmp_path, name):
     path, out = fixtures / f"{name}.mlpackage", tmp_path / "out.mlpackage"

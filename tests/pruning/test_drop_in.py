@@ -73,6 +73,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow_but_every(8)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "mode", "config", "may_differ"),

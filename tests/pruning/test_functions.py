@@ -109,7 +109,7 @@ def test_coremltools_shares_what_functions_have_alike(two, folder):
     assert len(shared) == len(mlpass.inspect(both).layers) == len(mlpass.inspect(one).layers) == 14
 
 
-@pytest.mark.slow_but_every(3)
+@pytest.mark.slow_but_every(12)
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("solved", [False, True])
 def test_what_functions_share_is_compressed_once(two, tmp_path, name, solved):
@@ -135,7 +135,7 @@ def test_what_functions_share_is_compressed_once(two, tmp_path, name, solved):
         assert size(out) == size(alone)
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("name", ["2:4", "2:4 int4", "palette"])
 def test_both_functions_predict_what_coremltools_decodes(two, tmp_path, name):
     mode, storage = CONFIGS[name]
@@ -176,7 +176,7 @@ def test_a_shared_weight_meets_what_all_functions_give_it():
         assert (each.samples, each.tokens) == (6, 3 * (64 + 16))
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(8)
 @pytest.mark.parametrize(
     "options",
     [

@@ -55,7 +55,7 @@ def pruned(source, out, what, **options):
     return mlpass.prune(source, out, Config(what, weight_threshold=1), **options)
 
 
-@pytest.mark.slow_but_every(6)
+@pytest.mark.slow_but_every(12)
 @pytest.mark.parametrize(
     ("opset", "target", "calibrated"),
     [

@@ -38,7 +38,7 @@ def original(path):
     return peer.all_ops(peer.load_programs(path))
 
 
-@pytest.mark.slow_but_every(5)
+@pytest.mark.slow_but_every(35)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_coremltools_reads_what_was_meant(package, tmp_path, mode):
     out = tmp_path / "out.mlpackage"
@@ -92,6 +92,7 @@ def layouts_of(path):
     return layouts
 
 
+@pytest.mark.slow_but_every(2)
 def test_reports_tell_bytes_as_they_are_in_the_file(package, tmp_path):
     out = tmp_path / "out.mlpackage"
     report = mlpass.prune(package, out, Percentile(0.75))

@@ -165,6 +165,7 @@ def test_the_verdict_of_sizes_alone_and_of_the_users_own_measure():
     assert rows(valued)["a"][:4] == ["300 B", "0.2500", "20.00", "0.7500"]
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize(
     ("points", "wanted"),
     [

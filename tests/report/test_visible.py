@@ -117,6 +117,7 @@ def test_a_prediction_with_odd_names_is_told_plainly(odd, tmp_path):
     assert "with NUL" in printed(arguments, status=1)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", ["", "a/b", "../up", "x" * 60_000, "file", "ä\x1b", "a.npy"])
 def test_outputs_of_any_name_are_written(name, tmp_path):
     package = copy_fixture("digits_ios15", tmp_path)

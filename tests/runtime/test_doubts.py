@@ -175,6 +175,7 @@ def test_what_the_fixtures_are_run_on_is_right(name):
     assert not list(doubts(interpreter, [given]))
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize(
     "run",
     [

@@ -43,6 +43,7 @@ def open_fixture(name: str, backend: str, **options: Any) -> Interpreter:
     return Interpreter(FIXTURES / f"{name}.mlpackage", backend=backend, **options)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_agrees_with_its_source(name: str, backend: str) -> None:
     inputs, expected = truth(name)

@@ -46,6 +46,7 @@ def plain(path, tmp_path_factory):
     return out, snr(path, out)
 
 
+@pytest.mark.slow_but_every(2)
 def test_predictions_of_every_length_are_torchs(flexible, tmp_path):
     path, model = flexible
     for number, sample in enumerate(texts(8, 24, 16)):
@@ -57,6 +58,7 @@ def test_predictions_of_every_length_are_torchs(flexible, tmp_path):
             np.testing.assert_allclose(made["logits"], wanted, atol=0.01)
 
 
+@pytest.mark.slow_but_every(7)
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize(
     "options", [{}, {"target": "dense"}, {"method": ADMM()}], ids=["sparsegpt", "dense", "admm"]
@@ -70,6 +72,7 @@ def test_a_calibrated_run_takes_all_lengths(path, plain, options, backend, tmp_p
     assert snr(path, out) > plain[1] + 0.2
 
 
+@pytest.mark.slow_but_every(2)
 def test_studies_judge_by_all_lengths(path, tmp_path):
     methods = [Magnitude(), SparseGPT()]
     report = mlpass.sweep(path, SAMPLES, [CONFIG], method=methods, test_data=UNSEEN)
@@ -86,6 +89,7 @@ def test_choosing_and_training_within_it_take_all_lengths(path, tmp_path):
     assert snr(path, out) > 15
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_training_takes_all_lengths_in_one_step(path, plain, batch_size, tmp_path):
     out = tmp_path / "out.mlpackage"
@@ -95,6 +99,7 @@ def test_training_takes_all_lengths_in_one_step(path, plain, batch_size, tmp_pat
     assert snr(path, out) > plain[1] + 0.2
 
 
+@pytest.mark.slow_but_every(2)
 def test_regions_take_all_lengths(path, plain, tmp_path):
     out = tmp_path / "out.mlpackage"
     options = Regions(epochs=3, learning_rate=3e-3)
@@ -113,6 +118,7 @@ USES = {
 }
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("length", [1, 25])
 def test_a_length_that_is_not_allowed_is_told_with_its_sample(flexible, use, length, tmp_path):

@@ -57,6 +57,7 @@ def met_by_hand(functions, sample):
     return seen.found
 
 
+@pytest.mark.slow_but_every(7)
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("budget", [0, 1 << 30])
 def test_each_op_meets_what_its_own_function_gives_it_to_the_byte(lm, backend, budget):

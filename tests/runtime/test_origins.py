@@ -51,7 +51,7 @@ def samples(ban):
     return data
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize(
     ("how", "origin"),
     [("softmax", "softmax 'shares'"), ("largest", "sub 'less'"), ("plain", "real_div 'ratio'")],

@@ -43,6 +43,7 @@ def example(interpreter: Interpreter) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_as_its_package(name: str) -> None:
     path = FIXTURES / f"{name}.mlpackage"

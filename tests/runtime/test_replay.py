@@ -291,6 +291,7 @@ def test_a_stop_shows_values_that_are_made_and_still_needed():
         found[0]
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("handed", ["fp32", "fp16"])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_a_stop_shows_what_programs_before_have_handed_on(handed, backend, tmp_path):

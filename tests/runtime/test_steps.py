@@ -123,6 +123,7 @@ def in_a_file_each(folder, samples):
 WAYS = [in_one_file, in_a_file_each, lambda _, samples: [*map(stacked, samples)]]
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("way", WAYS, ids=["npz", "folder", "dicts"])
 def test_every_form_gives_the_same_as_lists_of_steps(way, tmp_path):
     samples = lm_sequences(4, 4)
@@ -157,6 +158,7 @@ USES = {
 }
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("use", USES)
 def test_every_command_takes_them_and_names_the_sample_that_disagrees(use, tmp_path):
     good, bad = map(stacked, lm_sequences(2, 2))

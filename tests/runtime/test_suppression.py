@@ -213,6 +213,7 @@ def test_a_budget_is_divided_by_what_the_programs_before_it_give(pipeline, tmp_p
     assert ct.models.MLModel(str(out), skip_model_load=True).get_spec().pipeline.models
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("more", [{}, {"iouThreshold": 0.3}])
 def test_a_module_trains_the_programs_before_it(pipeline, tmp_path, more):
     path = with_optional_thresholds(pipeline, tmp_path / "in.mlpackage")

@@ -90,7 +90,7 @@ def test_few_rows_never_do_more_harm_than_magnitude(method, mode, kind, count):
     assert unseen_error(weight, found.weight, unseen) <= 1.05 * unseen_error(weight, base, unseen)
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(20)
 @pytest.mark.parametrize("count", [8, 32, 64, 256])
 @pytest.mark.parametrize("kind", ["white", "weak", "strong"])
 @pytest.mark.parametrize("storage", [Quantized("int4"), Palette(bits=3)], ids=str)

@@ -114,7 +114,7 @@ ROUNDED_CASES = [
 ]
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(36)
 @pytest.mark.parametrize("samples", [0.1, 4])
 @pytest.mark.parametrize("storage", ROUNDED, ids=str)
 @pytest.mark.parametrize(("mode", "layout"), ROUNDED_CASES, ids=str)
@@ -132,6 +132,7 @@ def test_rounded_admm_is_no_worse_than_rounded_sparsegpt_with_refit(mode, layout
         assert np.array_equal(np.where(found.keep, steps, 0), found.weight)
 
 
+@pytest.mark.slow_but_every(7)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize(

@@ -188,6 +188,7 @@ def test_admm_is_no_worse_than_sparsegpt_with_refit(mode, layout, decay, samples
     assert error <= base_error * 1.001 + 1e-9
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("loudness", [0, 1, 3])
 @pytest.mark.parametrize("mode", [Percentile(0.4), Percentile(0.7)], ids=str)
 @pytest.mark.parametrize("layout", GROUPED[:3], ids=name_of)

@@ -37,6 +37,7 @@ def peer_weight(module, inputs, mode, dampening):
     return module.weight.detach().numpy()
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("dampening", [0.01, 0.1])
 @pytest.mark.parametrize("mode", [Percentile(0.5), Percentile(0.7), NM(2, 4), NM(1, 4)], ids=str)
 @pytest.mark.parametrize(("rows", "columns"), [(96, 256), (256, 200), (384, 512)])

@@ -40,6 +40,7 @@ def same(first, second):
     return told(first) == told(second)
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4)], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_shared_gram_changes_no_bit(method, mode):

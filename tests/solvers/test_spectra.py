@@ -77,6 +77,7 @@ def error_of(weight, pruned, gram):
     return np.vdot(change @ gram, change) / np.vdot(weight @ gram, weight)
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("spectrum", ["white", "weak", 0.5, 1.0, 2.0])
 def test_admm_is_near_the_best_schedule_on_any_spectrum(spectrum, mode):

@@ -88,7 +88,7 @@ def test_every_method_and_mode_comes_out_as_numpys(apart, method, mode, layout):
     check_equal(ours, theirs, method)
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(36)
 @pytest.mark.parametrize(("mode", "layout"), CASES, ids=name_of)
 def test_on_a_device_nothing_meets_a_tensor_of_the_processor(device, mode, layout):
     weight, gram = stored(layout)

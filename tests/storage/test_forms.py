@@ -87,7 +87,7 @@ def check_said(written, storage, opset, zeros):
         assert bits == 8 * encoded.nbytes / solution.weight.size
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(28)
 @pytest.mark.parametrize(("dtype", "find"), [("fp16", solved), ("fp32", rounded)])
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 def test_without_zeros_there_is_no_mask(sources, tmp_path, storage, dtype, find):
@@ -101,7 +101,7 @@ def test_without_zeros_there_is_no_mask(sources, tmp_path, storage, dtype, find)
         assert [op.type for op in encoded.replacements[0][1]] == [f"constexpr_{form}"]
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(40)
 @pytest.mark.parametrize(("sparsity", "find"), [(0.1, rounded), (0.1, solved), (0.75, solved)])
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 def test_zeros_take_a_mask_where_it_is_smaller(sources, tmp_path, storage, sparsity, find):
@@ -117,7 +117,7 @@ def test_zeros_take_a_mask_where_it_is_smaller(sources, tmp_path, storage, spars
         check_decoded(tmp_path / "out.mlpackage", written, encoding, only=True)
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(28)
 @pytest.mark.parametrize("find", [solved, rounded])
 @pytest.mark.parametrize("storage", OLD, ids=str)
 @pytest.mark.parametrize(("dtype", "opset"), [("fp16", 16), ("fp32", 17)])

@@ -60,6 +60,7 @@ def test_many_values_are_counted_first():
         assert spent(values[0], 1.0, found[0]) <= 1.002 * best
 
 
+@pytest.mark.slow_but_every(8)
 @pytest.mark.parametrize("size", [6144, 40_000])
 @pytest.mark.parametrize("name", ["cauchy", "one far out", "lognormal", "few far out"])
 def test_values_far_out_cost_the_others_nothing(name, size):

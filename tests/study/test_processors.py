@@ -19,6 +19,7 @@ ROWS = Config(op_name_configs={"layers_0_up_weight_to_fp16": Palette(4, group_si
 CONFIGS = [Percentile(0.5), OpConfig(Percentile(0.8)), NM(2, 4), ROWS]
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize(
     ("processor", "kinds"),
     [

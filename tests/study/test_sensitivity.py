@@ -11,6 +11,7 @@ import mlpass
 from mlpass import ConfigError, Magnitude, Percentile, SparseGPT
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("method", [Magnitude(), SparseGPT()])
 def test_errors_are_those_of_pruning_in_the_dense_model(model, samples, tmp_path, method):
     report = mlpass.sensitivity(model, samples, (0.75, 0.5), method)

@@ -33,6 +33,7 @@ EVERY = sorted(
 )
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("form", ["linear", "matmul", "folded"])
 def test_pairs_beside_what_functions_share_are_adapters(tmp_path, form):
     assert adapters_of(save_adapters(tmp_path, form=form)) == EVERY
@@ -100,6 +101,7 @@ def single(x, base):
     return mb.add(x=conv(x, WEIGHTS["k_0"], "beside"), y=base)
 
 
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize(
     ("beside", "expected"),
     [

@@ -148,7 +148,7 @@ def check(source, out, report, share):
             assert record.zeros == np.count_nonzero(codes + rest == 0)
 
 
-@pytest.mark.slow_but_every(4)
+@pytest.mark.slow_but_every(12)
 @pytest.mark.parametrize("samples", [None, 6], ids=["data-free", "solved"])
 @pytest.mark.parametrize("mode", [None, Percentile(0.5)], ids=str)
 @pytest.mark.parametrize("storage", STORAGES, ids=str)

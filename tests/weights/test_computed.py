@@ -88,6 +88,7 @@ def told(source, out, made):
     return reports[1].layers[0]
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("name", CHOSEN)
 def test_they_are_listed_and_left_alone(tmp_path, name):
     source, out = tmp_path / "in.mlpackage", tmp_path / "out.mlpackage"

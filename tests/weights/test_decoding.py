@@ -66,6 +66,7 @@ def test_rows_are_what_coremltools_decodes(compressed, large):
             )
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize(
     ("config", "joint_compression"),
     [

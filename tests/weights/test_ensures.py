@@ -145,6 +145,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize(
     ("plant", "text"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
 )

@@ -77,6 +77,7 @@ def in_parts(monkeypatch):
     return divide
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(
     ("storage", "sparsity"),
     [
@@ -105,7 +106,7 @@ def test_bands_make_the_same_package(source, in_parts, storage, sparsity, tmp_pa
     assert contents(tmp_path / "parted.mlpackage") == contents(tmp_path / "whole.mlpackage")
 
 
-@pytest.mark.slow_but_every(14)
+@pytest.mark.slow_but_every(28)
 @pytest.mark.parametrize("sparsity", [0.0, 0.5])
 @pytest.mark.parametrize("kind", [*VALUES, "noise", "blocks of tables", "pairs of rows"])
 def test_the_smallest_exact_form_is_the_same_in_bands(kind, sparsity, in_parts, tmp_path):
@@ -139,6 +140,7 @@ def made(kind, rng, shape):
     return VALUES[kind](shape)
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize(
     ("storage", "sparsity"),
     [

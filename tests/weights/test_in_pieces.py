@@ -67,7 +67,7 @@ def contents(package):
     ).read_bytes()
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(22)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_pieces_make_the_same_package(mode, dtype, tmp_path, monkeypatch):

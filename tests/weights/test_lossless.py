@@ -90,7 +90,7 @@ def lossless(source, target, **options):
     return report
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(10)
 @pytest.mark.parametrize(("dtype", "opset"), [("fp16", 18), ("fp32", 18), ("fp16", 16)])
 @pytest.mark.parametrize("kind", VALUES)
 def test_values_are_the_same_in_fewer_bytes(tmp_path, kind, dtype, opset):

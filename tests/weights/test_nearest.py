@@ -17,6 +17,7 @@ from tests.weights.test_storing import SHAPES, source
 _ = source  # a fixture
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("mode", [None, Percentile(0.5)], ids=str)
 @pytest.mark.parametrize(
     "storage", [Quantized("int8"), Quantized("uint4"), Palette(group_size=4)], ids=str

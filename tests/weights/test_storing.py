@@ -137,6 +137,7 @@ def check_decoded(target, written, encoding, *, only=False):
             assert encoded.nbytes == stored_bytes(found[name])
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize(
     ("dtype", "block_size"),
     [("int4", None), ("int4", 32), ("int8", None), ("uint4", None), ("uint8", 16)],
@@ -164,6 +165,7 @@ def test_quantized_weights_decode_to_the_solution(source, tmp_path, dtype, block
         assert ("offset" in op.inputs) == dtype.startswith("uint")
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(
     ("table", "group_size"),
     [("kmeans", None), ("kmeans", 4), ("normal_float", None), ("normal_float", 8)],

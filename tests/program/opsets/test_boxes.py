@@ -108,7 +108,7 @@ def test_what_of_a_picture_must_be_known(numbers, where, tmp_path):
         raise_to(old, tmp_path / "new.mlpackage", 17 + numbers % 2)
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(4)
 @pytest.mark.parametrize("per_class", [False, True])
 @pytest.mark.parametrize("threshold", [-1.0, 0.3, 0.7, 5.0])
 @pytest.mark.parametrize("opset", [15, 16])

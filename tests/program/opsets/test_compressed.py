@@ -90,7 +90,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow_but_every(6)
 @pytest.mark.parametrize("opset", [16, 17])
 @pytest.mark.parametrize("maker", MAKERS)
 def test_values_and_bytes_are_those_of_before(maker, opset, tmp_path):

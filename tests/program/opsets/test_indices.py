@@ -42,6 +42,7 @@ OPS = {
 }
 
 
+@pytest.mark.slow_but_every(2)
 @pytest.mark.parametrize("opset", [15, 16])
 @pytest.mark.parametrize("op_type", OPS)
 def test_indices_that_are_computed_are_counted_from_the_end(op_type, opset, tmp_path):

@@ -38,6 +38,7 @@ def predict(package: Path, name: str) -> dict[str, np.ndarray]:
     return Interpreter(package).predict(inputs)
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("name", [name for name in NAMES if VERSIONS[name] < 9])
 def test_fixtures_make_the_same_and_coremltools_loads_them(name, tmp_path):
     old = FIXTURES / f"{name}.mlpackage"
