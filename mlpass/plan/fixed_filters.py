@@ -14,6 +14,7 @@ _MOST = 4  # filters that take turns, as those of wavelets do
 _POSITIONS = 5  # of a filter that may be turned
 _NUMBERS = 6  # but for their signs, that a matrix has that is turned as a whole
 _PAIRS = 4  # of positions that are alike after a turn; of trained fp16 numbers one in 500 is
+_ALIKE = 12  # such pairs of one magnitude that are not zeros; of signs each second is by chance
 _TOLD = 48  # signs; 4 by 4 that were drawn by chance are at right angles once in twenty times
 _TURNS = 3  # channels that each of them has at least
 _KINDS = 16  # filters, but for their scale, that may be of all frequencies
@@ -40,9 +41,10 @@ def is_repeated_filter(filters: NDArray[np.generic]) -> bool:
 def is_turned(filters: NDArray[np.generic]) -> bool:
     """Returns whether each filter turned by half is itself, but for its sign: Gabors, edges, bells.
 
-    Of an even number the first position may lie before the turn. Means, single elements and weights
-    of one magnitude say nothing; nor do few positions. One filter of 3 by 3 is enough. Filters that
-    were trained to be symmetric are so, too; but there are many of them, and of all frequencies.
+    Of an even number the first position may lie before the turn. Means and single elements say
+    nothing; nor do few positions. One filter of 3 by 3 is enough; of one magnitude, as those of
+    binary and ternary networks are, it takes a few. Filters that were trained to be symmetric are
+    so, too; but there are many of them, and of all frequencies.
 
     Args:
         filters: (channels, positions), floats.
@@ -50,7 +52,9 @@ def is_turned(filters: NDArray[np.generic]) -> bool:
     if filters.shape[1] < _POSITIONS or not np.isfinite(filters).all():
         return False
     live = filters[filters.any(axis=1)].astype(np.float64)
-    if len(live) * (filters.shape[1] // 2) < _PAIRS or _one_magnitude(live):
+    halves = live[:, : filters.shape[1] // 2] != 0
+    told = np.count_nonzero(halves | (live[:, : -halves.shape[1] - 1 : -1] != 0))
+    if halves.size < _PAIRS or (_one_magnitude(live) and told < _ALIKE):
         return False
     live /= np.abs(live).max(axis=1, keepdims=True)
     if np.any(np.count_nonzero(live, axis=1) < 2) or np.all(np.ptp(live, axis=1) <= _FLAT):

@@ -67,7 +67,23 @@ SIGNS = {
 ACROSS, DOWN = np.meshgrid(np.arange(11) - 5.0, np.arange(11) - 5.0)
 ALONG = np.stack([ACROSS * np.cos(a) + DOWN * np.sin(a) for a in np.arange(8) * np.pi / 8])
 BELL = np.exp(-0.5 * (ACROSS**2 + 2 * DOWN**2) / 9)
+ROUND = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+
+
+def compass(ring, centre=0):
+    """A filter of 3 by 3, turned by an eighth at a time."""
+    turned = np.full((8, 1, 3, 3), float(centre))
+    for turn, kernel in enumerate(turned[:, 0]):
+        for at, value in zip(ROUND, np.roll(ring, turn), strict=True):
+            kernel[at] = value
+    return turned
+
+
+PREWITT, ROBINSON = [1, 1, 1, 0, -1, -1, -1, 0], [1, 2, 1, 0, -1, -2, -1, 0]
 TURNED = {
+    "Prewitt, four ways": compass(PREWITT)[:4],
+    "Prewitt, all ways": compass(PREWITT),
+    "Robinson, all ways": compass(ROBINSON),
     "Gabors, even": (BELL * np.cos(ALONG))[:, None],
     "Gabors, odd": (BELL * np.sin(ALONG))[:, None],
     "edges of all kinds": np.stack(
