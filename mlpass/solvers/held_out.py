@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host, placed
 from mlpass.errors import NotApplicable
-from mlpass.parallel import map_items
 from mlpass.solvers.estimate import excerpt
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
@@ -154,17 +153,14 @@ def choose(
             )
             return some.error(found.weight, held)
 
-        asked = [(method, share, storage) for share in shares[:2]]
-        others: list[tuple[Method, float, Storage | None]] = [(Magnitude(), 0.0, None)]
-        if storage is not None and safe != method:
-            others.append((safe, shares[-1], storage))
-        errors = map_items(lambda how: lost(*how), [*asked, *others])
-        tried = [*zip(errors, shares[:2], strict=False)]
-        for share in shares[2:]:
-            if tried[-1][0] > tried[-2][0]:  # more does more harm
-                break
+        tried: list[tuple[float, float]] = []
+        for share in shares:
             tried.append((lost(method, share, storage), share))
-        return tried, errors[len(asked)], errors[-1]
+            if len(tried) > 1 and tried[-1][0] > tried[-2][0]:  # more does more harm
+                break
+        before = lost(Magnitude(), 0.0, None)
+        same = storage is None or safe == method
+        return tried, before, before if same else lost(safe, shares[-1], storage)
 
     for runs in (_RUNS, layout.sizes[1]):  # a storage may have tables for more rows than some
         with suppress(NotApplicable):
