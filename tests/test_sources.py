@@ -70,6 +70,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("force", [False, True], ids=["", "force"])

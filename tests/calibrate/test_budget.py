@@ -125,6 +125,7 @@ def test_a_weight_with_heavy_tails_keeps_its_outliers_apart(tmp_path):
     assert not has_tails(rng.laplace(size=(64, 64)))
 
 
+@pytest.mark.slow
 def test_bits_are_of_all_elements_without_samples(lm, tmp_path):
     out = tmp_path / "out.mlpackage"
     report = mlpass.prune(lm, out, bits=3.5, minimum_deployment_target="iOS18")
@@ -232,7 +233,7 @@ def compressed(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow_but_every(8)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "calibrated"), [(0.4, True), (0.4, False), (0.35, True), (0.7, True), (0.35, False)]
 )

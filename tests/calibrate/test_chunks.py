@@ -90,7 +90,7 @@ def test_a_budget_is_for_all_together(models, tmp_path):
     assert report.budget.used <= report.budget.nbytes
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"sample_data": SAMPLES, "target": "dense"}])
 def test_a_budget_is_divided_as_that_of_one_package(models, options, tmp_path):
     """Each file begins with 64 bytes that are not weights."""

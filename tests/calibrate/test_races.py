@@ -130,6 +130,7 @@ def test_a_second_calibrated_run_at_one_output_is_refused(words, mlp, stacked, t
     assert all(abs(layer.sparsity - 0.75) < 0.01 for layer in mlpass.inspect(out).layers)
 
 
+@pytest.mark.slow
 def test_a_second_sweep_at_one_output_is_refused(words, tmp_path):
     out = tmp_path / "report.json"
     first = Slow(words("sweep", out))

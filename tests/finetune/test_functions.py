@@ -94,6 +94,7 @@ def weights_of(package):
     }
 
 
+@pytest.mark.slow
 def test_a_polish_learns_from_sequences_of_two_functions_on_one_state(lm, tmp_path):
     dense, pruned = lm
     out = tmp_path / "out.mlpackage"

@@ -53,6 +53,7 @@ def test_every_op_is_here_or_there():
     assert ours == checked | set(NOT_DIFFERENTIABLE)
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(("op", "arguments", "opset"), CASES)
 def test_gradients_are_finite_differences(op, arguments, opset):
     kernel = kernel_of(op, opset)

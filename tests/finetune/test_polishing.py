@@ -63,7 +63,7 @@ def test_it_comes_nearer_in_the_same_form(pruned, tmp_path):
     assert tree(again) != tree(output)
 
 
-@pytest.mark.slow_but_every(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "storage"),
     [

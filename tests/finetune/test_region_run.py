@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mlpass.finetune import owning, to_module, to_stored_module
@@ -14,6 +15,7 @@ from tests.finetune.tuned import OPTIONS, SAMPLES, TINY, pruned
 _ = pruned  # a fixture
 
 
+@pytest.mark.slow
 def test_the_best_target_is_none_worse_than_any(pruned):
     """Of the first region that trains, whose inputs are the same whatever it aims at."""
     found = {}
@@ -37,6 +39,7 @@ def test_biases_stay_where_that_is_asked_for(pruned):
         assert not (module.is_beside(name) and name in done.trained)
 
 
+@pytest.mark.slow
 def test_what_spills_makes_no_difference(pruned, monkeypatch):
     modules = [to_stored_module(pruned) for _ in range(2)]
     few = []

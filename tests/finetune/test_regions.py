@@ -36,6 +36,7 @@ from tests.runtime.programs import convert, program
 _ = pruned  # a fixture
 
 
+@pytest.mark.slow
 def test_every_region_comes_nearer_in_the_same_form(pruned, tmp_path):
     output, again = tmp_path / "o.mlpackage", tmp_path / "again.mlpackage"
     report = tune(pruned, output, TINY, SAMPLES, OPTIONS)
@@ -154,6 +155,7 @@ def test_a_bias_alone_does_not_make_a_training(tmp_path):
     assert "head_bias" in told["in regions without a weight to train"]
 
 
+@pytest.mark.slow
 def test_what_another_function_reads_is_told_of(tmp_path):
     name = "multifunction_lm.mlpackage"
     solved, output = tmp_path / "solved.mlpackage", tmp_path / "o.mlpackage"

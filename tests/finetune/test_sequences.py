@@ -61,6 +61,7 @@ def test_gradients_flow_from_the_last_step_to_the_first():
     assert first.grad is not None and first.grad != 0
 
 
+@pytest.mark.slow
 def test_distilling_goes_through_all_steps():
     samples = lm_sequences(4, 4, 4)
     module, dense = to_module(STATEFUL), to_module(STATEFUL)

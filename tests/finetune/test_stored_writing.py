@@ -80,6 +80,7 @@ def test_what_was_not_trained_is_not_written_anew(tmp_path):
         write_stored(module, tmp_path / "none.mlpackage", trained=(), force=False)
 
 
+@pytest.mark.slow
 def test_a_copy_is_another_module():
     module = shaken(FIXTURES / "palettized_digits.mlpackage")
     twin = copy.deepcopy(module)

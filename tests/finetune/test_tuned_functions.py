@@ -36,6 +36,7 @@ def told(report):
     return {one[1]: (float(one[2]), float(one[3])) for one in found if one}
 
 
+@pytest.mark.slow
 def test_sequences_of_two_functions_on_one_state(lm, tmp_path):
     dense, pruned = lm
     out = tmp_path / "out.mlpackage"
@@ -77,6 +78,7 @@ def test_a_region_minds_what_each_function_alone_would(lm, tmp_path):
     assert both == pytest.approx(np.mean(apart, axis=0), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_samples_that_name_one_function_are_those_of_that_function(adapters, tmp_path):
     dense, pruned = adapters
     named, alone = tmp_path / "named.mlpackage", tmp_path / "alone.mlpackage"

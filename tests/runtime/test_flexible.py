@@ -99,7 +99,7 @@ def test_training_takes_all_lengths_in_one_step(path, plain, batch_size, tmp_pat
     assert snr(path, out) > plain[1] + 0.2
 
 
-@pytest.mark.slow_but_every(2)
+@pytest.mark.slow
 def test_regions_take_all_lengths(path, plain, tmp_path):
     out = tmp_path / "out.mlpackage"
     options = Regions(epochs=3, learning_rate=3e-3)

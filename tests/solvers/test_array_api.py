@@ -23,6 +23,7 @@ METHODS = [Magnitude(), Wanda(), Magnitude(refit=True), Wanda(refit=True)]
 CASES = [(mode, layout) for mode in MODES for layout in LAYOUTS if fits(mode, layout)]
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(("mode", "layout"), CASES, ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_solutions_are_numpys(method, mode, layout):

@@ -44,6 +44,7 @@ def spread(small, shape):
     return small
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("quantization", QUANTIZATIONS, ids=str)

@@ -75,6 +75,7 @@ def test_every_method_obeys_every_mode(mode, layout, method):
     assert solution.error == pytest.approx(error, rel=1e-3, abs=1e-7)
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("layout", LAYOUTS + GROUPED, ids=name_of)
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.73])
 @pytest.mark.parametrize("method", [SparseGPT(block_size=7), *METHODS], ids=str)

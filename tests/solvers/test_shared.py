@@ -187,6 +187,7 @@ def test_a_long_diagonal_gram_builds_no_matrix():
     assert 0 < found.error - solution.error < 1e-2
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_the_error_before_is_what_magnitude_gives(method, mode):

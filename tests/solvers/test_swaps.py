@@ -26,6 +26,7 @@ def zeros_each(keep, layout):
     return (~layout.split(keep)).reshape(groups * rows, channels, positions)
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize(("mode", "layout"), CASES, ids=str)
 def test_swaps_keep_the_pattern_and_never_raise_the_error(mode, layout):
     weight, gram = stored(layout, decay=1.0)

@@ -79,6 +79,7 @@ def check_equal(ours, theirs, method):
         assert weight.tobytes() == ours.weight.tobytes()
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize(("mode", "layout"), CASES, ids=name_of)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_every_method_and_mode_comes_out_as_numpys(apart, method, mode, layout):
@@ -174,6 +175,7 @@ def test_a_linear_layer_comes_out_as_coremltools_has_it(apart, rows, columns, mo
     assert ours.error <= 1.01 * wanted
 
 
+@pytest.mark.slow_but_every(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", [Percentile(0.5), NM(2, 4), Channel(0.5)], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)

@@ -35,6 +35,7 @@ def exact(values, shares, count):
     return np.array(kmeans1d.cluster(distinct[used], count, weights=weights[used]).centroids)
 
 
+@pytest.mark.slow_but_every(3)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("name", DRAWS)

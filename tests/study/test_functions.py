@@ -150,6 +150,7 @@ def test_choose_picks_by_the_worst_function(tmp_path, capsys):
     assert all(each["snr"] == min(each["by_function"].values()) for each in tried)
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_from_all_functions(tmp_path):
     """And from those of the one that is named, where that is not the default."""
     out, plain = tmp_path / "out.mlpackage", tmp_path / "plain.mlpackage"

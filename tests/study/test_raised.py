@@ -13,6 +13,7 @@ from mlpass.cli import main
 from tests import peer
 
 
+@pytest.mark.slow
 def test_a_sweep_raises_the_model_and_its_commands_do(model, tmp_path, monkeypatch):
     report = mlpass.sweep(model, None, [Palette(4)], minimum_deployment_target="iOS18", jobs=1)
     (trial,) = report.trials

@@ -78,6 +78,7 @@ def test_what_fails_is_named_by_its_sample_and_its_step(use, fault, tmp_path):
         use(samples, tmp_path / "out.mlpackage")
 
 
+@pytest.mark.slow
 def test_a_sweep_calibrates_and_compares_on_sequences(pruned, tmp_path):
     samples = lm_sequences(6, 2)
     folder = on_disk(tmp_path, samples)

@@ -54,6 +54,7 @@ def test_results_are_those_of_single_runs(model, samples, tmp_path):
         assert trial.latency is None or sys.platform == "darwin"
 
 
+@pytest.mark.slow
 def test_what_the_dense_model_shows_is_gathered_once(model, samples, tmp_path, monkeypatch):
     begun = []
 
