@@ -152,7 +152,7 @@ def divide_budget(
         before: what those take now.
 
     Raises:
-        ConfigError: the budget is more than they take, or less than they can; or there are none.
+        ConfigError: the budget is more than they take, or less than they can; or no file has any.
         MlpassError: as `prune_calibrated`.
     """
     if not before:

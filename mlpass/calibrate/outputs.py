@@ -97,7 +97,7 @@ def has_floats(outputs: Outputs) -> bool:
 
 
 def error_of(dense: Outputs, other: Outputs) -> float:
-    """Returns the relative square error, the mean of all outputs of floats; 0 where none is.
+    """Returns the relative square error, the mean of all outputs of floats; 0 without any.
 
     An output that is of another shape now, as where the values say how many there are, is wrong as
     a whole; so is an element that is not finite any more. Functions may have others.

@@ -320,7 +320,7 @@ def test_where_nothing_is_left_to_divide_what_is_exact_may_do(tmp_path):
     report = mlpass.prune(source, out, config, budget="0.9x")
     assert [layer.encoding for layer in report.layers] == ["dense", "palettized"]
     assert report.budget.used <= 0.9 * size_of(source)
-    with pytest.raises(ConfigError, match=r"1 of 1 stay as they are \(one_.*: op_name_configs"):
+    with pytest.raises(ConfigError, match=r"1 of 1 stay as they are \(one_.*op_name_configs"):
         mlpass.prune(source, out, config, budget="0.1x", force=True)
 
 
@@ -337,7 +337,7 @@ def test_why_weights_cannot_take_less(tmp_path, fixtures):
     out = tmp_path / "out.mlpackage"
     with pytest.raises(ConfigError, match=r"stay as they are .*constexpr.*--joint-compression"):
         mlpass.prune(fixtures / "quantized_digits.mlpackage", out, budget="0.5x")
-    with pytest.raises(ConfigError, match=r"\(1.000x\); 22 of 22 .* no more than weight_threshold"):
+    with pytest.raises(ConfigError, match=r"; 22 of 22 stay .* no more than weight_threshold"):
         mlpass.prune(
             fixtures / "tiny_lm.mlpackage", out, Config(weight_threshold=10**7), budget="0.9x"
         )
