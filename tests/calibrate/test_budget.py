@@ -308,12 +308,13 @@ def test_no_form_of_a_compressed_weight_takes_more_than_told(compressed, tmp_pat
 
 
 def test_where_nothing_is_left_to_divide_what_is_exact_may_do(tmp_path):
-    mask = np.triu(np.full((SIZE, SIZE), -1e4, np.float32), 1)
-    weight = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
+    size = 96  # the mask is worth it
+    mask = np.triu(np.full((size, size), -1e4, np.float32), 1)
+    weight = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
     source = save(
         lambda x: mb.add(x=mb.linear(x=x, weight=weight, name="one"), y=mask),
         tmp_path,
-        (SIZE, SIZE),
+        (size, size),
         minimum_deployment_target=ct.target.iOS18,
     )
     out, config = tmp_path / "out.mlpackage", Config(op_name_configs={"one": None})
@@ -332,6 +333,10 @@ def test_a_model_without_weight_files(tmp_path):
             mlpass.prune(source, tmp_path / "out.mlpackage", **asked)
 
 
+def linears(first, second):
+    return lambda x: mb.linear(x=mb.linear(x=x, weight=first), weight=second)
+
+
 def test_why_weights_cannot_take_less(tmp_path, fixtures):
     """Each reason with the way out."""
     out = tmp_path / "out.mlpackage"
@@ -344,7 +349,7 @@ def test_why_weights_cannot_take_less(tmp_path, fixtures):
     first, *others = (np.full((SIZE, SIZE), n, np.float32) for n in (1, 2, 3))
     pair = {
         name: program(
-            lambda x, own=own: mb.linear(x=mb.linear(x=x, weight=first), weight=own),
+            linears(first, own),
             (8, SIZE),
             opset=ct.target.iOS18,
         )
