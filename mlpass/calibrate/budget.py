@@ -27,6 +27,7 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.sparsegpt import SparseGPT
 from mlpass.sparsity.modes import Percentile
 from mlpass.weights.footprint import rest_of_files
+from mlpass.weights.joint import can_be_joint
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ _FREE = Percentile(0.0)  # itself, not what equals it: the mode of weights that 
 _MORE = (
     'minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) opens more forms: '
     "groups of rows with a table each, 3 and 4 bits, zeros beside them"
+)
+_JOINT = (
+    "; --joint-compression{} (joint_compression=True in Python) gives those their share that are "
+    "compressed already"
 )
 
 
@@ -147,9 +152,14 @@ def divide_budget(
         before: what those take now.
 
     Raises:
-        ConfigError: the budget is more than they take, or less than they can.
+        ConfigError: the budget is more than they take, or less than they can; or no file has any.
         MlpassError: as `prune_calibrated`.
     """
+    if not before:
+        raise ConfigError(
+            "budget: is for weight files, and this model has none: all that it holds is stated in "
+            "its program"
+        )
     allowed = budget.nbytes(before, sum(prod(step.site.shape) for step in steps))
     if allowed >= before:
         raise ConfigError(
@@ -164,18 +174,18 @@ def divide_budget(
     rest += sum(each.nbytes for each in exact)
     menu = Menu()
     old = any(opens_more(step.site) for step in members)
-    said = _Said(budget, allowed, before, _MORE if old else None)
+    said = _Said(budget, allowed, before, _MORE if old else None, _left(steps))
     free = [step.site for step in members if step.mode is _FREE]
     _check_least(rest + sum(map(menu.least, free)), said)  # before anything runs
     own = sum(untouched(site, menu).nbytes for site in free)
     share = max(0.0, allowed - rest) / max(1, own)
-    prices = _prices(model, steps, members, calibration, menu, share)
+    prices, unheard = _prices(model, steps, members, calibration, menu, share)
     factors = dict.fromkeys(prices, 1.0)
     if calibration is not None:
         factors = influences(model, prices, calibration)
     menus = {step.site: prices[step.site].offers for step in members}
     least = sum(min(each.nbytes for each in menu) for menu in menus.values())
-    _check_least(rest + least, said)
+    _check_least(rest + least, said._replace(left=_still(said.left, unheard)))
     elements = sum(prod(step.site.shape) for step in steps)
 
     def division(
@@ -204,38 +214,77 @@ def _prices(
     calibration: Calibration | None,
     menu: Menu,
     share: float,
-) -> dict[Site, Prices]:
-    """Returns the prices of all weights of a plan, on what samples show of their inputs."""
+) -> tuple[dict[Site, Prices], int]:
+    """Returns the prices of all weights of a plan, on what samples show of their inputs.
+
+    Returned is also how many weights stay as they are, as no sample reaches them.
+    """
     if calibration is None:
-        return _priced(((step, None) for step in members), len(members), SparseGPT(), menu, share)
+        alone = ((step, None) for step in members)
+        return _priced(alone, len(members), SparseGPT(), menu, share), 0
     method, samples = calibration.method, len(calibration.sample_data)
     with observe_dense(model, steps, calibration) as sites:
         prices = _priced(sites, len(members), method, menu, share, samples)
-    for step in (step for step in members if step.site not in prices):
-        if calibration.fallback == "magnitude":
-            prices |= _priced([(step, None)], 1, method, menu, share)
-        else:
-            prices[step.site] = Prices([untouched(step.site, menu)])
-    return prices
+    beyond = [step for step in members if step.site not in prices]
+    if calibration.fallback == "magnitude":
+        prices |= _priced(((step, None) for step in beyond), len(beyond), method, menu, share)
+        return prices, 0
+    prices |= {step.site: Prices([untouched(step.site, menu)]) for step in beyond}
+    return prices, len(beyond)
 
 
 class _Said(NamedTuple):
-    """A budget, in bytes, of weights that take `before`; and what would make more of it."""
+    """A budget, in bytes, of weights that take `before`; and what would make more of it.
+
+    Attributes:
+        budget: as a user says it.
+        nbytes: that it is.
+        before: what the weights take.
+        note: what opens more forms; None where nothing does.
+        left: how many stay as they are, and why; None where none do.
+    """
 
     budget: Budget
     nbytes: int
     before: int
     note: str | None
+    left: str | None
 
 
 def _check_least(least: int, said: _Said) -> None:
     """Raises ConfigError where weights that take so much at the least do not fit."""
     if least > said.nbytes:
-        note = "" if said.note is None else f"; {said.note}"
+        note = "".join(f"; {each}" for each in (said.left, said.note) if each is not None)
+        least = min(least, said.before)  # the last in a file has no padding
         raise ConfigError(
             f"budget: {said.budget} is {said.nbytes} bytes, and the weights cannot take less than "
             f"{least} ({least / said.before:.3f}x){note}"
         )
+
+
+def _still(left: str | None, unheard: int) -> str | None:
+    """Returns what is told of weights that stay as they are, with those that no sample reaches."""
+    if not unheard:
+        return left
+    text = (
+        f"no sample reaches {unheard} of them, which stay as they are: give samples that do, or "
+        'fallback="magnitude" (--fallback magnitude)'
+    )
+    return text if left is None else f"{left}; {text}"
+
+
+def _left(steps: Sequence[Step]) -> str | None:
+    """Returns how many weights stay as they are, why the largest does, and the way out."""
+    left = [step for step in steps if not step.prunes]
+    if not left:
+        return None
+    largest = max(left, key=lambda step: prod(step.site.shape))
+    text = f"{len(left)} of {len(steps)} stay as they are ({largest.site.name}: {largest.skipped})"
+    joint = [step.site for step in left if can_be_joint(step.site)]
+    if not joint:
+        return text
+    old = any(opens_more(site) for site in joint)
+    return text + _JOINT.format(" with --minimum-deployment-target iOS18" if old else "")
 
 
 def _priced(

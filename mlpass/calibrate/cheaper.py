@@ -22,12 +22,20 @@ _INT8 = Quantized("int8")
 
 
 def int8_instead(
-    site: Site, gram: Gram | None, found: NDArray[np.generic], nbytes: int
+    site: Site, gram: Gram | None, found: NDArray[np.generic], nbytes: int, error: float
 ) -> float | None:
     """Returns the relative output error of int8 without samples, where nothing speaks for `found`.
 
     That is where int8 takes no more bytes, and its error is smaller; else None. Of a large weight
     some rows tell both errors.
+
+    Args:
+        site: whose weight it is.
+        gram: of its inputs; None where that is not known.
+        found: what it came to.
+        nbytes: that this takes.
+        error: of it, relative, as the solve tells it: towards what it aims at, which may be the
+            dense model's outputs rather than the weight's own.
 
     Raises:
         NotApplicable: the weight has no matrix.
@@ -39,7 +47,7 @@ def int8_instead(
     rounded = nearest(weight, np.ones(weight.shape, bool), _INT8, layout).weight
     some = excerpt(weight, None, layout, gram)
     mine, theirs = (some.error(some.like(each, layout), gram) for each in (found, rounded))
-    return theirs if theirs < mine else None
+    return theirs if theirs < min(mine, error) else None
 
 
 def int8_way(layers: Sequence[LayerRecord], sources: Sequence[str]) -> tuple[str, ...]:
@@ -53,9 +61,11 @@ def int8_way(layers: Sequence[LayerRecord], sources: Sequence[str]) -> tuple[str
     if not found:
         return ()
     worst = max(found, key=lambda layer: layer.error or 0.0)
+    zeros = any(layer.storage is None or "sparse" in layer.encoding for layer in found)
+    why = "zeros pay for speed alone here" if zeros else "it is the better form of them"
     text = (
         f"{len(found)} of {len(layers)} weights take no fewer bytes than in int8 without samples, "
-        f"and err more ({worst.name}: {worst.error:.2g} against {worst.int8_error:.2g}); zeros pay "
-        f"for speed alone here: {shlex.join(int8_command(sources))}"
+        f"and err more ({worst.name}: {worst.error:.2g} against {worst.int8_error:.2g}); {why}: "
+        f"{shlex.join(int8_command(sources))}"
     )
     return (text,)

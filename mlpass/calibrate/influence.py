@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
 from mlpass.calibrate.prices import Prices, Trial, tried
+from mlpass.runtime.samples import Sample, functions_in
 from mlpass.weights.sites import Site
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def influences(
 ) -> dict[Site, float]:
     """Returns what one unit of a weight's relative output error adds to that of the outputs.
 
-    Of weights that cannot be measured it is the median of the others; 1 where none can.
+    Of weights that cannot be measured it is the median of the others; 1 where none can. So it is
+    where an output does not change at all: these samples do not reach the weight.
 
     Raises:
         ExecutionError: an op failed.
@@ -45,8 +47,7 @@ def influences(
     }
     measured = [*trials]
     samples, together = _affordable(measured, prices, len(calibration.sample_data))
-    chosen = np.linspace(0, len(calibration.sample_data) - 1, samples).astype(int).tolist()
-    inputs = [calibration.sample_data[number] for number in chosen]
+    inputs = _spread(calibration.sample_data, samples)
     found: dict[Site, float] = {}
     if measured and inputs:
         interpreter = interpreter_of(model, calibration)
@@ -60,12 +61,23 @@ def influences(
                 with other_weights(interpreter, changed):
                     error = error_of(dense, outputs_of(interpreter, inputs))
                 noise = sum(trials[site].noise for site in sites)
-                found |= dict.fromkeys(sites, error / noise)
+                found |= dict.fromkeys(sites, error / noise) if error > 0 else {}
                 bar.update(len(sites))
-    if not any(found.values()):  # without an output of floats, say
+    if not found:  # without an output of floats, say
         return dict.fromkeys(prices, 1.0)
     median = float(np.median([*found.values()]))
     return {site: found.get(site, median) for site in prices}
+
+
+def _spread(every: Sequence[Sample], count: int) -> list[Sample]:
+    """Returns some samples, evenly spaced, and one of each function that those leave out."""
+    numbers = {*np.linspace(0, len(every) - 1, count).astype(int).tolist()}
+    heard = {name for number in numbers for name in functions_in([every[number]])}
+    for number, one in enumerate(every if set(functions_in(every)) - heard else ()):
+        if new := set(functions_in([one])) - heard:
+            numbers.add(number)
+            heard |= new
+    return [every[number] for number in sorted(numbers)]
 
 
 def _affordable(

@@ -138,7 +138,9 @@ class _Pruning:
                 return self._kept(step, known)
             solution, target = self._solve(step, observed)
             encoded = _encoded(step, solution)
-            int8 = int8_instead(step.site, observed.gram, solution.weight, encoded.nbytes)
+            int8 = int8_instead(
+                step.site, observed.gram, solution.weight, encoded.nbytes, solution.error
+            )
             known = Finished(solution, observed.samples, observed.tokens, target, int8)
             self._journal.add(step.site, known)
             return _Solved(known, encoded)

@@ -79,7 +79,8 @@ def other_weights(
     try:
         for site, weight in weights.items():
             array = backend.from_numpy(widened(weight))
-            for constants in (part.constants for part in interpreter.parts):
+            parts = (part for member in interpreter.members for part in member.parts)
+            for constants in (part.constants for part in parts):
                 for value in (maker.outputs[-1] for maker in site.makers):
                     if value in constants:
                         constants.replace(value, array)
@@ -90,25 +91,35 @@ def other_weights(
             constants.forget(value)
 
 
+def has_floats(outputs: Outputs) -> bool:
+    """Returns whether there is an output of floats, of which `error_of` tells anything."""
+    return any(_is_float(value) for one in outputs for value in one.values())
+
+
 def error_of(dense: Outputs, other: Outputs) -> float:
-    """Returns the relative square error, the mean of all outputs of numbers.
+    """Returns the relative square error, the mean of all outputs of floats; 0 without any.
 
     An output that is of another shape now, as where the values say how many there are, is wrong as
-    a whole. Functions may have others.
+    a whole; so is an element that is not finite any more. Functions may have others.
     """
     errors = []
     for name in dict.fromkeys(name for one in dense for name in one):
         both = zip(dense, other, strict=True)
         pairs = [(one[name], two[name]) for one, two in both if name in one]
-        if not all(getattr(one, "dtype", np.dtype(int)).kind == "f" for one, _ in pairs):
+        if not all(_is_float(one) for one, _ in pairs):
             continue
         changed, whole = 0.0, 0.0
         for one, two in pairs:
             first, second = np.asarray(one, np.float64), np.asarray(two, np.float64)
             if second.shape != first.shape:
                 second = np.zeros(first.shape)
-            finite = np.isfinite(first) & np.isfinite(second)
+            second = np.where(np.isfinite(second), second, 0)
+            finite = np.isfinite(first)
             changed += total(np.square(second[finite] - first[finite]))
             whole += total(np.square(first[finite]))
         errors.append(changed / whole if whole else 0.0)
     return float(np.mean(errors)) if errors else 0.0
+
+
+def _is_float(value: object) -> bool:
+    return bool(getattr(value, "dtype", np.dtype(int)).kind == "f")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpass.arrays import host
 from mlpass.calibrate.again import Further, approach
 from mlpass.calibrate.layers import mode_of
 from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, has_tails, kept_nbytes
@@ -126,7 +127,8 @@ def prices_of(
 
     Args:
         step: of a weight that may get any form.
-        gram: of its inputs; None where there are no samples: errors are then the weight's own.
+        gram: of its inputs; None where there are no samples: errors are then the weight's own, as
+            where all inputs are zero.
         method: that solves.
         menu: of bytes.
         parts: of the Gram; None where nothing is kept back.
@@ -139,6 +141,8 @@ def prices_of(
         CalibrationError: the Gram is not positive semidefinite.
     """
     site = step.site
+    if gram is not None and not host(gram.diagonal).any():
+        gram = None  # inputs of nothing but zeros tell nothing of a weight
     weight, layout, used = _read(step, gram)
     rounded = _coarse(site, weight, layout)
     some = excerpt(weight, rounded, layout, used)
@@ -308,7 +312,8 @@ def _as_solved(
     both = dict(zip(forms, map_items(solved, forms), strict=True))
     errors = {form: error for form, (_, error) in both.items()}
     seen, unseen = errors[probe], choice.error
-    growth = None if unseen is None or seen <= 0 else unseen / seen
+    # What is kept back may be nothing but zeros, and so tell of no error.
+    growth = None if not unseen or seen <= 0 else unseen / seen
     gains = [errors[one.form] / one.error for one in offers if one.form in errors and one.error > 0]
     gain = float(np.median(gains or [1.0]))
 

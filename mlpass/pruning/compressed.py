@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from mlpass.plan.config import OpConfig
 from mlpass.storage.plain import rounding_of
 from mlpass.weights.ensures import Told
-from mlpass.weights.joint import JOINT_OPSET, has_joint_form
-from mlpass.weights.sites import Site
-
-_OLD_FORM = "constexpr_affine_dequantize"  # has no joint form until it is raised
+from mlpass.weights.joint import JOINT_OPSET, can_be_joint
 
 
 def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
@@ -26,7 +23,7 @@ def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
         site
         for site, layer in told
         if layer.skipped and layer.skipped == site.refusal
-        if (site.is_compressed and site.apart is None if anew else _can_be_joint(site))
+        if (site.is_compressed and site.apart is None if anew else can_be_joint(site))
     ]
     none = all(layer.skipped for _, layer in told)
     if not found or (every is None and not none):
@@ -38,7 +35,3 @@ def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
     does = "rounds those anew, not as well as from the model that they were made from"
     way = f"--joint-compression{raised} (joint_compression=True in Python)"
     return (f"{left}; {way} {does if anew else 'prunes those'}",)
-
-
-def _can_be_joint(site: Site) -> bool:
-    return has_joint_form(site) or (site.is_compressed and site.makers[0].type == _OLD_FORM)

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from mlpass.blas import one_blas_thread
 from mlpass.calibrate.budget import Division
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
+from mlpass.calibrate.outputs import error_of, has_floats, interpreter_of, other_weights, outputs_of
 from mlpass.program.ir import Op
 from mlpass.program.mlmodel import ModelLike
 from mlpass.report.records import LayerRecord
-from mlpass.runtime.samples import Sample
+from mlpass.runtime.samples import Sample, functions_in
 from mlpass.weights.sites import Site
 from mlpass.weights.storing import Editor
 
 _EVERY = 8  # of so many samples one is kept back
 _MOST = 32
+_NOT_JUDGED = "not judged on {} samples kept back: no output is of floats"
 
 Weights = dict[Site, NDArray[np.generic]]
 Solve = Callable[[Division, Editor, Weights], list[LayerRecord]]
@@ -53,11 +54,23 @@ class Solved(NamedTuple):
 
 
 def split(calibration: Calibration) -> tuple[Calibration, list[Sample]]:
-    """Returns a calibration on most of its samples, and the others; none where they are few."""
+    """Returns a calibration on most of its samples, and the others; none where they are few.
+
+    Of each function that samples name some are kept back, where it has two or more.
+    """
     samples = list(calibration.sample_data)
-    held = range(_EVERY - 1, len(samples), max(_EVERY, -(-len(samples) // _MOST)))
+    every = max(_EVERY, -(-len(samples) // _MOST))
+    groups: dict[tuple[str | None, ...], list[int]] = {}
+    for number, one in enumerate(samples if len(samples) >= _EVERY else ()):
+        groups.setdefault(functions_in([one]), []).append(number)
+    held = {
+        number
+        for group in groups.values()
+        if len(group) > 1
+        for number in group[min(_EVERY, len(group)) - 1 :: every]
+    }
     learnt = [sample for number, sample in enumerate(samples) if number not in held]
-    return replace(calibration, sample_data=learnt), [samples[number] for number in held]
+    return replace(calibration, sample_data=learnt), [samples[number] for number in sorted(held)]
 
 
 def better(
@@ -68,6 +81,8 @@ def better(
     solve: Solve,
 ) -> Solved:
     """Returns the division or its rival, whichever leaves the outputs nearer what they were.
+
+    The division itself where no output is of floats, so that nothing tells them apart.
 
     Args:
         model: to run: an open package.
@@ -80,13 +95,18 @@ def better(
         MlpassError: as `prune_calibrated`.
         OSError: the disk is full.
     """
+    interpreter = interpreter_of(model, calibration)
+    with one_blas_thread():
+        dense = outputs_of(interpreter, held)
+    if not has_floats(dense):
+        edits = Edits()
+        record = replace(division.record, judged=_NOT_JUDGED.format(len(held)))
+        layers = solve(division, edits, {})
+        return Solved(replace(division, record=record), layers, edits)
     rivals = [division]
     if division.rival is not None and division.rival.steps != division.steps:
         rivals.append(division.rival)
     tried, errors = [], []
-    interpreter = interpreter_of(model, calibration)
-    with one_blas_thread():
-        dense = outputs_of(interpreter, held)
     for each in rivals:
         edits = Edits()
         weights: Weights = {}

@@ -8,6 +8,7 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.cheaper import int8_way
 from mlpass.plan.config import Config, op_config_of
 from mlpass.plan.steps import ADAPTER, Step
+from mlpass.program.encode import FIRST_SPARSE_OPSET
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.compressed import joint_way
 from mlpass.report.records import LayerRecord
@@ -46,9 +47,19 @@ def notes_of(
         notes = (*notes, text)
     opset = min((site.opset for site, _ in told), default=0)
     notes += quantize_way(layers, left, names, opset)
+    if any(site.opset < FIRST_SPARSE_OPSET and _is_compressed(layer) for site, layer in told):
+        text = (
+            f"raised to iOS{FIRST_SPARSE_OPSET} (macOS13): iOS{opset}, which it was for, has no "
+            "compressed weights"
+        )
+        notes = (*notes, text)
     if config is not None:
         notes += joint_way(told, None if divided else op_config_of(config.global_config))
     return notes
+
+
+def _is_compressed(layer: LayerRecord) -> bool:
+    return layer.skipped is None and layer.encoding != "dense"
 
 
 def unheard(

@@ -12,6 +12,7 @@ from pathlib import Path
 from mlpass.errors import MlpassError
 from mlpass.plan.config import Config
 from mlpass.program.mlpackage import Package
+from mlpass.program.opened import package_nbytes
 from mlpass.pruning.prune import prune
 from mlpass.report.choice import Attempt, Target
 from mlpass.report.front import SIZE_NOISE, SNR_NOISE
@@ -136,6 +137,8 @@ class Climb:
         while low < high:
             middle = (low + high) // 2
             report = prune(self.setting.model, probe, Percentile(middle * _FINE), force=True)
+            if report.bytes_before <= self.target.nbytes:
+                return 0.0  # as it is; with a few zeros it may be larger
             if report.bytes_after <= self.target.nbytes:
                 high = middle
             else:
@@ -199,9 +202,11 @@ class Climb:
         """Tries the division of the size among the weights, where a size is a target.
 
         What a program says of compressed weights counts too: as much as it did for the storages
-        that were tried, and after an attempt that is too large as much as it did there.
+        that were tried, and after an attempt that is too large as much as it did there. Of a model
+        that holds the size as it is nothing is divided.
         """
-        if self.target.nbytes is None:
+        whole = package_nbytes(Path(self.setting.model))
+        if self.target.nbytes is None or whole <= self.target.nbytes:
             return
         stored = [n for n, each in enumerate(self.attempts) if each.rung == "storages"]
         written = [self.packages[n] for n in stored if self.attempts[n].trial.failed is None]

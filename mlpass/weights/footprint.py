@@ -16,13 +16,14 @@ def footprint(ops: Iterable[Op]) -> int:
 
 def rest_of_files(programs: Sequence[Program], replaced: Collection[Op]) -> int:
     """Returns what the weight files of programs hold besides the constants of some of their ops."""
-    own = set(_in_files(replaced))
-    every = _in_files(
+    ops = [
         op
         for program in programs
         for function in program.functions.values()
         for op in function.block.walk()
-    )
+    ]
+    every, others = _in_files(ops), _in_files(op for op in ops if op not in replaced)
+    own = _in_files(replaced).keys() - others.keys()
     files = {storage[0] for storage in every if isinstance(storage, tuple)}
     rest = sum(blob_nbytes(each.nbytes) for place, each in every.items() if place not in own)
     return len(files) * FILE_HEADER_NBYTES + rest

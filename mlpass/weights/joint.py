@@ -20,6 +20,7 @@ from mlpass.weights.record import stored_bytes
 from mlpass.weights.sites import Site
 
 JOINT_OPSET = 18
+_OLD_FORM = "constexpr_affine_dequantize"  # has no joint form until it is raised
 ANEW = "give a storage that it is rounded to anew, such as int8 (--quantize int8)"
 
 
@@ -57,6 +58,11 @@ class Coded(NamedTuple):
 def has_joint_form(site: Site) -> bool:
     """Returns whether a site is compressed in a way that a joint sparse form exists for."""
     return site.is_compressed and site.apart is None and _coding(site) is not None
+
+
+def can_be_joint(site: Site) -> bool:
+    """Returns whether a site has a joint sparse form, or would have one once it is raised."""
+    return has_joint_form(site) or (site.is_compressed and site.makers[0].type == _OLD_FORM)
 
 
 def coded(site: Site) -> Coded:

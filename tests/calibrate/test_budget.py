@@ -24,7 +24,9 @@ from mlpass.weights.footprint import footprint
 from mlpass.weights.reading import zeros_of
 from mlpass.weights.sites import find_sites
 from tests.calibrate.layers import save
+from tests.multifunction import save_functions
 from tests.pruning.further import SIZE, samples, weights_of, write_source
+from tests.runtime.programs import program
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -304,3 +306,59 @@ def test_no_form_of_a_compressed_weight_takes_more_than_told(compressed, tmp_pat
             mlpass.prune(compressed, out, config, joint_compression=True, force=True)
             rest = size_of(compressed) - sum(parts[name] for name in told)
             assert size_of(out) <= rest + sum(told.values()), form
+
+
+def test_where_nothing_is_left_to_divide_what_is_exact_may_do(tmp_path):
+    size = 96  # the mask is worth it
+    mask = np.triu(np.full((size, size), -1e4, np.float32), 1)
+    weight = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+    source = save(
+        lambda x: mb.add(x=mb.linear(x=x, weight=weight, name="one"), y=mask),
+        tmp_path,
+        (size, size),
+        minimum_deployment_target=ct.target.iOS18,
+    )
+    out, config = tmp_path / "out.mlpackage", Config(op_name_configs={"one": None})
+    report = mlpass.prune(source, out, config, budget="0.9x")
+    assert [layer.encoding for layer in report.layers] == ["dense", "palettized"]
+    assert report.budget.used <= 0.9 * size_of(source)
+    with pytest.raises(ConfigError, match=r"1 of 1 stay as they are \(one_.*op_name_configs"):
+        mlpass.prune(source, out, config, budget="0.1x", force=True)
+
+
+def test_a_model_without_weight_files(tmp_path):
+    weight = np.ones((2, 3), np.float32)
+    source = save(lambda x: mb.linear(x=x, weight=weight), tmp_path, (8, 3))
+    for asked in ({"budget": "0.5x"}, {"bits": 3.0}):
+        with pytest.raises(ConfigError, match="budget: is for weight files, and this model has no"):
+            mlpass.prune(source, tmp_path / "out.mlpackage", **asked)
+
+
+def linears(first, second):
+    return lambda x: mb.linear(x=mb.linear(x=x, weight=first), weight=second)
+
+
+def test_why_weights_cannot_take_less(tmp_path, fixtures):
+    """Each reason with the way out."""
+    out = tmp_path / "out.mlpackage"
+    with pytest.raises(ConfigError, match=r"stay as they are .*constexpr.*--joint-compression"):
+        mlpass.prune(fixtures / "quantized_digits.mlpackage", out, budget="0.5x")
+    with pytest.raises(ConfigError, match=r"; 22 of 22 stay .* no more than weight_threshold"):
+        mlpass.prune(
+            fixtures / "tiny_lm.mlpackage", out, Config(weight_threshold=10**7), budget="0.9x"
+        )
+    first, *others = (np.full((SIZE, SIZE), n, np.float32) for n in (1, 2, 3))
+    pair = {
+        name: program(
+            linears(first, own),
+            (8, SIZE),
+            opset=ct.target.iOS18,
+        )
+        for name, own in zip("ab", others, strict=True)
+    }
+    given = {"a": [{"x": np.ones((8, SIZE), np.float32)}]}
+    source = save_functions(tmp_path, pair, "a")
+    with pytest.raises(ConfigError, match="no sample reaches 1 of them, .* --fallback magnitude"):
+        mlpass.prune(source, out, budget="0.2x", sample_data=given)
+    report = mlpass.prune(source, out, budget="0.2x", sample_data=given, fallback="magnitude")
+    assert report.budget.used <= report.budget.nbytes

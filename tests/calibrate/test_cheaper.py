@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import mlpass
 from mlpass import Palette, Percentile, SparseGPT, Wanda
+from mlpass.calibrate.cheaper import int8_instead, int8_way
 from mlpass.cli import main
+from mlpass.report.records import LayerRecord
+from mlpass.solvers.gram import Gram
 from tests.program.packages import FIXTURES
 
 MODEL = FIXTURES / "tiny_lm.mlpackage"
@@ -77,3 +81,25 @@ def test_few_zeros_are_better_and_more_bytes(samples, tmp_path):
     layer = layers_of(report)[NAME]
     assert layer.error < 1e-5
     assert layer.int8_error is None
+
+
+def test_what_aims_at_another_output_is_not_worse_for_that():
+    """Its error towards that counts, too."""
+    with mlpass.program.mlpackage.Package(MODEL) as package:
+        (site,) = (s for s in mlpass.weights.sites.find_sites(package.programs) if s.name == NAME)
+        weight = site.constant.read()
+        gram = Gram(np.eye(weight.shape[1], dtype=np.float32))
+        int8 = int8_instead(site, gram, weight * 1.05, weight.nbytes, 0.1)
+        assert 0 < int8 < 1e-3
+        assert int8_instead(site, gram, weight * 1.05, weight.nbytes, int8 / 2) is None
+
+
+def test_zeros_are_not_blamed_where_there_are_none():
+    record = LayerRecord(
+        "one", "linear", "weight", (8, 8), "fp16", "Percentile(0.0)", "sparsegpt", 0, 0.0,
+        "palettized", 128, 80, None, error=1e-3, storage="Palette(8)", int8_error=1e-5,
+    )  # fmt: skip
+    (note,) = int8_way([record], ["model.mlpackage"])
+    assert "it is the better form of them: mlpass prune model.mlpackage" in note
+    (note,) = int8_way([replace(record, storage=None)], ["model.mlpackage"])
+    assert "zeros pay for speed alone here: " in note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import coremltools as ct
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
@@ -9,8 +10,11 @@ from coremltools.converters.mil.mil import Builder as mb
 import mlpass
 from mlpass.calibrate.constants import exact_constants
 from mlpass.program.mlpackage import Package
-from mlpass.weights.footprint import rest_of_files
+from mlpass.weights.footprint import footprint, rest_of_files
+from mlpass.weights.sites import find_sites
 from tests.calibrate.layers import SIZE, samples, save, weights
+from tests.multifunction import save_functions
+from tests.runtime.programs import program
 
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 MASK = np.triu(np.full((SIZE, SIZE), -1e4, np.float32), 1)
@@ -84,3 +88,25 @@ def test_with_samples_too(model, tmp_path):
     report = mlpass.prune(model, tmp_path / "out.mlpackage", budget="0.3x", sample_data=given)
     assert [layer.op_type for layer in report.layers] == ["linear", "add"]
     assert report.budget.used <= report.budget.nbytes
+
+
+def test_what_other_functions_read_as_well_stays(tmp_path):
+    shared, *others = weights(3)
+    package = save_functions(
+        tmp_path,
+        {name: linears(shared, own) for name, own in zip("ab", others, strict=True)},
+        "a",
+    )
+    with Package(package) as opened:
+        (site,) = (s for s in find_sites(opened.programs) if len(s.functions) == 2)
+        whole = rest_of_files(opened.programs, ())
+        assert rest_of_files(opened.programs, {site.makers[0]}) == whole
+        assert rest_of_files(opened.programs, {*site.makers}) == whole - footprint(site.makers)
+
+
+def linears(first, second):
+    return program(
+        lambda x: mb.linear(x=mb.linear(x=x, weight=first), weight=second, name="made"),
+        (8, SIZE),
+        opset=ct.target.iOS18,
+    )

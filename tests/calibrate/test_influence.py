@@ -9,12 +9,14 @@ from coremltools.converters.mil.mil import Builder as mb
 
 from mlpass import SparseGPT
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.influence import influences
+from mlpass.calibrate.influence import _spread, influences
 from mlpass.calibrate.menus import Menu
 from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
 from mlpass.calibrate.prices import fixed_prices, prices_of
 from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
+from mlpass.runtime.calls import Call
+from mlpass.runtime.samples import functions_in
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.modes import Percentile
@@ -81,3 +83,35 @@ def test_a_form_that_is_said_is_tried_as_it_is_solved_for(storage, towering):
             changed = error_of(dense, outputs_of(interpreter, samples))
     (offer,) = prices.offers
     assert 0.5 < factor * offer.error / changed < 2
+
+
+def test_a_weight_that_the_samples_do_not_reach_counts_as_the_others_do(tmp_path):
+    """Here by a product with zeros, else in a branch that is not taken, or behind a dead relu."""
+    rng = np.random.default_rng(0)
+    reached, other, beyond = (rng.standard_normal((64, 64)).astype(np.float32) for _ in range(3))
+
+    def build(x, gate):
+        y = mb.linear(x=mb.linear(x=x, weight=reached, name="one"), weight=other, name="two")
+        return mb.add(x=y, y=mb.mul(x=mb.linear(x=x, weight=beyond, name="three"), y=gate))
+
+    path = save(build, tmp_path, (8, 64), (8, 64))
+    gate = np.zeros((8, 64), np.float32)
+    samples = [{"x": rng.standard_normal((8, 64), np.float32), "gate": gate} for _ in range(8)]
+    with Package(path) as package:
+        sites = find_sites(package.programs)
+        prices = {
+            site: prices_of(Step(site, Percentile(0.0), None), None, SparseGPT(), Menu())
+            for site in sites
+        }
+        found = influences(package, prices, Calibration(SparseGPT(), samples))
+    first, second, third = (found[site] for site in sites)
+    assert third == pytest.approx((first + second) / 2)
+    assert min(first, second) > 0.1
+
+
+def test_every_function_is_measured_however_few_its_samples():
+    every = [*([Call("a", {})] * 20), Call("b", {}), *([Call("a", {})] * 20), [Call("c", {})]]
+    for count in (1, 2, 8):
+        found = functions_in(_spread(every, count))
+        assert {*found} == {"a", "b", "c"}
+    assert len(_spread([{}] * 20, 8)) == 8

@@ -84,3 +84,28 @@ def test_few_rows_make_a_risk_of_an_error_that_seems_little(tmp_path):
         tolerance = 0.3 if offer in prices.offers else 0.6  # of those that are not solved for
         assert offer.error == pytest.approx(seen, rel=tolerance), str(offer.form)
         assert offer.risk == pytest.approx(unseen, rel=tolerance), str(offer.form)
+
+
+@pytest.mark.parametrize("silent", ["all", "kept back"])
+def test_inputs_of_zeros_tell_nothing(silent, tmp_path):
+    """Where all are, errors are the weight's own; where those kept back are, risks are not 0."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((32, 64)).astype(np.float32)
+    inputs = rng.standard_normal((640, 64)).astype(np.float32)
+    none, some = Gram(np.zeros((64, 64), np.float32)), Gram(inputs.T @ inputs)
+    gram = none if silent == "all" else some
+    path = save(
+        lambda x: mb.linear(x=x, weight=weight, name="one"),
+        tmp_path,
+        minimum_deployment_target=ct.target.iOS18,
+    )
+    parts = HeldOut(gram, none, 640, 80)
+    with Package(path) as package:
+        (site,) = find_sites(package.programs)
+        step = Step(site, Percentile(0.0), None)
+        prices = prices_of(step, gram, SparseGPT(), Menu(), parts)
+        alone = prices_of(step, None, SparseGPT(), Menu())
+    assert all(offer.risk > 0 for offer in prices.offers if offer.form.mode is not None)
+    assert len(prices.offers) > 5
+    if silent == "all":
+        assert prices.offers == alone.offers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
+import coremltools as ct
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
@@ -18,6 +20,7 @@ from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
 from mlpass.pruning.contest import better, split
 from mlpass.report.records import BudgetRecord
+from mlpass.runtime.calls import Call
 from mlpass.storage.palette import Palette
 from mlpass.weights.sites import find_sites
 from tests.calibrate.layers import samples, save, weights, weights_of
@@ -97,3 +100,31 @@ def test_a_rival_that_is_the_same_is_not_solved_for(single, tmp_path):
     out = tmp_path / "out.mlpackage"
     report = mlpass.prune(single, out, budget="0.3x", sample_data=samples(16))
     assert "all weights in" not in report.budget.judged
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ({"a": 7, "b": 1}, {"a": 1}),
+        ({"a": 20, "b": 2}, {"a": 2, "b": 1}),
+        ({"a": 3, "b": 3}, {}),
+        ({"b": 1, "a": 300}, {"a": 30}),
+    ],
+)
+def test_every_function_is_solved_on(counts, kept):
+    every = [Call(name, {}) for name, count in counts.items() for _ in range(count)]
+    calibration, held = split(Calibration(SparseGPT(), every, functions=tuple(counts)))
+    assert Counter(one.function for one in held) == kept
+    assert {one.function for one in calibration.sample_data} == {*counts}
+
+
+def test_where_no_output_is_of_floats_nothing_is_judged(tmp_path):
+    (weight,) = weights(1)
+
+    def build(x):
+        return mb.reduce_argmax(x=mb.linear(x=x, weight=weight), axis=1, keep_dims=False)
+
+    model = save(build, tmp_path, minimum_deployment_target=ct.target.iOS18)
+    report = mlpass.prune(model, tmp_path / "out.mlpackage", budget="0.2x", sample_data=samples(8))
+    assert report.budget.judged == "not judged on 1 samples kept back: no output is of floats"
+    assert report.layers[0].storage is not None

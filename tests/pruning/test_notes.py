@@ -99,3 +99,14 @@ def test_a_table_that_is_also_the_head_is_the_last(tmp_path):
     report = mlpass.prune(model, tmp_path / "out.mlpackage", Channel(0.1))
     (note,) = report.notes
     assert note.startswith("embedding_weight_to_fp16: got no zeros")
+
+
+def test_a_model_for_ios15_is_said_to_be_raised(tmp_path):
+    note = "raised to iOS16 (macOS13): iOS15, which it was for, has no compressed weights"
+    source, out = FIXTURES / "digits_ios15.mlpackage", tmp_path / "out.mlpackage"
+    assert note in mlpass.prune(source, out, Percentile(0.75)).notes
+    assert note in mlpass.prune(source, out, budget="0.6x", force=True).notes
+    few = mlpass.prune(source, out, Percentile(0.001), force=True)  # no form is smaller
+    assert note not in few.notes
+    asked = {"minimum_deployment_target": "iOS16", "force": True}
+    assert note not in mlpass.prune(source, out, Percentile(0.75), **asked).notes

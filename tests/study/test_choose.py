@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 
+import coremltools as ct
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import ConfigError, OutputExistsError
 from mlpass.program.opened import package_nbytes
+from tests.calibrate.layers import samples as layer_samples
+from tests.calibrate.layers import save, weights
 from tests.program.packages import FIXTURES
 
 
@@ -295,3 +299,22 @@ def test_an_attempt_that_is_too_large_is_made_again_smaller(model, samples, tmp_
     assert first.misses and not second.misses
     assert first.trial.options["budget"] - second.trial.options["budget"] == over > 0
     assert 0.98 * 0.3 * nbytes < second.trial.nbytes <= 0.3 * nbytes
+
+
+@pytest.mark.parametrize("max_size", ["1x", "2x"])
+def test_a_size_that_the_model_holds_as_it_is(tmp_path, max_size):
+    """Nothing needs to become zero, and there is nothing to divide."""
+    (weight,) = weights(1)
+    source = save(
+        lambda x: mb.linear(x=x, weight=weight, name="one"),
+        tmp_path,
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT16,
+    )
+    inputs = layer_samples(8)
+    choice = mlpass.choose(
+        source, tmp_path / "o.mlpackage", sample_data=inputs, max_size=max_size, up_to="budget"
+    )
+    assert choice.picked.label == "Percentile(0.0)"
+    assert not any(each.trial.failed for each in choice.attempts)
+    assert "budget" not in {each.rung for each in choice.attempts}
