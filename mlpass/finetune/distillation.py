@@ -11,10 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError
+from mlpass.finetune.apart import run_apart
 from mlpass.finetune.feeding import Outputs, batches_of, outputs_of
-from mlpass.finetune.losses import masked_places
+from mlpass.finetune.losses import check_shapes, masked_places
 from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
+from mlpass.finetune.training import Gradients
 from mlpass.options import check_count
 from mlpass.plan.training import LEARNING_RATE
 from mlpass.runtime.backends.threads import fixed_threads
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
 _MOST_SAMPLES = 1 << 16  # in a batch
+_HIGHEST_RATE = 1000  # as far as an element may move in a step
 _LARGEST_SEED = (1 << 64) - 1
 
 
@@ -34,11 +37,12 @@ def distillation_loss(outputs: Outputs, wanted: Outputs) -> Tensor:
     Places that are masked do not count: where infinity is wanted, or minus infinity is given.
 
     Raises:
-        CalibrationError: there is no float output to compare.
+        CalibrationError: there is no float output to compare, or one is of another shape.
     """
     parts = []
     for name, target in wanted.items():
         if target.is_floating_point() and name in outputs:
+            check_shapes(name, outputs, wanted)
             masked = masked_places(outputs[name], target)
             power = target.masked_fill(masked, 0).square().sum()
             error = (outputs[name] - target).masked_fill(masked, 0).square().sum()
@@ -82,7 +86,7 @@ def distill(
 
     Raises:
         ConfigError: a number is out of its range.
-        CalibrationError: there are no samples.
+        CalibrationError: there are no samples, or outputs do not follow from what trains.
         InputError: a sample does not fit the models.
         ExecutionError: the loss is no longer finite, or an op failed.
     """
@@ -90,18 +94,23 @@ def distill(
     check_count("batch_size", batch_size, high=_MOST_SAMPLES)
     check_count("seed", seed, low=0, high=_LARGEST_SEED)
     number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
-    if not number or not learning_rate > 0:
-        raise ConfigError(f"learning_rate: must be a number above 0. Got {learning_rate!r}.")
+    if not number or not 0 < learning_rate <= _HIGHEST_RATE:
+        raise ConfigError(
+            f"learning_rate: must be a number above 0, at most {_HIGHEST_RATE}. "
+            f"Got {learning_rate!r}."
+        )
     if not isinstance(dense, ProgramModule):
         dense = to_module(dense, function_name=module.function_name)
     drawn = load_samples(samples, functions=True)
     warn_of_each(module, drawn)
-    batches = batches_of(module, drawn, batch_size, seed)
+    most = 1 if run_apart(module) or run_apart(dense) else None
+    batches = batches_of(module, drawn, batch_size, seed, most=most)
     decay = None
     if optimizer is None:
         optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses: list[float] = []
+    gradients = Gradients(steps)
     bar = tqdm(range(steps), desc="training", unit="step", disable=None)
     for _ in bar:
         optimizer.zero_grad()
@@ -116,7 +125,8 @@ def distill(
                 raise ExecutionError(
                     f"training: the loss of step {len(losses)} is {losses[-1]}: use a lower rate"
                 )
-            error.backward()  # type: ignore[no-untyped-call]
+            gradients.add(error)
+        gradients.check()
         optimizer.step()
         if decay is not None:
             decay.step()

@@ -35,13 +35,20 @@ def read_feature(feature: Feature, value: object, device: torch.device) -> Tenso
     return tensor.to(torch.float32)
 
 
-def batch_size(feature: Feature, tensor: Tensor) -> int | None:
+def batch_size(feature: Feature, tensor: Tensor, told: int | None = None) -> int | None:
     """Returns how many samples an input is, None where it is one as the model takes it.
+
+    Args:
+        feature: of the model.
+        tensor: what is given.
+        told: how many there are, where that is known.
 
     Raises:
         InputError: it is neither.
     """
     given = tuple(tensor.shape)
+    if told is not None and told > 1 and tensor.ndim and not len(tensor) % told:
+        return told
     if takes(feature, given):
         return None
     shape = _sample_shape(feature)

@@ -56,7 +56,7 @@ class Batch:
 def outputs_of(module: ProgramModule, batch: Batch) -> list[Outputs]:
     """Returns a module's outputs for each step of a batch, on one state."""
     state = module.make_state() if len(batch.steps) > 1 else None
-    return [module(state, step.function, **step.inputs) for step in batch.steps]
+    return [module(state, step.function, batch.count, **step.inputs) for step in batch.steps]
 
 
 def batches_of(

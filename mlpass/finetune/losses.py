@@ -72,6 +72,8 @@ def output_loss(kinds: Mapping[str, Kind], outputs: Outputs, wanted: Outputs, co
     large as the others, and would be all that is learned. Places that are masked do not count: see
     `masked_places`.
 
+    An output without elements, as of a sample that has no rows, is as it should be: 0.
+
     Args:
         kinds: of the outputs.
         outputs: of a batch.
@@ -79,20 +81,36 @@ def output_loss(kinds: Mapping[str, Kind], outputs: Outputs, wanted: Outputs, co
         count: of samples in the batch.
 
     Raises:
-        CalibrationError: there is no float output to compare.
+        CalibrationError: there is no float output to compare, or one is of another shape.
     """
     parts = []
     for name, kind in kinds.items():
         if name in outputs and name in wanted and wanted[name].is_floating_point():
-            made, target = (
-                each[name].reshape(count, -1, *each[name].shape[1:]) for each in (outputs, wanted)
-            )
-            parts.append(_LOSSES[kind.name](made, target, kind.axis))
+            check_shapes(name, outputs, wanted)
+            made, target = (_by_sample(each[name], count) for each in (outputs, wanted))
+            loss = _LOSSES[kind.name](made, target, kind.axis) if target.numel() else made.sum()
+            parts.append(loss)
     if not parts:
         raise CalibrationError(
             f"outputs: not one of {', '.join(wanted)} is a float output of both models"
         )
     return torch.stack(parts).mean()
+
+
+def check_shapes(name: str, made: Outputs, wanted: Outputs) -> None:
+    """Raises CalibrationError where an output is of another shape than is wanted."""
+    one, other = (tuple(each[name].shape) for each in (made, wanted))
+    if one != other:
+        raise CalibrationError(
+            f"outputs: {name!r} has shape {other} in the dense model, {one} in the other: where "
+            "that depends on its values there is nothing to train towards"
+        )
+
+
+def _by_sample(output: Tensor, count: int) -> Tensor:
+    """Returns an output of a batch as (samples, rows, ...)."""
+    rows = len(output) // count if output.ndim else 1
+    return output.reshape(count, rows, *output.shape[1:])
 
 
 def masked_places(made: Tensor, target: Tensor) -> Tensor:

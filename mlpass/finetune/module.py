@@ -122,6 +122,7 @@ class ProgramModule(nn.Module):
         self,
         state: dict[str, Cell] | None = None,
         function: str | None = None,
+        count: int | None = None,
         /,
         **inputs: object,
     ) -> dict[str, Tensor]:
@@ -135,6 +136,8 @@ class ProgramModule(nn.Module):
             state: from `make_state`, for the steps of a sequence, which read and write it, and
                 through which gradients flow from step to step; all zeros where None.
             function: the one to run of those of the module; its first where None.
+            count: of the samples that each input holds, which shapes do not tell where a leading
+                axis has no fixed size: where None, what the model takes as one sample is one.
             inputs: by name, tensors or arrays; images as (samples, channels, height, width) in the
                 model's order. One that is as a single sample's while others are a batch is shared.
 
@@ -147,20 +150,20 @@ class ProgramModule(nn.Module):
         sizes: dict[str, int | None] = {}
         for feature in entry.inputs:
             values[feature.name] = read_feature(feature, values.get(feature.name), self.device)
-            sizes[feature.name] = batch_size(feature, values[feature.name])
-        count = _agreed(sizes)
+            sizes[feature.name] = batch_size(feature, values[feature.name], count)
+        agreed = _agreed(sizes)
         for name, size in sizes.items():
             if size is not None:
                 samples = values[name]
-                values[name] = PerSample(
-                    samples.unflatten(0, (size, -1)) if samples.ndim else samples
-                )
+                if samples.ndim:
+                    samples = samples.unflatten(0, (size, len(samples) // size))
+                values[name] = PerSample(samples)
         cells = self.make_state() if state is None else state
         with running(self.backend):
             for stage in entry.stages:
                 values.update(self._run(stage, values, cells))
         wanted = [feature.name for feature in entry.outputs if feature.name in values]
-        return {name: write_value(values[name], count) for name in wanted}
+        return {name: write_value(values[name], agreed) for name in wanted}
 
     def __deepcopy__(self, memo: dict[int, object]) -> ProgramModule:
         twin = type(self)(self.source, device=self._device_name, function_name=self.function_name)

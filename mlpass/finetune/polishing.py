@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from mlpass.errors import ExecutionError
+from mlpass.finetune.apart import run_apart
 from mlpass.finetune.feeding import Batch, batches, batches_of, outputs_of
 from mlpass.finetune.held_out import HeldOut
 from mlpass.finetune.judging import Judged, judged, mean_loss
@@ -24,6 +25,7 @@ from mlpass.finetune.stored import StoredModule, to_stored_module
 from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.training import (
     Descent,
+    Gradients,
     by_functions,
     divided_by_functions,
     functions_run,
@@ -99,7 +101,7 @@ def polish(
 
     Raises:
         ConfigError: an option is not valid.
-        CalibrationError: there are too few samples.
+        CalibrationError: there are too few samples, or outputs do not follow from what trains.
         InputError: a sample does not fit the models.
         ExecutionError: the model's outputs are not finite, or an op failed.
         ModelFormatError: a model cannot be read, or has nothing to train.
@@ -136,16 +138,19 @@ def polish_module(
 
     Raises:
         ConfigError: there is no output of a name.
-        CalibrationError: there are too few samples.
+        CalibrationError: there are too few samples, or outputs do not follow from what trains.
         InputError: a sample does not fit the models.
         ExecutionError: the module's outputs are not finite, or an op failed.
     """
     warn_of_each(module, samples)
     held, drawn = divided_by_functions(samples, options.held_out, options.seed)
     kinds = kinds_of(module, options.logits, functions_in(samples))
-    most = min(_together(module, samples, some[0]) for some in by_functions(samples, drawn))
+    most = 1
+    if not run_apart(module):
+        most = min(_together(module, samples, some[0]) for some in by_functions(samples, drawn))
     names = trained_of(module, weights_only=options.weights_only)
     descent = Descent(module, names, options.learning_rate, options.steps)
+    gradients = Gradients(options.steps)
     with HeldOut(teacher, batches(module, samples, held, most)) as judges:
         before = judged(kinds, judges.pairs(module))
         if not isfinite(before.loss):
@@ -160,7 +165,7 @@ def polish_module(
         bar = tqdm(range(1, options.steps + 1), desc="polishing", unit="step", disable=None)
         for step in bar:
             bar.set_postfix_str(f"held-out loss {before.loss:.4g} -> {least:.4g}")
-            finite = _descend(descent, module, teacher, next(drawing), kinds)
+            finite = _descend(descent, gradients, module, teacher, next(drawing), kinds)
             if not finite or step % every == 0 or step == options.steps:
                 found = mean_loss(kinds, judges.pairs(module))
                 if found < least:
@@ -196,6 +201,7 @@ def _kept_bytes(module: StoredModule, batch: Batch) -> int:
 
 def _descend(
     descent: Descent,
+    gradients: Gradients,
     module: StoredModule,
     teacher: ProgramModule,
     batches: Sequence[Batch],
@@ -213,8 +219,9 @@ def _descend(
             output_loss(kinds[step.function], made, like, batch.count) for step, made, like in both
         ]
         loss = torch.stack(losses).mean() * batch.share  # the mean over its steps
-        loss.backward()  # type: ignore[no-untyped-call]
+        gradients.add(loss)
         error += float(loss.detach())
+    gradients.check()
     if isfinite(error):
         descent.step()
     return isfinite(error)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from copy import deepcopy
+from math import isnan
 from typing import NamedTuple, NoReturn
 
 from tqdm import tqdm
 
 from mlpass.errors import ModelFormatError
 from mlpass.finetune.abreast import Abreast, Models, Window
+from mlpass.finetune.apart import run_apart
 from mlpass.finetune.feeding import Given, inputs_of, shapes_of
 from mlpass.finetune.judging import Judged
 from mlpass.finetune.losses import kinds_of
@@ -95,7 +97,7 @@ class _Run:
         self._owned = owned_by_windows(models.tuned, self._regions, self._readers, options)
         tuned, dense, first = (inputs_of(one, samples) for one in models)
         self._given: list[Given] = [tuned, dense, [first[number] for number in parts[0]]]
-        self._together = _together(tuned, options)
+        self._together = 1 if run_apart(models.tuned) else _together(tuned, options)
         self._found: dict[int, Tuned | None] = {}
         self._outputs: tuple[Judged, Judged] | None = None
         for one in models:
@@ -169,7 +171,7 @@ class _Run:
             return Done(notes, better)
         before, after = self._outputs
         told = f"outputs on these: loss {before.loss:.4g} -> {after.loss:.4g}"
-        if after.loss > before.loss:
+        if after.loss > before.loss or (isnan(after.loss) and not isnan(before.loss)):
             _put_back(module, self._models.first, better)
             told, better = f"{told}: that is worse, so all was left as it was", set()
         return Done((notes[0], told, *before.told(after), *notes[1:]), better)

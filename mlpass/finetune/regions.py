@@ -15,12 +15,15 @@ from mlpass.finetune.stored import StoredModule
 from mlpass.finetune.stored_writing import write_stored
 from mlpass.finetune.training import functions_run
 from mlpass.ledger import journal_path
+from mlpass.options import check_count
 from mlpass.plan.regions import Regions
 from mlpass.program.mlmodel import ModelLike, check_outside, open_single
 from mlpass.report.records import Report
 from mlpass.runtime.digests import digest_of
 from mlpass.runtime.replay import MEMORY_BUDGET
 from mlpass.runtime.samples import SampleData, check_unnamed, load_samples
+
+_MOST_BYTES = (1 << 63) - 1
 
 
 def tune(
@@ -71,6 +74,7 @@ def tune(
         OSError: a file cannot be read or written.
     """
     options = options or Regions()
+    check_count("memory_budget", memory_budget, low=0, high=_MOST_BYTES)
     settings: dict[str, object] = {"device": device, "function_name": function_name}
     settings["memory_budget"] = memory_budget
     with open_single(model) as package, open_single(dense) as whole:

@@ -107,6 +107,33 @@ class Descent:
         self._schedule.step()
 
 
+class Gradients:
+    """Adds the gradients of losses to those of parameters, and knows whether there were any."""
+
+    def __init__(self, steps: int) -> None:
+        """Has seen none, of so many steps of training."""
+        self._left, self._seen = steps, False
+
+    def add(self, loss: Tensor) -> None:
+        """Adds that of a loss, where it has one."""
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._seen = True
+
+    def check(self) -> None:
+        """Looks back on a step: a sample may go where no weight is, but not all of them.
+
+        Raises:
+            CalibrationError: it was the last, and no loss had a gradient.
+        """
+        self._left -= 1
+        if not (self._left or self._seen):
+            raise CalibrationError(
+                "outputs: not one that is a float follows from the weights, other than by whole "
+                "numbers, so there is nothing to learn; prune without training"
+            )
+
+
 def values_of_parameters(module: StoredModule, names: Sequence[str]) -> dict[str, Tensor]:
     """Returns a copy of what parameters are now."""
     return {name: module.get_parameter(name).detach().clone() for name in names}

@@ -174,7 +174,8 @@ def tune_region(
                 descent.clear()
                 for some in tuning.stream.chunks(numbers, tuning.stream.size):
                     loss = region_loss(tuning, some, share) * (len(some) / len(numbers))
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    if loss.requires_grad:  # or nothing that it gives follows from a weight
+                        loss.backward()  # type: ignore[no-untyped-call]
                 descent.step()
             found = _judged(tuning, held, judge)
             if found < best.after:

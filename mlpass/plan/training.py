@@ -23,7 +23,13 @@ class Training:
     """
 
     batch_size: int = option(default=8, low=1, high=65_536, help="samples a batch")
-    learning_rate: float = option(default=LEARNING_RATE, above=0, help="of Adam")
+    learning_rate: float = option(
+        default=LEARNING_RATE,
+        above=0,
+        high=1000,
+        must="a number above 0, at most 1000",
+        help="of Adam",
+    )
     seed: int = option(
         default=0, low=0, high=18_446_744_073_709_551_615, help="of the order of the samples"
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from contextlib import ContextDecorator, suppress
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import wraps
 from threading import Lock
@@ -48,7 +48,6 @@ _replaced: list[tuple[Convert, Convert]] = []  # theirs by ours
 _lock = Lock()
 
 
-@contextmanager
 def converting(
     config: object = None,
     *,
@@ -57,8 +56,8 @@ def converting(
     storage: StorageLike = None,
     minimum_deployment_target: object = None,
     **options: object,
-) -> Iterator[list[Report]]:
-    """Prunes whatever coremltools converts inside the block; it yields the list of the reports.
+) -> Converting:
+    """Prunes whatever coremltools converts inside the block; it gives the list of the reports.
 
     It is for converters that call `coremltools.convert` or `mil_convert` themselves and take no
     `pass_pipeline`:
@@ -92,20 +91,38 @@ def converting(
     )
     target = minimum_deployment_target
     version = None if target is None else specification_version(opset_of(target))
-    block = _Block(kind, given, version, _own.get())
-    token = _own.set(block)
-    _enter(block)
-    try:
-        yield block.reports
-    finally:
+    return Converting(kind, given, version)
+
+
+class Converting(ContextDecorator):
+    """What `converting` returns: blocks to enter, one after another or within each other."""
+
+    def __init__(self, kind: str, options: Mapping[str, object], version: int | None) -> None:
+        """Takes what the pass needs, and the version for what is converted without one."""
+        self._pass = kind, options, version
+        self._entered: list[tuple[_Block, Token[_Block | None]]] = []
+
+    def __enter__(self) -> list[Report]:
+        block = _Block(*self._pass, _own.get())
+        self._entered.append((block, _own.set(block)))
+        _enter(block)
+        return block.reports
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Leaves coremltools as it was."""
+        with _lock:  # that of this thread, where several have entered it
+            mine = (n for n, (each, _) in enumerate(self._entered) if each is _own.get())
+            block, token = self._entered.pop(next(mine, -1))
         _leave(block)
-        _own.reset(token)
-    if not block.reports:
-        warnings.warn(
-            "mlpass.converting: no conversion of coremltools ended inside the block, so nothing "
-            "was pruned; prune the finished package with mlpass.prune",
-            stacklevel=3,
-        )
+        # A generator or a fixture may be ended in another context than it began in.
+        with suppress(ValueError):
+            _own.reset(token)
+        if kind is None and not block.reports:
+            warnings.warn(
+                "mlpass.converting: no conversion of coremltools ended inside the block, so "
+                "nothing was pruned; prune the finished package with mlpass.prune",
+                stacklevel=2,
+            )
 
 
 def _enter(block: _Block) -> None:

@@ -24,7 +24,7 @@ from mlpass.weights.sites import find_sites
 from tests.conftest import FIXTURES
 from tests.program.packages import tree
 from tests.runtime import cuts
-from tests.runtime.chains import chunk, chunks, talks, whole
+from tests.runtime.chains import chunk, chunks, talks, turns, whole, with_functions
 
 TINY_LM = FIXTURES / "tiny_lm.mlpackage"
 SAMPLES = talks(5, 4, 6)
@@ -79,6 +79,60 @@ def test_three_packages_get_the_weights_that_one_gets(models, config, options, t
     assert report.bytes_after == sum(map(size, outputs))
     (output,) = mlpass.compare(alone, outputs, SAMPLES).outputs
     assert output.max_error == 0
+
+
+@pytest.fixture(scope="module")
+def two_functions(tmp_path_factory):
+    return with_functions(tmp_path_factory.mktemp("functions"))
+
+
+TURNS = turns(6)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (Percentile(0.5), {}),
+        (Percentile(0.5, scope="global"), {"target": "own"}),
+        (NM(2, 4), {"storage": Quantized("int4")}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_packages_of_several_functions_get_the_weights_that_one_gets(
+    two_functions, config, options, apart, tmp_path
+):
+    """Prefill and decode go through all packages, on the states that they share."""
+    one, three = two_functions
+    samples = TURNS
+    if apart:
+        samples = {
+            of: [dict(step) for turn in TURNS for name, step in turn if name == of]
+            for of in ("prefill", "decode")
+        }
+    alone, outputs = tmp_path / "one.mlpackage", [tmp_path / f"{n}.mlpackage" for n in range(3)]
+    options = {"sample_data": samples, "method": mlpass.SparseGPT(), **options}
+    mlpass.prune(one, alone, config, **options)
+    mlpass.prune(three, outputs, config, **options)
+    found = stored(outputs)
+    assert len(found) == 6
+    assert found == stored(alone)
+    assert found != stored(three)
+    compared = mlpass.compare(alone, outputs, samples).outputs
+    assert {each.function for each in compared} == {"prefill", "decode"}
+    assert {each.max_error for each in compared} == {0}
+
+
+def test_each_function_runs_through_all_packages(two_functions):
+    for name in ("prefill", "decode"):
+        one, three = (mlpass.Interpreter(each, function_name=name) for each in two_functions)
+        first, second = one.make_state(), three.make_state()
+        for of, step in TURNS[0] + TURNS[1]:
+            if of == name:
+                made = three.predict(step, second)["x3"]
+                np.testing.assert_array_equal(made, one.predict(step, first)["x3"])
+    with pytest.raises(ConfigError, match="'decod', did you mean 'decode'"):
+        mlpass.Interpreter(two_functions[1], function_name="decod")
 
 
 def test_a_budget_is_for_all_together(models, tmp_path):

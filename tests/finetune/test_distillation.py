@@ -111,8 +111,8 @@ def test_what_cannot_be_is_refused():
     ):
         with pytest.raises(ConfigError, match=f"{name}: must be an int in .[01], [0-9]+.. Got"):
             distill(module, DIGITS, SAMPLES, **{"steps": 1, name: value})
-    for rate in (0, -1.0, True, float("nan"), "fast"):
-        with pytest.raises(ConfigError, match="learning_rate: must be a number above 0. Got"):
+    for rate in (0, -1.0, True, float("nan"), float("inf"), 1e300, "fast"):
+        with pytest.raises(ConfigError, match="learning_rate: must be a number above 0, at most"):
             distill(module, DIGITS, SAMPLES, 1, learning_rate=rate)
     with pytest.raises(InputError, match="there is no input 'picture'"):
         distill(module, DIGITS, [{"picture": PIXELS[:1]}], 1)

@@ -100,6 +100,34 @@ def test_outputs_that_cannot_be_compared():
         loss(VALUES, whole, whole)
 
 
+@pytest.mark.parametrize("kind", [VALUES, LOGITS, PROBABILITIES])
+def test_an_output_without_rows_is_as_it_should_be(kind):
+    """So does a sample that nothing is found in say nothing, rather than NaN."""
+    nothing = torch.zeros(0, 4, requires_grad=True)
+    found = loss(kind, nothing, torch.zeros(0, 4), 2)
+    found.backward()
+    assert found.item() == 0
+    made, wanted = pair(3, 4)
+    expected = loss(VALUES, made, wanted) / 2
+    both = output_loss(
+        {"y": VALUES, "z": kind}, {"y": made, "z": nothing}, {"y": wanted, "z": nothing}, 1
+    )
+    torch.testing.assert_close(both, expected)
+
+
+@pytest.mark.parametrize("compare", [distillation_loss, lambda *both: loss(VALUES, *both)])
+def test_outputs_of_other_shapes_are_told_of(compare):
+    made, wanted = pair(3, 4)
+    if compare is distillation_loss:
+        made, wanted = {"y": made}, {"y": wanted}
+        fewer = {"y": wanted["y"][:1]}
+    else:
+        fewer = wanted[:1]
+    text = r"'y' has shape \(1, 4\) in the dense model, \(3, 4\) in the other"
+    with pytest.raises(CalibrationError, match=text):
+        compare(made, fewer)
+
+
 def test_kinds_show_in_the_program(tmp_path):
     def build(x, z):
         logits = mb.mul(x=x, y=2.0, name="logits")

@@ -14,7 +14,15 @@ import mlpass
 from mlpass import Palette, Percentile, Quantized
 from mlpass.cli import main
 from mlpass.errors import CalibrationError, ConfigError, ExecutionError, OutputExistsError
-from mlpass.finetune import Polish, finetune, polish, polishing, to_module, to_stored_module
+from mlpass.finetune import (
+    Polish,
+    Regions,
+    finetune,
+    polish,
+    polishing,
+    to_module,
+    to_stored_module,
+)
 from mlpass.finetune.polishing import polish_module
 from tests.finetune.networks import FIXTURES, images
 from tests.finetune.test_stored_writing import constants
@@ -142,8 +150,11 @@ def test_samples_and_options_that_do_not_do(pruned, tmp_path):
     for name, value in (("steps", 0), ("batch_size", 1.5), ("held_out", 0), ("held_out", 1.0)):
         with pytest.raises(ConfigError, match=f"{name}: must be .* Got {value}"):
             Polish(**{"steps": 1, name: value})
-    with pytest.raises(ConfigError, match="learning_rate: must be a number above 0"):
-        Polish(steps=1, learning_rate=0)
+    for rate in (0, 1e300):
+        with pytest.raises(ConfigError, match="learning_rate: must be a number above 0, at most"):
+            Polish(steps=1, learning_rate=rate)
+        with pytest.raises(ConfigError, match="learning_rate: must be a number above 0, at most"):
+            Regions(learning_rate=rate)
     with pytest.raises(ConfigError, match="logits: there is no output 'x'; there are logits"):
         polish_module(module, teacher, TRAIN, replace(OPTIONS, logits="x"))
     (tmp_path / "o.mlpackage").mkdir()

@@ -103,18 +103,21 @@ def test_each_target_and_window_comes_nearer_and_goes_on_to_the_same_bytes(
     assert tree(output) == tree(whole)
 
 
-def test_outputs_that_would_be_worse_leave_all_as_it_was(pruned, tmp_path, monkeypatch):
+@pytest.mark.parametrize("worse", [2.0, float("nan")])
+def test_outputs_that_would_be_worse_leave_all_as_it_was(worse, pruned, tmp_path, monkeypatch):
     judged = abreast.judged
-    losses = iter((1.0, 2.0))
+    losses = iter((1.0, worse))
     monkeypatch.setattr(
         abreast, "judged", lambda *given: replace(judged(*given), loss=next(losses))
     )
     output = tmp_path / "o.mlpackage"
     report = tune(pruned, output, TINY, SAMPLES, replace(OPTIONS, epochs=1))
-    assert report.notes[1].endswith("loss 1 -> 2: that is worse, so all was left as it was")
+    assert report.notes[1].endswith(
+        f"loss 1 -> {worse:g}: that is worse, so all was left as it was"
+    )
     assert tree(output) == tree(pruned)
     module, first = to_stored_module(pruned), to_stored_module(pruned)
-    losses = iter((1.0, 2.0))
+    losses = iter((1.0, worse))
     tune_module(module, to_module(TINY), SAMPLES, replace(OPTIONS, epochs=1))
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, first.get_parameter(name))
@@ -271,6 +274,9 @@ def test_what_does_not_do(pruned, tmp_path):
     for name, value in (("epochs", 0), ("batch_size", 1.5), ("held_out", 0), ("held_out", 1.0)):
         with pytest.raises(ConfigError, match=f"{name}: must be .* Got {value}"):
             Regions(**{name: value})
+    for value in (-1, 0.5, "1"):
+        with pytest.raises(ConfigError, match=r"memory_budget: must be an int in \[0, "):
+            tune(pruned, output, TINY, SAMPLES, OPTIONS, memory_budget=value)
     with pytest.raises(CalibrationError, match="training needs two samples or more"):
         tune(pruned, output, TINY, SAMPLES[:1], OPTIONS)
     with pytest.raises(ModelFormatError, match="dense: must be the model that the other was made"):

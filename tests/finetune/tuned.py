@@ -42,8 +42,7 @@ def aimed(name: str, path: Path) -> Regions:
     else:
         given = {"sample_data": samples_of(name, 4), "target": "dense"}
         mlpass.prune(FIXTURES / name, path, Percentile(0.5), fallback="magnitude", **given)
-    size = 1 if name == "branches.mlpackage" else 2  # its control flow depends on the sample
-    return replace(OPTIONS, epochs=1, batch_size=size, learning_rate=1e-4)
+    return replace(OPTIONS, epochs=1, batch_size=2, learning_rate=1e-4)
 
 
 def interrupted(

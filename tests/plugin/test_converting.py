@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import threading
 import warnings
@@ -176,6 +177,43 @@ def test_a_block_without_a_conversion_says_so():
     with warnings.catch_warnings(record=True) as caught, mlpass.converting(Percentile(0.5)):
         export()
     assert not [each for each in caught if "no conversion" in str(each.message)]
+
+
+@pytest.mark.filterwarnings("ignore:mlpass.converting:UserWarning")
+def test_it_may_be_entered_again_and_by_several_threads():
+    pruning, both = mlpass.converting(Percentile(0.5)), threading.Barrier(2)
+    with pruning as first:
+        assert sparsity(export()) == 0.5
+    with pruning as second, pruning as third:
+        assert sparsity(export()) == 0.5
+    assert [len(each) for each in (first, second, third)] == [1, 0, 1]
+
+    def run(number):
+        with pruning as reports:
+            both.wait(60)
+            if number == 0:
+                export()
+        both.wait(60)
+        return len(reports)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(run, range(2))] == [1, 0]
+    assert sparsity(export()) == 0
+
+
+@pytest.mark.filterwarnings("ignore:mlpass.converting:UserWarning")
+def test_it_may_end_in_another_context_than_it_began_in():
+    """As a generator does, and a fixture of an event loop."""
+
+    def blocks():
+        with mlpass.converting(Percentile(0.5)):
+            yield
+
+    begun = blocks()
+    contextvars.copy_context().run(next, begun)
+    assert converter.mil_convert_to_proto is not ORIGINAL
+    assert next(begun, None) is None
+    assert converter.mil_convert_to_proto is ORIGINAL
 
 
 def test_what_is_wrong_is_said_before_the_block_begins():

@@ -6,6 +6,7 @@ is given one part at a time.
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,14 +25,15 @@ _WEIGHTS = [
 ]
 
 
-def _layer(x, state, number):
-    """One layer: what came before, faded, and what comes now."""
+def _layer(x, state, number, rows=None):
+    """One layer: what came before, faded, and what comes now; of so many rows, the last stays."""
     first, second = _WEIGHTS[number]
     x = _cast(x, "fp32")
     x = mb.linear(x=x, weight=first, name=f"first_{number}")
     held = mb.cast(x=mb.read_state(input=state), dtype="fp32")
     seen = mb.tanh(x=mb.add(x=x, y=held))
-    mb.coreml_update_state(state=state, value=mb.cast(x=seen, dtype="fp16"))
+    kept = seen if rows is None else mb.slice_by_size(x=seen, begin=[rows - 1, 0], size=[1, -1])
+    mb.coreml_update_state(state=state, value=mb.cast(x=kept, dtype="fp16"))
     return mb.linear(x=seen, weight=second, name=f"second_{number}")
 
 
@@ -39,8 +41,8 @@ def _cast(x, dtype):
     return x if types.builtin_to_string(x.dtype) == dtype else mb.cast(x=x, dtype=dtype)
 
 
-def _state(number):
-    return mb.StateTensorSpec((2, WIDTHS[number + 1]), dtype=types.fp16)
+def _state(number, rows=2):
+    return mb.StateTensorSpec((rows, WIDTHS[number + 1]), dtype=types.fp16)
 
 
 def _input(number, dtype="fp32"):
@@ -86,6 +88,57 @@ def chunks(folder: Path, handed: str = "fp32") -> list[Path]:
     ]
 
 
+ROWS = {"prefill": 3, "decode": 1}
+
+
+def with_functions(folder: Path) -> tuple[Path, list[Path]]:
+    """Writes a model of two functions, which take three rows and one: whole, and three in a row.
+
+    The functions share weights, and a state in each layer, of the last row that was seen.
+    """
+    three = [
+        _joined(folder / name, {of: _one_layer(number, rows) for of, rows in ROWS.items()}, number)
+        for number, name in enumerate("abc")
+    ]
+    return _joined(folder / "all", {of: _all_layers(rows) for of, rows in ROWS.items()}), three
+
+
+def _one_layer(number, rows):
+    taken = mb.TensorSpec((rows, WIDTHS[number]))
+
+    @mb.program(input_specs=[taken, _state(number, 1)], opset_version=ct.target.iOS18)
+    def model(x, memory):
+        return mb.identity(x=_layer(x, memory, number, rows), name=f"x{number + 1}")
+
+    return model
+
+
+def _all_layers(rows):
+    specs = [mb.TensorSpec((rows, WIDTHS[0])), *(_state(number, 1) for number in range(3))]
+
+    @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
+    def model(x, a, b, c):
+        for number, state in enumerate((a, b, c)):
+            x = _layer(x, state, number, rows)
+        return mb.identity(x=x, name="x3")
+
+    return model
+
+
+def _joined(folder: Path, functions, number: int = 0) -> Path:
+    """Writes programs as the functions of one package."""
+    folder.mkdir(parents=True)
+    descriptor = ct.utils.MultiFunctionDescriptor()
+    for name, source in functions.items():
+        path = _saved(source, folder / f"{name}_alone.mlpackage", {"x": f"x{number}"})
+        descriptor.add_function(str(path), "main", name)
+    descriptor.default_function_name = next(iter(functions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ct.utils.save_multifunction(descriptor, str(folder / f"{folder.name}.mlpackage"))
+    return folder / f"{folder.name}.mlpackage"
+
+
 def _saved(program, path, names=None):
     model = convert(program, minimum_deployment_target=ct.target.iOS18)
     spec = model.get_spec()
@@ -102,3 +155,13 @@ def talks(*lengths: int) -> list[list[dict[str, np.ndarray]]]:
         [{"x0": draw.standard_normal((2, WIDTHS[0])).astype(np.float32)} for _ in range(length)]
         for length in lengths
     ]
+
+
+def turns(count: int, decoded: int = 3) -> list[list[tuple[str, dict[str, np.ndarray]]]]:
+    """Returns sequences of a prefill and so many steps of decoding."""
+    draw = np.random.default_rng(7)
+
+    def rows(of):
+        return {"x0": draw.standard_normal((ROWS[of], WIDTHS[0])).astype(np.float32)}
+
+    return [[(of, rows(of)) for of in ("prefill", *["decode"] * decoded)] for _ in range(count)]
