@@ -23,6 +23,10 @@ from mlpass.weights.sites import find_sites
 from tests.calibrate.layers import save
 
 
+def one_layer(weight, folder, **options):
+    return save(lambda x: mb.linear(x=x, weight=weight, name="one"), folder, **options)
+
+
 @pytest.fixture
 def loud(tmp_path):
     """A linear layer with one row that outweighs all."""
@@ -35,7 +39,7 @@ def loud(tmp_path):
     some = excerpt(weight, np.rint(weight / step) * step, matrix_layout(512, 64), Gram(gram))
     assert len(some.weight) < 512
     assert some.error(np.zeros_like(some.weight), Gram(gram)) == pytest.approx(1, rel=0.2)
-    path = save(lambda x: mb.linear(x=x, weight=weight, name="one"), tmp_path)
+    path = one_layer(weight, tmp_path)
     return path, weight, gram
 
 
@@ -60,11 +64,7 @@ def test_few_rows_make_a_risk_of_an_error_that_seems_little(tmp_path):
     mix = rng.standard_normal((64, 64)) * np.geomspace(1, 0.1, 64)[:, None]
     few, others = (rng.standard_normal((count, 64)) @ mix for count in (96, 2000))
     gram, learnt, held = (Gram(np.float32(x.T @ x)) for x in (few, few[12:], few[:12]))
-    path = save(
-        lambda x: mb.linear(x=x, weight=weight, name="one"),
-        tmp_path,
-        minimum_deployment_target=ct.target.iOS18,
-    )
+    path = one_layer(weight, tmp_path, minimum_deployment_target=ct.target.iOS18)
     parts = HeldOut(learnt, held, 96, 12)
     with Package(path) as package:
         (site,) = find_sites(package.programs)
@@ -94,11 +94,7 @@ def test_inputs_of_zeros_tell_nothing(silent, tmp_path):
     inputs = rng.standard_normal((640, 64)).astype(np.float32)
     none, some = Gram(np.zeros((64, 64), np.float32)), Gram(inputs.T @ inputs)
     gram = none if silent == "all" else some
-    path = save(
-        lambda x: mb.linear(x=x, weight=weight, name="one"),
-        tmp_path,
-        minimum_deployment_target=ct.target.iOS18,
-    )
+    path = one_layer(weight, tmp_path, minimum_deployment_target=ct.target.iOS18)
     parts = HeldOut(gram, none, 640, 80)
     with Package(path) as package:
         (site,) = find_sites(package.programs)
