@@ -18,7 +18,7 @@ from mlpass.finetune.module import ProgramModule, to_module
 from mlpass.finetune.pruner import MagnitudePruner
 from mlpass.finetune.training import Gradients
 from mlpass.options import check_count
-from mlpass.plan.training import HIGHEST_RATE, LEARNING_RATE
+from mlpass.plan.training import LEARNING_RATE
 from mlpass.runtime.backends.threads import fixed_threads
 from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.samples import load_samples
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
 
 _MOST_SAMPLES = 1 << 16  # in a batch
+_HIGHEST_RATE = 1000  # as far as an element may move in a step
 _LARGEST_SEED = (1 << 64) - 1
 
 
@@ -93,9 +94,9 @@ def distill(
     check_count("batch_size", batch_size, high=_MOST_SAMPLES)
     check_count("seed", seed, low=0, high=_LARGEST_SEED)
     number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
-    if not number or not 0 < learning_rate <= HIGHEST_RATE:
+    if not number or not 0 < learning_rate <= _HIGHEST_RATE:
         raise ConfigError(
-            f"learning_rate: must be a number above 0, at most {HIGHEST_RATE}. "
+            f"learning_rate: must be a number above 0, at most {_HIGHEST_RATE}. "
             f"Got {learning_rate!r}."
         )
     if not isinstance(dense, ProgramModule):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 
 from mlpass.options import option
-from mlpass.plan.training import Training, rate
+from mlpass.plan.training import Training
 
 LEARNING_RATE = 2e-4
 
@@ -37,4 +37,10 @@ class Regions(Training):
         default=1, low=1, high=64, help="neighbouring regions that train together, sliding by one"
     )
     _: KW_ONLY
-    learning_rate: float = rate(LEARNING_RATE)
+    learning_rate: float = option(
+        default=LEARNING_RATE,
+        above=0,
+        high=1000,
+        must="a number above 0, at most 1000",
+        help="of Adam",
+    )

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from mlpass.options import check_options, option
 
 LEARNING_RATE = 1e-4
-HIGHEST_RATE = 1000  # as far as an element may move in a step
-
-
-def rate(default: float) -> Any:
-    """Returns the dataclass field of a learning rate."""
-    must = f"a number above 0, at most {HIGHEST_RATE}"
-    return option(default=default, above=0, high=HIGHEST_RATE, must=must, help="of Adam")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +23,13 @@ class Training:
     """
 
     batch_size: int = option(default=8, low=1, high=65_536, help="samples a batch")
-    learning_rate: float = rate(LEARNING_RATE)
+    learning_rate: float = option(
+        default=LEARNING_RATE,
+        above=0,
+        high=1000,
+        must="a number above 0, at most 1000",
+        help="of Adam",
+    )
     seed: int = option(
         default=0, low=0, high=18_446_744_073_709_551_615, help="of the order of the samples"
     )
