@@ -12,8 +12,8 @@ from tqdm import tqdm
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.constants import exact_constants
 from mlpass.calibrate.influence import influences
-from mlpass.calibrate.menus import Menu, opens_more
-from mlpass.calibrate.prices import Offer, Prices, fixed_prices, least_risk, prices_of, untouched
+from mlpass.calibrate.menus import Menu, Offer, opens_more
+from mlpass.calibrate.prices import Prices, fixed_prices, least_risk, prices_of, untouched
 from mlpass.calibrate.sums import Observed
 from mlpass.calibrate.uniform import best_uniform, spent
 from mlpass.calibrate.walk import observe_dense

@@ -52,6 +52,22 @@ class Form(NamedTuple):
         return " + ".join([*shown, *([] if self.storage is None else [str(self.storage)])])
 
 
+class Offer(NamedTuple):
+    """A form that a weight may get.
+
+    Attributes:
+        form: the form.
+        nbytes: that it takes in a weight file, at the most.
+        error: relative error of the weight's outputs, on the inputs that it is solved on.
+        risk: the error to be expected on others: what forms are compared by.
+    """
+
+    form: Form
+    nbytes: int
+    error: float
+    risk: float
+
+
 DENSE = Form(None, None)
 
 _ALL = Percentile(0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from mlpass.arrays import host
 from mlpass.calibrate.again import Further, approach
 from mlpass.calibrate.layers import mode_of
-from mlpass.calibrate.menus import DENSE, Form, Menu, forms_of, has_tails, kept_nbytes
+from mlpass.calibrate.menus import DENSE, Form, Menu, Offer, forms_of, has_tails, kept_nbytes
+from mlpass.calibrate.probes import Probes
 from mlpass.parallel import map_items
 from mlpass.plan.steps import Step
 from mlpass.solvers.allocate import lower_hull
 from mlpass.solvers.budget import divide
-from mlpass.solvers.estimate import Excerpt, estimated, excerpt, relative_error
+from mlpass.solvers.estimate import estimated, excerpt, relative_error
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.held_out import Choice, HeldOut, choose
+from mlpass.solvers.held_out import HeldOut
 from mlpass.solvers.nearest import nearest
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
-from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
 from mlpass.weights.lossless import encode_lossless
@@ -34,27 +34,10 @@ from mlpass.weights.sites import Site
 
 _COARSE = Quantized("int4")  # tried of each weight, to see what that does
 _QUARTER = 0.25  # of what is left of one that codes make, which may have few values: as coarse
-# Of each kind, without zeros and with: the form that tells how others are solved for.
-_PROBES = {False: Form(Percentile(0.0), Palette(4)), True: Form(Percentile(0.5), Palette(4))}
+_EXACT = 1e-6  # an error below it tells nothing of others: codes can say the weight as it is
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 2.0
-
-
-class Offer(NamedTuple):
-    """A form that a weight may get.
-
-    Attributes:
-        form: the form.
-        nbytes: that it takes in a weight file, at the most.
-        error: relative error of the weight's outputs, on the inputs that it is solved on.
-        risk: the error to be expected on others: what forms are compared by.
-    """
-
-    form: Form
-    nbytes: int
-    error: float
-    risk: float
 
 
 class Trial(NamedTuple):
@@ -144,8 +127,16 @@ def prices_of(
     if gram is not None and not host(gram.diagonal).any():
         gram = None  # inputs of nothing but zeros tell nothing of a weight
     weight, layout, used = _read(step, gram)
-    rounded = _coarse(site, weight, layout)
-    some = excerpt(weight, rounded, layout, used)
+    mode_in, coarse = partial(_mode_in, site), _coarse(site, weight, layout)
+    trial = Trial(relative_error(weight, coarse, used, layout))
+    probes = None
+    if gram is not None and not gram.is_diagonal:
+        how = method.still if site.is_masked else method
+        probes = Probes(weight, layout, gram, parts, how, mode_in)
+        whole = probes.whole()
+        if relative_error(weight, whole, gram, layout) > _EXACT:
+            coarse = whole
+    some = excerpt(weight, coarse, layout, used)
     open_to_it = forms_of(site, outliers=has_tails(some.weight))
     sizes = [(form, menu.nbytes(site, form)) for form in open_to_it]
     own = untouched(site, menu)
@@ -153,36 +144,19 @@ def prices_of(
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
-        assert form.mode is not None
-        error = estimated(some, used, _mode_in(site, form), form.storage)
+        error = estimated(some, used, mode_in(form), form.storage)
         return Offer(form, nbytes, error, error)  # what is not solved for fits no inputs
 
-    every = [own, *map_items(estimate, forms)]
-    front = _near(every)
-    solved: dict[Form, NDArray[np.generic]] = {}
-    if gram is not None and not gram.is_diagonal:
-        near = [form for n in front if not _keeps_codes(site, form := every[n].form)]
-        found: dict[Form, Offer] = {}
-        for kind in _PROBES:
-            offers, weights = _as_solved(
-                [offer for offer in every[1:] if offer.form.has_zeros == kind],
-                [form for form in near if form.has_zeros == kind],
-                partial(_mode_in, site),
-                some,
-                used,
-                parts,
-                method.still if site.is_masked else method,
-            )
-            found |= {offer.form: offer for offer in offers}
-            solved |= weights
-        every = [own, *(found[offer.form] for offer in every[1:])]
-    if solved:
-        wanted = share * own.nbytes
-        taken = dict(forms)
-        form = min(solved, key=lambda form: abs(taken.get(form, own.nbytes) - wanted))
-        trial = _trial(weight, layout, used, solved[form], some.picked)
-    else:
-        trial = Trial(relative_error(weight, rounded, used, layout))
+    estimates = map_items(estimate, forms)
+    front = _near([own, *estimates])
+    if probes is not None:
+        near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
+        estimates, solved = probes.as_solved(estimates, near, some)
+        if solved:
+            wanted, taken = share * own.nbytes, dict(forms)
+            form = min(solved, key=lambda form: abs(taken[form] - wanted))
+            trial = _trial(weight, layout, used, solved[form], some.picked)
+    every = [own, *estimates]
     return Prices(_unbeaten([own, *(every[number] for number in front)]), trial, every=every)
 
 
@@ -272,89 +246,6 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
     if groups == 1:
         return weight, layout, Gram(ones)
     return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
-
-
-def _as_solved(
-    offers: Sequence[Offer],
-    near: Sequence[Form],
-    mode_in: Callable[[Form], Mode],
-    some: Excerpt,
-    gram: Gram,
-    parts: HeldOut | None,
-    method: Method,
-) -> tuple[list[Offer], dict[Form, NDArray[np.generic]]]:
-    """Returns the offers of one kind, with or without zeros, with what a solve makes of them.
-
-    How a weight will be solved for, and what is lost so on rows kept back, hardly depends on more
-    than that: one form tells it of all. A solve gains as much on the forms that are not near.
-    Returned are also the rows as solves leave them, by form.
-
-    Args:
-        offers: as they are estimated.
-        near: the forms that are solved for. Without any, estimates remain.
-        mode_in: what makes the mask of a form.
-        some: rows of the weight.
-        gram: of its inputs.
-        parts: of the Gram; None where nothing is kept back: an element's own loss is then the risk,
-            which is fitted to no inputs.
-        method: that solves.
-    """
-    if not near:
-        return [*offers], {}
-    probe = _PROBES[near[0].has_zeros]
-    choice = _choice(probe, mode_in(probe), some, parts, method)
-    forms = [*dict.fromkeys([probe, *near])]
-
-    def solved(form: Form) -> tuple[NDArray[np.generic], float]:
-        found = _solved(form, mode_in(form), some, gram, choice)
-        return found, some.error(found, gram)
-
-    both = dict(zip(forms, map_items(solved, forms), strict=True))
-    errors = {form: error for form, (_, error) in both.items()}
-    seen, unseen = errors[probe], choice.error
-    # What is kept back may be nothing but zeros, and so tell of no error.
-    growth = None if not unseen or seen <= 0 else unseen / seen
-    gains = [errors[one.form] / one.error for one in offers if one.form in errors and one.error > 0]
-    gain = float(np.median(gains or [1.0]))
-
-    def as_solved(offer: Offer) -> Offer:
-        error = errors.get(offer.form, gain * offer.error)
-        return offer._replace(error=error, risk=offer.risk if growth is None else growth * error)
-
-    return [*map(as_solved, offers)], {form: found for form, (found, _) in both.items()}
-
-
-def _choice(
-    probe: Form, mode: Mode, some: Excerpt, parts: HeldOut | None, method: Method
-) -> Choice:
-    """Returns how a weight will be solved for, as a form tells, and what is lost by it so."""
-    if parts is None:
-        return Choice(method)
-    return choose(
-        some.weight,
-        parts,
-        mode,
-        method=method,
-        storage=probe.storage,
-        target=None,
-        layout=some.layout,
-    )
-
-
-def _solved(
-    form: Form, mode: Mode, some: Excerpt, gram: Gram, choice: Choice
-) -> NDArray[np.generic]:
-    """Returns rows that are solved for in a form."""
-    found = solve(
-        some.weight,
-        gram,
-        mode,
-        method=choice.method,
-        storage=form.storage,
-        layout=some.layout,
-        shrinkage=choice.shrinkage,
-    )
-    return found.weight
 
 
 def _mode_in(site: Site, form: Form) -> Mode:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mlpass.calibrate.menus import Form
-from mlpass.calibrate.prices import Offer, Prices, least_risk
+from mlpass.calibrate.menus import Form, Offer
+from mlpass.calibrate.prices import Prices, least_risk
 from mlpass.weights.sites import Site
 
 

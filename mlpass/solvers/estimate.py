@@ -16,8 +16,8 @@ from mlpass.sparsity.mode import Mode
 from mlpass.storage.storage import Storage
 
 _RUN = 8  # rows that follow each other: those of a table, as most palettes have them
-_FEWEST = 6  # runs
-_ENOUGH = 1 << 13  # elements
+_FEWEST = 8  # runs
+_ENOUGH = 1 << 17  # elements
 
 
 class Excerpt(NamedTuple):
@@ -61,27 +61,30 @@ def excerpt(
     layout: Layout,
     gram: Gram,
     fewest: int = _FEWEST,
+    enough: int = _ENOUGH,
 ) -> Excerpt:
     """Returns runs of rows, evenly spaced, of a weight that is large; else all of it.
 
     Rows are solved for on one Gram each by itself, so some tell what all would. The loudest run is
     among them and stands for itself alone: it may make most of the outputs, and sets the table that
-    all rows share. The others stand for the rest, by what both lose to one coarse rounding. Where
+    all rows share. The others stand for the rest, by what both lose to one coarse rounding: as a
+    solve leaves it if that can be had, which has little to do with what plain rounding does. Where
     few rows outweigh all, a table that all share has fewer others to serve here, and costs more.
 
     Args:
         weight: in the shape of `layout`.
-        coarse: the same, rounded coarsely, each row by itself; None where rows are to stand for
-            others by what their outputs are.
+        coarse: the same, rounded coarsely, each row or run by itself; None where rows are to stand
+            for others by what their outputs are.
         layout: of the weight.
         gram: of its inputs.
         fewest: runs of a large weight.
+        enough: elements, from which on there are no more runs than that.
     """
     groups, rows = layout.sizes[:2]
     matrix = _matrix(weight, layout)
     powers = _row_powers(matrix, gram)
     whole = total(powers)
-    count = max(fewest, _ENOUGH // max(1, layout.columns * _RUN))
+    count = max(fewest, enough // max(1, layout.columns * _RUN))
     if groups > 1 or rows <= count * _RUN:
         return Excerpt(weight, layout, np.ones((groups, rows)), whole)
     lost = powers[0]

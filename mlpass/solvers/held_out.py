@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mlpass.arrays import Array, host, placed
 from mlpass.errors import NotApplicable
-from mlpass.solvers.estimate import excerpt
+from mlpass.solvers.estimate import Excerpt, excerpt
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
@@ -46,7 +46,7 @@ _PICTURE = "places of a single picture are much alike"
 _SAFER = "it loses no more on rows kept back"
 _SILENT = 1e-3  # of the mean power: an input below that is silent
 _MANY = 0.05  # of the inputs
-_RUNS = 12  # of 8 output rows: of a large weight, what is tried
+_RUNS, _ENOUGH = 12, 1 << 13  # of 8 output rows, and elements: of a large weight, what is tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,20 @@ class Choice(NamedTuple):
     reason: str | None = None
     error: float | None = None
     before: float | None = None
+
+
+def tried_rows(
+    weight: NDArray[np.generic], layout: Layout, gram: Gram, runs: int = _RUNS
+) -> Excerpt:
+    """Returns the rows of a weight that tell `choose` of all.
+
+    Args:
+        weight: in the shape of `layout`.
+        layout: of the weight.
+        gram: of inputs.
+        runs: at the least, of 8 rows each.
+    """
+    return excerpt(weight, None, layout, gram, runs, _ENOUGH)
 
 
 def choose(
@@ -136,7 +150,7 @@ def choose(
 
     def losses(runs: int) -> tuple[list[tuple[float, float]], float, float]:
         """Returns what is lost with each share, by magnitude, and by the safe method."""
-        some = excerpt(weight if target is None else target, None, layout, held, runs)
+        some = tried_rows(weight if target is None else target, layout, held, runs)
         part: Array = placed(some.like(weight, layout), held.diagonal)
         aim = None if target is None else some.weight
 

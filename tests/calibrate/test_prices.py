@@ -8,7 +8,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 from mlpass import SparseGPT
-from mlpass.calibrate.menus import Menu
+from mlpass.calibrate.menus import Form, Menu
 from mlpass.calibrate.prices import prices_of
 from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
@@ -24,20 +24,21 @@ from tests.calibrate.layers import save
 
 
 def one_layer(weight, folder, **options):
-    return save(lambda x: mb.linear(x=x, weight=weight, name="one"), folder, **options)
+    shape = (8, weight.shape[1])
+    return save(lambda x: mb.linear(x=x, weight=weight, name="one"), folder, shape, **options)
 
 
 @pytest.fixture
 def loud(tmp_path):
     """A linear layer with one row that outweighs all."""
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((512, 64)).astype(np.float32)
+    weight = rng.standard_normal((4096, 64)).astype(np.float32)
     weight[20] *= 40
     inputs = rng.standard_normal((400, 64)) @ rng.standard_normal((64, 64))
     gram = (inputs.T @ inputs).astype(np.float32)
     step = np.abs(weight).max(axis=1, keepdims=True) / 7
-    some = excerpt(weight, np.rint(weight / step) * step, matrix_layout(512, 64), Gram(gram))
-    assert len(some.weight) < 512
+    some = excerpt(weight, np.rint(weight / step) * step, matrix_layout(4096, 64), Gram(gram))
+    assert len(some.weight) < 4096
     assert some.error(np.zeros_like(some.weight), Gram(gram)) == pytest.approx(1, rel=0.2)
     path = one_layer(weight, tmp_path)
     return path, weight, gram
@@ -56,6 +57,28 @@ def test_errors_of_some_rows_are_those_of_all(loud):
         assert offer.error >= 0.6 * whole.error, str(offer.form)
         if not isinstance(offer.form.storage, Palette) or offer.form.storage.group_size:
             assert offer.error == pytest.approx(whole.error, rel=0.6), str(offer.form)
+
+
+@pytest.mark.slow
+def test_rows_stand_for_others_by_what_solves_leave(tmp_path):
+    """A few inputs tower over the others, so that what plain rounding loses of a row is chance."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((1024, 512)) * rng.lognormal(0, 1, (1024, 1))
+    weight = weight.astype(np.float32)
+    mix = rng.standard_normal((512, 512)) * np.geomspace(30, 0.3, 512)[:, None]
+    inputs = rng.standard_normal((2048, 512)) @ mix
+    inputs[::64] = inputs[0] * 300
+    gram = Gram(np.float32(inputs.T @ inputs))
+    path = one_layer(weight, tmp_path, minimum_deployment_target=ct.target.iOS18)
+    with Package(path) as package:
+        (site,) = find_sites(package.programs)
+        prices = prices_of(Step(site, Percentile(0.0), None), gram, SparseGPT(), Menu())
+    forms = {Form(Percentile(0.0), Palette(bits, size)) for bits in (3, 4, 6) for size in (0, 8)}
+    compared = [offer for offer in prices.offers if offer.form in forms]
+    assert len(compared) > 1
+    for offer in compared:
+        whole = solve(weight, gram, offer.form.mode, method=SparseGPT(), storage=offer.form.storage)
+        assert offer.error == pytest.approx(whole.error, rel=0.2), str(offer.form)
 
 
 def test_few_rows_make_a_risk_of_an_error_that_seems_little(tmp_path):
