@@ -37,7 +37,7 @@ _QUARTER = 0.25  # of what is left of one that codes make, which may have few va
 _EXACT = 1e-6  # an error below it tells nothing of others: codes can say the weight as it is
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
-_NEAR = 2.0
+_NEAR = 1.3
 
 
 class Trial(NamedTuple):

@@ -12,7 +12,7 @@ from mlpass.calibrate.menus import Form, Offer
 from mlpass.parallel import map_items
 from mlpass.solvers.estimate import Excerpt, relative_error
 from mlpass.solvers.gram import Gram
-from mlpass.solvers.held_out import Choice, HeldOut, choose, tried_rows
+from mlpass.solvers.held_out import PLENTY, Choice, HeldOut, choose, tried_rows
 from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
@@ -96,20 +96,19 @@ class Probes:
             found = self._solved(form, some.weight, some.layout, way.choice)
             return found, some.error(found, self._gram)
 
-        for probe in {*map(_probe_of, near)}:  # before threads ask for it
+        gains: dict[Form, list[float]] = {_probe_of(form): [] for form in near}
+        for probe in gains:  # before threads ask for it
             self._way(probe)
         both = dict(zip(near, map_items(solved, near), strict=True))
-        gains: dict[Form, list[float]] = {}
         for offer in offers:
             if offer.form in both and offer.error > 0:
-                gain = both[offer.form][1] / offer.error
-                gains.setdefault(_probe_of(offer.form), []).append(gain)
+                gains[_probe_of(offer.form)].append(both[offer.form][1] / offer.error)
 
         def as_solved(offer: Offer) -> Offer:
             probe = _probe_of(offer.form)
             if probe not in gains:
                 return offer
-            gain, growth = float(np.median(gains[probe])), self._way(probe).growth
+            gain, growth = float(np.median(gains[probe] or [1.0])), self._way(probe).growth
             error = both[offer.form][1] if offer.form in both else gain * offer.error
             return offer._replace(
                 error=error, risk=offer.risk if growth is None else growth * error
@@ -119,6 +118,9 @@ class Probes:
 
     def _way(self, probe: Form) -> Way:
         """Returns how forms of a kind are solved for, found once."""
+        parts = self._parts
+        if parts is not None and parts.rows >= PLENTY * self._layout.columns:
+            probe = PLAIN  # nothing is to be chosen, and all kinds grow alike
         if probe not in self._ways:
             self._ways[probe] = self._find_way(probe)
         return self._ways[probe]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import Array, host, in_fp32, on_host, placed, row_dots, total
+from mlpass.arrays import Array, diagonals, host, in_fp32, on_host, placed, row_dots, total
+from mlpass.solvers.dampening import dampened_factors
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.solve import make_problem
 from mlpass.solvers.wanda import Uncorrelated
@@ -18,6 +20,7 @@ from mlpass.storage.storage import Storage
 _RUN = 8  # rows that follow each other: those of a table, as most palettes have them
 _FEWEST = 8  # runs
 _ENOUGH = 1 << 17  # elements
+_DAMPENING = 0.01  # as SparseGPT has it
 
 
 class Excerpt(NamedTuple):
@@ -106,6 +109,8 @@ def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) ->
     """Returns the relative output error of a form whose elements are each decided by itself.
 
     What goes has the least magnitude times input norm, what stays the nearest value of the storage.
+    An element's own loss is taken to cost what the columns after it cannot make up for, as in a
+    sweep over the columns that brings the largest inputs first.
 
     Args:
         rows: of a weight.
@@ -115,15 +120,31 @@ def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) ->
 
     Raises:
         NotApplicable: the mode does not fit this weight.
+        CalibrationError: the Gram is not positive semidefinite.
     """
-    problem = make_problem(rows.weight, gram.hosted, mode, rows.layout)
+    left = gram if gram.is_diagonal else gram.hosted.derived("left", partial(_left, gram.hosted))
+    problem = make_problem(rows.weight, left.hosted, mode, rows.layout)
     pruned = Uncorrelated().prune(problem)
     found = pruned.weight
     if storage is not None:
         grid = storage.grid(rows.layout, host(problem.gram.diagonal), rows.weight.dtype)
         grid.fit(found, pruned.keep)
         found = grid.nearest(found) * pruned.keep
-    return rows.error(host(found), gram)
+    return (1.0 if left is gram else left.unit) * rows.error(host(found), left)
+
+
+def _left(gram: Gram) -> Gram:
+    """Returns the Gram of what the columns after each, in falling order, do not tell of it."""
+    powers = host(gram.diagonal)
+    order = np.argsort(-powers.sum(axis=0), kind="stable")
+    upper, used = dampened_factors(gram.matrix[:, order[:, None], order], _DAMPENING)
+    means = powers.sum(axis=1) / np.maximum(1, np.count_nonzero(powers, axis=1))
+    left = np.zeros_like(powers)
+    left[:, order] = host(diagonals(upper)) ** 2
+    left = np.where(powers > 0, np.maximum(left - (np.array(used) * means)[:, None], 0), 0)
+    if len(left) == 1:
+        return Gram(left[0])
+    return Gram(left[:, :, None] * np.eye(order.size, dtype=np.float32))
 
 
 def relative_error(
