@@ -118,25 +118,28 @@ class Probes:
 
     def _way(self, probe: Form) -> Way:
         """Returns how forms of a kind are solved for, found once."""
-        parts = self._parts
-        if parts is not None and parts.rows >= PLENTY * self._layout.columns:
-            probe = PLAIN  # nothing is to be chosen, and all kinds grow alike
         if probe not in self._ways:
             self._ways[probe] = self._find_way(probe)
         return self._ways[probe]
 
     def _find_way(self, probe: Form) -> Way:
-        """Returns how forms of a kind are solved for, as the probe tells on a few rows."""
-        if self._parts is None:
+        """Returns how forms of a kind are solved for.
+
+        Where rows are plentiful there is nothing to choose, and errors grow as those of a least
+        squares fit do; else the probe tells both on a few of the weight's rows.
+        """
+        parts, columns = self._parts, self._layout.columns
+        if parts is None:
             return Way(Choice(self._method))
+        if parts.rows >= PLENTY * columns:
+            return Way(Choice(self._method), (parts.rows + columns) / (parts.rows - columns))
         few = tried_rows(self._weight, self._layout, self._gram)
-        mode, storage = self._mode_in(probe), probe.storage
         choice = choose(
             few.weight,
-            self._parts,
-            mode,
+            parts,
+            self._mode_in(probe),
             method=self._method,
-            storage=storage,
+            storage=probe.storage,
             target=None,
             layout=few.layout,
         )
