@@ -144,8 +144,8 @@ def prices_of(
 
     def estimate(each: tuple[Form, int]) -> Offer:
         form, nbytes = each
-        error = estimated(some, used, mode_in(form), form.storage)
-        return Offer(form, nbytes, error, error)  # what is not solved for fits no inputs
+        error, alone = estimated(some, used, mode_in(form), form.storage)
+        return Offer(form, nbytes, alone if probes is None else error, alone)
 
     estimates = map_items(estimate, forms)
     front = _near([own, *estimates])

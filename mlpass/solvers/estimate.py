@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -105,12 +104,24 @@ def excerpt(
     return Excerpt(some, used, counts[None], whole, picked)
 
 
-def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) -> float:
+class Estimate(NamedTuple):
+    """What the outputs of a weight would lose, as a share of their square sum.
+
+    Attributes:
+        error: where other columns make up for what one loses, as in a sweep over the columns that
+            brings the largest inputs first.
+        alone: where nothing does: fitted to no inputs.
+    """
+
+    error: float
+    alone: float
+
+
+def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) -> Estimate:
     """Returns the relative output error of a form whose elements are each decided by itself.
 
-    What goes has the least magnitude times input norm, what stays the nearest value of the storage.
-    An element's own loss is taken to cost what the columns after it cannot make up for, as in a
-    sweep over the columns that brings the largest inputs first.
+    What goes has the least magnitude times what is left of its input, what stays the nearest value
+    of the storage.
 
     Args:
         rows: of a weight.
@@ -122,29 +133,44 @@ def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) ->
         NotApplicable: the mode does not fit this weight.
         CalibrationError: the Gram is not positive semidefinite.
     """
-    left = gram if gram.is_diagonal else gram.hosted.derived("left", partial(_left, gram.hosted))
-    problem = make_problem(rows.weight, left.hosted, mode, rows.layout)
+    hosted = gram.hosted
+    damped = own = hosted
+    if not gram.is_diagonal:
+        damped, own = hosted.derived("left", lambda: _left(hosted))
+    problem = make_problem(rows.weight, damped, mode, rows.layout)
     pruned = Uncorrelated().prune(problem)
     found = pruned.weight
     if storage is not None:
         grid = storage.grid(rows.layout, host(problem.gram.diagonal), rows.weight.dtype)
         grid.fit(found, pruned.keep)
         found = grid.nearest(found) * pruned.keep
-    return (1.0 if left is gram else left.unit) * rows.error(host(found), left)
+    alone = rows.error(host(found), hosted)
+    if gram.is_diagonal:
+        return Estimate(alone, alone)
+    return Estimate(own.unit * rows.error(host(found), own), alone)
 
 
-def _left(gram: Gram) -> Gram:
-    """Returns the Gram of what the columns after each, in falling order, do not tell of it."""
+def _left(gram: Gram) -> tuple[Gram, Gram]:
+    """Returns the Grams of what the columns after each, in falling order, do not tell of it.
+
+    The first is of a dampened Gram, as a solve takes it to be; the second without what that adds.
+    """
     powers = host(gram.diagonal)
     order = np.argsort(-powers.sum(axis=0), kind="stable")
     upper, used = dampened_factors(gram.matrix[:, order[:, None], order], _DAMPENING)
     means = powers.sum(axis=1) / np.maximum(1, np.count_nonzero(powers, axis=1))
+    added = (np.array(used) * means)[:, None]
     left = np.zeros_like(powers)
     left[:, order] = host(diagonals(upper)) ** 2
-    left = np.where(powers > 0, np.maximum(left - (np.array(used) * means)[:, None], 0), 0)
-    if len(left) == 1:
-        return Gram(left[0])
-    return Gram(left[:, :, None] * np.eye(order.size, dtype=np.float32))
+    left[powers == 0] = 0
+    return _diagonal(left), _diagonal(np.maximum(left - added, 0))
+
+
+def _diagonal(powers: NDArray[np.floating]) -> Gram:
+    """Returns the diagonal Gram of a diagonal, (groups, columns)."""
+    if len(powers) == 1:
+        return Gram(powers[0])
+    return Gram(powers[:, :, None] * np.eye(powers.shape[1], dtype=np.float32))
 
 
 def relative_error(

@@ -31,7 +31,9 @@ def test_what_columns_make_up_for_is_in_the_estimate(correlated, storage):
     some = excerpt(weight, None, layout, gram)
     assert some.picked is None
     solved = solve(weight, gram, mode, method=SparseGPT(), storage=storage).error
-    assert estimated(some, gram, mode, storage) == pytest.approx(solved, rel=0.35)
+    found = estimated(some, gram, mode, storage)
+    assert found.error == pytest.approx(solved, rel=0.35)
+    assert (found.alone > 1.5 * solved) == correlated
 
 
 def test_columns_without_inputs_cost_nothing():
@@ -44,7 +46,7 @@ def test_columns_without_inputs_cost_nothing():
         used, x = np.ascontiguousarray(weight[:, part]), inputs[:, part]
         gram, layout = Gram(np.float32(x.T @ x)), matrix_layout(*used.shape)
         some = excerpt(used, None, layout, gram)
-        found.append(estimated(some, gram, Percentile(share), None))
+        found.append(estimated(some, gram, Percentile(share), None).error)
     assert found[0] == pytest.approx(found[1], rel=0.01)
 
 
@@ -60,4 +62,4 @@ def test_groups_have_inputs_of_their_own(storage):
     mode = Percentile(0.0)
     some = excerpt(weight, None, layout, gram)
     solved = solve(weight, gram, mode, method=SparseGPT(), storage=storage, layout=layout).error
-    assert estimated(some, gram, mode, storage) == pytest.approx(solved, rel=0.35)
+    assert estimated(some, gram, mode, storage).error == pytest.approx(solved, rel=0.35)
