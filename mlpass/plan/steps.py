@@ -27,7 +27,7 @@ from mlpass.sparsity.select import (
 from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import NEEDS_IOS18, Storage
 from mlpass.weights.apart import check_sums
-from mlpass.weights.joint import JOINT_OPSET, has_joint_form
+from mlpass.weights.joint import JOINT_OPSET, OLD, has_joint_form, is_old
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import scores_of
 from mlpass.weights.sites import Site
@@ -202,6 +202,8 @@ def _refusal(site: Site, op_config: OpConfig | None, joint: bool) -> str | None:
     storage = None if op_config is None else rounding_of(op_config.storage)
     exact = storage is not None and storage.exact and op_config.mode is None  # type: ignore[union-attr]
     again = joint and site.is_compressed and (storage is not None or has_joint_form(site))
+    if joint and op_config is not None and storage is None and is_old(site):
+        return site.other_use or OLD
     return site.other_use if site.is_sparse or exact or again else site.refusal
 
 
