@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.errors import ExecutionError, brief
+from mlpass.errors import ConfigError, ExecutionError, brief
 from mlpass.examine.compare import predict_each
 from mlpass.files import check_file, whole_file
 from mlpass.literals import Runner
@@ -19,6 +19,7 @@ from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.samples import read_arrays, write_npz
 from mlpass.runtime.steps import steps_of
 
+_MODELS = (".pte", ".mlpackage", ".mlmodel")  # what must not be overwritten by a slip
 _LONGEST_NAME = 65_000  # bytes, in a zip file
 
 
@@ -36,6 +37,7 @@ def predict_to_file(
         force: whether to replace an `output` that exists.
 
     Raises:
+        ConfigError: `output` is named as a model is.
         OutputExistsError: `output` exists and `force` is False.
         CalibrationError: `inputs` is not an `.npz` of arrays.
         InputError: they do not fit the model.
@@ -44,6 +46,8 @@ def predict_to_file(
     """
     check_file(output, force=force)
     check_outside(output, model, "the model to run")
+    if output.suffix in _MODELS:
+        raise ConfigError(f"{output}: is named as a model, and an .npz is written; name another")
     interpreter = Interpreter(model, backend=backend)
     state = interpreter.make_state() if interpreter.states else None
     sample = read_arrays(inputs)

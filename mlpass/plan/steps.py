@@ -27,7 +27,7 @@ from mlpass.sparsity.select import (
 from mlpass.storage.plain import rounding_of
 from mlpass.storage.storage import NEEDS_IOS18, Storage
 from mlpass.weights.apart import check_sums
-from mlpass.weights.joint import JOINT_OPSET, has_joint_form
+from mlpass.weights.joint import JOINT_OPSET, OLD, has_joint_form, is_old
 from mlpass.weights.ops.record import WEIGHT_OPS
 from mlpass.weights.reading import scores_of
 from mlpass.weights.sites import Site
@@ -82,11 +82,15 @@ def plan(sites: Sequence[Site], config: Config, *, joint: bool = False) -> list[
         ConfigError: an entry of the config matches nothing, or two contradict each other; or a
             weight is to get outliers whose op cannot add them.
     """
-    names = {name for site in sites for name in _names(site)}
-    if problem := unmatched(config, names, set(WEIGHT_OPS)):
+    if problem := unmatched(config, names_of(sites), set(WEIGHT_OPS)):
         raise ConfigError(problem)
     steps = [_step(site, config, joint) for site in sites]
     return [_with_outliers(step) if _has_outliers(step) else step for step in steps]
+
+
+def names_of(sites: Sequence[Site]) -> set[str]:
+    """Returns every name that a config may call one of the sites by."""
+    return {name for site in sites for name in _names(site)}
 
 
 def check_storages(steps: Sequence[Step]) -> None:
@@ -202,6 +206,8 @@ def _refusal(site: Site, op_config: OpConfig | None, joint: bool) -> str | None:
     storage = None if op_config is None else rounding_of(op_config.storage)
     exact = storage is not None and storage.exact and op_config.mode is None  # type: ignore[union-attr]
     again = joint and site.is_compressed and (storage is not None or has_joint_form(site))
+    if joint and op_config is not None and site.is_compressed and not again:
+        return site.other_use or (OLD if is_old(site) else site.refusal)
     return site.other_use if site.is_sparse or exact or again else site.refusal
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from functools import wraps
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from coremltools import PassPipeline
 from coremltools.converters.mil import converter
 
+from mlpass.errors import ConfigError
 from mlpass.plugin.passes import pass_options, reports, with_pruning
 from mlpass.program.opsets.targets import opset_of, specification_version
 from mlpass.storage.given import StorageLike
@@ -31,6 +33,8 @@ _NOT_WITHOUT_A_PIPELINE = ("common::add_fp16_cast", "common::add_int16_cast")
 # What it is told where no target is stated: nothing, or iOS15.
 _UNSTATED = (None, specification_version(15))
 
+_NEURAL_NETWORK = "neuralnetwork"  # what has no compressed weights
+
 
 @dataclass(eq=False)
 class _Block:
@@ -44,7 +48,8 @@ class _Block:
 
 _own: ContextVar[_Block | None] = ContextVar("own", default=None)
 _open: list[_Block] = []
-_replaced: list[tuple[Convert, Convert]] = []  # theirs by ours
+_replaced: WeakKeyDictionary[Convert, Convert] = WeakKeyDictionary()  # theirs, by ours
+_handed_on: ContextVar[object] = ContextVar("handed_on", default=None)  # a pipeline that prunes
 _lock = Lock()
 
 
@@ -79,11 +84,12 @@ def converting(
         **options: likewise.
 
     Warns:
-        UserWarning: no conversion ran inside, so that nothing was pruned.
+        UserWarning: no conversion ran inside, so that nothing was pruned; or coremltools was put
+            back as it was by another package meanwhile, and what came after that was not pruned.
 
     Raises:
         ConfigError: an option, the target or the config is not valid; from inside, a conversion
-            has a pipeline that prunes with a config already.
+            has a pipeline that prunes with a config already, or makes no ML Program.
         CalibrationError: the samples are in a form that `prune` does not take.
     """
     kind, given = pass_options(
@@ -113,7 +119,7 @@ class Converting(ContextDecorator):
         with _lock:  # that of this thread, where several have entered it
             mine = (n for n, (each, _) in enumerate(self._entered) if each is _own.get())
             block, token = self._entered.pop(next(mine, -1))
-        _leave(block)
+        undone = _leave(block)
         # A generator or a fixture may be ended in another context than it began in.
         with suppress(ValueError):
             _own.reset(token)
@@ -123,29 +129,42 @@ class Converting(ContextDecorator):
                 "nothing was pruned; prune the finished package with mlpass.prune",
                 stacklevel=2,
             )
+        elif kind is None and undone:
+            warnings.warn(
+                "mlpass.converting: another package put coremltools back as it was inside the "
+                "block, so what was converted after that was not pruned; prune those packages with "
+                "mlpass.prune",
+                stacklevel=2,
+            )
 
 
 def _enter(block: _Block) -> None:
     with _lock:
-        if not _replaced:
-            theirs = converter.mil_convert_to_proto
+        theirs = converter.mil_convert_to_proto
+        if _replaced_by(theirs) is None:
             converter.mil_convert_to_proto = ours = _pruning(theirs)
-            _replaced.append((theirs, ours))
+            _replaced[ours] = theirs
         _open.append(block)
 
 
-def _leave(block: _Block) -> None:
+def _leave(block: _Block) -> bool:
+    """Closes a block, and returns whether coremltools' own function is there in place of ours."""
     with _lock:
         block.is_open = False
         _open.remove(block)
-        if _open:
-            return
-        theirs, ours = _replaced[0]
+        found = converter.mil_convert_to_proto
+        theirs = _replaced_by(found)
         # Where others have put a function of theirs above it meanwhile, ours stays below that one,
         # and hands on what it is given.
-        if converter.mil_convert_to_proto is ours:
+        if theirs is not None and not _open:
             converter.mil_convert_to_proto = theirs
-            _replaced.clear()
+    code = getattr(found, "__code__", None)
+    return code is not None and code.co_filename == converter.__file__
+
+
+def _replaced_by(convert: Convert) -> Convert | None:
+    """Returns what a function of ours is in the place of; None of a function of others'."""
+    return next((theirs for ours, theirs in _replaced.items() if ours is convert), None)
 
 
 def _pruning(convert: Convert) -> Convert:
@@ -160,8 +179,13 @@ def _pruning(convert: Convert) -> Convert:
         main_pipeline: Any = None,
         **kwargs: object,
     ) -> object:
+        if main_pipeline is not None and main_pipeline is _handed_on.get():
+            return convert(  # ours lies above a function of others', which lies above this one
+                model, convert_from, convert_to, converter_registry, main_pipeline, **kwargs
+            )
         block = _holding()
         if block is not None:
+            _check_made(convert_to)
             if main_pipeline is None:
                 main_pipeline = kwargs.get("pass_pipeline", PassPipeline.DEFAULT)
                 main_pipeline.remove_passes(_NOT_WITHOUT_A_PIPELINE)
@@ -169,14 +193,26 @@ def _pruning(convert: Convert) -> Convert:
             if block.version is not None and kwargs.get("specification_version") in _UNSTATED:
                 kwargs["specification_version"] = block.version
         token = reports.set(None if block is None else block.reports)
+        handed = _handed_on.set(None if block is None else main_pipeline)
         try:
             return convert(
                 model, convert_from, convert_to, converter_registry, main_pipeline, **kwargs
             )
         finally:
+            _handed_on.reset(handed)
             reports.reset(token)
 
     return mil_convert_to_proto
+
+
+def _check_made(convert_to: str) -> None:
+    """Raises ConfigError where a conversion makes a neural network."""
+    if str(convert_to).lower() == _NEURAL_NETWORK:
+        raise ConfigError(
+            "mlpass.converting: a conversion inside makes a neural network, whose weights mlpass "
+            "cannot prune; make it an ML Program (convert_to='mlprogram', and a "
+            "minimum_deployment_target of iOS16 or later), or convert it outside the block"
+        )
 
 
 def _holding() -> _Block | None:

@@ -68,7 +68,17 @@ class Package(OpenPackage):
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
         target = Path(single(target)).absolute()
         if target.suffix != ".mlpackage":
-            raise ModelFormatError(f"{target}: a package's name must end in .mlpackage")
+            raise ModelFormatError(
+                f"{target}: a package's name must end in .mlpackage{_instead(target)}"
+            )
         check_free(target, force=force)
         check_apart(target, self.path, "the model to prune")
         return target
+
+
+def _instead(target: Path) -> str:
+    """Returns what a target in a `.pte` should be, to go on with; nothing of others."""
+    found = next((each for each in target.parents if each.suffix == ".pte"), None)
+    if found is not None:
+        return f"; for a model in a .pte name the file, which is written whole: {found}"
+    return "; a .pte is written of a model in a .pte alone" if target.suffix == ".pte" else ""

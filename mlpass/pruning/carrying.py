@@ -15,7 +15,7 @@ from mlpass.pruning.contest import Weights
 from mlpass.pruning.data_free import carry_out, prune_data_free
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.sources import unreached
-from mlpass.weights.joint import check_opset
+from mlpass.weights.joint import OLD, check_opset
 from mlpass.weights.record import untouched_record
 from mlpass.weights.sites import find_sites
 from mlpass.weights.storing import Editor
@@ -30,7 +30,7 @@ def plan_programs(programs: Sequence[Program], config: Config, *, joint: bool) -
     """
     sites = find_sites(programs)
     steps = plan(sites, config, joint=joint)
-    if joint and any(step.skipped is None and step.storage is None for step in steps):
+    if joint and any(step.skipped in (None, OLD) and step.storage is None for step in steps):
         check_opset(sites)
     check_storages(steps)
     return steps

@@ -162,7 +162,6 @@ def prune(
         given = open_config(None if config is None else as_config(config), storage)
     prune_one = partial(
         prune_package,
-        config=given,
         calibration=calibration,
         budget=wanted,
         joint_compression=joint_compression,
@@ -171,8 +170,9 @@ def prune(
     )
     if len(models := models_of(source)) > 1:
         alone = calibration is None and wanted is None
-        return prune_hosts(source, models, output, prune_one, force=force, data_free=alone)
-    carry_out_at = partial(prune_one, source)
+
+        return prune_hosts(source, models, output, given, prune_one, force=force, data_free=alone)
+    carry_out_at = partial(prune_one, source, config=given)
     if tune is None or calibration is None:
         return carry_out_at(output, force=force)
     settings = {"config": given, "budget": wanted, "target": minimum_deployment_target}

@@ -21,6 +21,7 @@ from mlpass.weights.sites import Site
 
 JOINT_OPSET = 18
 _OLD_FORM = "constexpr_affine_dequantize"  # has no joint form until it is raised
+OLD = f"it is quantized by {_OLD_FORM}, which no mask goes with"  # the reason
 ANEW = "give a storage that it is rounded to anew, such as int8 (--quantize int8)"
 
 
@@ -62,7 +63,12 @@ def has_joint_form(site: Site) -> bool:
 
 def can_be_joint(site: Site) -> bool:
     """Returns whether a site has a joint sparse form, or would have one once it is raised."""
-    return has_joint_form(site) or (site.is_compressed and site.makers[0].type == _OLD_FORM)
+    return has_joint_form(site) or is_old(site)
+
+
+def is_old(site: Site) -> bool:
+    """Returns whether a site has a joint sparse form only once it is raised."""
+    return site.is_compressed and site.makers[0].type == _OLD_FORM
 
 
 def coded(site: Site) -> Coded:

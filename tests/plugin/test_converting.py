@@ -17,7 +17,7 @@ from coremltools.converters.mil.converter import mil_convert
 import mlpass
 from mlpass import Percentile
 from mlpass.errors import ConfigError, ModelFormatError
-from tests.plugin.programs import live
+from tests.plugin.programs import live, zeros_of
 
 ORIGINAL = converter.mil_convert_to_proto
 
@@ -104,6 +104,26 @@ def test_a_conversion_without_a_target_is_for_that_of_the_block():
     assert stated.get_spec().specificationVersion == ct.target.iOS17.value
     with pytest.raises(ModelFormatError, match="iOS16"), mlpass.converting(Percentile(0.75)):
         plain()
+
+
+@pytest.mark.parametrize("made", ["neuralnetwork", "NeuralNetwork"])
+def test_a_neural_network_cannot_be_pruned_and_says_so(made):
+    def neural_network():
+        options = {"convert_from": "milinternal", "compute_units": ct.ComputeUnit.ALL}
+        mil_convert(live(ct.target.iOS15), convert_to=made, skip_model_load=True, **options)
+
+    with mlpass.converting(Percentile(0.5)) as reports:
+        with pytest.raises(ConfigError, match="makes a neural network, .* make it an ML Program"):
+            neural_network()
+        export()
+    assert len(reports) == 1
+    neural_network()
+
+
+def test_a_program_that_is_not_made_a_model_is_pruned():
+    with mlpass.converting(Percentile(0.5)) as reports:
+        made = ct.convert(live(), convert_to="milinternal")
+    assert len(reports) == 1 and zeros_of(made) == 0.5
 
 
 def test_an_unknown_target_is_said_before_the_block_begins():
@@ -244,5 +264,34 @@ def test_what_others_have_put_above_it_stays(monkeypatch):
     with mlpass.converting(Percentile(0.25)):  # by the one that lies below
         assert sparsity(export()) == 0.25
     monkeypatch.undo()
+    with mlpass.converting(Percentile(0.25)):
+        assert sparsity(export()) == 0.25
+
+
+def test_what_others_undo_inside_is_told_and_does_not_stop_the_next(monkeypatch):
+    """Another package replaced the function before the block, and puts the old one back inside."""
+    monkeypatch.setattr(converter, "mil_convert_to_proto", lambda *a, **k: ORIGINAL(*a, **k))
+    block = mlpass.converting(Percentile(0.5))
+    reports = block.__enter__()
+    assert sparsity(export()) == 0.5
+    monkeypatch.undo()
+    assert sparsity(export()) == 0
+    with pytest.warns(UserWarning, match="put coremltools back as it was inside the block"):
+        block.__exit__(None, None, None)
+    assert converter.mil_convert_to_proto is ORIGINAL and len(reports) == 1
+    with mlpass.converting(Percentile(0.25)) as reports:
+        assert sparsity(export()) == 0.25
+    assert len(reports) == 1
+
+
+def test_what_others_have_put_between_two_of_ours_prunes_once(monkeypatch):
+    with mlpass.converting(Percentile(0.5)):
+        ours = converter.mil_convert_to_proto
+        monkeypatch.setattr(converter, "mil_convert_to_proto", lambda *a, **k: ours(*a, **k))
+        with mlpass.converting(Percentile(0.25)) as reports:
+            assert sparsity(export()) == 0.25
+        export()
+    assert len(reports) == 1
+    monkeypatch.undo()  # what was below is there again, until the next block ends
     with mlpass.converting(Percentile(0.25)):
         assert sparsity(export()) == 0.25

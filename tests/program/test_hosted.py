@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import mlpass
-from mlpass import Interpreter, ModelFormatError, Percentile, Threshold
+from mlpass import ConfigError, Interpreter, ModelFormatError, Percentile, Threshold
 from mlpass.errors import BackendError, OutputExistsError
 from mlpass.examine.explain import command_for
+from mlpass.examine.predict import predict_to_file
 from mlpass.program.hosted import HostedPackage, output_name, write_hosts
 from mlpass.program.inmemoryfs import digest
 from mlpass.program.mlmodel import open_package
@@ -172,10 +173,25 @@ def test_targets(tmp_path):
         mlpass.prune(INLINE, tmp_path / "out.bin", Percentile(0.5))
     with pytest.raises(ModelFormatError, match="a package's name must end in .mlpackage"):
         mlpass.prune(FIXTURES / "branches.mlpackage", tmp_path / "new.pte", Percentile(0.5))
+    with pytest.raises(ModelFormatError, match="a .pte is written of a model in a .pte alone"):
+        mlpass.prune(FIXTURES / "branches.mlpackage", tmp_path / "new.pte", Percentile(0.5))
+    with pytest.raises(
+        ModelFormatError, match=r"name the file, which is written whole: .*/new.pte$"
+    ):
+        mlpass.prune(INLINE, tmp_path / "new.pte/forward/0", Percentile(0.5))
     shutil.copy(INLINE, out)
     mlpass.prune(out, out, Percentile(0.5), force=True)  # in its own place
     assert {layer.sparsity for layer in mlpass.inspect(out).layers} == {0.5}
     assert [*tmp_path.iterdir()] == [out]
+
+
+def test_a_prediction_does_not_take_the_place_of_a_model(tmp_path):
+    model = tmp_path / "model.pte"
+    shutil.copy(INLINE, model)
+    np.savez(tmp_path / "x.npz", x=ROWS[:1])
+    with pytest.raises(ConfigError, match="model.pte: is named as a model, and an .npz is written"):
+        predict_to_file(model, tmp_path / "x.npz", model, force=True)
+    assert model.read_bytes() == INLINE.read_bytes()
 
 
 def test_what_came_into_being_meanwhile_is_kept_and_so_is_the_result(tmp_path):

@@ -58,3 +58,16 @@ def test_some_that_are_compressed_beside_others_that_are_pruned(tmp_path):
     # Nobody asked about those where the config names others alone.
     named = Config(op_name_configs={names[5]: Percentile(0.5)})
     assert notes_of(some, tmp_path / "named.mlpackage", named) == ()
+
+
+def test_outliers_that_are_kept_apart_are_the_reason_given(tmp_path):
+    apart, out = tmp_path / "apart.mlpackage", tmp_path / "out.mlpackage"
+    mlpass.prune(
+        FIXTURES / "digits_ios15.mlpackage",
+        apart,
+        Quantized("int4", outliers=0.01),
+        minimum_deployment_target="iOS18",
+    )
+    report = mlpass.prune(apart, out, Percentile(0.5), joint_compression=True)
+    reasons = [layer.skipped for layer in report.layers]
+    assert sum("its outliers are kept apart, in " in reason for reason in reasons) == 4

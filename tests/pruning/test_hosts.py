@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mlpass
-from mlpass import ConfigError, Percentile, Regions
+from mlpass import Config, ConfigError, Percentile, Regions
 from mlpass.errors import OutputExistsError
 from mlpass.program.inmemoryfs import digest
 from mlpass.program.pte import Pte
@@ -77,6 +77,7 @@ def test_one_is_tuned_on_what_comes_of_the_ops_between(tmp_path):
             {"budget": "0.5x"},
             "and samples and budgets are for one: name it, as .*ward/0",
         ),
+        ("out.pte/forward/0", {}, "a .pte is written whole: name .*out.pte, not a model in it"),
         ("out.mlpackage", {}, "holds 2 models, and out.mlpackage is for one: name it, as .*ard/0"),
     ],
 )
@@ -92,3 +93,38 @@ def test_what_is_there_is_kept(tmp_path):
     with pytest.raises(OutputExistsError, match="out.pte: already exists"):
         mlpass.prune(SOURCE, tmp_path / "out.pte", Percentile(0.5))
     assert (tmp_path / "out.pte").read_bytes() == b"mine"
+
+
+FIRST, SECOND = "p_first_weight_to_fp16", "p_second_weight_to_fp16"
+
+
+@pytest.mark.parametrize(
+    ("names", "sparsities"),
+    [
+        ({FIRST: Percentile(0.5), SECOND: Percentile(0.25)}, [0.5, 0.25]),
+        ({SECOND: Percentile(0.25)}, [0, 0.25]),
+        ({f"forward/1/{SECOND}": Percentile(0.75)}, [0, 0.75]),
+        ({"p_*": Percentile(0.25), "forward/0/p_*": Percentile(0.5)}, [0.5, 0.25]),
+        ({"forward/0/p_*": Percentile(0.5), "p_*": Percentile(0.25)}, [0.5, 0.25]),
+    ],
+)
+def test_a_name_is_that_of_weights_of_any_model(names, sparsities, tmp_path):
+    config = Config(op_name_configs=names)
+    report = mlpass.prune(SOURCE, tmp_path / "out.pte", config)
+    assert [layer.sparsity for layer in report.layers] == sparsities
+
+
+@pytest.mark.parametrize("name", ["p_third", "forward/1/p_first_weight_to_fp16", "forward/*"])
+def test_a_name_that_no_model_has(name, tmp_path):
+    config = Config(op_name_configs={name: None, "p_*": Percentile(0.5)})
+    with pytest.raises(ConfigError, match="no weight or op of any model is named"):
+        mlpass.prune(SOURCE, tmp_path / "out.pte", config)
+
+
+def test_what_is_ranked_together_is_so_in_each_model(tmp_path):
+    config = Percentile(0.5, scope="global")
+    report = mlpass.prune(SOURCE, tmp_path / "out.pte", config)
+    assert [layer.sparsity for layer in report.layers] == [0.5, 0.5]
+    assert "ranked the weights of each model by themselves" in report.notes[-1]
+    report = mlpass.prune(SOURCE, tmp_path / "out.pte", Percentile(0.5), force=True)
+    assert report.notes == ()

@@ -238,6 +238,26 @@ def test_joint_compression_needs_ios18(fixtures, tmp_path):
         )
 
 
+def test_joint_compression_of_a_form_of_ios16_needs_ios18_too(fixtures, tmp_path):
+    source, out = tmp_path / "int8.mlpackage", tmp_path / "out.mlpackage"
+    mlpass.prune(
+        fixtures / "digits_ios15.mlpackage",
+        source,
+        storage="int8",
+        minimum_deployment_target="iOS16",
+    )
+    with pytest.raises(
+        ModelFormatError, match="joint_compression needs an iOS18 model, this is iOS16"
+    ):
+        mlpass.prune(source, out, Percentile(0.5), joint_compression=True)
+    left = Config(op_name_configs={"*": None})
+    report = mlpass.prune(source, out, left, joint_compression=True)
+    assert {layer.mode for layer in report.layers} == {None}
+    raised = {"joint_compression": True, "minimum_deployment_target": "iOS18", "force": True}
+    report = mlpass.prune(source, out, Percentile(0.5), **raised)
+    assert {layer.encoding for layer in report.layers if layer.mode} == {"sparse + quantized"}
+
+
 def test_joint_compression_prunes_plain_weights_too(fixtures, tmp_path):
     source, out = fixtures / "palettized_digits.mlpackage", tmp_path / "out.mlpackage"
     config = Config(Percentile(0.1), weight_threshold=1)
