@@ -170,7 +170,6 @@ def prune(
     )
     if len(models := models_of(source)) > 1:
         alone = calibration is None and wanted is None
-
         return prune_hosts(source, models, output, given, prune_one, force=force, data_free=alone)
     carry_out_at = partial(prune_one, source, config=given)
     if tune is None or calibration is None:
