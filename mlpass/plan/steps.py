@@ -206,7 +206,7 @@ def _refusal(site: Site, op_config: OpConfig | None, joint: bool) -> str | None:
     storage = None if op_config is None else rounding_of(op_config.storage)
     exact = storage is not None and storage.exact and op_config.mode is None  # type: ignore[union-attr]
     again = joint and site.is_compressed and (storage is not None or has_joint_form(site))
-    if joint and op_config is not None and site.is_compressed and not again:
+    if joint and op_config is not None and site.is_compressed and not (again or site.is_sparse):
         return site.other_use or (OLD if is_old(site) else site.refusal)
     return site.other_use if site.is_sparse or exact or again else site.refusal
 
