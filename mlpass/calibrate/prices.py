@@ -18,7 +18,7 @@ from mlpass.parallel import map_items
 from mlpass.plan.steps import Step
 from mlpass.solvers.allocate import lower_hull
 from mlpass.solvers.budget import divide
-from mlpass.solvers.estimate import estimated, excerpt, relative_error
+from mlpass.solvers.estimate import diagonal_gram, estimated, excerpt, relative_error
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.held_out import HeldOut
 from mlpass.solvers.nearest import nearest
@@ -127,9 +127,8 @@ def prices_of(
     if gram is not None and not host(gram.diagonal).any():
         gram = None  # inputs of nothing but zeros tell nothing of a weight
     weight, layout, used = _read(step, gram)
-    mode_in, coarse = partial(_mode_in, site), _coarse(site, weight, layout)
-    trial = Trial(relative_error(weight, coarse, used, layout))
-    probes = None
+    mode_in, rounded = partial(_mode_in, site), _coarse(site, weight, layout)
+    coarse, probes, trial = rounded, None, None
     if gram is not None and not gram.is_diagonal:
         how = method.still if site.is_masked else method
         probes = Probes(weight, layout, gram, parts, how, mode_in)
@@ -156,6 +155,8 @@ def prices_of(
             wanted, taken = share * own.nbytes, dict(forms)
             form = min(solved, key=lambda form: abs(taken[form] - wanted))
             trial = _trial(weight, layout, used, solved[form], some.picked)
+    if trial is None:
+        trial = Trial(relative_error(weight, rounded, used, layout))
     every = [own, *estimates]
     return Prices(_unbeaten([own, *(every[number] for number in front)]), trial, every=every)
 
@@ -242,10 +243,8 @@ def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, G
     magnitude(weight)  # refuses NaN and inf
     if gram is not None:
         return weight, layout, gram
-    groups, ones = layout.sizes[0], np.ones(layout.columns, np.float32)
-    if groups == 1:
-        return weight, layout, Gram(ones)
-    return weight, layout, Gram(np.broadcast_to(np.diag(ones), (groups, len(ones), len(ones))))
+    ones = np.ones((layout.sizes[0], layout.columns), np.float32)
+    return weight, layout, diagonal_gram(ones)
 
 
 def _mode_in(site: Site, form: Form) -> Mode:

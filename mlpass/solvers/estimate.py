@@ -163,10 +163,10 @@ def _left(gram: Gram) -> tuple[Gram, Gram]:
     left = np.zeros_like(powers)
     left[:, order] = host(diagonals(upper)) ** 2
     left[powers == 0] = 0
-    return _diagonal(left), _diagonal(np.maximum(left - added, 0))
+    return diagonal_gram(left), diagonal_gram(np.maximum(left - added, 0))
 
 
-def _diagonal(powers: NDArray[np.floating]) -> Gram:
+def diagonal_gram(powers: NDArray[np.floating]) -> Gram:
     """Returns the diagonal Gram of a diagonal, (groups, columns)."""
     if len(powers) == 1:
         return Gram(powers[0])
