@@ -19,7 +19,7 @@ from mlpass.solvers.products import product
 from mlpass.storage.storage import Floats, Grid, Movable
 
 _BLOCK = 64  # columns whose changes are carried to the others by one product
-_STEPS = 6  # conjugate gradients for the values
+_STEPS = 2  # conjugate gradients for the values, which follow the codes from round to round
 
 
 def settle(
