@@ -38,6 +38,7 @@ _EXACT = 1e-6  # an error below it tells nothing of others: codes can say the we
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 1.3
+_FAR = 2.0  # times as many bytes as it may come to keep, or so few: one further off is not
 
 
 class Trial(NamedTuple):
@@ -149,10 +150,12 @@ def prices_of(
     estimates = map_items(estimate, forms)
     front = _near([own, *estimates])
     if probes is not None:
+        wanted, taken = max(1.0, share * own.nbytes), dict(forms)
         near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
+        off = {form: max(taken[form] / wanted, wanted / taken[form]) for form in near}
+        near = [form for form in near if off[form] <= max(_FAR, min(off.values()))]
         estimates, solved = probes.as_solved(estimates, near, some)
         if solved:
-            wanted, taken = share * own.nbytes, dict(forms)
             form = min(solved, key=lambda form: abs(taken[form] - wanted))
             trial = _trial(weight, layout, used, solved[form], some.picked)
     if trial is None:
