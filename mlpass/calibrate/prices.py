@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +14,23 @@ from numpy.typing import NDArray
 from mlpass.arrays import host
 from mlpass.calibrate.again import Further, approach
 from mlpass.calibrate.layers import mode_of
-from mlpass.calibrate.menus import DENSE, Form, Menu, Offer, forms_of, has_tails, kept_nbytes
+from mlpass.calibrate.menus import (
+    DENSE,
+    LOSSLESS,
+    Form,
+    Menu,
+    Offer,
+    forms_of,
+    has_tails,
+    kept_nbytes,
+)
 from mlpass.calibrate.probes import Probes
+from mlpass.errors import NotApplicable
 from mlpass.parallel import map_items
 from mlpass.plan.steps import Step
 from mlpass.solvers.allocate import lower_hull
 from mlpass.solvers.budget import divide
-from mlpass.solvers.estimate import diagonal_gram, estimated, excerpt, relative_error
+from mlpass.solvers.estimate import Excerpt, diagonal_gram, estimated, excerpt, relative_error
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.held_out import HeldOut
 from mlpass.solvers.nearest import nearest
@@ -26,10 +38,12 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
+from mlpass.storage.exact import file_nbytes
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
-from mlpass.weights.lossless import encode_lossless
+from mlpass.weights.lossless import check_decoded, encode_lossless, rows_of_site, smallest_form
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
+from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site
 
 _COARSE = Quantized("int4")  # tried of each weight, to see what that does
@@ -139,7 +153,9 @@ def prices_of(
     some = excerpt(weight, coarse, layout, used)
     open_to_it = forms_of(site, outliers=has_tails(some.weight))
     sizes = [(form, menu.nbytes(site, form)) for form in open_to_it]
-    own = untouched(site, menu)
+    before = untouched(site, menu)
+    wanted = max(1.0, share * before.nbytes)
+    own = _exact(site, before, some, _FAR * wanted)
     forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
 
     def estimate(each: tuple[Form, int]) -> Offer:
@@ -150,7 +166,7 @@ def prices_of(
     estimates = map_items(estimate, forms)
     front = _near([own, *estimates])
     if probes is not None:
-        wanted, taken = max(1.0, share * own.nbytes), dict(forms)
+        taken = dict(forms)
         near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
         off = {form: max(taken[form] / wanted, wanted / taken[form]) for form in near}
         near = [form for form in near if off[form] <= max(_FAR, min(off.values()))]
@@ -158,6 +174,8 @@ def prices_of(
         if solved:
             form = min(solved, key=lambda form: abs(taken[form] - wanted))
             trial = _trial(weight, layout, used, solved[form], some.picked)
+        if any(taken[form] <= wanted for form in solved):  # what takes far less is a mere estimate
+            front = [n for n in front if estimates[n - 1].nbytes >= wanted / _FAR]
     if trial is None:
         trial = Trial(relative_error(weight, rounded, used, layout))
     every = [own, *estimates]
@@ -239,6 +257,25 @@ def _coarse(site: Site, weight: NDArray[np.generic], layout: Layout) -> NDArray[
         mode = Percentile(min(1.0, 1 - live * (1 - _QUARTER)))
         return np.where(mode.keep(np.abs(weight)), weight, weight.dtype.type(0))
     return nearest(weight, np.ones(weight.shape, bool), _COARSE, layout).weight
+
+
+def _exact(site: Site, before: Offer, some: Excerpt, most: float) -> Offer:
+    """Returns the offer of a weight's own values in the fewest bytes; as it is where none is less.
+
+    Args:
+        site: whose weight it is.
+        before: to leave it as it is.
+        some: rows of it, which tell whether it is worth a look.
+        most: bytes that are worth it.
+    """
+    with suppress(NotApplicable):
+        check_decoded(site)
+        found = smallest_form(HeldRows(some.weight, some.layout), site.opset)
+        if sum(found.sizes) * prod(site.shape) <= most * some.weight.size:
+            nbytes = file_nbytes(smallest_form(rows_of_site(site), site.opset).sizes)
+            if nbytes < before.nbytes:
+                return before._replace(form=LOSSLESS, nbytes=nbytes)
+    return before
 
 
 def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, Gram]:
