@@ -52,7 +52,8 @@ _EXACT = 1e-6  # an error below it tells nothing of others: codes can say the we
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 1.3
-_FAR = 2.0  # times as many bytes as it may come to keep, or so few: one further off is not
+# How many times as many bytes as a weight may come to keep, and how many times fewer, it may take.
+_MORE, _FEWER = 2.0, 3.0
 
 
 class Trial(NamedTuple):
@@ -155,7 +156,7 @@ def prices_of(
     sizes = [(form, menu.nbytes(site, form)) for form in open_to_it]
     before = untouched(site, menu)
     wanted = max(1.0, share * before.nbytes)
-    own = _exact(site, before, some, _FAR * wanted)
+    own = _exact(site, before, some, _MORE * wanted)
     forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
 
     def estimate(each: tuple[Form, int]) -> Offer:
@@ -168,14 +169,12 @@ def prices_of(
     if probes is not None:
         taken = dict(forms)
         near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
-        off = {form: max(taken[form] / wanted, wanted / taken[form]) for form in near}
-        near = [form for form in near if off[form] <= max(_FAR, min(off.values()))]
+        most, least = _MORE * wanted, wanted / _FEWER
+        near = [form for form in near if least <= taken[form] <= most] or near
         estimates, solved = probes.as_solved(estimates, near, some)
         if solved:
             form = min(solved, key=lambda form: abs(taken[form] - wanted))
             trial = _trial(weight, layout, used, solved[form], some.picked)
-        if any(taken[form] <= wanted for form in solved):  # what takes far less is a mere estimate
-            front = [n for n in front if estimates[n - 1].nbytes >= wanted / _FAR]
     if trial is None:
         trial = Trial(relative_error(weight, rounded, used, layout))
     every = [own, *estimates]
@@ -260,7 +259,7 @@ def _coarse(site: Site, weight: NDArray[np.generic], layout: Layout) -> NDArray[
 
 
 def _exact(site: Site, before: Offer, some: Excerpt, most: float) -> Offer:
-    """Returns the offer of a weight's own values in the fewest bytes; as it is where none is less.
+    """Returns the offer of a weight as it is, in the fewest bytes that keep all of its values.
 
     Args:
         site: whose weight it is.

@@ -1,4 +1,4 @@
-"""A budget keeps exactly what has few values, and spends the rest on what has not."""
+"""A budget leaves a weight of few values as it is, in fewer bytes, and rounds the others."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_errors_of_some_rows_are_those_of_all(loud):
     with Package(path) as package:
         (site,) = find_sites(package.programs)
         step = Step(site, Percentile(0.0), None)
-        prices = prices_of(step, Gram(gram), SparseGPT(), Menu())
+        prices = prices_of(step, Gram(gram), SparseGPT(), Menu(), share=0.09)
     tried = [each for each in prices.offers if each.form.storage is not None]
     assert len(tried) > 2
     for offer in tried:
@@ -104,7 +104,7 @@ def test_what_takes_far_more_or_less_than_there_is_room_for_is_not_solved_for(
             solved = [menu.nbytes(site, form) / (share * own) for form in asked.pop()]
             assert solved
             if share > 0.1:
-                assert 0.5 <= min(solved) <= max(solved) <= 2
+                assert 1 / 3 <= min(solved) <= max(solved) <= 2
             assert min(offer.nbytes for offer in prices.every) < 0.15 * own  # weighed all the same
 
 
