@@ -149,6 +149,8 @@ def taken(array: Array) -> Array:
 
 def host(array: object) -> HostArray:
     """Returns a numpy array of the values of an array, or nested lists; it may share memory."""
+    if isinstance(array, np.ndarray):
+        return array
     if not array_api_compat.is_torch_array(array):
         return np.asarray(array)
     tensor: Any = array

@@ -38,6 +38,7 @@ _MORE = (
     'minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) opens more forms: '
     "groups of rows with a table each, 3 and 4 bits, zeros beside them"
 )
+_ALIKE = 1.05  # times the risk of a division: less than that is not worth another solve
 _JOINT = (
     "; --joint-compression{} (joint_compression=True in Python) gives those their share that are "
     "compressed already"
@@ -87,7 +88,7 @@ class Division:
         constants: that are not weights, each to be stored exactly in fewer bytes.
         name: what it is, in a few words.
         rival: the best that one form for all weights comes to, to be judged beside it; None where
-            none fits, or there are no samples.
+            none fits, where it risks as little, or there are no samples.
     """
 
     steps: list[Step]
@@ -197,13 +198,16 @@ def divide_budget(
         chosen = [_picked(step, picked) for step in steps]
         return Division(chosen, factors, record, [each.step for each in exact], name, rival)
 
+    def risk(picked: Mapping[Site, Offer]) -> float:
+        return sum(factors[site] * offer.risk for site, offer in picked.items())
+
     rival = None
+    picked = least_risk(menus, factors, allowed - rest)
     same = None if calibration is None else best_uniform(prices, factors, allowed - rest)
-    if same is not None:
-        more = spent(same, prices, factors, allowed - rest)
+    more = {} if same is None else spent(same, prices, factors, allowed - rest)
+    if same is not None and risk(more) > _ALIKE * risk(picked):
         name = f"all weights in {same.form}"
         rival = division(more, name if more == same.offers else f"{name}, some in more bytes")
-    picked = least_risk(menus, factors, allowed - rest)
     return division(picked, "a form for each weight", rival)
 
 

@@ -18,6 +18,7 @@ from mlpass.runtime.ops import is_constant
 from mlpass.solvers.solve import Solution
 from mlpass.sparsity.layout import Layout, grouped_layout
 from mlpass.sparsity.modes import Mask, Mode, Percentile
+from mlpass.storage.lossless import Lossless
 from mlpass.storage.palette import Palette
 from mlpass.storage.quantized import Quantized
 from mlpass.storage.storage import Storage
@@ -68,9 +69,8 @@ class Offer(NamedTuple):
     risk: float
 
 
-DENSE = Form(None, None)
-
 _ALL = Percentile(0.0)
+DENSE, LOSSLESS = Form(None, None), Form(_ALL, Lossless())
 _QUANTIZED = (Quantized("int8"), Quantized("int4"), Quantized("int4", 32))
 _GROUPED = tuple(Palette(bits) for bits in (6, 4, 3, 2, 1))
 _ONE_TABLE = tuple(Palette(bits, 0) for bits in (6, 4, 3, 2, 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +14,23 @@ from numpy.typing import NDArray
 from mlpass.arrays import host
 from mlpass.calibrate.again import Further, approach
 from mlpass.calibrate.layers import mode_of
-from mlpass.calibrate.menus import DENSE, Form, Menu, Offer, forms_of, has_tails, kept_nbytes
+from mlpass.calibrate.menus import (
+    DENSE,
+    LOSSLESS,
+    Form,
+    Menu,
+    Offer,
+    forms_of,
+    has_tails,
+    kept_nbytes,
+)
 from mlpass.calibrate.probes import Probes
+from mlpass.errors import NotApplicable
 from mlpass.parallel import map_items
 from mlpass.plan.steps import Step
 from mlpass.solvers.allocate import lower_hull
 from mlpass.solvers.budget import divide
-from mlpass.solvers.estimate import diagonal_gram, estimated, excerpt, relative_error
+from mlpass.solvers.estimate import Excerpt, diagonal_gram, estimated, excerpt, relative_error
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.held_out import HeldOut
 from mlpass.solvers.nearest import nearest
@@ -26,10 +38,12 @@ from mlpass.solvers.problem import Method
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.modes import Mode, Percentile
+from mlpass.storage.exact import file_nbytes
 from mlpass.storage.quantized import Quantized
 from mlpass.weights.footprint import footprint
-from mlpass.weights.lossless import encode_lossless
+from mlpass.weights.lossless import check_decoded, encode_lossless, rows_of_site, smallest_form
 from mlpass.weights.reading import layout_to_solve, magnitude, weight_of
+from mlpass.weights.rows import HeldRows
 from mlpass.weights.sites import Site
 
 _COARSE = Quantized("int4")  # tried of each weight, to see what that does
@@ -38,6 +52,8 @@ _EXACT = 1e-6  # an error below it tells nothing of others: codes can say the we
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 1.3
+# How many times as many bytes as a weight may come to keep, and how many times fewer, it may take.
+_MORE, _FEWER = 2.0, 3.0
 
 
 class Trial(NamedTuple):
@@ -138,7 +154,9 @@ def prices_of(
     some = excerpt(weight, coarse, layout, used)
     open_to_it = forms_of(site, outliers=has_tails(some.weight))
     sizes = [(form, menu.nbytes(site, form)) for form in open_to_it]
-    own = untouched(site, menu)
+    before = untouched(site, menu)
+    wanted = max(1.0, share * before.nbytes)
+    own = _exact(site, before, some, _MORE * wanted)
     forms = [(form, nbytes) for form, nbytes in sizes if nbytes is not None and nbytes < own.nbytes]
 
     def estimate(each: tuple[Form, int]) -> Offer:
@@ -149,10 +167,12 @@ def prices_of(
     estimates = map_items(estimate, forms)
     front = _near([own, *estimates])
     if probes is not None:
+        taken = dict(forms)
         near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
+        most, least = _MORE * wanted, wanted / _FEWER
+        near = [form for form in near if least <= taken[form] <= most] or near
         estimates, solved = probes.as_solved(estimates, near, some)
         if solved:
-            wanted, taken = share * own.nbytes, dict(forms)
             form = min(solved, key=lambda form: abs(taken[form] - wanted))
             trial = _trial(weight, layout, used, solved[form], some.picked)
     if trial is None:
@@ -236,6 +256,25 @@ def _coarse(site: Site, weight: NDArray[np.generic], layout: Layout) -> NDArray[
         mode = Percentile(min(1.0, 1 - live * (1 - _QUARTER)))
         return np.where(mode.keep(np.abs(weight)), weight, weight.dtype.type(0))
     return nearest(weight, np.ones(weight.shape, bool), _COARSE, layout).weight
+
+
+def _exact(site: Site, before: Offer, some: Excerpt, most: float) -> Offer:
+    """Returns the offer of a weight as it is, in the fewest bytes that keep all of its values.
+
+    Args:
+        site: whose weight it is.
+        before: to leave it as it is.
+        some: rows of it, which tell whether it is worth a look.
+        most: bytes that are worth it.
+    """
+    with suppress(NotApplicable):
+        check_decoded(site)
+        found = smallest_form(HeldRows(some.weight, some.layout), site.opset)
+        if sum(found.sizes) * prod(site.shape) <= most * some.weight.size:
+            nbytes = file_nbytes(smallest_form(rows_of_site(site), site.opset).sizes)
+            if nbytes < before.nbytes:
+                return before._replace(form=LOSSLESS, nbytes=nbytes)
+    return before
 
 
 def _read(step: Step, gram: Gram | None) -> tuple[NDArray[np.generic], Layout, Gram]:

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from mlpass.blas import one_blas_thread
 from mlpass.calibrate.budget import Division
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.outputs import error_of, has_floats, interpreter_of, other_weights, outputs_of
+from mlpass.calibrate.outputs import (
+    error_of,
+    has_floats,
+    interpreter_of,
+    other_weights,
+    outputs_of,
+)
 from mlpass.program.ir import Op
 from mlpass.program.mlmodel import ModelLike
 from mlpass.report.records import LayerRecord
@@ -82,7 +88,8 @@ def better(
 ) -> Solved:
     """Returns the division or its rival, whichever leaves the outputs nearer what they were.
 
-    The division itself where no output is of floats, so that nothing tells them apart.
+    The division itself where no output is of floats, so that nothing tells them apart, and where
+    the samples do not: its rival was expected to be no better.
 
     Args:
         model: to run: an open package.
@@ -106,16 +113,23 @@ def better(
     rivals = [division]
     if division.rival is not None and division.rival.steps != division.steps:
         rivals.append(division.rival)
-    tried, errors = [], []
+    tried, told, errors = [], [], []
     for each in rivals:
         edits = Edits()
         weights: Weights = {}
         tried.append(Solved(each, solve(each, edits, weights), edits))
         with one_blas_thread(), other_weights(interpreter, weights):
-            errors.append(error_of(dense, outputs_of(interpreter, held)))
-    best = errors.index(min(errors))
-    told = (f"{error:.3g} with {each.name}" for error, each in zip(errors, rivals, strict=True))
+            found = outputs_of(interpreter, held)
+        told.append(f"{error_of(dense, found):.3g} with {each.name}")
+        errors.append([error_of([own], [one]) for own, one in zip(dense, found, strict=True)])
     text = f"outputs' error on {len(held)} samples kept back: {', '.join(told)}"
-    won = tried[best]
+    won = tried[1 if len(tried) > 1 and _is_nearer(*errors) else 0]
     record = replace(won.division.record, judged=text)
     return won._replace(division=replace(won.division, record=record))
+
+
+def _is_nearer(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Returns whether the second errors are less than the first, by more than chance may make."""
+    gains = np.subtract(first, second)
+    doubt = np.std(gains, ddof=1) / np.sqrt(gains.size) if gains.size > 1 else 0.0
+    return bool(np.mean(gains) > doubt)

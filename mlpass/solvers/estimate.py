@@ -14,7 +14,7 @@ from mlpass.solvers.solve import make_problem
 from mlpass.solvers.wanda import Uncorrelated
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
-from mlpass.storage.storage import Storage
+from mlpass.storage.storage import Storage, begin_fit
 
 _RUN = 8  # rows that follow each other: those of a table, as most palettes have them
 _FEWEST = 8  # runs
@@ -142,7 +142,10 @@ def estimated(rows: Excerpt, gram: Gram, mode: Mode, storage: Storage | None) ->
     found = pruned.weight
     if storage is not None:
         grid = storage.grid(rows.layout, host(problem.gram.diagonal), rows.weight.dtype)
-        grid.fit(found, pruned.keep)
+        if gram.is_diagonal:
+            grid.fit(found, pruned.keep)
+        else:
+            begin_fit(grid, found, pruned.keep)
         found = grid.nearest(found) * pruned.keep
     alone = rows.error(host(found), hosted)
     if gram.is_diagonal:

@@ -17,7 +17,7 @@ from mlpass.solvers.problem import Method, Problem, Pruned
 from mlpass.solvers.settle import settle
 from mlpass.solvers.sparsegpt import SparseGPT, sweep
 from mlpass.storage.outliers import Divided
-from mlpass.storage.storage import Grid
+from mlpass.storage.storage import Grid, begin_fit
 
 # Dampening where samples are fewer than columns: held-out errors were least with it, at a sixteenth
 # to two thirds as many samples as columns.
@@ -37,12 +37,13 @@ def prune_rounded(problem: Problem, method: Method, grid: Grid) -> Pruned:
         NotApplicable: the mode does not fit this weight.
     """
     pruned = method.prune(problem)
-    make = grid.fit(pruned.weight, pruned.keep)
     if problem.gram.is_diagonal:
+        grid.fit(pruned.weight, pruned.keep)
         nearest = grid.nearest(pruned.weight)
         if not host(pruned.keep).all():
             nearest *= host(pruned.keep)
         return Pruned(nearest, pruned.keep)
+    make = begin_fit(grid, pruned.weight, pruned.keep)
     sweeper = method if isinstance(method, SparseGPT) else SparseGPT()
     windows = problem.mode.windows(problem.layout, sweeper.block_size)
     factored = factor(problem, windows, sweeper.dampening)

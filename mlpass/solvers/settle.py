@@ -19,7 +19,7 @@ from mlpass.solvers.products import product
 from mlpass.storage.storage import Floats, Grid, Movable
 
 _BLOCK = 64  # columns whose changes are carried to the others by one product
-_STEPS = 6  # conjugate gradients for the values
+_STEPS = 2  # conjugate gradients for the values, which follow the codes from round to round
 
 
 def settle(
@@ -71,21 +71,27 @@ def _descend(square: Floats, target: Floats, grid: Grid, weight: Floats, keep: F
     """Returns the weight with each column in turn at the values that are best for all others."""
     columns = weight.shape[2]
     rounded = grid.rounding(np.arange(columns))
-    pull = _turned(product(target - weight, square))
-    current, stays = _turned(weight), _turned(keep)
     inverse = host(ratio(1, np.einsum("gcc->gc", square)))[:, :, None]
+    shares = square * inverse  # what a column wants less of by a unit more of another
+    wanted = _turned(product(target - weight, square)) * inverse
+    current = _turned(weight)
+    wanted += current
+    stays = None if keep.all() else _turned(keep)
     for left in range(0, columns, _BLOCK):
         right = min(columns, left + _BLOCK)
         changed = np.zeros_like(current[:, left:right])
         for column in range(left, right):
-            before, own, done = current[:, column], pull[:, column], slice(0, column - left)
-            own -= (square[:, None, column, left:column] @ changed[:, done])[:, 0]
-            wanted = (before + own * inverse[:, column]) * stays[:, column]
-            after = host(rounded(column, wanted)) * stays[:, column]
-            changed[:, column - left] = after - before
+            place, own = column - left, wanted[:, column]
+            if place:
+                own -= (shares[:, None, column, left:column] @ changed[:, :place])[:, 0]
+            if stays is None:
+                after = host(rounded(column, own))
+            else:
+                after = host(rounded(column, own * stays[:, column])) * stays[:, column]
+            np.subtract(after, current[:, column], out=changed[:, place])
             current[:, column] = after
         if right < columns:
-            pull[:, right:] -= product(square[:, right:, left:right], changed)
+            wanted[:, right:] -= product(shares[:, right:, left:right], changed)
     return _turned(current)
 
 

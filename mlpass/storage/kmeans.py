@@ -35,13 +35,16 @@ _CAPPED = 8  # rounds of capping the density
 _CELLS = 4  # of the lattice, for each entry
 _WINDOW = 24  # cells to each side that an edge may begin at
 _ROUNDS = 60
+_ROUGH = 2  # rounds for entries that are only a start
 _PHASES = 3  # of places that are far
 _ENDS = 6  # edges next to either end that may go near it, and places that they may go to
 _AT_ONCE = 1 << 20  # values of the tables that are counted together
 _SORTED = 1 << 18  # likewise, put in order: that takes 60 bytes each
 
 
-def fitted_tables(values: Floats, shares: Floats | None, entries: int, zero: bool) -> Floats:
+def fitted_tables(
+    values: Floats, shares: Floats | None, entries: int, zero: bool, *, roughly: bool = False
+) -> Floats:
     """Returns the entries of each table, ascending: those with the least weighted square distance.
 
     Where a table's values are no more than its entries, these are exactly those.
@@ -51,13 +54,15 @@ def fitted_tables(values: Floats, shares: Floats | None, entries: int, zero: boo
         shares: (tables, values), how much each counts, 0 or more; None where all count alike.
         entries: how many a table has, 2 or more.
         zero: whether one of them is to be 0 exactly.
+        roughly: whether they are only a start, and a few rounds will do.
     """
-    each = values.shape[1]
+    rounds, each = _ROUGH if roughly else _ROUNDS, values.shape[1]
     step = tables_together(each) if each > _MOST else max(1, _SORTED // each)
 
     def fit(start: int) -> Floats:
         part = slice(start, start + step)
-        return _fitted(values[part], None if shares is None else shares[part], entries, zero)
+        own = None if shares is None else shares[part]
+        return _fitted(values[part], own, entries, zero, rounds)
 
     return np.concatenate(map_items(fit, range(0, len(values), step)))
 
@@ -98,25 +103,25 @@ def fitted_in_pieces(pieces: Pieces, entries: int, zero: bool) -> Floats:
     return table
 
 
-def _fitted(values: Floats, shares: Floats | None, entries: int, zero: bool) -> Floats:
+def _fitted(values: Floats, shares: Floats | None, entries: int, zero: bool, rounds: int) -> Floats:
     if shares is not None:
         unreached = ~(shares > 0).any(axis=1, keepdims=True)
         if unreached.any():  # no sample reaches what is kept: all count alike
             shares = np.where(unreached, (values != 0).astype(np.float32), shares)
     line = _in_order(values, shares) if values.shape[1] <= _MOST else _counted(values, shares)
-    found = _entries_of(line, entries, zero)
+    found = _entries_of(line, entries, zero, rounds)
     for table in np.flatnonzero(line.occupied <= entries):
         own = np.unique(values[table] if shares is None else values[table][shares[table] > 0])
         _take_few(found[table], own, zero)
     return found
 
 
-def _entries_of(line: _Line, entries: int, zero: bool) -> Floats:
+def _entries_of(line: _Line, entries: int, zero: bool, rounds: int = _ROUNDS) -> Floats:
     """Returns the entries of each table on a line, ascending."""
-    edges = _improved(line, _first_edges(line, entries - zero), None)
+    edges = _improved(line, _first_edges(line, entries - zero), None, rounds)
     centres = _centres(line, edges)
     if zero:
-        centres = _with_zero(line, centres)
+        centres = _with_zero(line, centres, rounds)
     found: Floats = np.sort(centres, axis=1).astype(np.float32)
     return found
 
@@ -253,32 +258,33 @@ def _first_edges(line: _Line, entries: int) -> Places:
     return _moved(line, lattice[:, middle], places, None)
 
 
-def _with_zero(line: _Line, centres: Doubles) -> Doubles:
+def _with_zero(line: _Line, centres: Doubles, rounds: int) -> Doubles:
     """Returns the centres with 0 among them, the others moved to where they are best beside it."""
     together = np.sort(np.concatenate([centres, np.zeros((len(centres), 1))], axis=1), axis=1)
     number = np.argmax(together == 0, axis=1)
     between = (together[:, 1:] + together[:, :-1]) / 2
     edges = [np.searchsorted(own, each) for own, each in zip(line.outer, between, strict=True)]
     last = line.weight.shape[1] - 1
-    found = _centres(line, _improved(line, np.minimum(np.stack(edges), last), number))
+    found = _centres(line, _improved(line, np.minimum(np.stack(edges), last), number, rounds))
     np.put_along_axis(found, number[:, None], 0, axis=1)
     return found
 
 
-def _improved(line: _Line, edges: Places, zero: Places | None) -> Places:
+def _improved(line: _Line, edges: Places, zero: Places | None, rounds: int) -> Places:
     """Returns edges moved to where the square distance is less, by all of a table at once.
 
     Args:
         line: the values.
         edges: (tables, entries - 1), ascending.
         zero: (tables,) the interval whose entry is 0; None where all are means.
+        rounds: at most.
     """
     if edges.shape[1] == 0:
         return edges
     edges, rest = edges.copy(), np.arange(len(edges))
     still = np.zeros(len(edges), np.intp)  # rounds since something moved
-    for number in range(_ROUNDS):
-        part = _Line(*(each[rest] for each in line))
+    for number in range(rounds):
+        part = line if rest.size == len(edges) else _Line(*(each[rest] for each in line))
         places = _places(edges[rest], line.weight.shape[1] - 1, number % _PHASES / _PHASES)
         moved = _moved(part, edges[rest], places, None if zero is None else zero[rest])
         still[rest] = np.where((moved != edges[rest]).any(axis=1), 0, still[rest] + 1)

@@ -25,16 +25,19 @@ from mlpass.storage.storage import Floats, Grid, MakeRounding, Movable, Rounding
 ROUNDS = 2  # of choosing outliers and fitting the grid to the others
 
 
-class Trimmed(Grid, Movable, Protocol):
+class Trimmed(Movable, Grid, Protocol):
     """A grid that can be fitted to some of the elements."""
 
-    def fit(self, weight: Array, keep: Array, apart: Mask | None = None) -> MakeRounding:
+    def fit(
+        self, weight: Array, keep: Array, apart: Mask | None = None, *, roughly: bool = False
+    ) -> MakeRounding:
         """Fixes the values as `Grid.fit` does.
 
         Args:
             weight: (groups, rows, columns), zero where it is not kept, and where it is apart.
             keep: the same shape.
             apart: the same shape, which elements count for nothing.
+            roughly: whether the values are only a start.
         """
         ...
 
@@ -79,18 +82,23 @@ class Divided:
         self.values = np.zeros((*shape[:2], int(np.prod(shape[2:]))), np.float32)
         self.apart, self.chosen = apart, apart is not None
 
-    def fit(self, weight: Array, keep: Array) -> MakeRounding:
+    def fit(self, weight: Array, keep: Array, *, roughly: bool = False) -> MakeRounding:
         """Chooses the outliers, and fixes the grid to the others."""
         values, kept = host(weight), host(keep)
+
+        def fit_others() -> None:
+            others = np.where(self._outliers, np.float32(0), values)
+            self.grid.fit(others, kept, self.apart, roughly=roughly)
+
         if self.chosen:
-            self.grid.fit(np.where(self._outliers, np.float32(0), values), kept, self.apart)
+            fit_others()
             return self.rounding
         error = np.square(values) * self.power[:, None]
         for number in range(ROUNDS):
             if number:
                 error = np.square(self.grid.nearest(values) - values) * self.power[:, None]
             self.apart = self._largest(error, kept)
-            self.grid.fit(np.where(self.apart, np.float32(0), values), kept, self.apart)
+            fit_others()
         return self.rounding
 
     def rounding(self, order: NDArray[np.intp]) -> Rounding:

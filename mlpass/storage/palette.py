@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from mlpass.arrays import Array, host
 from mlpass.errors import NotApplicable
 from mlpass.options import option, phrase_of
-from mlpass.parallel import map_items
+from mlpass.parallel import SLAB, map_items
 from mlpass.registries import storage
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.ranking import Mask
+from mlpass.storage.codes import codes_of, column_codes
 from mlpass.storage.kmeans import fitted_in_pieces, fitted_tables, is_large, tables_together
 from mlpass.storage.normal_float import normal_float
 from mlpass.storage.outliers import divided
@@ -36,7 +38,9 @@ from mlpass.storage.storage import (
 
 _FORM = "constexpr_lut_to_dense"
 _OLD_BITS = (1, 2, 4, 6, 8)
-_FEW = 1 << 14  # comparisons of a column, which numpy makes at once sooner than one after another
+Element = TypeVar("Element", bound=np.generic)
+# Some tables and, of one whose values are many, some of these.
+_Part = tuple[range, slice]
 
 
 @storage("palettize", lead="bits")
@@ -228,7 +232,9 @@ class _Tables:
         middles: Floats = (self.entries[:, 1:] + self.entries[:, :-1]) / np.float32(2)
         return middles
 
-    def fit(self, weight: Array, keep: Array, apart: Mask | None = None) -> MakeRounding:
+    def fit(
+        self, weight: Array, keep: Array, apart: Mask | None = None, *, roughly: bool = False
+    ) -> MakeRounding:
         """Fixes each table to the kept weights of its rows, and to a zero where that is stored.
 
         What is `apart` is zero in `weight`, and counts for nothing.
@@ -252,20 +258,20 @@ class _Tables:
             if not alike or self.power.flat[0] == 0:
                 counts = kept if apart is None else kept & ~apart
                 shares = np.where(counts, self.power[:, None, :], np.float32(0)).reshape(count, -1)
-            found = fitted_tables(values, shares, self.palette.entries, zero)
+            found = fitted_tables(values, shares, self.palette.entries, zero, roughly=roughly)
         self.entries[:] = found.astype(self.dtype)  # as it will be stored
         return self.rounding
 
     def rounding(self, order: NDArray[np.intp]) -> Rounding:
         """Returns what rounds the columns of a sweep, and notes their codes."""
-        between, entries = self.between, self.entries.reshape(-1)
-        origin = np.arange(len(between))[:, None] * self.palette.entries
+        entries, of_column = self.entries.reshape(-1), column_codes(self.between, self.size)
+        origin = np.repeat(np.arange(len(self.entries)) * self.palette.entries, self.size)
 
         def round_column(index: int, column: Array) -> Array:
-            flat = host(column).reshape(len(between), self.size)
-            codes = _codes(between, flat)
+            codes = of_column(host(column).reshape(-1))
             self.codes[:, :, order[index]] = codes.reshape(column.shape)
-            return entries[origin + codes].reshape(column.shape)
+            found: Floats = entries.take(origin + codes).reshape(column.shape)
+            return found
 
         return round_column
 
@@ -277,38 +283,61 @@ class _Tables:
         """Returns each element's nearest entry, and notes their codes."""
         if self.codes.shape != weight.shape:
             self.codes = np.zeros(weight.shape, np.uint8)
-        values, between = host(weight).reshape(len(self.entries), -1), self.between
-        codes = self.codes.reshape(values.shape)
-        found = np.empty_like(values)
+        values, codes = (self._by_table(each) for each in (host(weight), self.codes))
+        between, found = self.between, np.empty_like(values)
 
-        def round_table(table: int) -> None:
-            own = np.searchsorted(between[table], values[table], side="left")
-            codes[table], found[table] = own, self.entries[table][own]
+        def round_part(part: _Part) -> None:
+            tables, run = part
+            own = slice(tables.start, tables.stop)
+            codes[own, run] = codes_of(between[own], values[own, run])
+            for table in tables:
+                np.take(self.entries[table], codes[table, run], out=found[table, run], mode="clip")
 
-        map_items(round_table, range(len(values)))
+        map_items(round_part, self._parts())
         return found.reshape(weight.shape)
+
+    def _by_table(self, values: NDArray[Element]) -> NDArray[Element]:
+        """Returns (groups, rows, columns) as (tables, values)."""
+        return values.reshape(len(self.entries), -1)
+
+    def _parts(self) -> list[_Part]:
+        """Returns some tables each, or some values of a large one."""
+        tables = len(self.entries)
+        each = self.codes.size // tables
+        step, width = max(1, SLAB // max(1, each)), min(each, SLAB)
+        return [
+            (range(start, min(start + step, tables)), slice(left, left + width))
+            for start in range(0, tables, step)
+            for left in range(0, each, width)
+        ]
 
     def spread(self, values: Floats) -> Floats:
         """Returns each element's share of what the entries change by."""
-        codes = self.codes.reshape(len(values), -1)
+        codes = self._by_table(self.codes)
         found = np.empty(codes.shape, np.float32)
 
-        def take(table: int) -> None:
-            np.take(values[table], codes[table], out=found[table])
+        def take(part: _Part) -> None:
+            tables, run = part
+            for table in tables:
+                np.take(values[table], codes[table, run], out=found[table, run], mode="clip")
 
-        map_items(take, range(len(values)))
+        map_items(take, self._parts())
         return found.reshape(self.codes.shape)
 
     def gathered(self, weight: Floats, *, squared: bool = False) -> Floats:
         """Returns for each entry the sum over the elements that take it; an entry 0 stays."""
-        found = np.empty_like(self.entries)
-        codes, values = (each.reshape(len(found), -1) for each in (self.codes, weight))
+        codes, values = self._by_table(self.codes), self._by_table(weight)
+        entries, parts = self.palette.entries, self._parts()
 
-        def add(table: int) -> None:
-            found[table] = np.bincount(codes[table], values[table], self.palette.entries)
+        def add(part: _Part) -> NDArray[np.float64]:
+            tables, run = part
+            sums = [np.bincount(codes[each, run], values[each, run], entries) for each in tables]
+            return np.stack(sums)
 
-        map_items(add, range(len(found)))
-        return np.where(self.entries == 0, np.float32(0), found)
+        found = np.zeros(self.entries.shape)
+        for (tables, _), sums in zip(parts, map_items(add, parts), strict=True):
+            found[tables.start : tables.stop] += sums
+        return np.where(self.entries == 0, np.float32(0), found.astype(np.float32))
 
     def moved(self, values: Floats) -> Floats:
         """Returns the weight with other entries, which are in order again.
@@ -321,9 +350,9 @@ class _Tables:
         order = np.argsort(entries, axis=1, kind="stable")
         self.entries[:] = np.take_along_axis(entries, order, axis=1)
         rank = np.argsort(order, axis=1, kind="stable").astype(np.uint8)
-        codes = self.codes.reshape(len(entries), -1)
-        for table, own in enumerate(rank):
-            codes[table] = own[codes[table]]
+        codes = self._by_table(self.codes)
+        for table in np.flatnonzero((np.diff(order) < 0).any(axis=1)):
+            codes[table] = rank[table][codes[table]]
         return self.decoded()
 
     def decoded(self) -> Floats:
@@ -338,21 +367,3 @@ class _Tables:
             zeros = np.repeat(zero, self.size).reshape(codes.shape[:2])
             codes = np.where(kept, codes, zeros[:, :, None])
         return {"codes": self.layout.join(codes), "tables": self.entries.astype(self.dtype)}
-
-
-def _codes(between: Floats, values: Floats) -> NDArray[np.intp] | NDArray[np.uint8]:
-    """Returns how many middles of its table each value is above."""
-    if len(between) == 1:
-        return np.searchsorted(between[0], values, side="left")
-    if values.size * between.shape[1] <= _FEW:  # by comparing with all of them, else by halving
-        above = values > np.ascontiguousarray(between.T)[:, :, None]
-        codes: NDArray[np.uint8] = np.add.reduce(above, axis=0, dtype=np.uint8)
-        return codes
-    middles, origin = between.reshape(-1), np.arange(len(between))[:, None] * between.shape[1]
-    places = np.broadcast_to(origin, values.shape).copy()
-    step = (between.shape[1] + 1) // 2
-    while step:
-        places += step * (values > middles[places + (step - 1)])
-        step //= 2
-    places -= origin
-    return places

@@ -198,7 +198,9 @@ class _Grid:
         self.power = power.reshape(groups, 1, *self.shape[2:])
         self.codes = np.zeros((groups, rows, layout.columns), np.float32)
 
-    def fit(self, weight: Array, keep: Array, apart: Mask | None = None) -> MakeRounding:
+    def fit(
+        self, weight: Array, keep: Array, apart: Mask | None = None, *, roughly: bool = False
+    ) -> MakeRounding:
         """Fixes scales and offsets to the kept weights: least squares, by input power.
 
         What is not kept, or `apart`, is zero in `weight`, which is always on the grid.

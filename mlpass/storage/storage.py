@@ -136,6 +136,10 @@ class Bands(NamedTuple):
 class Movable(Protocol):
     """A grid whose values can be fitted anew to the codes: sets of values, each of its own rows."""
 
+    def fit(self, weight: Array, keep: Array, *, roughly: bool = False) -> MakeRounding:
+        """Fixes the values as `Grid.fit` does; roughly where they are only a start to be moved."""
+        ...
+
     def spread(self, values: Floats) -> Floats:
         """Returns what the elements change by where the grid's values do, codes as they are.
 
@@ -160,6 +164,13 @@ class Movable(Protocol):
             values: (sets, values), what they change by.
         """
         ...
+
+
+def begin_fit(grid: Grid, weight: Array, keep: Array) -> MakeRounding:
+    """Fixes the values as `Grid.fit` does, as a start where they can be moved."""
+    if isinstance(grid, Movable):
+        return grid.fit(weight, keep, roughly=True)
+    return grid.fit(weight, keep)
 
 
 class Stored(NamedTuple):

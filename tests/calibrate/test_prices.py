@@ -8,8 +8,9 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 from mlpass import SparseGPT
-from mlpass.calibrate.menus import Form, Menu
+from mlpass.calibrate.menus import DENSE, Form, Menu
 from mlpass.calibrate.prices import prices_of
+from mlpass.calibrate.probes import Probes
 from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
 from mlpass.solvers.estimate import excerpt
@@ -49,7 +50,7 @@ def test_errors_of_some_rows_are_those_of_all(loud):
     with Package(path) as package:
         (site,) = find_sites(package.programs)
         step = Step(site, Percentile(0.0), None)
-        prices = prices_of(step, Gram(gram), SparseGPT(), Menu())
+        prices = prices_of(step, Gram(gram), SparseGPT(), Menu(), share=0.09)
     tried = [each for each in prices.offers if each.form.storage is not None]
     assert len(tried) > 2
     for offer in tried:
@@ -79,6 +80,32 @@ def test_rows_stand_for_others_by_what_solves_leave(tmp_path):
     for offer in compared:
         whole = solve(weight, gram, offer.form.mode, method=SparseGPT(), storage=offer.form.storage)
         assert offer.error == pytest.approx(whole.error, rel=0.2), str(offer.form)
+
+
+def test_what_takes_far_more_or_less_than_there_is_room_for_is_not_solved_for(
+    tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 64)).astype(np.float32)
+    gram = Gram(np.cov(rng.standard_normal((64, 300))).astype(np.float32))
+    asked = []
+    as_solved = Probes.as_solved
+    monkeypatch.setattr(
+        Probes,
+        "as_solved",
+        lambda self, offers, near, some: asked.append(near) or as_solved(self, offers, near, some),
+    )
+    with Package(one_layer(weight, tmp_path)) as package:
+        (site,) = find_sites(package.programs)
+        step, menu = Step(site, Percentile(0.0), None), Menu()
+        own = menu.nbytes(site, DENSE)
+        for share in (0.5, 0.25, 0.001):
+            prices = prices_of(step, gram, SparseGPT(), menu, share=share)
+            solved = [menu.nbytes(site, form) / (share * own) for form in asked.pop()]
+            assert solved
+            if share > 0.1:
+                assert 1 / 3 <= min(solved) <= max(solved) <= 2
+            assert min(offer.nbytes for offer in prices.every) < 0.15 * own  # weighed all the same
 
 
 def test_few_rows_make_a_risk_of_an_error_that_seems_little(tmp_path):

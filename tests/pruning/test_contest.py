@@ -18,6 +18,7 @@ from mlpass.calibrate.journal import Journal
 from mlpass.calibrate.layers import prune_calibrated
 from mlpass.plan.steps import Step
 from mlpass.program.mlpackage import Package
+from mlpass.pruning import contest
 from mlpass.pruning.contest import better, split
 from mlpass.report.records import BudgetRecord
 from mlpass.runtime.calls import Call
@@ -70,6 +71,26 @@ def test_the_nearer_is_taken(single, first, second, name):
         told = ", ".join(f"{made[each]:.3g} with {each}" for each in ("first", "second"))
         assert won.division.record.judged == f"outputs' error on 4 samples kept back: {told}"
         assert won.layers[0].storage == str(won.division.steps[0].storage)
+
+
+def test_what_chance_may_make_does_not_decide(monkeypatch, single):
+    """The rival is nearer on three of four samples, and over all, by less than samples differ."""
+    calibration, held = split(Calibration(SparseGPT(), samples()))
+    for rival, winner in (([0.9, 0.9, 0.9, 1.25], "first"), ([0.9, 0.8, 0.9, 0.95], "second")):
+        errors = iter([1.0, *[1.0] * 4, 0.9, *rival])  # over all first, then of each sample
+        monkeypatch.setattr(contest, "error_of", lambda dense, other, errors=errors: next(errors))
+        with Package(single) as package:
+            (site,) = find_sites(package.programs)
+            step = Step(site, Percentile(0.0), None, storage=Palette(4, 0))
+            steps = [step, replace(step, storage=Palette(3, 0))]
+            second, first = (
+                Division([each], {site: 1.0}, BudgetRecord(9, 9, 9, 0.1), name=name)
+                for each, name in zip(steps, ("second", "first"), strict=True)
+            )
+            tried = replace(first, rival=second)
+            won = better(package, tried, calibration, held, lambda *_: [])
+        assert won.division.name == winner
+        assert "1 with first, 0.9 with second" in won.division.record.judged
 
 
 @pytest.mark.parametrize(("count", "kept"), [(7, 0), (8, 1), (128, 16), (1000, 32)])

@@ -53,6 +53,19 @@ def test_entries_are_the_best_there_are(name, bits, weighted):
         assert spent(own, share, entries) <= 1.015 * best + 1e-9
 
 
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_rough_start_is_near_the_best(name, bits, zero):
+    values = DRAWS[name](np.random.default_rng(bits), (3, 2048)).astype(np.float32)
+    rough, found = (
+        fitted_tables(values, None, 1 << bits, zero, roughly=roughly) for roughly in (True, False)
+    )
+    for own, start, entries in zip(values, rough, found, strict=True):
+        assert (0 in start) is (0 in entries) is zero
+        assert spent(own, 1.0, start) <= 1.05 * spent(own, 1.0, entries)
+
+
 def test_many_values_are_counted_first():
     values = np.random.default_rng(0).standard_normal((1, 50_000), np.float32)
     for shares in (None, np.ones_like(values)):
