@@ -75,7 +75,7 @@ class BackendError(MlpassError, RuntimeError):
 
 
 class TargetError(MlpassError, RuntimeError):
-    """A target that no step of `mlpass choose` could hold."""
+    """What no step of `mlpass choose` could hold, or no config of `mlpass sweep` could do."""
 
 
 class OutputExistsError(MlpassError, FileExistsError):

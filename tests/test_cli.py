@@ -348,6 +348,7 @@ def test_the_table_of_a_calibrated_run_shows_errors(digits, tmp_path, capsys):
     [
         (["--method", "admm"], "--method: needs --sample-data"),
         (["--allocate", "error"], "--allocate: needs --sample-data"),
+        (["--resume"], "--resume: needs --sample-data"),
         (["--quantize-block-size", "32"], "--quantize-block-size: needs --quantize"),
         (["--quantize", "int4", "--group-size", "8"], "--group-size: does not go with --quantize"),
         (["--quantize", "int4", "--palettize", "4"], "--quantize: does not go with --palettize"),

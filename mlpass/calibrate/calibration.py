@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mlpass.calibrate.gram_folder import GramFolder
@@ -142,6 +142,9 @@ def make_calibration(
             raise ConfigError("executor: divides samples among workers; needs sample_data")
         if method is not None and method.needs_samples:
             raise ConfigError(f"method: {method!r} needs sample_data")
+        defaults = {field.name: field.default for field in fields(Calibration)}
+        if spare := [name for name, value in options.items() if value != defaults[name]]:
+            raise ConfigError(f"{', '.join(spare)}: says how samples are used; needs sample_data")
         return None
     samples = load_samples(sample_data, functions=True)
     functions = functions_in(samples)

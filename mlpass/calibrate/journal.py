@@ -129,7 +129,7 @@ def digest_of_run(
     Raises:
         OSError: a file is gone.
     """
-    told = {**settings, **calibration.settings}
+    told = {**settings, **calibration.settings, "function": package.function_name}
     if package.edited:  # then its files do not tell all
         told["message"] = package.message_digest()
     return digest_of(package.files, told, calibration.sample_data)

@@ -111,6 +111,7 @@ def calibration_of(options: argparse.Namespace) -> dict[str, Any]:
     except ConfigError as wrong:
         error(str(wrong))
     needing = [flag_of("", name) for name in given]
+    needing += ["--resume"] if options.resume else []
     needing += ["--method"] if options.method not in (None, "magnitude") else []
     if options.sample_data is None and needing:
         error(f"{', '.join(needing)}: needs --sample-data")

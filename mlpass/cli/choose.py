@@ -39,6 +39,9 @@ step that holds both.
 With a size alone it climbs to the end and picks the best outputs; with a quality alone, the
 smallest model. --up-to sparsegpt ends the climb earlier. Where nothing holds the target, nothing is
 written, and the exit status is 1.
+
+Of a model in an ExecuTorch .pte, sizes are those of the .pte, with all that it holds besides, where
+OUT is a .pte, and of the model's package by itself where OUT is an .mlpackage.
 """
 
 
@@ -52,8 +55,10 @@ def add_choose(commands: Subparsers) -> None:
     )
     add_model(choose)
     add_samples(choose, required=True, functions=True)
-    add_output(choose)
-    choose.add_argument("--max-size", metavar="SIZE", help="bytes, 3.5MB, or 0.4x of the model")
+    add_output(choose, "OUT", "the .mlpackage or .pte to write")
+    choose.add_argument(
+        "--max-size", metavar="SIZE", help="of all that is written: bytes, 3.5MB, or 0.4x of MODEL"
+    )
     choose.add_argument("--min-snr", type=number, metavar="DB", help="of the worst output")
     choose.add_argument(
         "--min-accuracy", type=number, metavar="F", help="that --evaluate must give at least"
@@ -100,5 +105,5 @@ def _choose(options: argparse.Namespace) -> str:
     if choice.picked is None:
         told = choice if options.json else replace(choice, reason="")  # that is the error's text
         print_text(shown(told, options), options.out)
-        raise TargetError(choice.reason)
+        raise TargetError(": ".join(filter(None, [choice.reason, choice.failed])))
     return shown(choice, options)

@@ -16,10 +16,11 @@ from mlpass.cli.options import (
     add_resume,
     add_samples,
     load_function,
+    print_text,
     shown,
 )
 from mlpass.cli.storages import add_storages, storage_of
-from mlpass.errors import ConfigError, visible
+from mlpass.errors import ConfigError, TargetError, visible
 
 _SWEEP_HELP = """\
 Try many ways to prune a model, and show what each does to its size, its outputs, its layers and, on
@@ -49,6 +50,8 @@ keep; a name that ends in .json gets only the figures.
 
   --evaluate accuracy.py:top1            your own measure: a function that is given the path of a
                                          package and returns a number, the higher the better
+
+A config that fails is a row with its reason; where all do, the exit status is 1.
 
 If a sweep dies, the same command with --resume goes on with the configs that are left.
 """
@@ -112,6 +115,11 @@ def _sweep(options: argparse.Namespace) -> str:
     written = (
         "" if options.output is None or options.json else f"\n{visible(options.output)}: written"
     )
+    if report.failed is not None:
+        print_text(shown(report, options) + written, options.out)
+        raise TargetError(
+            f"not one of {len(report.trials)} configs could be tried: {report.failed}"
+        )
     return shown(report, options) + written
 
 

@@ -15,9 +15,9 @@ from mlpass.examine.processors import check_processor, facts
 from mlpass.plan.config import configured
 from mlpass.plan.steps import Step, plan
 from mlpass.program.dtypes import BY_NAME
-from mlpass.program.hosted import host_of, output_name
 from mlpass.program.ir import TensorType
 from mlpass.program.mlmodel import open_single
+from mlpass.program.pte_paths import host_of, output_name
 from mlpass.report.explanation import Explanation, Finding, WeightCost
 from mlpass.report.gathered import gathered
 from mlpass.storage.exact import file_nbytes

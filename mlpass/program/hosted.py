@@ -7,7 +7,6 @@ A path of one is that of the `.pte`, where it has one model, or goes on with the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,34 +18,12 @@ from mlpass.files import check_file, temporary_folder, whole_file
 from mlpass.program.inmemoryfs import Content, Image, digest
 from mlpass.program.mlpackage import Package
 from mlpass.program.pte import Blob, Pte
-from mlpass.program.pte_writing import write_pte
+from mlpass.program.pte_paths import PTE_SUFFIX, host_of
+from mlpass.program.pte_writing import write_pte, written_nbytes
 from mlpass.program.rewriter import Rewriter
 from mlpass.program.writing import Targets, single
 
-PTE_SUFFIX = ".pte"
 _METADATA = "metadata.json"
-
-
-def host_of(model: object) -> tuple[Path, str] | None:
-    """Returns the `.pte` that a path leads to, or into, and what is left of it; None of others."""
-    if not isinstance(model, str | os.PathLike):
-        return None
-    path = Path(model)
-    for each in (path, *path.parents):
-        if each.suffix == PTE_SUFFIX and not each.is_dir():
-            return each, "/".join(path.parts[len(each.parts) :])
-    return None
-
-
-def output_name(source: str, stem: str) -> str:
-    """Returns a name for what is made of a model: one in a `.pte` is written to a `.pte`."""
-    return stem + (".mlpackage" if host_of(source) is None else PTE_SUFFIX)
-
-
-def same_in(written: Path, source: object) -> Path:
-    """Returns the path of the model in a file that was written of `source`, the path of one."""
-    host = host_of(source)
-    return written / host[1] if host is not None and written.suffix == PTE_SUFFIX else written
 
 
 def models_of(source: object) -> dict[str, str]:
@@ -128,17 +105,33 @@ def write_hosts(
         OutputExistsError: `target` exists and `force` is False.
         OSError: it cannot be written.
     """
-    with pte.telling():
-        images = {blob: _renewed(pte.image(blob), path) for blob, path in packages.items()}
+    images = _images(pte, packages)
     with whole_file(target, force=force, keep=keep) as building:
         with building.open("wb") as file:
             write_pte(pte, file, images)
         _check_written(pte, building, target)
 
 
+def nbytes_in(host: str, package: Path) -> int:
+    """Returns the size of the program that `write_copy` would write.
+
+    Args:
+        host: the path of the `.pte`, or of the model in it.
+        package: that was made of the model.
+
+    Raises:
+        ModelFormatError: the program is broken, or there is no such model.
+        OSError: a file cannot be read.
+    """
+    path, delegate = host_of(host) or (Path(host), "")
+    pte = Pte(path)
+    blob = pte.delegates[_chosen(pte, delegate)].blob
+    return written_nbytes(pte, _images(pte, {blob: package}))
+
+
 def check_copy(source: object, package: Package, target: Targets, *, force: bool) -> None:
     """Raises what `write_copy` would, of a target, before anything is made to be written there."""
-    if _is_for_host(source, target):
+    if is_for_host(source, target):
         check_file(Path(single(target)).absolute(), force=force)
     else:
         package.check_target(target, force=force)
@@ -158,7 +151,7 @@ def write_copy(source: object, package: Path, target: Targets, *, force: bool) -
         OutputExistsError: `target` exists and `force` is False.
         OSError: it cannot be written.
     """
-    if not _is_for_host(source, target):
+    if not is_for_host(source, target):
         with Package(package) as made, made.rewrite(target, force=force, keep=True):
             return
     host = host_of(source)
@@ -168,8 +161,15 @@ def write_copy(source: object, package: Path, target: Targets, *, force: bool) -
         write_hosts(hosted.pte, {hosted.blob: package}, place, force=force, keep=True)
 
 
-def _is_for_host(source: object, target: Targets) -> bool:
+def is_for_host(source: object, target: Targets) -> bool:
+    """Returns whether what is made of a model is written to a `.pte`, in the place of that."""
     return host_of(source) is not None and Path(single(target)).suffix == PTE_SUFFIX
+
+
+def _images(pte: Pte, packages: Mapping[Blob, Path]) -> dict[Blob, Image]:
+    """Returns the folders of delegates with other packages in them."""
+    with pte.telling():
+        return {blob: _renewed(pte.image(blob), path) for blob, path in packages.items()}
 
 
 def _check_written(pte: Pte, written: Path, target: Path) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mlpass.errors import ConfigError, ModelFormatError
 from mlpass.files import check_apart, temporary_folder
 from mlpass.program.chunks import open_chunks
-from mlpass.program.hosted import HostedPackage, host_of
+from mlpass.program.hosted import HostedPackage
 from mlpass.program.mlpackage import Package
 from mlpass.program.proto import Model
+from mlpass.program.pte_paths import host_of
 
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program as MilProgram

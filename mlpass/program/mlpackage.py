@@ -14,6 +14,7 @@ from mlpass.errors import ModelFormatError
 from mlpass.files import check_apart, check_free, whole_folder
 from mlpass.program.manifest import check_items
 from mlpass.program.opened import OpenPackage, package_nbytes
+from mlpass.program.pte_paths import PTE_SUFFIX, check_whole
 from mlpass.program.rewriter import Rewriter
 from mlpass.program.writing import Targets, single
 
@@ -67,18 +68,13 @@ class Package(OpenPackage):
     def check_target(self, target: Targets, *, force: bool = False) -> Path:
         """Returns the absolute path of a target that `rewrite` would write; raises as it does."""
         target = Path(single(target)).absolute()
+        check_whole(target)
         if target.suffix != ".mlpackage":
+            instead = "; a .pte is written of a model in a .pte alone"
             raise ModelFormatError(
-                f"{target}: a package's name must end in .mlpackage{_instead(target)}"
+                f"{target}: a package's name must end in .mlpackage"
+                f"{instead if target.suffix == PTE_SUFFIX else ''}"
             )
         check_free(target, force=force)
         check_apart(target, self.path, "the model to prune")
         return target
-
-
-def _instead(target: Path) -> str:
-    """Returns what a target in a `.pte` should be, to go on with; nothing of others."""
-    found = next((each for each in target.parents if each.suffix == ".pte"), None)
-    if found is not None:
-        return f"; for a model in a .pte name the file, which is written whole: {found}"
-    return "; a .pte is written of a model in a .pte alone" if target.suffix == ".pte" else ""

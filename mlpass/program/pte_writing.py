@@ -62,6 +62,22 @@ def write_pte(pte: Pte, file: IO[bytes], images: Mapping[Blob, Image]) -> None:
     copy_content(pte.data[end:], file)
 
 
+def written_nbytes(pte: Pte, images: Mapping[Blob, Image]) -> int:
+    """Returns how many bytes `write_pte` would write.
+
+    Raises:
+        ModelFormatError: the program is broken.
+        OSError: a file in a folder cannot be read.
+    """
+    with pte.telling():
+        size = len(_exchanged(pte, images))
+        moved = _moved(pte, size, images)
+    end, written = pte.end, size
+    for old, (offset, nbytes) in moved.places.items():
+        end, written = old.stop, moved.base + offset + nbytes
+    return written + len(pte.data) - end
+
+
 def _exchanged(pte: Pte, images: Mapping[Blob, Image]) -> memoryview:
     """Returns the flatbuffer of a program, with folders where it holds models itself."""
     program = pte.program

@@ -12,9 +12,10 @@ from mlpass.files import check_file, temporary_folder
 from mlpass.plan.config import Config, op_config_of
 from mlpass.plan.lookup import unmatched
 from mlpass.plan.steps import names_of
-from mlpass.program.hosted import PTE_SUFFIX, host_of, write_hosts
+from mlpass.program.hosted import write_hosts
 from mlpass.program.mlmodel import open_package
 from mlpass.program.pte import Pte
+from mlpass.program.pte_paths import PTE_SUFFIX, check_whole
 from mlpass.report.joined import joined
 from mlpass.report.records import Report
 from mlpass.weights.sites import find_sites
@@ -45,14 +46,14 @@ def prune_hosts(
         data_free: whether there are neither samples nor a budget, which are for one model.
 
     Raises:
-        ConfigError: it is not data-free; or `output` is a model in a `.pte`; or no model has what
-            the config names.
-        MlpassError: as `prune`; or `output` is not a `.pte`.
+        ConfigError: it is not data-free; or `output` is not a `.pte`; or no model has what the
+            config names.
+        ModelFormatError: `output` is a model in a `.pte`.
+        MlpassError: as `prune`.
         OSError: a file cannot be read or written.
     """
     target = Path(output).absolute()
-    if (host := host_of(target)) is not None and host[1]:
-        raise ConfigError(f"output: a .pte is written whole: name {host[0]}, not a model in it")
+    check_whole(target)
     if not data_free or target.suffix != PTE_SUFFIX:
         what = "samples and budgets are" if not data_free else f"{target.name} is"
         raise ConfigError(

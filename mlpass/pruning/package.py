@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -68,9 +68,10 @@ def prune_package(
         functions, bytes_before = function_records(package.programs), package.nbytes
         first = package.check_target(output, force=force)
         kept = calibration if journaled else None
+        settings = {"config": config, "budget": budget, "joint": joint_compression}
         with (
             naming(first, journal_path(first)),
-            _journal(package, first, config, kept, budget, resume) as journal,
+            _journal(package, first, kept, settings, resume) as journal,
             package.rewrite(output, force=force) as rewriter,
         ):
             steps, division = rank_globally(steps), None
@@ -130,13 +131,12 @@ def _divided(
 def _journal(
     package: Package,
     output: Path,
-    config: Config,
     calibration: Calibration | None,
-    budget: Budget | None,
+    settings: Mapping[str, object],
     resume: bool,
 ) -> Journal:
     """Returns the journal of a run; one that is not calibrated keeps none."""
     if calibration is None:
         return Journal()
-    digest = digest_of_run(package, {"config": config, "budget": budget}, calibration)
+    digest = digest_of_run(package, settings, calibration)
     return Journal(journal_path(output), digest, resume=resume)

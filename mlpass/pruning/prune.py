@@ -134,7 +134,14 @@ def prune(
         raise ConfigError("budget: divides bytes among layers already; drop allocate")
     if tune is not None:
         check_tune(source, calibration)
+    if resume and calibration is None:
+        raise ConfigError(
+            "resume: goes on with what was solved for on samples; without sample_data there is "
+            "nothing to go on with"
+        )
     if is_pymil(source):
+        if resume:
+            raise ConfigError("resume: is for packages; a Program is pruned in place, all at once")
         if wanted is not None:
             raise ConfigError(
                 "budget: is for the weight files of a package, and a Program has none; convert it, "
@@ -174,7 +181,12 @@ def prune(
     carry_out_at = partial(prune_one, source, config=given)
     if tune is None or calibration is None:
         return carry_out_at(output, force=force)
-    settings = {"config": given, "budget": wanted, "target": minimum_deployment_target}
+    settings = {
+        "config": given,
+        "budget": wanted,
+        "joint": joint_compression,
+        "target": minimum_deployment_target,
+    }
     solve = partial(carry_out_at, force=True)
     return prune_and_tune(
         solve, source, output, calibration, settings, tune, force=force, resume=resume

@@ -13,8 +13,8 @@ from mlpass.calibrate.journal import digest_of_run
 from mlpass.errors import CalibrationError, ConfigError
 from mlpass.files import hidden_path, naming, whole_file
 from mlpass.ledger import Ledger
-from mlpass.program.hosted import same_in
 from mlpass.program.mlmodel import check_outside, open_package
+from mlpass.program.pte_paths import same_in
 from mlpass.report.plain import keep, kept
 from mlpass.report.records import LayerRecord, Report, report_from_record
 from mlpass.runtime.sources import is_pymil

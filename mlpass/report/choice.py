@@ -19,6 +19,7 @@ from mlpass.report.study import (
     mind_column,
     number_text,
     quality_columns,
+    why_none,
 )
 from mlpass.report.table import bytes_text, sizes_apart
 
@@ -98,6 +99,11 @@ class Choice(Shown):
     notes: tuple[str, ...] = ()
 
     listed: ClassVar[str] = "attempts"
+
+    @property
+    def failed(self) -> str | None:
+        """Why not one step could be tried; None where one could, or none was."""
+        return why_none([attempt.trial for attempt in self.attempts])
 
     @property
     def marks(self) -> list[str]:

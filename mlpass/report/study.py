@@ -213,6 +213,11 @@ class SweepReport(Shown):
     listed: ClassVar[str] = "trials"
 
     @property
+    def failed(self) -> str | None:
+        """Why not one config could be tried; None where one could."""
+        return why_none(self.trials)
+
+    @property
     def front(self) -> tuple[Trial, ...]:
         """The trials that no other beats by more than noise in size and quality, smallest first.
 
@@ -318,6 +323,12 @@ def failures(trials: Sequence[Trial]) -> list[str]:
         if trial.failed is not None:
             labels.setdefault(trial.failed, []).append(trial.label)
     return [f"{'; '.join(which)} failed: {why}" for why, which in labels.items()]
+
+
+def why_none(trials: Sequence[Trial]) -> str | None:
+    """Returns why no trial came to anything, each reason once; None where one did, or of none."""
+    reasons = dict.fromkeys(trial.failed for trial in trials)
+    return "; ".join(map(str, reasons)) if reasons and None not in reasons else None
 
 
 def marks(trials: Sequence[Trial]) -> list[str]:

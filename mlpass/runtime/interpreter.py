@@ -15,8 +15,8 @@ from mlpass.errors import (
     close_matches,
 )
 from mlpass.literals import Runner
-from mlpass.program.hosted import host_of
 from mlpass.program.ir import StateType, TensorType, Value
+from mlpass.program.pte_paths import host_of
 from mlpass.runtime.backends.base import Backend, open_backend
 from mlpass.runtime.backends.coreml import CoreMLModel
 from mlpass.runtime.constants import Constants

@@ -12,7 +12,7 @@ from mlpass.files import temporary_folder
 from mlpass.literals import Backend
 from mlpass.options import check_count
 from mlpass.plan.sizes import parse_size
-from mlpass.program.hosted import check_copy, write_copy
+from mlpass.program.hosted import check_copy, is_for_host, write_copy
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import path_of
@@ -62,7 +62,8 @@ def choose(
         output: path of the `.mlpackage` to write; or, of a model in an ExecuTorch `.pte`, of a
             `.pte` with what is chosen in its place.
         sample_data: to calibrate on, as for `prune`. Of several functions, the worst counts.
-        max_size: of all files: bytes, a text such as "3.5MB", or a share such as "0.4x".
+        max_size: of all files that are written: bytes, a text such as "3.5MB", or a share such as
+            "0.4x" of the package, or of the `.pte` where a `.pte` is written.
         min_snr: in dB, of the worst output, against the model as it is.
         min_accuracy: what `evaluate` must give at least.
         evaluate: your own measure: given the path of a package, returns a number, the higher the
@@ -108,11 +109,12 @@ def choose(
             backend=backend,
             function_name=function_name or named,
             processor=processor,
+            host=os.path.abspath(shown) if is_for_host(model, output) else None,
             **given_as(shown, sample_data, minimum_deployment_target),
         )
         with Package(path) as package:
             check_copy(model, package, output, force=force)
-            before = package.nbytes
+            before = setting.nbytes
             setting = setting.having(reference=str(write_outputs(package, setting, folder)))
         nbytes = None if max_size is None else parse_size("max_size", max_size, before)
         value = None if evaluate is None else evaluated(evaluate, path)

@@ -12,7 +12,6 @@ from pathlib import Path
 from mlpass.errors import MlpassError
 from mlpass.plan.config import Config
 from mlpass.program.mlpackage import Package
-from mlpass.program.opened import package_nbytes
 from mlpass.pruning.prune import prune
 from mlpass.report.choice import Attempt, Target
 from mlpass.report.front import SIZE_NOISE, SNR_NOISE
@@ -132,19 +131,23 @@ class Climb:
     def smallest_sparsity(self) -> float | None:
         """Returns the least sparsity at which the size holds, None where nothing is enough."""
         assert self.target.nbytes is not None
-        probe = str(self.folder / "probe.mlpackage")
+        if self.setting.nbytes <= self.target.nbytes:
+            return 0.0  # as it is; with a few zeros it may be larger
         low, high = 0, round(1 / _FINE)  # of sparsities; the low one is not enough
         while low < high:
             middle = (low + high) // 2
-            report = prune(self.setting.model, probe, Percentile(middle * _FINE), force=True)
-            if report.bytes_before <= self.target.nbytes:
-                return 0.0  # as it is; with a few zeros it may be larger
-            if report.bytes_after <= self.target.nbytes:
+            if self._fits(middle * _FINE):
                 high = middle
             else:
                 low = middle + 1
-        report = prune(self.setting.model, probe, Percentile(min(1.0, low * _FINE)), force=True)
-        return low * _FINE if report.bytes_after <= self.target.nbytes else None
+        return low * _FINE if self._fits(low * _FINE) else None
+
+    def _fits(self, sparsity: float) -> bool:
+        """Returns whether the size holds with that share of zeros."""
+        assert self.target.nbytes is not None
+        probe = str(self.folder / "probe.mlpackage")
+        prune(self.setting.model, probe, Percentile(min(1.0, sparsity)), force=True)
+        return self.setting.nbytes_of(probe) <= self.target.nbytes
 
     def try_rung(self, rung: str, sparsity: float | None) -> None:
         """Tries the variants of a rung; those after the first rung follow what was best before.
@@ -205,19 +208,24 @@ class Climb:
         that were tried, and after an attempt that is too large as much as it did there. Of a model
         that holds the size as it is nothing is divided.
         """
-        whole = package_nbytes(Path(self.setting.model))
-        if self.target.nbytes is None or whole <= self.target.nbytes:
+        if self.target.nbytes is None or self.setting.nbytes <= self.target.nbytes:
             return
         stored = [n for n, each in enumerate(self.attempts) if each.rung == "storages"]
         written = [self.packages[n] for n in stored if self.attempts[n].trial.failed is None]
-        beside = max(map(_beside_weights, [self.setting.model, *written]))
+        beside = max(map(self._beside_weights, [self.setting.model, *written]))
         for _ in range(_BUMPS):
             if self.target.nbytes <= beside:
                 return
             trial = self._run("budget", within(self.target.nbytes - beside), 0.0)
             if trial.nbytes is None or trial.nbytes <= self.target.nbytes:
                 return
-            beside = max(beside + 1, _beside_weights(self.packages[-1]))
+            beside = max(beside + 1, self._beside_weights(self.packages[-1]))
+
+    def _beside_weights(self, path: str) -> int:
+        """Returns the bytes of what counts that are not in the weight files of a package."""
+        with Package(path) as package:
+            weights = sum(each.stat().st_size for each in package.weight_paths)
+        return self.setting.nbytes_of(path) - weights
 
     def _smaller(self) -> list[int | None]:
         """Returns the attempts of less bytes than the best one, those of the best outputs first."""
@@ -252,8 +260,7 @@ class Climb:
         samples = self.setting.sample_data
         try:
             report = finetune(self.packages[start], output, samples, self.setting.model)
-            known = before.report.bytes_before if before.report else report.bytes_before
-            report = replace(report, source=self.setting.model, bytes_before=known)
+            report = replace(report, source=self.setting.model)
             trial = measure(self.setting, trial, report, output)
         except MlpassError as error:
             trial = replace(trial, failed=str(error))
@@ -306,12 +313,6 @@ class Climb:
         self.packages.append(output)
         self.sparsities.append(sparsity)
         return not misses
-
-
-def _beside_weights(path: str) -> int:
-    """Returns the bytes of a package that are not in its weight files."""
-    with Package(path) as package:
-        return package.nbytes - sum(each.stat().st_size for each in package.weight_paths)
 
 
 def _stored(storage: Storage, method: Method | None = None) -> Candidate:

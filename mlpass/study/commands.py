@@ -10,7 +10,7 @@ from mlpass.errors import ConfigError
 from mlpass.options import Option, flag_of, options_of
 from mlpass.plan.config import DEFAULT_WEIGHT_THRESHOLD, Config, op_config_of
 from mlpass.plan.mode_options import granularity_of, mode_from_options
-from mlpass.program.hosted import output_name
+from mlpass.program.pte_paths import output_name
 from mlpass.registries import METHODS, MODES, STORAGES, Registry, taken_names
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.plain import rounding_of

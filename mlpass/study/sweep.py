@@ -23,6 +23,7 @@ from mlpass.literals import Backend
 from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import path_of
+from mlpass.program.pte_paths import host_of
 from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
@@ -152,6 +153,7 @@ def sweep(
             function_name=function_name,
             processor=processor,
             weight=weight,
+            host=os.path.abspath(name) if host_of(model) else None,
             **given_as(name, sample_data, minimum_deployment_target),
         )
         _check_weight(package, weight)
@@ -169,7 +171,7 @@ def sweep(
         notes += [NEEDS_NEWER] if configs is None and old else []
         report = SweepReport(
             model=name,
-            bytes_before=package.nbytes,
+            bytes_before=setting.nbytes,
             weight_bytes_before=weight_bytes(package, setting.functions),
             samples=len(setting.judged or ()),
             value_before=value,

@@ -22,7 +22,9 @@ from mlpass.examine.compare import output_names, tally_outputs
 from mlpass.examine.processors import cautions
 from mlpass.files import temporary_folder
 from mlpass.literals import Backend
+from mlpass.program.hosted import nbytes_in
 from mlpass.program.mlpackage import Package
+from mlpass.program.opened import package_nbytes
 from mlpass.program.opsets.targets import opset_of
 from mlpass.pruning.package import prune_package
 from mlpass.report.comparison import OutputRecord
@@ -57,6 +59,8 @@ class Setting:
         weight: whose pattern to picture; the largest where None.
         grams: the folder with what the layers meet in the model as it was on `sample_data`.
         source: the model as its user named it, for what is told; None for `model`.
+        host: the path of the `.pte`, or of the model in it, that packages are to be written to, so
+            that its size counts; None where they stay packages.
         samples: likewise the samples, where they have a path, or one for each function.
         minimum_deployment_target: that it was raised to, for commands; None where it was not.
         processor: that it is for: "ane", "cpu" or "gpu"; None for any.
@@ -72,6 +76,7 @@ class Setting:
     weight: str | None = None
     grams: str | None = None
     source: str | None = None
+    host: str | None = None
     samples: tuple[str, ...] | None = None
     minimum_deployment_target: str | None = None
     processor: str | None = None
@@ -85,6 +90,21 @@ class Setting:
     def judged(self) -> Sequence[Sample] | None:
         """The samples to compare outputs on, read once."""
         return self.learnt if self.test_data is self.sample_data else _loaded(self.test_data)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """The size of the model as it is."""
+        return self.nbytes_of(self.model)
+
+    def nbytes_of(self, package: str) -> int:
+        """Returns the size of a package that is made of the model, or of the program it is in.
+
+        Raises:
+            ModelFormatError: the program that it is written to is broken.
+            OSError: a file cannot be read.
+        """
+        path = Path(package)
+        return package_nbytes(path) if self.host is None else nbytes_in(self.host, path)
 
     @property
     def functions(self) -> tuple[str | None, ...]:
@@ -219,9 +239,16 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
         against = cautions(sites, setting.processor)
     given = setting.source or setting.model
     notes = tuple(note.replace(setting.model, given) for note in report.notes)
+    report = replace(
+        report,
+        source=given,
+        notes=notes,
+        bytes_before=setting.nbytes,
+        bytes_after=setting.nbytes_of(path),
+    )
     return replace(
         trial,
-        report=replace(report, source=given, notes=notes),
+        report=report,
         outputs=outputs,
         value=None if setting.evaluate is None else evaluated(setting.evaluate, path),
         weight_bytes=read,

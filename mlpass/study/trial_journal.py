@@ -88,6 +88,7 @@ def _digest(files: Sequence[Path], setting: Setting) -> str:
         "backend": setting.backend,
         "function_name": setting.function_name,
         "weight": setting.weight,
+        "nbytes": setting.nbytes,
         "processor": setting.processor,
         "evaluate": how and (how.__module__, getattr(how, "__qualname__", repr(how))),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from mlpass.program.hosted import output_name
+from mlpass.program.pte_paths import output_name
 from mlpass.report.records import LayerRecord
 
 _IOS18 = 18

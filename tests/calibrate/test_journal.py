@@ -69,6 +69,10 @@ def test_what_another_run_left_is_not_taken_up(mlp, tmp_path, monkeypatch):
         CalibrationError, match="belongs to a run with another model, config, method"
     ):
         mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples(), resume=True)
+    with pytest.raises(CalibrationError, match="belongs to a run with another model"):
+        mlpass.prune(
+            mlp, out, Percentile(0.5), sample_data=samples(), joint_compression=True, resume=True
+        )
     mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples())  # anew, without it
     assert not journal_path(out).exists()
 

@@ -14,10 +14,11 @@ from mlpass import ConfigError, Interpreter, ModelFormatError, Percentile, Thres
 from mlpass.errors import BackendError, OutputExistsError
 from mlpass.examine.explain import command_for
 from mlpass.examine.predict import predict_to_file
-from mlpass.program.hosted import HostedPackage, output_name, write_hosts
+from mlpass.program.hosted import HostedPackage, write_hosts
 from mlpass.program.inmemoryfs import digest
 from mlpass.program.mlmodel import open_package
 from mlpass.program.pte import Pte
+from mlpass.program.pte_paths import output_name
 from mlpass.program.pte_writing import write_pte
 from tests.conftest import FIXTURES
 from tests.program.commands import one_line, prune
@@ -175,10 +176,6 @@ def test_targets(tmp_path):
         mlpass.prune(FIXTURES / "branches.mlpackage", tmp_path / "new.pte", Percentile(0.5))
     with pytest.raises(ModelFormatError, match="a .pte is written of a model in a .pte alone"):
         mlpass.prune(FIXTURES / "branches.mlpackage", tmp_path / "new.pte", Percentile(0.5))
-    with pytest.raises(
-        ModelFormatError, match=r"name the file, which is written whole: .*/new.pte$"
-    ):
-        mlpass.prune(INLINE, tmp_path / "new.pte/forward/0", Percentile(0.5))
     shutil.copy(INLINE, out)
     mlpass.prune(out, out, Percentile(0.5), force=True)  # in its own place
     assert {layer.sparsity for layer in mlpass.inspect(out).layers} == {0.5}

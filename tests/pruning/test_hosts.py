@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mlpass
-from mlpass import Config, ConfigError, Percentile, Regions
+from mlpass import Config, ConfigError, ModelFormatError, Percentile, Regions
 from mlpass.errors import OutputExistsError
 from mlpass.program.inmemoryfs import digest
 from mlpass.program.pte import Pte
@@ -77,7 +77,6 @@ def test_one_is_tuned_on_what_comes_of_the_ops_between(tmp_path):
             {"budget": "0.5x"},
             "and samples and budgets are for one: name it, as .*ward/0",
         ),
-        ("out.pte/forward/0", {}, "a .pte is written whole: name .*out.pte, not a model in it"),
         ("out.mlpackage", {}, "holds 2 models, and out.mlpackage is for one: name it, as .*ard/0"),
     ],
 )
@@ -86,6 +85,22 @@ def test_what_is_for_one_model_must_name_it(output, given, text, tmp_path):
     with pytest.raises(ConfigError, match=text):
         mlpass.prune(SOURCE, tmp_path / output, config, **given)
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("source", [SOURCE, SOURCE / "forward/1", FIXTURES / "tiny_lm.mlpackage"])
+@pytest.mark.parametrize("name", ["new.pte/forward/0", "new.pte/a.mlpackage"])
+def test_a_program_is_written_whole(source, name, tmp_path):
+    with pytest.raises(ModelFormatError, match=r"a .pte is written whole; name .*: .*/new.pte$"):
+        mlpass.prune(source, tmp_path / name, Percentile(0.5))
+    with pytest.raises(ModelFormatError, match=r"a .pte is written whole; name .*: .*/new.pte$"):
+        mlpass.choose(SOURCE / "forward/1", tmp_path / name, sample_data=SAMPLES, max_size="0.5x")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_folder_may_be_called_as_a_program_is(tmp_path):
+    (tmp_path / "new.pte").mkdir()
+    report = mlpass.prune(SOURCE / "forward/1", tmp_path / "new.pte/a.mlpackage", Percentile(0.5))
+    assert mlpass.inspect(report.output).layers
 
 
 def test_what_is_there_is_kept(tmp_path):

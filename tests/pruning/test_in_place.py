@@ -69,3 +69,9 @@ def test_what_is_not_a_program_is_an_error(source):
         ConfigError, match=r"program: must be a pymil Program\. Got .*prune\(source"
     ):
         mlpass.prune_program(source, Percentile(0.5), method=Magnitude())
+
+
+def test_a_program_is_not_gone_on_with(fixtures):
+    given = {"sample_data": [{"x": np.zeros((1, 4), np.float32)}], "resume": True}
+    with pytest.raises(ConfigError, match="resume: is for packages; a Program is pruned in place"):
+        mlpass.prune(program_of(fixtures / "tiny_lm.mlpackage"), Percentile(0.5), **given)

@@ -276,3 +276,19 @@ def test_a_config_that_names_nothing_is_an_error_before_anything_is_written(fixt
     with pytest.raises(ConfigError, match="no weight or op is named 'nothing'"):
         mlpass.prune(fixtures / "tiny_lm.mlpackage", tmp_path / "out.mlpackage", config)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"propagate": "dense"}, "propagate: says how samples are used; needs sample_data"),
+        ({"backend": "torch", "fallback": "magnitude"}, "fallback, backend: says how samples are"),
+        ({"resume": True}, "resume: goes on with what was solved for on samples; without sample_"),
+        ({"resume": True, "budget": "0.9x"}, "resume: goes on with what was solved for on samples"),
+    ],
+)
+def test_what_does_nothing_without_samples_is_refused(options, text, fixtures, tmp_path):
+    source, out = fixtures / "digits_classifier.mlpackage", tmp_path / "out.mlpackage"
+    with pytest.raises(ConfigError, match=text):
+        mlpass.prune(source, out, Percentile(0.5), **options)
+    assert not out.exists()

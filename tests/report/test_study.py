@@ -68,6 +68,8 @@ def test_a_trial_is_judged_by_its_worst_output():
     ]
     failed = Trial("x", "admm", {}, None, failed="why")
     assert failed.snr is failed.top1 is failed.quality is None
+    assert sweep(trial(), failed).failed is sweep().failed is None
+    assert sweep(failed, failed, replace(failed, failed="else")).failed == "why; else"
 
 
 def test_json_and_table():

@@ -287,12 +287,12 @@ def test_an_attempt_that_is_too_large_is_made_again_smaller(model, samples, tmp_
     from mlpass.study.trial import Setting
 
     nbytes = package_nbytes(model)
-    known = module._beside_weights
+    setting = Setting(model, sample_data=samples[:1], reference=None)
+    climb = module.Climb(setting, Target(nbytes=int(0.3 * nbytes)), tmp_path)
+    known = climb._beside_weights
     assert known(model) == nbytes - sum(
         path.stat().st_size for path in (FIXTURES / "tiny_lm.mlpackage").rglob("weight.bin")
     )
-    setting = Setting(model, sample_data=samples[:1], reference=None)
-    climb = module.Climb(setting, Target(nbytes=int(0.3 * nbytes)), tmp_path)
     climb.try_rung("budget", None)  # nothing is known yet of what programs will say
     first, second = climb.attempts
     over = known(climb.packages[0]) - known(model)

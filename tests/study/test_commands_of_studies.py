@@ -46,6 +46,35 @@ def test_sweep_prints_a_table_and_writes_its_figures(model, stacked, tmp_path, c
     assert len(json.loads(capsys.readouterr().out)["trials"]) == 2
 
 
+def test_a_sweep_in_which_all_failed_ends_in_an_error(fixtures, tmp_path, capsys):
+    """The rows are there all the same, and so is the report."""
+    out, grid = tmp_path / "report.json", tmp_path / "grid.yaml"
+    grid.write_text(
+        "- {target_sparsity: 0.5, quantize: int8}\n- {op_name_configs: {nowhere: null}}\n"
+    )
+    command = ["sweep", str(fixtures / "digits_ios15.mlpackage"), "--configs", str(grid)]
+    assert main([*command, "-o", str(out)]) == 1
+    shown = capsys.readouterr()
+    assert "Percentile(0.5) + Quantized(int8)" in shown.out and f"{out}: written" in shown.out
+    assert shown.err.startswith("mlpass: error: not one of 2 configs could be tried: ")
+    assert "needs iOS18" in shown.err and "no weight or op is named 'nowhere'" in shown.err
+    assert all(trial["failed"] for trial in json.loads(out.read_text())["trials"])
+    grid.write_text(f"- {{target_sparsity: 0.5}}\n{grid.read_text()}")
+    assert main([*command, "-o", str(out), "--force"]) == 0
+    assert "failed: " in capsys.readouterr().out
+
+
+def test_what_made_every_step_fail_is_told(model, stacked, tmp_path, capsys, monkeypatch):
+    def fails(setting, trial, report, path):
+        raise mlpass.ConfigError("evaluate: there is no such thing")
+
+    monkeypatch.setattr("mlpass.study.trial.measure", fails)
+    out = str(tmp_path / "out.mlpackage")
+    command = ["choose", model, "--sample-data", str(stacked), "-o", out, "--min-snr", "9"]
+    assert main([*command, "--up-to", "data-free"]) == 1
+    assert "every step failed: evaluate: there is no such thing" in capsys.readouterr().err
+
+
 def test_choose_prints_its_climb(model, stacked, tmp_path, capsys):
     out = tmp_path / "out.mlpackage"
     command = ["choose", model, "--sample-data", str(stacked), "-o", str(out)]

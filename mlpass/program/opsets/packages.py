@@ -7,13 +7,13 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from mlpass.errors import ConfigError, UnsupportedOpError
-from mlpass.program.hosted import host_of
 from mlpass.program.ir import Constant
 from mlpass.program.mlmodel import ModelLike, open_single
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.raising import raise_functions, refusals
 from mlpass.program.opsets.targets import opset_of
 from mlpass.program.pipelines import raise_pipelines
+from mlpass.program.pte_paths import host_of
 
 _FIRST_OFFSET = 1 << 48  # of a blob that is not in its file yet: no file is so long
 
