@@ -233,11 +233,11 @@ def best(runs: Sequence[Run], share: float) -> Run | None:
 
 
 def form_of(budget: Mapping[str, Any]) -> str:
-    """Returns what was written: the best of those that were judged on samples kept back."""
+    """Returns what was written: the first of those that were judged on samples kept back."""
     if budget["judged"] is None:
         return "a form for each weight"
     told = re.findall(r"([-\d.e]+) with (.+?)(?=, [-\d.e]+ with |$)", budget["judged"])
-    return str(min(told, key=lambda one: float(one[0]))[1])
+    return str(told[0][1])
 
 
 def used(budget: Mapping[str, Any]) -> float:

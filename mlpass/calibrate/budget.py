@@ -38,7 +38,9 @@ _MORE = (
     'minimum_deployment_target="iOS18" (--minimum-deployment-target iOS18) opens more forms: '
     "groups of rows with a table each, 3 and 4 bits, zeros beside them"
 )
-_ALIKE = 1.05  # times the risk of a division: less than that is not worth another solve
+# Times the least risk: with less than that the same form for all is taken at once. Of many
+# divisions the one that seems best has had more of chance on its side.
+_ALIKE = 1.05
 _JOINT = (
     "; --joint-compression{} (joint_compression=True in Python) gives those their share that are "
     "compressed already"
@@ -88,7 +90,7 @@ class Division:
         constants: that are not weights, each to be stored exactly in fewer bytes.
         name: what it is, in a few words.
         rival: the best that one form for all weights comes to, to be judged beside it; None where
-            none fits, where it risks as little, or there are no samples.
+            none fits, where it is it, or there are no samples.
     """
 
     steps: list[Step]
@@ -204,10 +206,12 @@ def divide_budget(
     rival = None
     picked = least_risk(menus, factors, allowed - rest)
     same = None if calibration is None else best_uniform(prices, factors, allowed - rest)
-    more = {} if same is None else spent(same, prices, factors, allowed - rest)
-    if same is not None and risk(more) > _ALIKE * risk(picked):
+    if same is not None:
+        more = spent(same, prices, factors, allowed - rest)
         name = f"all weights in {same.form}"
         rival = division(more, name if more == same.offers else f"{name}, some in more bytes")
+        if more != picked and risk(more) <= _ALIKE * risk(picked):
+            return rival
     return division(picked, "a form for each weight", rival)
 
 

@@ -122,8 +122,10 @@ def better(
             found = outputs_of(interpreter, held)
         told.append(f"{error_of(dense, found):.3g} with {each.name}")
         errors.append([error_of([own], [one]) for own, one in zip(dense, found, strict=True)])
+    best = 1 if len(tried) > 1 and _is_nearer(*errors) else 0
+    told.insert(0, told.pop(best))
     text = f"outputs' error on {len(held)} samples kept back: {', '.join(told)}"
-    won = tried[1 if len(tried) > 1 and _is_nearer(*errors) else 0]
+    won = tried[best]
     record = replace(won.division.record, judged=text)
     return won._replace(division=replace(won.division, record=record))
 

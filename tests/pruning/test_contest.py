@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import Builder as mb
 
 import mlpass
 from mlpass import Percentile, SparseGPT
+from mlpass.calibrate import budget
 from mlpass.calibrate.budget import Division
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.journal import Journal
@@ -68,7 +69,7 @@ def test_the_nearer_is_taken(single, first, second, name):
         tried = replace(division(first, "first"), rival=division(second, "second"))
         won = better(package, tried, calibration, held, solve)
         assert won.division.name == name == min(made, key=made.get)
-        told = ", ".join(f"{made[each]:.3g} with {each}" for each in ("first", "second"))
+        told = ", ".join(f"{made[each]:.3g} with {each}" for each in sorted(made, key=made.get))
         assert won.division.record.judged == f"outputs' error on 4 samples kept back: {told}"
         assert won.layers[0].storage == str(won.division.steps[0].storage)
 
@@ -90,7 +91,8 @@ def test_what_chance_may_make_does_not_decide(monkeypatch, single):
             tried = replace(first, rival=second)
             won = better(package, tried, calibration, held, lambda *_: [])
         assert won.division.name == winner
-        assert "1 with first, 0.9 with second" in won.division.record.judged
+        told = {"first": "1 with first, 0.9 with second", "second": "0.9 with second, 1 with first"}
+        assert told[winner] in won.division.record.judged  # what was written comes first
 
 
 @pytest.mark.parametrize(("count", "kept"), [(7, 0), (8, 1), (128, 16), (1000, 32)])
@@ -113,8 +115,24 @@ def test_the_report_says_what_it_was_judged_by(model, tmp_path):
     out = tmp_path / "out.mlpackage"
     report = mlpass.prune(model, out, budget="0.2x", sample_data=samples(16))
     assert "outputs' error on 2 samples kept back: " in str(report)
-    assert report.budget.judged.endswith("with a form for each weight")
     assert report.layers[0].samples == 14
+
+
+@pytest.mark.parametrize("alike", [0.0, np.inf])
+def test_a_rival_that_is_expected_to_do_as_well_is_taken_at_once(alike, tmp_path, monkeypatch):
+    def build(x):
+        y = x
+        for weight, scale in zip(weights(3), (0.01, 0.1, 1), strict=True):
+            y = mb.add(x=x, y=mb.linear(x=y, weight=weight * np.float32(scale)))
+        return y
+
+    monkeypatch.setattr(budget, "_ALIKE", alike)
+    model = save(build, tmp_path, minimum_deployment_target=ct.target.iOS18)
+    out = tmp_path / "out.mlpackage"
+    report = mlpass.prune(model, out, budget="0.15x", sample_data=samples(16))
+    names = ["all weights in", "a form for each weight"]
+    assert [name in report.budget.judged for name in names] == [True, alike == 0]
+    assert 0.9 * report.budget.nbytes < report.budget.used <= report.budget.nbytes
 
 
 def test_a_rival_that_is_the_same_is_not_solved_for(single, tmp_path):
