@@ -20,7 +20,7 @@ from mlpass.calibrate.walk import observe_dense
 from mlpass.errors import ConfigError, NotApplicable
 from mlpass.plan.config import Config
 from mlpass.plan.sizes import parse_size
-from mlpass.plan.steps import Step
+from mlpass.plan.steps import ADAPTER, Step
 from mlpass.program.ir import Program
 from mlpass.report.records import BudgetRecord, LayerRecord
 from mlpass.solvers.problem import Method
@@ -41,6 +41,7 @@ _MORE = (
 # Times the least risk: with less than that the same form for all is taken at once. Of many
 # divisions the one that seems best has had more of chance on its side.
 _ALIKE = 1.05
+_ADAPTERS = "; --adapters (adapters=True in the Config) gives adapters their share, too"
 _JOINT = (
     "; --joint-compression{} (joint_compression=True in Python) gives those their share that are "
     "compressed already"
@@ -288,6 +289,8 @@ def _left(steps: Sequence[Step]) -> str | None:
         return None
     largest = max(left, key=lambda step: prod(step.site.shape))
     text = f"{len(left)} of {len(steps)} stay as they are ({largest.site.name}: {largest.skipped})"
+    if any(step.skipped == ADAPTER for step in left):
+        text += _ADAPTERS
     joint = [step.site for step in left if can_be_joint(step.site)]
     if not joint:
         return text

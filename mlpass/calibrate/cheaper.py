@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,22 +50,26 @@ def int8_instead(
     return theirs if theirs < min(mine, error) else None
 
 
-def int8_way(layers: Sequence[LayerRecord], sources: Sequence[str]) -> tuple[str, ...]:
+def int8_way(
+    layers: Sequence[LayerRecord], sources: Sequence[str], compressed: Collection[str] = ()
+) -> tuple[str, ...]:
     """Returns a note where int8 without samples is better than what weights came to; or none.
 
     Args:
         layers: of a run.
         sources: path of the model, or of each of its packages in a row.
+        compressed: the names of weights that were compressed already.
     """
     found = [layer for layer in layers if layer.int8_error is not None]
     if not found:
         return ()
     worst = max(found, key=lambda layer: layer.error or 0.0)
     zeros = any(layer.storage is None or "sparse" in layer.encoding for layer in found)
+    again = any(layer.name in compressed for layer in found)
     why = "zeros pay for speed alone here" if zeros else "it is the better form of them"
     text = (
         f"{len(found)} of {len(layers)} weights take no fewer bytes than in int8 without samples, "
         f"and err more ({worst.name}: {worst.error:.2g} against {worst.int8_error:.2g}); {why}: "
-        f"{shlex.join(int8_command(sources))}"
+        f"{shlex.join(int8_command(sources, again=again))}"
     )
     return (text,)

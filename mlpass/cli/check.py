@@ -30,7 +30,7 @@ def add_check(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(check)
-    add_samples(check)
+    add_samples(check, functions=True)
     add_processor(
         check, "leave out what is about other processors than the Neural Engine, CPU or GPU"
     )

@@ -9,6 +9,7 @@ from mlpass.cli.calibration import add_runtime
 from mlpass.cli.flags import given_flags, number
 from mlpass.cli.options import (
     Subparsers,
+    add_joint,
     add_judging,
     add_model,
     add_output,
@@ -55,7 +56,7 @@ def add_choose(commands: Subparsers) -> None:
     )
     add_model(choose)
     add_samples(choose, required=True, functions=True)
-    add_output(choose, "OUT", "the .mlpackage or .pte to write")
+    add_output(choose)
     choose.add_argument(
         "--max-size", metavar="SIZE", help="of all that is written: bytes, 3.5MB, or 0.4x of MODEL"
     )
@@ -75,6 +76,7 @@ def add_choose(commands: Subparsers) -> None:
     )
     add_runtime(choose, "backend", "function_name")
     add_raising(choose)
+    add_joint(choose)
     add_processor(choose, "what it is for: forms that this takes badly are told, and weighed")
     choose.set_defaults(run=_choose, parser=choose)
 
@@ -99,6 +101,7 @@ def _choose(options: argparse.Namespace) -> str:
         finetune_steps=options.finetune_steps,
         **given_flags(options, "calibration"),
         minimum_deployment_target=options.minimum_deployment_target,
+        joint_compression=options.joint_compression,
         processor=options.processor,
         force=options.force,
     )

@@ -92,7 +92,7 @@ class _ByFunction(argparse.Action):
 def add_output(
     parser: argparse.ArgumentParser,
     metavar: str = "OUT",
-    what: str = "the .mlpackage to write",
+    what: str = "the .mlpackage or .pte to write",
     *,
     required: bool = True,
     several: bool = False,
@@ -156,6 +156,15 @@ def add_raising(parser: argparse.ArgumentParser) -> None:
         "--minimum-deployment-target",
         metavar="TARGET",
         help="iOS16, iOS17, iOS18, macOS15, ...: raise the model to it, without its source",
+    )
+
+
+def add_joint(parser: argparse.ArgumentParser) -> None:
+    """Adds whether weights that are compressed already take part."""
+    parser.add_argument(
+        "--joint-compression",
+        action="store_true",
+        help="prune the weights that are quantized or palettized already, too",
     )
 
 

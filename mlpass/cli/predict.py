@@ -31,6 +31,9 @@ def add_predict(commands: Subparsers) -> None:
     predict.add_argument("--inputs", required=True, metavar="X.npz", help="one array an input")
     add_output(predict, "Y.npz", "the file to write")
     add_running(predict)
+    predict.add_argument(
+        "--function-name", metavar="NAME", help="of a model with several functions, the one to run"
+    )
     predict.set_defaults(run=_predict, parser=predict)
 
 
@@ -44,6 +47,7 @@ def _predict(options: argparse.Namespace) -> str:
         Path(options.inputs),
         Path(options.output),
         backend=options.backend,
+        function_name=options.function_name,
         force=options.force,
     )
     shapes = ", ".join(f"{name} {shape}" for name, shape in written.items())

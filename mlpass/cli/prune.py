@@ -9,7 +9,7 @@ from mlpass.cli.calibration import add_calibration, calibration_of, workers_of
 from mlpass.cli.declared import declared_by
 from mlpass.cli.flags import add_flags, given_flags, number
 from mlpass.cli.modes import add_modes, config_of
-from mlpass.cli.options import Subparsers, add_model, add_output, add_raising, shown
+from mlpass.cli.options import Subparsers, add_joint, add_model, add_output, add_raising, shown
 from mlpass.options import flag_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def add_prune(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(prune, several=True)
-    add_output(prune, "OUT", "the .mlpackage or .pte to write", several=True)
+    add_output(prune, several=True)
     add_modes(prune)
     group = prune.add_argument_group("a budget for all weights")
     group.add_argument(
@@ -119,11 +119,7 @@ def add_prune(commands: Subparsers) -> None:
     )
     add_calibration(prune)
     add_raising(prune)
-    prune.add_argument(
-        "--joint-compression",
-        action="store_true",
-        help="prune the weights that are quantized or palettized already, too",
-    )
+    add_joint(prune)
     group = prune.add_argument_group("tuning", "region by region, as 'mlpass tune' does it")
     group.add_argument(
         "--tune", action="store_true", help="then tune it towards MODEL (torch extra)"

@@ -8,6 +8,7 @@ from mlpass.cli.calibration import add_methods, add_runtime, methods_of
 from mlpass.cli.flags import given_flags
 from mlpass.cli.options import (
     Subparsers,
+    add_joint,
     add_judging,
     add_model,
     add_output,
@@ -76,6 +77,7 @@ def add_sweep(commands: Subparsers) -> None:
     )
     add_runtime(sweep, "backend", "function_name")
     add_raising(sweep)
+    add_joint(sweep)
     add_processor(sweep, "what it is for: forms that this takes badly are told, and weighed")
     add_resume(sweep)
     add_methods(sweep, several=True)
@@ -108,6 +110,7 @@ def _sweep(options: argparse.Namespace) -> str:
         jobs=options.jobs,
         **given_flags(options, "calibration"),
         minimum_deployment_target=options.minimum_deployment_target,
+        joint_compression=options.joint_compression,
         processor=options.processor,
         weight=options.weight,
         command=options.command,

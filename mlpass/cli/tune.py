@@ -42,7 +42,7 @@ def add_tune(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(tune)
-    add_output(tune, "OUT", "the .mlpackage or .pte to write")
+    add_output(tune)
     add_samples(tune, required=True, functions=True)
     add_dense(tune, required=True)
     add_flags(tune, "regions", {"": declared_by("mlpass.plan.regions", "Regions")})

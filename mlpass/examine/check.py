@@ -19,10 +19,10 @@ from mlpass.program.opsets.targets import specification_version
 from mlpass.program.reads import constants_of, values_of
 from mlpass.report.check import SEVERITIES, Check, Hazard
 from mlpass.report.gathered import gathered
-from mlpass.runtime.doubts import warn_of
-from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.functions import runner_of
+from mlpass.runtime.given import warn_of_each
 from mlpass.runtime.ops import is_constant, is_float, label_of
-from mlpass.runtime.samples import SampleData, load_samples
+from mlpass.runtime.samples import SampleData, functions_in, load_samples
 from mlpass.weights.sites import find_sites
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def check(
 
     Args:
         model: path of an `.mlpackage`, or an `MLModel`; or a list of them that run in a row.
-        sample_data: as for calibration; without it the values of the model are not looked at.
+        sample_data: as for calibration, of several functions, too; without it the values of the
+            model are not looked at.
         processor: "ane", "cpu" or "gpu", to leave out what is about the others.
         backend: of the Interpreter: "numpy" or "torch".
 
@@ -63,15 +64,15 @@ def check(
     check_processor(processor)
     if backend == "coreml":
         raise ConfigError("backend: Core ML does not show what ops make; use numpy or torch")
-    samples = [] if sample_data is None else load_samples(sample_data)
+    samples = [] if sample_data is None else load_samples(sample_data, functions=True)
     with open_package(model) as package:
         found = [each for chunk in package.chunks for each in _static(chunk)]
         name = package.name
         sites = find_sites(package.programs)
         estimates = tuple(latency_estimates(package.programs, sites, processor))
     if samples:
-        interpreter = Interpreter(model, backend=backend, partial=True)
-        warn_of(interpreter, samples)
+        interpreter = runner_of(model, functions_in(samples), backend=backend)
+        warn_of_each(interpreter, samples)
         found += range_hazards(interpreter, samples)
     hazards = list(gathered(found, "places", processor))
     hazards.sort(key=lambda each: SEVERITIES.index(each.severity))

@@ -24,7 +24,13 @@ _LONGEST_NAME = 65_000  # bytes, in a zip file
 
 
 def predict_to_file(
-    model: ModelLike, inputs: Path, output: Path, *, backend: Runner = "numpy", force: bool = False
+    model: ModelLike,
+    inputs: Path,
+    output: Path,
+    *,
+    backend: Runner = "numpy",
+    function_name: str | None = None,
+    force: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Writes a model's outputs and returns the shapes of the arrays that were written, by name.
 
@@ -34,10 +40,11 @@ def predict_to_file(
             axis more, the first, which counts steps: the outputs then have it, too.
         output: the `.npz` to write; it appears whole or not at all.
         backend: of the Interpreter.
+        function_name: of a model with several, the one to run; None for the default.
         force: whether to replace an `output` that exists.
 
     Raises:
-        ConfigError: `output` is named as a model is.
+        ConfigError: `output` is named as a model is, or there is no such function.
         OutputExistsError: `output` exists and `force` is False.
         CalibrationError: `inputs` is not an `.npz` of arrays.
         InputError: they do not fit the model.
@@ -48,7 +55,7 @@ def predict_to_file(
     check_outside(output, model, "the model to run")
     if output.suffix in _MODELS:
         raise ConfigError(f"{output}: is named as a model, and an .npz is written; name another")
-    interpreter = Interpreter(model, backend=backend)
+    interpreter = Interpreter(model, backend=backend, function_name=function_name)
     state = interpreter.make_state() if interpreter.states else None
     sample = read_arrays(inputs)
     steps = steps_of(sample, interpreter)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,10 @@ from mlpass.report.check import Hazard
 from mlpass.runtime.declared import Results, is_fp16, walk
 from mlpass.runtime.failures import of_sample
 from mlpass.runtime.function_plan import OpPlan
+from mlpass.runtime.given import steps_for
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.ops import label_of
 from mlpass.runtime.samples import Sample
-from mlpass.runtime.steps import numbered_steps
 
 LARGEST = 65504.0  # of fp16
 _RANGE = "IEEE 754, binary16: up to 65,504, and nothing below 6e-8"
@@ -65,9 +66,9 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
     backend = interpreter.backend
     assert backend is not None
     seen: dict[Op, _Range] = {}
-    vanishing = Vanishing(interpreter)
+    each_vanishing = {runner: Vanishing(runner) for runner in interpreter.members}
 
-    def look(step: OpPlan, run: Callable[..., Results]) -> Results:
+    def look(vanishing: Vanishing, step: OpPlan, run: Callable[..., Results]) -> Results:
         results = run()
         vanishing.follow(step, run, results)
         for output, one in zip(step.op.outputs, results, strict=True):
@@ -82,12 +83,20 @@ def range_hazards(interpreter: Interpreter, samples: Sequence[Sample]) -> Iterat
         return results
 
     for number, sample in enumerate(tqdm(samples, desc="checking", unit="sample", disable=None)):
-        state = interpreter.make_state() if interpreter.states else None
-        steps = numbered_steps(sample, interpreter, number)
+        state, steps = interpreter.new_state(sample), steps_for(sample, interpreter, number)
         for place, inputs in enumerate(steps):
+            runner = interpreter.runner(inputs)
+            own = None if state is None else state.of(runner.states)
             with of_sample(number, place, len(steps)):
-                walk(interpreter, inputs, state, look)
-    lost = vanishing.lost()
+                walk(runner, inputs, own, partial(look, each_vanishing[runner]))
+    for runner, vanishing in each_vanishing.items():
+        yield from _found(runner, seen, vanishing.lost())
+
+
+def _found(
+    interpreter: Interpreter, seen: Mapping[Op, _Range], lost: Mapping[Op, float]
+) -> Iterator[Hazard]:
+    """Yields what was seen of the ops of a function."""
     for part in interpreter.parts:
         for op in running(part.plan.function.block):
             if op in seen:

@@ -21,7 +21,9 @@ from mlpass.program.opsets.packages import path_of
 from mlpass.report.records import Report
 from mlpass.runtime.samples import SampleData, load_samples
 from mlpass.storage.given import StorageLike
+from mlpass.weights.ways import left_alone
 
+_PRUNED = "mlpass prune --joint-compression prunes those, and finetune without a config trains them"
 _UPDATES = 20
 _SHARE = 10  # of the steps, one in so many tells how it began, and how it ended
 
@@ -121,7 +123,8 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
     )
-    notes = (_learned(losses, updates[-1]), *unheard(module, module.sites))
+    left = left_alone(module.weights, _PRUNED)
+    notes = (_learned(losses, updates[-1]), *unheard(module, module.sites), *left)
     return replace(pruner.finalize(output, force=force, keep=True), notes=notes)
 
 

@@ -89,8 +89,15 @@ class Chunks(Package):
                 f"output: name a package to write for each of the {len(self._chunks)} that are "
                 f"read. Got {len(targets)}."
             )
-        for chunk in self._chunks:  # nor may one replace another that is read
+        for chunk in self._chunks:
             found = [chunk.check_target(each, force=force) for each in targets]
+        own = [os.path.realpath(chunk.path) for chunk in self._chunks]
+        for number, path in enumerate(found):  # nor may one replace another that is read
+            if os.path.realpath(path) in (*own[:number], *own[number + 1 :]):
+                raise ConfigError(
+                    f"output: {path} is read, and another than it would take its place; name the "
+                    "packages to write in the order of those that are read"
+                )
         if repeated := [path for path, count in Counter(found).items() if count > 1]:
             raise ConfigError(f"output: {repeated[0]} is named twice; each package needs its own")
         return found

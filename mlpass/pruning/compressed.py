@@ -8,6 +8,7 @@ from mlpass.plan.config import OpConfig
 from mlpass.storage.plain import rounding_of
 from mlpass.weights.ensures import Told
 from mlpass.weights.joint import JOINT_OPSET, can_be_joint
+from mlpass.weights.ways import JOINT
 
 
 def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
@@ -33,5 +34,5 @@ def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
     old = any(opset < JOINT_OPSET for site in found for opset in site.opsets)
     raised = " with --minimum-deployment-target iOS18" if old and not anew else ""
     does = "rounds those anew, not as well as from the model that they were made from"
-    way = f"--joint-compression{raised} (joint_compression=True in Python)"
+    way = JOINT.replace(" ", f"{raised} ", 1)
     return (f"{left}; {way} {does if anew else 'prunes those'}",)

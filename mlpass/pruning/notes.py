@@ -35,16 +35,10 @@ def notes_of(
     """
     layers = [layer for _, layer in told]
     names = [each.name for each in package.chunks]
-    notes = int8_way(layers, names) + whole_outputs(steps, layers)
+    compressed = {site.name for site, _ in told if site.has_codes}
+    notes = int8_way(layers, names, compressed) + whole_outputs(steps, layers)
     left = [layer for site, layer in told if site.is_sparse and layer.encoding == "sparse"]
-    adapters = sum(layer.skipped == ADAPTER for layer in layers)
-    if adapters:
-        text = (
-            f"{adapters} weights are adapters, beside weights that functions share, and left as "
-            "they are: adapters=True in the Config (--adapters) includes them, a name in "
-            "op_name_configs one of them"
-        )
-        notes = (*notes, text)
+    notes += adapters_left(layers)
     opset = min((site.opset for site, _ in told), default=0)
     notes += quantize_way(layers, left, names, opset)
     if any(site.opset < FIRST_SPARSE_OPSET and _is_compressed(layer) for site, layer in told):
@@ -56,6 +50,19 @@ def notes_of(
     if config is not None:
         notes += joint_way(told, None if divided else op_config_of(config.global_config))
     return notes
+
+
+def adapters_left(layers: Sequence[LayerRecord]) -> tuple[str, ...]:
+    """Returns a note on adapters that were left as they are; or none."""
+    adapters = sum(layer.skipped == ADAPTER for layer in layers)
+    if not adapters:
+        return ()
+    text = (
+        f"{adapters} weights are adapters, beside weights that functions share, and left as "
+        "they are: adapters=True in the Config (--adapters) includes them, a name in "
+        "op_name_configs one of them"
+    )
+    return (text,)
 
 
 def _is_compressed(layer: LayerRecord) -> bool:

@@ -133,7 +133,7 @@ def prune(
     if wanted is not None and calibration is not None and calibration.allocate != "uniform":
         raise ConfigError("budget: divides bytes among layers already; drop allocate")
     if tune is not None:
-        check_tune(source, calibration)
+        check_tune(source, calibration, tune)
     if resume and calibration is None:
         raise ConfigError(
             "resume: goes on with what was solved for on samples; without sample_data there is "

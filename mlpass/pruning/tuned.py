@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 _SOLVED, _REPORT = "solved", "report.json"
 
 
-def check_tune(source: object, calibration: Calibration | None) -> None:
+def check_tune(source: object, calibration: Calibration | None, options: Regions) -> None:
     """Raises ConfigError where what is pruned cannot be tuned.
 
     Raises:
         BackendError: torch is not installed.
+        CalibrationError: there are too few samples to train on and to judge by.
         ConfigError: there are no samples, or it is not a package.
     """
     if is_pymil(source):
@@ -43,7 +44,9 @@ def check_tune(source: object, calibration: Calibration | None) -> None:
             "tune: trains in one process, and an executor divides samples among several; prune "
             "with the executor, then tune the result with mlpass.tune"
         )
-    import mlpass.finetune  # noqa: F401 - now, not after an hour of work
+    from mlpass.finetune.training import divided_by_functions  # now, not after an hour of work
+
+    divided_by_functions(calibration.sample_data, options.held_out, options.seed)
 
 
 def prune_and_tune(

@@ -24,6 +24,8 @@ from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
 from mlpass.study.sweep import check_backend, write_outputs
 from mlpass.study.trial import Setting, given_as
+from mlpass.weights.sites import find_sites
+from mlpass.weights.ways import IN_STUDIES, left_alone
 
 _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
@@ -45,6 +47,7 @@ def choose(
     backend: Backend = "numpy",
     function_name: str | None = None,
     minimum_deployment_target: object = None,
+    joint_compression: bool = False,
     processor: str | None = None,
     force: bool = False,
 ) -> Choice:
@@ -79,6 +82,7 @@ def choose(
         backend: that models run on, "numpy" or "torch".
         function_name: of a model with several functions, the one that the samples are for.
         minimum_deployment_target: that the model is raised to first, as for `prune`.
+        joint_compression: whether weights that are compressed already take part, as for `prune`.
         processor: "ane", "cpu" or "gpu", that it is for: attempts say which of their forms that
             takes badly, as far as is known, and of two that noise does not tell apart the one with
             fewer such is picked.
@@ -109,12 +113,15 @@ def choose(
             backend=backend,
             function_name=function_name or named,
             processor=processor,
+            joint_compression=joint_compression,
             host=os.path.abspath(shown) if is_for_host(model, output) else None,
             **given_as(shown, sample_data, minimum_deployment_target),
         )
         with Package(path) as package:
             check_copy(model, package, output, force=force)
             before = setting.nbytes
+            sites = [] if joint_compression else find_sites(package.programs)
+            left = left_alone(sites, IN_STUDIES)
             setting = setting.having(reference=str(write_outputs(package, setting, folder)))
         nbytes = None if max_size is None else parse_size("max_size", max_size, before)
         value = None if evaluate is None else evaluated(evaluate, path)
@@ -136,12 +143,14 @@ def choose(
     told = [lacking, told_of(samples, judged, test_data) if fitted else None]
     if {"storages", "budget"} & {each.rung for each in climb.attempts} and climb.is_old:
         told.append(NEEDS_NEWER)
+    picked = None if best is None else climb.attempts[best].trial
+    told += left if picked is None or picked.report is None else picked.report.notes
     return Choice(
         model=shown,
         bytes_before=before,
         target=climb.target,
         attempts=tuple(climb.attempts),
-        picked=None if best is None else climb.attempts[best].trial,
+        picked=picked,
         output=None if best is None else os.fspath(output),
         reason=reason,
         notes=tuple(filter(None, told)),

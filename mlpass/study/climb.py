@@ -146,7 +146,8 @@ class Climb:
         """Returns whether the size holds with that share of zeros."""
         assert self.target.nbytes is not None
         probe = str(self.folder / "probe.mlpackage")
-        prune(self.setting.model, probe, Percentile(min(1.0, sparsity)), force=True)
+        mode, joint = Percentile(min(1.0, sparsity)), self.setting.joint_compression
+        prune(self.setting.model, probe, mode, joint_compression=joint, force=True)
         return self.setting.nbytes_of(probe) <= self.target.nbytes
 
     def try_rung(self, rung: str, sparsity: float | None) -> None:

@@ -26,6 +26,7 @@ def prune_command(
     backend: str = "numpy",
     function_name: str | None = None,
     minimum_deployment_target: str | None = None,
+    joint_compression: bool = False,
     samples: Sequence[str] = ("samples.npz",),
 ) -> str | None:
     """Returns the `mlpass prune` that does what a candidate does; None where no options say it.
@@ -36,6 +37,7 @@ def prune_command(
         backend: that the samples are run on.
         function_name: that they are for.
         minimum_deployment_target: that the package is raised to first.
+        joint_compression: whether weights that are compressed already are pruned, too.
         samples: path of what it is calibrated on, or FUNCTION=PATH for each of several functions.
     """
     data = [word for each in samples for word in ("--sample-data", each)]
@@ -43,6 +45,7 @@ def prune_command(
     running = {"backend": None if backend == "numpy" else backend, "function_name": function_name}
     config, method = candidate.config, METHODS.name_of(candidate.method)
     words = ["mlpass", "prune", model, "-o", output_name(model, "pruned")]
+    words += ["--joint-compression"] if joint_compression else []
     if "budget" in candidate.options:
         size = str(candidate.options["budget"])
         words += ["--max-size", size, *data]

@@ -47,7 +47,7 @@ def measure_layers(
     """
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
-        plans = [_plan(sites, candidate) for candidate in candidates]
+        plans = [_plan(setting, sites, candidate) for candidate in candidates]
         errors: list[dict[Site, float | None]] = [{} for _ in candidates]
         steps = _pruned_somewhere(sites, plans)
         try:
@@ -95,7 +95,7 @@ def share_grams(setting: Setting, candidates: Sequence[Candidate], folder: Path)
     place.mkdir()
     with Package(setting.model) as package:
         sites = find_sites(package.programs)
-        steps = _pruned_somewhere(sites, [_plan(sites, candidate) for candidate in asking])
+        steps = _pruned_somewhere(sites, [_plan(setting, sites, candidate) for candidate in asking])
         calibration = calibration_of(setting, setting.learnt)
         with observe_dense(package, steps, calibration) as found:
             GramFolder(place).write(sites, found)
@@ -117,13 +117,14 @@ def calibration_of(
     )
 
 
-def _plan(sites: Sequence[Site], candidate: Candidate) -> dict[Site, Step]:
+def _plan(setting: Setting, sites: Sequence[Site], candidate: Candidate) -> dict[Site, Step]:
     """Returns what becomes of each site; nothing where the config does not fit the model."""
     config = candidate.config
     if "budget" in candidate.options:
         config = open_config(config, None)
     try:
-        return {step.site: step for step in rank_globally(plan(sites, config))}
+        steps = plan(sites, config, joint=setting.joint_compression)
+        return {step.site: step for step in rank_globally(steps)}
     except ConfigError:
         return {}
 

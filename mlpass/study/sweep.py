@@ -24,6 +24,7 @@ from mlpass.program.mlmodel import ModelLike, check_outside
 from mlpass.program.mlpackage import Package
 from mlpass.program.opsets.packages import path_of
 from mlpass.program.pte_paths import host_of
+from mlpass.pruning.notes import adapters_left
 from mlpass.report.front import with_front
 from mlpass.report.html import check_target, write_report
 from mlpass.report.study import SweepReport, Trial
@@ -52,6 +53,7 @@ from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.version import __version__
 from mlpass.weights.sites import find_sites
+from mlpass.weights.ways import IN_STUDIES, left_alone
 
 
 def sweep(
@@ -72,6 +74,7 @@ def sweep(
     function_name: str | None = None,
     weight: str | None = None,
     minimum_deployment_target: object = None,
+    joint_compression: bool = False,
     processor: str | None = None,
     command: str | None = None,
 ) -> SweepReport:
@@ -108,6 +111,7 @@ def sweep(
         function_name: of a model with several functions, the one that the samples are for.
         weight: whose pattern the report shows; None is the largest.
         minimum_deployment_target: that the model is raised to first, as for `prune`.
+        joint_compression: whether weights that are compressed already take part, as for `prune`.
         processor: "ane", "cpu" or "gpu", that it is for: trials say which of their forms that takes
             badly, as far as is known, and of those that noise does not tell apart the one with
             fewest such is in front.
@@ -152,6 +156,7 @@ def sweep(
             backend=backend,
             function_name=function_name,
             processor=processor,
+            joint_compression=joint_compression,
             weight=weight,
             host=os.path.abspath(name) if host_of(model) else None,
             **given_as(name, sample_data, minimum_deployment_target),
@@ -169,6 +174,11 @@ def sweep(
         trials, notes = _run(setting, candidates, executor, jobs, journal, folder)
         notes += filter(None, [told_of(samples, tested, test_data) if solved else None])
         notes += [NEEDS_NEWER] if configs is None and old else []
+        notes += dict.fromkeys(
+            note for one in trials if one.report for note in adapters_left(one.report.layers)
+        )
+        if not joint_compression:
+            notes += left_alone(find_sites(package.programs), IN_STUDIES)
         report = SweepReport(
             model=name,
             bytes_before=setting.nbytes,

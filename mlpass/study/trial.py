@@ -64,6 +64,7 @@ class Setting:
         samples: likewise the samples, where they have a path, or one for each function.
         minimum_deployment_target: that it was raised to, for commands; None where it was not.
         processor: that it is for: "ane", "cpu" or "gpu"; None for any.
+        joint_compression: whether weights that are compressed already are pruned, too.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Setting:
     samples: tuple[str, ...] | None = None
     minimum_deployment_target: str | None = None
     processor: str | None = None
+    joint_compression: bool = False
 
     @cached_property
     def learnt(self) -> Sequence[Sample] | None:
@@ -177,6 +179,7 @@ def run_trial(setting: Setting, candidate: Candidate, output: str | None = None)
         backend=setting.backend,
         function_name=setting.function_name,
         minimum_deployment_target=setting.minimum_deployment_target,
+        joint_compression=setting.joint_compression,
         **({} if setting.samples is None else {"samples": setting.samples}),
     )
     trial = Trial(
@@ -219,6 +222,7 @@ def prune_candidate(setting: Setting, candidate: Candidate, output: str) -> Repo
         config if budget is None else open_config(config, None),
         calibration,
         budget=budget,
+        joint_compression=setting.joint_compression,
         force=True,
         journaled=False,
     )

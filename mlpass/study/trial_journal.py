@@ -89,6 +89,7 @@ def _digest(files: Sequence[Path], setting: Setting) -> str:
         "function_name": setting.function_name,
         "weight": setting.weight,
         "nbytes": setting.nbytes,
+        "joint": setting.joint_compression,
         "processor": setting.processor,
         "evaluate": how and (how.__module__, getattr(how, "__qualname__", repr(how))),
     }

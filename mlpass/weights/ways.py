@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 from mlpass.program.pte_paths import output_name
 from mlpass.report.records import LayerRecord
+from mlpass.weights.site import Site
 
 _IOS18 = 18
+JOINT = "--joint-compression (joint_compression=True in Python)"
+IN_STUDIES = f"{JOINT} has them pruned and rounded, too"
 
 
 def quantize_way(
@@ -37,9 +40,29 @@ def quantize_way(
     return (text,)
 
 
-def int8_command(sources: Sequence[str]) -> list[str]:
-    """Returns the words of a command that quantizes a model, given as the path of each package."""
+def left_alone(sites: Sequence[Site], way: str) -> tuple[str, ...]:
+    """Returns a note on weights that are compressed, and were not looked at for that; or none.
+
+    Args:
+        sites: all weights of a model.
+        way: to have them treated as others are, and what that does.
+    """
+    found = [site for site in sites if site.has_codes and site.apart is None]
+    if not found:
+        return ()
+    text = f"{len(found)} of {len(sites)} weights are compressed already, and left as they are"
+    return (f"{text}: {way}",)
+
+
+def int8_command(sources: Sequence[str], *, again: bool = False) -> list[str]:
+    """Returns the words of a command that quantizes a model, given as the path of each package.
+
+    Args:
+        sources: the paths.
+        again: whether that is for weights, too, that are compressed already.
+    """
     stems = ["int8"] if len(sources) == 1 else [f"int8-{n}" for n in range(1, len(sources) + 1)]
     names = [output_name(source, stem) for source, stem in zip(sources, stems, strict=True)]
     outputs = [word for name in names for word in ("-o", name)]
-    return ["mlpass", "prune", *sources, *outputs, "--quantize", "int8"]
+    anew = ["--joint-compression"] if again else []
+    return ["mlpass", "prune", *sources, *outputs, "--quantize", "int8", *anew]

@@ -101,5 +101,8 @@ def test_zeros_are_not_blamed_where_there_are_none():
     )  # fmt: skip
     (note,) = int8_way([record], ["model.mlpackage"])
     assert "it is the better form of them: mlpass prune model.mlpackage" in note
+    assert not note.endswith("--joint-compression")
+    (note,) = int8_way([record], ["model.mlpackage"], {record.name})
+    assert note.endswith("--quantize int8 --joint-compression")  # or the command would do nothing
     (note,) = int8_way([replace(record, storage=None)], ["model.mlpackage"])
     assert "zeros pay for speed alone here: " in note

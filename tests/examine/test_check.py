@@ -16,6 +16,7 @@ from mlpass import ConfigError, UnsupportedOpError
 from mlpass.cli import main
 from mlpass.examine import check as check_module
 from tests.examine.test_locate_faults import samples_of
+from tests.multifunction import save_functions, save_lm, talks
 from tests.program.packages import FIXTURES, edit_spec, main_block
 from tests.runtime.programs import convert
 
@@ -217,6 +218,33 @@ def test_states_are_walked_through():
         for place in range(3)
     ]
     assert mlpass.check(FIXTURES / "stateful_lm.mlpackage", [talk]).count("error") == 0
+
+
+def test_the_values_of_each_function_are_looked_at(tmp_path):
+    """What one function makes of its own samples is too large; the other's is not."""
+
+    def large(x):
+        return mb.mul(x=x, y=np.float16(30000), name="much")
+
+    def small(x):
+        return mb.mul(x=x, y=np.float16(0.5), name="little")
+
+    spec = [mb.TensorSpec((1, 4), types.fp16)]
+    functions = {
+        name: mb.program(input_specs=spec, opset_version=ct.target.iOS18)(build)
+        for name, build in {"large": large, "small": small}.items()
+    }
+    whole = save_functions(tmp_path, functions, "small")
+    ten = [{"x": np.full((1, 4), 10, np.float16)}]
+    assert mlpass.check(whole, ten).count("error") == 0
+    found = mlpass.check(whole, {"small": ten, "large": ten})
+    (hazard,) = (each for each in found.hazards if each.severity == "error")
+    assert hazard.kind == "overflow" and hazard.places == ("much",)
+    assert found.samples == 2
+    talk = [[("large", ten[0]), ("small", ten[0])]]  # a sequence may be for both
+    assert mlpass.check(whole, talk).count("error") == 1
+    with_state = save_lm(tmp_path)
+    assert mlpass.check(with_state, talks(2)).count("error") == 0
 
 
 def test_latency_is_estimated_against_the_same_weights_dense():

@@ -246,3 +246,14 @@ def test_a_model_is_raised_for_the_forms_that_it_is_to_have(tmp_path, sample_dat
     with pytest.raises(SystemExit, match="2"):  # a polish keeps what there is
         main([*common, "--force", "--dense", str(DIGITS), *raised])
     assert "--minimum-deployment-target: a polish keeps the forms" in capsys.readouterr().err
+
+
+def test_compressed_weights_are_left_as_they_are_and_that_is_told(tmp_path):
+    source, out = FIXTURES / "quantized_digits.mlpackage", tmp_path / "out.mlpackage"
+    image = np.load(source.with_suffix(".npz"))["input:image"]
+    given = [{"image": image}, {"image": image[..., ::-1].copy()}]
+    report = finetune(source, out, Percentile(0.5), given, steps=2)
+    assert report.notes[-1] == (
+        "4 of 5 weights are compressed already, and left as they are: mlpass prune "
+        "--joint-compression prunes those, and finetune without a config trains them"
+    )

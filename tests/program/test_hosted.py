@@ -11,6 +11,7 @@ import pytest
 
 import mlpass
 from mlpass import ConfigError, Interpreter, ModelFormatError, Percentile, Threshold
+from mlpass.cli import main
 from mlpass.errors import BackendError, OutputExistsError
 from mlpass.examine.explain import command_for
 from mlpass.examine.predict import predict_to_file
@@ -216,6 +217,25 @@ def test_commands_in_reports_write_a_program():
     assert command_for(path) == f"mlpass prune {path} -o methods-smaller.pte"
     assert output_name(path, "int8") == output_name(str(METHODS), "int8") == "int8.pte"
     assert output_name("model.mlpackage", "int8") == "int8.mlpackage"
+
+
+@pytest.mark.parametrize("command", ["prune", "tune", "finetune", "choose"])
+def test_help_names_what_may_be_written(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "the .mlpackage or .pte to write" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("config", [Percentile(0.5), None])
+def test_fine_tuning_writes_a_program(config, tmp_path):
+    pytest.importorskip("torch")
+    from mlpass.finetune import finetune
+
+    out, samples = tmp_path / "out.pte", [{"x": row[None]} for row in ROWS]
+    report = finetune(METHODS / "forward/0", out, config, samples, steps=2)
+    assert report.output == str(out) and [*Pte(out).delegates] == [*Pte(METHODS).delegates]
+    sparse = {layer.sparsity for layer in mlpass.inspect(out).layers}
+    assert sparse == {0.0 if config is None else 0.5}
 
 
 def test_the_command_line(tmp_path, capsys):

@@ -361,6 +361,13 @@ def test_a_budget_leaves_adapters_as_they_are(adapters, tmp_path):
     report = mlpass.prune(adapters, out, budget="0.6x")
     assert size(out) <= 0.6 * size(adapters)
     assert sum(layer.skipped == "adapter, left as it is" for layer in report.layers) == 8
+    with pytest.raises(ConfigError, match=r"8 of 11 stay .*; --adapters \(adapters=True in the Co"):
+        mlpass.prune(adapters, tmp_path / "p.mlpackage", budget="0.2x")
+    with pytest.raises(ConfigError, match="cannot take less than") as told:
+        mlpass.prune(
+            adapters, tmp_path / "p.mlpackage", Config(adapters=True, **ADAPTED), budget="0.01x"
+        )
+    assert "--adapters" not in str(told.value)
 
 
 def test_without_loss_they_are_left_as_well(adapters, tmp_path):

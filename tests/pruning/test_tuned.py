@@ -123,6 +123,10 @@ def test_what_does_not_do(tmp_path, monkeypatch):
         mlpass.prune(TINY, output, MODE, tune=OPTIONS)
     with pytest.raises(ConfigError, match="tune: is for packages; convert the Program"):
         mlpass.prune(program(chain, (2, 3)), MODE, tune=OPTIONS, sample_data=[{"x": np.ones(1)}])
+    given = {**GIVEN, "sample_data": SAMPLES[:1]}
+    with pytest.raises(CalibrationError, match="training needs two samples or more, .* Got 1"):
+        mlpass.prune(TINY, output, MODE, tune=OPTIONS, **given)
+    assert [*tmp_path.iterdir()] == []  # told before anything is solved for
     output.mkdir()
     with pytest.raises(OutputExistsError, match="already exists; pass force=True"):
         mlpass.prune(TINY, output, MODE, tune=OPTIONS, **GIVEN)

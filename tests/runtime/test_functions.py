@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mlpass
+from mlpass.cli import main
 from mlpass.errors import CalibrationError
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.calls import Call, function_of
@@ -170,3 +171,18 @@ def test_a_function_without_states_takes_no_state():
         functions.take(step, None)["logits"], alone.predict(dict(step))["logits"]
     )
     assert function_of(step) == "short"
+
+
+def test_the_command_predicts_with_the_function_that_is_named(tmp_path, capsys):
+    model, given = FIXTURES / "multifunction_lm.mlpackage", tmp_path / "x.npz"
+    tokens = np.arange(16, dtype=np.int32)[None]
+    np.savez(given, tokens=tokens)
+    command = ["predict", str(model), "--inputs", str(given), "-o", str(tmp_path / "y.npz")]
+    assert main(command) == 1  # the default takes 64
+    assert "must be of shape (1, 64)" in capsys.readouterr().err
+    assert main([*command, "--function-name", "short"]) == 0
+    wanted = mlpass.Interpreter(model, function_name="short").predict({"tokens": tokens})
+    with np.load(tmp_path / "y.npz") as made:
+        np.testing.assert_array_equal(made["logits"], wanted["logits"])
+    assert main([*command, "--force", "--function-name", "long"]) == 1
+    assert "function_name: must be one of 'prefill', 'short'" in capsys.readouterr().err
