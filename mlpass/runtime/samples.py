@@ -82,8 +82,8 @@ def load_samples(source: object, *, functions: bool = False) -> Sequence[Sample]
     if not functions and (named := [one for one in functions_in(samples) if one is not None]):
         raise CalibrationError(
             f"sample_data: names functions ({', '.join(named)}), and samples for several are for "
-            "prune, compare, sweep, choose, sensitivity and finetune; give those of one, without "
-            "its name"
+            "prune, tune, compare, check, sweep, choose, sensitivity and finetune; give those of "
+            "one, without its name"
         )
     return samples
 

@@ -109,8 +109,8 @@ def test_compare_says_what_it_cannot(pruned):
         mlpass.compare(BOTH, pruned, given(), backend="coreml")
     with pytest.raises(ConfigError, match="Got 'shorts', did you mean 'short'"):
         mlpass.compare(BOTH, pruned, {"prefill": given()["prefill"], "shorts": given()["short"]})
-    with pytest.raises(CalibrationError, match="prune, compare, .* and finetune; give"):
-        mlpass.check(BOTH, given())
+    with pytest.raises(CalibrationError, match="prune, tune, compare, .* and finetune; give"):
+        mlpass.locate(BOTH, BOTH, given())
 
 
 @pytest.mark.slow
