@@ -21,9 +21,9 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Listener
+from multiprocessing.connection import Listener
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -244,7 +244,7 @@ class _Team:
         self.moved = moved
         self._executor, self._listener, self._key = executor, listener, key
         self._came: queue.Queue[Wire] = queue.Queue()
-        self._open = True
+        self._over = Event()
         self._wires: list[Wire] = []
         self._futures: list[Future[None]] = []
         self._calls = 0
@@ -286,9 +286,9 @@ class _Team:
 
     def close(self) -> None:
         """Lets all workers go."""
-        self._open = False
-        with suppress(*LOST, AuthenticationError):
-            Client(self._listener.address, authkey=self._key).close()  # wakes what accepts
+        self._over.set()
+        with suppress(OSError):  # wakes what accepts, or nobody: so it waits for no answer
+            socket.create_connection(self._listener.address, _PATIENCE).close()
         self._listener.close()
         while not self._came.empty():
             self._came.get()
@@ -318,7 +318,7 @@ class _Team:
         return None
 
     def _accept(self) -> None:
-        while self._open:
+        while not self._over.is_set():
             try:
                 connection = self._listener.accept()
             except (*LOST, AuthenticationError):
@@ -326,6 +326,9 @@ class _Team:
             _keep_alive(connection.fileno())
             wire = Wire(connection)
             self._wires.append(wire)
+            if self._over.is_set():  # perhaps after all others were closed
+                wire.close()
+                return
             with suppress(*LOST):
                 call, _ = wire.receive()
                 if call in self._begun:  # its worker died, and dask runs it again

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.connection import Listener
 
 import numpy as np
 import pytest
@@ -129,6 +130,35 @@ def test_a_call_that_is_run_again_ends_at_once():
     with LikeDask() as executor, cluster._opened(executor, 1, wire.Moved()) as (team, _):
         again = ThreadPoolExecutor(1).submit(*next(iter(executor.known)))
         assert again.result(timeout=30) is None
+        assert team._came.empty()
+
+
+def test_the_end_does_not_wait_for_an_answer(monkeypatch):
+    """What accepts workers may have ended already, having seen that all is over."""
+    monkeypatch.setattr(cluster._Team, "_accept", lambda team: None)
+    with ThreadPoolExecutor(1) as executor, Listener(("127.0.0.1", 0), authkey=b"key") as listener:
+        team = cluster._Team(executor, listener, b"key", wire.Moved())
+        closing = threading.Thread(target=team.close, daemon=True)
+        closing.start()
+        closing.join(10)
+        assert not closing.is_alive()
+
+
+def test_a_worker_that_comes_at_the_end_is_let_go(monkeypatch):
+    begin = wire.Wire.__init__
+
+    def ending(one, connection):
+        begin(one, connection)
+        if threading.current_thread().name == "accepting":
+            team._over.set()
+
+    monkeypatch.setattr(wire.Wire, "__init__", ending)
+    with ThreadPoolExecutor(1) as executor, Listener(("127.0.0.1", 0), authkey=b"key") as listener:
+        accept = cluster._Team._accept
+        monkeypatch.setattr(cluster._Team, "_accept", lambda team: None)
+        team = cluster._Team(executor, listener, b"key", wire.Moved())
+        threading.Thread(target=accept, args=(team,), name="accepting", daemon=True).start()
+        assert executor.submit(wire.serve, listener.address, b"key", 1).result(timeout=30) is None
         assert team._came.empty()
 
 
