@@ -46,20 +46,21 @@ def test_a_run_that_dies_goes_on_with_an_equal_result(mlp, tmp_path, monkeypatch
     assert [layer.samples for layer in report.layers] == [32, 32, 32]
 
 
-def interrupted(mlp, out, monkeypatch):
+def interrupted(mlp, out, monkeypatch, **given):
+    given["sample_data"] = samples()
     with monkeypatch.context() as patched:
         calls = []
         solve = calibrated.solve
 
-        def dying(*given, **options):
+        def dying(*problem, **options):
             if calls:
                 raise KeyboardInterrupt
             calls.append(1)
-            return solve(*given, **options)
+            return solve(*problem, **options)
 
         patched.setattr(calibrated, "solve", dying)
         with pytest.raises(KeyboardInterrupt):
-            mlpass.prune(mlp, out, Percentile(0.5), sample_data=samples())
+            mlpass.prune(mlp, out, Percentile(0.5), **given)
 
 
 def test_what_another_run_left_is_not_taken_up(mlp, tmp_path, monkeypatch):
@@ -69,11 +70,17 @@ def test_what_another_run_left_is_not_taken_up(mlp, tmp_path, monkeypatch):
         CalibrationError, match="belongs to a run with another model, config, method"
     ):
         mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples(), resume=True)
-    with pytest.raises(CalibrationError, match="belongs to a run with another model"):
-        mlpass.prune(
-            mlp, out, Percentile(0.5), sample_data=samples(), joint_compression=True, resume=True
-        )
     mlpass.prune(mlp, out, Percentile(0.6), sample_data=samples())  # anew, without it
+    assert not journal_path(out).exists()
+
+
+def test_what_a_run_left_is_not_taken_up_by_a_joint_one(mlp, tmp_path, monkeypatch):
+    out, raised = tmp_path / "out.mlpackage", {"minimum_deployment_target": "iOS18"}
+    interrupted(mlp, out, monkeypatch, **raised)
+    given = {"sample_data": samples(), "resume": True, **raised}
+    with pytest.raises(CalibrationError, match="belongs to a run with another model"):
+        mlpass.prune(mlp, out, Percentile(0.5), joint_compression=True, **given)
+    mlpass.prune(mlp, out, Percentile(0.5), **given)
     assert not journal_path(out).exists()
 
 
