@@ -268,16 +268,10 @@ def test_a_compressed_weight_has_the_form_that_the_config_says(compressed, tmp_p
     fixed = mlpass.OpConfig(Percentile(0.75))
     config = Config(op_name_configs={"int8_quantized": fixed}, weight_threshold=1)
     out = tmp_path / "out.mlpackage"
-    for given in (None, samples()):
+    own = {"sample_data": samples(), "target": "own"}  # what it aims at else may be a zero more
+    for given in ({}, own):
         report = mlpass.prune(
-            compressed,
-            out,
-            config,
-            budget="0.6x",
-            sample_data=given,
-            target="own",  # what it aims at else may be a zero more
-            joint_compression=True,
-            force=True,
+            compressed, out, config, budget="0.6x", joint_compression=True, force=True, **given
         )
         (layer,) = [each for each in report.layers if each.name == "int8_quantized"]
         assert (layer.encoding, layer.zeros) == ("sparse + quantized", SIZE * SIZE * 3 // 4)
