@@ -29,6 +29,7 @@ from mlpass.sparsity.modes import Percentile
 from mlpass.weights.footprint import rest_of_files
 from mlpass.weights.joint import can_be_joint
 from mlpass.weights.sites import Site
+from mlpass.weights.ways import joint_option
 
 if TYPE_CHECKING:
     from mlpass.program.mlmodel import ModelLike
@@ -42,10 +43,6 @@ _MORE = (
 # divisions the one that seems best has had more of chance on its side.
 _ALIKE = 1.05
 _ADAPTERS = "; --adapters (adapters=True in the Config) gives adapters their share, too"
-_JOINT = (
-    "; --joint-compression{} (joint_compression=True in Python) gives those their share that are "
-    "compressed already"
-)
 
 
 @dataclass(frozen=True)
@@ -294,8 +291,8 @@ def _left(steps: Sequence[Step]) -> str | None:
     joint = [step.site for step in left if can_be_joint(step.site)]
     if not joint:
         return text
-    old = any(opens_more(site) for site in joint)
-    return text + _JOINT.format(" with --minimum-deployment-target iOS18" if old else "")
+    way = joint_option(raised=any(opens_more(site) for site in joint))
+    return f"{text}; {way} gives those their share that are compressed already"
 
 
 def _priced(

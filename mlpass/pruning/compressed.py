@@ -8,7 +8,7 @@ from mlpass.plan.config import OpConfig
 from mlpass.storage.plain import rounding_of
 from mlpass.weights.ensures import Told
 from mlpass.weights.joint import JOINT_OPSET, can_be_joint
-from mlpass.weights.ways import JOINT
+from mlpass.weights.ways import joint_option
 
 
 def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
@@ -32,7 +32,6 @@ def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
     head = "nothing was pruned: " if none else ""
     left = f"{head}{len(found)} of {len(told)} weights are compressed already"
     old = any(opset < JOINT_OPSET for site in found for opset in site.opsets)
-    raised = " with --minimum-deployment-target iOS18" if old and not anew else ""
     does = "rounds those anew, not as well as from the model that they were made from"
-    way = JOINT.replace(" ", f"{raised} ", 1)
+    way = joint_option(raised=old and not anew)
     return (f"{left}; {way} {does if anew else 'prunes those'}",)

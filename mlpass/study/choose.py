@@ -23,9 +23,7 @@ from mlpass.study.evaluate import Evaluate, evaluated
 from mlpass.study.held_out import divided, told_of
 from mlpass.study.space import NEEDS_NEWER
 from mlpass.study.sweep import check_backend, write_outputs
-from mlpass.study.trial import Setting, given_as
-from mlpass.weights.sites import find_sites
-from mlpass.weights.ways import IN_STUDIES, left_alone
+from mlpass.study.trial import Setting, compressed_left, given_as
 
 _LARGEST = float(1 << 62)  # of a number
 _STEPS = 200
@@ -120,8 +118,7 @@ def choose(
         with Package(path) as package:
             check_copy(model, package, output, force=force)
             before = setting.nbytes
-            sites = [] if joint_compression else find_sites(package.programs)
-            left = left_alone(sites, IN_STUDIES)
+            left = compressed_left(setting, package)
             setting = setting.having(reference=str(write_outputs(package, setting, folder)))
         nbytes = None if max_size is None else parse_size("max_size", max_size, before)
         value = None if evaluate is None else evaluated(evaluate, path)

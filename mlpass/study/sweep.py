@@ -45,6 +45,7 @@ from mlpass.study.reference import write_reference
 from mlpass.study.space import NEEDS_NEWER, default_candidates, is_old_package
 from mlpass.study.trial import (
     Setting,
+    compressed_left,
     given_as,
     run_trial,
     weight_bytes,
@@ -53,7 +54,6 @@ from mlpass.study.trial_journal import TrialJournal
 from mlpass.study.workers import open_executor, run_all
 from mlpass.version import __version__
 from mlpass.weights.sites import find_sites
-from mlpass.weights.ways import IN_STUDIES, left_alone
 
 
 def sweep(
@@ -177,8 +177,7 @@ def sweep(
         notes += dict.fromkeys(
             note for one in trials if one.report for note in adapters_left(one.report.layers)
         )
-        if not joint_compression:
-            notes += left_alone(find_sites(package.programs), IN_STUDIES)
+        notes += compressed_left(setting, package)
         report = SweepReport(
             model=name,
             bytes_before=setting.nbytes,

@@ -40,6 +40,7 @@ from mlpass.study.reference import read_reference, reproducible_outputs
 from mlpass.weights.reading import layout_of_site, weight_of
 from mlpass.weights.sites import Site, find_sites
 from mlpass.weights.traffic import read_bytes
+from mlpass.weights.ways import joint_option, left_alone
 
 _CORNER = 64  # rows and columns of a pattern's picture
 
@@ -260,6 +261,14 @@ def measure(setting: Setting, trial: Trial, report: Report, path: str) -> Trial:
         pattern=pattern,
         cautions=against,
     )
+
+
+def compressed_left(setting: Setting, package: Package) -> tuple[str, ...]:
+    """Returns a note on weights that are compressed already, where those take no part; or none."""
+    if setting.joint_compression:
+        return ()
+    way = f"{joint_option()} has them pruned and rounded, too"
+    return left_alone(find_sites(package.programs), way)
 
 
 def weight_bytes(package: Package, functions: Sequence[str | None] = (None,)) -> int:

@@ -10,8 +10,6 @@ from mlpass.report.records import LayerRecord
 from mlpass.weights.site import Site
 
 _IOS18 = 18
-JOINT = "--joint-compression (joint_compression=True in Python)"
-IN_STUDIES = f"{JOINT} has them pruned and rounded, too"
 
 
 def quantize_way(
@@ -38,6 +36,16 @@ def quantize_way(
         f"{shlex.join(command)} (coremltools passes over them without joint_compression=True)"
     )
     return (text,)
+
+
+def joint_option(*, raised: bool = False) -> str:
+    """Returns what has weights take part that are compressed already.
+
+    Args:
+        raised: whether the model has to be raised for that, too.
+    """
+    raising = f" with --minimum-deployment-target iOS{_IOS18}" if raised else ""
+    return f"--joint-compression{raising} (joint_compression=True in Python)"
 
 
 def left_alone(sites: Sequence[Site], way: str) -> tuple[str, ...]:
