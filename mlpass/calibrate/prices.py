@@ -148,7 +148,7 @@ def prices_of(
     if gram is not None and not gram.is_diagonal:
         how = method.still if site.is_masked else method
         probes = Probes(weight, layout, gram, parts, how, mode_in)
-        whole = probes.whole()
+        whole = probes.whole
         if relative_error(weight, whole, gram, layout) > _EXACT:
             coarse = whole
     some = excerpt(weight, coarse, layout, used)
@@ -171,7 +171,7 @@ def prices_of(
         near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
         most, least = _MORE * wanted, wanted / _FEWER
         near = [form for form in near if least <= taken[form] <= most] or near
-        estimates, solved = probes.as_solved(estimates, near, some)
+        estimates, solved = probes.as_solved(estimates, near, some, wanted)
         if solved:
             form = min(solved, key=lambda form: abs(taken[form] - wanted))
             trial = _trial(weight, layout, used, solved[form], some.picked)

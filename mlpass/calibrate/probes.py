@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from mlpass.solvers.estimate import Excerpt, relative_error
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.held_out import PLENTY, Choice, HeldOut, choose, tried_rows
 from mlpass.solvers.problem import Method
+from mlpass.solvers.settle import ROUNDS
 from mlpass.solvers.solve import solve
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
@@ -22,6 +24,8 @@ from mlpass.storage.palette import Palette
 
 PLAIN = Form(Percentile(0.0), Palette(4))
 _OF_ZEROS = Form(Percentile(0.5), Palette(4))
+_ONE = 1  # round of settling, where solves are but compared
+_ABOUT = 0.15  # how far from what is wanted a form may be, as a logarithm, that is solved for
 
 
 class Way(NamedTuple):
@@ -64,8 +68,9 @@ class Probes:
         self._method, self._mode_in = method, mode_in
         self._ways: dict[Form, Way] = {}
 
+    @cached_property
     def whole(self) -> NDArray[np.generic]:
-        """Returns the weight in the plain probe.
+        """The weight in the plain probe.
 
         Raises:
             NotApplicable: it cannot be solved for; the text says why.
@@ -74,42 +79,53 @@ class Probes:
         return self._solved(PLAIN, self._weight, self._layout, self._way(PLAIN).choice)
 
     def as_solved(
-        self, offers: Sequence[Offer], near: Sequence[Form], some: Excerpt
+        self, offers: Sequence[Offer], near: Sequence[Form], some: Excerpt, wanted: float
     ) -> tuple[list[Offer], dict[Form, NDArray[np.generic]]]:
-        """Returns offers as a solve makes them, and the rows that it leaves of each form near.
+        """Returns offers as a solve makes them, and the rows that it leaves of some forms.
 
-        A solve gains as much on the other forms of a kind. Where none of a kind is near, estimates
-        remain.
+        How many times the estimate a solve comes to changes slowly with the bytes of a form. So of
+        each kind some forms are solved for, and tell of those between and beyond; where none of a
+        kind is near, estimates remain.
 
         Args:
             offers: as they are estimated.
-            near: the forms that are solved for.
+            near: the forms that may matter.
             some: rows of the weight.
+            wanted: bytes that the weight may come to take.
 
         Raises:
             NotApplicable: as of `whole`.
             CalibrationError: likewise.
         """
+        of_form = {offer.form: offer for offer in offers}
+        kinds: dict[Form, list[Offer]] = {}
+        for form in near:
+            kinds.setdefault(_probe_of(form), []).append(of_form[form])
+        told = [each for kind in kinds.values() for each in _telling(kind, wanted)]
 
         def solved(form: Form) -> tuple[NDArray[np.generic], float]:
             way = self._way(_probe_of(form))
-            found = self._solved(form, some.weight, some.layout, way.choice)
+            found = self._solved(form, some.weight, some.layout, way.choice, _ONE)
             return found, some.error(found, self._gram)
 
-        gains: dict[Form, list[float]] = {_probe_of(form): [] for form in near}
-        for probe in gains:  # before threads ask for it
+        for probe in kinds:  # before threads ask for it
             self._way(probe)
-        both = dict(zip(near, map_items(solved, near), strict=True))
-        for offer in offers:
-            if offer.form in both and offer.error > 0:
-                gains[_probe_of(offer.form)].append(both[offer.form][1] / offer.error)
+        forms = list(dict.fromkeys([*(each.form for each in told), PLAIN]))
+        both = dict(zip(forms, map_items(solved, forms), strict=True))
+        begun = both[PLAIN][1]
+        done = some.error(some.like(self.whole, self._layout), self._gram)
+        rest = done / begun if begun > 0 else 1.0  # what further rounds make of one
+        both = {each.form: both[each.form] for each in told}
+        lines = {probe: _Gains.of(kind, both, rest) for probe, kind in kinds.items()}
 
         def as_solved(offer: Offer) -> Offer:
             probe = _probe_of(offer.form)
-            if probe not in gains:
+            if probe not in lines:
                 return offer
-            gain, growth = float(np.median(gains[probe] or [1.0])), self._way(probe).growth
-            error = both[offer.form][1] if offer.form in both else gain * offer.error
+            error = offer.error * lines[probe].at(offer.nbytes)
+            if offer.form in both:
+                error = rest * both[offer.form][1]
+            growth = self._way(probe).growth
             return offer._replace(
                 error=error, risk=offer.risk if growth is None else growth * error
             )
@@ -142,13 +158,19 @@ class Probes:
             storage=probe.storage,
             target=None,
             layout=few.layout,
+            rounds=_ONE,
         )
-        found = self._solved(probe, few.weight, few.layout, choice)
+        found = self._solved(probe, few.weight, few.layout, choice, _ONE)
         seen = relative_error(few.weight, found, self._gram, few.layout)
         return Way(choice, choice.error / seen if choice.error and seen > 0 else None)
 
     def _solved(
-        self, form: Form, weight: NDArray[np.generic], layout: Layout, choice: Choice
+        self,
+        form: Form,
+        weight: NDArray[np.generic],
+        layout: Layout,
+        choice: Choice,
+        rounds: int = ROUNDS,
     ) -> NDArray[np.generic]:
         found = solve(
             weight,
@@ -158,9 +180,52 @@ class Probes:
             storage=form.storage,
             layout=layout,
             shrinkage=choice.shrinkage,
+            rounds=rounds,
         )
         return found.weight
 
 
 def _probe_of(form: Form) -> Form:
     return _OF_ZEROS if form.has_zeros else PLAIN
+
+
+def _telling(offers: Sequence[Offer], wanted: float) -> list[Offer]:
+    """Returns those of a kind that tell of all: near what is wanted, and the smallest.
+
+    Larger ones lose so little that what a solve makes of it changes nothing.
+    """
+    sizes = np.array([offer.nbytes for offer in offers], float)
+    apart = np.abs(np.log(sizes / wanted))
+    told = {int(sizes.argmin()), int(apart.argmin()), *np.flatnonzero(apart < _ABOUT).tolist()}
+    return [offers[number] for number in sorted(told)]
+
+
+class _Gains(NamedTuple):
+    """How many times the estimated error a solve comes to, by the bytes of a form.
+
+    Attributes:
+        nbytes: ascending.
+        gains: of each.
+    """
+
+    nbytes: NDArray[np.floating]
+    gains: NDArray[np.floating]
+
+    @staticmethod
+    def of(
+        offers: Sequence[Offer],
+        solved: Mapping[Form, tuple[NDArray[np.generic], float]],
+        rest: float,
+    ) -> _Gains:
+        """Returns those of the offers of one kind that were solved for, in one round."""
+        points = sorted(
+            (each.nbytes, rest * solved[each.form][1] / each.error)
+            for each in offers
+            if each.form in solved and each.error > 0
+        )
+        nbytes, gains = np.array(points or [(1, 1.0)], float).T
+        return _Gains(nbytes, gains)
+
+    def at(self, nbytes: int) -> float:
+        """Returns the gain of a form of so many bytes."""
+        return float(np.interp(np.log(nbytes), np.log(self.nbytes), self.gains))

@@ -30,16 +30,18 @@ from mlpass.errors import NotApplicable
 from mlpass.solvers.estimate import Excerpt, excerpt
 from mlpass.solvers.gram import Gram
 from mlpass.solvers.problem import Method
+from mlpass.solvers.settle import ROUNDS
 from mlpass.solvers.solve import solve
 from mlpass.solvers.wanda import Magnitude, Ranking, Wanda
 from mlpass.sparsity.layout import Layout
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.storage import Storage
 
-SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
+SHARES: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6, 1.0)
+# With as many rows as columns: more would do harm, less does little.
+_ENOUGH_SHARES = (0.0, 0.3)
 PLENTY = 16  # rows for each column, from which on there is nothing to choose
 ENOUGH = 4  # for each column: so many usually do
-_AS_GOOD = 1.25  # times the least error, with as many rows as columns: it stays as asked
 _NOISE = 0.05  # of an error, which is neither here nor there
 _DOUBT = 0.4  # over the root of the rows kept back: by that share errors on them may be off
 _PICTURE = "places of a single picture are much alike"
@@ -111,6 +113,7 @@ def choose(
     storage: Storage | None,
     target: NDArray[np.generic] | None,
     layout: Layout,
+    rounds: int = ROUNDS,
 ) -> Choice:
     """Returns how to solve for a weight so that it does well on inputs that no solve saw.
 
@@ -125,6 +128,7 @@ def choose(
         storage: as for `solve`.
         target: likewise.
         layout: of the weight.
+        rounds: as for `solve`.
 
     Raises:
         CalibrationError: a Gram is not positive semidefinite.
@@ -133,20 +137,30 @@ def choose(
     ranks = isinstance(method, Ranking) and not method.refit
     if parts.neighbours and mode.target is not None and not ranks:
         found = choose(
-            weight, parts, mode, method=Wanda(), storage=storage, target=target, layout=layout
+            weight,
+            parts,
+            mode,
+            method=Wanda(),
+            storage=storage,
+            target=target,
+            layout=layout,
+            rounds=rounds,
         )
         return found._replace(reason=f"not {method}: {_PICTURE}")
     refits = storage is not None or not ranks
     plenty = parts.rows >= PLENTY * columns
     # A mode without a target leaves each another number of zeros: nothing to compare.
     compared = mode.target is not None
-    shares = SHARES if refits and compared and not plenty else SHARES[:1]
+    shares = SHARES[:1]
+    if refits and compared and not plenty:
+        shares = SHARES if parts.rows < columns else _ENOUGH_SHARES
+    most = SHARES[-1] if len(shares) > 1 else shares[0]
     safe = Magnitude() if compared else method
     if learnt is None or held is None:
         if plenty:
             return Choice(method)
         few = f"none of its {parts.rows} input rows could be kept back, for {columns} columns"
-        return Choice(safe, shares[-1], None if safe == method else f"not {method}: {few}")
+        return Choice(safe, most, None if safe == method else f"not {method}: {few}")
 
     def losses(runs: int) -> tuple[list[tuple[float, float]], float, float]:
         """Returns what is lost with each share, by magnitude, and by the safe method."""
@@ -164,6 +178,7 @@ def choose(
                 target=aim,
                 layout=some.layout,
                 shrinkage=shrinkage,
+                rounds=rounds,
             )
             return some.error(found.weight, held)
 
@@ -174,7 +189,7 @@ def choose(
                 break
         before = lost(Magnitude(), 0.0, None)
         same = storage is None or safe == method
-        return tried, before, before if same else lost(safe, shares[-1], storage)
+        return tried, before, before if same else lost(safe, most, storage)
 
     for runs in (_RUNS, layout.sizes[1]):  # a storage may have tables for more rows than some
         with suppress(NotApplicable):
@@ -189,8 +204,8 @@ def choose(
     bound = least * (1 - doubt)
     why = _alone(parts, learnt, columns, ranks=ranks) if parts.alone else None
     if safe != method and (why or best[0] > bound):
-        return Choice(safe, shares[-1], f"not {method}: {why or _SAFER}", least, before)
-    if parts.rows >= columns and first[0] <= min(_AS_GOOD * best[0], bound):
+        return Choice(safe, most, f"not {method}: {why or _SAFER}", least, before)
+    if parts.rows >= columns and first[0] <= min((1 + _NOISE) * best[0], bound):
         best = first
     return Choice(method, best[1], None, best[0], before)
 

@@ -18,12 +18,13 @@ from mlpass.solvers.problem import Problem
 from mlpass.solvers.products import product
 from mlpass.storage.storage import Floats, Grid, Movable
 
+ROUNDS = 3
 _BLOCK = 64  # columns whose changes are carried to the others by one product
 _STEPS = 2  # conjugate gradients for the values, which follow the codes from round to round
 
 
 def settle(
-    problem: Problem, grid: Grid, weight: Array, keep: Array, dampening: float, rounds: int = 3
+    problem: Problem, grid: Grid, weight: Array, keep: Array, dampening: float, rounds: int = ROUNDS
 ) -> Floats:
     """Returns a weight on a grid with its values and codes settled; the grid's are set likewise.
 

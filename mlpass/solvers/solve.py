@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple
 
-import numpy as np
 
 from mlpass.arrays import (
     Array,
@@ -27,11 +26,12 @@ from mlpass.parallel import begin
 from mlpass.solvers.gram import Gram, output_power
 from mlpass.solvers.problem import Method, Problem, Pruned, pruned_by
 from mlpass.solvers.rounding import prune_rounded
+from mlpass.solvers.settle import ROUNDS
 from mlpass.solvers.wanda import Magnitude, Ranking, Uncorrelated
 from mlpass.sparsity.layout import Layout, grouped_layout, matrix_layout
 from mlpass.sparsity.mode import Mode
 from mlpass.storage.plain import rounding_of
-from mlpass.storage.storage import Grid, Storage
+from mlpass.storage.storage import Floats, Grid, Storage
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def solve(
     layout: Layout | None = None,
     error_before: bool = False,
     shrinkage: float = 0.0,
+    rounds: int = ROUNDS,
 ) -> Solution[Kind]:
     """Returns a weight pruned by `method` so that its outputs on the samples change little.
 
@@ -105,6 +106,7 @@ def solve(
         error_before: whether the solution has it. It costs about a quarter of SparseGPT's work.
         shrinkage: share of all that is off the Gram's diagonal that the method does not see: of few
             samples, most of it may be chance. Errors are on the Gram as it is.
+        rounds: in which a storage's values and codes are settled: each leaves less to the next.
 
     Raises:
         CalibrationError: shapes do not fit, the Gram or the weight holds NaN or inf, or the Gram is
@@ -124,7 +126,10 @@ def solve(
     if storage is None:
         pruned = pruned_by(chosen, seen)
     else:
-        pruned, grid = _least_rounded(seen, chosen, storage, used, host(given).dtype)
+        rounded = storage
+        pruned, grid = _least_rounded(
+            seen, chosen, lambda power: rounded.grid(used, power, host(given).dtype), rounds
+        )
     pruned = pruned._replace(power=None) if shrinkage else pruned  # that is on what it saw
     found = make_solution(problem, pruned, used, weight, powers())
     found = replace(found, method=str(chosen), reason=reason, shrinkage=shrinkage)
@@ -136,13 +141,13 @@ def solve(
 
 
 def _least_rounded(
-    problem: Problem, method: Method, storage: Storage, layout: Layout, dtype: np.dtype[np.generic]
+    problem: Problem, method: Method, grid_for: Callable[[Floats], Grid], rounds: int
 ) -> tuple[Pruned, Grid]:
     """Returns a method's result on its grid, or that of a rival which rounding does less harm."""
 
     def rounded(method: Method) -> tuple[Pruned, Grid]:
-        grid = storage.grid(layout, host(problem.gram.diagonal), dtype)
-        pruned = prune_rounded(problem, method, grid)
+        grid = grid_for(host(problem.gram.diagonal))
+        pruned = prune_rounded(problem, method, grid, rounds)
         if pruned.power is None:
             pruned = pruned._replace(
                 power=output_power(pruned.weight - problem.target, problem.gram)
