@@ -52,8 +52,7 @@ _EXACT = 1e-6  # an error below it tells nothing of others: codes can say the we
 # How far above the hull of estimates a form may be that is still solved for: a solver gains more on
 # some forms than on others.
 _NEAR = 1.3
-# How many times as many bytes as a weight may come to keep, and how many times fewer, it may take.
-_MORE, _FEWER = 2.0, 3.0
+_MORE = 2.0  # times as many bytes as a weight may come to keep: so many it may take as it is
 
 
 class Trial(NamedTuple):
@@ -167,12 +166,10 @@ def prices_of(
     estimates = map_items(estimate, forms)
     front = _near([own, *estimates])
     if probes is not None:
-        taken = dict(forms)
         near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
-        most, least = _MORE * wanted, wanted / _FEWER
-        near = [form for form in near if least <= taken[form] <= most] or near
         estimates, solved = probes.as_solved(estimates, near, some, wanted)
         if solved:
+            taken = dict(forms)
             form = min(solved, key=lambda form: abs(taken[form] - wanted))
             trial = _trial(weight, layout, used, solved[form], some.picked)
     if trial is None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple
 
-
 from mlpass.arrays import (
     Array,
     Kind,

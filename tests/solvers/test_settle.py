@@ -75,13 +75,10 @@ def test_values_are_the_least_squares_of_their_codes(storage):
     assert least < 0.99 * lost(weight, start[0], inputs)
 
 
-def test_no_other_code_of_an_element_is_better(monkeypatch):
+def test_no_other_code_of_an_element_is_better():
     weight, inputs = case(2, 6, 50, seed=3)
-    storage = Palette(2, group_size=2)
-    monkeypatch.setattr(rounding, "settle", lambda *given: settle.settle(*given, rounds=40))
-    found = solve(
-        weight, inputs.T @ inputs, Percentile(0), method=SparseGPT(dampening=0), storage=storage
-    )
+    how = {"method": SparseGPT(dampening=0), "storage": Palette(2, group_size=2), "rounds": 40}
+    found = solve(weight, inputs.T @ inputs, Percentile(0), **how)
     (table,) = found.parts["tables"]
     least = lost(weight, found.weight, inputs)
     for row, column in itertools.product(range(2), range(6)):
