@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mlpass.calibrate.calibration import Calibration
-from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
+from mlpass.calibrate.outputs import error_of, interpreter_of, outputs_of, outputs_with
 from mlpass.calibrate.prices import Prices, Trial, tried
 from mlpass.runtime.samples import Sample, functions_in
 from mlpass.weights.sites import Site
@@ -55,11 +55,13 @@ def influences(
         bar = tqdm(total=len(measured), desc="measuring", unit="weight", disable=None)
         with bar, interpreter.backend.held():
             dense = outputs_of(interpreter, inputs)
-            for start in range(0, len(measured), together):
-                sites = measured[start : start + together]
-                changed = {site: tried(site, trials[site]) for site in sites}
-                with other_weights(interpreter, changed):
-                    error = error_of(dense, outputs_of(interpreter, inputs))
+            groups = [
+                measured[start : start + together] for start in range(0, len(measured), together)
+            ]
+            changes = ({site: tried(site, trials[site]) for site in sites} for sites in groups)
+            made = outputs_with(interpreter, inputs, changes)
+            for sites, outputs in zip(groups, made, strict=True):
+                error = error_of(dense, outputs)
                 noise = sum(trials[site].noise for site in sites)
                 found |= dict.fromkeys(sites, error / noise) if error > 0 else {}
                 bar.update(len(sites))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpass.arrays import total
+from mlpass.arrays import Array, total
 from mlpass.calibrate.calibration import Calibration
 from mlpass.halves import widened
-from mlpass.parallel import map_items
+from mlpass.parallel import map_items, map_slabs, thread_count
+from mlpass.program.ir import Value
 from mlpass.runtime.functions import runner_of
 from mlpass.runtime.given import steps_for
 from mlpass.runtime.interpreter import Interpreter
+from mlpass.runtime.onward import Onward, can_go_on
 from mlpass.runtime.samples import Sample
 from mlpass.weights.sites import Site
 
@@ -64,6 +67,63 @@ def outputs_of(interpreter: Interpreter, samples: Sequence[Sample]) -> Outputs:
     return [step for steps in found for step in steps]
 
 
+def outputs_with(
+    interpreter: Interpreter,
+    samples: Sequence[Sample],
+    changes: Iterable[Mapping[Site, NDArray[np.generic]]],
+) -> Iterator[Outputs]:
+    """Yields what a model gives for samples with some other weights, and with others again.
+
+    Args:
+        interpreter: that runs it.
+        samples: one after another.
+        changes: the other weights, each time; best in the order in which the model reads them.
+
+    Raises:
+        ExecutionError: an op failed.
+    """
+    backend = interpreter.backend
+    assert backend is not None  # Calibration refuses Core ML itself
+    steps = [steps_for(sample, interpreter, number) for number, sample in enumerate(samples)]
+    if not can_go_on(interpreter) or any(len(each) > 1 for each in steps):
+        for weights in changes:
+            with other_weights(interpreter, weights):
+                found = outputs_of(interpreter, samples)
+            yield found
+        return
+    with backend.session(False):
+        runs = [Onward(interpreter, inputs) for (inputs,) in steps]
+    ahead = thread_count() if backend.name == "numpy" else 1
+    rest = iter(changes)
+    while some := list(islice(rest, ahead)):
+        with backend.session(False):
+            jobs = [
+                run.outputs(arrays)
+                for weights in some
+                for arrays in [_arrays(interpreter, weights)]
+                for run in runs
+            ]
+            run_all = map_items if backend.name == "numpy" else map
+            made = [*run_all(lambda job: job(), jobs)]
+        for number in range(len(some)):
+            own = made[number * len(runs) : (number + 1) * len(runs)]
+            yield [{name: _as_array(value) for name, value in one.items()} for one in own]
+
+
+def _arrays(
+    interpreter: Interpreter, weights: Mapping[Site, NDArray[np.generic]]
+) -> dict[Value, Array]:
+    """Returns other weights by the values that they are in the program that is run."""
+    assert interpreter.backend is not None
+    (part,) = interpreter.parts
+    return {
+        maker.outputs[-1]: interpreter.backend.from_numpy(widened(weight))
+        for site, weight in weights.items()
+        for maker in site.makers
+        if maker.outputs[-1] in part.constants
+    }
+
+
 def _as_array(value: object) -> object:
     return np.array([*value.values()]) if isinstance(value, Mapping) else value
 
@@ -110,15 +170,28 @@ def error_of(dense: Outputs, other: Outputs) -> float:
             continue
         changed, whole = 0.0, 0.0
         for one, two in pairs:
-            first, second = np.asarray(one, np.float64), np.asarray(two, np.float64)
-            if second.shape != first.shape:
-                second = np.zeros(first.shape)
-            second = np.where(np.isfinite(second), second, 0)
-            finite = np.isfinite(first)
-            changed += total(np.square(second[finite] - first[finite]))
-            whole += total(np.square(first[finite]))
+            more, own = _squares(np.asarray(one), np.asarray(two))
+            changed, whole = changed + more, whole + own
         errors.append(changed / whole if whole else 0.0)
     return float(np.mean(errors)) if errors else 0.0
+
+
+def _squares(dense: NDArray[np.floating], other: NDArray[np.floating]) -> tuple[float, float]:
+    """Returns the square sums of what changes and of what it was, where that is finite."""
+    if other.shape != dense.shape:
+        other = np.zeros(dense.shape, dense.dtype)
+    first, second = dense.reshape(-1), other.reshape(-1)
+
+    def add(start: int, stop: int) -> tuple[float, float]:
+        was, now = (each[start:stop].astype(np.float64) for each in (first, second))
+        now[~np.isfinite(now)] = 0
+        lost = ~np.isfinite(was)
+        was[lost] = now[lost] = 0
+        now -= was
+        return total(np.square(now, out=now)), total(np.square(was, out=was))
+
+    sums = map_slabs(add, first.size)
+    return sum(changed for changed, _ in sums), sum(whole for _, whole in sums)
 
 
 def _is_float(value: object) -> bool:

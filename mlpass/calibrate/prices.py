@@ -168,10 +168,7 @@ def prices_of(
     if probes is not None:
         near = [form for n in front if not _keeps_codes(site, form := estimates[n - 1].form)]
         estimates, solved = probes.as_solved(estimates, near, some, wanted)
-        if solved:
-            taken = dict(forms)
-            form = min(solved, key=lambda form: abs(taken[form] - wanted))
-            trial = _trial(weight, layout, used, solved[form], some.picked)
+        trial = _trial(weight, layout, used, solved, some.picked)
     if trial is None:
         trial = Trial(relative_error(weight, rounded, used, layout))
     every = [own, *estimates]

@@ -80,12 +80,14 @@ class Probes:
 
     def as_solved(
         self, offers: Sequence[Offer], near: Sequence[Form], some: Excerpt, wanted: float
-    ) -> tuple[list[Offer], dict[Form, NDArray[np.generic]]]:
-        """Returns offers as a solve makes them, and the rows that it leaves of some forms.
+    ) -> tuple[list[Offer], NDArray[np.generic]]:
+        """Returns offers as a solve makes them, and the rows that it leaves of one near the room.
 
         How many times the estimate a solve comes to changes slowly with the bytes of a form. So of
         each kind some forms are solved for, and tell of those between and beyond; where none of a
-        kind is near, estimates remain.
+        kind is near, estimates remain. Most are settled in one round, and the probe tells what
+        further ones do; not so the one of the rows, which is to do to the model's outputs what a
+        solve does.
 
         Args:
             offers: as they are estimated.
@@ -98,39 +100,41 @@ class Probes:
             CalibrationError: likewise.
         """
         of_form = {offer.form: offer for offer in offers}
-        kinds: dict[Form, list[Offer]] = {}
+        kinds: dict[Form, list[Offer]] = {PLAIN: [], _OF_ZEROS: []}
         for form in near:
-            kinds.setdefault(_probe_of(form), []).append(of_form[form])
-        told = [each for kind in kinds.values() for each in _telling(kind, wanted)]
+            kinds[_probe_of(form)].append(of_form[form])
+        told = [each for kind in kinds.values() if kind for each in _telling(kind, wanted)]
+        known = [*told, *(offer for offer in offers if offer.form == PLAIN)]
+        nearest = min(known, key=lambda each: _apart(each, wanted)).form if known else PLAIN
+        rounds = {each.form: _ONE for each in told} | {PLAIN: _ONE}
+        if nearest != PLAIN:
+            rounds[nearest] = ROUNDS
 
-        def solved(form: Form) -> tuple[NDArray[np.generic], float]:
-            way = self._way(_probe_of(form))
-            found = self._solved(form, some.weight, some.layout, way.choice, _ONE)
-            return found, some.error(found, self._gram)
+        def solved(form: Form) -> NDArray[np.generic]:
+            choice = self._way(_probe_of(form)).choice
+            return self._solved(form, some.weight, some.layout, choice, rounds[form])
 
-        for probe in kinds:  # before threads ask for it
-            self._way(probe)
-        forms = list(dict.fromkeys([*(each.form for each in told), PLAIN]))
-        both = dict(zip(forms, map_items(solved, forms), strict=True))
-        begun = both[PLAIN][1]
-        done = some.error(some.like(self.whole, self._layout), self._gram)
-        rest = done / begun if begun > 0 else 1.0  # what further rounds make of one
-        both = {each.form: both[each.form] for each in told}
-        lines = {probe: _Gains.of(kind, both, rest) for probe, kind in kinds.items()}
+        for form in rounds:  # before threads ask for it
+            self._way(_probe_of(form))
+        rows = dict(zip(rounds, map_items(solved, [*rounds]), strict=True))
+        errors = {form: some.error(found, self._gram) for form, found in rows.items()}
+        begun, rows[PLAIN] = errors[PLAIN], some.like(self.whole, self._layout)
+        errors[PLAIN] = some.error(rows[PLAIN], self._gram)
+        rest = errors[PLAIN] / begun if begun > 0 else 1.0  # what further rounds make of one
+        errors |= {form: rest * errors[form] for form in rounds if form not in (PLAIN, nearest)}
+        lines = {probe: _Gains.of(known, errors, probe) for probe, kind in kinds.items() if kind}
 
         def as_solved(offer: Offer) -> Offer:
             probe = _probe_of(offer.form)
             if probe not in lines:
                 return offer
-            error = offer.error * lines[probe].at(offer.nbytes)
-            if offer.form in both:
-                error = rest * both[offer.form][1]
+            error = errors.get(offer.form, offer.error * lines[probe].at(offer.nbytes))
             growth = self._way(probe).growth
             return offer._replace(
                 error=error, risk=offer.risk if growth is None else growth * error
             )
 
-        return [*map(as_solved, offers)], {form: found for form, (found, _) in both.items()}
+        return [*map(as_solved, offers)], rows[nearest]
 
     def _way(self, probe: Form) -> Way:
         """Returns how forms of a kind are solved for, found once."""
@@ -189,15 +193,18 @@ def _probe_of(form: Form) -> Form:
     return _OF_ZEROS if form.has_zeros else PLAIN
 
 
+def _apart(offer: Offer, wanted: float) -> float:
+    return abs(float(np.log(offer.nbytes / wanted)))
+
+
 def _telling(offers: Sequence[Offer], wanted: float) -> list[Offer]:
     """Returns those of a kind that tell of all: near what is wanted, and the smallest.
 
     Larger ones lose so little that what a solve makes of it changes nothing.
     """
-    sizes = np.array([offer.nbytes for offer in offers], float)
-    apart = np.abs(np.log(sizes / wanted))
-    told = {int(sizes.argmin()), int(apart.argmin()), *np.flatnonzero(apart < _ABOUT).tolist()}
-    return [offers[number] for number in sorted(told)]
+    nearest = min(offers, key=lambda each: _apart(each, wanted))
+    smallest = min(offers, key=lambda each: each.nbytes)
+    return [each for each in offers if each in (nearest, smallest) or _apart(each, wanted) < _ABOUT]
 
 
 class _Gains(NamedTuple):
@@ -212,16 +219,14 @@ class _Gains(NamedTuple):
     gains: NDArray[np.floating]
 
     @staticmethod
-    def of(
-        offers: Sequence[Offer],
-        solved: Mapping[Form, tuple[NDArray[np.generic], float]],
-        rest: float,
-    ) -> _Gains:
-        """Returns those of the offers of one kind that were solved for, in one round."""
+    def of(offers: Sequence[Offer], errors: Mapping[Form, float], probe: Form) -> _Gains:
+        """Returns those of the offers of one kind, from the errors that solves leave."""
         points = sorted(
-            (each.nbytes, rest * solved[each.form][1] / each.error)
-            for each in offers
-            if each.form in solved and each.error > 0
+            {
+                (each.nbytes, errors[each.form] / each.error)
+                for each in offers
+                if _probe_of(each.form) == probe and each.error > 0
+            }
         )
         nbytes, gains = np.array(points or [(1, 1.0)], float).T
         return _Gains(nbytes, gains)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,36 @@ class Constants:
             value.flags.writeable = False
             return value
         return self._backend.from_numpy(value)
+
+
+class Others(Constants):
+    """The constants of a function but for some, which are other arrays."""
+
+    def __init__(self, constants: Constants, arrays: Mapping[Value, Array]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            constants: all of them.
+            arrays: those in place of some, of the backend.
+        """
+        self._all = constants
+        self._arrays = dict(arrays.items())
+
+    def __contains__(self, source: Source) -> bool:
+        return source in self._all
+
+    def __getitem__(self, source: Source) -> Array:
+        return self._arrays[source] if source in self._arrays else self._all[source]
+
+    def arguments(self, step: OpPlan) -> dict[str, object]:
+        """Returns what the program gives to the kernel of `step`, others among it."""
+        found = self._all.arguments(step)
+        for parameter, source in step.arguments:
+            if not self._arrays.keys().isdisjoint(
+                source if isinstance(source, tuple) else (source,)
+            ):
+                found = {**found, parameter: self.argument(step, parameter, source)}
+        return found
 
 
 def _widened(value: object) -> object:

@@ -199,6 +199,11 @@ class Interpreter:
         return State(self.states, self.backend)
 
     @property
+    def is_one_program(self) -> bool:
+        """Whether nothing comes before or after a program."""
+        return len(self.parts) == len(self._stages) == 1 and not self.parts[0].before
+
+    @property
     def members(self) -> Sequence[Interpreter]:
         """What runs a function each: this alone, where that is not of several functions."""
         return (self,)
@@ -267,7 +272,7 @@ class Interpreter:
                 listeners=self.listeners,
             )
         return [
-            (value, result if _is_plain(result) else self.backend.to_numpy(result))
+            (value, result if is_plain(result) else self.backend.to_numpy(result))
             for value, result in results.items()
         ]
 
@@ -330,11 +335,12 @@ def _plan_stages(source: Runnable, backend: Backend) -> tuple[Part | Suppression
     return tuple(stages)
 
 
-def _is_plain(result: object) -> bool:
+def is_plain(result: object) -> bool:
+    """Returns whether a result is no array: what some kernels make of text and lists."""
     return isinstance(result, str | int | float | dict | list) or not hasattr(result, "shape")
 
 
 def _declared(value: Value, array: Any) -> Any:
-    if isinstance(value.type, TensorType) and not _is_plain(array):
+    if isinstance(value.type, TensorType) and not is_plain(array):
         return restored(array, value.type.dtype)
     return array

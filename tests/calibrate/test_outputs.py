@@ -12,13 +12,23 @@ from coremltools.converters.mil.mil import Builder as mb
 import mlpass
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.influence import influences
-from mlpass.calibrate.outputs import error_of, interpreter_of, other_weights, outputs_of
+from mlpass.calibrate.outputs import (
+    error_of,
+    interpreter_of,
+    other_weights,
+    outputs_of,
+    outputs_with,
+)
 from mlpass.calibrate.prices import Prices, Trial
 from mlpass.program.mlpackage import Package
 from mlpass.runtime.calls import Call
+from mlpass.runtime.onward import can_go_on
+from mlpass.runtime.samples import functions_in
 from mlpass.solvers.wanda import Magnitude
+from mlpass.weights.reading import weight_of
 from mlpass.weights.sites import find_sites
-from tests.calibrate.layers import SIZE, weights
+from tests.calibrate.layers import SIZE, save, weights
+from tests.finetune.samples import samples_of
 from tests.multifunction import save_functions
 from tests.runtime.programs import program
 
@@ -59,6 +69,10 @@ def test_where_no_output_tells_anything_all_weights_count_alike(fixtures, monkey
     monkeypatch.setattr(
         "mlpass.calibrate.influence.outputs_of", lambda *_: [{"label": nothing}, {"label": nothing}]
     )
+    monkeypatch.setattr(
+        "mlpass.calibrate.influence.outputs_with",
+        lambda interpreter, samples, changes: [[{"label": nothing}] * 2 for _ in changes],
+    )
     assert {*influences_of(fixtures / "digits_classifier.mlpackage").values()} == {1.0}
 
 
@@ -97,3 +111,79 @@ def two_linears(first, second):
         return mb.linear(x=mb.relu(x=mb.linear(x=x, weight=first)), weight=second, name="made")
 
     return program(build, (8, SIZE), opset=ct.target.iOS18)
+
+
+ONE_PROGRAM = ["tiny_lm", "digits_classifier", "basic_pitch", "branches", "palettized_digits"]
+ONE_PROGRAM += ["silero_vad", "multifunction_lm"]
+OTHERS = ["stateful_lm", "digits_pipeline"]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("name", ONE_PROGRAM + OTHERS)
+def test_with_one_change_after_another_a_model_gives_what_it_does_with_each(
+    name, backend, fixtures
+):
+    """Whether it goes on from where a weight is read, or runs as a whole; in any order."""
+    if backend == "torch":
+        pytest.importorskip("torch")
+    samples = samples_of(f"{name}.mlpackage", 2)
+    functions = functions_in(samples)
+    calibration = Calibration(Magnitude(), samples, functions=functions, backend=backend)
+    with Package(fixtures / f"{name}.mlpackage") as opened:
+        interpreter = interpreter_of(opened, calibration)
+        assert can_go_on(interpreter) == (name in ONE_PROGRAM)
+        sites = [site for site in find_sites(opened.programs) if is_run(interpreter, site)]
+        one, two, *_, last = sites
+        changes = [{site: halved(site) for site in some} for some in ([one], [two], [last])]
+        changes += [{site: halved(site) for site in some} for some in ([last, one], [two])]
+        with interpreter.backend.held():
+            dense = outputs_of(interpreter, samples)
+            made = [*outputs_with(interpreter, samples, changes)]
+            for change, found in zip(changes, made, strict=True):
+                with other_weights(interpreter, change):
+                    wanted = outputs_of(interpreter, samples)
+                assert_equal(found, wanted)
+            assert error_of(dense, made[0]) > 0 or name == "branches"  # one is not taken
+            assert_equal(outputs_of(interpreter, samples), dense)
+
+
+def is_run(interpreter, site):
+    values = {maker.outputs[-1] for maker in site.makers}
+    return any(value in part.constants for part in interpreter.parts for value in values)
+
+
+def halved(site):
+    weight = weight_of(site)
+    return weight * weight.dtype.type(0.5)
+
+
+def assert_equal(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, other[name])
+
+
+def test_weights_within_control_flow_are_others_there(tmp_path):
+    """Here in the body of a loop, which reads it again and again."""
+    first, second = weights(2)
+
+    def build(x):
+        y = mb.linear(x=x, weight=first)
+        made = mb.while_loop(
+            _cond=lambda value: mb.less(x=mb.reduce_sum(x=mb.abs(x=value)), y=np.float32(1e6)),
+            _body=lambda value: mb.mul(x=mb.linear(x=value, weight=second), y=np.float32(9)),
+            loop_vars=(y,),
+        )
+        return mb.identity(x=made, name="made")
+
+    package = save(build, tmp_path, (8, SIZE))
+    samples = [{"x": np.random.default_rng(0).standard_normal((8, SIZE), np.float32)}]
+    with Package(package) as opened:
+        interpreter = interpreter_of(opened, Calibration(Magnitude(), samples))
+        sites = find_sites(opened.programs)
+        assert len(sites) == 2
+        changes = [{site: halved(site)} for site in (*sites, *reversed(sites))]
+        for change, found in zip(changes, outputs_with(interpreter, samples, changes), strict=True):
+            with other_weights(interpreter, change):
+                assert_equal(found, outputs_of(interpreter, samples))
