@@ -336,7 +336,7 @@ def _plan_stages(source: Runnable, backend: Backend) -> tuple[Part | Suppression
 
 
 def is_plain(result: object) -> bool:
-    """Returns whether a result is no array: what some kernels make of text and lists."""
+    """Returns whether a result is text, a list or the like rather than an array."""
     return isinstance(result, str | int | float | dict | list) or not hasattr(result, "shape")
 
 
