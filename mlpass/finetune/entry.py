@@ -78,7 +78,7 @@ class Entry:
             InputError: names that are not the model's.
         """
         taken = {name: value for name, value in inputs.items() if name not in self.ignored}
-        check_names(taken, self.inputs)
+        check_names(taken, self.inputs, self.states)
         return taken
 
 

@@ -57,7 +57,8 @@ def _check_given(given: Sequence[Sequence[Inputs]], interpreter: Interpreter) ->
                     f"{label} must map input names to arrays. Got {type(inputs).__name__}."
                 )
             try:
-                check_names(inputs, interpreter.runner(inputs).inputs)
+                runner = interpreter.runner(inputs)
+                check_names(inputs, runner.inputs, runner.states)
             except InputError as error:
                 raise CalibrationError(f"{label}: {error}") from None
 
