@@ -146,8 +146,9 @@ class Pte:
             if unpacked is not None:
                 text = text.replace(f"{unpacked}{os.sep}", "")
             text = text.removeprefix(f"{self.path}: ")
-            several = blob is not None and len(self.models) > 1
-            name = f"{self.path}/{self.models[blob]}" if several else self.path
+            name = os.fspath(self.path)
+            if blob is not None and len(self.models) > 1:
+                name += f"/{self.models[blob]}"
             raise ModelFormatError(f"{name}: {text}") from None
 
     def _ends(self) -> tuple[int, int | None]:
