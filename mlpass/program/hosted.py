@@ -16,6 +16,7 @@ from uuid import UUID
 from mlpass.errors import ModelFormatError, brief
 from mlpass.files import check_file, temporary_folder, whole_file
 from mlpass.program.inmemoryfs import Content, Image, digest
+from mlpass.program.manifest import check_items
 from mlpass.program.mlpackage import Package
 from mlpass.program.pte import Blob, Pte
 from mlpass.program.pte_paths import PTE_SUFFIX, host_of
@@ -105,6 +106,14 @@ class HostedPackage(Package):
                 yield rewriter
             write_hosts(self.pte, {self.blob: written}, target, force=force, keep=keep)
         rewriter.nbytes = target.stat().st_size
+
+    @contextmanager
+    def rewriting(self, building: Path, target: Path) -> Iterator[Rewriter]:
+        """Writes a copy to an empty folder; what is missing in it is told by the program's name."""
+        with self.pte.telling(self.path.parent, self.blob):
+            check_items(self.path)
+        with super().rewriting(building, target) as rewriter:
+            yield rewriter
 
 
 def write_hosts(

@@ -112,3 +112,18 @@ def test_what_was_not_copied_whole_says_so(size, tmp_path):
     path.write_bytes((FOLDER / "inline.pte").read_bytes()[:size])
     with pytest.raises(ModelFormatError, match=r"x\.pte: .* was not copied whole"):
         mlpass.inspect(path)
+
+
+@pytest.mark.parametrize("output", ["out.pte", "out.mlpackage"])
+def test_what_a_manifest_lists_is_told_by_the_name_of_the_program(output, tmp_path):
+    """Not by that of the folder that the package was unpacked to, which is gone by then."""
+
+    def edit(items):
+        name = "model.mlpackage/Manifest.json"
+        return {**items, name: bytes(items[name]).replace(b"CoreML/weights", b"CoreML/weighty")}
+
+    path = with_second(tmp_path / "x.pte", edit)
+    text = rf"^{path}/forward/1: model.mlpackage/Manifest.json: lists 'com.apple.CoreML/weighty'"
+    with pytest.raises(ModelFormatError, match=text):
+        mlpass.prune(path / "forward/1", tmp_path / output, Percentile(0.5))
+    assert [*tmp_path.iterdir()] == [path]
