@@ -78,7 +78,7 @@ class Entry:
             InputError: names that are not the model's.
         """
         taken = {name: value for name, value in inputs.items() if name not in self.ignored}
-        check_names(taken, self.inputs)
+        check_names(taken, self.inputs, self.states)
         return taken
 
 
@@ -90,7 +90,7 @@ def entry_of(runner: Interpreter, package: Package) -> Entry:
     """
     if kinds := sorted({each.kind for part in runner.parts for each in part.before}):
         raise UnsupportedOpError(
-            f"{package.path}: has programs behind parts of kind {', '.join(kinds)}, which have "
+            f"{package.name}: has programs behind parts of kind {', '.join(kinds)}, which have "
             "no gradients; prune it on samples without fine-tuning"
         )
     read = {each.name for part in runner.parts for each in part.description.inputs}

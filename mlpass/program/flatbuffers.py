@@ -12,6 +12,7 @@ from mlpass.errors import ModelFormatError
 
 _MOST_TABLES = 1 << 20  # in one vector
 _LONGEST_TEXT = 1000
+_CURE = "it is broken, or was not copied whole"
 
 
 class Span(NamedTuple):
@@ -71,7 +72,7 @@ class Table:
         start = followed(self.data, place)
         size = unsigned(self.data, start, 4)
         if size > len(self.data) - start - 4:
-            raise ModelFormatError(f"{size} bytes at {start + 4} go past its end")
+            raise ModelFormatError(f"{size} bytes at {start + 4} go past its end: {_CURE}")
         return Span(start + 4, start + 4 + size)
 
     def text(self, slot: int) -> str:
@@ -98,7 +99,7 @@ class Table:
         start = followed(self.data, place)
         count = unsigned(self.data, start, 4)
         if count > min(_MOST_TABLES, (len(self.data) - start) // 4):
-            raise ModelFormatError(f"the vector at {start} cannot have {count} elements")
+            raise ModelFormatError(f"the vector at {start} cannot have {count} elements: {_CURE}")
         return range(start + 4, start + 4 + 4 * count, 4)
 
 
@@ -109,7 +110,9 @@ def unsigned(data: memoryview, at: int, size: int) -> int:
         ModelFormatError: it is not within the buffer.
     """
     if not 0 <= at <= len(data) - size:
-        raise ModelFormatError(f"what is to be at {at} is not within its {len(data)} bytes")
+        raise ModelFormatError(
+            f"what is to be at {at} is not within its {len(data)} bytes: {_CURE}"
+        )
     return int.from_bytes(data[at : at + size], "little")
 
 

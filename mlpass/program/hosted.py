@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from mlpass.errors import ModelFormatError
+from mlpass.errors import ModelFormatError, brief
 from mlpass.files import check_file, temporary_folder, whole_file
 from mlpass.program.inmemoryfs import Content, Image, digest
+from mlpass.program.manifest import check_items
 from mlpass.program.mlpackage import Package
 from mlpass.program.pte import Blob, Pte
 from mlpass.program.pte_paths import PTE_SUFFIX, host_of
@@ -52,17 +53,29 @@ class HostedPackage(Package):
         self.pte = Pte(path)
         chosen = self.pte.delegates[_chosen(self.pte, delegate)]
         self.blob = chosen.blob
-        image = self.pte.image(self.blob)
         with ExitStack() as closing:
             unpacked = closing.enter_context(temporary_folder())
-            with self.pte.telling(unpacked):
+            with self.pte.telling(unpacked, self.blob):
+                image = self.pte.image(self.blob)
                 folder = unpacked / _package_in(image)
                 folder.mkdir()
                 replace(image, items=image.below(folder.name)).unpack(folder)
                 super().__init__(folder)
+                self._check_functions()
             self._closing.push(closing.pop_all())
         self.name = f"{path}/{delegate}" if delegate else str(path)
         self.function_name = chosen.function if delegate else None
+
+    def _check_functions(self) -> None:
+        """Raises ModelFormatError where a method calls a function that its model does not have."""
+        having = [name for program in self.programs for name in program.functions]
+        for name, delegate in self.pte.delegates.items():
+            if delegate.blob == self.blob and delegate.function not in (None, *having):
+                self.close()
+                raise ModelFormatError(
+                    f"its delegate {name} calls the function {brief(delegate.function)}, and its "
+                    f"model has {', '.join(map(repr, having))}; export it again"
+                )
 
     @property
     def nbytes(self) -> int:
@@ -93,6 +106,14 @@ class HostedPackage(Package):
                 yield rewriter
             write_hosts(self.pte, {self.blob: written}, target, force=force, keep=keep)
         rewriter.nbytes = target.stat().st_size
+
+    @contextmanager
+    def rewriting(self, building: Path, target: Path) -> Iterator[Rewriter]:
+        """Writes a copy to an empty folder; what is missing in it is told by the program's name."""
+        with self.pte.telling(self.path.parent, self.blob):
+            check_items(self.path)
+        with super().rewriting(building, target) as rewriter:
+            yield rewriter
 
 
 def write_hosts(
@@ -168,8 +189,11 @@ def is_for_host(source: object, target: Targets) -> bool:
 
 def _images(pte: Pte, packages: Mapping[Blob, Path]) -> dict[Blob, Image]:
     """Returns the folders of delegates with other packages in them."""
-    with pte.telling():
-        return {blob: _renewed(pte.image(blob), path) for blob, path in packages.items()}
+    images = {}
+    for blob, path in packages.items():
+        with pte.telling(blob=blob):
+            images[blob] = _renewed(pte.image(blob), path)
+    return images
 
 
 def _check_written(pte: Pte, written: Path, target: Path) -> None:
@@ -189,6 +213,9 @@ def _chosen(pte: Pte, delegate: str) -> str:
     """Returns the name of the delegate that is meant."""
     if delegate in pte.delegates:
         return delegate
+    for name in pte.delegates:  # a path has no empty parts, whatever a method is called
+        if delegate == "/".join(part for part in name.split("/") if part not in ("", ".")):
+            return name
     if delegate:
         raise ModelFormatError(
             f"{pte.path}: has no Core ML delegate {delegate!r}; it has {', '.join(pte.delegates)}"

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from mlpass.errors import ModelFormatError
+from mlpass.errors import ModelFormatError, brief
 from mlpass.files import naming
 
 _MANIFEST = "Manifest.json"
@@ -32,7 +32,9 @@ def find_model(package: Path) -> Path:
             content = json.loads(manifest.read_bytes())
         relative = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ModelFormatError(f"{manifest}: names no root model ({error!r})") from None
+        raise ModelFormatError(
+            f"{manifest}: names no root model ({brief(error)}); copy or convert the model again"
+        ) from None
     if not isinstance(relative, str):
         raise ModelFormatError(f"{manifest}: the root model's path is not text: {relative!r}")
     path = inside(package / "Data", relative, package)

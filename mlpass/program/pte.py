@@ -105,7 +105,10 @@ class Pte:
                 for each in self._root.tables(Fields.named)
                 if each.vector(Fields.key).size <= _LONGEST_KEY  # others are not Core ML's
             }
-            self.delegates = dict(self._delegates())
+            self.delegates: dict[str, Delegate] = {}
+            for name, delegate in self._delegates():
+                if self.delegates.setdefault(name, delegate) is not delegate:
+                    raise ModelFormatError(f"has two methods of one name, that of {brief(name)}")
         if not self.delegates:
             raise ModelFormatError(
                 f"{path}: has no Core ML delegate, so no model that mlpass reads"
@@ -129,11 +132,12 @@ class Pte:
             return Image.read(self.part(blob.at))
 
     @contextmanager
-    def telling(self, unpacked: Path | None = None) -> Iterator[None]:
-        """Makes a ModelFormatError begin with the name of the file.
+    def telling(self, unpacked: Path | None = None, blob: Blob | None = None) -> Iterator[None]:
+        """Makes a ModelFormatError begin with the name of the file, or of a model in it.
 
         Args:
             unpacked: a folder that nobody knows of, and whose name is left out.
+            blob: of the model, which is named where there are several.
         """
         try:
             yield
@@ -141,8 +145,11 @@ class Pte:
             text = str(error)
             if unpacked is not None:
                 text = text.replace(f"{unpacked}{os.sep}", "")
-            lead = f"{self.path}: "
-            raise ModelFormatError(lead + text.removeprefix(lead)) from None
+            text = text.removeprefix(f"{self.path}: ")
+            name = os.fspath(self.path)
+            if blob is not None and len(self.models) > 1:
+                name += f"/{self.models[blob]}"
+            raise ModelFormatError(f"{name}: {text}") from None
 
     def _ends(self) -> tuple[int, int | None]:
         """Returns where the flatbuffer ends, and where segments begin."""
@@ -192,7 +199,7 @@ class Pte:
             told = json.loads(found[len(_REFERENCE) :])
             key, function = told["key"], told["functionName"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise ModelFormatError(f"does not name a delegate's model ({error!r})") from None
+            raise ModelFormatError(f"does not name a delegate's model ({brief(error)})") from None
         if not (isinstance(key, str) and isinstance(function, str)) or key not in self._named:
             raise ModelFormatError(
                 f"has no data of the name {brief(key)}, which a delegate's model has"

@@ -27,7 +27,7 @@ def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
         if (site.is_compressed and site.apart is None if anew else can_be_joint(site))
     ]
     none = all(layer.skipped for _, layer in told)
-    if not found or (every is None and not none):
+    if not found or not _is_asked(told, every):
         return ()
     head = "nothing was pruned: " if none else ""
     left = f"{head}{len(found)} of {len(told)} weights are compressed already"
@@ -35,3 +35,25 @@ def joint_way(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
     does = "rounds those anew, not as well as from the model that they were made from"
     way = joint_option(raised=old and not anew)
     return (f"{left}; {way} {does if anew else 'prunes those'}",)
+
+
+def apart_left(told: Sequence[Told], every: OpConfig | None) -> tuple[str, ...]:
+    """Returns a note on weights whose outliers are kept apart, which nothing prunes; or none.
+
+    Args:
+        told: all weights of a model, and what became of them.
+        every: as for `joint_way`.
+    """
+    found = [site for site, layer in told if layer.skipped and site.apart is not None]
+    if not found or not _is_asked(told, every):
+        return ()
+    text = (
+        f"{len(found)} of {len(told)} weights have outliers that are kept apart, and are left as "
+        "they are: prune the model that they were made from"
+    )
+    return (text,)
+
+
+def _is_asked(told: Sequence[Told], every: OpConfig | None) -> bool:
+    """Returns whether something was asked for all weights; or none got what was asked for some."""
+    return every is not None or all(layer.skipped for _, layer in told)

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.cheaper import int8_way
-from mlpass.plan.config import Config, op_config_of
+from mlpass.plan.config import OpConfig
 from mlpass.plan.steps import ADAPTER, Step
 from mlpass.program.encode import FIRST_SPARSE_OPSET
 from mlpass.program.mlpackage import Package
-from mlpass.pruning.compressed import joint_way
+from mlpass.pruning.compressed import apart_left, joint_way
 from mlpass.report.records import LayerRecord
 from mlpass.runtime.sources import functions_of
 from mlpass.weights.ensures import Told
@@ -21,8 +21,9 @@ def notes_of(
     package: Package,
     steps: Sequence[Step],
     told: Sequence[Told],
-    config: Config | None,
-    divided: bool,
+    every: OpConfig | None,
+    *,
+    joint: bool,
 ) -> tuple[str, ...]:
     """Returns the notes of a report.
 
@@ -30,8 +31,8 @@ def notes_of(
         package: that was read.
         steps: what was to become of each weight.
         told: what did.
-        config: that left compressed weights alone; None where it was for them.
-        divided: whether a budget was, which asks nothing for all weights.
+        every: what was asked for all weights; None where it was for some alone, or a budget.
+        joint: whether compressed weights took part.
     """
     layers = [layer for _, layer in told]
     names = [each.name for each in package.chunks]
@@ -47,9 +48,9 @@ def notes_of(
             "compressed weights"
         )
         notes = (*notes, text)
-    if config is not None:
-        notes += joint_way(told, None if divided else op_config_of(config.global_config))
-    return notes
+    if not joint:
+        notes += joint_way(told, every)
+    return notes + apart_left(told, every)
 
 
 def adapters_left(layers: Sequence[LayerRecord]) -> tuple[str, ...]:

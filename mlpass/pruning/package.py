@@ -12,7 +12,7 @@ from mlpass.calibrate.constants import find_all
 from mlpass.calibrate.journal import Journal, digest_of_run
 from mlpass.files import naming
 from mlpass.ledger import journal_path
-from mlpass.plan.config import Config
+from mlpass.plan.config import Config, op_config_of
 from mlpass.plan.steps import Step, rank_globally
 from mlpass.program.mlmodel import open_package
 from mlpass.program.mlpackage import Package
@@ -83,8 +83,8 @@ def prune_package(
             told = [Told(step.site, layer) for step, layer in zip(steps, layers, strict=True)]
             find = gather_sites if division is None else find_all
             rewriter.ensure(partial(ensure_written, told=told, find=find))
-        asked = None if joint_compression else config
-        notes = notes_of(package, steps, told, asked, divided=division is not None)
+        every = None if division is not None else op_config_of(config.global_config)
+        notes = notes_of(package, steps, told, every, joint=joint_compression)
         notes += unheard(package, layers, calibration)
         record = None if division is None else division.reported(layers, rewriter.weights_nbytes)
         nbytes = rewriter.nbytes

@@ -16,7 +16,7 @@ def in_a_row(models: Sequence[tuple[str, Description]]) -> Description:
 
     Raises:
         ConfigError: one takes nothing that the one before it makes, or something else under its
-            name.
+            name: of another kind, integers for floats, of shapes that it never has.
     """
     inputs: dict[str, Feature] = {}
     made: dict[str, Feature] = {}
@@ -27,10 +27,10 @@ def in_a_row(models: Sequence[tuple[str, Description]]) -> Description:
         for feature in one.inputs:
             if feature.name not in made:
                 _check_same(name, feature, inputs.setdefault(feature.name, feature))
-            elif made[feature.name].kind != feature.kind:
+            elif not _can_be(made[feature.name], feature):
                 raise ConfigError(
                     f"source: {name} takes {feature.name!r} as {expected(feature)}, and those "
-                    f"before it make {expected(made[feature.name])}"
+                    f"before it make {expected(made[feature.name])}; convert them so that they meet"
                 )
         made.update({feature.name: feature for feature in one.outputs})
     last = models[-1][1].outputs
@@ -50,6 +50,28 @@ def _check_follows(name: str, one: Description, before: str, other: Description)
             "Give the packages in the order in which they run; where a name differs, "
             "coremltools.utils.rename_feature(spec, old, new) mends it"
         )
+
+
+def _can_be(made: Feature, taken: Feature) -> bool:
+    """Returns whether what one model makes can be what another takes, as far as they tell.
+
+    Floats are rounded to other floats, integers become floats; floats do not become integers.
+    """
+    if made.kind != taken.kind:
+        return False
+    if made.dtype.startswith("fp") and not taken.dtype.startswith("fp"):
+        return False
+    shapes = made.shapes.listed or taken.shapes.listed
+    if shapes:
+        other = taken.shapes if made.shapes.listed else made.shapes
+        return any(other.allow(shape) for shape in shapes)
+    first, second = made.shapes.ranges, taken.shapes.ranges
+    if not (first and second):  # of any shape
+        return True
+    return len(first) == len(second) and all(
+        (high is None or low <= high) and (other_high is None or other <= other_high)
+        for (other, high), (low, other_high) in zip(first, second, strict=True)
+    )
 
 
 def _check_same(name: str, feature: Feature, known: Feature) -> None:

@@ -47,7 +47,7 @@ def walk(
     """
     backend, given = interpreter.backend, dict(inputs)
     assert backend is not None
-    check_names(inputs, interpreter.inputs)
+    check_names(inputs, interpreter.inputs, interpreter.states)
     for part in interpreter.parts:
         features, given = part.description.inputs, dict(part.prepared(given))
         arrays = {one.name: read_input(one, given.get(one.name)) for one in features}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -22,11 +22,21 @@ tensors without values, pictures that were closed or are cut off."""
 _MODES = {"RGB": "RGB", "BGR": "RGB", "GRAYSCALE": "L", "GRAYSCALE_FLOAT16": "F"}
 
 
-def check_names(given: Mapping[str, object], inputs: Sequence[Feature]) -> None:
-    """Raises InputError where names are not the inputs', all that is wrong in one text."""
+def check_names(
+    given: Mapping[str, object], inputs: Sequence[Feature], states: Collection[str] = ()
+) -> None:
+    """Raises InputError where names are not the inputs', all that is wrong in one text.
+
+    Args:
+        given: by name.
+        inputs: of the model.
+        states: the names of what it keeps, which are not inputs.
+    """
     names = [feature.name for feature in inputs]
     problems = [
-        f"there is no input {name!r}{close_matches(str(name), names)}"
+        f"{name!r} is a state, which begins at zeros, and not an input: leave it out"
+        if name in states
+        else f"there is no input {name!r}{close_matches(str(name), names)}"
         for name in given
         if name not in names
     ]
@@ -36,7 +46,9 @@ def check_names(given: Mapping[str, object], inputs: Sequence[Feature]) -> None:
         if feature.name not in given and not feature.optional
     ]
     if problems:
-        raise InputError(f"{'; '.join(problems)}. The inputs are {', '.join(map(repr, names))}.")
+        text = "; ".join(problems)
+        end = "" if text.endswith("?") else "."
+        raise InputError(f"{text}{end} The inputs are {', '.join(map(repr, names))}.")
 
 
 def expected(feature: Feature) -> str:

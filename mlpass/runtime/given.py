@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from mlpass.errors import CalibrationError, InputError
+from mlpass.runtime.calls import function_of
 from mlpass.runtime.doubts import LOOKED_AT, Runner, warn_of
 from mlpass.runtime.failures import of_sample, sample_label
 from mlpass.runtime.features import check_names
@@ -57,7 +58,8 @@ def _check_given(given: Sequence[Sequence[Inputs]], interpreter: Interpreter) ->
                     f"{label} must map input names to arrays. Got {type(inputs).__name__}."
                 )
             try:
-                check_names(inputs, interpreter.runner(inputs).inputs)
+                runner = interpreter.runner(inputs)
+                check_names(inputs, runner.inputs, runner.states)
             except InputError as error:
                 raise CalibrationError(f"{label}: {error}") from None
 
@@ -108,4 +110,6 @@ def prepared(part: Part, given: list[Sequence[Inputs]]) -> list[Sequence[Inputs]
 
 def step_label(number: int, place: int, sample: Sequence[Inputs]) -> str:
     """Returns what to call a step of a sample in a message."""
-    return f"sample_data: {sample_label(number, place, len(sample))}"
+    function = function_of(sample[place])
+    of = "" if function is None else f" (of those for {function!r})"
+    return f"sample_data: {sample_label(number, place, len(sample))}{of}"

@@ -225,7 +225,7 @@ class Interpreter:
         self._check_state(state)
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs: must be a dict by name. Got {type(inputs).__name__}.")
-        check_names(inputs, self.inputs)
+        check_names(inputs, self.inputs, self.states)
         given = dict(inputs)
         made: Outputs = {}
         for number, part in enumerate(self._stages):

@@ -78,7 +78,10 @@ def load_samples(source: object, *, functions: bool = False) -> Sequence[Sample]
     """
     samples = _loaded(source)
     if not len(samples):
-        raise CalibrationError("sample_data: holds no samples; give at least one")
+        way = "give at least one"
+        if isinstance(samples, _Folder):
+            way = f"{source} has neither .npz files nor folders of them"
+        raise CalibrationError(f"sample_data: holds no samples; {way}")
     if not functions and (named := [one for one in functions_in(samples) if one is not None]):
         raise CalibrationError(
             f"sample_data: names functions ({', '.join(named)}), and samples for several are for "
@@ -151,10 +154,13 @@ def _check(sample: Any) -> None:
     """Raises CalibrationError where a sample is not one."""
     steps = listed(sample)
     what = "a step of a sequence" if steps is sample else "a sample"
+    named = steps is sample and any(isinstance(step, str) for step in steps)
+    pairs = " A pair is the name of a function, then its inputs." if named else ""
     for step in steps:
         if not isinstance(step, Mapping):
             raise CalibrationError(
                 f"sample_data: {what} must map input names to arrays. Got {type(step).__name__}."
+                f"{pairs}"
             )
     if not steps:
         raise CalibrationError("sample_data: a sequence must have a step or more. Got none.")
@@ -257,6 +263,12 @@ class _ByFunction(_Sequence):
     """Samples of several functions, one function after another."""
 
     def __init__(self, samples: Mapping[str, Sequence[Sample]]) -> None:
+        for name, some in samples.items():
+            if not len(some):
+                raise CalibrationError(
+                    f"sample_data: holds no samples of the function {brief(name)}; give some, or "
+                    "leave it out"
+                )
         self._samples = samples
         self._places = [(name, n) for name, some in samples.items() for n in range(len(some))]
         named = [(each or name) for name, some in samples.items() for each in functions_in(some)]
@@ -317,6 +329,12 @@ def _is_sequence(path: Path) -> bool:
             f"{path}: a folder among samples is a sequence, one .npz a step, and this one holds "
             "none: move it elsewhere"
         )
+    for each in path.iterdir():
+        if each.is_dir() and not each.name.startswith("."):
+            raise CalibrationError(
+                f"{each}: is a folder in a sequence, which is one .npz a step, so that what it "
+                "holds would not be read: move it elsewhere"
+            )
     return True
 
 

@@ -46,7 +46,12 @@ class State:
             InputError: there is no such state, or the value does not fit it.
         """
         feature = self._find(name)
-        self.cells[name].value = self._backend.from_numpy(np.array(read_input(feature, value)))
+        try:
+            array = np.array(read_input(feature, value))
+        except InputError as error:
+            text = str(error).replace(f"input {name!r}", f"state {name!r}", 1)
+            raise InputError(text) from error.__cause__
+        self.cells[name].value = self._backend.from_numpy(array)
 
     def of(self, features: Mapping[str, Feature]) -> State:
         """Returns some of the states, as a function keeps them: what it writes is written here."""
@@ -58,8 +63,6 @@ class State:
     def _find(self, name: str) -> Feature:
         if name not in self._features:
             listed = ", ".join(map(repr, self._features)) or "none"
-            raise InputError(
-                f"there is no state {name!r}{close_matches(name, self._features)}: "
-                f"the states are {listed}"
-            )
+            near = close_matches(name, self._features) or "."
+            raise InputError(f"there is no state {name!r}{near} The states are {listed}.")
         return self._features[name]

@@ -8,6 +8,7 @@ import mlpass
 from mlpass import NM, Config, OpConfig, Percentile, Quantized
 from tests.program.packages import FIXTURES
 
+PLAIN = FIXTURES / "digits_ios15.mlpackage"
 PALETTIZED = FIXTURES / "palettized_digits.mlpackage"
 JOINT = "--joint-compression (joint_compression=True in Python) prunes those"
 
@@ -71,3 +72,22 @@ def test_outliers_that_are_kept_apart_are_the_reason_given(tmp_path):
     report = mlpass.prune(apart, out, Percentile(0.5), joint_compression=True)
     reasons = [layer.skipped for layer in report.layers]
     assert sum("its outliers are kept apart, in " in reason for reason in reasons) == 4
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("config", [Percentile(0.5), Quantized("int8")])
+def test_weights_with_outliers_apart_are_for_the_model_before(config, joint, tmp_path):
+    apart, some = tmp_path / "apart.mlpackage", tmp_path / "some.mlpackage"
+    outliers = OpConfig(Percentile(0.0), Quantized("int4", outliers=0.01))
+    names = [layer.name for layer in mlpass.inspect(PLAIN).layers]
+    raised = {"minimum_deployment_target": "iOS18"}
+    mlpass.prune(PLAIN, apart, outliers, **raised)
+    (note,) = notes_of(apart, tmp_path / "a.mlpackage", config, joint_compression=joint)
+    assert note.startswith("4 of 5 weights have outliers that are kept apart, and are left as they")
+    assert note.endswith("prune the model that they were made from")
+    mlpass.prune(PLAIN, some, Config(op_name_configs={names[2]: outliers}), **raised)
+    given = {"joint_compression": joint}
+    (note,) = notes_of(some, tmp_path / "b.mlpackage", config, **given)
+    assert note.startswith("1 of 5 weights have outliers")
+    named = Config(op_name_configs={names[3]: config})  # nobody asked about the others
+    assert notes_of(some, tmp_path / "c.mlpackage", named, **given) == ()

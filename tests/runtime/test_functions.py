@@ -186,3 +186,20 @@ def test_the_command_predicts_with_the_function_that_is_named(tmp_path, capsys):
         np.testing.assert_array_equal(made["logits"], wanted["logits"])
     assert main([*command, "--force", "--function-name", "long"]) == 1
     assert "function_name: must be one of 'prefill', 'short'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"x": np.zeros((3, 3), np.float32)}, "input 'x': must be of shape"),
+        ({"y": np.zeros((4, 64), np.float32)}, "there is no input 'y'"),
+    ],
+)
+def test_what_is_wrong_names_the_function_that_the_sample_is_for(wrong, text, tmp_path):
+    package = save_adapters(tmp_path)
+    right = {"x": np.ones((4, 64), np.float32)}
+    samples = load_samples({"base": [right, right], "first": [wrong]}, functions=True)
+    with pytest.raises(
+        CalibrationError, match=rf"sample_data: sample 2 \(of those for 'first'\): {text}"
+    ):
+        list(stops(opened(package, "base", "first"), samples, linear))

@@ -52,6 +52,39 @@ def test_a_sub_folder_without_steps_is_refused(tmp_path):
         load_samples(tmp_path)
 
 
+def test_what_would_not_be_read_in_a_sequence_is_refused(tmp_path):
+    """Steps in a folder in a folder in a folder, also among samples of a function."""
+    for place in ("talk", "function=a/talk"):
+        (tmp_path / place / ".hidden").mkdir(parents=True)
+        np.savez(tmp_path / place / "1.npz", x=np.zeros(1))
+    assert len(load_samples(tmp_path, functions=True)) == 2
+    for place in ("function=a/talk/more", "talk/more"):
+        (tmp_path / place).mkdir()
+        with pytest.raises(CalibrationError, match=f"{place}: is a folder in a sequence, which is"):
+            load_samples(tmp_path, functions=True)
+        (tmp_path / place).rmdir()
+
+
+def test_a_folder_without_samples_says_what_it_would_have(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(1))
+    with pytest.raises(CalibrationError, match=f"holds no samples; {tmp_path} has neither .npz"):
+        load_samples(tmp_path)
+
+
+@pytest.mark.parametrize("given", [[({"x": 1}, "a")], [("a",)], [[("a", {"x": 1}), "a"]]])
+def test_what_is_not_quite_a_pair_is_told_what_one_is(given):
+    with pytest.raises(CalibrationError, match="A pair is the name of a function, then its inputs"):
+        load_samples(given, functions=True)
+
+
+def test_a_function_that_is_named_has_samples(tmp_path):
+    (tmp_path / "function=b").mkdir()
+    np.savez(tmp_path / "function=a.npz", x=np.zeros(1))
+    for given in ({"a": [{"x": 1}], "b": []}, tmp_path):
+        with pytest.raises(CalibrationError, match="holds no samples of the function 'b'; give"):
+            load_samples(given, functions=True)
+
+
 def test_sequences_come_as_lists_of_steps():
     given = [{"x": 1}, [{"x": 2}, {"x": 3}], ({"x": 4},)]
     assert [list(listed(sample)) for sample in load_samples(iter(given))] == [

@@ -8,7 +8,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
-from mlpass.errors import CalibrationError
+from mlpass.errors import CalibrationError, InputError
 from mlpass.runtime.execute import Run
 from mlpass.runtime.interpreter import Interpreter
 from mlpass.runtime.replay import stops
@@ -193,3 +193,24 @@ def test_single_samples_are_not_rehearsed(monkeypatch):
 def test_a_step_that_does_not_fit_is_named(sample, message):
     with pytest.raises(CalibrationError, match=message):
         next(stops(Interpreter(decoder()), [sample], linear))
+
+
+def test_a_state_is_not_an_input():
+    interpreter = Interpreter(decoder())
+    (name, _) = interpreter.states
+    (sequence,) = sequences(2)
+    sequence[1][name] = np.zeros((9, 9), np.float16)
+    text = f"'{name}' is a state, which begins at zeros, and not an input: leave it out"
+    with pytest.raises(CalibrationError, match=f"sample 0, step 1: {text}. The inputs are 'x'"):
+        list(stops(interpreter, [sequence], linear))
+    with pytest.raises(InputError, match=text):
+        interpreter.predict(sequence[1], interpreter.make_state())
+
+
+def test_a_question_is_not_followed_by_a_full_stop():
+    interpreter = Interpreter(decoder())
+    with pytest.raises(InputError, match=r"'x' \(fp32 \(1, 4\)\) is missing. The inputs are 'x'"):
+        interpreter.predict({}, interpreter.make_state())
+    given = {"x": np.zeros((1, 4), np.float32), "xx": 0}
+    with pytest.raises(InputError, match="did you mean 'x'[?] The inputs are 'x'"):
+        interpreter.predict(given, interpreter.make_state())
