@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -188,8 +188,9 @@ def choose(
             if len(tried) > 1 and tried[-1][0] > tried[-2][0]:  # more does more harm
                 break
         before = lost(Magnitude(), 0.0, None)
-        same = storage is None or safe == method
-        return tried, before, before if same else lost(safe, most, storage)
+        if storage is None or safe == method:
+            return tried, before, before
+        return tried, before, inf if plenty else lost(safe, most, storage)
 
     for runs in (_RUNS, layout.sizes[1]):  # a storage may have tables for more rows than some
         with suppress(NotApplicable):

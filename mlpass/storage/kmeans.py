@@ -35,7 +35,7 @@ _CAPPED = 8  # rounds of capping the density
 _CELLS = 4  # of the lattice, for each entry
 _WINDOW = 24  # cells to each side that an edge may begin at
 _ROUNDS = 60
-_ROUGH = 2  # rounds for entries that are only a start
+_ROUGH = 2  # rounds for entries that are only a start, where 0 has come among them
 _PHASES = 3  # of places that are far
 _ENDS = 6  # edges next to either end that may go near it, and places that they may go to
 _AT_ONCE = 1 << 20  # values of the tables that are counted together
@@ -54,15 +54,15 @@ def fitted_tables(
         shares: (tables, values), how much each counts, 0 or more; None where all count alike.
         entries: how many a table has, 2 or more.
         zero: whether one of them is to be 0 exactly.
-        roughly: whether they are only a start, and a few rounds will do.
+        roughly: whether they are only a start, and the best on the lattice will do.
     """
-    rounds, each = _ROUGH if roughly else _ROUNDS, values.shape[1]
+    each = values.shape[1]
     step = tables_together(each) if each > _MOST else max(1, _SORTED // each)
 
     def fit(start: int) -> Floats:
         part = slice(start, start + step)
         own = None if shares is None else shares[part]
-        return _fitted(values[part], own, entries, zero, rounds)
+        return _fitted(values[part], own, entries, zero, roughly)
 
     return np.concatenate(map_items(fit, range(0, len(values), step)))
 
@@ -103,25 +103,29 @@ def fitted_in_pieces(pieces: Pieces, entries: int, zero: bool) -> Floats:
     return table
 
 
-def _fitted(values: Floats, shares: Floats | None, entries: int, zero: bool, rounds: int) -> Floats:
+def _fitted(
+    values: Floats, shares: Floats | None, entries: int, zero: bool, roughly: bool
+) -> Floats:
     if shares is not None:
         unreached = ~(shares > 0).any(axis=1, keepdims=True)
         if unreached.any():  # no sample reaches what is kept: all count alike
             shares = np.where(unreached, (values != 0).astype(np.float32), shares)
     line = _in_order(values, shares) if values.shape[1] <= _MOST else _counted(values, shares)
-    found = _entries_of(line, entries, zero, rounds)
+    found = _entries_of(line, entries, zero, roughly)
     for table in np.flatnonzero(line.occupied <= entries):
         own = np.unique(values[table] if shares is None else values[table][shares[table] > 0])
         _take_few(found[table], own, zero)
     return found
 
 
-def _entries_of(line: _Line, entries: int, zero: bool, rounds: int = _ROUNDS) -> Floats:
+def _entries_of(line: _Line, entries: int, zero: bool, roughly: bool = False) -> Floats:
     """Returns the entries of each table on a line, ascending."""
-    edges = _improved(line, _first_edges(line, entries - zero), None, rounds)
+    edges = _first_edges(line, entries - zero)
+    if not roughly:
+        edges = _improved(line, edges, None, _ROUNDS)
     centres = _centres(line, edges)
     if zero:
-        centres = _with_zero(line, centres, rounds)
+        centres = _with_zero(line, centres, _ROUGH if roughly else _ROUNDS)
     found: Floats = np.sort(centres, axis=1).astype(np.float32)
     return found
 

@@ -184,7 +184,8 @@ def test_a_weight_read_twice_is_decided_on_all_it_meets(tmp_path):
     rows = np.concatenate([sample["x"] for sample in samples()])
     later = 1 / (1 + np.exp(-(rows @ tied.T)))
     gram = rows.T @ rows + later.T @ later
-    expected = mlpass.solve(tied, gram, Percentile(0.5), method=SparseGPT())
+    how = {"method": SparseGPT(), "shrinkage": layer.shrinkage}
+    expected = mlpass.solve(tied, gram, Percentile(0.5), **how)
     np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
 
 
@@ -260,7 +261,8 @@ def test_a_weight_in_a_loop_meets_every_turn(tmp_path):
     for _ in range(3):
         gram += rows.T @ rows
         rows = np.tanh(rows @ inner.T)
-    expected = mlpass.solve(inner, gram, Percentile(0.5), method=SparseGPT())
+    how = {"method": SparseGPT(), "shrinkage": layer.shrinkage}
+    expected = mlpass.solve(inner, gram, Percentile(0.5), **how)
     np.testing.assert_allclose(layer.error, expected.error, rtol=1e-2)
 
 
