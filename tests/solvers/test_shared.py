@@ -172,7 +172,7 @@ def test_joint_results_of_a_diagonal_gram_are_those_of_its_matrix(method):
         short = solve(weight, power, NM(2, 4), storage=how, method=method)
         full = solve(weight, np.diag(power), NM(2, 4), storage=how, method=method)
         assert np.array_equal(short.keep, full.keep)
-        assert full.error <= short.error * (1 + 1e-4)  # which is settled, too
+        assert full.error <= short.error * (1 + 1e-3)  # which begins roughly, and is settled
         assert np.mean(short.parts["codes"] == full.parts["codes"]) > 0.9
         assert not short.weight[~short.keep].any()
 
