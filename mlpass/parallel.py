@@ -6,10 +6,11 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache, partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mlpass.blas import BUFFER, has_room, hold_here
 from mlpass.errors import ConfigError, brief
@@ -154,3 +155,30 @@ def begin(function: Callable[[], Result]) -> Callable[[], Result]:
     if (threads := _threads()) == 1:
         return function
     return _pool(threads).submit(_run, function).result
+
+
+def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """Yields items, the next of which is worked out while the caller has one.
+
+    To close it waits for that, so that what items come from can be closed as well.
+
+    Args:
+        items: that do not depend on what the caller does with those before; they run in threads
+            other than the caller's, one at a time.
+    """
+    if _threads() == 1:
+        yield from items
+        return
+    end = object()
+
+    def following() -> Callable[[], Item | object]:
+        return begin(lambda: next(items, end))
+
+    coming = following()
+    try:
+        while (item := coming()) is not end:
+            coming = following()
+            yield cast(Item, item)
+    finally:
+        with suppress(Exception):
+            coming()

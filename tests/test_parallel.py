@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlpass.errors import ConfigError
-from mlpass.parallel import begin, map_ahead, map_items, map_slabs, thread_count
+from mlpass.parallel import begin, map_ahead, map_items, map_slabs, one_ahead, thread_count
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "4"])
@@ -84,6 +84,64 @@ def test_an_error_in_a_job_is_the_callers(monkeypatch):
     monkeypatch.setenv("MLPASS_THREADS", "2")
     with pytest.raises(ZeroDivisionError):
         map_items(lambda item: 1 // item, [1, 0, 1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_item_ahead_comes_in_order_and_no_more_than_one(threads, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", str(threads))
+    made, begun = [], threading.Event()
+
+    def items():
+        for number in range(5):
+            made.append(number)
+            if number:
+                begun.set()
+            yield number
+
+    found = one_ahead(items())
+    first = next(found)
+    if threads > 1:
+        assert begun.wait(10)  # while the caller has the first
+    assert (first, len(made)) == (0, threads)
+    assert [*found] == [1, 2, 3, 4]
+    assert made == [0, 1, 2, 3, 4]
+
+
+def test_one_item_ahead_is_waited_for_when_nothing_more_is_taken(monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", "2")
+    begun, may_end, ended = threading.Event(), threading.Event(), []
+
+    def items():
+        try:
+            yield 0
+            begun.set()
+            may_end.wait(10)
+            yield 1
+        finally:
+            ended.append(True)
+
+    source = items()
+    found = one_ahead(source)
+    assert next(found) == 0
+    assert begun.wait(10)
+    threading.Timer(0.05, may_end.set).start()
+    found.close()
+    source.close()  # which would fail while it runs
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_of_an_item_ahead_comes_in_its_turn(threads, monkeypatch):
+    monkeypatch.setenv("MLPASS_THREADS", str(threads))
+
+    def items():
+        yield 0
+        raise ConfigError("broken")
+
+    found = one_ahead(items())
+    assert next(found) == 0
+    with pytest.raises(ConfigError, match="broken"):
+        next(found)
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])

@@ -13,6 +13,7 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.met import Met, naming_origin, put
 from mlpass.calibrate.replays import interpreters_of, side_by_side
 from mlpass.calibrate.sums import Observed, SiteGrams
+from mlpass.parallel import one_ahead
 from mlpass.plan.steps import Step
 from mlpass.runtime.stretches import cohorts_of
 from mlpass.weights.sites import Site
@@ -83,4 +84,10 @@ def observe_dense(
             yield calibration.dense_grams.read(steps)
         return
     with walk(model, steps, replace(calibration, target="own")) as way:
-        yield (site for met in way for site in met.sites)
+        stops = (met.sites for met in way)
+        if calibration.backend != "numpy" or calibration.executor is not None:
+            yield (site for sites in stops for site in sites)
+            return
+        # What is found out on the way changes nothing that is to come.
+        with closing(one_ahead(stops)) as ahead:
+            yield (site for sites in ahead for site in sites)
