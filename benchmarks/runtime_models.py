@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -144,6 +145,7 @@ def digits() -> nn.Module:
 
 
 def tiny_lm() -> nn.Module:
+    sys.path.append(str(ROOT))  # what makes the fixtures is not installed
     module: nn.Module = import_module("fixtures.make.transformer").Transformer()
     return module
 
