@@ -26,6 +26,7 @@ PLAIN = Form(Percentile(0.0), Palette(4))
 _OF_ZEROS = Form(Percentile(0.5), Palette(4))
 _ONE = 1  # round of settling, where solves are but compared
 _ABOUT = 0.15  # how far from what is wanted a form may be, as a logarithm, that is solved for
+_LITTLE = 1 << 25  # multiplications of a weight's columns: with no more, all that is near is
 
 
 class Way(NamedTuple):
@@ -87,7 +88,7 @@ class Probes:
         each kind some forms are solved for, and tell of those between and beyond; where none of a
         kind is near, estimates remain. Most are settled in one round, and the probe tells what
         further ones do; not so the one of the rows, which is to do to the model's outputs what a
-        solve does.
+        solve does. Of small weights all that are near are solved for, to the end.
 
         Args:
             offers: as they are estimated.
@@ -103,10 +104,12 @@ class Probes:
         kinds: dict[Form, list[Offer]] = {PLAIN: [], _OF_ZEROS: []}
         for form in near:
             kinds[_probe_of(form)].append(of_form[form])
-        told = [each for kind in kinds.values() if kind for each in _telling(kind, wanted)]
+        little = some.weight.size * self._layout.columns <= _LITTLE
+        most = kinds.values() if little else (_telling(kind, wanted) for kind in kinds.values())
+        told = [each for kind in most for each in kind]
         known = [*told, *(offer for offer in offers if offer.form == PLAIN)]
         nearest = min(known, key=lambda each: _apart(each, wanted)).form if known else PLAIN
-        rounds = {each.form: _ONE for each in told} | {PLAIN: _ONE}
+        rounds = {each.form: ROUNDS if little else _ONE for each in told} | {PLAIN: _ONE}
         if nearest != PLAIN:
             rounds[nearest] = ROUNDS
 
@@ -121,7 +124,8 @@ class Probes:
         begun, rows[PLAIN] = errors[PLAIN], some.like(self.whole, self._layout)
         errors[PLAIN] = some.error(rows[PLAIN], self._gram)
         rest = errors[PLAIN] / begun if begun > 0 else 1.0  # what further rounds make of one
-        errors |= {form: rest * errors[form] for form in rounds if form not in (PLAIN, nearest)}
+        rough = [form for form, count in rounds.items() if count == _ONE and form != PLAIN]
+        errors |= {form: rest * errors[form] for form in rough}
         lines = {probe: _Gains.of(known, errors, probe) for probe, kind in kinds.items() if kind}
 
         def as_solved(offer: Offer) -> Offer:
@@ -202,6 +206,8 @@ def _telling(offers: Sequence[Offer], wanted: float) -> list[Offer]:
 
     Larger ones lose so little that what a solve makes of it changes nothing.
     """
+    if not offers:
+        return []
     nearest = min(offers, key=lambda each: _apart(each, wanted))
     smallest = min(offers, key=lambda each: each.nbytes)
     return [each for each in offers if each in (nearest, smallest) or _apart(each, wanted) < _ABOUT]

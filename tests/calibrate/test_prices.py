@@ -94,6 +94,7 @@ def test_of_each_kind_those_near_the_room_and_the_smallest_are_solved_for(tmp_pa
         return asked[-1][1]
 
     monkeypatch.setattr(probes, "_telling", noted)
+    monkeypatch.setattr(probes, "_LITTLE", 0)
     with Package(one_layer(weight, tmp_path)) as package:
         (site,) = find_sites(package.programs)
         step, menu = Step(site, Percentile(0.0), None), Menu()
@@ -103,6 +104,8 @@ def test_of_each_kind_those_near_the_room_and_the_smallest_are_solved_for(tmp_pa
             prices = prices_of(step, gram, SparseGPT(), menu, share=share)
             assert asked
             for offers, told in asked:
+                if not offers:
+                    continue
                 sizes = [abs(np.log(offer.nbytes / (share * own))) for offer in offers]
                 apart = [abs(np.log(offer.nbytes / (share * own))) for offer in told]
                 assert min(apart) == min(sizes)
@@ -136,7 +139,7 @@ def test_few_rows_make_a_risk_of_an_error_that_seems_little(tmp_path):
             np.square(x @ lost).sum() / np.square(x @ weight.T).sum() for x in (few, others)
         )
         assert seen < unseen, str(offer.form)
-        tolerance = 0.35 if offer in prices.offers else 0.6  # of those that are not near the front
+        tolerance = 0.3 if offer in prices.offers else 0.6  # of those that are not solved for
         assert offer.error == pytest.approx(seen, rel=tolerance), str(offer.form)
         assert offer.risk == pytest.approx(unseen, rel=tolerance), str(offer.form)
 
