@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping
 
 from mlpass.arrays import Array
 from mlpass.program.ir import Value
-from mlpass.program.reads import arguments_of
 from mlpass.runtime.constants import Others
 from mlpass.runtime.execute import Run, Values
 from mlpass.runtime.features import read_input, write_output
 from mlpass.runtime.interpreter import Interpreter, Outputs, bind, is_plain
-from mlpass.runtime.ops import Source
 from mlpass.runtime.samples import Inputs
-from mlpass.runtime.stretches import ops_of
+from mlpass.runtime.stretches import uses_of
 
 
 def can_go_on(interpreter: Interpreter) -> bool:
@@ -42,12 +40,8 @@ class Onward:
         (part,) = interpreter.parts
         assert interpreter.backend is not None  # Core ML has no parts
         self._interpreter, self._part, self._backend = interpreter, part, interpreter.backend
-        self._steps = part.plan.block.steps
-        self._first: dict[Source, int] = {}
-        for index, step in enumerate(self._steps):
-            for op in ops_of(step):
-                for source in arguments_of(op):
-                    self._first.setdefault(source, index)
+        self._steps, self._end = part.plan.block.steps, len(part.plan.block.steps)
+        self._uses = uses_of(part.plan)
         self._inputs = {
             feature.name: read_input(feature, inputs.get(feature.name))
             for feature in part.description.inputs
@@ -69,12 +63,13 @@ class Onward:
         It is soonest where weights come in the order in which the model reads them.
 
         Args:
-            weights: by the values that they are in the program, which it reads.
+            weights: by the values that they are in the program. One that it does not read changes
+                nothing.
 
         Raises:
             ExecutionError: an op failed; so where it runs on.
         """
-        first = min(self._first[value] for value in weights)
+        first = min((uses[0] for uses in map(self._uses.get, weights) if uses), default=self._end)
         if first < self._done:
             self._begin()
         self._run.steps(self._steps[self._done : first])

@@ -147,6 +147,29 @@ def test_with_one_change_after_another_a_model_gives_what_it_does_with_each(
             assert_equal(outputs_of(interpreter, samples), dense)
 
 
+@pytest.mark.parametrize("name", ["one", None])
+def test_a_weight_of_a_function_that_is_not_run_changes_nothing(name, tmp_path):
+    """Alone, beside one that is run, and after all that is read."""
+    first, second, third = weights(3)
+    package = save_functions(
+        tmp_path, {"one": two_linears(first, second), "two": two_linears(first, third)}, "one"
+    )
+    samples = [{"x": np.random.default_rng(0).standard_normal((8, SIZE), np.float32)}]
+    calibration = Calibration(Magnitude(), samples, function_name=name)
+    with Package(package) as opened:
+        interpreter = interpreter_of(opened, calibration)
+        dense = outputs_of(interpreter, samples)
+        sites = find_sites(opened.programs)
+        (other,) = (site for site in sites if not is_run(interpreter, site))
+        run = next(site for site in sites if is_run(interpreter, site))
+        changes = [{other: halved(other)}, {site: halved(site) for site in (other, run)}, {}]
+        alone, beside, nothing = outputs_with(interpreter, samples, changes)
+        assert_equal(alone, dense)
+        assert_equal(nothing, dense)
+        with other_weights(interpreter, {run: halved(run)}):
+            assert_equal(beside, outputs_of(interpreter, samples))
+
+
 def is_run(interpreter, site):
     values = {maker.outputs[-1] for maker in site.makers}
     return any(value in part.constants for part in interpreter.parts for value in values)
