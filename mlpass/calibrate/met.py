@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlpass.calibrate.calibration import Calibration
 from mlpass.calibrate.gathered import Whose
-from mlpass.calibrate.outputs import interpreter_of
+from mlpass.calibrate.outputs import interpreter_of, values_in
 from mlpass.calibrate.sums import Observed
 from mlpass.errors import CalibrationError, NotFiniteError
 from mlpass.plan.steps import Step
@@ -37,9 +37,8 @@ class Met(NamedTuple):
 
 def put(stop: Stop, site: Site, weight: NDArray[np.generic]) -> None:
     """Lets a program go on with another weight."""
-    for value in (maker.outputs[-1] for maker in site.makers):
-        if value in stop.constants:  # other functions may share it
-            stop.replace(value, weight)
+    for value in values_in(stop.constants, site):
+        stop.replace(value, weight)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from mlpass.calibrate.calibration import Calibration
 from mlpass.halves import widened
 from mlpass.parallel import map_items, map_slabs, thread_count
 from mlpass.program.ir import Value
+from mlpass.runtime.constants import Constants
 from mlpass.runtime.functions import runner_of
 from mlpass.runtime.given import steps_for
 from mlpass.runtime.interpreter import Interpreter
@@ -97,17 +98,18 @@ def outputs_with(
     rest = iter(changes)
     while some := list(islice(rest, ahead)):
         with backend.session(False):
-            jobs = [
-                run.outputs(arrays)
-                for weights in some
-                for arrays in [_arrays(interpreter, weights)]
-                for run in runs
-            ]
+            arrays = [_arrays(interpreter, weights) for weights in some]
+            jobs = [run.outputs(each) for each in arrays for run in runs]
             run_all = map_items if backend.name == "numpy" else map
             made = [*run_all(lambda job: job(), jobs)]
         for number in range(len(some)):
             own = made[number * len(runs) : (number + 1) * len(runs)]
             yield [{name: _as_array(value) for name, value in one.items()} for one in own]
+
+
+def values_in(constants: Constants, site: Site) -> list[Value]:
+    """Returns what a weight is among a program's constants; none where other functions have it."""
+    return [maker.outputs[-1] for maker in site.makers if maker.outputs[-1] in constants]
 
 
 def _arrays(
@@ -116,12 +118,11 @@ def _arrays(
     """Returns other weights by the values that they are in the program that is run."""
     assert interpreter.backend is not None
     (part,) = interpreter.parts
-    return {
-        maker.outputs[-1]: interpreter.backend.from_numpy(widened(weight))
-        for site, weight in weights.items()
-        for maker in site.makers
-        if maker.outputs[-1] in part.constants
-    }
+    found: dict[Value, Array] = {}
+    for site, weight in weights.items():
+        array = interpreter.backend.from_numpy(widened(weight))
+        found |= dict.fromkeys(values_in(part.constants, site), array)
+    return found
 
 
 def _as_array(value: object) -> object:
@@ -141,10 +142,9 @@ def other_weights(
             array = backend.from_numpy(widened(weight))
             parts = (part for member in interpreter.members for part in member.parts)
             for constants in (part.constants for part in parts):
-                for value in (maker.outputs[-1] for maker in site.makers):
-                    if value in constants:
-                        constants.replace(value, array)
-                        replaced.append((constants, value))
+                for value in values_in(constants, site):
+                    constants.replace(value, array)
+                    replaced.append((constants, value))
         yield
     finally:
         for constants, value in replaced:

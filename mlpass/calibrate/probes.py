@@ -109,9 +109,11 @@ class Probes:
         told = [each for kind in most for each in kind]
         known = [*told, *(offer for offer in offers if offer.form == PLAIN)]
         nearest = min(known, key=lambda each: _apart(each, wanted)).form if known else PLAIN
-        rounds = {each.form: ROUNDS if little else _ONE for each in told} | {PLAIN: _ONE}
-        if nearest != PLAIN:
-            rounds[nearest] = ROUNDS
+        rounds = {each.form: ROUNDS if little else _ONE for each in told} | {nearest: ROUNDS}
+        rounds.pop(PLAIN, None)  # the whole weight tells of it
+        rough = [form for form, count in rounds.items() if count == _ONE]
+        if rough:
+            rounds[PLAIN] = _ONE
 
         def solved(form: Form) -> NDArray[np.generic]:
             choice = self._way(_probe_of(form)).choice
@@ -121,10 +123,9 @@ class Probes:
             self._way(_probe_of(form))
         rows = dict(zip(rounds, map_items(solved, [*rounds]), strict=True))
         errors = {form: some.error(found, self._gram) for form, found in rows.items()}
-        begun, rows[PLAIN] = errors[PLAIN], some.like(self.whole, self._layout)
+        begun, rows[PLAIN] = errors.get(PLAIN, 0.0), some.like(self.whole, self._layout)
         errors[PLAIN] = some.error(rows[PLAIN], self._gram)
         rest = errors[PLAIN] / begun if begun > 0 else 1.0  # what further rounds make of one
-        rough = [form for form, count in rounds.items() if count == _ONE and form != PLAIN]
         errors |= {form: rest * errors[form] for form in rough}
         lines = {probe: _Gains.of(known, errors, probe) for probe, kind in kinds.items() if kind}
 
